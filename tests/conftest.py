@@ -1,0 +1,3 @@
+"""Fixtures that every level of tests may ask for."""
+
+pytest_plugins = ["tests.support.broker", "tests.support.emulator"]

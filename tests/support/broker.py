@@ -1,0 +1,1 @@
+"""The one Apache Kafka that a whole test run shares."""

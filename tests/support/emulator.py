@@ -1,0 +1,1 @@
+"""The emulator of the OSS vector service, one process for each test run."""

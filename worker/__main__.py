@@ -1,0 +1,5 @@
+"""`python -m worker` is `oss-vectors-worker`."""
+
+from worker.cli import main
+
+main()
