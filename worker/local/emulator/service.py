@@ -1,0 +1,450 @@
+"""One request to the OSS vector service, from its headers to its answer."""
+
+import asyncio
+import base64
+import contextlib
+import datetime as dt
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from xml.sax.saxutils import escape
+
+import msgspec
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from worker.local.emulator import rules, signature
+from worker.local.emulator.control import Entry, Journal
+from worker.local.emulator.errors import Refusal, invalid
+from worker.local.emulator.faults import Adjustments, Effective, Faults, Rule, code_of
+from worker.local.emulator.store import Bucket, Store, make_token, metadata_of, numbers_of, read_token
+
+_HOST = re.compile(r"(?P<bucket>[^.:]*)-(?P<account>[A-Za-z0-9]+)\.[^:]+(?::\d+)?")
+
+# By query parameter: the operation and its body. All are sent by POST to the root of the bucket's host.
+_INDEX_OPERATIONS: dict[str, tuple[str, type[msgspec.Struct]]] = {
+    "putVectors": ("PutVectors", rules.PutVectors),
+    "deleteVectors": ("DeleteVectors", rules.DeleteVectors),
+    "getVectors": ("GetVectors", rules.GetVectors),
+    "listVectors": ("ListVectors", rules.ListVectors),
+    "queryVectors": ("QueryVectors", rules.QueryVectors),
+    "putVectorIndex": ("PutVectorIndex", rules.PutVectorIndex),
+    "getVectorIndex": ("GetVectorIndex", rules.Body),
+    "listVectorIndexes": ("ListVectorIndexes", rules.ListVectorIndexes),
+    "deleteVectorIndex": ("DeleteVectorIndex", rules.Body),
+}
+
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    body: object = None
+    applied: bool = False
+
+
+@dataclass
+class _Call:
+    """A verified request. `body`: the decoded body. `share`: the part of its vectors or keys to apply."""
+
+    operation: str
+    account: str
+    bucket: str
+    region: str
+    query: Mapping[str, str]
+    body: Any
+    non_finite: bool
+    limits: Effective
+    share: float = 1.0
+
+
+class NoAnswer(Exception):
+    """The connection is to be reset instead of an answer."""
+
+
+class Service:
+    """The service as an ASGI application. `reset` in the scope's state resets the connection of a request."""
+
+    def __init__(
+        self, store: Store, faults: Faults, adjustments: Adjustments, journal: Journal, key: signature.KeyPair
+    ) -> None:
+        self._store = store
+        self._faults = faults
+        self._adjustments = adjustments
+        self._journal = journal
+        self._key = key
+        # Decoding, checking and writing happen beside the event loop, which goes on reading other requests.
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="emulator")
+        self._stopping = asyncio.Event()
+        self._operations: dict[str, Callable[[_Call], _Answer]] = {
+            "PutVectors": self._put_vectors,
+            "DeleteVectors": self._delete_vectors,
+            "GetVectors": self._get_vectors,
+            "ListVectors": self._list_vectors,
+            "QueryVectors": self._query_vectors,
+            "PutVectorIndex": self._put_index,
+            "GetVectorIndex": self._get_index,
+            "ListVectorIndexes": self._list_indexes,
+            "DeleteVectorIndex": self._delete_index,
+            "PutVectorBucket": self._put_bucket,
+            "GetVectorBucket": self._get_bucket,
+            "ListVectorBuckets": self._list_buckets,
+            "DeleteVectorBucket": self._delete_bucket,
+        }
+
+    def stop(self) -> None:
+        """End requests that wait: what is slow goes on at once, what hangs is reset."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Wait for the threads, after the last request."""
+        self._threads.shutdown()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or reset its connection."""
+        request = Request(scope, receive)
+        entry = self._journal.open()
+        entry.request_id = secrets.token_hex(12).upper()
+        try:
+            response = await self._respond(request, entry)
+            entry.status = response.status_code
+        except (NoAnswer, ClientDisconnect):
+            response = None
+        finally:
+            entry.ended = time.monotonic()
+        if response is not None:
+            await response(scope, receive, send)
+        else:
+            request.state.reset()
+            await _disconnected(receive)
+
+    async def _respond(self, request: Request, entry: Entry) -> Response:
+        try:
+            answer = await self._answer(request, entry)
+        except Refusal as refusal:
+            return _error(request, entry, refusal.status, refusal.code, refusal.message)
+        if isinstance(answer, Rule):
+            return _error(request, entry, answer.status or 500, code_of(answer), answer.message, answer)
+        entry.applied = entry.applied or answer.applied
+        if answer.body is None:
+            return Response(status_code=answer.status, headers={"x-oss-request-id": entry.request_id})
+        content = orjson.dumps(answer.body, option=orjson.OPT_SERIALIZE_NUMPY)
+        return _json(content, answer.status, entry.request_id)
+
+    async def _answer(self, request: Request, entry: Entry) -> _Answer | Rule:
+        """The operation's answer, or the rule that answers instead."""
+        account, bucket = _target(request.headers.get("host", ""))
+        query = dict(request.query_params)
+        entry.operation, shape = _operation(request.method, request.url.path, query, bucket)
+        entry.account, entry.bucket = account, bucket
+        payload = await _read(request, self._adjustments.effective(bucket, None).max_body_bytes)
+        entry.body_bytes = len(payload)
+        region = self._verify(request, account, bucket)
+        decoded = await self._in_thread(lambda: _decode(request.headers.get("content-md5"), payload, shape))
+        if not isinstance(decoded, Refusal):
+            self._journal.name(entry, *_names(decoded[0]))
+        rule = self._faults.take(entry.operation, bucket, entry.index, entry.keys)
+        if rule is not None and not rule.hang:
+            await self._wait(rule.latency_seconds)
+        if rule is not None and rule.answers and rule.applies == "none":
+            return await self._misbehave(request, rule)
+        if isinstance(decoded, Refusal):
+            raise decoded
+        body, non_finite = decoded
+        limits = self._adjustments.effective(bucket, entry.index)
+        share = 0.5 if rule is not None and rule.applies == "half" else 1.0
+        call = _Call(entry.operation, account or "", bucket or "", region, query, body, non_finite, limits, share)
+        if entry.operation in {"PutVectors", "DeleteVectors"}:
+            self._adjustments.spend((account, bucket, entry.index), call.limits, len(entry.keys))
+        answer = await self._in_thread(lambda: self._perform(call))
+        if rule is None or not rule.answers:
+            return answer
+        entry.applied = answer.applied
+        return await self._misbehave(request, rule)
+
+    def _verify(self, request: Request, account: str | None, bucket: str | None) -> str:
+        headers: dict[str, str] = {}
+        for name, value in request.headers.items():
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
+        signed = signature.SignedRequest(request.method, request.url.query, headers, account, bucket)
+        return signature.verify(signed, self._key, dt.datetime.now(dt.UTC))
+
+    async def _in_thread(self, function: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _misbehave(self, request: Request, rule: Rule) -> Rule:
+        """Answer by the rule, which has a status, hangs or resets."""
+        if rule.hang:
+            waiting = {
+                asyncio.ensure_future(self._stopping.wait()),
+                asyncio.ensure_future(_disconnected(request.receive)),
+            }
+            await asyncio.wait(waiting, timeout=rule.latency_seconds or None, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+        if rule.hang or rule.reset is not None:
+            raise NoAnswer
+        return rule
+
+    # Operations: each runs on a thread, and changes the store once or raises Refusal.
+
+    def _perform(self, call: _Call) -> _Answer:
+        if call.operation != "ListVectorBuckets":
+            rules.check_bucket_name(call.bucket)
+        return self._operations[call.operation](call)
+
+    def _index(self, call: _Call, *, writes: bool = False) -> rules.IndexConfig:
+        self._store.bucket(call.account, call.bucket)
+        name = rules.check_index_name(call.body.index_name)
+        index = self._store.index(call.account, call.bucket, name)
+        if writes and _is_creating(index, call.limits):
+            raise Refusal(500, "InternalError", "We encountered an internal error. Please try again.")
+        return index
+
+    def _put_vectors(self, call: _Call) -> _Answer:
+        index = self._index(call, writes=True)
+        rows = rules.check_put(call.body, call.non_finite, index, call.limits.bad_vectors_status)
+        part = dict(list(rows.items())[: round(len(rows) * call.share)])
+        self._store.put(call.account, call.bucket, index.name, part, call.limits.visibility_seconds)
+        return _Answer(200, applied=True)
+
+    def _delete_vectors(self, call: _Call) -> _Answer:
+        index = self._index(call, writes=True)
+        keys = rules.check_delete(call.body)
+        part = keys[: round(len(keys) * call.share)]
+        self._store.delete(call.account, call.bucket, index.name, part, call.limits.visibility_seconds)
+        return _Answer(204, applied=True)
+
+    def _get_vectors(self, call: _Call) -> _Answer:
+        index = self._index(call)
+        rows = self._store.get(call.account, call.bucket, index.name, rules.check_get(call.body))
+        return _Answer(200, {"vectors": [_vector(key, row, call.body) for key, row in rows.items()]})
+
+    def _list_vectors(self, call: _Call) -> _Answer:
+        index = self._index(call)
+        limit, segment = rules.check_max_results(call.body.max_results), rules.check_segment(call.body)
+        rows, token = self._store.page(call.account, call.bucket, index.name, call.body.next_token, limit, segment)
+        answer: dict[str, object] = {"vectors": [_vector(key, row, call.body) for key, row in rows.items()]}
+        return _Answer(200, answer if token is None else answer | {"nextToken": token})
+
+    def _query_vectors(self, call: _Call) -> _Answer:
+        index = self._index(call)
+        vector, top_k, where = rules.check_query(call.body, call.non_finite, index, call.limits.bad_vectors_status)
+        vectors: list[dict[str, object]] = []
+        for key, distance, row in self._store.search(call.account, call.bucket, index.name, vector, top_k, where):
+            vectors.append({"key": key})
+            if call.body.return_distance:
+                vectors[-1]["distance"] = distance
+            if call.body.return_metadata and row.metadata is not None:
+                vectors[-1]["metadata"] = metadata_of(row)
+        return _Answer(200, {"vectors": vectors})
+
+    def _put_index(self, call: _Call) -> _Answer:
+        self._store.bucket(call.account, call.bucket)
+        self._store.put_index(call.account, call.bucket, rules.check_index(call.body, time.time()))
+        return _Answer(200, applied=True)
+
+    def _get_index(self, call: _Call) -> _Answer:
+        index = self._index(call)
+        return _Answer(200, {"index": _index_description(index, call.limits)})
+
+    def _list_indexes(self, call: _Call) -> _Answer:
+        limit = rules.check_max_results(call.body.max_results)
+        after = read_token(call.body.next_token) or ""
+        indexes = [
+            index
+            for index in self._store.indexes(call.account, call.bucket)
+            if index.name.startswith(call.body.prefix) and index.name > after
+        ]
+        page = indexes[:limit]
+        answer: dict[str, object] = {"indexes": [_index_description(index, call.limits) for index in page]}
+        return _Answer(200, answer | ({"nextToken": make_token(page[-1].name)} if len(indexes) > limit else {}))
+
+    def _delete_index(self, call: _Call) -> _Answer:
+        self._store.bucket(call.account, call.bucket)
+        name = rules.check_index_name(call.body.index_name)
+        self._store.delete_index(call.account, call.bucket, name)
+        return _Answer(204, applied=True)
+
+    def _put_bucket(self, call: _Call) -> _Answer:
+        self._store.put_bucket(call.account, call.bucket, call.region, time.time())
+        return _Answer(200, applied=True)
+
+    def _get_bucket(self, call: _Call) -> _Answer:
+        return _Answer(200, {"BucketInfo": _bucket_description(self._store.bucket(call.account, call.bucket))})
+
+    def _list_buckets(self, call: _Call) -> _Answer:
+        prefix, marker = call.query.get("prefix", ""), call.query.get("marker", "")
+        text = call.query.get("max-keys", "100")
+        if not text.isdecimal() or not 1 <= int(text) <= 1000:
+            raise invalid("max-keys: expected 1 to 1000.")
+        limit = int(text)
+        found = [one for one in self._store.buckets() if one.name.startswith(prefix) and one.name > marker]
+        page = found[:limit]
+        result: dict[str, object] = {"Prefix": prefix, "Marker": marker, "MaxKeys": limit}
+        result |= {"IsTruncated": len(found) > limit, "Buckets": [_bucket_description(one) for one in page]}
+        if len(found) > limit:
+            result["NextMarker"] = page[-1].name
+        return _Answer(200, {"ListAllMyBucketsResult": result})
+
+    def _delete_bucket(self, call: _Call) -> _Answer:
+        self._store.delete_bucket(call.account, call.bucket)
+        return _Answer(204, applied=True)
+
+
+def _target(host: str) -> tuple[str | None, str | None]:
+    """(account, bucket) of a Host header; (None, None) when it names no bucket."""
+    match = _HOST.fullmatch(host)
+    return (match["account"], match["bucket"]) if match else (None, None)
+
+
+def _operation(
+    method: str, path: str, query: Mapping[str, str], bucket: str | None
+) -> tuple[str, type[msgspec.Struct] | None]:
+    """The operation's name and the shape of its body."""
+    if path != "/":
+        raise Refusal(400, "InvalidArgument", f"The path must be /, not {path}.")
+    named = [name for name in query if name in _INDEX_OPERATIONS]
+    if bucket is None:
+        if method == "GET" and not named and "bucketInfo" not in query:
+            return "ListVectorBuckets", None
+        message = "The Host must read {bucket}-{accountId}.{anything}, such as demo-1234.localhost:9000."
+        raise Refusal(400, "InvalidArgument", message)
+    if len(named) == 1:
+        if method != "POST":
+            raise Refusal(405, "MethodNotAllowed", f"{named[0]} is sent by POST.")
+        return _INDEX_OPERATIONS[named[0]]
+    simple = {"PUT": "PutVectorBucket", "DELETE": "DeleteVectorBucket"}
+    if method == "GET" and "bucketInfo" in query:
+        return "GetVectorBucket", None
+    if method in simple and not query:
+        return simple[method], None
+    raise Refusal(400, "InvalidArgument", "The method and the query name no operation of this emulator.")
+
+
+async def _read(request: Request, most: int) -> bytes:
+    """The body. It is read to its end even when it is too large: a client that still sends would miss the answer."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= most:
+            chunks.append(chunk)
+    if size > most:
+        raise Refusal(413, "EntityTooLarge", f"The body has {size} bytes, more than {most}.")
+    return b"".join(chunks)
+
+
+def _decode(
+    md5: str | None, payload: bytes, shape: type[msgspec.Struct] | None
+) -> tuple[msgspec.Struct | None, bool] | Refusal:
+    """The decoded body, or why it cannot be; the latter as a value, because a fault may come first."""
+    if md5 is not None:
+        expected = base64.b64encode(hashlib.md5(payload, usedforsecurity=False).digest()).decode()
+        if md5 != expected:
+            return Refusal(400, "InvalidDigest", "The Content-MD5 you specified is not that of the body.")
+    try:
+        return (None, False) if shape is None else rules.decode(payload, shape)
+    except Refusal as refusal:
+        return refusal
+
+
+def _names(body: msgspec.Struct | None) -> tuple[str | None, list[str]]:
+    """(index, keys) that a body names."""
+    index = body.index_name if isinstance(body, rules.Body) else None
+    if isinstance(body, rules.PutVectors):
+        return index, [vector.key for vector in body.vectors or () if vector.key is not None]
+    if isinstance(body, rules.DeleteVectors | rules.GetVectors):
+        return index, body.keys or []
+    return index, []
+
+
+def _vector(key: str, row: rules.Row, body: rules.GetVectors | rules.ListVectors) -> dict[str, object]:
+    vector: dict[str, object] = {"key": key}
+    if body.return_data:
+        vector["data"] = {"float32": numbers_of(row)}
+    if body.return_metadata and row.metadata is not None:
+        vector["metadata"] = metadata_of(row)
+    return vector
+
+
+def _is_creating(index: rules.IndexConfig, limits: Effective) -> bool:
+    return time.time() < index.created + limits.creating_seconds
+
+
+def _index_description(index: rules.IndexConfig, limits: Effective) -> dict[str, object]:
+    description: dict[str, object] = {
+        "createTime": _timestamp(index.created),
+        "dataType": "float32",
+        "dimension": index.dimension,
+        "distanceMetric": index.distance_metric,
+        "indexName": index.name,
+        "status": "creating" if _is_creating(index, limits) else "enable",
+    }
+    if index.non_filterable:
+        description["metadata"] = {"nonFilterableMetadataKeys": list(index.non_filterable)}
+    return description
+
+
+def _bucket_description(bucket: Bucket) -> dict[str, str]:
+    return {
+        "CreationDate": _timestamp(bucket.created),
+        "ExtranetEndpoint": f"{bucket.region}.oss-vectors.aliyuncs.com",
+        "IntranetEndpoint": f"{bucket.region}-internal.oss-vectors.aliyuncs.com",
+        "Location": f"oss-{bucket.region}",
+        "Name": f"acs:ossvector:{bucket.region}:{bucket.account}:{bucket.name}",
+        "Region": bucket.region,
+        "ResourceGroupId": "",
+    }
+
+
+def _timestamp(seconds: float) -> str:
+    moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _json(content: bytes, status: int, request_id: str) -> Response:
+    return Response(content, status, {"x-oss-request-id": request_id}, media_type="application/json")
+
+
+def _error(request: Request, entry: Entry, status: int, code: str, message: str, rule: Rule | None = None) -> Response:
+    entry.code = code
+    ec = f"{status:04d}-00000001"
+    fields = {"Code": code, "Message": message, "RequestId": entry.request_id}
+    fields |= {"HostId": request.headers.get("host", ""), "EC": ec}
+    content = orjson.dumps({"Error": fields})
+    media_type = "application/json"
+    match rule.body if rule is not None else "json":
+        case "truncated":
+            content = content[: len(content) // 2]
+        case "xml":
+            media_type = "application/xml"
+            elements = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields.items())
+            content = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{elements}</Error>'.encode()
+        case "html":
+            media_type = "text/html"
+            content = f"<html><body><h1>{status} {escape(code)}</h1></body></html>".encode()
+    headers = {"x-oss-request-id": entry.request_id, "x-oss-ec": ec}
+    if rule is not None and rule.retry_after is not None:
+        headers["Retry-After"] = str(rule.retry_after)
+    return Response(content, status, headers, media_type=media_type)
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Return when the connection is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
