@@ -1,0 +1,703 @@
+"""The settings: a TOML file and the environment, frozen, every mistake told at once.
+
+Each setting's type, bounds, default and meaning stand here once; `oss-vectors-worker config --example` and the README
+show them from here. Nothing is read at import.
+"""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from worker.errors import SettingsError
+
+ENV_PREFIX: Final = "OSS_VECTORS_"
+CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
+SECRETS: Final = frozenset({"kafka.sasl_plain_password", "kafka.ssl_password", "kafka.client", "oss.proxy_url"})
+HIDDEN: Final = "********"
+
+Seconds = Annotated[float, Meta(gt=0)]
+Index = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9]{0,62}$")]
+Metric = Literal["", "cosine", "euclidean"]
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of settings."""
+
+
+class Route(Table, frozen=True):
+    """Which topic goes to which index."""
+
+    topic: Annotated[str, Meta(min_length=1, max_length=249, description="the topic to read")]
+    index: Annotated[Index, Meta(description="the index to write to: a letter, then letters and digits, at most 63")]
+    dimension: Annotated[
+        int,
+        Meta(ge=0, le=4096, description="numbers in a vector; 0 asks the service at start, otherwise taken as given"),
+    ] = 0
+    distance_metric: Annotated[
+        Metric, Meta(description='"cosine" or "euclidean"; "" asks the service at start, otherwise taken as given')
+    ] = ""
+    non_filterable_metadata_keys: Annotated[
+        tuple[str, ...], Meta(description="metadata keys that do not count as filterable; [] asks the service at start")
+    ] = ()
+
+
+class Kafka(Table, frozen=True):
+    """The brokers and the consumer group."""
+
+    bootstrap_servers: Annotated[tuple[str, ...], Meta(min_length=1, description="host:port of some brokers")] = (
+        "localhost:9092",
+    )
+    group_id: Annotated[str, Meta(min_length=1, description="the consumer group")] = "oss-vectors-worker"
+    client_id: Annotated[str, Meta(min_length=1, description="what the brokers' logs call this client")] = (
+        "oss-vectors-worker"
+    )
+    group_instance_id: Annotated[
+        str,
+        Meta(
+            pattern="^[A-Za-z0-9._-]{0,249}$",
+            description="static membership: one value for each replica, kept over its restarts",
+        ),
+    ] = ""
+    auto_offset_reset: Annotated[
+        Literal["earliest", "none", "latest"],
+        Meta(
+            description="where a partition without a committed offset begins; none blocks it until one is set by hand"
+        ),
+    ] = "earliest"
+    isolation_level: Annotated[
+        Literal["read_committed", "read_uncommitted"],
+        Meta(description="whether records of open and aborted transactions are read"),
+    ] = "read_committed"
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Meta(description="how to talk to the brokers")
+    ] = "PLAINTEXT"
+    ssl_cafile: Annotated[str, Meta(description="certificates to trust, PEM")] = ""
+    ssl_certfile: Annotated[str, Meta(description="the client's certificate, PEM")] = ""
+    ssl_keyfile: Annotated[str, Meta(description="the client's key, PEM")] = ""
+    ssl_password: Annotated[str, Meta(description="the password of the client's key")] = ""
+    sasl_mechanism: Annotated[
+        Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"],
+        Meta(description="how to log in, with SASL_PLAINTEXT and SASL_SSL"),
+    ] = ""
+    sasl_plain_username: Annotated[str, Meta(description="the user, for PLAIN and SCRAM")] = ""
+    sasl_plain_password: Annotated[str, Meta(description="the password, for PLAIN and SCRAM")] = ""
+    session_timeout_ms: Annotated[
+        int, Meta(ge=1000, description="after so long without a heartbeat the group goes on without this member")
+    ] = 45000
+    max_poll_interval_ms: Annotated[
+        int, Meta(ge=1000, description="after so long without a poll the group goes on without this member")
+    ] = 300000
+    commit_interval_seconds: Annotated[Seconds, Meta(description="how often offsets are committed")] = 1.0
+    revoke_seconds: Annotated[Seconds, Meta(description="how long a rebalance may wait for what is in flight")] = 15.0
+    client: Annotated[
+        dict[str, Any],
+        Meta(description="anything else of kafka-python's KafkaConsumer and KafkaProducer, as it stands"),
+    ] = msgspec.field(default_factory=dict)
+
+
+class Oss(Table, frozen=True):
+    """The vector bucket."""
+
+    region: Annotated[str, Meta(pattern="^[a-z0-9-]+$", description='the bucket\'s region, such as "cn-hangzhou"')]
+    bucket: Annotated[
+        str,
+        Meta(
+            pattern="^[a-z0-9]([a-z0-9-]{1,30})[a-z0-9]$",
+            description="the bucket: 3 to 32 of a-z, 0-9 and -, no - at either end",
+        ),
+    ]
+    account_id: Annotated[
+        str, Meta(pattern="^[0-9]+$", description="the id of the account that owns the bucket, digits")
+    ]
+    endpoint: Annotated[
+        str,
+        Meta(
+            description='"" is the region\'s public endpoint; else https://..., or http://127.0.0.1:9000 for a local stack'
+        ),
+    ] = ""
+    allow_http: Annotated[bool, Meta(description="plain HTTP to anything but loopback")] = False
+    credentials: Annotated[
+        Literal["environment", "file", "default-chain", "ecs-ram-role", "oidc", "process", "anonymous"],
+        Meta(
+            description="where credentials come from; environment is OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and, if set, OSS_SESSION_TOKEN"
+        ),
+    ] = "environment"
+    credentials_file: Annotated[
+        str,
+        Meta(
+            description="for file: JSON with access_key_id, access_key_secret and, if any, session_token; read again when it changes"
+        ),
+    ] = ""
+    credentials_process: Annotated[
+        str, Meta(description="for process: the command that prints them, as the Alibaba Cloud CLI takes it")
+    ] = ""
+    ca_file: Annotated[str, Meta(description="certificates to trust instead of the built-in ones, PEM")] = ""
+    proxy_url: Annotated[str, Meta(description="an HTTP proxy, http://[user:password@]host:port")] = ""
+    connect_timeout_seconds: Annotated[Seconds, Meta(description="for the connection")] = 5.0
+    write_timeout_seconds: Annotated[Seconds, Meta(description="for sending the body")] = 60.0
+    read_timeout_seconds: Annotated[Seconds, Meta(description="for waiting for the answer")] = 30.0
+
+
+class Records(Table, frozen=True):
+    """How records are read."""
+
+    format: Annotated[Literal["auto", "json", "msgpack"], Meta(description="auto tells by the first byte")] = "auto"
+    key_format: Annotated[
+        Literal["utf8", "json"], Meta(description='json for Kafka keys written as "doc-1", with the quotes')
+    ] = "utf8"
+    metadata_values: Annotated[
+        Literal["strict", "stringify"],
+        Meta(description="stringify turns numbers and booleans into text, and drops nulls"),
+    ] = "strict"
+    tombstones: Annotated[
+        Literal["dead-letter", "delete", "ignore"],
+        Meta(description="what a null value means for the vector of the Kafka key"),
+    ] = "dead-letter"
+
+
+class Batch(Table, frozen=True):
+    """When a batch is full."""
+
+    max_records: Annotated[int, Meta(ge=1, le=500, description="records; the service takes 500")] = 500
+    max_bytes: Annotated[int, Meta(ge=1024, le=20971520, description="bytes of the request's body")] = 8388608
+    max_age_seconds: Annotated[Seconds, Meta(description="how long its first record may wait for others")] = 1.0
+
+
+class Delivery(Table, frozen=True):
+    """How requests are sent."""
+
+    max_in_flight: Annotated[int, Meta(ge=1, le=256, description="requests at once, for each index")] = 8
+    requests_per_second: Annotated[float, Meta(ge=0, description="for each index, this process; 0 is no limit")] = 0.0
+    vectors_per_second: Annotated[
+        float, Meta(ge=0, description="for each index, this process, in bursts of one second at most; 0 is no limit")
+    ] = 2500.0
+    retry_initial_seconds: Annotated[Seconds, Meta(description="the longest first delay; later ones double")] = 0.5
+    retry_max_seconds: Annotated[
+        Seconds, Meta(description="the longest delay; also how often what blocks is tried again")
+    ] = 30.0
+    retry_after_max_seconds: Annotated[Seconds, Meta(description="the longest Retry-After that is followed")] = 300.0
+
+
+class Buffer(Table, frozen=True):
+    """How much may be held."""
+
+    max_bytes: Annotated[
+        int, Meta(ge=1048576, description="bytes held by records not yet settled; fetching pauses above")
+    ] = 268435456
+    max_offset_span: Annotated[
+        int,
+        Meta(ge=1, description="offsets from a partition's watermark to its newest record; fetching it pauses above"),
+    ] = 100000
+
+
+class DeadLetter(Table, frozen=True):
+    """What becomes of records that can never be written."""
+
+    topic: Annotated[
+        str,
+        Meta(max_length=249, description="the dead-letter topic; with none the first bad record blocks its partition"),
+    ] = "vectors.dlq"
+    limit_ratio: Annotated[
+        float,
+        Meta(gt=0, le=1, description="more than this share of the last limit_window records of a topic blocks it"),
+    ] = 0.1
+    limit_window: Annotated[int, Meta(ge=1, description="records")] = 1000
+    limit_min: Annotated[int, Meta(ge=1, description="dead letters in the window, at the least, before it blocks")] = 50
+    accept_until: Annotated[str, Meta(description="RFC 3339; until then the limit does not block")] = ""
+    isolated_attempts: Annotated[
+        int, Meta(ge=1, description="500s for a record alone, while others are taken, before it is dead-lettered")
+    ] = 10
+    oversize: Annotated[
+        Literal["block", "reference"],
+        Meta(description="for a dead letter that the broker finds too large; reference writes its place and size"),
+    ] = "block"
+    idempotent: Annotated[
+        Literal["auto", "true", "false"], Meta(description="the idempotent producer; some brokers lack it")
+    ] = "auto"
+
+
+class Http(Table, frozen=True):
+    """The port for metrics and health."""
+
+    host: Annotated[str, Meta(min_length=1, description="the address to listen on")] = "0.0.0.0"  # noqa: S104 - a container's port is reached from outside
+    port: Annotated[int, Meta(ge=0, le=65535, description="0 takes a free one, and logs it")] = 9464
+
+
+class Log(Table, frozen=True):
+    """The log, on stderr."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="the least level")] = "info"
+    format: Annotated[Literal["auto", "json", "text"], Meta(description="auto is text on a terminal, else JSON")] = (
+        "auto"
+    )
+
+
+class Shutdown(Table, frozen=True):
+    """The end."""
+
+    drain_seconds: Annotated[
+        float,
+        Meta(ge=1, description="from the signal to the exit; the last 5 s, at most half, are for commit and leave"),
+    ] = 25.0
+
+
+class Settings(Table, frozen=True):
+    """All settings."""
+
+    routes: Annotated[tuple[Route, ...], Meta(min_length=1)]
+    kafka: Kafka
+    oss: Oss
+    records: Records
+    batch: Batch
+    delivery: Delivery
+    buffer: Buffer
+    dead_letter: DeadLetter
+    http: Http
+    log: Log
+    shutdown: Shutdown
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics to read, in the order of the routes."""
+        return tuple(route.topic for route in self.routes)
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """The indexes to write to, each once."""
+        return tuple(dict.fromkeys(route.index for route in self.routes))
+
+
+TABLES: Final[Mapping[str, type[Table]]] = MappingProxyType(
+    {
+        "kafka": Kafka,
+        "oss": Oss,
+        "records": Records,
+        "batch": Batch,
+        "delivery": Delivery,
+        "buffer": Buffer,
+        "dead_letter": DeadLetter,
+        "http": Http,
+        "log": Log,
+        "shutdown": Shutdown,
+    }
+)
+
+# What the worker sets itself: another value would break a promise, or has a setting of its own.
+OWNED_CLIENT_SETTINGS: Final = frozenset(
+    {
+        *("acks", "allow_auto_create_topics", "auto_commit_interval_ms", "auto_offset_reset", "bootstrap_servers"),
+        *("client_id", "consumer_timeout_ms", "default_offset_commit_callback", "enable_auto_commit"),
+        *("enable_idempotence", "group_id", "group_instance_id", "heartbeat_interval_ms", "isolation_level"),
+        *("key_deserializer", "key_serializer", "max_poll_interval_ms", "max_poll_records"),
+        *("partition_assignment_strategy", "sasl_mechanism", "sasl_plain_password", "sasl_plain_username"),
+        *("security_protocol", "session_timeout_ms", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password"),
+        *("transactional_id", "value_deserializer", "value_serializer"),
+    }
+)
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """The settings in force, and for each name of the form table.name where its value came from."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """Read the settings. The environment wins over the file, the file over the defaults.
+
+    `path` is the file of `--config`; without it `OSS_VECTORS_CONFIG` names one, without that there is none.
+    Raises `SettingsError` with every mistake.
+    """
+    return _Loader(environ).load(path)
+
+
+class _Loader:
+    """Gathers values and mistakes, table by table."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._mistakes: list[str] = []
+        self._origins: dict[str, str] = {}
+
+    def load(self, path: Path | None) -> Loaded:
+        document = self._read(path)
+        source = str(path or self._environ.get(CONFIG_VARIABLE) or "")
+        self._refuse_unknown_tables(document, source)
+        self._refuse_unknown_variables()
+        routes = self._routes(document.get("routes"), source)
+        tables = {name: self._table(name, kind, document.get(name, {}), source) for name, kind in TABLES.items()}
+        self._mistakes += _contradictions(routes, tables)
+        if self._mistakes:
+            raise SettingsError(self._mistakes)
+        return Loaded(Settings(routes=routes, **tables), self._origins)  # type: ignore[arg-type]  # each is of its table's type
+
+    def _read(self, path: Path | None) -> dict[str, Any]:
+        if path is None:
+            named = self._environ.get(CONFIG_VARIABLE)
+            if not named:
+                return {}
+            path = Path(named)
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            self._mistakes.append(f"the settings file {path} cannot be read: {error.strerror}")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            self._mistakes.append(f"the settings file {path} is not TOML: {error}")
+        return {}
+
+    def _refuse_unknown_tables(self, document: Mapping[str, Any], source: str) -> None:
+        known = ["routes", *TABLES]
+        self._mistakes += [
+            f"{name} (in {source}) is no table of the settings{_meant(name, known)}; there are {', '.join(known)}"
+            for name in document
+            if name not in known
+        ]
+
+    def _refuse_unknown_variables(self) -> None:
+        known = {_variable(table, name): f"{table}.{name}" for table, kind in TABLES.items() for name in _fields(kind)}
+        known |= {f"{variable}_FILE": f"{name}_file" for variable, name in known.items()}
+        flattened = {variable.replace("__", "_"): variable for variable in known}
+        for variable in self._environ:
+            if (
+                not variable.startswith(ENV_PREFIX)
+                or variable in known
+                or variable in (CONFIG_VARIABLE, f"{ENV_PREFIX}ROUTES")
+            ):
+                continue
+            if "__" in variable[len(ENV_PREFIX) :]:
+                self._mistakes.append(f"the variable {variable} names no setting{_meant(variable, list(known))}")
+            elif variable in flattened:
+                self._mistakes.append(
+                    f"the variable {variable} names no setting; did you mean {flattened[variable]}, with two underscores after the table?"
+                )
+
+    def _routes(self, value: Any, source: str) -> tuple[Route, ...]:
+        origin = source
+        text = self._environ.get(f"{ENV_PREFIX}ROUTES")
+        if text is not None:
+            origin = f"{ENV_PREFIX}ROUTES"
+            value = self._routes_from_text(text)
+            if value is None:
+                return ()
+        if not value:
+            self._mistakes.append(
+                f'routes: at least one is needed, in the file as [[routes]] with topic and index, or as {ENV_PREFIX}ROUTES="topic:index"'
+            )
+            return ()
+        if not isinstance(value, list) or not all(isinstance(route, dict) for route in value):
+            self._mistakes.append(f"routes (from {origin}) is not a list of tables; write each as [[routes]]")
+            return ()
+        self._origins["routes"] = origin
+        routes = [self._fill(f"routes[{place}]", Route, route, origin) for place, route in enumerate(value)]
+        return tuple(route for route in routes if isinstance(route, Route))
+
+    def _routes_from_text(self, text: str) -> list[dict[str, Any]] | None:
+        if text.lstrip().startswith("["):
+            try:
+                value: list[dict[str, Any]] = json.loads(text)
+            except ValueError as error:
+                self._mistakes.append(f"{ENV_PREFIX}ROUTES is not JSON: {error}")
+                return None
+            return value
+        pairs = [pair.strip().rpartition(":") for pair in text.split(",") if pair.strip()]
+        if not all(topic and index for topic, _, index in pairs):
+            self._mistakes.append(f"{ENV_PREFIX}ROUTES = {text!r}: allowed are topic:index,topic:index and JSON")
+            return None
+        return [{"topic": topic, "index": index} for topic, _, index in pairs]
+
+    def _table(self, table: str, kind: type[Table], document: Any, source: str) -> Table | None:
+        if not isinstance(document, dict):
+            self._mistakes.append(f"{table} (in {source}) is not a table; write it as [{table}]")
+            return None
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for name, value in document.items():
+            if name in _fields(kind):
+                values[name], origins[name] = value, source
+            elif name.endswith("_file") and (stem := name[: -len("_file")]) in _fields(kind):
+                if stem in document:
+                    self._mistakes.append(
+                        f"{table}.{stem} and {table}.{name} (in {source}): only one of them may be set"
+                    )
+                self._take_file(table, stem, str(value), f"{source} ({name})", values, origins)
+            else:
+                self._mistakes.append(f"{table}.{name} (in {source}) is no setting{_meant(name, list(_fields(kind)))}")
+        self._take_environment(table, kind, values, origins)
+        for name in _fields(kind):
+            self._origins[f"{table}.{name}"] = origins.get(name, "default")
+        return self._fill(table, kind, values, source, origins)
+
+    def _take_environment(self, table: str, kind: type[Table], values: dict[str, Any], origins: dict[str, str]) -> None:
+        for name in _fields(kind):
+            variable = _variable(table, name)
+            if variable in self._environ:
+                values[name], origins[name] = _FromText(self._environ[variable]), variable
+            file_variable = f"{variable}_FILE"
+            if file_variable in self._environ and f"{name}_file" not in _fields(kind):
+                if variable in self._environ:
+                    self._mistakes.append(f"{variable} and {file_variable}: only one of them may be set")
+                self._take_file(table, name, self._environ[file_variable], file_variable, values, origins)
+
+    def _take_file(
+        self, table: str, name: str, path: str, origin: str, values: dict[str, Any], origins: dict[str, str]
+    ) -> None:
+        try:
+            values[name] = _FromText(Path(path).read_text(encoding="utf-8").rstrip("\r\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            what = error.strerror if isinstance(error, OSError) else str(error)
+            self._mistakes.append(f"{table}.{name} from the file {path!r} ({origin}): {what}")
+            values.pop(name, None)
+        origins[name] = origin
+
+    def _fill(
+        self,
+        place: str,
+        kind: type[Table],
+        values: Mapping[str, Any],
+        source: str,
+        origins: Mapping[str, str] | None = None,
+    ) -> Table | None:
+        """Convert each value by itself, so that every mistake is found; None where there was one."""
+        converted: dict[str, Any] = {}
+        before = len(self._mistakes)
+        fields = _fields(kind)
+        for name in values.keys() - fields.keys():
+            self._mistakes.append(f"{place}.{name} (in {source}) is no setting{_meant(name, list(fields))}")
+        for name, field in fields.items():
+            if name not in values:
+                if field.required:
+                    self._mistakes.append(f"{place}.{name} is needed: {_description(field.type)}")
+                continue
+            try:
+                converted[name] = _converted(values[name], field.type)
+            except (msgspec.ValidationError, ValueError) as error:
+                origin = (origins or {}).get(name, source)
+                shown = HIDDEN if f"{place}.{name}" in SECRETS else _shown(values[name])
+                self._mistakes.append(f"{place}.{name} = {shown} (from {origin}): {error}; {_description(field.type)}")
+        return kind(**converted) if len(self._mistakes) == before else None
+
+
+class _FromText(str):
+    """A value from the environment or a file of its own, which is text whatever its setting's type."""
+
+    __slots__ = ()
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    if not isinstance(value, _FromText):
+        return msgspec.convert(value, kind)
+    text = str(value)
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(plain) is dict:
+        return msgspec.convert(json.loads(text), kind)
+    if get_origin(plain) is tuple:
+        return msgspec.convert([part.strip() for part in text.split(",") if part.strip()], kind)
+    return msgspec.convert(text, kind, strict=False)
+
+
+def _fields(kind: type[Table]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.name: field for field in msgspec.structs.fields(kind)}
+
+
+def _variable(table: str, name: str) -> str:
+    return f"{ENV_PREFIX}{table.upper()}__{name.upper()}"
+
+
+def _description(kind: Any) -> str:
+    """Return what a setting means, and of words, which are allowed."""
+    arguments = get_args(kind)
+    meanings = [meta.description for meta in arguments[1:] if isinstance(meta, Meta) and meta.description]
+    allowed = [json.dumps(word) for word in get_args(arguments[0])] if get_origin(arguments[0]) is Literal else []
+    return " | ".join(allowed) + (": " if allowed else "") + (meanings[-1] if meanings else "")
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)
+
+
+def _meant(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# -- what single values cannot tell
+
+
+def _contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) -> list[str]:
+    mistakes = _route_contradictions(tuple(routes), tables["dead_letter"])
+    kafka, oss, dead_letter = tables["kafka"], tables["oss"], tables["dead_letter"]
+    if isinstance(kafka, Kafka):
+        mistakes += _kafka_contradictions(kafka)
+    if isinstance(oss, Oss):
+        mistakes += _oss_contradictions(oss)
+    if isinstance(dead_letter, DeadLetter) and dead_letter.accept_until and accept_until(dead_letter) is None:
+        mistakes.append(
+            f"dead_letter.accept_until = {dead_letter.accept_until!r}: not a time of RFC 3339, such as 2026-01-31T12:00:00Z"
+        )
+    return mistakes
+
+
+def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) -> list[str]:
+    topics = [route.topic for route in routes]
+    mistakes = [
+        f"routes: topic {topic!r} stands in several; a topic goes to one index"
+        for topic in {t for t in topics if topics.count(t) > 1}
+    ]
+    if isinstance(dead_letter, DeadLetter) and dead_letter.topic in topics:
+        mistakes.append(
+            f"dead_letter.topic = {dead_letter.topic!r} is the topic of a route; dead letters would be read as records"
+        )
+    mistakes += [
+        f"routes: topic {topic!r} is no name of a topic; allowed are letters, digits, '.', '_' and '-'"
+        for topic in topics
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", topic)
+    ]
+    return mistakes
+
+
+def _kafka_contradictions(kafka: Kafka) -> list[str]:
+    mistakes = []
+    owned = sorted(OWNED_CLIENT_SETTINGS & kafka.client.keys())
+    if owned:
+        mistakes.append(
+            f"kafka.client: {', '.join(owned)} cannot be set here; the worker owns {', '.join(sorted(OWNED_CLIENT_SETTINGS))}"
+        )
+    if kafka.security_protocol.startswith("SASL") and not kafka.sasl_mechanism:
+        mistakes.append(f"kafka.sasl_mechanism is needed with kafka.security_protocol = {kafka.security_protocol!r}")
+    if kafka.sasl_mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
+        mistakes += [
+            f"kafka.{name} is needed with kafka.sasl_mechanism = {kafka.sasl_mechanism!r}"
+            for name in ("sasl_plain_username", "sasl_plain_password")
+            if not getattr(kafka, name)
+        ]
+    mistakes += [
+        f"kafka.{name} = {path!r}: no such file"
+        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
+        if (path := getattr(kafka, name)) and not Path(path).is_file()
+    ]
+    return mistakes
+
+
+def _oss_contradictions(oss: Oss) -> list[str]:
+    mistakes = []
+    if oss.endpoint:
+        parts = urlsplit(oss.endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+            mistakes.append(f"oss.endpoint = {oss.endpoint!r}: allowed is https://host or https://host:port")
+        elif parts.scheme == "http" and not oss.allow_http and not _is_loopback(parts.hostname):
+            mistakes.append(
+                f"oss.endpoint = {oss.endpoint!r}: plain HTTP is for loopback; oss.allow_http = true allows it elsewhere"
+            )
+    if oss.credentials == "file" and not oss.credentials_file:
+        mistakes.append('oss.credentials_file is needed with oss.credentials = "file"')
+    if oss.credentials == "process" and not oss.credentials_process:
+        mistakes.append('oss.credentials_process is needed with oss.credentials = "process"')
+    if oss.ca_file and not Path(oss.ca_file).is_file():
+        mistakes.append(f"oss.ca_file = {oss.ca_file!r}: no such file")
+    return mistakes
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.") or host.endswith(".localhost")
+
+
+def accept_until(dead_letter: DeadLetter) -> datetime | None:
+    """Return `dead_letter.accept_until` as a time, None where it is empty or none."""
+    try:
+        moment = datetime.fromisoformat(dead_letter.accept_until)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
+# -- showing them
+
+
+def secret_safe(name: str, value: Any) -> str:
+    """Return a setting's value as TOML, hidden where it is a secret that is set."""
+    if name in SECRETS and value:
+        return (
+            f'"{HIDDEN}"'
+            if not isinstance(value, dict)
+            else "{ " + ", ".join(f'{key} = "{HIDDEN}"' for key in value) + " }"
+        )
+    return as_toml(value)
+
+
+def as_toml(value: Any) -> str:
+    """Return a setting's value as TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return (
+            "{ " + ", ".join(f"{key} = {as_toml(element)}" for key, element in value.items()) + " }" if value else "{}"
+        )
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(as_toml(element) for element in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def in_force(loaded: Loaded) -> str:
+    """Return the settings in force as TOML, each with its origin, secrets hidden."""
+    lines = []
+    for route in loaded.settings.routes:
+        lines.append(f"[[routes]]  # from {loaded.origins['routes']}")
+        lines += [f"{name} = {as_toml(getattr(route, name))}" for name in _fields(Route)]
+        lines.append("")
+    for table, kind in TABLES.items():
+        lines.append(f"[{table}]")
+        for name in _fields(kind):
+            full = f"{table}.{name}"
+            lines.append(
+                f"{name} = {secret_safe(full, getattr(getattr(loaded.settings, table), name))}  # {loaded.origins[full]}"
+            )
+        lines.append("")
+    return "\n".join(lines).rstrip("\n")
+
+
+_EXAMPLE_VALUES: Final = MappingProxyType(
+    {
+        ("routes", "topic"): "vectors",
+        ("routes", "index"): "docs",
+        ("oss", "region"): "cn-hangzhou",
+        ("oss", "bucket"): "my-bucket",
+        ("oss", "account_id"): "123456789",
+    }
+)
+
+
+def example() -> str:
+    """Return a commented file with every setting at its default, and sample values where one is needed."""
+    lines = [
+        "# Every setting with its default. What has none is marked as needed.",
+        "",
+        "[[routes]]  # one for each topic, at least one",
+    ]
+    lines += _example_lines("routes", Route)
+    for table, kind in TABLES.items():
+        lines += ["", f"# {kind.__doc__}", f"[{table}]"]
+        lines += _example_lines(table, kind)
+    return "\n".join(lines)
+
+
+def _example_lines(table: str, kind: type[Table]) -> list[str]:
+    lines = []
+    for name, field in _fields(kind).items():
+        if field.required:
+            value, needed = _EXAMPLE_VALUES[table, name], "needed: "
+        else:
+            value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+            needed = ""
+        lines.append(f"{name} = {as_toml(value)}  # {needed}{_description(field.type)}")
+    return lines

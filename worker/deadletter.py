@@ -1,0 +1,434 @@
+"""The dead-letter topic: records that can never be written, as they came, with what was wrong.
+
+A dead letter counts once the broker has acknowledged it. While the broker refuses it, or the topic is missing, the
+source topic is blocked and the letter is tried again; none is passed over.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from kafka import KafkaProducer
+from kafka import errors as kafka_errors
+
+from worker import kafka_client
+from worker.config import DeadLetter as DeadLetterSettings
+from worker.config import Kafka, accept_until
+from worker.delivery import DeadLetter
+from worker.errors import BlockReason
+from worker.metrics import Metrics
+from worker.offsets import Ledger, Outcome
+from worker.state import Status
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 100
+_MAX_BLOCK_MS: Final = 5_000
+_DELIVERY_TIMEOUT_MS: Final = 20_000
+_MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides, not the client's of 1 MiB
+_FIRST_ALL_BAD: Final = 20
+_ERROR_HEADER_PREFIX: Final = "__connect.errors."
+_OWN_HEADERS: Final = frozenset(
+    f"oss-vectors.{name}"
+    for name in (
+        *("reason", "index", "timestamp", "failed-at", "null-headers", "value-size"),
+        *("http-status", "error-code", "request-id", "attempts"),
+    )
+)
+
+Headers = list[tuple[str, bytes]]
+
+
+class Producer(Protocol):
+    """What of kafka-python's producer is used."""
+
+    def send(self, topic: str, *, value: bytes | None, key: bytes | None, headers: Headers) -> Any:
+        """Queue a message; returns a future."""
+
+    def partitions_for(self, topic: str) -> set[int]:
+        """Return a topic's partitions, none where it does not exist."""
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close."""
+
+
+def make_producer(settings: Kafka, *, idempotent: bool) -> Producer:
+    """Return a producer that waits for all replicas. Raises kafka-python's errors."""
+    config = {
+        "acks": "all",
+        "linger_ms": 5,
+        "max_block_ms": _MAX_BLOCK_MS,
+        "delivery_timeout_ms": _DELIVERY_TIMEOUT_MS,
+        "max_request_size": _MAX_REQUEST_BYTES,
+        "enable_idempotence": idempotent,
+    }
+    producer: Producer = KafkaProducer(**(config | kafka_client.connection(settings, KafkaProducer.DEFAULT_CONFIG)))
+    return producer
+
+
+class Limit:
+    """How many of a topic's records may be dead letters before something else must be wrong.
+
+    It is reached when more than `limit_ratio` of the last `limit_window` records, and at least `limit_min`, were bad, or
+    when the first 20 all were. Safe for several threads.
+    """
+
+    def __init__(self, settings: DeadLetterSettings, now: Callable[[], float]) -> None:
+        self._settings = settings
+        self._now = now
+        self._lock = threading.Lock()
+        self._read: dict[str, int] = {}
+        self._good: dict[str, int] = {}
+        self._bad: dict[str, deque[int]] = {}
+        self._bad_ever: dict[str, int] = {}
+        moment = accept_until(settings)
+        self._accept_until = moment.timestamp() if moment else 0.0
+
+    def note_read(self, topic: str, good: int, bad: int) -> None:
+        """Note records that were read, and how many of them were good as far as can be told by themselves."""
+        with self._lock:
+            self._read[topic] = self._read.get(topic, 0) + good + bad
+            self._good[topic] = self._good.get(topic, 0) + good
+
+    def allows(self, topic: str) -> bool:
+        """Tell whether one more dead letter may be written, and note it if so."""
+        with self._lock:
+            bad = self._bad.setdefault(topic, deque())
+            read = self._read.get(topic, 0)
+            while bad and bad[0] <= read - self._settings.limit_window:
+                bad.popleft()
+            if self._now() >= self._accept_until and self._is_reached(topic, len(bad), read):
+                return False
+            bad.append(read)
+            self._bad_ever[topic] = self._bad_ever.get(topic, 0) + 1
+            return True
+
+    def _is_reached(self, topic: str, bad: int, read: int) -> bool:
+        if self._bad_ever.get(topic, 0) == _FIRST_ALL_BAD and not self._good.get(topic, 0):
+            return True
+        share = bad / max(1, min(read, self._settings.limit_window))
+        return bad >= self._settings.limit_min and share > self._settings.limit_ratio
+
+
+class DeadLetterWriter:
+    """Writes dead letters on a thread of its own, and settles each when the broker has acknowledged it."""
+
+    def __init__(
+        self,
+        settings: DeadLetterSettings,
+        kafka: Kafka,
+        *,
+        topics: Sequence[str],
+        ledger: Ledger,
+        status: Status,
+        metrics: Metrics,
+        limit: Limit,
+        producer: Callable[[bool], Producer],
+        retry_seconds: float,
+        wall: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._kafka = kafka
+        self._topics = tuple(topics)
+        self._ledger = ledger
+        self._status = status
+        self._metrics = metrics
+        self._limit = limit
+        self._make_producer = producer
+        self._retry_seconds = retry_seconds
+        self._wall = wall
+        self._idempotent = settings.idempotent != "false"
+        self._producer: Producer | None = None
+        self._condition = threading.Condition()
+        self._queue: deque[DeadLetter] = deque()
+        self._parked: list[DeadLetter] = []  # held back by the limit, or for want of a dead-letter topic
+        self._writing = 0
+        self._stopping = False
+        self._ready = not settings.topic
+        self._thread = threading.Thread(target=self._run, name="dead-letters", daemon=True)
+
+    # -- for other threads
+
+    def start(self) -> None:
+        """Start the thread; it begins by finding the dead-letter topic."""
+        self._thread.start()
+
+    def submit(self, letter: DeadLetter) -> None:
+        """Take a dead letter; returns at once."""
+        with self._condition:
+            self._queue.append(letter)
+            self._condition.notify()
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether the dead-letter topic was found, or none is wanted."""
+        return self._ready
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether nothing waits to be written that could be."""
+        with self._condition:
+            return not self._queue and not self._writing
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether the thread runs, or was told to end."""
+        return self._stopping or self._thread.is_alive()
+
+    def stop(self, timeout: float) -> None:
+        """End the thread; letters that were not acknowledged stay unsettled. `timeout` is in seconds."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            if self._settings.topic:
+                self._find_topic()
+            while (letters := self._next()) is not None:
+                try:
+                    self._write(letters)
+                finally:
+                    with self._condition:
+                        self._writing = 0
+        finally:
+            self._close_producer()
+
+    def _next(self) -> list[DeadLetter] | None:
+        with self._condition:
+            while not self._stopping and not self._queue:
+                self._condition.wait(self._retry_seconds)
+                self._forget_parked()
+            if self._stopping:
+                return None
+            letters = [self._queue.popleft() for _ in range(min(_AT_ONCE, len(self._queue)))]
+            self._writing = len(letters)
+            return letters
+
+    def _forget_parked(self) -> None:
+        gone = [letter for letter in self._parked if not letter.assignment.is_live]
+        self._ledger.discard(gone)
+        self._parked = [letter for letter in self._parked if letter.assignment.is_live]
+
+    def _pause(self) -> None:
+        with self._condition:
+            if not self._stopping:
+                self._condition.wait(self._retry_seconds)
+
+    def _find_topic(self) -> None:
+        """Look for the dead-letter topic until it is there; until then nothing is consumed."""
+        while not self._stopping:
+            try:
+                found = bool(self._connected().partitions_for(self._settings.topic))
+                problem = f"the dead-letter topic {self._settings.topic!r} does not exist"
+            except Exception as error:  # the client raises what it meets; each of them is told and tried again
+                self._metrics.kafka_errors.labels(kafka_client.kind_of(error)).inc()
+                self._close_producer()
+                found, problem = False, f"the dead-letter topic cannot be looked for: {kafka_client.describe(error)}"
+            if found:
+                self._unblock()
+                self._ready = True
+                return
+            self._block(problem)
+            self._pause()
+
+    def _connected(self) -> Producer:
+        if self._producer is None:
+            try:
+                self._producer = self._make_producer(self._idempotent)
+            except (kafka_errors.UnsupportedVersionError, kafka_errors.ClusterAuthorizationFailedError):
+                self._give_up_idempotence()
+                self._producer = self._make_producer(self._idempotent)
+        return self._producer
+
+    def _give_up_idempotence(self) -> None:
+        if self._settings.idempotent == "true" or not self._idempotent:
+            raise kafka_errors.UnsupportedVersionError("the broker takes no idempotent producer")
+        self._idempotent = False
+        log.warning("the broker takes no idempotent producer; dead letters may be written twice after a fault")
+
+    def _close_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=1.0)
+
+    def _block(self, problem: str) -> None:
+        for topic in self._topics:
+            self._status.block(topic, BlockReason.DEAD_LETTER_UNAVAILABLE, problem)
+
+    def _unblock(self) -> None:
+        for topic in self._topics:
+            self._status.unblock(topic, BlockReason.DEAD_LETTER_UNAVAILABLE)
+
+    def _write(self, letters: list[DeadLetter]) -> None:
+        """Write letters until each is acknowledged, parked, or its partition given back."""
+        waiting = [letter for letter in letters if self._may_be_written(letter)]
+        while waiting and not self._stopping:
+            waiting = self._owned(waiting)
+            failed = self._send(waiting)
+            if not failed:
+                return
+            waiting = failed
+            self._pause()
+
+    def _may_be_written(self, letter: DeadLetter) -> bool:
+        topic = letter.assignment.partition.topic
+        if not self._settings.topic:
+            self._park(
+                letter, BlockReason.NO_DEAD_LETTER, f"there is no dead-letter topic for {_where(letter)}: {letter.text}"
+            )
+            return False
+        if not self._limit.allows(topic):
+            self._park(
+                letter,
+                BlockReason.DEAD_LETTER_LIMIT,
+                f"more dead letters than dead_letter.limit_ratio allows; the next is {_where(letter)}, {letter.reason}: "
+                f"{letter.text}. Mend what sends them, or set dead_letter.accept_until",
+            )
+            return False
+        return True
+
+    def _park(self, letter: DeadLetter, reason: BlockReason, message: str) -> None:
+        self._status.block(letter.assignment.partition.topic, reason, message)
+        self._parked.append(letter)
+
+    def _owned(self, letters: list[DeadLetter]) -> list[DeadLetter]:
+        self._ledger.discard(letter for letter in letters if not letter.assignment.is_live)
+        return [letter for letter in letters if letter.assignment.is_live]
+
+    def _send(self, letters: list[DeadLetter]) -> list[DeadLetter]:
+        """Send all, wait for each; returns those that failed."""
+        departed = [letter for letter in letters if self._ledger.depart((letter.assignment,))]
+        self._ledger.discard(letter for letter in letters if letter not in departed)
+        sent = [(letter, self._send_one(letter)) for letter in departed]
+        failed = []
+        for letter, future in sent:
+            problem = _outcome(future)
+            if problem is None:
+                self._settle(letter)
+            else:
+                self._note_failure(letter, problem)
+                failed.append(letter)
+            self._ledger.land((letter.assignment,))
+        return failed
+
+    def _send_one(self, letter: DeadLetter) -> Any:
+        """Return the producer's future, or the error that came at once."""
+        try:
+            return self._post(letter, with_value=True)
+        except kafka_errors.MessageSizeTooLargeError as error:
+            return error
+        except (
+            Exception
+        ) as error:  # a producer that failed for good raises from then on: the next attempt makes a new one
+            self._close_producer()
+            return error
+
+    def _post(self, letter: DeadLetter, *, with_value: bool) -> Any:
+        message = letter.message
+        headers = build_headers(
+            letter,
+            group_id=self._kafka.group_id,
+            client_id=self._kafka.client_id,
+            failed_at=self._wall(),
+            without_value=not with_value,
+        )
+        value = message.value if with_value else None
+        return self._connected().send(
+            self._settings.topic, value=_writable(message.key, value), key=message.key, headers=headers
+        )
+
+    def _note_failure(self, letter: DeadLetter, problem: BaseException) -> None:
+        self._metrics.dead_letter_writes.labels("failed").inc()
+        self._metrics.kafka_errors.labels(kafka_client.kind_of(problem)).inc()
+        self._block(f"the dead letter of {_where(letter)} was not taken: {kafka_client.describe(problem)}")
+
+    def _settle(self, letter: DeadLetter) -> None:
+        self._metrics.dead_letter_writes.labels("ok").inc()
+        self._unblock()
+        topic = letter.assignment.partition.topic
+        if self._ledger.settle((letter,), Outcome.DEAD_LETTERED):
+            self._metrics.dead_letters.labels(topic, letter.reason.value).inc()
+            self._metrics.settled(topic, (letter.message.timestamp,), self._wall())
+        log.warning(
+            "dead letter",
+            extra={
+                "topic": topic,
+                "partition": letter.assignment.partition.partition,
+                "offset": letter.offset,
+                "reason": letter.reason.value,
+                "error": letter.text,
+            },
+        )
+
+
+def _outcome(future: Any) -> BaseException | None:
+    """Wait for the broker's word; returns the error, None where it was acknowledged."""
+    if isinstance(future, BaseException):
+        return future
+    try:
+        future.get(timeout=_DELIVERY_TIMEOUT_MS / 1000 + 1)
+    except Exception as error:  # the client raises what it meets; each of them is told and tried again
+        return error
+    return None
+
+
+def _where(letter: DeadLetter) -> str:
+    return f"{letter.assignment.partition} offset {letter.offset}"
+
+
+def _writable(key: bytes | None, value: bytes | None) -> bytes | None:
+    """The client cannot write a message with neither key nor value: its value is written empty."""
+    return b"" if key is None and value is None else value
+
+
+def build_headers(
+    letter: DeadLetter, *, group_id: str, client_id: str, failed_at: float, without_value: bool = False
+) -> Headers:
+    """Return the source record's headers, and on top of them what was wrong. `failed_at` is Unix time in seconds."""
+    source = [(name, value) for name, value in letter.message.headers if not _is_of_an_earlier_failure(name)]
+    headers = [(name, value if value is not None else b"") for name, value in source]
+    partition = letter.assignment.partition
+    refusal = letter.refusal
+    told = {
+        "__connect.errors.topic": partition.topic,
+        "__connect.errors.partition": str(partition.partition),
+        "__connect.errors.offset": str(letter.offset),
+        "__connect.errors.connector.name": group_id,
+        "__connect.errors.task.id": client_id,
+        "__connect.errors.stage": "TASK_PUT" if refusal is not None else "VALUE_CONVERTER",
+        "__connect.errors.class.name": letter.raised_by,
+        "__connect.errors.exception.class.name": letter.error_class,
+        "__connect.errors.exception.message": letter.text,
+        "oss-vectors.reason": letter.reason.value,
+        "oss-vectors.index": letter.index,
+        "oss-vectors.timestamp": rfc3339(letter.message.timestamp / 1000) if letter.message.timestamp >= 0 else "",
+        "oss-vectors.failed-at": rfc3339(failed_at),
+    }
+    if nulls := [name for name, value in source if value is None]:
+        told["oss-vectors.null-headers"] = ",".join(nulls)
+    if without_value:
+        told["oss-vectors.value-size"] = str(len(letter.message.value or b""))
+    if refusal is not None:
+        told["oss-vectors.http-status"] = str(refusal.status)
+        told["oss-vectors.error-code"] = refusal.code
+        told["oss-vectors.request-id"] = refusal.request_id
+        told["oss-vectors.attempts"] = str(letter.attempts)
+    return headers + [(name, value.encode()) for name, value in told.items()]
+
+
+def _is_of_an_earlier_failure(name: str) -> bool:
+    """A record that fails again after a replay tells of its newest failure alone."""
+    return name.startswith(_ERROR_HEADER_PREFIX) or name in _OWN_HEADERS
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a Unix time as RFC 3339, UTC, with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,483 @@
+"""The worker: its state, and the main loop that moves records from the source to the lanes."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from worker.batch import Batch, Item, Message, OpenBatch, SealReason
+from worker.config import Route as RouteSettings
+from worker.config import Settings
+from worker.deadletter import DeadLetterWriter, Limit
+from worker.delivery import DeadLetter, Lane, observe_latency
+from worker.errors import BlockReason, BrokerUnavailable, FatalError, RecordError, TargetError
+from worker.metrics import Metrics
+from worker.offsets import Assignment, Ledger, Outcome, Phase, Tracked
+from worker.record import Decoder, Delete, Put, Target
+from worker.source import EndWatcher, Polled, Source
+from worker.state import State, Status
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.2  # the longest the main loop waits for messages
+RESUME_SHARE: Final = 0.75  # of a limit that paused fetching, below which it goes on
+ITEM_BYTES: Final = 600  # what the objects of one record hold besides its bytes
+COMMIT_ANYWAY_SECONDS: Final = 5.0  # a commit is what tells a static member that another took its place
+LEAVE_SECONDS: Final = 5.0  # of the drain, for the commit and leaving the group
+
+
+class Route(NamedTuple):
+    """One topic on its way to one index: how it is decoded, and the lane that it shares with others of the index."""
+
+    topic: str
+    lane: Lane
+    decoder: Decoder
+
+
+class Parts(NamedTuple):
+    """What the worker is wired of."""
+
+    settings: Settings
+    source: Source
+    lanes: Mapping[str, Lane]
+    dead_letters: DeadLetterWriter
+    limit: Limit
+    watcher: EndWatcher
+    ledger: Ledger
+    status: Status
+    metrics: Metrics
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+
+
+class Worker:
+    """The main loop. `stop` is set by a signal; `run` returns after the drain, and raises `FatalError`."""
+
+    def __init__(self, parts: Parts, stop: threading.Event) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._source = parts.source
+        self._ledger = parts.ledger
+        self._status = parts.status
+        self._metrics = parts.metrics
+        self._clock = parts.clock
+        self._stop = stop
+        self._routes: dict[str, Route] = {}
+        self._open_batches: dict[str, OpenBatch] = {}
+        self._targets = _TargetFinder(parts.lanes, parts.settings.routes)
+        self._connected = False
+        self._start_again_at = 0.0
+        self._waits_for = "starting"
+        self._next_commit = 0.0
+        self._last_commit = 0.0
+        self._buffer_full = False
+        self._too_far: set[Assignment] = set()
+
+    def run(self) -> None:
+        """Work until `stop` is set, then drain."""
+        try:
+            self._start_helpers()
+            while not self._stop.is_set():
+                self._turn()
+            self._drain()
+        except FatalError as error:
+            self._status.enter(State.FAILED, str(error))
+            raise
+        except Exception as error:
+            log.exception("the main loop failed")
+            self._status.enter(State.FAILED, repr(error))
+            raise FatalError(f"the main loop failed, the log has where: {error!r}") from error
+        finally:
+            self._stop_helpers()
+        self._status.enter(State.STOPPED, "drained")
+
+    def _turn(self) -> None:
+        self._status.turned(self._clock())
+        self._check_helpers()
+        if self._connect():
+            self._wire_found_targets()
+            self._open_partitions()
+            self._take_in_new_records()
+            self._seal_due_batches()
+            self._steer()
+            self._commit_now_and_then()
+        self._tell()
+
+    # -- starting
+
+    def _start_helpers(self) -> None:
+        metrics, settings = self._metrics, self._settings
+        metrics.buffer_limit.set(settings.buffer.max_bytes)
+        for index, lane in self._parts.lanes.items():
+            metrics.in_flight_limit.labels(index).set(settings.delivery.max_in_flight)
+            metrics.rate_limit.labels(index).set(lane.pacer.vectors_per_second)
+            lane.start()
+        self._targets.start()
+        self._parts.dead_letters.start()
+        self._parts.watcher.start()
+
+    def _check_helpers(self) -> None:
+        dead = [name for lane in self._parts.lanes.values() for name in lane.dead_threads()]
+        dead += [] if self._parts.dead_letters.is_alive else ["dead-letters"]
+        dead += [] if self._parts.watcher.is_alive else ["end-offsets"]
+        dead += self._targets.dead_threads()
+        if dead:
+            raise FatalError(f"a thread ended without being told to: {', '.join(dead)}; the log above has its error")
+
+    def _connect(self) -> bool:
+        """Connect the consumer, or wait a little until the next try."""
+        if self._connected:
+            return True
+        if self._clock() < self._start_again_at:
+            self._stop.wait(POLL_SECONDS)
+            return False
+        try:
+            self._source.start()
+        except BrokerUnavailable as error:
+            self._not_connected(error)
+            return False
+        self._connected = True
+        self._waits_for = "joining the group"
+        return True
+
+    def _not_connected(self, error: BrokerUnavailable) -> None:
+        self._connected = False
+        again_in = min(self._settings.delivery.retry_max_seconds, 5.0)
+        self._start_again_at = self._clock() + again_in
+        if str(error) != self._waits_for:
+            log.error("not connected", extra={"error": str(error), "again_in": again_in})
+        self._waits_for = str(error)
+        self._status.enter(State.STARTING, self._waits_for)
+
+    def _wire_found_targets(self) -> None:
+        """Make routes of the topics whose index has answered."""
+        for index, found in self._targets.take():
+            lane = self._parts.lanes[index]
+            batch = self._settings.batch
+            self._open_batches[index] = OpenBatch(
+                lane.envelope, max_records=batch.max_records, max_bytes=batch.max_bytes, max_age=batch.max_age_seconds
+            )
+            for topic in lane.topics:
+                self._routes[topic] = Route(topic, lane, self._decoder(found, lane))
+            log.info(
+                "index found",
+                extra={"index": index, "dimension": found.dimension, "distance_metric": found.distance_metric},
+            )
+
+    def _decoder(self, target: Target, lane: Lane) -> Decoder:
+        records = self._settings.records
+        return Decoder(
+            target,
+            max_fragment_bytes=self._settings.batch.max_bytes - lane.envelope.put_overhead,
+            format=records.format,
+            key_format=records.key_format,
+            metadata_values=records.metadata_values,
+            tombstones=records.tombstones,
+        )
+
+    def _open_partitions(self) -> None:
+        """Begin reading newly assigned partitions, for a second at most; the rest waits for the next turn."""
+        if not self._parts.dead_letters.is_ready:
+            return
+        deadline = self._clock() + 1.0
+        opened = False
+        for assignment in self._ledger.assignments():
+            if assignment.phase is Phase.OPENING and assignment.partition.topic in self._routes:
+                opened |= self._source.open(assignment)
+                if self._clock() > deadline:
+                    break
+        if opened:
+            self._parts.watcher.look_now()
+
+    # -- records
+
+    def _take_in_new_records(self) -> None:
+        try:
+            polled = self._source.poll(self._poll_seconds())
+        except BrokerUnavailable as error:
+            self._not_connected(error)
+            return
+        for part in polled:
+            self._take_in(part)
+
+    def _poll_seconds(self) -> float:
+        """Wait for messages no longer than until the next batch is due."""
+        now = self._clock()
+        due = [at for batch in self._open_batches.values() if (at := batch.due_at()) is not None]
+        return min(POLL_SECONDS, max(0.0, min(due, default=now + POLL_SECONDS) - now))
+
+    def _take_in(self, polled: Polled) -> None:
+        """Track, decode and batch the messages of one partition."""
+        assignment, messages = polled
+        if not self._ledger.track(assignment, [message.offset for message in messages]):
+            return
+        route = self._routes[assignment.partition.topic]
+        items, letters, ignored = self._decode(route, assignment, messages)
+        self._parts.limit.note_read(route.topic, len(messages) - len(letters), len(letters))
+        held: list[Tracked] = [*items, *letters, *ignored]
+        self._ledger.hold(sum(entry.size for entry in held))
+        for letter in letters:
+            self._parts.dead_letters.submit(letter)
+        if ignored:
+            self._ledger.settle(ignored, Outcome.IGNORED)
+            observe_latency(self._metrics, ignored, self._parts.wall())
+        self._batch(route, items)
+
+    def _decode(
+        self, route: Route, assignment: Assignment, messages: Sequence[Message]
+    ) -> tuple[list[Item], list[DeadLetter], list[Item]]:
+        items: list[Item] = []
+        ignored: list[Item] = []
+        letters: list[DeadLetter] = []
+        mismatches = 0
+        decode = route.decoder.decode
+        for message in messages:
+            size = _held_bytes(message)
+            try:
+                decoded = decode(message.value, message.key)
+            except RecordError as error:
+                letters.append(_dead_letter(route, assignment, message, size, error))
+                continue
+            if type(decoded) is Put:
+                mismatches += decoded.key_mismatch
+                items.append(Item(assignment, message, decoded.key, decoded.fragment, size + len(decoded.fragment)))
+            elif type(decoded) is Delete:
+                items.append(Item(assignment, message, decoded.key, None, size))
+            else:
+                ignored.append(Item(assignment, message, "", None, size))
+        if mismatches:
+            self._metrics.key_mismatch.labels(route.topic).inc(mismatches)
+        return items, letters, ignored
+
+    def _batch(self, route: Route, items: list[Item]) -> None:
+        if not items:
+            return
+        lane, batch = route.lane, self._open_batches[route.lane.index]
+        batch.hold_to(lane.max_body_bytes())
+        now = self._clock()
+        for item in items:
+            sealed = batch.add(item, now)
+            if sealed is not None:
+                lane.submit(sealed)
+
+    def _seal_due_batches(self) -> None:
+        now = self._clock()
+        for index, batch in self._open_batches.items():
+            due = batch.due_at()
+            if due is not None and due <= now:
+                self._submit(index, batch.seal(SealReason.AGE))
+
+    def _submit(self, index: str, batch: Batch | None) -> None:
+        if batch is not None:
+            self._parts.lanes[index].submit(batch)
+
+    # -- steering
+
+    def _steer(self) -> None:
+        """Pause what is blocked, too far ahead, or too much; resume what is not any more."""
+        self._buffer_full = _hysteresis(
+            self._ledger.buffer_bytes, self._settings.buffer.max_bytes, was_above=self._buffer_full
+        )
+        span = self._settings.buffer.max_offset_span
+        assignments = self._ledger.assignments()
+        self._too_far = {a for a in assignments if _hysteresis(a.span, span, was_above=a in self._too_far)}
+        fetch = {
+            assignment: assignment.phase is Phase.OPEN
+            and not self._buffer_full
+            and assignment not in self._too_far
+            and not self._status.blocks_of(assignment.partition.topic)
+            for assignment in assignments
+        }
+        paused = self._source.steer(fetch)
+        self._metrics.assigned_partitions.set(len(assignments))
+        self._metrics.paused_partitions.set(paused)
+
+    def _commit_now_and_then(self) -> None:
+        now = self._clock()
+        if now < self._next_commit or not self._connected:
+            return
+        self._next_commit = now + self._settings.kafka.commit_interval_seconds
+        assignments = [a for a in self._ledger.assignments() if a.phase is Phase.OPEN]
+        self._source.positions([a for a in assignments if not a.buffered])
+        watermarks = self._ledger.watermarks(assignments)
+        moved = {assignment: at for assignment, at in watermarks.items() if at != assignment.committed}
+        if not moved and now - self._last_commit < COMMIT_ANYWAY_SECONDS:
+            return
+        due = moved or watermarks
+        if due and self._source.commit(due):
+            self._last_commit = now
+
+    def _tell(self) -> None:
+        """Enter the state that holds now."""
+        if not self._connected:
+            return
+        if not self._source.is_member:
+            self._status.enter(State.STARTING, "joining the group")
+            return
+        assignments = self._ledger.assignments()
+        blocks = self._status.read().blocks
+        blocked = {topic for topic, _ in blocks}
+        if assignments and all(assignment.partition.topic in blocked for assignment in assignments):
+            reasons = "; ".join(f"{topic}: {reason.value}: {message}" for (topic, reason), message in blocks.items())
+            self._status.enter(State.BLOCKED, reasons)
+        elif waiting := [a for a in assignments if a.partition.topic not in self._routes]:
+            if len(waiting) == len(assignments):
+                self._status.enter(State.STARTING, "waiting for the service to tell of its indexes")
+            else:
+                self._status.enter(State.RUNNING, "running")
+        else:
+            self._status.enter(State.RUNNING, "running")
+
+    # -- the end
+
+    def _drain(self) -> None:
+        """Finish what is in flight and take nothing new, within the deadline; commit and leave."""
+        self._status.enter(State.DRAINING, "told to stop")
+        total = self._settings.shutdown.drain_seconds
+        leave_seconds = min(LEAVE_SECONDS, total / 2)
+        started = self._clock()
+        for index, batch in self._open_batches.items():
+            self._submit(index, batch.seal(SealReason.DRAIN))
+        while self._connected and not self._is_idle() and self._clock() - started < total - leave_seconds:
+            self._status.turned(self._clock())
+            self._source.steer({})
+            try:
+                self._source.poll(0.05)
+            except BrokerUnavailable as error:
+                log.warning("not a member any more while draining", extra={"error": str(error)})
+                self._connected = False
+        for lane in self._parts.lanes.values():
+            lane.stop()
+        if self._connected:
+            self._leave(started + total)
+        if left := self._ledger.outstanding():
+            log.warning("not settled in time; these come again", extra={"records": left})
+
+    def _is_idle(self) -> bool:
+        return self._parts.dead_letters.is_idle and all(lane.is_idle for lane in self._parts.lanes.values())
+
+    def _leave(self, deadline: float) -> None:
+        assignments = self._ledger.assignments()
+        self._source.positions([a for a in assignments if a.phase is Phase.OPEN and not a.buffered])
+        remaining = max(0.5, deadline - self._clock())
+        if not self._source.commit_now(self._ledger.watermarks(assignments), remaining / 2):
+            log.warning("the last commit failed; what it would have told comes again")
+        self._source.close(max(0.5, (deadline - self._clock()) / 2))
+        self._connected = False
+
+    def _stop_helpers(self) -> None:
+        for lane in self._parts.lanes.values():
+            lane.stop()
+        self._targets.stop()
+        if self._connected:
+            self._source.close(1.0)
+        self._parts.dead_letters.stop(1.0)
+        self._parts.watcher.stop()
+        for lane in self._parts.lanes.values():
+            lane.join(1.0)
+
+
+def _held_bytes(message: Message) -> int:
+    size = ITEM_BYTES + len(message.value or b"") + len(message.key or b"")
+    for name, value in message.headers:
+        size += len(name) + len(value or b"") + 100
+    return size
+
+
+def _dead_letter(route: Route, assignment: Assignment, message: Message, size: int, error: RecordError) -> DeadLetter:
+    return DeadLetter(
+        assignment,
+        message,
+        size,
+        route.lane.index,
+        error.reason,
+        error.message,
+        f"{Decoder.__module__}.{Decoder.__qualname__}",
+        f"{type(error).__module__}.{type(error).__qualname__}",
+    )
+
+
+def _hysteresis(value: int, limit: int, *, was_above: bool) -> bool:
+    return value >= limit or (was_above and value >= limit * RESUME_SHARE)
+
+
+class _TargetFinder:
+    """Asks the service for each index, on a thread for each, so that one that does not answer holds up no other.
+
+    What the routes give is taken as given, and held against the service's answer where it lets us ask.
+    """
+
+    def __init__(self, lanes: Mapping[str, Lane], routes: Sequence[RouteSettings]) -> None:
+        self._lanes = lanes
+        self._routes = routes
+        self._lock = threading.Lock()
+        self._found: list[tuple[str, Target]] = []
+        self._threads: dict[str, threading.Thread] = {}
+        self._ended: set[str] = set()
+
+    def start(self) -> None:
+        for index in self._lanes:
+            thread = threading.Thread(target=self._find, args=(index,), name=f"index-{index}", daemon=True)
+            self._threads[index] = thread
+            thread.start()
+
+    def take(self) -> list[tuple[str, Target]]:
+        """Return what was found since the last call."""
+        if not self._found:
+            return []
+        with self._lock:
+            found, self._found = self._found, []
+            return found
+
+    def dead_threads(self) -> list[str]:
+        """Return the names of threads that ended without an answer."""
+        return [t.name for index, t in self._threads.items() if not t.is_alive() and index not in self._ended]
+
+    def stop(self) -> None:
+        for thread in self._threads.values():
+            thread.join(1.0)
+
+    def _find(self, index: str) -> None:
+        routes = [route for route in self._routes if route.index == index]
+        lane = self._lanes[index]
+        given = _given_target(index, routes)
+        if given is not None:
+            self._add(index, given)
+        found = lane.describe(is_needed=given is None)
+        while found is not None and (problem := _contradiction(found, routes)):
+            lane.block(BlockReason.TARGET, TargetError(problem, block=BlockReason.TARGET))
+            lane.pause(lane.context.delivery.retry_max_seconds, lambda: False)
+            found = lane.describe(is_needed=given is None)
+        if found is not None and given is None:
+            keys = {key for route in routes for key in route.non_filterable_metadata_keys}
+            self._add(
+                index, msgspec.structs.replace(found, non_filterable_metadata_keys=frozenset(keys)) if keys else found
+            )
+        self._ended.add(index)
+
+    def _add(self, index: str, target: Target) -> None:
+        with self._lock:
+            self._found.append((index, target))
+
+
+def _given_target(index: str, routes: Sequence[RouteSettings]) -> Target | None:
+    """Return what the routes say of their index, if one says all that is needed."""
+    for route in routes:
+        if route.dimension and route.distance_metric:
+            return Target(index, route.dimension, route.distance_metric, frozenset(route.non_filterable_metadata_keys))
+    return None
+
+
+def _contradiction(found: Target, routes: Sequence[RouteSettings]) -> str:
+    """Return how a route's settings differ from the index, "" where they do not."""
+    for route in routes:
+        if route.dimension not in (0, found.dimension):
+            return f"the route of {route.topic} says dimension = {route.dimension}, the index has {found.dimension}"
+        if route.distance_metric not in ("", found.distance_metric):
+            return (
+                f"the route of {route.topic} says distance_metric = {route.distance_metric!r}, "
+                f"the index has {found.distance_metric!r}"
+            )
+    return ""

@@ -1,0 +1,307 @@
+"""Every metric of the worker, with its meaning and unit.
+
+What the ledger and the status know is read from them at each scrape, in one reading, so that the books balance in it:
+consumed = all settled outcomes + buffered. The rest is counted here as it happens, per request or per poll.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from worker.batch import SealReason
+from worker.errors import BlockReason, Reason, RetryReason
+from worker.offsets import Books, Ledger, Partition
+from worker.state import State, Status
+
+OPERATIONS: Final = ("PutVectors", "DeleteVectors", "GetVectorIndex")
+KAFKA_ERROR_KINDS: Final = (
+    "connection",
+    "authentication",
+    "authorization",
+    "metadata",
+    "fetch",
+    "commit",
+    "group",
+    "other",
+)
+SKIP_REASONS: Final = ("retention", "reset_latest")
+_REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 28800, 86400)
+_BATCH_RECORDS: Final = (1, 5, 10, 25, 50, 100, 200, 300, 400, 500)
+_BATCH_BYTES: Final = (1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4e6, 8e6, 12e6, 16e6, 21e6)
+
+
+class Metrics:
+    """The registry of this process, and what is counted as it happens."""
+
+    def __init__(self, ledger: Ledger, status: Status, topics: Iterable[str], indexes: Iterable[str]) -> None:
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it ships without a signature
+        self.registry = registry = CollectorRegistry()
+        self.topics = tuple(topics)
+        self.indexes = tuple(indexes)
+        self.ends = EndOffsets()
+        self._count(registry)
+        self._gauge(registry)
+        self._observe(registry)
+        self._make_known_series()
+        registry.register(_LedgerCollector(ledger, self.ends))
+        registry.register(_StatusCollector(status, self.topics))
+        prometheus_client.ProcessCollector(registry=registry)
+        prometheus_client.PlatformCollector(registry=registry)
+        prometheus_client.GCCollector(registry=registry)
+
+    def _count(self, r: CollectorRegistry) -> None:
+        self.dead_letters = Counter(
+            "oss_vectors_dead_letters",
+            "Records dead-lettered, acknowledged by the broker.",
+            ["topic", "reason"],
+            registry=r,
+        )
+        self.dead_letter_writes = Counter(
+            "oss_vectors_dead_letter_writes", "Attempts to write a dead letter.", ["result"], registry=r
+        )
+        self.key_mismatch = Counter(
+            "oss_vectors_key_mismatch", "Records whose Kafka key is not the vector's key.", ["topic"], registry=r
+        )
+        self.batches = Counter(
+            "oss_vectors_batches", "Sealed batches, by what sealed them.", ["index", "reason"], registry=r
+        )
+        self.requests = Counter(
+            "oss_vectors_requests",
+            "Requests to the service by HTTP status; error where no answer came.",
+            ["index", "operation", "code"],
+            registry=r,
+        )
+        self.uploaded_bytes = Counter(
+            "oss_vectors_uploaded_bytes",
+            "Bytes of PutVectors and DeleteVectors bodies, each attempt.",
+            ["index"],
+            registry=r,
+        )
+        self.retries = Counter("oss_vectors_retries", "Requests that are sent again.", ["reason"], registry=r)
+        self.unknown_outcomes = Counter(
+            "oss_vectors_unknown_outcomes", "Requests that may or may not have been applied.", ["index"], registry=r
+        )
+        self.bisects = Counter("oss_vectors_bisects", "Refused batches split.", ["index"], registry=r)
+        self.rate_limit_wait = Counter(
+            "oss_vectors_rate_limit_wait_seconds",
+            "Seconds that requests waited for the rate limit or a closed gate.",
+            ["index"],
+            registry=r,
+        )
+        self.skipped_offsets = Counter(
+            "oss_vectors_skipped_offsets", "Offsets passed without being read.", ["topic", "reason"], registry=r
+        )
+        self.commits = Counter("oss_vectors_commits", "Commits of offsets.", ["result"], registry=r)
+        self.rebalances = Counter(
+            "oss_vectors_rebalances", "Rebalance events that moved partitions.", ["event"], registry=r
+        )
+        self.kafka_errors = Counter("oss_vectors_kafka_errors", "Errors of the Kafka client.", ["kind"], registry=r)
+
+    def _gauge(self, r: CollectorRegistry) -> None:
+        self.in_flight = Gauge("oss_vectors_requests_in_flight", "Requests under way.", ["index"], registry=r)
+        self.in_flight_limit = Gauge(
+            "oss_vectors_in_flight_limit", "Requests that may be under way at once.", ["index"], registry=r
+        )
+        self.rate_limit = Gauge(
+            "oss_vectors_rate_limit_vectors_per_second",
+            "The rate in force, vectors a second; 0 for no limit.",
+            ["index"],
+            registry=r,
+        )
+        self.last_commit = Gauge(
+            "oss_vectors_last_commit_timestamp_seconds", "When offsets were last committed, Unix time.", registry=r
+        )
+        self.last_put = Gauge(
+            "oss_vectors_last_put_timestamp_seconds", "When the service last took a request, Unix time.", registry=r
+        )
+        self.last_poll = Gauge(
+            "oss_vectors_last_poll_timestamp_seconds", "When the consumer last polled, Unix time.", registry=r
+        )
+        self.assigned_partitions = Gauge(
+            "oss_vectors_assigned_partitions", "Partitions that this process owns.", registry=r
+        )
+        self.paused_partitions = Gauge(
+            "oss_vectors_paused_partitions", "Of these, how many are not fetched now.", registry=r
+        )
+        self.buffer_limit = Gauge("oss_vectors_buffer_limit_bytes", "buffer.max_bytes.", registry=r)
+        self.worker_info = Gauge(
+            "oss_vectors_worker_info",
+            "1, with the version and who it is in Kafka.",
+            ["version", "group_id", "client_id"],
+            registry=r,
+        )
+
+    def _observe(self, r: CollectorRegistry) -> None:
+        self.batch_records = Histogram(
+            "oss_vectors_batch_records", "Records in a sealed batch.", ["index"], buckets=_BATCH_RECORDS, registry=r
+        )
+        self.batch_bytes = Histogram(
+            "oss_vectors_batch_bytes",
+            "Bytes of a sealed batch's PutVectors body.",
+            ["index"],
+            buckets=_BATCH_BYTES,
+            registry=r,
+        )
+        self.request_duration = Histogram(
+            "oss_vectors_request_duration_seconds",
+            "Seconds of one attempt, sent to answered.",
+            ["operation"],
+            buckets=_REQUEST_SECONDS,
+            registry=r,
+        )
+        self.record_latency = Histogram(
+            "oss_vectors_record_latency_seconds",
+            "Seconds from the message's timestamp to its final outcome.",
+            ["topic"],
+            buckets=_LATENCY_SECONDS,
+            registry=r,
+        )
+
+    def _make_known_series(self) -> None:
+        """Make the series whose labels are known, at 0, so that rate() sees their first step."""
+        for topic in self.topics:
+            self._make_topic_series(topic)
+        for index in self.indexes:
+            self._make_index_series(index)
+        known: tuple[tuple[Counter | Histogram, Iterable[str]], ...] = (
+            (self.request_duration, OPERATIONS),
+            (self.retries, RetryReason),
+            (self.dead_letter_writes, ("ok", "failed")),
+            (self.commits, ("ok", "failed")),
+            (self.rebalances, ("assigned", "revoked", "lost")),
+            (self.kafka_errors, KAFKA_ERROR_KINDS),
+        )
+        for metric, values in known:
+            for value in values:
+                metric.labels(str(value))
+
+    def _make_topic_series(self, topic: str) -> None:
+        self.key_mismatch.labels(topic)
+        self.record_latency.labels(topic)
+        for reason in Reason:
+            self.dead_letters.labels(topic, reason.value)
+        for skip in SKIP_REASONS:
+            self.skipped_offsets.labels(topic, skip)
+
+    def _make_index_series(self, index: str) -> None:
+        for metric in (
+            self.uploaded_bytes, self.unknown_outcomes, self.bisects, self.rate_limit_wait, self.in_flight,
+            self.in_flight_limit, self.rate_limit, self.batch_records, self.batch_bytes,
+        ):  # fmt: skip
+            metric.labels(index)
+        for seal in SealReason:
+            self.batches.labels(index, seal.value)
+        for operation, code in zip(OPERATIONS, ("200", "204", "200"), strict=True):
+            self.requests.labels(index, operation, code)
+
+    def sealed(self, index: str, records: int, size: int, reason: SealReason) -> None:
+        """Count a sealed batch."""
+        self.batches.labels(index, reason.value).inc()
+        self.batch_records.labels(index).observe(records)
+        self.batch_bytes.labels(index).observe(size)
+
+    def settled(self, topic: str, timestamps_ms: Iterable[int], now: float) -> None:
+        """Observe the latency of settled records; `now` is Unix time in seconds, a negative timestamp is none."""
+        observe = self.record_latency.labels(topic).observe
+        for timestamp in timestamps_ms:
+            if timestamp >= 0:
+                observe(max(0.0, now - timestamp / 1000))
+
+
+class EndOffsets:
+    """The end of each partition, as the broker last told it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: dict[Partition, int] = {}
+
+    def update(self, ends: Mapping[Partition, int]) -> None:
+        """Replace all."""
+        with self._lock:
+            self._ends = dict(ends)
+
+    def read(self) -> dict[Partition, int]:
+        """Return all."""
+        with self._lock:
+            return dict(self._ends)
+
+
+class _LedgerCollector:
+    """What the ledger knows, from one reading."""
+
+    def __init__(self, ledger: Ledger, ends: EndOffsets) -> None:
+        self._ledger = ledger
+        self._ends = ends
+
+    def collect(self) -> Iterator[Metric]:
+        books = self._ledger.books()
+        yield from _record_families(books)
+        yield from _partition_families(books, self._ends.read())
+
+
+def _record_families(books: Books) -> Iterator[Metric]:
+    consumed = CounterMetricFamily("oss_vectors_records_consumed", "Records polled and tracked.", labels=["topic"])
+    settled = CounterMetricFamily(
+        "oss_vectors_records_settled", "Records by their final outcome.", labels=["topic", "outcome"]
+    )
+    buffered = GaugeMetricFamily("oss_vectors_records_buffered", "Records tracked and not settled.", labels=["topic"])
+    for topic, count in books.consumed.items():
+        consumed.add_metric([topic], count)
+        buffered.add_metric([topic], books.buffered[topic])
+    for (topic, outcome), count in books.settled.items():
+        settled.add_metric([topic, outcome.value], count)
+    yield from (consumed, settled, buffered)
+    yield GaugeMetricFamily(
+        "oss_vectors_buffer_bytes", "Bytes held by records not yet settled.", value=books.buffer_bytes
+    )
+
+
+def _partition_families(books: Books, ends: Mapping[Partition, int]) -> Iterator[Metric]:
+    labels = ["topic", "partition"]
+    lag = GaugeMetricFamily("oss_vectors_consumer_lag_records", "End offset less watermark.", labels=labels)
+    end = GaugeMetricFamily("oss_vectors_end_offset", "End of the partition, at the isolation level.", labels=labels)
+    watermark = GaugeMetricFamily("oss_vectors_watermark_offset", "The lowest offset not yet settled.", labels=labels)
+    committed = GaugeMetricFamily("oss_vectors_committed_offset", "The offset last committed.", labels=labels)
+    age = GaugeMetricFamily(
+        "oss_vectors_oldest_unsettled_age_seconds",
+        "Seconds since the oldest unsettled record was polled.",
+        labels=labels,
+    )
+    for figures in books.partitions:
+        values = [figures.partition.topic, str(figures.partition.partition)]
+        age.add_metric(values, figures.oldest_unsettled_age)
+        if figures.is_open:
+            watermark.add_metric(values, figures.watermark)
+        if figures.committed is not None:
+            committed.add_metric(values, figures.committed)
+        if (at := ends.get(figures.partition)) is not None:
+            end.add_metric(values, at)
+            if figures.is_open:
+                # The end is asked for now and then, so the watermark may be past it.
+                lag.add_metric(values, max(0, at - figures.watermark))
+    yield from (lag, end, watermark, committed, age)
+
+
+class _StatusCollector:
+    """The state, and what blocks."""
+
+    def __init__(self, status: Status, topics: Iterable[str]) -> None:
+        self._status = status
+        self._topics = tuple(topics)
+
+    def collect(self) -> Iterator[Metric]:
+        reading = self._status.read()
+        state = GaugeMetricFamily("oss_vectors_state", "1 for the state in force.", labels=["state"])
+        for each in State:
+            state.add_metric([each.value], float(each is reading.state))
+        blocked = GaugeMetricFamily("oss_vectors_blocked", "1 while it holds.", labels=["topic", "reason"])
+        for topic in self._topics:
+            for reason in BlockReason:
+                blocked.add_metric([topic, reason.value], float((topic, reason) in reading.blocks))
+        yield from (state, blocked)

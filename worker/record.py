@@ -1,0 +1,437 @@
+"""From the bytes of a Kafka message to a validated vector and its finished JSON fragment.
+
+The limits are those of PutVectors as the service documents them ("Upload vectors", PutVectors); a record is refused here
+only where the service could never take it. Where the documentation leaves the measure open (the size of metadata), the
+smallest reading is applied, and the service has the last word.
+"""
+
+import binascii
+import struct
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+import orjson
+
+from worker.errors import Reason, RecordError
+
+KEY_MAX_CHARACTERS: Final = 1024
+METADATA_MAX_BYTES: Final = 40 * 1024
+FILTERABLE_MAX_BYTES: Final = 2 * 1024
+FILTERABLE_MAX_KEYS: Final = 10
+_LIMIT_SOURCE: Final = "limit of PutVectors"
+
+_JSON_FIRST_BYTES: Final = frozenset(b"{ \t\r\n")
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_MSGPACK_MAP_BYTES: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
+_REGISTRY_PREFIX: Final = 0x00
+_REGISTRY_PREFIX_BYTES: Final = 5
+_NO_METADATA: Final = (msgspec.Raw(b""), msgspec.Raw(b"null"), msgspec.Raw(b"\xc0"))
+
+
+class Target(msgspec.Struct, frozen=True):
+    """The index that a route writes to, as far as records are judged by it.
+
+    `dimension` is the count of numbers in a vector; `distance_metric` is "cosine" or "euclidean".
+    """
+
+    index: str
+    dimension: int
+    distance_metric: str
+    non_filterable_metadata_keys: frozenset[str] = frozenset()
+
+
+class Put(msgspec.Struct, frozen=True, gc=False):
+    """A vector to write: its key, and its element of the request's `vectors` list as finished JSON."""
+
+    key: str
+    fragment: bytes
+    key_mismatch: bool
+
+
+class Delete(msgspec.Struct, frozen=True, gc=False):
+    """A vector to delete."""
+
+    key: str
+
+
+class Ignore(msgspec.Struct, frozen=True, gc=False):
+    """A record that asks for nothing: a tombstone under `records.tombstones = "ignore"`."""
+
+
+Decoded = Put | Delete | Ignore
+IGNORE: Final = Ignore()
+
+
+class TextData(msgspec.Struct, gc=False):
+    """`data` in JSON, or in MessagePack as in JSON: numbers, or a base64 string of little-endian float32."""
+
+    float32: list[float] | str
+
+
+class TextRecord(msgspec.Struct, gc=False):
+    """One vector record. Fields that are not named here are ignored."""
+
+    data: TextData
+    key: str | None = None
+    metadata: msgspec.Raw = msgspec.Raw(b"")
+
+
+class RawData(msgspec.Struct, gc=False):
+    """`data` in MessagePack: numbers, or raw little-endian float32 bytes."""
+
+    float32: list[float] | bytes
+
+
+class RawRecord(msgspec.Struct, gc=False):
+    """One vector record. Fields that are not named here are ignored."""
+
+    data: RawData
+    key: str | None = None
+    metadata: msgspec.Raw = msgspec.Raw(b"")
+
+
+StrictMetadata = dict[str, str | list[str]]
+Format = Literal["auto", "json", "msgpack"]
+KeyFormat = Literal["utf8", "json"]
+MetadataValues = Literal["strict", "stringify"]
+Tombstones = Literal["dead-letter", "delete", "ignore"]
+
+_encode_json: Final = msgspec.json.Encoder().encode
+_decode_json_key: Final = msgspec.json.Decoder(str).decode
+_DecodeMetadata = Callable[[msgspec.Raw], Any]
+
+
+class _Syntax(msgspec.Struct, frozen=True):
+    """One of the two encodings: how it decodes a record, and the metadata in it."""
+
+    name: str
+    decode: Callable[[bytes | memoryview], TextRecord | RawRecord]
+    decode_metadata: _DecodeMetadata
+
+
+def _syntaxes(metadata_values: MetadataValues) -> tuple[_Syntax, _Syntax]:
+    metadata_type: Any = StrictMetadata if metadata_values == "strict" else dict[str, Any]
+    json_syntax = _Syntax("JSON", msgspec.json.Decoder(TextRecord).decode, msgspec.json.Decoder(metadata_type).decode)
+    msgpack_syntax = _Syntax("MessagePack", _msgpack_decode(), msgspec.msgpack.Decoder(metadata_type).decode)
+    return json_syntax, msgpack_syntax
+
+
+def _msgpack_decode() -> Callable[[bytes | memoryview], TextRecord | RawRecord]:
+    """A type cannot hold both strings and bytes for msgspec, so base64 in MessagePack, which is rare, takes two looks."""
+    decode_raw = msgspec.msgpack.Decoder(RawRecord).decode
+    decode_text = msgspec.msgpack.Decoder(TextRecord).decode
+
+    def decode(body: bytes | memoryview) -> TextRecord | RawRecord:
+        try:
+            return decode_raw(body)
+        except msgspec.ValidationError as error:
+            if "`str`" not in str(error):
+                raise
+            return decode_text(body)
+
+    return decode
+
+
+class Decoder:
+    """Decodes and validates the records of one route.
+
+    `max_fragment_bytes` is the size of the largest fragment that still fits a request alone.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        max_fragment_bytes: int,
+        format: Format = "auto",  # noqa: A002 - the setting's name
+        key_format: KeyFormat = "utf8",
+        metadata_values: MetadataValues = "strict",
+        tombstones: Tombstones = "dead-letter",
+    ) -> None:
+        self._target = target
+        self._dimension = target.dimension
+        self._cosine = target.distance_metric == "cosine"
+        self._max_fragment_bytes = max_fragment_bytes
+        self._format = format
+        self._key_format = key_format
+        self._stringify = metadata_values == "stringify"
+        self._tombstones = tombstones
+        self._json, self._msgpack = _syntaxes(metadata_values)
+        self._pack = struct.Struct(f"<{target.dimension}f").pack
+
+    def decode(self, value: bytes | None, kafka_key: bytes | None) -> Decoded:
+        """Return what the message asks for.
+
+        Raises `RecordError` where it can never be written, with one of the fixed reasons.
+        """
+        if value is None:
+            return self._tombstone(kafka_key)
+        syntax, body = self._syntax_of(value)
+        record = _decode_record(syntax, body)
+        key = self._vector_key(record.key, kafka_key)
+        floats = self._float32_text(record.data.float32)
+        metadata = self._metadata_json(syntax, record.metadata)
+        fragment = b"".join((b'{"key":', _encode_json(key), b',"data":{"float32":', floats, b"}", metadata, b"}"))
+        if len(fragment) > self._max_fragment_bytes:
+            raise RecordError(
+                Reason.TOO_LARGE,
+                f"the record makes {len(fragment)} bytes of request, at most {self._max_fragment_bytes} fit one alone "
+                "(batch.max_bytes)",
+            )
+        return Put(key, fragment, self._is_mismatch(key, kafka_key))
+
+    def _tombstone(self, kafka_key: bytes | None) -> Delete | Ignore:
+        if self._tombstones == "ignore":
+            return IGNORE
+        if self._tombstones == "dead-letter":
+            raise RecordError(
+                Reason.TOMBSTONE,
+                'the value is null; records.tombstones says what that means: it is "dead-letter", "delete" would delete '
+                'the vector, "ignore" would pass it over',
+            )
+        return Delete(self._checked_key(self._key_from_kafka(kafka_key)))
+
+    def _syntax_of(self, value: bytes) -> tuple[_Syntax, bytes | memoryview]:
+        """Tell the encoding by the first byte, and strip what stands before the record."""
+        if not value:
+            raise RecordError(Reason.MALFORMED, "the value is empty (0 bytes); a record is a JSON or MessagePack map")
+        first = value[0]
+        if first == _REGISTRY_PREFIX:
+            return self._json, _after_registry_prefix(value)
+        if self._format != "msgpack":
+            if first in _JSON_FIRST_BYTES:
+                return self._json, value
+            if value.startswith(_BYTE_ORDER_MARK):
+                return self._json, memoryview(value)[len(_BYTE_ORDER_MARK) :]
+        if self._format != "json" and first in _MSGPACK_MAP_BYTES:
+            return self._msgpack, value
+        expected = {"auto": "a JSON or MessagePack map", "json": "a JSON map", "msgpack": "a MessagePack map"}
+        raise RecordError(
+            Reason.MALFORMED,
+            f"the value begins with byte 0x{first:02x}, which begins no record; expected {expected[self._format]} "
+            f'(records.format = "{self._format}")',
+        )
+
+    def _vector_key(self, key: str | None, kafka_key: bytes | None) -> str:
+        return self._checked_key(self._key_from_kafka(kafka_key) if key is None else key)
+
+    def _checked_key(self, key: str) -> str:
+        if 1 <= len(key) <= KEY_MAX_CHARACTERS:
+            return key
+        found = f"has {len(key)} characters" if key else "is empty"
+        raise RecordError(Reason.KEY, f"the key {found}; allowed are 1 to {KEY_MAX_CHARACTERS} ({_LIMIT_SOURCE})")
+
+    def _key_from_kafka(self, kafka_key: bytes | None) -> str:
+        if kafka_key is None:
+            raise RecordError(
+                Reason.KEY, 'neither the value nor the message has a key; one of "key" and the Kafka key is needed'
+            )
+        if kafka_key[:1] == b"\x00":
+            raise RecordError(
+                Reason.KEY,
+                "the Kafka key begins with 0x00, as a schema registry's prefix does; as a vector's key it would name "
+                "the wrong vector",
+            )
+        try:
+            return kafka_key.decode() if self._key_format == "utf8" else _decode_json_key(kafka_key)
+        except UnicodeDecodeError as error:
+            raise RecordError(Reason.KEY, f"the Kafka key is not UTF-8: {error.reason} at byte {error.start}") from None
+        except msgspec.DecodeError as error:
+            raise RecordError(
+                Reason.KEY, f'the Kafka key is not a JSON string (records.key_format = "json"): {error}'
+            ) from None
+
+    def _is_mismatch(self, key: str, kafka_key: bytes | None) -> bool:
+        if kafka_key is None or kafka_key == key.encode():
+            return False
+        if self._key_format == "json":
+            try:
+                return self._key_from_kafka(kafka_key) != key
+            except RecordError:
+                return True
+        return True
+
+    def _float32_text(self, vector: list[float] | str | bytes) -> bytes:
+        """Return the vector as a JSON list of float32's shortest text, checked for length, range and zero."""
+        packed = self._packed_numbers(vector) if type(vector) is list else self._packed_bytes(vector)  # type: ignore[arg-type]  # the branch says which
+        array = np.frombuffer(packed, "<f4")
+        text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+        if b"n" in text:  # orjson writes NaN and the infinities as null
+            raise _not_finite(array)
+        # Numbers other than zero hold a byte besides 00 and the sign's 80, but for a few denormals.
+        if self._cosine and not packed.lstrip(b"\x00\x80") and not array.any():
+            raise RecordError(
+                Reason.ZERO_VECTOR,
+                f"all {self._dimension} numbers are zero as float32, and the index measures cosine distance, which a zero "
+                f"vector has none of ({_LIMIT_SOURCE})",
+            )
+        return text
+
+    def _packed_numbers(self, numbers: list[float]) -> bytes:
+        if len(numbers) != self._dimension:
+            raise self._wrong_dimension(len(numbers))
+        try:
+            return self._pack(*numbers)
+        except OverflowError:
+            place, number = next((i, n) for i, n in enumerate(numbers) if abs(n) > np.finfo(np.float32).max)
+            raise RecordError(
+                Reason.NOT_FINITE,
+                f"number {place} of data.float32 is {number!r}, beyond the range of float32 (about ±3.4e38)",
+            ) from None
+
+    def _packed_bytes(self, data: str | bytes) -> bytes:
+        if isinstance(data, str):
+            try:
+                data = binascii.a2b_base64(data, strict_mode=True)
+            except ValueError as error:  # binascii.Error is one, and so is a character beyond ASCII
+                raise RecordError(
+                    Reason.MALFORMED,
+                    f"data.float32 is a string that is not base64: {error}; allowed are a list of numbers, or base64 of "
+                    "little-endian float32",
+                ) from None
+        if len(data) % 4:
+            raise RecordError(
+                Reason.MALFORMED, f"data.float32 has {len(data)} bytes, which are no whole float32s of 4 bytes each"
+            )
+        if len(data) // 4 != self._dimension:
+            raise self._wrong_dimension(len(data) // 4)
+        return data
+
+    def _wrong_dimension(self, found: int) -> RecordError:
+        return RecordError(
+            Reason.DIMENSION,
+            f"data.float32 has {found} numbers, the index {self._target.index} has {self._dimension} dimensions",
+        )
+
+    def _metadata_json(self, syntax: _Syntax, raw: msgspec.Raw) -> bytes:
+        """Return `,"metadata":{...}`, or nothing where the record has none."""
+        if raw in _NO_METADATA:
+            return b""
+        metadata = _decode_metadata(syntax, raw)
+        if self._stringify:
+            metadata = {key: _stringified(key, value) for key, value in metadata.items() if value is not None}
+        self._check_metadata_limits(metadata)
+        return b',"metadata":' + _encode_json(metadata)
+
+    def _check_metadata_limits(self, metadata: dict[str, str | list[str]]) -> None:
+        """Sizes are UTF-8 bytes of keys and values, without quotes and commas."""
+        total = filterable = filterable_keys = 0
+        for key, value in metadata.items():
+            texts = (value,) if isinstance(value, str) else value
+            size = len(key.encode()) + sum(len(text.encode()) for text in texts)
+            total += size
+            if key not in self._target.non_filterable_metadata_keys:
+                filterable += size
+                filterable_keys += 1
+        if total > METADATA_MAX_BYTES:
+            raise _metadata_limit(f"metadata has {total} bytes", f"{METADATA_MAX_BYTES} bytes a vector")
+        if filterable > FILTERABLE_MAX_BYTES:
+            raise _metadata_limit(
+                f"filterable metadata has {filterable} bytes", f"{FILTERABLE_MAX_BYTES} bytes a vector"
+            )
+        if filterable_keys > FILTERABLE_MAX_KEYS:
+            raise _metadata_limit(f"metadata has {filterable_keys} filterable keys", f"{FILTERABLE_MAX_KEYS}")
+
+
+def _after_registry_prefix(value: bytes) -> memoryview:
+    """Return what follows a schema registry's prefix: 0x00, then the schema's id as four bytes, big-endian."""
+    body = memoryview(value)[_REGISTRY_PREFIX_BYTES:]
+    if len(value) < _REGISTRY_PREFIX_BYTES:
+        raise RecordError(
+            Reason.UNSUPPORTED_ENCODING, f"the value begins with 0x00 and ends after {len(value)} bytes; expected JSON"
+        )
+    if bytes(body[: len(_BYTE_ORDER_MARK)]) == _BYTE_ORDER_MARK:
+        body = body[len(_BYTE_ORDER_MARK) :]
+    if not body or body[0] not in _JSON_FIRST_BYTES:
+        schema_id = int.from_bytes(value[1:_REGISTRY_PREFIX_BYTES], "big")
+        raise RecordError(
+            Reason.UNSUPPORTED_ENCODING,
+            f"the value has a schema registry's prefix (schema id {schema_id}) and what follows is not JSON; Avro and "
+            "Protobuf are not read, JSON (also with JSON Schema) and MessagePack are",
+        )
+    return body
+
+
+def _decode_record(syntax: _Syntax, body: bytes | memoryview) -> TextRecord | RawRecord:
+    try:
+        return syntax.decode(body)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        if message.startswith("Number out of range") and "$.data.float32" in message:
+            raise RecordError(Reason.NOT_FINITE, f"{message}; beyond the range of float32 (about ±3.4e38)") from None
+        raise RecordError(Reason.MALFORMED, f"the {syntax.name} is not a vector record: {message}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(syntax, error) from None
+
+
+def _decode_metadata(syntax: _Syntax, raw: msgspec.Raw) -> dict[str, Any]:
+    try:
+        decoded: dict[str, Any] = syntax.decode_metadata(raw)
+    except msgspec.ValidationError:
+        raise RecordError(Reason.METADATA, _what_is_wrong_with_metadata(syntax, raw)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(syntax, error) from None
+    return decoded
+
+
+def _malformed(syntax: _Syntax, error: Exception) -> RecordError:
+    if isinstance(error, RecursionError):
+        return RecordError(Reason.MALFORMED, f"the {syntax.name} is nested too deep")
+    if isinstance(error, UnicodeDecodeError):
+        return RecordError(Reason.MALFORMED, f"the {syntax.name} holds a string that is not UTF-8: {error.reason}")
+    return RecordError(Reason.MALFORMED, f"the value is no whole {syntax.name} map: {error}")
+
+
+def _what_is_wrong_with_metadata(syntax: _Syntax, raw: msgspec.Raw) -> str:
+    """Name the first wrong value; msgspec's own message does not say its key."""
+    loose = msgspec.json.decode(raw) if syntax.name == "JSON" else msgspec.msgpack.decode(raw, strict=False)
+    allowed = "allowed is a map of strings to strings or lists of strings"
+    if not isinstance(loose, dict):
+        return f"metadata is a {_type_name(loose)}; {allowed}"
+    for key, value in loose.items():
+        if not isinstance(key, str):
+            return f"metadata has a key that is a {_type_name(key)}; {allowed}"
+        if isinstance(value, list) and (wrong := next((v for v in value if not isinstance(v, str)), None)) is not None:
+            return f"metadata {key!r} holds a {_type_name(wrong)} in its list; {allowed}"
+        if not isinstance(value, (str, list)):
+            return f'metadata {key!r} is a {_type_name(value)}; {allowed} (records.metadata_values = "stringify" turns numbers and booleans into text)'
+    return f"metadata holds a null in a list; {allowed}"
+
+
+def _stringified(key: str, value: object) -> str | list[str]:
+    """Return the value with numbers and booleans as their JSON text; nulls in lists are dropped."""
+    if isinstance(value, list):
+        return [_scalar_text(key, element) for element in value if element is not None]
+    return _scalar_text(key, value)
+
+
+def _scalar_text(key: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int, float)):
+        text = _encode_json(value).decode()
+        if text != "null":  # NaN and the infinities, which JSON has no text for
+            return text
+        raise RecordError(Reason.METADATA, f"metadata {key!r} holds {value!r}, which JSON has no text for")
+    raise RecordError(
+        Reason.METADATA,
+        f"metadata {key!r} holds a {_type_name(value)}; allowed are strings, numbers, booleans, and lists of them",
+    )
+
+
+def _type_name(value: object) -> str:
+    names = {dict: "map", list: "list", str: "string", bool: "boolean", int: "number", float: "number", bytes: "binary"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _metadata_limit(found: str, allowed: str) -> RecordError:
+    return RecordError(Reason.METADATA, f"{found}; allowed are {allowed} ({_LIMIT_SOURCE})")
+
+
+def _not_finite(array: np.ndarray[Any, np.dtype[np.float32]]) -> RecordError:
+    place = int(np.flatnonzero(~np.isfinite(array))[0])
+    return RecordError(
+        Reason.NOT_FINITE, f"number {place} of data.float32 is {array[place]}; allowed are finite float32 numbers"
+    )

@@ -1,0 +1,557 @@
+"""The consumer: poll, pause, commit, and what a rebalance does to the ledger.
+
+The only module that knows kafka-python's consumer. What is not obvious about it:
+
+- A newly assigned partition is parked: paused, at offset 0. The main loop opens it by asking for its committed offset
+  and seeking there. So nothing is read of a partition before its first offset is known, what a poll that began before a
+  rebalance brings of it can be told and dropped, and the client never resets a position without being asked: its own
+  `auto_offset_reset` is always "none", ours is applied here, where what it skips can be counted.
+- The rebalance listener runs on the client's IO thread, and may await nothing but the client's own futures and timers.
+  It touches the ledger and `commit_async`, nothing else.
+- Any join that the metadata or a changed subscription asked for can be lost by the client for good, while `poll` goes
+  on as if nothing were wrong. The metadata is therefore loaded before the first join, and a member that is not stable
+  for a session time-out is made anew.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import MemberState
+
+from worker import kafka_client
+from worker.batch import Message
+from worker.config import Kafka
+from worker.errors import BlockReason, BrokerUnavailable, Fenced
+from worker.metrics import Metrics
+from worker.offsets import Assignment, Ledger, Partition
+from worker.state import Status
+
+log = logging.getLogger(__name__)
+
+MAX_POLL_RECORDS: Final = 500
+_CALL_TIMEOUT_MS: Final = 1_000  # of a call that waits on the main loop
+_ERROR_PAUSE_SECONDS: Final = 0.2  # after an error of poll, which may come again at once
+_REVOKE_LOOK_SECONDS: Final = 0.02
+_ABORT_SECONDS: Final = 1.0  # for requests to end whose connection was cut
+_COMMIT_LOST_SECONDS: Final = 30.0
+
+
+class Polled(NamedTuple):
+    """Messages of one partition, ascending by offset, at least one."""
+
+    assignment: Assignment
+    messages: Sequence[Message]
+
+
+class Source(Protocol):
+    """Where records come from. All calls are the main loop's."""
+
+    def start(self) -> None:
+        """Connect and subscribe. Raises `BrokerUnavailable`, after which it may be called again."""
+
+    def poll(self, timeout: float) -> list[Polled]:
+        """Return messages of open partitions that are still owned, waiting `timeout` seconds at most.
+
+        Raises `Fenced`, and `BrokerUnavailable` where membership was lost and `start` is to be called again.
+        """
+
+    def open(self, assignment: Assignment) -> bool:
+        """Begin reading a partition at its committed offset; False where that cannot be known yet."""
+
+    def steer(self, fetch: Mapping[Assignment, bool]) -> int:
+        """Fetch those that are mapped to True and pause the others; returns how many are paused."""
+
+    def positions(self, assignments: Iterable[Assignment]) -> None:
+        """Enter into the ledger how far partitions with nothing outstanding were read."""
+
+    def commit(self, offsets: Mapping[Assignment, int]) -> bool:
+        """Begin a commit, whose result enters the ledger later; False where one is still under way."""
+
+    def commit_now(self, offsets: Mapping[Assignment, int], timeout: float) -> bool:
+        """Commit and wait `timeout` seconds at most; tells whether the broker acknowledged."""
+
+    @property
+    def is_member(self) -> bool:
+        """Tell whether the group was joined."""
+
+    def close(self, timeout: float) -> None:
+        """Give back all partitions and leave the group, within about `timeout` seconds."""
+
+
+class RevokeHooks(NamedTuple):
+    """What a revocation asks of those who send: `wake` those that wait, `abort` those on the wire."""
+
+    wake: Callable[[], None]
+    abort: Callable[[], None]
+
+
+class KafkaSource:
+    """The consumer of this process."""
+
+    def __init__(
+        self,
+        settings: Kafka,
+        topics: Sequence[str],
+        *,
+        ledger: Ledger,
+        status: Status,
+        metrics: Metrics,
+        hooks: RevokeHooks,
+        retry_seconds: float,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._retry_seconds = retry_seconds
+        self._open_again_at: dict[Partition, float] = {}
+        self._topics = tuple(topics)
+        self._ledger = ledger
+        self._status = status
+        self._metrics = metrics
+        self._hooks = hooks
+        self._clock = clock
+        self._wall = wall
+        self._consumer: Any = None
+        self._committing_since: float | None = None
+        self._stable_at = clock()
+        self._joined = False
+        self._fenced: Fenced | None = None
+
+    # -- membership
+
+    def start(self) -> None:
+        """Connect and subscribe. Raises `BrokerUnavailable`, after which it may be called again."""
+        tried = ", ".join(self._settings.bootstrap_servers)
+        try:
+            consumer = KafkaConsumer(
+                **kafka_client.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG),
+                **kafka_client.group(self._settings),
+                auto_offset_reset="none",
+                max_poll_records=MAX_POLL_RECORDS,
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+            )
+        except (kafka_errors.KafkaError, OSError, ValueError) as error:
+            self._count(error)
+            raise BrokerUnavailable(f"kafka at {tried}: {kafka_client.describe(error)}") from error
+        try:
+            self._subscribe(consumer)
+        except (kafka_errors.KafkaError, BrokerUnavailable) as error:
+            _close(consumer)
+            if isinstance(error, BrokerUnavailable):
+                raise
+            self._count(error)
+            raise BrokerUnavailable(f"kafka at {tried}: {kafka_client.describe(error)}") from error
+        self._consumer = consumer
+        self._committing_since = None
+        self._stable_at = self._clock()
+
+    def _subscribe(self, consumer: Any) -> None:
+        """Load the metadata of every topic before the first join, and subscribe."""
+        missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
+        if missing:
+            raise BrokerUnavailable(f"kafka has no such topic: {', '.join(missing)}; make it, or mend the routes")
+        consumer.subscribe(topics=self._topics, listener=_Listener(self, consumer))
+
+    @property
+    def is_member(self) -> bool:
+        """Tell whether the group was joined."""
+        return self._joined
+
+    def _watch_membership(self) -> None:
+        """Make a member anew that is none: a join that the client lost, or heartbeats that stopped."""
+        now = self._clock()
+        session = self._settings.session_timeout_ms / 1000
+        if self._consumer.group_metadata().state == MemberState.STABLE and self._last_heartbeat_age() < session:
+            self._stable_at = now
+            self._joined = True
+        elif now - self._stable_at > session:
+            self._metrics.kafka_errors.labels("group").inc()
+            self._abandon()
+            raise BrokerUnavailable(f"no member of the group for {session:.0f} s; joining anew")
+
+    def _last_heartbeat_age(self) -> float:
+        figures = self._consumer.metrics().get("consumer-coordinator-metrics", {})
+        age = figures.get("last-heartbeat-seconds-ago", 0.0)
+        # Before the first heartbeat the figure says nothing.
+        return 0.0 if age == float("inf") and not self._joined else float(age)
+
+    def _abandon(self) -> None:
+        """Drop a consumer that is no member any more, with all that it had."""
+        consumer, self._consumer = self._consumer, None
+        self._ledger.fence([assignment.partition for assignment in self._ledger.assignments()])
+        self._hooks.wake()
+        self._joined = False
+        if consumer is not None:
+            consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
+
+    # -- reading
+
+    def poll(self, timeout: float) -> list[Polled]:
+        """Return messages of open partitions that are still owned, waiting `timeout` seconds at most."""
+        self._metrics.last_poll.set(self._wall())
+        before = self._ledger.newest_epoch
+        try:
+            records = self._consumer.poll(timeout_ms=max(0, round(timeout * 1000)))
+        except kafka_errors.KafkaError as error:
+            self._poll_failed(error)
+            records = {}
+        if self._fenced is not None:
+            raise self._fenced
+        self._watch_membership()
+        polled = []
+        for tp, messages in records.items():
+            assignment = self._ledger.assignment(Partition(tp.topic, tp.partition))
+            if assignment is not None and assignment.epoch <= before:
+                polled.append(Polled(assignment, messages))
+        return polled
+
+    def _poll_failed(self, error: kafka_errors.KafkaError) -> None:
+        self._count(error)
+        if isinstance(error, kafka_errors.FencedInstanceIdError):
+            self._note_fenced()
+        elif isinstance(error, kafka_errors.OffsetOutOfRangeError):
+            for tp, offset in dict(error.args[0]).items():
+                self._out_of_range(Partition(tp.topic, tp.partition), int(offset))
+        else:
+            log.warning("poll failed", extra={"error": kafka_client.describe(error)})
+            time.sleep(_ERROR_PAUSE_SECONDS)
+
+    def _note_fenced(self) -> None:
+        self._fenced = Fenced(
+            f"another process joined the group {self._settings.group_id!r} with "
+            f"kafka.group_instance_id = {self._settings.group_instance_id!r}; each replica needs a value of its own"
+        )
+
+    def _out_of_range(self, partition: Partition, position: int) -> None:
+        """What was to be read next is gone, or never was: apply `auto_offset_reset`, and count what that skips."""
+        assignment = self._ledger.assignment(partition)
+        if assignment is None:
+            return
+        if self._settings.auto_offset_reset == "none":
+            _park(self._consumer, TopicPartition(*partition))
+            self._ledger.assign(partition)
+            return
+        target = self._reset_offset(partition)
+        reason = "retention" if self._settings.auto_offset_reset == "earliest" else "reset_latest"
+        self._metrics.skipped_offsets.labels(partition.topic, reason).inc(max(0, target - position))
+        log.error(
+            "offset out of range",
+            extra={"topic": partition.topic, "partition": partition.partition, "from": position, "to": target},
+        )
+        if target < position:  # the topic was made anew, or cut: what follows has lower offsets than what is tracked
+            assignment = self._ledger.assign(partition)
+            self._ledger.open(assignment, target, None)
+        self._consumer.seek(TopicPartition(*partition), target)
+
+    def _reset_offset(self, partition: Partition) -> int:
+        tp = TopicPartition(*partition)
+        ask = (
+            self._consumer.end_offsets
+            if self._settings.auto_offset_reset == "latest"
+            else self._consumer.beginning_offsets
+        )
+        return int(ask([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp])
+
+    def open(self, assignment: Assignment) -> bool:
+        """Begin reading a partition at its committed offset; False where that cannot be known yet."""
+        now = self._clock()
+        if now < self._open_again_at.get(assignment.partition, 0.0):
+            return False
+        try:
+            position, committed = self._first_offset(assignment.partition)
+        except kafka_errors.KafkaError as error:
+            self._count(error)
+            log.warning(
+                "first offset not known yet",
+                extra={"partition": str(assignment.partition), "error": kafka_client.describe(error)},
+            )
+            self._open_again_at[assignment.partition] = now + 1.0
+            return False
+        if position is None:
+            self._open_again_at[assignment.partition] = now + self._retry_seconds
+            return False
+        self._open_again_at.pop(assignment.partition, None)
+        if not self._ledger.open(assignment, position, committed):
+            return False
+        try:
+            self._consumer.seek(TopicPartition(*assignment.partition), position)
+        except (kafka_errors.KafkaError, AssertionError):
+            return False  # it was given back between the two calls, and its assignment is fenced
+        return True
+
+    def _first_offset(self, partition: Partition) -> tuple[int | None, int | None]:
+        """Return where to begin and what was committed; nowhere to begin, and the topic blocked, where policy forbids."""
+        committed = self._consumer.committed(TopicPartition(*partition), timeout_ms=_CALL_TIMEOUT_MS)
+        if self._settings.auto_offset_reset != "none":
+            if committed is not None:
+                return int(committed), int(committed)
+            position = self._reset_offset(partition)
+            if self._settings.auto_offset_reset == "latest":
+                log.warning(
+                    "no committed offset: what was published before is not written",
+                    extra={"partition": str(partition), "from": position},
+                )
+            return position, None
+        problem = self._what_forbids(partition, committed)
+        if problem is not None:
+            self._status.block(
+                partition.topic,
+                problem,
+                f"{partition}: committed offset {committed}, and kafka.auto_offset_reset is none",
+            )
+            return None, None
+        self._status.unblock(partition.topic, BlockReason.NO_COMMITTED_OFFSET)
+        self._status.unblock(partition.topic, BlockReason.OFFSET_OUT_OF_RANGE)
+        return int(committed), int(committed)
+
+    def _what_forbids(self, partition: Partition, committed: int | None) -> BlockReason | None:
+        if committed is None:
+            return BlockReason.NO_COMMITTED_OFFSET
+        tp = TopicPartition(*partition)
+        beginning = self._consumer.beginning_offsets([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp]
+        end = self._consumer.end_offsets([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp]
+        return None if beginning <= committed <= end else BlockReason.OFFSET_OUT_OF_RANGE
+
+    def steer(self, fetch: Mapping[Assignment, bool]) -> int:
+        """Fetch those that are mapped to True and pause the others; returns how many are paused."""
+        if self._consumer is None:
+            return 0
+        assigned, paused = self._consumer.assignment(), self._consumer.paused()
+        wanted = {TopicPartition(*assignment.partition): fetched for assignment, fetched in fetch.items()}
+        # A partition may be given back between the two calls, and then it is neither paused nor resumed.
+        with contextlib.suppress(kafka_errors.KafkaError, AssertionError, KeyError):
+            if to_pause := [tp for tp in assigned - paused if not wanted.get(tp, False)]:
+                self._consumer.pause(*to_pause)
+            if to_resume := [tp for tp in assigned & paused if wanted.get(tp, False)]:
+                self._consumer.resume(*to_resume)
+        return sum(1 for tp in assigned if not wanted.get(tp, False))
+
+    def positions(self, assignments: Iterable[Assignment]) -> None:
+        """Enter into the ledger how far partitions with nothing outstanding were read."""
+        for assignment in assignments:
+            try:
+                position = self._consumer.position(TopicPartition(*assignment.partition), timeout_ms=_CALL_TIMEOUT_MS)
+            except (kafka_errors.KafkaError, AssertionError, KeyError) as error:
+                self._count(error)
+                continue
+            if position is not None:
+                self._ledger.advance(assignment, int(position))
+
+    # -- commits
+
+    def commit(self, offsets: Mapping[Assignment, int]) -> bool:
+        """Begin a commit, whose result enters the ledger later; False where one is still under way."""
+        now = self._clock()
+        if self._committing_since is not None and now - self._committing_since < _COMMIT_LOST_SECONDS:
+            return False
+        self._committing_since = now
+        sent = dict(offsets)
+        try:
+            self._consumer.commit_async(_for_client(sent), callback=lambda _, result: self._committed(sent, result))
+        except kafka_errors.KafkaError as error:
+            self._committed(sent, error)
+        return True
+
+    def _committed(self, offsets: dict[Assignment, int], result: object) -> None:
+        self._committing_since = None
+        if not isinstance(result, BaseException):
+            self._metrics.commits.labels("ok").inc()
+            self._metrics.last_commit.set(self._wall())
+            self._ledger.committed(offsets)
+            return
+        self._metrics.commits.labels("failed").inc()
+        self._count(result)
+        if isinstance(result, kafka_errors.FencedInstanceIdError):
+            self._note_fenced()
+        else:
+            log.warning("commit failed", extra={"error": kafka_client.describe(result)})
+
+    def commit_now(self, offsets: Mapping[Assignment, int], timeout: float) -> bool:
+        """Commit and wait `timeout` seconds at most; tells whether the broker acknowledged."""
+        sent = dict(offsets)
+        if self._consumer is None or not sent:
+            return not sent
+        try:
+            self._consumer.commit(_for_client(sent), timeout_ms=max(1, round(timeout * 1000)))
+        except kafka_errors.KafkaError as error:
+            self._committed(sent, error)
+            return False
+        self._committed(sent, None)
+        return True
+
+    def close(self, timeout: float) -> None:
+        """Give back all partitions and leave the group, within about `timeout` seconds."""
+        if self._consumer is not None:
+            self._consumer.close(autocommit=False, timeout_ms=max(1, round(timeout * 1000)))
+            self._consumer = None
+        self._joined = False
+
+    def _count(self, error: BaseException) -> None:
+        self._metrics.kafka_errors.labels(kafka_client.kind_of(error)).inc()
+
+    # -- rebalances, on the client's IO thread
+
+    def assigned(self, consumer: Any, assigned: Iterable[TopicPartition]) -> None:
+        """Park what was newly assigned; the main loop opens it."""
+        for tp in sorted(assigned):
+            _park(consumer, tp)
+            self._ledger.assign(Partition(tp.topic, tp.partition))
+        self._metrics.rebalances.labels("assigned").inc()
+        log.info("partitions assigned", extra={"partitions": _named(assigned)})
+
+    async def revoked(self, consumer: Any, revoked: Iterable[TopicPartition]) -> None:
+        """Wait for what is in flight, commit, and end the ownership.
+
+        It may be called again while it still runs, for the same partitions: the second call finds them closing, waits
+        with the first, and commits the same.
+        """
+        partitions = [Partition(tp.topic, tp.partition) for tp in revoked]
+        closing = self._ledger.close(partitions)
+        if not closing:
+            return  # before the first join, and once more from close()
+        self._metrics.rebalances.labels("revoked").inc()
+        await self._land(consumer, closing)
+        offsets = self._ledger.watermarks(closing)
+        if offsets:
+            result: object = None
+            try:
+                await consumer.commit_async(_for_client(offsets))
+            except Exception as error:  # whatever it is, the partitions go
+                result = error
+            self._committed(offsets, result)
+        returned = self._ledger.fence(partitions)
+        self._hooks.wake()
+        log.info("partitions revoked", extra={"partitions": _named(revoked), "returned": returned})
+
+    async def _land(self, consumer: Any, closing: Sequence[Assignment]) -> None:
+        """Wait until no request with records of these is on the wire; cut the connections after `revoke_seconds`.
+
+        The wait is the client's own timer, since nothing else can be awaited on its loop; heartbeats go on meanwhile.
+        """
+        self._hooks.wake()
+        deadline = self._clock() + self._settings.revoke_seconds
+        aborted = False
+        while any(assignment.on_wire for assignment in closing):
+            if self._clock() >= deadline:
+                if aborted:
+                    return
+                self._hooks.abort()
+                aborted, deadline = True, deadline + _ABORT_SECONDS
+            await consumer._net.sleep(_REVOKE_LOOK_SECONDS)  # noqa: SLF001 - see above; a test holds it
+
+    def lost(self, lost: Iterable[TopicPartition]) -> None:
+        """End the ownership at once: somebody else may have these already, so nothing is committed."""
+        self._metrics.rebalances.labels("lost").inc()
+        returned = self._ledger.fence([Partition(tp.topic, tp.partition) for tp in lost])
+        self._hooks.wake()
+        log.warning("partitions lost", extra={"partitions": _named(lost), "returned": returned})
+
+
+class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
+    """Hands rebalances of one consumer to the source."""
+
+    def __init__(self, source: KafkaSource, consumer: Any) -> None:
+        self._source = source
+        self._consumer = consumer
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._source.assigned(self._consumer, assigned)
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        await self._source.revoked(self._consumer, revoked)
+
+    async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        self._source.lost(lost)
+
+
+def _park(consumer: Any, tp: TopicPartition) -> None:
+    consumer.pause(tp)
+    consumer.seek(tp, 0)
+
+
+def _for_client(offsets: Mapping[Assignment, int]) -> dict[Any, Any]:
+    return {
+        TopicPartition(*assignment.partition): OffsetAndMetadata(offset, "", -1)
+        for assignment, offset in offsets.items()
+    }
+
+
+def _named(partitions: Iterable[TopicPartition]) -> list[str]:
+    return [f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)]
+
+
+class EndWatcher:
+    """Asks for the end of each owned partition now and then, on a thread and with a consumer of its own.
+
+    The group's consumer tells the end only of partitions that it fetches, which is not when people look.
+    """
+
+    def __init__(
+        self, settings: Kafka, ledger: Ledger, metrics: Metrics, *, interval: float = 15.0, stop_timeout: float = 1.0
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._metrics = metrics
+        self._interval = interval
+        self._stop_timeout = stop_timeout
+        self._stop = threading.Event()
+        self._now = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="end-offsets", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def look_now(self) -> None:
+        """Ask at once, since partitions were assigned."""
+        self._now.set()
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether the thread runs, or was told to end."""
+        return self._stop.is_set() or self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._now.set()
+        if self._thread.is_alive():
+            self._thread.join(self._stop_timeout)
+
+    def _run(self) -> None:
+        consumer: Any = None
+        while not self._stop.is_set():
+            try:
+                consumer = consumer or KafkaConsumer(
+                    **kafka_client.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG)
+                )
+                self._look(consumer)
+            except Exception as error:  # the client raises what it meets; the figures get old, and it is tried again
+                self._metrics.kafka_errors.labels(kafka_client.kind_of(error)).inc()
+                log.warning("end offsets not known", extra={"error": kafka_client.describe(error)})
+                _close(consumer)
+                consumer = None
+            self._now.wait(self._interval)
+            self._now.clear()
+        _close(consumer)
+
+    def _look(self, consumer: Any) -> None:
+        partitions = [TopicPartition(*assignment.partition) for assignment in self._ledger.assignments()]
+        if not partitions:
+            self._metrics.ends.update({})
+            return
+        ends = consumer.end_offsets(partitions, timeout_ms=kafka_client.REQUEST_TIMEOUT_MS)
+        self._metrics.ends.update({Partition(tp.topic, tp.partition): int(end) for tp, end in ends.items()})
+
+
+def _close(consumer: Any) -> None:
+    if consumer is not None:
+        consumer.close(timeout_ms=_CALL_TIMEOUT_MS)

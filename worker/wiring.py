@@ -1,0 +1,107 @@
+"""The composition root of `run`: makes every part and wires them."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Mapping
+
+from worker import __version__
+from worker.config import Settings
+from worker.deadletter import DeadLetterWriter, Limit, make_producer
+from worker.delivery import Lane, LaneContext
+from worker.health import HttpServer, Pages
+from worker.loop import Parts, Worker
+from worker.metrics import Metrics
+from worker.offsets import Ledger
+from worker.oss import OssSink
+from worker.pace import Backoff
+from worker.source import EndWatcher, KafkaSource, RevokeHooks
+from worker.state import Status
+
+
+def run(settings: Settings, stop: threading.Event, environ: Mapping[str, str] = os.environ) -> None:
+    """Run the worker until `stop` is set and it has drained.
+
+    Raises `SettingsError` where credentials are not there, `FatalError` where it cannot go on.
+    """
+    sink = OssSink(settings.oss, environ, max_connections=settings.delivery.max_in_flight * len(settings.indexes) + 2)
+    ledger = Ledger(settings.topics, time.monotonic)
+    status = Status(time.monotonic())
+    metrics = Metrics(ledger, status, settings.topics, settings.indexes)
+    metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
+    http = HttpServer(settings.http, Pages(metrics.registry, status, ledger, time.monotonic))
+    limit = Limit(settings.dead_letter, time.time)
+    dead_letters = DeadLetterWriter(
+        settings.dead_letter,
+        settings.kafka,
+        topics=settings.topics,
+        ledger=ledger,
+        status=status,
+        metrics=metrics,
+        limit=limit,
+        producer=lambda idempotent: make_producer(settings.kafka, idempotent=idempotent),
+        retry_seconds=settings.delivery.retry_max_seconds,
+        wall=time.time,
+    )
+    lanes = _lanes(settings, sink, ledger, dead_letters, status, metrics)
+    source = KafkaSource(
+        settings.kafka,
+        settings.topics,
+        ledger=ledger,
+        status=status,
+        metrics=metrics,
+        hooks=_hooks(lanes),
+        retry_seconds=settings.delivery.retry_max_seconds,
+        clock=time.monotonic,
+        wall=time.time,
+    )
+    watcher = EndWatcher(settings.kafka, ledger, metrics)
+    parts = Parts(
+        settings, source, lanes, dead_letters, limit, watcher, ledger, status, metrics, time.monotonic, time.time
+    )
+    http.start()
+    try:
+        Worker(parts, stop).run()
+    finally:
+        http.stop()
+        sink.close()
+
+
+def _lanes(
+    settings: Settings,
+    sink: OssSink,
+    ledger: Ledger,
+    dead_letters: DeadLetterWriter,
+    status: Status,
+    metrics: Metrics,
+) -> dict[str, Lane]:
+    delivery = settings.delivery
+    backoff = Backoff(delivery.retry_initial_seconds, delivery.retry_max_seconds, random.Random())  # noqa: S311 - jitter, no secret
+    context = LaneContext(
+        sink,
+        ledger,
+        dead_letters,
+        status,
+        metrics,
+        delivery,
+        settings.batch,
+        settings.dead_letter.isolated_attempts,
+        backoff,
+        time.monotonic,
+        time.time,
+    )
+    topics = {index: [r.topic for r in settings.routes if r.index == index] for index in settings.indexes}
+    return {index: Lane(index, topics[index], context) for index in settings.indexes}
+
+
+def _hooks(lanes: Mapping[str, Lane]) -> RevokeHooks:
+    def wake() -> None:
+        for lane in lanes.values():
+            lane.wake()
+
+    def abort() -> None:
+        for lane in lanes.values():
+            lane.abort()
+
+    return RevokeHooks(wake, abort)
