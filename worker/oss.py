@@ -94,7 +94,7 @@ class OssSink:
         config.retry_max_attempts = 1
         config.http_client = self._http
         config.user_agent = "oss-vectors-worker"
-        self._client = sdk_vectors.Client(config)
+        self.client = sdk_vectors.Client(config)
 
     def put(self, body: bytes) -> int:
         """Send a PutVectors body; returns the HTTP status."""
@@ -143,7 +143,7 @@ class OssSink:
         self._http.forget()
         try:
             with self._connections.in_use():
-                answer = self._client.invoke_operation(request)
+                answer = self.client.invoke_operation(request)
         except Exception as error:  # whatever the SDK makes of an answer, it is told apart by its status
             raise self._classified(error) from error
         return int(answer.status_code), bytes(answer.http_response.content)
