@@ -1,0 +1,75 @@
+"""What the README shows is what the code does."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from worker import cli, config, documentation
+from worker.errors import Reason
+from worker.offsets import Outcome
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def _section(heading: str) -> str:
+    return re.split(r"^#+ ", README.partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def _first_cells(text: str) -> list[str]:
+    """The code-marked names in the first column of the tables in `text`."""
+    return [
+        name for cell in re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE) for name in re.findall(r"`([^`]+)`", cell)
+    ]
+
+
+@pytest.mark.parametrize("name", ["settings", "metrics"])
+def test_generated_part_is_what_the_code_makes(name: str) -> None:
+    shown = re.search(rf"<!-- {name}: begin -->\n(.*?)<!-- {name}: end -->", README, re.DOTALL)
+    assert shown is not None
+    assert shown[1] == documentation.PARTS[name]()
+
+
+def test_settings_shown_load_without_a_mistake(tmp_path: Path) -> None:
+    block = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    path = tmp_path / "worker.toml"
+    path.write_text(block[1])
+    assert set(tomllib.loads(block[1])) == {"routes", *config.TABLES}
+    assert config.load(path, {}).settings.topics == ("vectors",)
+
+
+def test_commands_shown_are_the_commands_there_are() -> None:
+    shown = {command for command in _first_cells(_section("Run it")) if not command.isdigit()}
+    there_are: set[str] = set()
+    for name, command in cli.main.commands.items():
+        there_are |= {f"{name} {sub}" for sub in command.commands} if isinstance(command, click.Group) else {name}
+    assert shown == there_are
+
+
+def test_outcomes_and_reasons_shown_are_those_of_the_code() -> None:
+    shown = set(_first_cells(_section("What becomes of a record")))
+    assert shown == {*(outcome.value for outcome in Outcome), *(reason.value for reason in Reason)}
+
+
+def test_exit_codes_shown_are_those_of_the_code() -> None:
+    shown = re.findall(r"^\| (\d+) \|", _section("Run it"), re.MULTILINE)
+    assert shown == ["0", str(cli.EXIT_FAILED), str(click.UsageError.exit_code), str(cli.EXIT_WRONG_SETTINGS)]
+
+
+def test_modules_shown_are_the_modules_there_are() -> None:
+    shown = set(re.findall(r"(\w+)\.py", _section("How the parts fit").partition("```text")[2].partition("```")[0]))
+    package = Path(cli.__file__).parent
+    helpers = {"__init__", "__main__", "documentation", "kafka_client"}
+    assert shown == {path.stem for path in package.glob("*.py")} - helpers
+
+
+def test_the_two_commands_install_extras_that_exist() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    lines = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
+    assert [re.findall(r"'\.\[(\w+)\]'", line) for line in lines] == [["demo"], ["test"]]
+    assert {"demo", "test"} <= project["optional-dependencies"].keys()
+    assert lines[0].endswith("&& .venv/bin/oss-vectors-worker demo")
+    assert lines[1].endswith("&& .venv/bin/python -m pytest")
