@@ -5,6 +5,7 @@ show them from here. Nothing is read at import.
 """
 
 import difflib
+import ipaddress
 import json
 import re
 import tomllib
@@ -25,7 +26,10 @@ CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
 SECRETS: Final = frozenset({"kafka.sasl_plain_password", "kafka.ssl_password", "kafka.client", "oss.proxy_url"})
 HIDDEN: Final = "********"
 
-Seconds = Annotated[float, Meta(gt=0)]
+_YEAR: Final = 31_536_000  # seconds; the system's waits end in an overflow, which infinity would be
+_MOST_A_SECOND: Final = 1e9
+
+Seconds = Annotated[float, Meta(gt=0, le=_YEAR)]
 Index = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9]{0,62}$")]
 Metric = Literal["", "cosine", "euclidean"]
 
@@ -177,9 +181,16 @@ class Delivery(Table, frozen=True):
     """How requests are sent."""
 
     max_in_flight: Annotated[int, Meta(ge=1, le=256, description="requests at once, for each index")] = 8
-    requests_per_second: Annotated[float, Meta(ge=0, description="for each index, this process; 0 is no limit")] = 0.0
+    requests_per_second: Annotated[
+        float, Meta(ge=0, le=_MOST_A_SECOND, description="for each index, this process; 0 is no limit")
+    ] = 0.0
     vectors_per_second: Annotated[
-        float, Meta(ge=0, description="for each index, this process, in bursts of one second at most; 0 is no limit")
+        float,
+        Meta(
+            ge=0,
+            le=_MOST_A_SECOND,
+            description="for each index, this process, in bursts of one second at most; 0 is no limit",
+        ),
     ] = 2500.0
     retry_initial_seconds: Annotated[Seconds, Meta(description="the longest first delay; later ones double")] = 0.5
     retry_max_seconds: Annotated[
@@ -247,7 +258,11 @@ class Shutdown(Table, frozen=True):
 
     drain_seconds: Annotated[
         float,
-        Meta(ge=1, description="from the signal to the exit; the last 5 s, at most half, are for commit and leave"),
+        Meta(
+            ge=1,
+            le=_YEAR,
+            description="from the signal to the exit; the last 5 s, at most half, are for commit and leave",
+        ),
     ] = 25.0
 
 
@@ -454,7 +469,7 @@ class _Loader:
     ) -> None:
         try:
             values[name] = _FromText(Path(path).read_text(encoding="utf-8").rstrip("\r\n"))
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null byte
             what = error.strerror if isinstance(error, OSError) else str(error)
             self._mistakes.append(f"{table}.{name} from the file {path!r} ({origin}): {what}")
             values.pop(name, None)
@@ -592,10 +607,10 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
 def _oss_contradictions(oss: Oss) -> list[str]:
     mistakes = []
     if oss.endpoint:
-        parts = urlsplit(oss.endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        scheme, host = _scheme_and_host(oss.endpoint)
+        if not host:
             mistakes.append(f"oss.endpoint = {oss.endpoint!r}: allowed is https://host or https://host:port")
-        elif parts.scheme == "http" and not oss.allow_http and not _is_loopback(parts.hostname):
+        elif scheme == "http" and not oss.allow_http and not _is_loopback(host):
             mistakes.append(
                 f"oss.endpoint = {oss.endpoint!r}: plain HTTP is for loopback; oss.allow_http = true allows it elsewhere"
             )
@@ -608,8 +623,24 @@ def _oss_contradictions(oss: Oss) -> list[str]:
     return mistakes
 
 
+def _scheme_and_host(endpoint: str) -> tuple[str, str]:
+    """Return both, the host empty where the endpoint is none."""
+    try:
+        parts = urlsplit(endpoint)
+        plain = parts._replace(path=parts.path.rstrip("/")).geturl() == f"{parts.scheme}://{parts.netloc}"
+        usable = parts.scheme in ("http", "https") and plain and "@" not in parts.netloc and parts.port != 0
+    except ValueError:  # a bracket that is not closed, a port that is none
+        return "", ""
+    return parts.scheme, (parts.hostname or "") if usable else ""
+
+
 def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.") or host.endswith(".localhost")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def accept_until(dead_letter: DeadLetter) -> datetime | None:

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
@@ -21,7 +21,7 @@ from worker.delivery import DeadLetter
 from worker.errors import BlockReason
 from worker.metrics import Metrics
 from worker.offsets import Ledger, Outcome
-from worker.state import Status
+from worker.state import Block, Status
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ _MAX_BLOCK_MS: Final = 5_000
 _DELIVERY_TIMEOUT_MS: Final = 20_000
 _MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides, not the client's of 1 MiB
 _FIRST_ALL_BAD: Final = 20
+_TOO_LARGE: Final = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 _ERROR_HEADER_PREFIX: Final = "__connect.errors."
 _OWN_HEADERS: Final = frozenset(
     f"oss-vectors.{name}"
@@ -113,6 +114,13 @@ class Limit:
         return bad >= self._settings.limit_min and share > self._settings.limit_ratio
 
 
+class _Parked(NamedTuple):
+    """A letter held back by the limit, or for want of a dead-letter topic, and what that blocks."""
+
+    letter: DeadLetter
+    block: Block
+
+
 class DeadLetterWriter:
     """Writes dead letters on a thread of its own, and settles each when the broker has acknowledged it."""
 
@@ -144,7 +152,7 @@ class DeadLetterWriter:
         self._producer: Producer | None = None
         self._condition = threading.Condition()
         self._queue: deque[DeadLetter] = deque()
-        self._parked: list[DeadLetter] = []  # held back by the limit, or for want of a dead-letter topic
+        self._parked: list[_Parked] = []
         self._writing = 0
         self._stopping = False
         self._ready = not settings.topic
@@ -213,9 +221,12 @@ class DeadLetterWriter:
             return letters
 
     def _forget_parked(self) -> None:
-        gone = [letter for letter in self._parked if not letter.assignment.is_live]
-        self._ledger.discard(gone)
-        self._parked = [letter for letter in self._parked if letter.assignment.is_live]
+        """Let go of letters whose partition was given back, and of what they blocked."""
+        gone = [parked for parked in self._parked if not parked.letter.assignment.is_live]
+        self._ledger.discard([parked.letter for parked in gone])
+        self._parked = [parked for parked in self._parked if parked.letter.assignment.is_live]
+        for block in {parked.block for parked in gone} - {parked.block for parked in self._parked}:
+            self._status.unblock(block)
 
     def _pause(self) -> None:
         with self._condition:
@@ -261,17 +272,20 @@ class DeadLetterWriter:
 
     def _block(self, problem: str) -> None:
         for topic in self._topics:
-            self._status.block(topic, BlockReason.DEAD_LETTER_UNAVAILABLE, problem)
+            self._status.block(Block(topic, BlockReason.DEAD_LETTER_UNAVAILABLE), problem)
 
     def _unblock(self) -> None:
         for topic in self._topics:
-            self._status.unblock(topic, BlockReason.DEAD_LETTER_UNAVAILABLE)
+            self._status.unblock(Block(topic, BlockReason.DEAD_LETTER_UNAVAILABLE))
 
     def _write(self, letters: list[DeadLetter]) -> None:
         """Write letters until each is acknowledged, parked, or its partition given back."""
         waiting = [letter for letter in letters if self._may_be_written(letter)]
         while waiting and not self._stopping:
             waiting = self._owned(waiting)
+            if not waiting:  # given back: what blocked was theirs, and the next dead letter finds out anew
+                self._unblock()
+                return
             failed = self._send(waiting)
             if not failed:
                 return
@@ -279,25 +293,23 @@ class DeadLetterWriter:
             self._pause()
 
     def _may_be_written(self, letter: DeadLetter) -> bool:
-        topic = letter.assignment.partition.topic
+        topic, partition = letter.assignment.partition
         if not self._settings.topic:
-            self._park(
-                letter, BlockReason.NO_DEAD_LETTER, f"there is no dead-letter topic for {_where(letter)}: {letter.text}"
-            )
+            block = Block(topic, BlockReason.NO_DEAD_LETTER, partition)
+            self._park(letter, block, f"there is no dead-letter topic for {_where(letter)}: {letter.text}")
             return False
         if not self._limit.allows(topic):
-            self._park(
-                letter,
-                BlockReason.DEAD_LETTER_LIMIT,
+            message = (
                 f"more dead letters than dead_letter.limit_ratio allows; the next is {_where(letter)}, {letter.reason}: "
-                f"{letter.text}. Mend what sends them, or set dead_letter.accept_until",
+                f"{letter.text}. Mend what sends them, or set dead_letter.accept_until"
             )
+            self._park(letter, Block(topic, BlockReason.DEAD_LETTER_LIMIT), message)
             return False
         return True
 
-    def _park(self, letter: DeadLetter, reason: BlockReason, message: str) -> None:
-        self._status.block(letter.assignment.partition.topic, reason, message)
-        self._parked.append(letter)
+    def _park(self, letter: DeadLetter, block: Block, message: str) -> None:
+        self._status.block(block, message)
+        self._parked.append(_Parked(letter, block))
 
     def _owned(self, letters: list[DeadLetter]) -> list[DeadLetter]:
         self._ledger.discard(letter for letter in letters if not letter.assignment.is_live)
@@ -307,10 +319,12 @@ class DeadLetterWriter:
         """Send all, wait for each; returns those that failed."""
         departed = [letter for letter in letters if self._ledger.depart((letter.assignment,))]
         self._ledger.discard(letter for letter in letters if letter not in departed)
-        sent = [(letter, self._send_one(letter)) for letter in departed]
+        sent = [(letter, self._send_one(letter, with_value=True)) for letter in departed]
         failed = []
         for letter, future in sent:
             problem = _outcome(future)
+            if isinstance(problem, _TOO_LARGE) and self._settings.oversize == "reference":
+                problem = _outcome(self._send_one(letter, with_value=False))
             if problem is None:
                 self._settle(letter)
             else:
@@ -319,11 +333,11 @@ class DeadLetterWriter:
             self._ledger.land((letter.assignment,))
         return failed
 
-    def _send_one(self, letter: DeadLetter) -> Any:
+    def _send_one(self, letter: DeadLetter, *, with_value: bool) -> Any:
         """Return the producer's future, or the error that came at once."""
         try:
-            return self._post(letter, with_value=True)
-        except kafka_errors.MessageSizeTooLargeError as error:
+            return self._post(letter, with_value=with_value)
+        except _TOO_LARGE as error:
             return error
         except (
             Exception
@@ -409,7 +423,7 @@ def build_headers(
         "__connect.errors.exception.message": letter.text,
         "oss-vectors.reason": letter.reason.value,
         "oss-vectors.index": letter.index,
-        "oss-vectors.timestamp": rfc3339(letter.message.timestamp / 1000) if letter.message.timestamp >= 0 else "",
+        "oss-vectors.timestamp": _source_time(letter.message.timestamp),
         "oss-vectors.failed-at": rfc3339(failed_at),
     }
     if nulls := [name for name, value in source if value is None]:
@@ -427,6 +441,14 @@ def build_headers(
 def _is_of_an_earlier_failure(name: str) -> bool:
     """A record that fails again after a replay tells of its newest failure alone."""
     return name.startswith(_ERROR_HEADER_PREFIX) or name in _OWN_HEADERS
+
+
+def _source_time(milliseconds: int) -> str:
+    """Return it as text, empty where there is none, or none that a calendar has (microseconds, by a producer's mistake)."""
+    try:
+        return rfc3339(milliseconds / 1000) if milliseconds >= 0 else ""
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def rfc3339(seconds: float) -> str:

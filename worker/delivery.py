@@ -18,7 +18,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum, auto
 from itertools import islice
 from typing import Final, NamedTuple, Protocol, TypeVar
 
@@ -33,7 +32,7 @@ from worker.offsets import Assignment, Ledger, Outcome
 from worker.oss import CREDENTIAL_STATUSES, Sink
 from worker.pace import Admission, Backoff, Pacer
 from worker.record import Target
-from worker.state import Status
+from worker.state import Block, Status
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,6 +41,7 @@ SERVER_ERROR: Final = 500  # what the service answers to content that it cannot 
 BISECT_AFTER_SERVER_ERRORS: Final = 3
 HALVE_AFTER_WRITE_TIMEOUTS: Final = 2
 NARROW_SECONDS: Final = 600.0  # how long batches stay smaller after a body was too large for the connection
+_NOT_SENT: Final = Transient("a partition was given back before the request left", kind=RetryReason.NETWORK)
 _LOOK_AHEAD: Final = 16  # queued batches that are looked through for one that may go
 
 
@@ -72,27 +72,37 @@ class DeadLetters(Protocol):
         """Take a dead letter; returns at once."""
 
 
-class Verdict(Enum):
-    """What became of one part of a batch."""
+class _Part:
+    """Some records of a batch, all puts or all deletes, on their way to one verdict; and what they have seen so far."""
 
-    TAKEN = auto()
-    SPLIT = auto()
-    DEAD = auto()
-    ABANDONED = auto()  # its partitions were given back, or the process stops
-
-
-class _Attempts:
-    """What a part has seen so far, and what follows from it."""
-
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, items: list[Item]) -> None:
+        self.items = items
+        self.body = b""
+        self.not_before = 0.0  # when it may be sent again, in the clock's seconds
+        self.attempts = 0
         self.server_errors = 0
         self.write_timeouts = 0
-        self.taken_before = 0
-        self.last: SinkError | None = None
+        self.taken_before = 0  # requests that the index had taken when this first got a server error
+
+    @property
+    def is_delete(self) -> bool:
+        return self.items[0].fragment is None
+
+    @property
+    def is_alone(self) -> bool:
+        return len(self.items) == 1
+
+    @property
+    def is_live(self) -> bool:
+        """Tell whether all of it is still ours to send."""
+        return all(item.assignment.is_live for item in self.items)
+
+    def halves(self) -> "list[_Part]":
+        middle = len(self.items) // 2
+        return [_Part(items) for items in (self.items[:middle], self.items[middle:]) if items]
 
     def note(self, error: SinkError, taken: int) -> None:
-        self.last = error
+        self.attempts += 1
         if error.status == SERVER_ERROR:
             if not self.server_errors:
                 self.taken_before = taken
@@ -298,13 +308,13 @@ class Lane:
     def block(self, reason: BlockReason, error: SinkError) -> None:
         """Tell that nothing goes to this index."""
         for topic in self.topics:
-            self.context.status.block(topic, reason, f"index {self.index}: {error}")
+            self.context.status.block(Block(topic, reason), f"index {self.index}: {error}")
 
     def unblock(self) -> None:
         """Tell that the index takes requests again."""
         for topic in self.topics:
             for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
-                self.context.status.unblock(topic, reason)
+                self.context.status.unblock(Block(topic, reason))
 
     def observed(self, operation: str, request: Callable[[], tuple[int, T]]) -> T:
         """Make a request and count it by its status and duration."""
@@ -324,7 +334,12 @@ class Lane:
 
 
 class Courier:
-    """Delivers one batch at a time, on one slot."""
+    """Delivers one batch at a time, on one slot.
+
+    A batch is one or two parts to begin with, its puts and its deletes; a part that is split makes two. Each step sends
+    one part once, the one whose time has come first. So a part that fails does not hold up the others, and what the
+    others meet tells whether the fault is the part's own.
+    """
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
@@ -335,102 +350,86 @@ class Courier:
         items = list(batch.items.values())
         puts = [item for item in items if item.fragment is not None]
         deletes = [item for item in items if item.fragment is None]
-        work = [part for part in (deletes, puts) if part]
-        while work:
-            part = work.pop()
-            verdict, part, attempts = self._until_final(part)
-            if verdict is Verdict.SPLIT:
-                self._context.metrics.bisects.labels(self._lane.index).inc()
-                middle = len(part) // 2
-                work += [part[middle:], part[:middle]]
-            elif verdict is Verdict.DEAD:
-                item = part[0]
-                older, item.older = item.older, None
-                self._dead_letter(item, attempts)
-                if older is not None:
-                    work.append([older])
-            elif verdict is Verdict.ABANDONED:
-                self._discard(part)
+        parts = [_Part(chosen) for chosen in (puts, deletes) if chosen]
+        while parts:
+            part = min(parts, key=lambda each: each.not_before)
+            parts.remove(part)
+            parts += self._step(part)
 
-    def _until_final(self, part: list[Item]) -> tuple[Verdict, list[Item], _Attempts]:
-        """Send a part, all puts or all deletes, until its verdict is final; returns what of it was still owned."""
-        attempts = _Attempts()
-        body = b""
-        while True:
-            owned = self._owned(part)
-            if not owned or self._lane.is_stopping:
-                return Verdict.ABANDONED, owned, attempts
-            if len(owned) != len(part) or not body:
-                part = owned
-                body = self._body(part)
-            admission = self._admitted(part)
-            if admission is None:
-                continue
-            probe = self._probe(part, attempts)
-            error = self._attempt(probe or part, self._body(probe) if probe else body, admission)
-            if error is None:
-                if not probe:
-                    return Verdict.TAKEN, part, attempts
-                part = part[1:]
-                body = b""
-                continue
-            attempts.count += 1
-            attempts.note(error, self._lane.taken)
-            verdict = self._judge(part, len(body), attempts, error)
-            if verdict is not None:
-                return verdict, part, attempts
-            self._wait_to_retry(part, attempts, error)
+    def _step(self, part: _Part) -> list[_Part]:
+        """Send a part once, when its time has come; returns what is left to do of it."""
+        self._lane.pause(part.not_before - self._context.clock(), lambda: not part.is_live)
+        self._let_go_of_what_was_given_back(part)
+        if not part.items or self._lane.is_stopping:
+            self._discard(part.items)
+            return []
+        admission = self._admitted(part)
+        if admission is None:
+            return [part]
+        if self._is_stuck(part):
+            return self._probe(part, admission)
+        part.body = part.body or self._body(part.items)
+        error = self._attempt(part.items, part.body, admission)
+        if error is None:
+            return []
+        return [part] if error is _NOT_SENT else self._judge(part, error)
 
-    def _body(self, part: list[Item]) -> bytes:
+    def _is_stuck(self, part: _Part) -> bool:
+        """Tell whether several records keep getting 500 together while nothing else of the index is taken.
+
+        Whether the fault is theirs or the service's cannot be told from that alone: what shares a key with them waits.
+        """
+        others_pass = self._lane.taken > part.taken_before
+        return part.server_errors >= BISECT_AFTER_SERVER_ERRORS and not others_pass and not part.is_alone
+
+    def _probe(self, part: _Part, admission: Admission) -> list[_Part]:
+        """Send one record of a stuck part alone: if it is taken, the fault is in the rest, which is split."""
+        first = part.items[:1]
+        error = self._attempt(first, self._body(first), admission)
+        if error is None:
+            rest = _Part(part.items[1:])
+            return [rest] if rest.is_alone else self._split(rest)
+        return [part] if error is _NOT_SENT else self._judge(part, error)
+
+    def _body(self, items: list[Item]) -> bytes:
         envelope = self._lane.envelope
-        return envelope.delete_body(part) if part[0].fragment is None else envelope.put_body(part)
+        return envelope.delete_body(items) if items[0].fragment is None else envelope.put_body(items)
 
-    def _owned(self, part: list[Item]) -> list[Item]:
-        """Return what of the part is still ours to send, and let go of the rest."""
-        if all(item.assignment.is_live for item in part):
-            return part
-        self._discard([item for item in part if not item.assignment.is_live])
-        return [item for item in part if item.assignment.is_live]
+    def _let_go_of_what_was_given_back(self, part: _Part) -> None:
+        if not part.is_live:
+            self._discard([item for item in part.items if not item.assignment.is_live])
+            part.items = [item for item in part.items if item.assignment.is_live]
+            part.body = b""
 
     def _discard(self, items: Iterable[Item]) -> None:
-        """Give free what records hold whose partition was given back; the ledger has counted them as returned."""
+        """Give free what records hold that will not be settled here; the ledger has counted them, or will, as returned."""
         self._context.ledger.discard(version for item in items for version in item.versions())
 
-    def _admitted(self, part: list[Item]) -> Admission | None:
-        """Wait until the index's pace lets the part go; None where something came between."""
-        admission = self._lane.pacer.admit(len(part))
+    def _admitted(self, part: _Part) -> Admission | None:
+        """Return the leave of the index's pace; None where it had to be waited for, and something may have come between."""
+        admission = self._lane.pacer.admit(len(part.items))
         if admission.delay <= 0.0:
             return admission
         started = self._context.clock()
-        self._lane.pause(admission.delay, lambda: not all(item.assignment.is_live for item in part))
-        waited = self._context.clock() - started
-        self._context.metrics.rate_limit_wait.labels(self._lane.index).inc(waited)
+        self._lane.pause(admission.delay, lambda: not part.is_live)
+        self._context.metrics.rate_limit_wait.labels(self._lane.index).inc(self._context.clock() - started)
         return None
 
-    def _probe(self, part: list[Item], attempts: _Attempts) -> list[Item] | None:
-        """Return one record to send alone, where a batch keeps getting 500 and nothing else of the index is taken.
-
-        Whether the fault is the batch's or the service's cannot be told from the batch alone: what shares a key with it
-        waits behind it. If the one record is taken, others pass, and the rest is split.
-        """
-        stuck = attempts.server_errors >= BISECT_AFTER_SERVER_ERRORS and self._lane.taken == attempts.taken_before
-        return part[:1] if stuck and len(part) > 1 else None
-
-    def _attempt(self, part: list[Item], body: bytes, admission: Admission) -> SinkError | None:
-        """Send once. A request that was taken is settled before it counts as landed."""
+    def _attempt(self, items: list[Item], body: bytes, admission: Admission) -> SinkError | None:
+        """Send once; returns the error. A request that was taken is settled before it counts as landed."""
         lane, context = self._lane, self._context
-        assignments = {item.assignment for item in part}
+        assignments = {item.assignment for item in items}
         if not context.ledger.depart(assignments):
             lane.pacer.answered(admission, well=False)
-            return Transient("a partition was given back", kind=RetryReason.NETWORK)
-        is_delete = part[0].fragment is None
+            return _NOT_SENT
+        is_delete = items[0].fragment is None
         send = context.sink.delete if is_delete else context.sink.put
         context.metrics.uploaded_bytes.labels(lane.index).inc(len(body))
         context.metrics.in_flight.labels(lane.index).inc()
         error: SinkError | None = None
         try:
             lane.observed("DeleteVectors" if is_delete else "PutVectors", lambda: (send(body), None))
-            self._settle_taken(part, Outcome.DELETED if is_delete else Outcome.PUT)
+            self._settle_taken(items, Outcome.DELETED if is_delete else Outcome.PUT)
         except SinkError as refusal:
             error = refusal
         finally:
@@ -451,67 +450,84 @@ class Courier:
         if older:
             context.ledger.settle(older, Outcome.SUPERSEDED)
         observe_latency(context.metrics, [*part, *older], now)
-        for topic in {item.assignment.partition.topic for item in part}:
-            context.status.unblock(topic, BlockReason.RECORD_STUCK)
+        self._unstick(part)
 
-    def _judge(self, part: list[Item], body_bytes: int, attempts: _Attempts, error: SinkError) -> Verdict | None:
-        """Tell what an error makes of the part; None where it is to be sent again."""
-        alone = len(part) == 1
-        if isinstance(error, Refused):
-            if error.status == 413 and not alone:
-                self._lane.narrow(body_bytes)
-            return Verdict.DEAD if alone else Verdict.SPLIT
-        if attempts.write_timeouts >= HALVE_AFTER_WRITE_TIMEOUTS and not alone:
-            self._lane.narrow(body_bytes)
-            return Verdict.SPLIT
-        others_pass = self._lane.taken > attempts.taken_before
-        if error.status == SERVER_ERROR and others_pass:
-            if not alone:
-                return Verdict.SPLIT if attempts.server_errors >= BISECT_AFTER_SERVER_ERRORS else None
-            return Verdict.DEAD if attempts.server_errors >= self._context.isolated_attempts else None
-        return None
+    def _judge(self, part: _Part, error: SinkError) -> list[_Part]:
+        """Return what an error makes of the part: split, dead-lettered, or to be sent again."""
+        part.note(error, self._lane.taken)
+        is_too_large = error.status == 413 or part.write_timeouts >= HALVE_AFTER_WRITE_TIMEOUTS
+        if is_too_large and not part.is_alone:
+            self._lane.narrow(sum(len(item.fragment or b"") for item in part.items))
+            return self._split(part)
+        if isinstance(error, Refused) or self._is_at_fault(part, error):
+            return self._dead_letter(part, error) if part.is_alone else self._split(part)
+        self._send_again(part, error)
+        return [part]
 
-    def _wait_to_retry(self, part: list[Item], attempts: _Attempts, error: SinkError) -> None:
+    def _is_at_fault(self, part: _Part, error: SinkError) -> bool:
+        """Tell whether a part that got 500 again must itself be what the service cannot take: others were taken meanwhile."""
+        enough = self._context.isolated_attempts if part.is_alone else BISECT_AFTER_SERVER_ERRORS
+        others_pass = self._lane.taken > part.taken_before
+        return error.status == SERVER_ERROR and part.server_errors >= enough and others_pass
+
+    def _split(self, part: _Part) -> list[_Part]:
+        self._context.metrics.bisects.labels(self._lane.index).inc()
+        return part.halves()
+
+    def _send_again(self, part: _Part, error: SinkError) -> None:
         lane, context = self._lane, self._context
+        log.warning(
+            "request failed, will be sent again",
+            extra={"index": lane.index, "records": len(part.items), "attempt": part.attempts, "error": str(error)},
+        )
         if isinstance(error, TargetError):
             lane.block(error.block, error)
             lane.pacer.close_for(context.delivery.retry_max_seconds)
-            return
-        assert isinstance(error, Transient)  # noqa: S101 - the error tree has no other; the type checker wants it said
-        context.metrics.retries.labels(error.kind.value).inc()
-        if error.unknown_outcome:
-            context.metrics.unknown_outcomes.labels(lane.index).inc()
-        if len(part) == 1 and attempts.server_errors >= context.isolated_attempts:
-            where = f"{part[0].assignment.partition} offset {part[0].offset}"
-            context.status.block(part[0].assignment.partition.topic, BlockReason.RECORD_STUCK, f"{where}: {error}")
-        log.warning(
-            "request failed, will be sent again",
-            extra={"index": lane.index, "records": len(part), "attempt": attempts.count, "error": str(error)},
-        )
-        if error.retry_after is not None:
-            floor = min(error.retry_after, context.delivery.retry_after_max_seconds)
-            lane.pacer.close_for(floor + context.backoff.jitter())
-        else:
-            delay = context.backoff.delay(attempts.count)
-            lane.pause(delay, lambda: not all(item.assignment.is_live for item in part))
+        elif isinstance(error, Transient):
+            self._count_retry(error)
+            if part.is_alone and part.server_errors >= context.isolated_attempts:
+                self._tell_stuck(part.items[0], error)
+            if error.retry_after is not None:
+                floor = min(error.retry_after, context.delivery.retry_after_max_seconds)
+                lane.pacer.close_for(floor + context.backoff.jitter())
+            else:
+                part.not_before = context.clock() + context.backoff.delay(part.attempts)
 
-    def _dead_letter(self, item: Item, attempts: _Attempts) -> None:
-        error = attempts.last
-        isolated = error is not None and error.status == SERVER_ERROR
+    def _count_retry(self, error: Transient) -> None:
+        self._context.metrics.retries.labels(error.kind.value).inc()
+        if error.unknown_outcome:
+            self._context.metrics.unknown_outcomes.labels(self._lane.index).inc()
+
+    def _tell_stuck(self, item: Item, error: SinkError) -> None:
+        topic, partition = item.assignment.partition
+        block = Block(topic, BlockReason.RECORD_STUCK, partition)
+        self._context.status.block(block, f"{topic}/{partition} offset {item.offset}: {error}")
+
+    def _dead_letter(self, part: _Part, error: SinkError) -> list[_Part]:
+        """Give up the one record; the version whose place it had taken is tried in its stead."""
+        item = part.items[0]
+        older, item.older = item.older, None
+        is_refused = isinstance(error, Refused)
         self._context.dead_letters.submit(
             DeadLetter(
                 item.assignment,
                 item.message,
                 item.size,
                 self._lane.index,
-                Reason.ISOLATED_SERVER_ERROR if isolated else Reason.REFUSED,
+                Reason.REFUSED if is_refused else Reason.ISOLATED_SERVER_ERROR,
                 f"the service refused the record alone: {error}",
                 f"{__name__}.{type(self).__name__}",
                 f"{type(error).__module__}.{type(error).__name__}",
                 error,
-                attempts.count,
+                part.attempts,
             )
         )
+        self._unstick([item])
+        return [_Part([older])] if older is not None else []
+
+    def _unstick(self, items: Iterable[Item]) -> None:
+        for topic, partition in {item.assignment.partition for item in items}:
+            self._context.status.unblock(Block(topic, BlockReason.RECORD_STUCK, partition))
 
 
 def observe_latency(metrics: Metrics, items: Iterable[Item], now: float) -> None:

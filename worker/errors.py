@@ -47,6 +47,11 @@ class BlockReason(StrEnum):
     NO_COMMITTED_OFFSET = "no_committed_offset"
     OFFSET_OUT_OF_RANGE = "offset_out_of_range"
 
+    @property
+    def source_looks_again(self) -> bool:
+        """Tell whether the source itself tries the partition again, so that nobody else has to hold it back."""
+        return self in (self.PARTITION_UNREADABLE, self.NO_COMMITTED_OFFSET, self.OFFSET_OUT_OF_RANGE)
+
 
 class RetryReason(StrEnum):
     """Why a request is sent again; the label `reason` of the metric `oss_vectors_retries_total`."""

@@ -287,7 +287,7 @@ class Worker:
             assignment: assignment.phase is Phase.OPEN
             and not self._buffer_full
             and assignment not in self._too_far
-            and not self._status.blocks_of(assignment.partition.topic)
+            and all(reason.source_looks_again for reason in self._status.blocks_of(*assignment.partition))
             for assignment in assignments
         }
         paused = self._source.steer(fetch)
@@ -317,11 +317,9 @@ class Worker:
             self._status.enter(State.STARTING, "joining the group")
             return
         assignments = self._ledger.assignments()
-        blocks = self._status.read().blocks
-        blocked = {topic for topic, _ in blocks}
-        if assignments and all(assignment.partition.topic in blocked for assignment in assignments):
-            reasons = "; ".join(f"{topic}: {reason.value}: {message}" for (topic, reason), message in blocks.items())
-            self._status.enter(State.BLOCKED, reasons)
+        if assignments and all(self._status.blocks_of(*assignment.partition) for assignment in assignments):
+            blocks = self._status.read().blocks
+            self._status.enter(State.BLOCKED, "; ".join(f"{block}: {message}" for block, message in blocks.items()))
         elif waiting := [a for a in assignments if a.partition.topic not in self._routes]:
             if len(waiting) == len(assignments):
                 self._status.enter(State.STARTING, "waiting for the service to tell of its indexes")
@@ -401,6 +399,42 @@ def _dead_letter(route: Route, assignment: Assignment, message: Message, size: i
 
 def _hysteresis(value: int, limit: int, *, was_above: bool) -> bool:
     return value >= limit or (was_above and value >= limit * RESUME_SHARE)
+
+
+class Watchdog:
+    """Ends the process when the main loop does not turn any more, for such a process looks alive and does nothing.
+
+    It counts its own looks, not the time: a process that was stopped for an hour (SIGSTOP, a suspended machine) turns
+    again before it has looked often enough.
+    """
+
+    LOOK_SECONDS: Final = 5.0
+
+    def __init__(self, status: Status, *, still_seconds: float, end: Callable[[str], None]) -> None:
+        self._status = status
+        self._looks = max(1, round(still_seconds / self.LOOK_SECONDS))
+        self._end = end
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        seen, still = 0.0, 0
+        while not self._stop.wait(self.LOOK_SECONDS):
+            turned = self._status.read().last_turn
+            still = still + 1 if turned == seen else 0
+            seen = turned
+            if still >= self._looks:
+                self._end(f"the main loop has not turned for {still * self.LOOK_SECONDS:.0f} s")
+                return
 
 
 class _TargetFinder:

@@ -301,7 +301,8 @@ class _StatusCollector:
         for each in State:
             state.add_metric([each.value], float(each is reading.state))
         blocked = GaugeMetricFamily("oss_vectors_blocked", "1 while it holds.", labels=["topic", "reason"])
+        holding = {(block.topic, block.reason) for block in reading.blocks}
         for topic in self._topics:
             for reason in BlockReason:
-                blocked.add_metric([topic, reason.value], float((topic, reason) in reading.blocks))
+                blocked.add_metric([topic, reason.value], float((topic, reason) in holding))
         yield from (state, blocked)

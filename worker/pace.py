@@ -85,6 +85,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._closed_until: float | None = None
+        self._probed: float | None = None  # until when it was closed as the probe left
         self._probing = False
 
     @property
@@ -107,12 +108,17 @@ class Gate:
     def enter(self) -> bool:
         """Note that the caller goes, and tell whether as the probe."""
         self._probing = not self.is_open
+        self._probed = self._closed_until
         return self._probing
 
     def answered(self, *, well: bool) -> None:
-        """Note the probe's answer: a good one opens the gate; after one that closed nothing, the next may probe."""
+        """Note the probe's answer: a good one opens the gate; after one that closed nothing, the next may probe.
+
+        The probe leaves, an older request's answer closes the gate anew, the probe's good answer comes: the newer pause
+        holds.
+        """
         self._probing = False
-        if well:
+        if well and self._closed_until == self._probed:
             self._closed_until = None
 
 

@@ -22,6 +22,9 @@ FILTERABLE_MAX_BYTES: Final = 2 * 1024
 FILTERABLE_MAX_KEYS: Final = 10
 _LIMIT_SOURCE: Final = "limit of PutVectors"
 
+_FLOAT32_OVERFLOW: Final = 2.0**128 - 2.0**103  # the least number that rounds to infinity as float32
+_SHOWN_CHARACTERS: Final = 100  # of a key in a message, which becomes a header of the dead letter
+
 _JSON_FIRST_BYTES: Final = frozenset(b"{ \t\r\n")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _MSGPACK_MAP_BYTES: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
@@ -275,7 +278,7 @@ class Decoder:
         try:
             return self._pack(*numbers)
         except OverflowError:
-            place, number = next((i, n) for i, n in enumerate(numbers) if abs(n) > np.finfo(np.float32).max)
+            place, number = next((i, n) for i, n in enumerate(numbers) if abs(n) >= _FLOAT32_OVERFLOW)
             raise RecordError(
                 Reason.NOT_FINITE,
                 f"number {place} of data.float32 is {number!r}, beyond the range of float32 (about ±3.4e38)",
@@ -386,17 +389,20 @@ def _malformed(syntax: _Syntax, error: Exception) -> RecordError:
 
 def _what_is_wrong_with_metadata(syntax: _Syntax, raw: msgspec.Raw) -> str:
     """Name the first wrong value; msgspec's own message does not say its key."""
-    loose = msgspec.json.decode(raw) if syntax.name == "JSON" else msgspec.msgpack.decode(raw, strict=False)
     allowed = "allowed is a map of strings to strings or lists of strings"
+    try:
+        loose = msgspec.json.decode(raw) if syntax.name == "JSON" else msgspec.msgpack.decode(raw, strict=False)
+    except msgspec.DecodeError as error:  # a number of thousands of digits, a map as a key
+        return f"metadata holds what no metadata can hold: {error}; {allowed}"
     if not isinstance(loose, dict):
         return f"metadata is a {_type_name(loose)}; {allowed}"
     for key, value in loose.items():
         if not isinstance(key, str):
             return f"metadata has a key that is a {_type_name(key)}; {allowed}"
         if isinstance(value, list) and (wrong := next((v for v in value if not isinstance(v, str)), None)) is not None:
-            return f"metadata {key!r} holds a {_type_name(wrong)} in its list; {allowed}"
+            return f"metadata {_shown(key)} holds a {_type_name(wrong)} in its list; {allowed}"
         if not isinstance(value, (str, list)):
-            return f'metadata {key!r} is a {_type_name(value)}; {allowed} (records.metadata_values = "stringify" turns numbers and booleans into text)'
+            return f'metadata {_shown(key)} is a {_type_name(value)}; {allowed} (records.metadata_values = "stringify" turns numbers and booleans into text)'
     return f"metadata holds a null in a list; {allowed}"
 
 
@@ -414,11 +420,15 @@ def _scalar_text(key: str, value: object) -> str:
         text = _encode_json(value).decode()
         if text != "null":  # NaN and the infinities, which JSON has no text for
             return text
-        raise RecordError(Reason.METADATA, f"metadata {key!r} holds {value!r}, which JSON has no text for")
+        raise RecordError(Reason.METADATA, f"metadata {_shown(key)} holds {value!r}, which JSON has no text for")
     raise RecordError(
         Reason.METADATA,
-        f"metadata {key!r} holds a {_type_name(value)}; allowed are strings, numbers, booleans, and lists of them",
+        f"metadata {_shown(key)} holds a {_type_name(value)}; allowed are strings, numbers, booleans, and lists of them",
     )
+
+
+def _shown(key: str) -> str:
+    return repr(key if len(key) <= _SHOWN_CHARACTERS else f"{key[:_SHOWN_CHARACTERS]}…")
 
 
 def _type_name(value: object) -> str:

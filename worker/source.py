@@ -32,7 +32,7 @@ from worker.config import Kafka
 from worker.errors import BlockReason, BrokerUnavailable, Fenced
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Partition
-from worker.state import Status
+from worker.state import Block, Status
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ _ERROR_PAUSE_SECONDS: Final = 0.2  # after an error of poll, which may come agai
 _REVOKE_LOOK_SECONDS: Final = 0.02
 _ABORT_SECONDS: Final = 1.0  # for requests to end whose connection was cut
 _COMMIT_LOST_SECONDS: Final = 30.0
+_UNREADABLE: Final = (kafka_errors.CorruptRecordError, kafka_errors.UnsupportedCodecError)
 
 
 class Polled(NamedTuple):
@@ -86,6 +87,13 @@ class Source(Protocol):
         """Give back all partitions and leave the group, within about `timeout` seconds."""
 
 
+class _Unreadable(NamedTuple):
+    """Where a partition cannot be read, and when to look again, in the clock's seconds."""
+
+    offset: int
+    again_at: float
+
+
 class RevokeHooks(NamedTuple):
     """What a revocation asks of those who send: `wake` those that wait, `abort` those on the wire."""
 
@@ -112,6 +120,7 @@ class KafkaSource:
         self._settings = settings
         self._retry_seconds = retry_seconds
         self._open_again_at: dict[Partition, float] = {}
+        self._unreadable: dict[Partition, _Unreadable] = {}
         self._topics = tuple(topics)
         self._ledger = ledger
         self._status = status
@@ -186,8 +195,7 @@ class KafkaSource:
     def _abandon(self) -> None:
         """Drop a consumer that is no member any more, with all that it had."""
         consumer, self._consumer = self._consumer, None
-        self._ledger.fence([assignment.partition for assignment in self._ledger.assignments()])
-        self._hooks.wake()
+        self._end([assignment.partition for assignment in self._ledger.assignments()])
         self._joined = False
         if consumer is not None:
             consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
@@ -200,7 +208,7 @@ class KafkaSource:
         before = self._ledger.newest_epoch
         try:
             records = self._consumer.poll(timeout_ms=max(0, round(timeout * 1000)))
-        except kafka_errors.KafkaError as error:
+        except Exception as error:  # the client raises what it meets, a codec's errors among it
             self._poll_failed(error)
             records = {}
         if self._fenced is not None:
@@ -208,21 +216,62 @@ class KafkaSource:
         self._watch_membership()
         polled = []
         for tp, messages in records.items():
-            assignment = self._ledger.assignment(Partition(tp.topic, tp.partition))
+            partition = Partition(tp.topic, tp.partition)
+            assignment = self._ledger.assignment(partition)
             if assignment is not None and assignment.epoch <= before:
                 polled.append(Polled(assignment, messages))
+                self._note_read(partition, messages[-1].offset)
         return polled
 
-    def _poll_failed(self, error: kafka_errors.KafkaError) -> None:
+    def _poll_failed(self, error: Exception) -> None:
         self._count(error)
         if isinstance(error, kafka_errors.FencedInstanceIdError):
             self._note_fenced()
         elif isinstance(error, kafka_errors.OffsetOutOfRangeError):
             for tp, offset in dict(error.args[0]).items():
                 self._out_of_range(Partition(tp.topic, tp.partition), int(offset))
-        else:
+        elif isinstance(error, kafka_errors.LogTruncationError):
+            for tp, divergent in error.divergent_offsets.items():
+                self._truncated(Partition(tp.topic, tp.partition), divergent)
+        elif not self._is_unreadable(error):
             log.warning("poll failed", extra={"error": kafka_client.describe(error)})
             time.sleep(_ERROR_PAUSE_SECONDS)
+
+    def _is_unreadable(self, error: Exception) -> bool:
+        """Stop reading the partition whose batch cannot be read, and look again later; the others go on.
+
+        The client does not say which it is but in what it was about to hand over. Asked again for that it would never
+        come to an end, so it is made to drop it.
+        """
+        if isinstance(error, kafka_errors.KafkaError) and not isinstance(error, _UNREADABLE):
+            return False
+        in_line = self._consumer._fetcher._next_partition_records  # noqa: SLF001 - the client tells it nowhere else; a test holds it
+        if in_line is None:
+            return False
+        tp, offset = in_line.topic_partition, in_line.next_fetch_offset
+        in_line.drain()
+        partition = Partition(tp.topic, tp.partition)
+        self._unreadable[partition] = _Unreadable(offset, self._clock() + self._retry_seconds)
+        block = Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)
+        self._status.block(block, f"{partition} offset {offset}: {kafka_client.describe(error)}")
+        return True
+
+    def _note_read(self, partition: Partition, offset: int) -> None:
+        """Tell that a partition is readable again, once a record is there from where it was not."""
+        if partition in self._unreadable and offset >= self._unreadable[partition].offset:
+            del self._unreadable[partition]
+            self._status.unblock(Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition))
+
+    def _truncated(self, partition: Partition, divergent: Any) -> None:
+        """The log was cut behind what was read of it: go on from where it goes on."""
+        assignment = self._ledger.assignment(partition)
+        if assignment is None:
+            return
+        position = assignment.position
+        target = int(divergent.offset) if divergent is not None else self._reset_offset(partition)
+        log.error("log truncated", extra={"partition": str(partition), "from": position, "to": target})
+        self._ledger.open(self._ledger.assign(partition), target, None)
+        self._consumer.seek(TopicPartition(*partition), target)
 
     def _note_fenced(self) -> None:
         self._fenced = Fenced(
@@ -301,15 +350,16 @@ class KafkaSource:
                 )
             return position, None
         problem = self._what_forbids(partition, committed)
-        if problem is not None:
-            self._status.block(
-                partition.topic,
-                problem,
-                f"{partition}: committed offset {committed}, and kafka.auto_offset_reset is none",
-            )
+        for reason in (BlockReason.NO_COMMITTED_OFFSET, BlockReason.OFFSET_OUT_OF_RANGE):
+            block = Block(partition.topic, reason, partition.partition)
+            if reason is problem:
+                self._status.block(
+                    block, f"{partition}: committed offset {committed}, and kafka.auto_offset_reset is none"
+                )
+            else:
+                self._status.unblock(block)
+        if committed is None or problem is not None:
             return None, None
-        self._status.unblock(partition.topic, BlockReason.NO_COMMITTED_OFFSET)
-        self._status.unblock(partition.topic, BlockReason.OFFSET_OUT_OF_RANGE)
         return int(committed), int(committed)
 
     def _what_forbids(self, partition: Partition, committed: int | None) -> BlockReason | None:
@@ -325,7 +375,12 @@ class KafkaSource:
         if self._consumer is None:
             return 0
         assigned, paused = self._consumer.assignment(), self._consumer.paused()
-        wanted = {TopicPartition(*assignment.partition): fetched for assignment, fetched in fetch.items()}
+        now = self._clock()
+        held = {partition for partition, found in self._unreadable.items() if now < found.again_at}
+        wanted = {
+            TopicPartition(*assignment.partition): fetched and assignment.partition not in held
+            for assignment, fetched in fetch.items()
+        }
         # A partition may be given back between the two calls, and then it is neither paused nor resumed.
         with contextlib.suppress(kafka_errors.KafkaError, AssertionError, KeyError):
             if to_pause := [tp for tp in assigned - paused if not wanted.get(tp, False)]:
@@ -404,6 +459,7 @@ class KafkaSource:
         for tp in sorted(assigned):
             _park(consumer, tp)
             self._ledger.assign(Partition(tp.topic, tp.partition))
+            self._open_again_at.pop(Partition(tp.topic, tp.partition), None)
         self._metrics.rebalances.labels("assigned").inc()
         log.info("partitions assigned", extra={"partitions": _named(assigned)})
 
@@ -427,9 +483,17 @@ class KafkaSource:
             except Exception as error:  # whatever it is, the partitions go
                 result = error
             self._committed(offsets, result)
-        returned = self._ledger.fence(partitions)
-        self._hooks.wake()
+        returned = self._end(partitions)
         log.info("partitions revoked", extra={"partitions": _named(revoked), "returned": returned})
+
+    def _end(self, partitions: Sequence[Partition]) -> int:
+        """End the ownership; returns how many records are returned unsettled."""
+        returned = self._ledger.fence(partitions)
+        for partition in partitions:
+            self._status.forget(*partition)
+            self._unreadable.pop(partition, None)
+        self._hooks.wake()
+        return returned
 
     async def _land(self, consumer: Any, closing: Sequence[Assignment]) -> None:
         """Wait until no request with records of these is on the wire; cut the connections after `revoke_seconds`.
@@ -450,8 +514,7 @@ class KafkaSource:
     def lost(self, lost: Iterable[TopicPartition]) -> None:
         """End the ownership at once: somebody else may have these already, so nothing is committed."""
         self._metrics.rebalances.labels("lost").inc()
-        returned = self._ledger.fence([Partition(tp.topic, tp.partition) for tp in lost])
-        self._hooks.wake()
+        returned = self._end([Partition(tp.topic, tp.partition) for tp in lost])
         log.warning("partitions lost", extra={"partitions": _named(lost), "returned": returned})
 
 

@@ -25,12 +25,24 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+class Block(NamedTuple):
+    """What cannot move: a topic, or one partition of it, and why."""
+
+    topic: str
+    reason: BlockReason
+    partition: int | None = None
+
+    def __str__(self) -> str:
+        where = self.topic if self.partition is None else f"{self.topic}/{self.partition}"
+        return f"{where}: {self.reason.value}"
+
+
 class Reading(NamedTuple):
-    """One reading of the status. `blocks` has a message for each topic and reason."""
+    """One reading of the status. `blocks` has a message for each."""
 
     state: State
     reason: str
-    blocks: dict[tuple[str, BlockReason], str]
+    blocks: dict[Block, str]
     last_turn: float
 
 
@@ -41,7 +53,7 @@ class Status:
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._reason = "starting"
-        self._blocks: dict[tuple[str, BlockReason], str] = {}
+        self._blocks: dict[Block, str] = {}
         self._last_turn = now
 
     def enter(self, state: State, reason: str) -> None:
@@ -57,27 +69,36 @@ class Status:
         """Note that the main loop turned, at `now` seconds of the monotonic clock."""
         self._last_turn = now
 
-    def block(self, topic: str, reason: BlockReason, message: str) -> None:
-        """Note that a topic's partitions cannot move; the first time is logged."""
+    def block(self, block: Block, message: str) -> None:
+        """Note that a topic or partition cannot move; the first time is logged."""
         with self._lock:
-            new = (topic, reason) not in self._blocks
-            self._blocks[topic, reason] = message
+            new = block not in self._blocks
+            self._blocks[block] = message
         if new:
-            log.error("blocked", extra={"topic": topic, "reason": reason.value, "error": message})
+            log.error("blocked", extra={"what": str(block), "error": message})
 
-    def unblock(self, topic: str, reason: BlockReason) -> None:
+    def unblock(self, block: Block) -> None:
         """Note that it is over; that too is logged."""
+        if block not in self._blocks:
+            return
         with self._lock:
-            was = self._blocks.pop((topic, reason), None)
+            was = self._blocks.pop(block, None)
         if was is not None:
-            log.info("no longer blocked", extra={"topic": topic, "reason": reason.value})
+            log.info("no longer blocked", extra={"what": str(block)})
 
-    def blocks_of(self, topic: str) -> list[BlockReason]:
-        """Return what blocks a topic now."""
+    def forget(self, topic: str, partition: int) -> None:
+        """Drop what was noted of one partition, since it was given back."""
+        with self._lock:
+            self._blocks = {
+                b: message for b, message in self._blocks.items() if (b.topic, b.partition) != (topic, partition)
+            }
+
+    def blocks_of(self, topic: str, partition: int) -> list[BlockReason]:
+        """Return what blocks a partition, by itself or with its topic."""
         if not self._blocks:
             return []
         with self._lock:
-            return [reason for blocked, reason in self._blocks if blocked == topic]
+            return [b.reason for b in self._blocks if b.topic == topic and b.partition in (None, partition)]
 
     def read(self) -> Reading:
         """Return one consistent reading."""

@@ -1,23 +1,31 @@
 """The composition root of `run`: makes every part and wires them."""
 
+import faulthandler
+import logging
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import Final
 
 from worker import __version__
 from worker.config import Settings
 from worker.deadletter import DeadLetterWriter, Limit, make_producer
 from worker.delivery import Lane, LaneContext
-from worker.health import HttpServer, Pages
-from worker.loop import Parts, Worker
+from worker.health import STILL_SECONDS, HttpServer, Pages
+from worker.loop import Parts, Watchdog, Worker
 from worker.metrics import Metrics
 from worker.offsets import Ledger
 from worker.oss import OssSink
 from worker.pace import Backoff
 from worker.source import EndWatcher, KafkaSource, RevokeHooks
 from worker.state import Status
+
+log = logging.getLogger(__name__)
+
+MAIN_LOOP_STILL_SECONDS: Final = 120.0  # after which the process ends; /healthz says so from 60 s on
 
 
 def run(settings: Settings, stop: threading.Event, environ: Mapping[str, str] = os.environ) -> None:
@@ -60,12 +68,25 @@ def run(settings: Settings, stop: threading.Event, environ: Mapping[str, str] = 
     parts = Parts(
         settings, source, lanes, dead_letters, limit, watcher, ledger, status, metrics, time.monotonic, time.time
     )
+    still_seconds = max(MAIN_LOOP_STILL_SECONDS, 2 * settings.kafka.revoke_seconds + STILL_SECONDS)
+    watchdog = Watchdog(status, still_seconds=still_seconds, end=_end_now)
     http.start()
+    watchdog.start()
     try:
         Worker(parts, stop).run()
     finally:
+        watchdog.stop()
         http.stop()
         sink.close()
+
+
+def _end_now(reason: str) -> None:
+    """End a process whose main thread can no longer be told to; the stacks of all threads go to stderr first."""
+    log.critical("giving up", extra={"error": reason})
+    faulthandler.dump_traceback(file=sys.stderr)
+    sys.stderr.write(f"error: {reason}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _lanes(

@@ -19,6 +19,7 @@ nothing does (glibc alone, as in slim containers), add the name to the hosts fil
 
 Credentials: the access key id `test` with the secret `test`, unless the environment sets OSS_EMULATOR_ACCESS_KEY_ID and
 OSS_EMULATOR_ACCESS_KEY_SECRET. Any account id and any region are accepted. The control path is described in control.py.
+It listens on 127.0.0.1, or on the address in OSS_EMULATOR_HOST.
 """
 
 from worker.local.emulator.server import run

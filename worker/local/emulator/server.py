@@ -32,13 +32,14 @@ def run(port: int, data: Path | None, environment: Mapping[str, str] = os.enviro
 
     One line on stdout tells when connections are accepted: `OSS vector emulator on http://127.0.0.1:PORT`. What is
     written is kept in the directory `data`, or in memory when that is None. The access key comes from
-    OSS_EMULATOR_ACCESS_KEY_ID and OSS_EMULATOR_ACCESS_KEY_SECRET of `environment`, both `test` by default.
+    OSS_EMULATOR_ACCESS_KEY_ID and OSS_EMULATOR_ACCESS_KEY_SECRET of `environment`, both `test` by default, and another
+    IPv4 address to listen on from OSS_EMULATOR_HOST: in a container 0.0.0.0, since its port is reached from outside.
     SystemExit with a message (exit code 1) when the port is taken or the directory cannot be used.
     """
     key = KeyPair(
         environment.get("OSS_EMULATOR_ACCESS_KEY_ID", "test"), environment.get("OSS_EMULATOR_ACCESS_KEY_SECRET", "test")
     )
-    with _listen(port) as listener:
+    with _listen(environment.get("OSS_EMULATOR_HOST", ADDRESS), port) as listener:
         store = _open_store(data)
         # The server gives the signal to the handler that was there before it, once it has ended: this one.
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,16 +50,16 @@ def run(port: int, data: Path | None, environment: Mapping[str, str] = os.enviro
             store.close()
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(address: str, port: int) -> socket.socket:
     listener = socket.socket()
     # A port is free again at once after an emulator that had connections.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((ADDRESS, port))
+        listener.bind((address, port))
         listener.listen(512)
     except OSError as error:
         listener.close()
-        message = f"The emulator cannot listen on {ADDRESS}:{port}: {error.strerror}. Choose another with --port."
+        message = f"The emulator cannot listen on {address}:{port}: {error.strerror}. Choose another with --port."
         raise SystemExit(message) from None
     return listener
 
@@ -108,8 +109,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        port = sockets[0].getsockname()[1] if sockets else 0
-        print(f"OSS vector emulator on http://{ADDRESS}:{port}", flush=True)  # noqa: T201 - what the caller waits for
+        address, port = sockets[0].getsockname() if sockets else (ADDRESS, 0)
+        print(f"OSS vector emulator on http://{address}:{port}", flush=True)  # noqa: T201 - what the caller waits for
         help_text = f"endpoint http://localhost:{port}, access key id {self._key.access_key_id}; hosts are"
         print(f"{help_text} {{bucket}}-{{accountId}}.localhost:{port}", file=sys.stderr)  # noqa: T201 - for people
 
