@@ -1,0 +1,459 @@
+"""The stage, the faults, the model and the verdict."""
+
+import contextlib
+import json
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self, Unpack
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+
+from tests.support.broker import create_topic
+from tests.support.emulator import Fault, running_emulator
+from tests.support.proxy import Proxy
+from tests.support.worker import Stage, WorkerProcess, free_port, read_topic, wait_for
+from worker.local.broker import Broker
+
+PARTITIONS: Final = 6
+KEYS: Final = 300
+MAX_WORKERS: Final = 3
+SESSION_SECONDS: Final = 6
+SETTLE_SECONDS: Final = 150.0
+KIND: Final = "kind"  # the header that tells the model what a record is
+GOOD, DELETE, BAD, REFUSED = "good", "delete", "bad", "refused"
+_PART_OF_A_SECOND: Final = 0.05
+
+BROKEN: Final[tuple[bytes | None, ...]] = (
+    b"",
+    b"no record",
+    b'{"data": {"float32": [1, 2]}}',
+    b'{"data": {"float32": [1, 2, 3, "4"]}}',
+    b'{"key": "", "data": {"float32": [1, 2, 3, 4]}}',
+    b'{"key": "x", "data": {"float32": [1, 2, 3, 1e39]}}',
+    b'{"key": "x", "data": {"float32": [1, 2, 3, 4]}, "metadata": {"n": 1}}',
+    b"\x00\x00\x00\x00\x07avro",
+    b"[" * 100_000,
+)
+
+
+@dataclass
+class Report:
+    """What was done, and what came of it."""
+
+    seed: int
+    seconds: float = 0.0
+    published: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    vectors_written: int = 0
+    lost: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    not_deleted: list[str] = field(default_factory=list)
+    wrong_dead_letters: list[str] = field(default_factory=list)
+    dead_letters: int = 0
+    dead_letters_twice: int = 0
+    imbalances: list[str] = field(default_factory=list)
+    deaths: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        """Tell whether every promise held."""
+        return not (
+            self.lost or self.stale or self.not_deleted or self.wrong_dead_letters or self.imbalances or self.deaths
+        )
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.published.items()))
+        faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
+        figures = {
+            "requests": self.requests,
+            "vectors and keys written": self.vectors_written,
+            "records to write": self.published[GOOD] + self.published[DELETE],
+            "dead letters": self.dead_letters,
+            "of which written twice": self.dead_letters_twice,
+            "lost": len(self.lost),
+            "stale": len(self.stale),
+            "not deleted": len(self.not_deleted),
+            "wrong dead letters": len(self.wrong_dead_letters),
+            "books out of balance": len(self.imbalances),
+            "unexpected ends": len(self.deaths),
+        }
+        lines = [f"seed {self.seed}, {self.seconds:.0f} s, {sum(self.published.values())} records: {kinds}"]
+        lines += [f"faults: {faults or 'none'}", ", ".join(f"{name} {count}" for name, count in figures.items())]
+        details = [*self.lost, *self.stale, *self.not_deleted, *self.wrong_dead_letters, *self.imbalances, *self.deaths]
+        return "\n".join(lines + details[:20])
+
+
+class Publisher:
+    """Publishes versions of few keys in a thread, with deletes, broken records, and keys that the service refuses."""
+
+    def __init__(self, bootstrap: str, topic: str, refused: Sequence[str], rng: random.Random, rate: float) -> None:
+        self._topic = topic
+        self._refused = refused
+        self._rng = rng
+        self._rate = rate
+        self._stop = threading.Event()
+        self._version = 0
+        self.counts: Counter[str] = Counter()
+        self._producer = KafkaProducer(
+            bootstrap_servers=bootstrap,
+            linger_ms=5,
+            compression_type="zstd",
+            delivery_timeout_ms=120_000,
+            max_block_ms=60_000,
+            reconnect_backoff_max_ms=1_000,
+        )
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Stop, and wait until what was sent is there or given up."""
+        self._stop.set()
+        self._thread.join()
+        self._producer.flush(timeout=120)
+        self._producer.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(_PART_OF_A_SECOND):
+            for _ in range(max(1, round(self._rate * _PART_OF_A_SECOND))):
+                with contextlib.suppress(Exception):  # what was not sent is not in the topic, which is what counts
+                    self._send()
+
+    def _send(self) -> None:
+        kind, key, value = self._next()
+        headers = [(KIND, kind.encode()), ("sequence", str(self._version).encode())]
+        self._producer.send(self._topic, key=key, value=value, headers=headers)
+        self.counts[kind] += 1
+
+    def _next(self) -> tuple[str, bytes, bytes | None]:
+        self._version += 1
+        draw = self._rng.random()
+        if draw < 0.01:
+            number = self._rng.randrange(len(BROKEN))
+            return BAD, f"broken-{number}".encode(), BROKEN[number]
+        if draw < 0.015:
+            key = self._rng.choice(self._refused)
+            return REFUSED, key.encode(), self._value(key)
+        key = f"key-{min(self._rng.randrange(KEYS), self._rng.randrange(KEYS))}"
+        return (DELETE, key.encode(), None) if draw < 0.06 else (GOOD, key.encode(), self._value(key))
+
+    def _value(self, key: str) -> bytes:
+        return json.dumps({"key": key, "data": {"float32": [float(self._version), 1.0, 2.0, 3.0]}}).encode()
+
+
+class Chaos:
+    """One run: everything that it starts ends with it."""
+
+    def __init__(self, seed: int, folder: Path, *, rate: float = 300.0, tell: Callable[[str], None] = print) -> None:
+        self.report = Report(seed)
+        self._rng = random.Random(seed)
+        self._folder = folder
+        self._rate = rate
+        self._tell = tell
+        self._workers: list[WorkerProcess] = []
+        self._started = 0
+        self._stack = ExitStack()
+        self._actions: dict[str, Callable[[], None]] = {
+            "worker killed": self.kill_worker,
+            "worker stopped by SIGTERM": self.restart_worker,
+            "worker paused beyond its session": self.pause_worker,
+            "workers added or removed": self.scale,
+            "broker killed": self.kill_broker,
+            "broker connections cut": self.cut_broker,
+            "broker swallowed": self.swallow_broker,
+            "service connections cut": self.cut_service,
+            "service slow network": self.delay_service,
+            "service swallowed": self.swallow_service,
+            "service outage": self.outage,
+            "service throttling": self.throttle,
+            "service resets": self.resets,
+            "service errors, some applied in part": self.errors,
+            "service slow": self.slow_service,
+        }
+
+    @property
+    def actions(self) -> list[str]:
+        """The names of all faults."""
+        return list(self._actions)
+
+    # -- the stage
+
+    def __enter__(self) -> Self:
+        port = free_port()
+        self._broker_proxy = self._stack.enter_context(Proxy(port))
+        config = {"advertised.listeners": f"CLIENTS://127.0.0.1:{self._broker_proxy.port}"}
+        self._broker = self._stack.enter_context(Broker.start(port=port, config=config))
+        self._emulator = self._stack.enter_context(running_emulator())
+        self._service_proxy = self._stack.enter_context(Proxy(self._emulator.port))
+        bucket, index = self._emulator.new_index(4)
+        with closing(KafkaAdminClient(bootstrap_servers=self._broker.bootstrap)) as admin:
+            topic, dead_letters = create_topic(admin, PARTITIONS), create_topic(admin, 1)
+        self._stage = Stage(self._broker, self._emulator, None, topic, dead_letters, "chaos", bucket, index, PARTITIONS)
+        self._refused = [f"refused-{number}" for number in range(10)]
+        self._refuse()
+        self._stack.callback(self._end_workers)
+        self.start_worker()
+        self._publisher = Publisher(self._broker.bootstrap, topic, self._refused, self._rng, self._rate)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _refuse(self) -> None:
+        self._emulator.fault(bucket=self._stage.bucket, refuse_keys=self._refused)
+
+    def _settings(self) -> dict[str, str]:
+        return self._stage.settings(
+            kafka__bootstrap_servers=f"127.0.0.1:{self._broker_proxy.port}",
+            kafka__session_timeout_ms=SESSION_SECONDS * 1000,
+            kafka__revoke_seconds=4,
+            oss__endpoint=f"http://127.0.0.1:{self._service_proxy.port}",
+            oss__read_timeout_seconds=3,
+            oss__write_timeout_seconds=3,
+            records__tombstones="delete",
+            batch__max_records=50,
+            delivery__retry_max_seconds=1,
+            dead_letter__limit_ratio=0.5,
+        )
+
+    def _end_workers(self) -> None:
+        for worker in self._workers:
+            worker.send_signal(signal.SIGCONT)
+            worker.kill()
+
+    # -- faults of workers
+
+    def start_worker(self) -> None:
+        """Start one more."""
+        self._started += 1
+        self._workers.append(WorkerProcess(self._settings(), self._folder / f"worker-{self._started}.log"))
+
+    def kill_worker(self) -> None:
+        """SIGKILL one, and start another some time later."""
+        victim = self._workers.pop(self._rng.randrange(len(self._workers)))
+        victim.kill()
+        time.sleep(self._rng.uniform(0, 2))
+        self.start_worker()
+
+    def restart_worker(self) -> None:
+        """Stop one as an orchestrator does, and start another."""
+        self._remove_worker()
+        self.start_worker()
+
+    def _remove_worker(self) -> None:
+        victim = self._workers.pop(self._rng.randrange(len(self._workers)))
+        try:
+            code = victim.terminate(timeout=25)
+        except AssertionError as error:
+            victim.kill()
+            self.report.deaths.append(str(error))
+            return
+        if code:
+            self.report.deaths.append(f"a worker ended with {code} on SIGTERM: {victim.last_words()}")
+
+    def pause_worker(self) -> None:
+        """Stop one for longer than its session, so that others take its partitions, and let it go on."""
+        worker = self._rng.choice(self._workers)
+        worker.send_signal(signal.SIGSTOP)
+        time.sleep(SESSION_SECONDS + 2)
+        worker.send_signal(signal.SIGCONT)
+
+    def scale(self) -> None:
+        """Add a worker, or remove one."""
+        if len(self._workers) < MAX_WORKERS and self._rng.random() < 0.6:
+            self.start_worker()
+        elif len(self._workers) > 1:
+            self._remove_worker()
+
+    # -- faults of the broker
+
+    def kill_broker(self) -> None:
+        """SIGKILL the broker, and start it again some time later."""
+        self._broker.kill()
+        time.sleep(self._rng.uniform(0, 3))
+        self._broker.restart()
+
+    def cut_broker(self) -> None:
+        """Reset all connections to the broker."""
+        self._broker_proxy.cut()
+
+    def swallow_broker(self) -> None:
+        """Let nothing through to the broker, for shorter or longer than a session."""
+        with self._broker_proxy.swallowing():
+            time.sleep(self._rng.choice([2, SESSION_SECONDS + 2]))
+
+    # -- faults of the service
+
+    def cut_service(self) -> None:
+        """Reset all connections to the service."""
+        self._service_proxy.cut()
+
+    def delay_service(self) -> None:
+        """A slow network to the service."""
+        with self._service_proxy.delaying(0.1):
+            time.sleep(self._rng.uniform(1, 3))
+
+    def swallow_service(self) -> None:
+        """Let nothing through to the service; shorter than the read time-out, so that nothing is applied late."""
+        with self._service_proxy.swallowing():
+            time.sleep(self._rng.uniform(0.5, 2))
+
+    @contextmanager
+    def _faulty_service(self, **rule: Unpack[Fault]) -> Iterator[None]:
+        rule["bucket"] = self._stage.bucket
+        rule["seed"] = self._rng.randrange(1 << 30)
+        self._emulator.fault(**rule)
+        try:
+            yield
+        finally:
+            self._emulator.clear_faults(self._stage.bucket)
+            self._refuse()
+
+    def _fault_for_a_while(self, **rule: Unpack[Fault]) -> None:
+        with self._faulty_service(**rule):
+            time.sleep(self._rng.uniform(1, 4))
+
+    def outage(self) -> None:
+        """Everything is answered 503."""
+        self._fault_for_a_while(
+            status=503, code="ServiceUnavailable", body=self._rng.choice(["json", "xml", "html", "truncated"])
+        )
+
+    def throttle(self) -> None:
+        """Half of the requests are answered 429, with Retry-After."""
+        self._fault_for_a_while(status=429, code="QpsLimitExceeded", probability=0.5, retry_after=1)
+
+    def resets(self) -> None:
+        """Half of the requests end in a reset, before or after they were applied."""
+        self._fault_for_a_while(reset=self._rng.choice(["before", "after"]), probability=0.5)
+
+    def errors(self) -> None:
+        """Some requests are answered 500, with none, half or all of them applied."""
+        self._fault_for_a_while(
+            status=500, code="InternalError", probability=0.3, applies=self._rng.choice(["none", "half", "all"])
+        )
+
+    def slow_service(self) -> None:
+        """Answers take longer."""
+        self._fault_for_a_while(latency_seconds=self._rng.uniform(0.2, 1.0))
+
+    # -- the run
+
+    def storm(self, seconds: float, only: Sequence[str] | None = None) -> None:
+        """Bring about faults for so long, one after the other, with some quiet between them."""
+        started = time.monotonic()
+        names = list(only or self._actions)
+        while time.monotonic() - started < seconds:
+            name = self._rng.choice(names)
+            self._tell(f"{time.monotonic() - started:6.1f} s  {name}")
+            self._actions[name]()
+            self.report.faults[name] += 1
+            self._note_deaths()
+            time.sleep(self._rng.uniform(0.2, 1.5))
+        self.report.seconds += time.monotonic() - started
+
+    def _note_deaths(self) -> None:
+        for worker in list(self._workers):
+            if not worker.is_running():
+                self.report.deaths.append(f"a worker ended by itself: {worker.last_words()}")
+                self._workers.remove(worker)
+        if not self._workers:
+            self.start_worker()
+
+    def settle(self) -> None:
+        """Stop publishing, and wait until everything is committed."""
+        self._publisher.finish()
+        self.report.published = self._publisher.counts
+        self._tell("waiting until all is committed")
+        bootstrap = self._broker.bootstrap
+        partitions = [TopicPartition(self._stage.topic, number) for number in range(PARTITIONS)]
+        with closing(
+            KafkaConsumer(bootstrap_servers=bootstrap, group_id=self._stage.group, enable_auto_commit=False)
+        ) as reader:
+            ends = reader.end_offsets(partitions)
+            behind = dict(ends)
+
+            def is_committed() -> bool:
+                self._note_deaths()
+                for partition in list(behind):
+                    if (reader.committed(partition) or 0) >= ends[partition]:
+                        del behind[partition]
+                return not behind
+
+            words = [worker.last_words() for worker in self._workers]
+            wait_for(is_committed, "all is committed", SETTLE_SECONDS, lambda: f"{behind} {words}")
+
+    def judge(self) -> Report:
+        """Hold the index, the dead letters and the books against the model."""
+        records = read_topic(self._broker.bootstrap, self._stage.topic)
+        model = _model(records)
+        index = self._stage.dump()
+        report = self.report
+        report.lost = [f"lost: {key}, {vector}" for key, vector in model.items() if key not in index]
+        report.stale = [
+            f"stale: {key} is {index[key]}, should be {vector}"
+            for key, vector in model.items()
+            if key in index and index[key] != vector
+        ]
+        report.not_deleted = [f"not deleted: {key}" for key in index if key not in model]
+        self._judge_dead_letters(records)
+        for worker in self._workers:
+            if wrong := worker.metrics().imbalances():
+                report.imbalances.append(str(wrong))
+        journal = self._stage.requests()
+        report.requests = len(journal)
+        report.vectors_written = sum(len(entry.keys) for entry in journal if entry.applied)
+        return report
+
+    def _judge_dead_letters(self, records: Sequence[Any]) -> None:
+        expected = {_identity(record) for record in records if _kind(record) in (BAD, REFUSED)}
+        found = Counter(_identity(letter) for letter in self._stage.dead_letters())
+        self.report.dead_letters = sum(found.values())
+        self.report.dead_letters_twice = sum(count - 1 for count in found.values())
+        self.report.wrong_dead_letters = [
+            *(f"no dead letter for {one}" for one in expected - found.keys()),
+            *(f"a dead letter of no bad record: {one}" for one in found.keys() - expected),
+        ]
+
+
+def _kind(record: Any) -> str:
+    return str(dict(record.headers)[KIND].decode())
+
+
+def _identity(record: Any) -> tuple[bytes, bytes, bytes]:
+    return record.key or b"", record.value or b"", dict(record.headers)["sequence"]
+
+
+def _model(records: Sequence[Any]) -> dict[str, list[float]]:
+    """Apply the good records one by one, in the order of each partition."""
+    index: dict[str, list[float]] = {}
+    for record in records:
+        kind = _kind(record)
+        if kind == DELETE:
+            index.pop(record.key.decode(), None)
+        elif kind == GOOD:
+            index[record.key.decode()] = json.loads(record.value)["data"]["float32"]
+    return index
+
+
+def run(
+    seed: int,
+    seconds: float,
+    folder: Path,
+    *,
+    only: Sequence[str] | None = None,
+    rate: float = 300.0,
+    tell: Callable[[str], None] = print,
+) -> Report:
+    """Run a storm, let it settle, and judge."""
+    with Chaos(seed, folder, rate=rate, tell=tell) as chaos:
+        chaos.storm(seconds, only)
+        chaos.settle()
+        return chaos.judge()
