@@ -29,6 +29,7 @@ class ProvisionError(Exception):
 
 
 def provision(
+    *,
     endpoint: str,
     region: str,
     account_id: str,
@@ -144,16 +145,16 @@ def main(
     """Make a vector bucket and an index where they are not there."""
     try:
         made = provision(
-            endpoint,
-            region,
-            account_id,
-            bucket,
-            index,
-            dimension,
-            distance_metric,
-            os.environ.get("OSS_ACCESS_KEY_ID", ""),
-            os.environ.get("OSS_ACCESS_KEY_SECRET", ""),
-            os.environ.get("OSS_SESSION_TOKEN", ""),
+            endpoint=endpoint,
+            region=region,
+            account_id=account_id,
+            bucket=bucket,
+            index=index,
+            dimension=dimension,
+            distance_metric=distance_metric,
+            access_key_id=os.environ.get("OSS_ACCESS_KEY_ID", ""),
+            access_key_secret=os.environ.get("OSS_ACCESS_KEY_SECRET", ""),
+            session_token=os.environ.get("OSS_SESSION_TOKEN", ""),
         )
     except ProvisionError as error:
         click.echo(f"error: {error}", err=True)

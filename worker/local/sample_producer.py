@@ -22,6 +22,7 @@ from kafka.errors import KafkaError
 from worker.local.sentences import DIMENSION, Sentence, Sentences, load
 
 REPORT_SECONDS: Final = 10.0
+BOOTSTRAP_SECONDS: Final = 10.0  # for a broker to answer at the start
 _FLUSH_SECONDS: Final = 20.0
 
 Message = tuple[bytes, bytes]
@@ -104,7 +105,7 @@ def publish(
 ) -> int:
     """Send `rate` messages a second until `stop` is set or one fails; returns how many were sent.
 
-    Behind by some time, as after a pause of the machine, it goes on at the rate and does not catch up.
+    Behind, as after a pause of the machine, it catches up on one second at the most.
     """
     sent = 0
     due = clock()
@@ -124,7 +125,13 @@ def publish(
 
 def run(bootstrap_servers: list[str], topic: str, rate: float, broken_share: float, stop: threading.Event) -> None:
     """Publish until `stop` is set, and wait for the last acknowledgements. Raises kafka-python's `KafkaError`."""
-    producer = KafkaProducer(bootstrap_servers=bootstrap_servers, client_id="sample-producer", acks="all", linger_ms=20)
+    producer = KafkaProducer(
+        bootstrap_servers=bootstrap_servers,
+        client_id="sample-producer",
+        acks="all",
+        linger_ms=20,
+        bootstrap_timeout_ms=int(BOOTSTRAP_SECONDS * 1000),
+    )
     failures = Failures()
     try:
         rng = random.Random()  # noqa: S311 - samples, no secrets
