@@ -38,6 +38,7 @@ from worker import config
 from worker.local.broker.errors import BrokerError
 from worker.local.broker.server import Broker
 from worker.local.process import Process, spawn
+from worker.local.provision import provision
 from worker.local.sentences import DIMENSION, Sentence, Sentences, load
 from worker.oss import OssSink
 
@@ -140,7 +141,17 @@ class Demo:
             admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1), NewTopic(DEAD_LETTER_TOPIC, 1, 1)])
             admin.close()
             self._service = self._stack.enter_context(_Service(self._endpoint))
-            self._service.make_index()
+            provision(
+                endpoint=self._endpoint,
+                region=REGION,
+                account_id=ACCOUNT_ID,
+                bucket=BUCKET,
+                index=INDEX,
+                dimension=DIMENSION,
+                distance_metric="cosine",
+                access_key_id=KEY_ID,
+                access_key_secret=KEY_SECRET,
+            )
         self._console.print(f"[green]✓[/] Apache Kafka {self._broker.version} on {self._broker.bootstrap}")
         self._console.print(f"[green]✓[/] OSS vector service (emulator) on {self._endpoint}")
 
@@ -307,20 +318,6 @@ class _Service:
 
     def __exit__(self, *_: object) -> None:
         self._sink.close()
-
-    def make_index(self) -> None:
-        models = sdk_vectors.models
-        self._client.put_vector_bucket(models.PutVectorBucketRequest(bucket=BUCKET))
-        self._client.put_vector_index(
-            models.PutVectorIndexRequest(
-                bucket=BUCKET,
-                index_name=INDEX,
-                data_type="float32",
-                dimension=DIMENSION,
-                distance_metric="cosine",
-                metadata={"nonFilterableMetadataKeys": ["text"]},
-            )
-        )
 
     def all_vectors(self) -> dict[str, Mapping[str, Any]]:
         request = sdk_vectors.models.ListVectorsRequest(
