@@ -343,6 +343,7 @@ class _Loader:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self._mistakes: list[str] = []
+        self._wrong: set[str] = set()  # the settings that have a mistake by themselves
         self._origins: dict[str, str] = {}
 
     def load(self, path: Path | None) -> Loaded:
@@ -352,7 +353,8 @@ class _Loader:
         self._refuse_unknown_variables()
         routes = self._routes(document.get("routes"), source)
         tables = {name: self._table(name, kind, document.get(name, {}), source) for name, kind in TABLES.items()}
-        self._mistakes += _contradictions(routes, tables)
+        # A setting that is wrong by itself stands at its default here, and nothing more is said of it.
+        self._mistakes += [m for m in _contradictions(routes, tables) if m.partition(" ")[0] not in self._wrong]
         if self._mistakes:
             raise SettingsError(self._mistakes)
         return Loaded(Settings(routes=routes, **tables), self._origins)  # type: ignore[arg-type]  # each is of its table's type
@@ -483,7 +485,10 @@ class _Loader:
         source: str,
         origins: Mapping[str, str] | None = None,
     ) -> Table | None:
-        """Convert each value by itself, so that every mistake is found; None where there was one."""
+        """Convert each value by itself, so that every mistake is found.
+
+        A wrong value of a table leaves its default in place, "" where there is none; a wrong route is None.
+        """
         converted: dict[str, Any] = {}
         before = len(self._mistakes)
         fields = _fields(kind)
@@ -493,6 +498,8 @@ class _Loader:
             if name not in values:
                 if field.required:
                     self._mistakes.append(f"{place}.{name} is needed: {_description(field.type)}")
+                    self._wrong.add(f"{place}.{name}")
+                    converted[name] = ""
                 continue
             try:
                 converted[name] = _converted(values[name], field.type)
@@ -500,7 +507,10 @@ class _Loader:
                 origin = (origins or {}).get(name, source)
                 shown = HIDDEN if f"{place}.{name}" in SECRETS else _shown(values[name])
                 self._mistakes.append(f"{place}.{name} = {shown} (from {origin}): {error}; {_description(field.type)}")
-        return kind(**converted) if len(self._mistakes) == before else None
+                self._wrong.add(f"{place}.{name}")
+                if field.required:
+                    converted[name] = ""
+        return None if kind is Route and len(self._mistakes) > before else kind(**converted)
 
 
 class _FromText(str):
@@ -573,9 +583,12 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
         mistakes.append(
             f"dead_letter.topic = {dead_letter.topic!r} is the topic of a route; dead letters would be read as records"
         )
+    named = [("routes: topic", topic) for topic in topics]
+    if isinstance(dead_letter, DeadLetter) and dead_letter.topic:
+        named.append(("dead_letter.topic =", dead_letter.topic))
     mistakes += [
-        f"routes: topic {topic!r} is no name of a topic; allowed are letters, digits, '.', '_' and '-'"
-        for topic in topics
+        f"{place} {topic!r} is no name of a topic; allowed are letters, digits, '.', '_' and '-'"
+        for place, topic in named
         if not re.fullmatch(r"[A-Za-z0-9._-]+", topic)
     ]
     return mistakes
@@ -588,6 +601,10 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
         mistakes.append(
             f"kafka.client: {', '.join(owned)} cannot be set here; the worker owns {', '.join(sorted(OWNED_CLIENT_SETTINGS))}"
         )
+    if kafka.client and (unknown := sorted(kafka.client.keys() - owned - (known := _client_settings()))):
+        mistakes += [
+            f"kafka.client: {name} is no setting of kafka-python{_meant(name, sorted(known))}" for name in unknown
+        ]
     if kafka.security_protocol.startswith("SASL") and not kafka.sasl_mechanism:
         mistakes.append(f"kafka.sasl_mechanism is needed with kafka.security_protocol = {kafka.security_protocol!r}")
     if kafka.sasl_mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
@@ -602,6 +619,12 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
         if (path := getattr(kafka, name)) and not Path(path).is_file()
     ]
     return mistakes
+
+
+def _client_settings() -> set[str]:
+    from kafka import KafkaConsumer, KafkaProducer  # noqa: PLC0415 - only where there is something to compare
+
+    return {*KafkaConsumer.DEFAULT_CONFIG, *KafkaProducer.DEFAULT_CONFIG}
 
 
 def _oss_contradictions(oss: Oss) -> list[str]:

@@ -108,7 +108,7 @@ class Limit:
             return True
 
     def _is_reached(self, topic: str, bad: int, read: int) -> bool:
-        if self._bad_ever.get(topic, 0) == _FIRST_ALL_BAD and not self._good.get(topic, 0):
+        if self._bad_ever.get(topic, 0) >= _FIRST_ALL_BAD and not self._good.get(topic, 0):
             return True
         share = bad / max(1, min(read, self._settings.limit_window))
         return bad >= self._settings.limit_min and share > self._settings.limit_ratio
@@ -241,8 +241,12 @@ class DeadLetterWriter:
                 problem = f"the dead-letter topic {self._settings.topic!r} does not exist"
             except Exception as error:  # the client raises what it meets; each of them is told and tried again
                 self._metrics.kafka_errors.labels(kafka_client.kind_of(error)).inc()
+                # Where there is no such topic the client asks on until its time is up, and says that it timed out.
+                asked = self._producer is not None and isinstance(error, kafka_errors.KafkaTimeoutError)
+                what = "does not exist, as far as the broker told" if asked else "cannot be looked for"
+                problem = f"the dead-letter topic {self._settings.topic!r} {what}: {kafka_client.describe(error)}"
                 self._close_producer()
-                found, problem = False, f"the dead-letter topic cannot be looked for: {kafka_client.describe(error)}"
+                found = False
             if found:
                 self._unblock()
                 self._ready = True

@@ -28,7 +28,7 @@ from worker.config import Batch as BatchSettings
 from worker.config import Delivery as DeliverySettings
 from worker.errors import BlockReason, Reason, Refused, RetryReason, SinkError, TargetError, Transient
 from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Outcome
+from worker.offsets import Assignment, Ledger, Outcome, Partition
 from worker.oss import CREDENTIAL_STATUSES, Sink
 from worker.pace import Admission, Backoff, Pacer
 from worker.record import Target
@@ -83,6 +83,7 @@ class _Part:
         self.server_errors = 0
         self.write_timeouts = 0
         self.taken_before = 0  # requests that the index had taken when this first got a server error
+        self.taken_when_sent = 0  # and when this last left
 
     @property
     def is_delete(self) -> bool:
@@ -96,6 +97,15 @@ class _Part:
     def is_live(self) -> bool:
         """Tell whether all of it is still ours to send."""
         return all(item.assignment.is_live for item in self.items)
+
+    @property
+    def others_pass(self) -> bool:
+        """Tell whether others were taken between its first server error and its last departure.
+
+        What is taken after it left tells nothing of it: the outage ends, another request is taken, and then comes the
+        answer of the outage to this one.
+        """
+        return self.taken_when_sent > self.taken_before
 
     def halves(self) -> "list[_Part]":
         middle = len(self.items) // 2
@@ -146,6 +156,7 @@ class Lane:
         self._in_flight: list[Batch] = []
         self._stopping = False
         self._narrowed: tuple[int, float] | None = None
+        self._is_blocked = False
         self._threads: list[threading.Thread] = []
 
     # -- batches
@@ -175,10 +186,17 @@ class Lane:
         return None
 
     def done(self, batch: Batch) -> None:
-        """Take the batch out of flight, so that those which waited for its keys may go."""
+        """Take the batch out of flight, so that those which waited for its keys may go.
+
+        What blocked ends with the last batch: the records that were refused have gone with their partitions, nothing is
+        read while the topics are blocked, and so nobody would ask again.
+        """
         with self._condition:
             self._in_flight.remove(batch)
             self._condition.notify_all()
+            nobody_asks = self._is_blocked and not self._stopping and not self._queue and not self._in_flight
+        if nobody_asks:
+            self.unblock()
 
     @property
     def is_idle(self) -> bool:
@@ -195,7 +213,7 @@ class Lane:
 
     def narrow(self, body_bytes: int) -> None:
         """Hold batches to half of a body that was too large, for a while."""
-        size = max(1024, body_bytes // 2)
+        size = min(max(1024, body_bytes // 2), self.max_body_bytes())
         self._narrowed = (size, self.context.clock() + NARROW_SECONDS)
         log.warning(
             "a body was too large for the connection; batches stay smaller for a while",
@@ -307,11 +325,13 @@ class Lane:
 
     def block(self, reason: BlockReason, error: SinkError) -> None:
         """Tell that nothing goes to this index."""
+        self._is_blocked = True
         for topic in self.topics:
             self.context.status.block(Block(topic, reason), f"index {self.index}: {error}")
 
     def unblock(self) -> None:
         """Tell that the index takes requests again."""
+        self._is_blocked = False
         for topic in self.topics:
             for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
                 self.context.status.unblock(Block(topic, reason))
@@ -366,6 +386,7 @@ class Courier:
         admission = self._admitted(part)
         if admission is None:
             return [part]
+        part.taken_when_sent = self._lane.taken
         if self._is_stuck(part):
             return self._probe(part, admission)
         part.body = part.body or self._body(part.items)
@@ -379,15 +400,15 @@ class Courier:
 
         Whether the fault is theirs or the service's cannot be told from that alone: what shares a key with them waits.
         """
-        others_pass = self._lane.taken > part.taken_before
-        return part.server_errors >= BISECT_AFTER_SERVER_ERRORS and not others_pass and not part.is_alone
+        return part.server_errors >= BISECT_AFTER_SERVER_ERRORS and not part.others_pass and not part.is_alone
 
     def _probe(self, part: _Part, admission: Admission) -> list[_Part]:
-        """Send one record of a stuck part alone: if it is taken, the fault is in the rest, which is split."""
-        first = part.items[:1]
-        error = self._attempt(first, self._body(first), admission)
+        """Send one record of a stuck part alone, each in its turn: if it is taken, the fault is in the rest, which is split."""
+        place = part.attempts % len(part.items)
+        one = part.items[place : place + 1]
+        error = self._attempt(one, self._body(one), admission)
         if error is None:
-            rest = _Part(part.items[1:])
+            rest = _Part(part.items[:place] + part.items[place + 1 :])
             return [rest] if rest.is_alone else self._split(rest)
         return [part] if error is _NOT_SENT else self._judge(part, error)
 
@@ -397,7 +418,9 @@ class Courier:
 
     def _let_go_of_what_was_given_back(self, part: _Part) -> None:
         if not part.is_live:
-            self._discard([item for item in part.items if not item.assignment.is_live])
+            gone = [item for item in part.items if not item.assignment.is_live]
+            self._discard(gone)
+            self._unstick(gone)  # it may have been told after the partition had been forgotten
             part.items = [item for item in part.items if item.assignment.is_live]
             part.body = b""
 
@@ -467,8 +490,7 @@ class Courier:
     def _is_at_fault(self, part: _Part, error: SinkError) -> bool:
         """Tell whether a part that got 500 again must itself be what the service cannot take: others were taken meanwhile."""
         enough = self._context.isolated_attempts if part.is_alone else BISECT_AFTER_SERVER_ERRORS
-        others_pass = self._lane.taken > part.taken_before
-        return error.status == SERVER_ERROR and part.server_errors >= enough and others_pass
+        return error.status == SERVER_ERROR and part.server_errors >= enough and part.others_pass
 
     def _split(self, part: _Part) -> list[_Part]:
         self._context.metrics.bisects.labels(self._lane.index).inc()
@@ -485,8 +507,8 @@ class Courier:
             lane.pacer.close_for(context.delivery.retry_max_seconds)
         elif isinstance(error, Transient):
             self._count_retry(error)
-            if part.is_alone and part.server_errors >= context.isolated_attempts:
-                self._tell_stuck(part.items[0], error)
+            if part.server_errors >= context.isolated_attempts:
+                self._tell_stuck(part, error)
             if error.retry_after is not None:
                 floor = min(error.retry_after, context.delivery.retry_after_max_seconds)
                 lane.pacer.close_for(floor + context.backoff.jitter())
@@ -498,10 +520,13 @@ class Courier:
         if error.unknown_outcome:
             self._context.metrics.unknown_outcomes.labels(self._lane.index).inc()
 
-    def _tell_stuck(self, item: Item, error: SinkError) -> None:
-        topic, partition = item.assignment.partition
-        block = Block(topic, BlockReason.RECORD_STUCK, partition)
-        self._context.status.block(block, f"{topic}/{partition} offset {item.offset}: {error}")
+    def _tell_stuck(self, part: _Part, error: SinkError) -> None:
+        first: dict[Partition, int] = {}
+        for item in part.items:
+            first[item.assignment.partition] = min(item.offset, first.get(item.assignment.partition, item.offset))
+        for partition, offset in first.items():
+            block = Block(partition.topic, BlockReason.RECORD_STUCK, partition.partition)
+            self._context.status.block(block, f"{partition} offset {offset}: {error}")
 
     def _dead_letter(self, part: _Part, error: SinkError) -> list[_Part]:
         """Give up the one record; the version whose place it had taken is tried in its stead."""

@@ -48,9 +48,18 @@ class BlockReason(StrEnum):
     OFFSET_OUT_OF_RANGE = "offset_out_of_range"
 
     @property
-    def source_looks_again(self) -> bool:
-        """Tell whether the source itself tries the partition again, so that nobody else has to hold it back."""
-        return self in (self.PARTITION_UNREADABLE, self.NO_COMMITTED_OFFSET, self.OFFSET_OUT_OF_RANGE)
+    def is_read_on(self) -> bool:
+        """Tell whether the partition is read on all the same.
+
+        The source itself tries again what cannot be read; and what comes after a stuck record tells, once it is taken,
+        that the record is at fault.
+        """
+        return self in (
+            self.RECORD_STUCK,
+            self.PARTITION_UNREADABLE,
+            self.NO_COMMITTED_OFFSET,
+            self.OFFSET_OUT_OF_RANGE,
+        )
 
 
 class RetryReason(StrEnum):

@@ -287,7 +287,7 @@ class Worker:
             assignment: assignment.phase is Phase.OPEN
             and not self._buffer_full
             and assignment not in self._too_far
-            and all(reason.source_looks_again for reason in self._status.blocks_of(*assignment.partition))
+            and all(reason.is_read_on for reason in self._status.blocks_of(*assignment.partition))
             for assignment in assignments
         }
         paused = self._source.steer(fetch)
@@ -320,6 +320,8 @@ class Worker:
         if assignments and all(self._status.blocks_of(*assignment.partition) for assignment in assignments):
             blocks = self._status.read().blocks
             self._status.enter(State.BLOCKED, "; ".join(f"{block}: {message}" for block, message in blocks.items()))
+        elif not self._parts.dead_letters.is_ready:
+            self._status.enter(State.STARTING, "looking for the dead-letter topic")
         elif waiting := [a for a in assignments if a.partition.topic not in self._routes]:
             if len(waiting) == len(assignments):
                 self._status.enter(State.STARTING, "waiting for the service to tell of its indexes")
@@ -348,22 +350,24 @@ class Worker:
                 self._connected = False
         for lane in self._parts.lanes.values():
             lane.stop()
-        if self._connected:
-            self._leave(started + total)
-        if left := self._ledger.outstanding():
+        left = self._leave(started + total) if self._connected else self._ledger.outstanding()
+        if left:
             log.warning("not settled in time; these come again", extra={"records": left})
 
     def _is_idle(self) -> bool:
         return self._parts.dead_letters.is_idle and all(lane.is_idle for lane in self._parts.lanes.values())
 
-    def _leave(self, deadline: float) -> None:
+    def _leave(self, deadline: float) -> int:
+        """Commit and leave the group; returns how many records that gives back unsettled."""
         assignments = self._ledger.assignments()
         self._source.positions([a for a in assignments if a.phase is Phase.OPEN and not a.buffered])
         remaining = max(0.5, deadline - self._clock())
         if not self._source.commit_now(self._ledger.watermarks(assignments), remaining / 2):
             log.warning("the last commit failed; what it would have told comes again")
+        left = self._ledger.outstanding()  # leaving fences them, and they are outstanding no more
         self._source.close(max(0.5, (deadline - self._clock()) / 2))
         self._connected = False
+        return left
 
     def _stop_helpers(self) -> None:
         for lane in self._parts.lanes.values():

@@ -215,7 +215,12 @@ def error_of_connection(error: BaseException) -> Transient:
     never_left = any(
         isinstance(cause, (ConnectTimeoutError, NewConnectionError, ssl.SSLCertVerificationError)) for cause in causes
     )
-    timed_out = any(isinstance(cause, (TimeoutError, ConnectTimeoutError, ReadTimeoutError)) for cause in causes)
+    # urllib3 derives its error for a refused connection, or a name that does not resolve, from the one for a time-out.
+    timed_out = any(
+        isinstance(cause, (TimeoutError, ConnectTimeoutError, ReadTimeoutError))
+        and not isinstance(cause, NewConnectionError)
+        for cause in causes
+    )
     while_reading = any(isinstance(cause, ReadTimeoutError) for cause in causes)
     innermost = causes[-1]
     return Transient(

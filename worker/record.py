@@ -247,14 +247,14 @@ class Decoder:
             ) from None
 
     def _is_mismatch(self, key: str, kafka_key: bytes | None) -> bool:
-        if kafka_key is None or kafka_key == key.encode():
+        if kafka_key is None:
             return False
-        if self._key_format == "json":
-            try:
-                return self._key_from_kafka(kafka_key) != key
-            except RecordError:
-                return True
-        return True
+        if self._key_format == "utf8":
+            return kafka_key != key.encode()
+        try:
+            return self._key_from_kafka(kafka_key) != key
+        except RecordError:
+            return True
 
     def _float32_text(self, vector: list[float] | str | bytes) -> bytes:
         """Return the vector as a JSON list of float32's shortest text, checked for length, range and zero."""

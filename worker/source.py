@@ -42,7 +42,14 @@ _ERROR_PAUSE_SECONDS: Final = 0.2  # after an error of poll, which may come agai
 _REVOKE_LOOK_SECONDS: Final = 0.02
 _ABORT_SECONDS: Final = 1.0  # for requests to end whose connection was cut
 _COMMIT_LOST_SECONDS: Final = 30.0
-_UNREADABLE: Final = (kafka_errors.CorruptRecordError, kafka_errors.UnsupportedCodecError)
+_WATCH_SECONDS: Final = 1.0  # between looks at the membership, once joined
+# Of the client's errors those that tell of what a partition holds; "UnknownError" is what a broker answers whose own
+# reading of a file failed in a way that it has no number for.
+_UNREADABLE: Final = (
+    kafka_errors.CorruptRecordError,
+    kafka_errors.UnsupportedCodecError,
+    kafka_errors.UnknownError,
+)
 
 
 class Polled(NamedTuple):
@@ -74,7 +81,7 @@ class Source(Protocol):
         """Enter into the ledger how far partitions with nothing outstanding were read."""
 
     def commit(self, offsets: Mapping[Assignment, int]) -> bool:
-        """Begin a commit, whose result enters the ledger later; False where one is still under way."""
+        """Begin a commit, whose result enters the ledger later; False where none can be begun now."""
 
     def commit_now(self, offsets: Mapping[Assignment, int], timeout: float) -> bool:
         """Commit and wait `timeout` seconds at most; tells whether the broker acknowledged."""
@@ -132,6 +139,7 @@ class KafkaSource:
         self._committing_since: float | None = None
         self._stable_at = clock()
         self._joined = False
+        self._watch_again_at = 0.0
         self._fenced: Fenced | None = None
 
     # -- membership
@@ -163,11 +171,15 @@ class KafkaSource:
         self._stable_at = self._clock()
 
     def _subscribe(self, consumer: Any) -> None:
-        """Load the metadata of every topic before the first join, and subscribe."""
+        """Subscribe, and load the metadata of every topic before the first join.
+
+        In this order: the client compares metadata with what a join was made of, and notes it only for topics that it is
+        subscribed to. Metadata that comes after the first join asks for a second one, which can be lost.
+        """
+        consumer.subscribe(topics=self._topics, listener=_Listener(self, consumer))
         missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
         if missing:
             raise BrokerUnavailable(f"kafka has no such topic: {', '.join(missing)}; make it, or mend the routes")
-        consumer.subscribe(topics=self._topics, listener=_Listener(self, consumer))
 
     @property
     def is_member(self) -> bool:
@@ -177,6 +189,9 @@ class KafkaSource:
     def _watch_membership(self) -> None:
         """Make a member anew that is none: a join that the client lost, or heartbeats that stopped."""
         now = self._clock()
+        if self._joined and now < self._watch_again_at:
+            return
+        self._watch_again_at = now + _WATCH_SECONDS
         session = self._settings.session_timeout_ms / 1000
         if self._consumer.group_metadata().state == MemberState.STABLE and self._last_heartbeat_age() < session:
             self._stable_at = now
@@ -187,10 +202,10 @@ class KafkaSource:
             raise BrokerUnavailable(f"no member of the group for {session:.0f} s; joining anew")
 
     def _last_heartbeat_age(self) -> float:
+        """Return the seconds since the last heartbeat; 0 before the first, of which the figure says nothing."""
         figures = self._consumer.metrics().get("consumer-coordinator-metrics", {})
-        age = figures.get("last-heartbeat-seconds-ago", 0.0)
-        # Before the first heartbeat the figure says nothing.
-        return 0.0 if age == float("inf") and not self._joined else float(age)
+        age = float(figures.get("last-heartbeat-seconds-ago", 0.0))
+        return 0.0 if age == float("inf") and not self._joined else age
 
     def _abandon(self) -> None:
         """Drop a consumer that is no member any more, with all that it had."""
@@ -208,9 +223,11 @@ class KafkaSource:
         before = self._ledger.newest_epoch
         try:
             records = self._consumer.poll(timeout_ms=max(0, round(timeout * 1000)))
+            deferred = self._deferred_error()
         except Exception as error:  # the client raises what it meets, a codec's errors among it
-            self._poll_failed(error)
-            records = {}
+            records, deferred = {}, error
+        if deferred is not None:
+            self._poll_failed(deferred)
         if self._fenced is not None:
             raise self._fenced
         self._watch_membership()
@@ -223,8 +240,34 @@ class KafkaSource:
                 self._note_read(partition, messages[-1].offset)
         return polled
 
+    def _deferred_error(self) -> Exception | None:
+        """Return the error that the client met behind the records which it returned, and would raise at the next poll.
+
+        1. A poll returns records of one partition, and keeps the error of another's batch for the next.
+        2. Before that the other is paused, and the client forgets the error, but not the batch, whose end never comes.
+        3. It is resumed, and `poll` does not return any more.
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001 - see above; a test holds it
+        deferred, fetcher._next_in_line_exception_metadata = fetcher._next_in_line_exception_metadata, None  # noqa: SLF001 - likewise
+        error: Exception | None = None if deferred is None else deferred.exception
+        return error
+
     def _poll_failed(self, error: Exception) -> None:
         self._count(error)
+        try:
+            if not self._is_mended(error):
+                log.warning("poll failed", extra={"error": kafka_client.describe(error)})
+                time.sleep(_ERROR_PAUSE_SECONDS)
+        except kafka_errors.KafkaError as another:  # the next poll meets the first one again
+            self._count(another)
+            log.warning(
+                "poll failed, and so did what it asked for",
+                extra={"error": f"{kafka_client.describe(error)}; {kafka_client.describe(another)}"},
+            )
+            time.sleep(_ERROR_PAUSE_SECONDS)
+
+    def _is_mended(self, error: Exception) -> bool:
+        """Do what an error of poll asks for; False where that is nothing but to try again."""
         if isinstance(error, kafka_errors.FencedInstanceIdError):
             self._note_fenced()
         elif isinstance(error, kafka_errors.OffsetOutOfRangeError):
@@ -233,23 +276,25 @@ class KafkaSource:
         elif isinstance(error, kafka_errors.LogTruncationError):
             for tp, divergent in error.divergent_offsets.items():
                 self._truncated(Partition(tp.topic, tp.partition), divergent)
-        elif not self._is_unreadable(error):
-            log.warning("poll failed", extra={"error": kafka_client.describe(error)})
-            time.sleep(_ERROR_PAUSE_SECONDS)
+        else:
+            return self._is_unreadable(error)
+        return True
 
     def _is_unreadable(self, error: Exception) -> bool:
         """Stop reading the partition whose batch cannot be read, and look again later; the others go on.
 
-        The client does not say which it is but in what it was about to hand over. Asked again for that it would never
-        come to an end, so it is made to drop it.
+        Asked again for what it could not read the client would never come to an end, so it is made to drop it.
         """
-        if isinstance(error, kafka_errors.KafkaError) and not isinstance(error, _UNREADABLE):
+        is_of_the_client = isinstance(error, kafka_errors.KafkaError) and type(error) is not kafka_errors.KafkaError
+        if is_of_the_client and not isinstance(error, _UNREADABLE):
             return False
-        in_line = self._consumer._fetcher._next_partition_records  # noqa: SLF001 - the client tells it nowhere else; a test holds it
-        if in_line is None:
+        place = _place_of(error)
+        if place is None:
             return False
-        tp, offset = in_line.topic_partition, in_line.next_fetch_offset
-        in_line.drain()
+        tp, offset = place
+        in_line = self._consumer._fetcher._next_partition_records  # noqa: SLF001 - see above; a test holds it
+        if in_line is not None and in_line.topic_partition == tp:
+            in_line.drain()
         partition = Partition(tp.topic, tp.partition)
         self._unreadable[partition] = _Unreadable(offset, self._clock() + self._retry_seconds)
         block = Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)
@@ -403,9 +448,14 @@ class KafkaSource:
     # -- commits
 
     def commit(self, offsets: Mapping[Assignment, int]) -> bool:
-        """Begin a commit, whose result enters the ledger later; False where one is still under way."""
+        """Begin a commit, whose result enters the ledger later; False where one is under way, or the group rebalances.
+
+        The broker refuses commits in a rebalance; what is revoked in it is committed there.
+        """
         now = self._clock()
         if self._committing_since is not None and now - self._committing_since < _COMMIT_LOST_SECONDS:
+            return False
+        if self._consumer.group_metadata().state != MemberState.STABLE:
             return False
         self._committing_since = now
         sent = dict(offsets)
@@ -533,6 +583,22 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
 
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self._source.lost(lost)
+
+
+def _place_of(error: Exception) -> tuple[TopicPartition, int] | None:
+    """Return the partition, and the offset in it, that the client was about to hand over when it failed.
+
+    It says so nowhere but in the variables of its function that hands over.
+    """
+    place = None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == "fetched_records":
+            variables = trace.tb_frame.f_locals
+            if variables.get("fetched_partition") is not None:
+                place = variables["fetched_partition"], int(variables["fetched_offset"])
+        trace = trace.tb_next
+    return place
 
 
 def _park(consumer: Any, tp: TopicPartition) -> None:

@@ -210,3 +210,18 @@ def test_the_journal_shows_that_requests_overlapped(emulator: Emulator) -> None:
     first, second = emulator.requests(since)
     assert first.ended is not None
     assert second.started < first.ended
+
+
+def test_a_rule_can_hit_one_version_of_a_key_by_what_the_body_contains(emulator: Emulator) -> None:
+    bucket, index = emulator.new_index(2)
+    emulator.fault(bucket=bucket, body_contains="second", status=400)
+
+    def put_version(version: str) -> int:
+        vector = {"key": "a", "data": {"float32": [1.0, 2.0]}, "metadata": {"version": version}}
+        request = models.PutVectorsRequest(bucket=bucket, index_name=index, vectors=[vector])
+        try:
+            return int(emulator.client().put_vectors(request).status_code)
+        except exceptions.OperationError as error:
+            return int(error.unwrap().status_code)
+
+    assert [put_version(version) for version in ("first", "second", "third")] == [200, 400, 200]

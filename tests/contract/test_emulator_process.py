@@ -134,3 +134,14 @@ def test_a_reset_leaves_nothing() -> None:
 def test_health_is_answered(emulator: Emulator) -> None:
     response = emulator.session.get(f"{emulator.url}/_emulator/health", timeout=10)
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+def test_it_listens_on_another_address_when_the_environment_says_so() -> None:
+    command = [sys.executable, "-m", "worker", "local", "emulator", "--port", "0"]
+    environment = os.environ | {"OSS_EMULATOR_HOST": "127.0.0.2"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        address, _, port = process.stdout.readline().rpartition("http://")[2].partition(":")
+        with socket.create_connection(("127.0.0.2", int(port)), timeout=10):
+            process.terminate()
+    assert (address, process.returncode) == ("127.0.0.2", 0)

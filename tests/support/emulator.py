@@ -65,6 +65,7 @@ class Fault(TypedDict, total=False):
     index: str
     keys: list[str]
     key_contains: str
+    body_contains: str
     skip: int
     count: int
     probability: float

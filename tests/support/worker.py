@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -108,7 +108,7 @@ def publish_with(producer: Any, topic: str, records: Iterable[Record]) -> list[P
     for record in records:
         if record.is_beyond_the_client:
             producer.flush()
-            sent.append(lambda place=_write_raw(producer, topic, record): place)  # type: ignore[misc]  # a bound default
+            sent.append(partial(Place, *_write_raw(producer, topic, record)))
         else:
             sent.append(_send(producer, topic, record))
     return [place() for place in sent]
@@ -126,7 +126,7 @@ def _send(producer: Any, topic: str, record: Record) -> Callable[[], Place]:
     return place
 
 
-def _write_raw(producer: Any, topic: str, record: Record) -> Place:
+def _write_raw(producer: Any, topic: str, record: Record) -> tuple[int, int]:
     """Other clients write null header values, and records with neither key nor value; this one only refuses to."""
     number = record.partition or 0
     batch = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 20)
@@ -147,7 +147,7 @@ def _write_raw(producer: Any, topic: str, record: Record) -> Place:
     with closing(KafkaAdminClient(bootstrap_servers=producer.config["bootstrap_servers"])) as admin:
         answer = admin._manager.run(send).responses[0].partition_responses[0]
     assert answer.error_code == 0
-    return Place(number, answer.base_offset)
+    return number, answer.base_offset
 
 
 def read_topic(bootstrap: str, topic: str) -> list[Any]:
@@ -218,7 +218,7 @@ class Scrape:
 
     def __init__(self, text: str) -> None:
         self.samples: dict[str, list[tuple[dict[str, str], float]]] = {}
-        for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]  # it ships without a signature
+        for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 self.samples.setdefault(sample.name, []).append((dict(sample.labels), sample.value))
 
@@ -324,8 +324,7 @@ class WorkerProcess:
     def port(self) -> int:
         """Its HTTP port, as soon as the log tells it."""
         if not self._port:
-            line = wait_for(lambda: self._running() and self.log_lines("http"), "it listens", told=self.last_words)
-            self._port = int(line[0]["port"])
+            self._port = int(self.wait_line("http")["port"])
         return self._port
 
     def get(self, path: str) -> Answer:
@@ -391,7 +390,12 @@ class WorkerProcess:
 
     def wait_line(self, message: str, timeout: float = LIMIT_S) -> dict[str, Any]:
         """Wait for a log line with this message and return the first."""
-        return wait_for(lambda: self.log_lines(message), f"the log says {message!r}", timeout, self.last_words)[0]
+
+        def look() -> list[dict[str, Any]]:
+            self._running()
+            return self.log_lines(message)
+
+        return wait_for(look, f"the log says {message!r}", timeout, self.last_words)[0]
 
     # -- its end
 
@@ -624,17 +628,15 @@ def versions_of(keys: int, count: int, seed: int = 0, first: int = 0) -> list[tu
 def key_overlaps(entries: Iterable[JournalEntry]) -> list[tuple[int, int, set[str]]]:
     """(number, number, common keys) of every two requests that were under way at once with a common key."""
     now = time.monotonic()
-    writes = sorted(
-        (entry for entry in entries if entry.operation in {"PutVectors", "DeleteVectors"}),
-        key=lambda entry: entry.started,
-    )
     found = []
     under_way: list[JournalEntry] = []
-    for entry in writes:
+    for entry in sorted(entries, key=lambda one: one.started):
+        if entry.operation not in {"PutVectors", "DeleteVectors"}:
+            continue
         under_way = [one for one in under_way if (now if one.ended is None else one.ended) > entry.started]
-        for one in under_way:
-            if common := set(one.keys) & set(entry.keys):
-                found.append((one.sequence, entry.sequence, common))
+        found += [
+            (one.sequence, entry.sequence, common) for one in under_way if (common := set(one.keys) & set(entry.keys))
+        ]
         under_way.append(entry)
     return found
 
@@ -647,8 +649,3 @@ def most_at_once(entries: Iterable[JournalEntry]) -> int:
         now += step
         most = max(most, now)
     return most
-
-
-def grows(numbers: Sequence[float]) -> bool:
-    """Tell whether each number is above the one before it."""
-    return all(later > earlier for earlier, later in pairwise(numbers))

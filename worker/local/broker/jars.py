@@ -19,7 +19,7 @@ from worker.local.broker.errors import BrokerError
 if TYPE_CHECKING:
     from jgo.maven import Artifact, MavenContext
 
-MEGABYTES = {"4.3.1": 44}
+MEGABYTES = {"4.3.1": 44, "3.9.1": 50, "2.8.2": 39}
 """The versions there are, and what the jars of each weigh, for the message at the first download."""
 
 ATTEMPTS = 3

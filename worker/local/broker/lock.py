@@ -10,6 +10,8 @@ COORDINATES = {
     # The server alone brings no logging backend, and a failed start would say nothing. The mark `!` keeps the backend's
     # own bill of materials from choosing an older Kafka client.
     "4.3.1": ["org.apache.kafka:kafka_2.13:4.3.1", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4!"],
+    "3.9.1": ["org.apache.kafka:kafka_2.13:3.9.1", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4!"],
+    "2.8.2": ["org.apache.kafka:kafka_2.13:2.8.2", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4!"],
 }
 """Kafka version: what its lock file is resolved from."""
 

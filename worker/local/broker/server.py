@@ -1,7 +1,8 @@
 """One node of Apache Kafka as a child process: its files, its start, its end.
 
 A data folder holds `server.properties`, `log4j2.properties`, `kafka.log` (all that Java prints; warnings and worse) and
-`records`, Kafka's own files. Java runs with the folder as its working directory, so that no path needs escaping.
+`records`, Kafka's own files; for a version that needs ZooKeeper also `zookeeper.properties` and its files, `zookeeper`.
+Java runs with the folder as its working directory, so that no path needs escaping.
 """
 
 import base64
@@ -26,6 +27,8 @@ from worker.local.process import Process, spawn
 
 HOST = "127.0.0.1"
 VERSION = "4.3.1"
+ON_ZOOKEEPER = frozenset({"2.8.2"})
+"""The versions that keep their metadata in ZooKeeper, which is among their jars: theirs runs beside them."""
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
 CHECK_INTERVAL_S = 0.05
@@ -76,6 +79,14 @@ CONFIG: Mapping[str, str] = {
 }
 """Settings for one node on a small machine; `Broker.start(config=...)` adds to them and overrides them."""
 
+ZOOKEEPER_TICK_MS = 1000
+ZOOKEEPER_CONFIG: Mapping[str, str] = {
+    "dataDir": "./zookeeper",
+    "tickTime": str(ZOOKEEPER_TICK_MS),
+    "clientPortAddress": HOST,
+    "admin.enableServer": "false",
+}
+
 
 def _silent(_line: str) -> None:
     """Tell nobody."""
@@ -102,6 +113,7 @@ class Broker:
         self._java = java
         self._config = config
         self._process: Process | None = None
+        self._zookeeper: Process | None = None
 
     @classmethod
     def start(
@@ -117,7 +129,8 @@ class Broker:
 
         `data` is kept and may be one of an earlier start, a temporary folder takes its place; `port` 0 is a free one;
         `config` are settings of Kafka's beside `CONFIG`. `tell` gets lines of progress; `check` is called many times a
-        second and may raise to break the start off. BrokerError if it does not start.
+        second and may raise to break the start off. `version` is one of those in `jars.MEGABYTES`. BrokerError if it
+        does not start.
         """
         java = _java()
         classpath = jars.classpath(version, tell, check)
@@ -157,12 +170,18 @@ class Broker:
         if self._process is not None:
             self._process.terminate(STOP_LIMIT_S)
             self._process = None
+        if self._zookeeper is not None:  # last, for Kafka signs off there
+            self._zookeeper.terminate(STOP_LIMIT_S)
+            self._zookeeper = None
 
     def kill(self) -> None:
         """End Java with SIGKILL, as a crash would; data and port stay for `restart`."""
         if self._process is not None:
             self._process.kill()
             self._process = None
+        if self._zookeeper is not None:
+            self._zookeeper.kill()
+            self._zookeeper = None
 
     def restart(self) -> None:
         """Start again with the same port and data, after a clean stop if it runs. BrokerError if it does not start."""
@@ -186,13 +205,20 @@ class Broker:
     def _launch(self, check: Callable[[], None]) -> None:
         self.port = _claimed(self.port)
         self._write_files()
-        if not (self.data / "records" / "meta.properties").exists():
+        if self.version in ON_ZOOKEEPER:
+            self._zookeeper = self._spawn("org.apache.zookeeper.server.quorum.QuorumPeerMain", "./zookeeper.properties")
+        elif not (self.data / "records" / "meta.properties").exists():
             self._format(check)
         self._process = self._spawn("kafka.Kafka", "server.properties")
         deadline = time.monotonic() + START_LIMIT_S
         while not _answers(self.port):
-            if not self._runs(self._process, deadline, check):
-                raise self._died(self._process)
+            if self._runs(self._process, deadline, check):
+                continue
+            error = self._died(self._process)
+            if "NodeExists" not in str(error):
+                raise error
+            # After SIGKILL the session of its earlier life still holds its id in ZooKeeper, for some seconds.
+            self._process = self._spawn("kafka.Kafka", "server.properties")
 
     def _format(self, check: Callable[[], None]) -> None:
         # a hyphen in front would read as an option
@@ -238,28 +264,52 @@ class Broker:
                 raise BrokerError(f"cannot run Java: {error}") from None
 
     def _write_files(self) -> None:
-        controller = _claimed(0, but=self.port)
+        side_port = _claimed(0, but=self.port)  # the controller's, or ZooKeeper's
+        metadata = self._on_zookeeper(side_port) if self.version in ON_ZOOKEEPER else self._on_controller(side_port)
         settings = {
             **CONFIG,
-            "process.roles": "broker,controller",
-            "node.id": "1",
-            "listeners": f"CLIENTS://{HOST}:{self.port},CONTROLLER://{HOST}:{controller}",
             "advertised.listeners": f"CLIENTS://{HOST}:{self.port}",
-            "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "CLIENTS",
-            "controller.listener.names": "CONTROLLER",
-            "controller.quorum.voters": f"1@{HOST}:{controller}",
             "log.dirs": "records",
+            **metadata,
             **self._config,
         }
+        files = {
+            "log4j2.properties": LOG4J,
+            "server.properties": _properties(settings),
+        }
+        if self.version in ON_ZOOKEEPER:
+            files["zookeeper.properties"] = _properties({**ZOOKEEPER_CONFIG, "clientPort": str(side_port)})
         try:
             self.data.mkdir(parents=True, exist_ok=True)
-            (self.data / "log4j2.properties").write_text(LOG4J)
-            (self.data / "server.properties").write_text(
-                "".join(f"{name}={value}\n" for name, value in settings.items())
-            )
+            for name, text in files.items():
+                (self.data / name).write_text(text)
         except OSError as error:
             raise BrokerError(f"cannot write to the data folder {self.data}: {error.strerror}") from None
+
+    def _on_controller(self, port: int) -> dict[str, str]:
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "listeners": f"CLIENTS://{HOST}:{self.port},CONTROLLER://{HOST}:{port}",
+            "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.voters": f"1@{HOST}:{port}",
+        }
+
+    def _on_zookeeper(self, port: int) -> dict[str, str]:
+        return {
+            "broker.id": "1",
+            "listeners": f"CLIENTS://{HOST}:{self.port}",
+            "listener.security.protocol.map": "CLIENTS:PLAINTEXT",
+            "zookeeper.connect": f"{HOST}:{port}",
+            "zookeeper.connection.timeout.ms": "30000",  # both start at once
+            "zookeeper.session.timeout.ms": str(6 * ZOOKEEPER_TICK_MS),
+        }
+
+
+def _properties(settings: Mapping[str, str]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
 def _java() -> Path:

@@ -14,8 +14,8 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Hits the requests that fulfil every condition that is set.
 
     Conditions: `operation` (as `PutVectors`), `bucket`, `index`, `keys` (the request contains one of them),
-    `key_contains` (one of its keys contains this), then `skip` (the first N of these pass), `count` (hits at most N),
-    `probability` (of each request, drawn from a generator started with `seed`).
+    `key_contains` (one of its keys contains this), `body_contains` (its body does), then `skip` (the first N of these
+    pass), `count` (hits at most N), `probability` (of each request, drawn from a generator started with `seed`).
 
     Effects: `latency_seconds` before anything else; then `hang` (no answer: until the client goes, or the connection is
     reset after `latency_seconds`), or `reset` (the connection is reset "before" or "after" the request is applied), or
@@ -31,6 +31,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     index: str | None = None
     keys: frozenset[str] | None = None
     key_contains: str | None = None
+    body_contains: str | None = None
     skip: int = 0
     count: int | None = None
     probability: float = 1.0
@@ -86,7 +87,9 @@ class _Armed:
         self.hits = 0
         self.random = random.Random(rule.seed)  # noqa: S311 - reproducible chance, not secrecy
 
-    def takes(self, operation: str, bucket: str | None, index: str | None, keys: Collection[str]) -> bool:
+    def takes(
+        self, operation: str, bucket: str | None, index: str | None, keys: Collection[str], payload: bytes
+    ) -> bool:
         rule = self.rule
         concerned = (
             rule.operation in {None, operation}
@@ -94,6 +97,7 @@ class _Armed:
             and rule.index in {None, index}
             and (rule.keys is None or not rule.keys.isdisjoint(keys))
             and (rule.key_contains is None or any(rule.key_contains in key for key in keys))
+            and (rule.body_contains is None or rule.body_contains.encode() in payload)
         )
         if not concerned:
             return False
@@ -131,10 +135,12 @@ class Faults:
         """`{"id", "hits", "rule"}` of each."""
         return [{"id": armed.number, "hits": armed.hits, "rule": armed.rule} for armed in self._armed]
 
-    def take(self, operation: str, bucket: str | None, index: str | None, keys: Collection[str]) -> Rule | None:
+    def take(
+        self, operation: str, bucket: str | None, index: str | None, keys: Collection[str], payload: bytes = b""
+    ) -> Rule | None:
         """The rule that decides over a request, if any; this counts as a hit."""
         for armed in self._armed:
-            if armed.takes(operation, bucket, index, keys):
+            if armed.takes(operation, bucket, index, keys, payload):
                 return armed.rule
         return None
 

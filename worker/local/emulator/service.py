@@ -152,7 +152,7 @@ class Service:
         decoded = await self._in_thread(lambda: _decode(request.headers.get("content-md5"), payload, shape))
         if not isinstance(decoded, Refusal):
             self._journal.name(entry, *_names(decoded[0]))
-        rule = self._faults.take(entry.operation, bucket, entry.index, entry.keys)
+        rule = self._faults.take(entry.operation, bucket, entry.index, entry.keys, payload)
         if rule is not None and not rule.hang:
             await self._wait(rule.latency_seconds)
         if rule is not None and rule.answers and rule.applies == "none":

@@ -1,0 +1,64 @@
+"""Messages, settings and clocks for tests that need no broker and no service."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker.batch import Item
+from worker.offsets import Assignment, Ledger, Partition
+from worker.record import Target
+
+TARGET = Target("docs", 3, "cosine", frozenset({"text"}))
+
+NEEDED = {
+    "OSS_VECTORS_ROUTES": "vectors:docs",
+    "OSS_VECTORS_OSS__REGION": "cn-hangzhou",
+    "OSS_VECTORS_OSS__BUCKET": "my-bucket",
+    "OSS_VECTORS_OSS__ACCOUNT_ID": "123456789",
+}
+"""The environment with the settings that have no default."""
+
+
+class FakeClock:
+    """A clock that moves when it is told to; seconds."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+@dataclass(frozen=True)
+class FakeMessage:
+    """A message as the consumer gives it."""
+
+    offset: int = 0
+    timestamp: int = 1_700_000_000_123
+    key: bytes | None = b"a"
+    value: bytes | None = b"{}"
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+
+@dataclass(frozen=True)
+class FakeTracked:
+    """A record as far as the ledger looks at it."""
+
+    assignment: Assignment
+    offset: int
+    size: int = 0
+
+
+def opened(ledger: Ledger, topic: str = "vectors", partition: int = 0, position: int = 0) -> Assignment:
+    """Assign and open a partition."""
+    assignment = ledger.assign(Partition(topic, partition))
+    ledger.open(assignment, position, None)
+    return assignment
+
+
+def item(assignment: Assignment, offset: int, key: str, fragment: bytes | None) -> Item:
+    """Return a record on its way to the index."""
+    return Item(assignment, FakeMessage(offset), key, fragment, 0)

@@ -1,0 +1,381 @@
+"""The settings: where each comes from, every mistake at once, and no secret shown."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.unit.samples import NEEDED
+from worker import config
+from worker.config import Loaded, Route, load
+from worker.errors import SettingsError
+
+SECRET = "hunter2-do-not-show"
+FILE = """
+[[routes]]
+topic = "vectors"
+index = "docs"
+[oss]
+region = "cn-hangzhou"
+bucket = "my-bucket"
+account_id = "123456789"
+"""
+
+
+def loaded(**variables: str) -> Loaded:
+    """Load from the environment alone; `A__B="x"` is OSS_VECTORS_A__B."""
+    return load(None, NEEDED | {f"OSS_VECTORS_{name}": value for name, value in variables.items()})
+
+
+def mistakes(path: Path | None, environ: dict[str, str]) -> tuple[str, ...]:
+    """Load what is wrong, and return what is told of it."""
+    with pytest.raises(SettingsError) as raised:
+        load(path, environ)
+    return raised.value.mistakes
+
+
+def mistakes_with(**variables: str) -> tuple[str, ...]:
+    """Load what is needed and these, of which some are wrong, and return what is told of it."""
+    return mistakes(None, NEEDED | {f"OSS_VECTORS_{name}": value for name, value in variables.items()})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "worker.toml"
+    path.write_text(FILE)
+    return path
+
+
+def with_lines(file: Path, text: str) -> Path:
+    file.write_text(FILE + text)
+    return file
+
+
+# -- where values come from
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(file: Path) -> None:
+    path = with_lines(file, "[batch]\nmax_records = 100\nmax_bytes = 2048\n")
+    result = load(path, {"OSS_VECTORS_BATCH__MAX_RECORDS": "7"})
+    assert result.settings.batch == config.Batch(max_records=7, max_bytes=2048, max_age_seconds=1.0)
+    assert [result.origins[f"batch.{name}"] for name in ("max_records", "max_bytes", "max_age_seconds")] == [
+        "OSS_VECTORS_BATCH__MAX_RECORDS",
+        str(path),
+        "default",
+    ]
+
+
+def test_without_a_path_the_variable_names_the_file(file: Path) -> None:
+    result = load(None, {"OSS_VECTORS_CONFIG": str(file)})
+    assert (result.settings.oss.bucket, result.origins["oss.bucket"]) == ("my-bucket", str(file))
+
+
+def test_the_path_wins_over_the_variable(file: Path) -> None:
+    assert load(file, {"OSS_VECTORS_CONFIG": "/nowhere"}).settings.topics == ("vectors",)
+
+
+def test_the_environment_alone_is_enough() -> None:
+    settings = loaded().settings
+    assert (settings.routes, settings.kafka) == ((Route(topic="vectors", index="docs"),), config.Kafka())
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "expected"),
+    [
+        pytest.param("KAFKA__BOOTSTRAP_SERVERS", "a:1, b:2,", ("a:1", "b:2"), id="a list"),
+        pytest.param("KAFKA__CLIENT", '{"retry_backoff_ms": 5}', {"retry_backoff_ms": 5}, id="a table"),
+        pytest.param("BATCH__MAX_RECORDS", "7", 7, id="a number"),
+        pytest.param("BATCH__MAX_AGE_SECONDS", "0.25", 0.25, id="a fraction"),
+        pytest.param("BATCH__MAX_AGE_SECONDS", "2", 2.0, id="a whole number of seconds"),
+        pytest.param("OSS__ALLOW_HTTP", "true", True, id="a boolean"),
+        pytest.param("OSS__ALLOW_HTTP", "0", False, id="a boolean as a digit"),
+        pytest.param("KAFKA__GROUP_ID", "5", "5", id="a string of digits stays one"),
+        pytest.param("DEAD_LETTER__IDEMPOTENT", "true", "true", id="a word that looks like a boolean"),
+        pytest.param("DEAD_LETTER__TOPIC", "", "", id="empty"),
+    ],
+)
+def test_a_variable_is_read_as_its_settings_type(variable: str, text: str, expected: object) -> None:
+    table, _, name = variable.lower().partition("__")
+    assert getattr(getattr(loaded(**{variable: text}).settings, table), name) == expected
+
+
+ROUTE = Route(topic="a", index="docs")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("a:docs", (ROUTE,), id="one"),
+        pytest.param(" a:docs , b.c-d_e:images, ", (ROUTE, Route(topic="b.c-d_e", index="images")), id="several"),
+        pytest.param('[{"topic": "a", "index": "docs"}]', (ROUTE,), id="JSON"),
+        pytest.param(
+            ' [{"topic": "a", "index": "docs", "dimension": 3, "distance_metric": "cosine", "non_filterable_metadata_keys": ["t"]}]',
+            (Route(topic="a", index="docs", dimension=3, distance_metric="cosine", non_filterable_metadata_keys=("t",)),),
+            id="JSON in full",
+        ),
+    ],
+)  # fmt: skip
+def test_routes_are_written_as_pairs_or_as_json(text: str, expected: tuple[Route, ...]) -> None:
+    assert loaded(ROUTES=text).settings.routes == expected
+
+
+def test_routes_of_the_environment_replace_those_of_the_file(file: Path) -> None:
+    result = load(file, {"OSS_VECTORS_ROUTES": "other:docs"})
+    assert (result.settings.topics, result.origins["routes"]) == (("other",), "OSS_VECTORS_ROUTES")
+
+
+def test_indexes_come_once_each_in_the_order_of_the_routes() -> None:
+    settings = loaded(ROUTES="a:docs,b:images,c:docs").settings
+    assert (settings.topics, settings.indexes) == (("a", "b", "c"), ("docs", "images"))
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_a_setting_is_read_from_a_file_of_its_own_named_in_the_environment(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(f" {SECRET} {ending}".encode())
+    result = loaded(KAFKA__SASL_PLAIN_PASSWORD_FILE=str(path))
+    assert result.settings.kafka.sasl_plain_password == f" {SECRET} "
+    assert result.origins["kafka.sasl_plain_password"] == "OSS_VECTORS_KAFKA__SASL_PLAIN_PASSWORD_FILE"
+
+
+def test_a_setting_is_read_from_a_file_of_its_own_named_in_the_settings_file(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "number").write_text("42\n")
+    path = with_lines(file, f'[batch]\nmax_records_file = "{tmp_path / "number"}"\n')
+    result = load(path, {})
+    assert (result.settings.batch.max_records, result.origins["batch.max_records"]) == (
+        42,
+        f"{path} (max_records_file)",
+    )
+
+
+def test_the_setting_credentials_file_is_a_setting_and_no_file_of_the_setting_credentials() -> None:
+    oss = loaded(OSS__CREDENTIALS="file", OSS__CREDENTIALS_FILE="/not/read/here").settings.oss
+    assert (oss.credentials, oss.credentials_file) == ("file", "/not/read/here")
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        pytest.param({"BATCH__MAX_RECORDS": "501"}, ['batch.max_records = "501" (from OSS_VECTORS_BATCH__MAX_RECORDS)', "<= 500", "the service takes 500"], id="too much"),
+        pytest.param({"BATCH__MAX_RECORDS": "many"}, ['batch.max_records = "many"', "Expected `int`"], id="no number"),
+        pytest.param({"BATCH__MAX_AGE_SECONDS": "0"}, ["batch.max_age_seconds", "> 0"], id="zero seconds"),
+        pytest.param({"BATCH__MAX_AGE_SECONDS": "nan"}, ["batch.max_age_seconds", "> 0"], id="not a number"),
+        pytest.param({"DELIVERY__RETRY_MAX_SECONDS": "inf"}, ["delivery.retry_max_seconds", "<= 31536000"], id="for ever"),
+        pytest.param({"DELIVERY__VECTORS_PER_SECOND": "inf"}, ["delivery.vectors_per_second", "0 is no limit"], id="endless rate"),
+        pytest.param({"SHUTDOWN__DRAIN_SECONDS": "inf"}, ["shutdown.drain_seconds"], id="endless drain"),
+        pytest.param({"RECORDS__FORMAT": "avro"}, ['records.format = "avro"', '"auto" | "json" | "msgpack"'], id="no such word"),
+        pytest.param({"OSS__ALLOW_HTTP": "maybe"}, ['oss.allow_http = "maybe"', "`bool`"], id="no boolean"),
+        pytest.param({"OSS__BUCKET": "-bucket"}, ['oss.bucket = "-bucket"', "3 to 32 of a-z, 0-9 and -"], id="no bucket name"),
+        pytest.param({"OSS__ACCOUNT_ID": "me"}, ['oss.account_id = "me"', "digits"], id="no account"),
+        pytest.param({"KAFKA__BOOTSTRAP_SERVERS": " , "}, ["kafka.bootstrap_servers", "length >= 1"], id="an empty list"),
+        pytest.param({"KAFKA__CLIENT": "{"}, ["kafka.client = ********", "OSS_VECTORS_KAFKA__CLIENT"], id="no JSON"),
+        pytest.param({"KAFKA__CLIENT": "[1]"}, ["kafka.client = ********", "Expected `object`, got `array`"], id="no table"),
+        pytest.param({"ROUTES": ""}, ["routes: at least one is needed", 'OSS_VECTORS_ROUTES="topic:index"'], id="no routes"),
+        pytest.param({"ROUTES": "[]"}, ["routes: at least one is needed"], id="no routes in JSON"),
+        pytest.param({"ROUTES": "vectors"}, ["OSS_VECTORS_ROUTES = 'vectors'", "allowed are topic:index,topic:index and JSON"], id="no pair"),
+        pytest.param({"ROUTES": "[{"}, ["OSS_VECTORS_ROUTES is not JSON"], id="broken JSON routes"),
+        pytest.param({"ROUTES": "[1]"}, ["routes (from OSS_VECTORS_ROUTES) is not a list of tables"], id="JSON routes of numbers"),
+        pytest.param({"ROUTES": '[{"topic": "a"}]'}, ["routes[0].index is needed: the index to write to"], id="a route without its index"),
+        pytest.param({"ROUTES": '[{"topic": "a", "index": "docs", "indx": 1}]'}, ["routes[0].indx", "did you mean index?"], id="a route's unknown setting"),
+        pytest.param({"ROUTES": "a:my-index"}, ['routes[0].index = "my-index"', "letters and digits"], id="no index name"),
+        pytest.param({"ROUTES": "a b:docs"}, ["'a b' is no name of a topic; allowed are letters, digits"], id="no topic name"),
+        pytest.param({"ROUTES": "a:docs,a:images"}, ["topic 'a' stands in several; a topic goes to one index"], id="a topic twice"),
+        pytest.param({"ROUTES": "a:docs", "DEAD_LETTER__TOPIC": "a"}, ["dead_letter.topic = 'a' is the topic of a route"], id="dead letters into a route"),
+        pytest.param({"KAFKA__CLIENT": '{"group_id": "x", "acks": 1}'}, ["kafka.client: acks, group_id cannot be set here; the worker owns acks, allow_auto"], id="what the worker owns"),
+        pytest.param({"KAFKA__SECURITY_PROTOCOL": "SASL_SSL"}, ["kafka.sasl_mechanism is needed with kafka.security_protocol = 'SASL_SSL'"], id="no mechanism"),
+        pytest.param({"KAFKA__SASL_MECHANISM": "PLAIN", "KAFKA__SASL_PLAIN_USERNAME": "me"}, ["kafka.sasl_plain_password is needed"], id="no password"),
+        pytest.param({"KAFKA__SSL_CAFILE": "/nowhere.pem"}, ["kafka.ssl_cafile = '/nowhere.pem': no such file"], id="no Kafka CA file"),
+        pytest.param({"OSS__CA_FILE": "/nowhere.pem"}, ["oss.ca_file = '/nowhere.pem': no such file"], id="no OSS CA file"),
+        pytest.param({"OSS__CREDENTIALS": "file"}, ["oss.credentials_file is needed"], id="no credentials file"),
+        pytest.param({"OSS__CREDENTIALS": "process"}, ["oss.credentials_process is needed"], id="no credentials process"),
+        pytest.param({"DEAD_LETTER__ACCEPT_UNTIL": "tomorrow"}, ["dead_letter.accept_until = 'tomorrow'", "RFC 3339"], id="no time"),
+        pytest.param({"DEAD_LETTER__ACCEPT_UNTIL": "2026-01-31T12:00:00"}, ["dead_letter.accept_until", "RFC 3339"], id="a time without a zone"),
+        pytest.param({"BATCH__MAX_RECORD": "5"}, ["OSS_VECTORS_BATCH__MAX_RECORD names no setting; did you mean OSS_VECTORS_BATCH__MAX_RECORDS?"], id="an unknown name"),
+        pytest.param({"NOTHING__HERE": "5"}, ["OSS_VECTORS_NOTHING__HERE names no setting"], id="an unknown table"),
+        pytest.param({"BATCH_MAX_RECORDS": "5"}, ["OSS_VECTORS_BATCH_MAX_RECORDS names no setting; did you mean OSS_VECTORS_BATCH__MAX_RECORDS, with two underscores"], id="a single underscore"),
+        pytest.param({"KAFKA_SASL_PLAIN_PASSWORD_FILE": "x"}, ["did you mean OSS_VECTORS_KAFKA__SASL_PLAIN_PASSWORD_FILE"], id="a single underscore before a file"),
+        pytest.param({"BATCH__MAX_RECORDS_FILE": "/nowhere"}, ["batch.max_records from the file '/nowhere' (OSS_VECTORS_BATCH__MAX_RECORDS_FILE): No such file"], id="no such file"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_told_with_its_name_its_value_and_what_is_allowed(
+    variables: dict[str, str], expected: list[str]
+) -> None:
+    told = mistakes_with(**variables)
+    assert (len(told), [part for part in expected if part not in told[0]]) == (1, [])
+
+
+ENDPOINTS_REFUSED = [
+    *("docs", "oss.example.com", "ftp://oss.example.com", "https://", "https://[::1", "https://h:99999", "https://h:x"),
+    *("https://h/path", "https://h?query", "https://user:secret@h"),
+]
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS_REFUSED)
+def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
+    told = mistakes_with(OSS__ENDPOINT=endpoint)
+    assert told == (f"oss.endpoint = {endpoint!r}: allowed is https://host or https://host:port",)
+
+
+@pytest.mark.parametrize("host", ["oss.example.com", "10.0.0.1", "127.example.com", "127.0.0.1.example.com", "[::2]"])
+def test_plain_http_is_for_loopback_unless_it_is_allowed(host: str) -> None:
+    (told,) = mistakes_with(OSS__ENDPOINT=f"http://{host}")
+    assert told.endswith("plain HTTP is for loopback; oss.allow_http = true allows it elsewhere")
+    assert loaded(OSS__ENDPOINT=f"http://{host}", OSS__ALLOW_HTTP="true").settings.oss.endpoint == f"http://{host}"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["", "https://oss.example.com", "https://h:8443/", "http://127.0.0.1:9000", "http://127.0.0.2", "http://localhost:9000", "http://a.localhost", "http://[::1]:9000"],
+)  # fmt: skip
+def test_https_and_plain_http_to_this_machine_are_taken(endpoint: str) -> None:
+    assert loaded(OSS__ENDPOINT=endpoint).settings.oss.endpoint == endpoint
+
+
+def test_variables_that_kubernetes_makes_are_left_alone() -> None:
+    made = {
+        "SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "9464", "SERVICE_PORT_METRICS": "9464", "PORT": "tcp://10.0.0.1:9464",
+        "PORT_9464_TCP": "tcp://10.0.0.1:9464", "PORT_9464_TCP_ADDR": "10.0.0.1", "PORT_9464_TCP_PROTO": "tcp",
+    }  # fmt: skip
+    assert loaded(**made) == loaded()
+
+
+def test_every_mistake_is_told_at_once(file: Path) -> None:
+    path = with_lines(
+        file,
+        'surprise = 1\n[batch]\nmax_records = "x"\nmax_byte = 1\n[kafa]\n[records]\nformat = "avro"\ntombstones = 5\n',
+    )
+    told = mistakes(path, {"OSS_VECTORS_HTTP__PORT": "70000", "OSS_VECTORS_LOG__LEVL": "x", "OSS_VECTORS_ROUTES": "x"})
+    expected = [
+        *("kafa (in", "OSS_VECTORS_LOG__LEVL", "OSS_VECTORS_ROUTES = 'x'", "oss.surprise (in", "batch.max_byte (in"),
+        *('batch.max_records = "x"', 'records.format = "avro"', "records.tombstones = 5", 'http.port = "70000"'),
+    ]
+    assert [part for part in expected if not any(part in each for each in told)] == []
+    assert len(told) == len(expected)
+
+
+def test_what_is_needed_and_missing_is_told_by_its_name() -> None:
+    told = mistakes(None, {})
+    assert [each.partition(" is needed")[0].partition(":")[0] for each in told] == [
+        *("routes", "oss.region", "oss.bucket", "oss.account_id")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("[kafka\n", "is not TOML", id="broken"),
+        pytest.param("\xff", "is not TOML", id="not UTF-8"),
+        pytest.param("oss = 5", "oss (in ", id="a value for a table"),
+        pytest.param("routes = 5", "is not a list of tables; write each as [[routes]]", id="a value for the routes"),
+        pytest.param("[routes]\ntopic = 'a'", "is not a list of tables; write each as [[routes]]", id="one table for the routes"),
+        pytest.param("[batch]\nmax_age_seconds = inf", "batch.max_age_seconds", id="TOML's infinity"),
+        pytest.param("[batch]\nmax_records = true", "batch.max_records = true", id="a boolean for a number"),
+        pytest.param("[kafka]\nbootstrap_servers = 'a:1'", "kafka.bootstrap_servers", id="a string for a list"),
+        pytest.param("[http]\nhost_file = \"a\\u0000b\"", "http.host from the file", id="a null byte in a path"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_wrong_is_told(file: Path, text: str, expected: str) -> None:
+    file.write_text(text, encoding="latin-1")
+    assert [each for each in mistakes(file, {}) if expected in each] != []
+
+
+def test_a_file_that_is_missing_or_a_directory_is_told(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.toml"
+    assert mistakes(missing, NEEDED) == (f"the settings file {missing} cannot be read: No such file or directory",)
+    assert mistakes_with(CONFIG=str(tmp_path)) == (f"the settings file {tmp_path} cannot be read: Is a directory",)
+
+
+def test_a_setting_and_its_file_together_are_told(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "n").write_text("5")
+    path = with_lines(file, f'[batch]\nmax_records = 5\nmax_records_file = "{tmp_path / "n"}"\n')
+    assert "only one of them may be set" in mistakes(path, {})[0]
+    assert (
+        "only one of them may be set"
+        in mistakes_with(BATCH__MAX_RECORDS="5", BATCH__MAX_RECORDS_FILE=str(tmp_path / "n"))[0]
+    )
+
+
+# -- secrets
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({"KAFKA__SASL_PLAIN_PASSWORD": SECRET, "KAFKA__SASL_MECHANISM": "PLAIN"}, id="password beside a mistake"),
+        pytest.param({"KAFKA__CLIENT": f'{{"sasl_oauth": "{SECRET}"'}, id="client settings that are no JSON"),
+        pytest.param({"KAFKA__CLIENT": f'["{SECRET}"]'}, id="client settings that are a list"),
+        pytest.param({"KAFKA__CLIENT": f'{{"ssl_password": "{SECRET}"}}'}, id="client settings that the worker owns"),
+        pytest.param({"OSS__PROXY_URL": f"http://user:{SECRET}@h:1", "HTTP__PORT": "x"}, id="proxy beside a mistake"),
+        pytest.param({"KAFKA__SASL_PLAIN_PASSWRD": SECRET}, id="password under a wrong name"),
+        pytest.param({"KAFKA_SASL_PLAIN_PASSWORD": SECRET}, id="password with a single underscore"),
+    ],
+)  # fmt: skip
+def test_a_mistake_never_shows_a_secret(variables: dict[str, str]) -> None:
+    assert [each for each in mistakes_with(**variables) if SECRET in each] == []
+
+
+def test_a_secret_of_a_wrong_type_is_not_shown(file: Path) -> None:
+    path = with_lines(file, f'[kafka]\nsasl_plain_password = ["{SECRET}"]\nssl_password = {{a = "{SECRET}"}}\n')
+    told = mistakes(path, {})
+    assert [each.partition(" (from")[0] for each in told] == [
+        "kafka.ssl_password = ********",
+        "kafka.sasl_plain_password = ********",
+    ]
+    assert SECRET not in "".join(told)
+
+
+def test_the_settings_in_force_are_toml_with_every_name_its_origin_and_no_secret(file: Path) -> None:
+    path = with_lines(
+        file, f'[kafka]\nssl_password = "{SECRET}"\n[kafka.client]\nproxy_url = "{SECRET}"\nretries = 3\n'
+    )
+    environ = {"OSS_VECTORS_OSS__PROXY_URL": f"http://me:{SECRET}@proxy:1", "OSS_VECTORS_LOG__LEVEL": "debug"}
+    text = config.in_force(load(path, environ))
+    shown: dict[str, Any] = tomllib.loads(text)
+    assert SECRET not in text
+    assert {name: sorted(table) for name, table in shown.items() if name != "routes"} == {
+        name: sorted(kind.__struct_fields__) for name, kind in config.TABLES.items()
+    }
+    assert shown["kafka"]["client"] == {"proxy_url": config.HIDDEN, "retries": config.HIDDEN}
+    assert 'level = "debug"  # OSS_VECTORS_LOG__LEVEL' in text.splitlines()
+    assert f'ssl_password = "********"  # {path}' in text.splitlines()
+    assert 'sasl_plain_password = ""  # default' in text.splitlines()
+
+
+# -- the example
+
+
+def test_the_example_loads_again_and_holds_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "example.toml"
+    path.write_text(config.example())
+    assert load(path, {}).settings == loaded().settings
+
+
+def test_the_example_shows_every_setting_with_its_meaning() -> None:
+    shown = tomllib.loads(config.example())
+    assert {name: list(table) for name, table in shown.items() if name != "routes"} == {
+        name: list(kind.__struct_fields__) for name, kind in config.TABLES.items()
+    }
+    assert list(shown["routes"][0]) == list(Route.__struct_fields__)
+    settings = [line for line in config.example().splitlines() if " = " in line and not line.startswith("#")]
+    assert [line for line in settings if len(line.partition("  # ")[2]) < 4] == []
+
+
+def test_the_settings_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        loaded().settings.batch.max_records = 5  # type: ignore[misc]  # that it cannot be set is what is tried
+    assert msgspec.structs.asdict(loaded().settings.batch)["max_records"] == 500
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("2026-01-31T12:00:00Z", "2026-01-31T12:00:00+00:00"), ("2026-01-31T12:00:00+08:00", "2026-01-31T12:00:00+08:00")],
+)
+def test_a_time_of_rfc_3339_is_read_with_its_zone(text: str, expected: str) -> None:
+    moment = config.accept_until(loaded(DEAD_LETTER__ACCEPT_UNTIL=text).settings.dead_letter)
+    assert moment is not None
+    assert moment.isoformat() == expected

@@ -1,0 +1,310 @@
+"""What a scrape shows: every name and label of the contract, at 0 from the start, and books that balance."""
+
+import threading
+from collections.abc import Iterable
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from tests.unit.samples import FakeClock, FakeTracked, opened
+from worker.batch import SealReason
+from worker.errors import BlockReason
+from worker.metrics import Metrics
+from worker.offsets import Ledger, Outcome, Partition
+from worker.state import Block, State, Status
+
+TOPICS = ("vectors", "images")
+INDEXES = ("docs", "pictures")
+
+CONTRACT = """
+records_consumed_total counter topic
+records_settled_total counter topic outcome
+records_buffered gauge topic
+dead_letters_total counter topic reason
+dead_letter_writes_total counter result
+key_mismatch_total counter topic
+batches_total counter index reason
+batch_records histogram index
+batch_bytes histogram index
+requests_total counter index operation code
+request_duration_seconds histogram operation
+uploaded_bytes_total counter index
+retries_total counter reason
+unknown_outcomes_total counter index
+bisects_total counter index
+requests_in_flight gauge index
+in_flight_limit gauge index
+rate_limit_vectors_per_second gauge index
+rate_limit_wait_seconds_total counter index
+record_latency_seconds histogram topic
+consumer_lag_records gauge topic partition
+end_offset gauge topic partition
+watermark_offset gauge topic partition
+committed_offset gauge topic partition
+oldest_unsettled_age_seconds gauge topic partition
+skipped_offsets_total counter topic reason
+commits_total counter result
+last_commit_timestamp_seconds gauge
+rebalances_total counter event
+assigned_partitions gauge
+paused_partitions gauge
+kafka_errors_total counter kind
+buffer_bytes gauge
+buffer_limit_bytes gauge
+state gauge state
+blocked gauge topic reason
+last_put_timestamp_seconds gauge
+last_poll_timestamp_seconds gauge
+worker_info gauge version group_id client_id
+"""
+
+KNOWN: dict[tuple[str, str], Iterable[str]] = {
+    ("records_settled_total", "outcome"): ["put", "deleted", "superseded", "ignored", "dead_lettered", "returned"],
+    ("dead_letters_total", "reason"): [
+        "malformed",
+        "unsupported_encoding",
+        "key",
+        "dimension",
+        "not_finite",
+        "zero_vector",
+        "metadata",
+        "tombstone",
+        "too_large",
+        "refused",
+        "isolated_server_error",
+    ],
+    ("dead_letter_writes_total", "result"): ("ok", "failed"),
+    ("batches_total", "reason"): ("count", "bytes", "age", "drain"),
+    ("requests_total", "operation"): ("PutVectors", "DeleteVectors", "GetVectorIndex"),
+    ("request_duration_seconds_count", "operation"): ("PutVectors", "DeleteVectors", "GetVectorIndex"),
+    ("retries_total", "reason"): ("throttled", "server", "network", "timeout"),
+    ("skipped_offsets_total", "reason"): ("retention", "reset_latest"),
+    ("commits_total", "result"): ("ok", "failed"),
+    ("rebalances_total", "event"): ("assigned", "revoked", "lost"),
+    ("state", "state"): ["starting", "running", "blocked", "draining", "stopped", "failed"],
+    ("blocked", "reason"): [
+        "credentials",
+        "target",
+        "dead_letter_limit",
+        "dead_letter_unavailable",
+        "no_dead_letter",
+        "record_stuck",
+        "partition_unreadable",
+        "no_committed_offset",
+        "offset_out_of_range",
+    ],
+}
+"""The label values that are known at start."""
+
+
+class Setup:
+    """The parts that the metrics read, and a scrape of them."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.ledger = Ledger(TOPICS, self.clock)
+        self.status = Status(self.clock())
+        self.metrics = Metrics(self.ledger, self.status, TOPICS, INDEXES)
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        return self.metrics.registry
+
+    def samples(self) -> list[Sample]:
+        families = text_string_to_metric_families(generate_latest(self.registry).decode())
+        return [sample for family in families for sample in family.samples]
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"oss_vectors_{name}", labels)
+
+    def partition_series(self) -> set[str]:
+        return {sample.name.removeprefix("oss_vectors_") for sample in self.samples() if "partition" in sample.labels}
+
+
+@pytest.fixture
+def setup() -> Setup:
+    return Setup()
+
+
+def test_every_metric_of_the_contract_is_there_with_its_type_and_labels_and_no_other(setup: Setup) -> None:
+    opened(setup.ledger, position=3)
+    setup.ledger.committed({setup.ledger.assignments()[0]: 3})
+    setup.metrics.ends.update({Partition("vectors", 0): 5})
+    setup.metrics.worker_info.labels("1", "g", "c").set(1)
+    found = set()
+    for family in text_string_to_metric_families(generate_latest(setup.registry).decode()):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        if name.startswith("oss_vectors_"):
+            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+            found.add((name.removeprefix("oss_vectors_"), family.type, frozenset(labels)))
+    lines = [line.split() for line in CONTRACT.strip().splitlines()]
+    assert found == {(name, kind, frozenset(labels)) for name, kind, *labels in lines}
+
+
+def test_known_label_values_are_there_at_zero_from_the_start(setup: Setup) -> None:
+    samples = setup.samples()
+    for (name, label), values in KNOWN.items():
+        there = [sample for sample in samples if sample.name == f"oss_vectors_{name}"]
+        others = {label: None for sample in there for label in sample.labels} | {label: None}
+        del others[label]
+        expected = {(value, *rest) for value in values for rest in combinations([*others])}
+        found = {(s.labels[label], *(s.labels[o] for o in others if o != "code")) for s in there}
+        assert (name, found) == (name, expected)
+    assert [s for s in samples if s.name.startswith("oss_vectors_") and s.value and s.labels.get("state") is None] == []
+
+
+def combinations(labels: list[str]) -> list[tuple[str, ...]]:
+    """Return each topic or index, as the metric has either or neither."""
+    if "topic" in labels:
+        return [(topic,) for topic in TOPICS]
+    return [(index,) for index in INDEXES] if "index" in labels else [()]
+
+
+def test_topics_and_indexes_have_their_series_from_the_start(setup: Setup) -> None:
+    seen: dict[str, set[str]] = {}
+    for sample in setup.samples():
+        for label in ("topic", "index"):
+            if label in sample.labels:
+                seen.setdefault(f"{label} of {sample.name}", set()).add(sample.labels[label])
+    assert {name: values for name, values in seen.items() if values != set(TOPICS if name[0] == "t" else INDEXES)} == {}
+
+
+@pytest.mark.parametrize("form", [generate_latest, generate_openmetrics], ids=["text", "OpenMetrics"])
+def test_there_are_no_created_series_and_the_process_is_shown(setup: Setup, form: object) -> None:
+    assert callable(form)
+    text = form(setup.registry).decode()
+    assert [line for line in text.splitlines() if "_created" in line] == []
+    assert [name in text for name in ("process_resident_memory_bytes", "python_info", "python_gc_")] == [True] * 3
+
+
+def test_the_state_in_force_is_1_and_the_others_0(setup: Setup) -> None:
+    setup.status.enter(State.DRAINING, "told to stop")
+    assert {state.value: setup.value("state", state=state.value) for state in State} == {
+        state.value: float(state is State.DRAINING) for state in State
+    }
+
+
+def test_a_block_is_1_while_it_holds(setup: Setup) -> None:
+    def shown() -> list[float | None]:
+        return [setup.value("blocked", topic=topic, reason="target") for topic in TOPICS]
+
+    blocks = [Block("images", BlockReason.TARGET, partition) for partition in (None, 3)]
+    seen = []
+    for block in blocks:
+        setup.status.block(block, "no such index")
+        seen.append(shown())
+    for block in blocks:
+        setup.status.unblock(block)
+        seen.append(shown())
+    assert seen == [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
+
+
+def test_consumed_is_what_is_settled_and_what_is_buffered(setup: Setup) -> None:
+    assignment = opened(setup.ledger)
+    setup.ledger.track(assignment, range(10))
+    setup.ledger.hold(1000)
+    for offset, outcome in enumerate(Outcome):
+        if outcome is not Outcome.RETURNED:
+            setup.ledger.settle([FakeTracked(assignment, offset, 100)], outcome)
+    settled = {o.value: setup.value("records_settled_total", topic="vectors", outcome=o.value) for o in Outcome}
+    assert settled == {"put": 1, "deleted": 1, "superseded": 1, "ignored": 1, "dead_lettered": 1, "returned": 0}
+    assert setup.value("records_consumed_total", topic="vectors") == 10
+    assert (setup.value("records_buffered", topic="vectors"), setup.value("buffer_bytes")) == (5, 500)
+    setup.ledger.fence([Partition("vectors", 0)])
+    assert setup.value("records_settled_total", topic="vectors", outcome="returned") == 5
+    assert setup.value("records_buffered", topic="vectors") == 0
+
+
+def test_the_books_balance_in_every_scrape_while_records_come_and_go(setup: Setup) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            assignment = opened(setup.ledger)
+            setup.ledger.track(assignment, range(50))
+            for offset in range(40):
+                setup.ledger.settle([FakeTracked(assignment, offset)], Outcome.PUT)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(30):
+            sums = dict.fromkeys(("consumed_total", "settled_total", "buffered"), 0.0)
+            for sample in setup.samples():
+                name = sample.name.removeprefix("oss_vectors_records_")
+                if name in sums:
+                    sums[name] += sample.value
+            assert sums["consumed_total"] == sums["settled_total"] + sums["buffered"]
+    finally:
+        stop.set()
+        thread.join()
+
+
+# -- partitions
+
+
+@pytest.mark.parametrize(
+    ("end", "position", "lag"),
+    [(10, 4, 6), (4, 4, 0), (3, 4, 0)],
+    ids=["behind", "at rest", "the end was asked for before"],
+)
+def test_the_lag_is_the_end_less_the_watermark_and_never_negative(
+    setup: Setup, end: int, position: int, lag: int
+) -> None:
+    opened(setup.ledger, position=position)
+    setup.metrics.ends.update({Partition("vectors", 0): end})
+    labels = {"topic": "vectors", "partition": "0"}
+    assert (setup.value("consumer_lag_records", **labels), setup.value("end_offset", **labels)) == (lag, end)
+    assert setup.value("watermark_offset", **labels) == position
+
+
+def test_behind_transaction_markers_the_lag_is_0_once_the_position_is_past_them(setup: Setup) -> None:
+    assignment = opened(setup.ledger)
+    setup.ledger.track(assignment, [0])
+    setup.ledger.settle([FakeTracked(assignment, 0)], Outcome.PUT)
+    setup.metrics.ends.update({Partition("vectors", 0): 2})
+    setup.ledger.advance(assignment, 2)
+    assert setup.value("consumer_lag_records", topic="vectors", partition="0") == 0
+
+
+def test_the_series_of_a_partition_come_as_they_are_known_and_go_with_it(setup: Setup) -> None:
+    seen = [setup.partition_series()]
+    assignment = setup.ledger.assign(Partition("vectors", 0))
+    setup.metrics.ends.update({Partition("vectors", 0): 2})
+    seen.append(setup.partition_series())
+    setup.ledger.open(assignment, 0, 0)
+    seen.append(setup.partition_series())
+    setup.ledger.fence([Partition("vectors", 0)])
+    seen.append(setup.partition_series())
+    opening = {"end_offset", "oldest_unsettled_age_seconds"}
+    assert seen == [set(), opening, opening | {"consumer_lag_records", "watermark_offset", "committed_offset"}, set()]
+
+
+def test_the_age_of_the_oldest_unsettled_record_grows_and_ends_at_0(setup: Setup) -> None:
+    assignment = opened(setup.ledger)
+    setup.ledger.track(assignment, [0])
+    setup.clock.pass_by(7.0)
+    labels = {"topic": "vectors", "partition": "0"}
+    before = setup.value("oldest_unsettled_age_seconds", **labels)
+    setup.ledger.settle([FakeTracked(assignment, 0)], Outcome.PUT)
+    assert (before, setup.value("oldest_unsettled_age_seconds", **labels)) == (7.0, 0.0)
+
+
+# -- counted as it happens
+
+
+def test_a_sealed_batch_is_counted_by_its_reason_and_size(setup: Setup) -> None:
+    setup.metrics.sealed("docs", 500, 4_000_000, SealReason.COUNT)
+    assert setup.value("batches_total", index="docs", reason="count") == 1
+    assert setup.value("batch_records_sum", index="docs") == 500
+    assert setup.value("batch_bytes_bucket", index="docs", le="4e+06") == 1
+
+
+def test_latency_is_0_for_a_timestamp_of_the_future_and_left_out_without_one(setup: Setup) -> None:
+    setup.metrics.settled("vectors", [1_000_000, 1_090_000, -1], now=1010.0)
+    assert setup.value("record_latency_seconds_count", topic="vectors") == 2
+    assert setup.value("record_latency_seconds_sum", topic="vectors") == pytest.approx(10.0)
+    assert setup.value("record_latency_seconds_bucket", topic="vectors", le="86400.0") == 2

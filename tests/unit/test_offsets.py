@@ -1,0 +1,423 @@
+"""The ledger: what may be committed, what is counted, and what a fence keeps out."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import assume
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.unit.samples import FakeClock, FakeTracked, opened
+from worker.offsets import Assignment, Ledger, Outcome, Partition, Phase
+
+P0 = Partition("vectors", 0)
+P1 = Partition("vectors", 1)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def ledger(clock: FakeClock) -> Ledger:
+    return Ledger(["vectors", "images"], clock)
+
+
+def settle(ledger: Ledger, assignment: Assignment, *offsets: int, outcome: Outcome = Outcome.PUT) -> int:
+    return ledger.settle([FakeTracked(assignment, offset) for offset in offsets], outcome)
+
+
+def settled(ledger: Ledger, outcome: Outcome, topic: str = "vectors") -> int:
+    return ledger.books().settled[topic, outcome]
+
+
+# -- the watermark
+
+
+@pytest.mark.parametrize(
+    ("order", "watermarks"),
+    [
+        pytest.param([0, 1, 2], [1, 2, 3], id="in order"),
+        pytest.param([2, 1, 0], [0, 0, 3], id="backwards"),
+        pytest.param([1, 0, 2], [0, 2, 3], id="the second first"),
+        pytest.param([0, 2, 1], [1, 1, 3], id="the last before the second"),
+    ],
+)
+def test_the_watermark_stops_at_the_lowest_unsettled_offset(
+    ledger: Ledger, order: list[int], watermarks: list[int]
+) -> None:
+    assignment = opened(ledger)
+    ledger.track(assignment, [0, 1, 2])
+    seen = []
+    for offset in order:
+        settle(ledger, assignment, offset)
+        seen.append(ledger.watermarks()[assignment])
+    assert seen == watermarks
+
+
+def test_over_a_gap_in_the_offsets_the_watermark_is_the_next_tracked_one(ledger: Ledger) -> None:
+    assignment = opened(ledger, position=5)
+    ledger.track(assignment, [7, 10])
+    before = assignment.watermark
+    settle(ledger, assignment, 7)
+    assert (before, assignment.watermark, assignment.span) == (7, 10, 1)
+
+
+def test_with_nothing_outstanding_the_watermark_is_the_position(ledger: Ledger) -> None:
+    assignment = opened(ledger, position=5)
+    assert assignment.watermark == 5
+    ledger.advance(assignment, 9)
+    ledger.advance(assignment, 8)
+    assert assignment.watermark == 9
+    ledger.track(assignment, [9])
+    ledger.advance(assignment, 12)
+    assert assignment.watermark == 9
+    settle(ledger, assignment, 9)
+    assert assignment.watermark == 12
+
+
+def test_a_partition_whose_first_offset_is_not_known_has_no_watermark_to_commit(ledger: Ledger) -> None:
+    assignment = ledger.assign(P0)
+    assert (ledger.watermarks(), ledger.watermarks([assignment])) == ({}, {})
+    ledger.open(assignment, 0, None)
+    assert ledger.watermarks() == {assignment: 0}
+
+
+def test_the_watermarks_of_those_named_alone_are_returned(ledger: Ledger) -> None:
+    first, second = opened(ledger), opened(ledger, partition=1, position=3)
+    assert ledger.watermarks([second]) == {second: 3}
+    assert ledger.watermarks() == {first: 0, second: 3}
+
+
+def test_the_span_reaches_from_the_watermark_to_the_newest(ledger: Ledger) -> None:
+    assignment = opened(ledger)
+    assert assignment.span == 0
+    ledger.track(assignment, [0, 1, 5])
+    settle(ledger, assignment, 5, 0)
+    assert assignment.span == 5
+
+
+# -- ownership
+
+
+def test_a_new_assignment_has_a_higher_epoch_and_fences_the_one_that_stood(ledger: Ledger) -> None:
+    old = opened(ledger)
+    ledger.track(old, [0, 1])
+    settle(ledger, old, 0)
+    new = ledger.assign(P0)
+    assert (old.phase, old.is_live, new.phase, new.epoch > old.epoch) == (Phase.FENCED, False, Phase.OPENING, True)
+    assert (ledger.assignment(P0), ledger.newest_epoch) == (new, new.epoch)
+    assert settled(ledger, Outcome.RETURNED) == 1
+
+
+def test_assignments_come_in_the_order_of_topic_and_partition(ledger: Ledger) -> None:
+    made = [ledger.assign(p) for p in (P1, P0, Partition("images", 5))]
+    assert ledger.assignments() == made[::-1]
+
+
+def test_what_is_not_owned_is_neither_closed_nor_fenced(ledger: Ledger) -> None:
+    assert (ledger.close([P0]), ledger.fence([P0]), ledger.assignment(P0)) == ([], 0, None)
+
+
+@pytest.mark.parametrize("end", ["close", "fence"])
+def test_a_partition_that_goes_before_it_was_opened_is_not_opened_any_more(ledger: Ledger, end: str) -> None:
+    assignment = ledger.assign(P0)
+    getattr(ledger, end)([P0])
+    assert (ledger.open(assignment, 0, None), ledger.track(assignment, [0])) == (False, False)
+
+
+@pytest.mark.parametrize("phase", ["opening", "closing", "fenced"])
+def test_nothing_is_tracked_unless_the_partition_is_open(ledger: Ledger, phase: str) -> None:
+    assignment = ledger.assign(P0)
+    if phase != "opening":
+        ledger.open(assignment, 0, None)
+        ledger.close([P0]) if phase == "closing" else ledger.fence([P0])
+    assert (ledger.track(assignment, [0]), ledger.books().consumed["vectors"]) == (False, 0)
+
+
+def test_a_partition_is_opened_once(ledger: Ledger) -> None:
+    assignment = opened(ledger, position=5)
+    assert (ledger.open(assignment, 0, None), assignment.position) == (False, 5)
+
+
+def test_what_was_on_the_wire_still_settles_while_its_partition_closes(ledger: Ledger) -> None:
+    assignment = opened(ledger)
+    ledger.track(assignment, [0, 1])
+    assert ledger.close([P0]) == [assignment]
+    assert (settle(ledger, assignment, 0), ledger.watermarks()) == (1, {assignment: 1})
+    assert (ledger.fence([P0]), settled(ledger, Outcome.PUT), settled(ledger, Outcome.RETURNED)) == (1, 1, 1)
+
+
+def test_a_result_that_comes_after_the_fence_changes_nothing_but_the_bytes(ledger: Ledger) -> None:
+    old = opened(ledger)
+    ledger.track(old, [0, 1])
+    ledger.hold(300)
+    ledger.fence([P0])
+    new = opened(ledger)
+    ledger.track(new, [0, 1])
+    before = ledger.books()
+    counted = ledger.settle([FakeTracked(old, 0, 100), FakeTracked(old, 1, 200)], Outcome.PUT)
+    assert (counted, ledger.books()) == (0, before._replace(buffer_bytes=0))
+    assert ledger.watermarks() == {new: 0}
+
+
+def test_a_settling_of_both_old_and_new_owners_counts_the_new_alone(ledger: Ledger) -> None:
+    old = opened(ledger)
+    ledger.track(old, [0])
+    new = opened(ledger)
+    ledger.track(new, [0])
+    assert ledger.settle([FakeTracked(old, 0), FakeTracked(new, 0)], Outcome.PUT) == 1
+    assert ledger.watermarks() == {new: 1}
+
+
+# -- the wire
+
+
+def test_a_request_departs_only_while_all_its_partitions_are_live(ledger: Ledger) -> None:
+    first, second = opened(ledger), opened(ledger, partition=1)
+    assert ledger.depart([first, second])
+    ledger.close([P1])
+    assert not ledger.depart([first, second])
+    assert (first.on_wire, second.on_wire) == (1, 1)
+    ledger.land([first, second])
+    assert (first.on_wire, second.on_wire) == (0, 0)
+
+
+def test_a_fenced_partition_lets_nothing_depart(ledger: Ledger) -> None:
+    assignment = opened(ledger)
+    ledger.fence([P0])
+    assert not ledger.depart([assignment])
+
+
+# -- the books
+
+
+def test_the_books_know_every_topic_and_outcome_from_the_start(ledger: Ledger) -> None:
+    books = ledger.books()
+    assert (books.consumed, books.buffered) == ({"vectors": 0, "images": 0}, {"vectors": 0, "images": 0})
+    assert books.settled == {(topic, outcome): 0 for topic in ("vectors", "images") for outcome in Outcome}
+
+
+def test_the_books_keep_topics_and_outcomes_apart(ledger: Ledger) -> None:
+    vectors, images = opened(ledger), opened(ledger, "images")
+    ledger.track(vectors, [0, 1, 2])
+    ledger.track(images, [0])
+    settle(ledger, vectors, 0, outcome=Outcome.DELETED)
+    settle(ledger, images, 0, outcome=Outcome.DEAD_LETTERED)
+    books = ledger.books()
+    assert (books.consumed, books.buffered) == ({"vectors": 3, "images": 1}, {"vectors": 2, "images": 0})
+    assert {key: count for key, count in books.settled.items() if count} == {
+        ("vectors", Outcome.DELETED): 1,
+        ("images", Outcome.DEAD_LETTERED): 1,
+    }
+    assert ledger.outstanding() == 2
+
+
+def test_the_figures_of_a_partition_follow_it(ledger: Ledger) -> None:
+    assignment = ledger.assign(P0)
+    assert ledger.books().partitions[0][1:4] == (0, None, False)
+    ledger.open(assignment, 4, 3)
+    ledger.committed({assignment: 4})
+    assert ledger.books().partitions[0][:4] == (P0, 4, 4, True)
+    ledger.fence([P0])
+    assert ledger.books().partitions == []
+
+
+def test_the_age_is_that_of_the_record_at_the_watermark(ledger: Ledger, clock: FakeClock) -> None:
+    assignment = opened(ledger)
+
+    def age() -> float:
+        return ledger.books().partitions[0].oldest_unsettled_age
+
+    seen = [age()]
+    for offsets in ([0, 1], [2], [5, 6]):
+        ledger.track(assignment, offsets)
+        clock.pass_by(10.0)
+        seen.append(age())
+    for offset in (1, 0, 5, 2, 6):
+        settle(ledger, assignment, offset)
+        seen.append(age())
+    ledger.track(assignment, [7])
+    assert [*seen, age()] == [0.0, 10.0, 20.0, 30.0, 30.0, 20.0, 20.0, 10.0, 0.0, 0.0]
+
+
+def test_discarded_bytes_are_free_and_the_records_are_counted_as_returned(ledger: Ledger) -> None:
+    assignment = opened(ledger)
+    ledger.track(assignment, [0, 1])
+    ledger.hold(70)
+    ledger.close([P0])
+    ledger.discard([FakeTracked(assignment, 0, 30), FakeTracked(assignment, 1, 40)])
+    assert (ledger.buffer_bytes, ledger.outstanding()) == (0, 2)
+    assert (ledger.fence([P0]), settled(ledger, Outcome.RETURNED)) == (2, 2)
+
+
+# -- against a model
+
+
+class Owned:
+    """The model of an assignment: every offset it tracked, and whether that is settled."""
+
+    def __init__(self, real: Assignment) -> None:
+        self.real = real
+        self.phase = "opening"
+        self.position = 0
+        self.settled: dict[int, bool] = {}
+        self.sizes: dict[int, int] = {}
+        self.seen = -1  # the highest watermark so far
+        self.on_wire = 0
+
+    def watermark(self) -> int:
+        return min((offset for offset, done in self.settled.items() if not done), default=self.position)
+
+    def unsettled(self) -> int:
+        return sum(not done for done in self.settled.values())
+
+
+SETTLING = [outcome for outcome in Outcome if outcome is not Outcome.RETURNED]
+partitions = st.sampled_from([P0, P1, Partition("images", 0)])
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Every order of events that the threads can bring about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(["vectors", "images"], FakeClock())
+        self.owners: list[Owned] = []  # of all times
+        self.current: dict[Partition, Owned] = {}
+        self.consumed: Counter[str] = Counter()
+        self.outcomes: Counter[tuple[str, Outcome]] = Counter()
+        self.flying: list[list[Owned]] = []
+
+    def end(self, owned: Owned) -> None:
+        self.outcomes[owned.real.partition.topic, Outcome.RETURNED] += owned.unsettled()
+        owned.phase = "fenced"
+
+    @rule(partition=partitions)
+    def assign(self, partition: Partition) -> None:
+        if partition in self.current:
+            self.end(self.current[partition])
+        self.current[partition] = owned = Owned(self.ledger.assign(partition))
+        self.owners.append(owned)
+
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data(), position=st.integers(0, 20))
+    def open(self, data: st.DataObject, position: int) -> None:
+        owned = data.draw(st.sampled_from(self.owners))
+        assert self.ledger.open(owned.real, position, None) == (owned.phase == "opening")
+        if owned.phase == "opening":
+            owned.phase, owned.position = "open", position
+
+    @precondition(lambda self: self.owners)
+    @rule(
+        data=st.data(), gaps=st.lists(st.sampled_from([0, 0, 0, 1, 3]), min_size=1, max_size=6), size=st.integers(0, 9)
+    )
+    def track(self, data: st.DataObject, gaps: list[int], size: int) -> None:
+        owned = data.draw(st.sampled_from(self.owners))
+        offsets, position = [], owned.position
+        for gap in gaps:
+            offsets.append(position + gap)
+            position += gap + 1
+        assert self.ledger.track(owned.real, offsets) == (owned.phase == "open")
+        if owned.phase == "open":
+            self.ledger.hold(size * len(offsets))
+            self.consumed[owned.real.partition.topic] += len(offsets)
+            owned.settled |= dict.fromkeys(offsets, False)
+            owned.sizes |= dict.fromkeys(offsets, size)
+            owned.position = position  # fmt: skip
+
+    @precondition(lambda self: any(owned.sizes for owned in self.owners))
+    @rule(data=st.data(), outcome=st.sampled_from(SETTLING))
+    def settle(self, data: st.DataObject, outcome: Outcome) -> None:
+        owned = data.draw(st.sampled_from([each for each in self.owners if each.sizes]))
+        offsets = data.draw(st.lists(st.sampled_from(sorted(owned.sizes)), unique=True, min_size=1))
+        records = [FakeTracked(owned.real, offset, owned.sizes.pop(offset)) for offset in offsets]
+        counts = 0 if owned.phase == "fenced" else len(offsets)
+        assert self.ledger.settle(records, outcome) == counts
+        if counts:
+            owned.settled |= dict.fromkeys(offsets, True)
+            self.outcomes[owned.real.partition.topic, outcome] += counts
+
+    @precondition(lambda self: self.current)
+    @rule(data=st.data())
+    def discard(self, data: st.DataObject) -> None:
+        """Who finds its partition gone drops its records; they stay unsettled until the fence."""
+        gone = [each for each in self.owners if each.phase in ("closing", "fenced") and each.sizes]
+        assume(gone)
+        owned = data.draw(st.sampled_from(gone))
+        offset = data.draw(st.sampled_from(sorted(owned.sizes)))
+        self.ledger.discard([FakeTracked(owned.real, offset, owned.sizes.pop(offset))])
+
+    @rule(chosen=st.sets(partitions))
+    def close(self, chosen: set[Partition]) -> None:
+        closing = [self.current[p] for p in chosen if p in self.current]
+        assert set(self.ledger.close(chosen)) == {owned.real for owned in closing}
+        for owned in closing:
+            owned.phase = "closing"
+
+    @rule(chosen=st.sets(partitions))
+    def fence(self, chosen: set[Partition]) -> None:
+        ending = [self.current.pop(p) for p in chosen if p in self.current]
+        assert self.ledger.fence(chosen) == sum(owned.unsettled() for owned in ending)
+        for owned in ending:
+            self.end(owned)
+
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data(), ahead=st.integers(-3, 5))
+    def advance(self, data: st.DataObject, ahead: int) -> None:
+        owned = data.draw(st.sampled_from(self.owners))
+        self.ledger.advance(owned.real, owned.position + ahead)
+        if owned.phase == "open":
+            owned.position += max(0, ahead)
+
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data())
+    def depart(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.lists(st.sampled_from(self.owners), unique=True, min_size=1, max_size=3))
+        leaves = all(owned.phase in ("opening", "open") for owned in chosen)
+        assert self.ledger.depart([owned.real for owned in chosen]) == leaves
+        if leaves:
+            self.flying.append(chosen)
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def land(self, data: st.DataObject) -> None:
+        chosen = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
+        self.ledger.land([owned.real for owned in chosen])
+
+    @invariant()
+    def the_watermark_is_the_models_and_never_goes_back(self) -> None:
+        watermarks = self.ledger.watermarks()
+        open_ones = [o for o in self.current.values() if o.real.is_open]
+        assert watermarks == {owned.real: owned.watermark() for owned in open_ones}
+        for owned in open_ones:
+            assert watermarks[owned.real] >= owned.seen
+            owned.seen = watermarks[owned.real]
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        books = self.ledger.books()
+        assert books.consumed == {topic: self.consumed[topic] for topic in ("vectors", "images")}
+        assert books.settled == {key: self.outcomes[key] for key in books.settled}
+        for topic, consumed in books.consumed.items():
+            ended = sum(count for (of, _), count in books.settled.items() if of == topic)
+            assert consumed == ended + books.buffered[topic]
+        assert sum(books.buffered.values()) == self.ledger.outstanding()
+
+    @invariant()
+    def the_bytes_are_those_of_the_records_not_settled(self) -> None:
+        assert self.ledger.buffer_bytes == sum(sum(owned.sizes.values()) for owned in self.owners)
+
+    @invariant()
+    def the_wire_carries_what_departed_and_did_not_land(self) -> None:
+        assert all(owned.real.on_wire == sum(owned in each for each in self.flying) for owned in self.owners)
+
+    def teardown(self) -> None:
+        """Settle everything: the bytes end at 0."""
+        for owned in self.owners:
+            self.ledger.settle([FakeTracked(owned.real, n, size) for n, size in owned.sizes.items()], Outcome.PUT)
+        assert self.ledger.buffer_bytes == 0
+
+
+TestLedgerAgainstItsModel = LedgerMachine.TestCase

@@ -1,0 +1,92 @@
+"""The state and the blocks of this process, and what is logged of them."""
+
+import logging
+
+import pytest
+
+from worker.errors import BlockReason
+from worker.state import Block, Reading, State, Status
+
+
+def test_it_begins_as_starting_with_nothing_blocked() -> None:
+    assert Status(5.0).read() == Reading(State.STARTING, "starting", {}, 5.0)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_state_that_is_entered_is_read_with_its_reason(state: State) -> None:
+    status = Status(0.0)
+    status.enter(state, "because")
+    assert status.read()[:2] == (state, "because")
+
+
+def test_a_change_of_state_is_logged_once_and_a_bad_one_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    status = Status(0.0)
+    for state, reason in [
+        (State.RUNNING, "running"),
+        (State.RUNNING, "running"),
+        (State.BLOCKED, "a"),
+        (State.BLOCKED, "a"),
+        (State.BLOCKED, "b"),
+        (State.RUNNING, "running"),
+    ]:
+        status.enter(state, reason)
+    assert [(record.levelname, record.getMessage(), record.__dict__["reason"]) for record in caplog.records] == [
+        ("INFO", "state: running", "running"),
+        ("WARNING", "state: blocked", "a"),
+        ("WARNING", "state: blocked", "b"),
+        ("INFO", "state: running", "running"),
+    ]
+
+
+TARGET = Block("vectors", BlockReason.TARGET)
+STUCK = Block("vectors", BlockReason.RECORD_STUCK, 1)
+
+
+def test_blocks_are_kept_apart_and_logged_as_they_come_and_go(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    status = Status(0.0)
+    status.block(TARGET, "no such index")
+    status.block(TARGET, "still none")
+    status.block(STUCK, "500")
+    status.unblock(STUCK)
+    status.unblock(STUCK)
+    status.unblock(Block("vectors", BlockReason.TARGET, 1))
+    assert status.read().blocks == {TARGET: "still none"}
+    assert [(record.getMessage(), record.__dict__["what"]) for record in caplog.records] == [
+        ("blocked", "vectors: target"),
+        ("blocked", "vectors/1: record_stuck"),
+        ("no longer blocked", "vectors/1: record_stuck"),
+    ]
+
+
+def test_a_partition_is_blocked_by_itself_or_with_its_topic() -> None:
+    status = Status(0.0)
+    status.block(TARGET, "no such index")
+    status.block(STUCK, "500")
+    blocked = [
+        status.blocks_of(topic, partition) for topic, partition in (("vectors", 0), ("vectors", 1), ("images", 1))
+    ]
+    assert blocked == [[BlockReason.TARGET], [BlockReason.TARGET, BlockReason.RECORD_STUCK], []]
+
+
+def test_a_partition_that_is_forgotten_takes_its_own_blocks_with_it() -> None:
+    status = Status(0.0)
+    others = [TARGET, Block("vectors", BlockReason.RECORD_STUCK, 0), Block("images", BlockReason.RECORD_STUCK, 1)]
+    for block in (*others, STUCK):
+        status.block(block, "x")
+    status.forget("vectors", 1)
+    assert list(status.read().blocks) == others
+
+
+def test_a_reading_does_not_change_afterwards() -> None:
+    status = Status(0.0)
+    reading = status.read()
+    status.block(TARGET, "x")
+    assert reading.blocks == {}
+
+
+def test_a_turn_of_the_main_loop_is_noted() -> None:
+    status = Status(0.0)
+    status.turned(7.5)
+    assert status.read().last_turn == 7.5
