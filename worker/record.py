@@ -21,6 +21,7 @@ METADATA_MAX_BYTES: Final = 40 * 1024
 FILTERABLE_MAX_BYTES: Final = 2 * 1024
 FILTERABLE_MAX_KEYS: Final = 10
 _LIMIT_SOURCE: Final = "limit of PutVectors"
+_VECTOR: Final = "allowed are a list of numbers, or base64 of little-endian float32"
 
 _FLOAT32_OVERFLOW: Final = 2.0**128 - 2.0**103  # the least number that rounds to infinity as float32
 _SHOWN_CHARACTERS: Final = 100  # of a key in a message, which becomes a header of the dead letter
@@ -67,30 +68,30 @@ Decoded = Put | Delete | Ignore
 IGNORE: Final = Ignore()
 
 
+class Data(msgspec.Struct, gc=False):
+    """`data`: numbers, or little-endian float32 as bytes, which JSON writes as base64."""
+
+    float32: list[float] | bytes
+
+
+class Record(msgspec.Struct, gc=False):
+    """One vector record. Fields that are not named here are ignored."""
+
+    data: Data
+    key: str | None = None
+    metadata: msgspec.Raw = msgspec.Raw(b"")
+
+
 class TextData(msgspec.Struct, gc=False):
-    """`data` in JSON, or in MessagePack as in JSON: numbers, or a base64 string of little-endian float32."""
+    """`data` in MessagePack as some write it: base64 as in JSON, where bytes would do."""
 
     float32: list[float] | str
 
 
 class TextRecord(msgspec.Struct, gc=False):
-    """One vector record. Fields that are not named here are ignored."""
+    """A record with such data."""
 
     data: TextData
-    key: str | None = None
-    metadata: msgspec.Raw = msgspec.Raw(b"")
-
-
-class RawData(msgspec.Struct, gc=False):
-    """`data` in MessagePack: numbers, or raw little-endian float32 bytes."""
-
-    float32: list[float] | bytes
-
-
-class RawRecord(msgspec.Struct, gc=False):
-    """One vector record. Fields that are not named here are ignored."""
-
-    data: RawData
     key: str | None = None
     metadata: msgspec.Raw = msgspec.Raw(b"")
 
@@ -110,29 +111,31 @@ class _Syntax(msgspec.Struct, frozen=True):
     """One of the two encodings: how it decodes a record, and the metadata in it."""
 
     name: str
-    decode: Callable[[bytes | memoryview], TextRecord | RawRecord]
+    decode: Callable[[bytes | memoryview], Record]
     decode_metadata: _DecodeMetadata
 
 
 def _syntaxes(metadata_values: MetadataValues) -> tuple[_Syntax, _Syntax]:
     metadata_type: Any = StrictMetadata if metadata_values == "strict" else dict[str, Any]
-    json_syntax = _Syntax("JSON", msgspec.json.Decoder(TextRecord).decode, msgspec.json.Decoder(metadata_type).decode)
+    json_syntax = _Syntax("JSON", msgspec.json.Decoder(Record).decode, msgspec.json.Decoder(metadata_type).decode)
     msgpack_syntax = _Syntax("MessagePack", _msgpack_decode(), msgspec.msgpack.Decoder(metadata_type).decode)
     return json_syntax, msgpack_syntax
 
 
-def _msgpack_decode() -> Callable[[bytes | memoryview], TextRecord | RawRecord]:
+def _msgpack_decode() -> Callable[[bytes | memoryview], Record]:
     """A type cannot hold both strings and bytes for msgspec, so base64 in MessagePack, which is rare, takes two looks."""
-    decode_raw = msgspec.msgpack.Decoder(RawRecord).decode
+    decode_record = msgspec.msgpack.Decoder(Record).decode
     decode_text = msgspec.msgpack.Decoder(TextRecord).decode
 
-    def decode(body: bytes | memoryview) -> TextRecord | RawRecord:
+    def decode(body: bytes | memoryview) -> Record:
         try:
-            return decode_raw(body)
+            return decode_record(body)
         except msgspec.ValidationError as error:
             if "`str`" not in str(error):
                 raise
-            return decode_text(body)
+            text = decode_text(body)
+            vector = text.data.float32
+            return Record(Data(_from_base64(vector) if isinstance(vector, str) else vector), text.key, text.metadata)
 
     return decode
 
@@ -256,7 +259,7 @@ class Decoder:
         except RecordError:
             return True
 
-    def _float32_text(self, vector: list[float] | str | bytes) -> bytes:
+    def _float32_text(self, vector: list[float] | bytes) -> bytes:
         """Return the vector as a JSON list of float32's shortest text, checked for length, range and zero."""
         packed = self._packed_numbers(vector) if type(vector) is list else self._packed_bytes(vector)  # type: ignore[arg-type]  # the branch says which
         array = np.frombuffer(packed, "<f4")
@@ -284,16 +287,7 @@ class Decoder:
                 f"number {place} of data.float32 is {number!r}, beyond the range of float32 (about ±3.4e38)",
             ) from None
 
-    def _packed_bytes(self, data: str | bytes) -> bytes:
-        if isinstance(data, str):
-            try:
-                data = binascii.a2b_base64(data, strict_mode=True)
-            except ValueError as error:  # binascii.Error is one, and so is a character beyond ASCII
-                raise RecordError(
-                    Reason.MALFORMED,
-                    f"data.float32 is a string that is not base64: {error}; allowed are a list of numbers, or base64 of "
-                    "little-endian float32",
-                ) from None
+    def _packed_bytes(self, data: bytes) -> bytes:
         if len(data) % 4:
             raise RecordError(
                 Reason.MALFORMED, f"data.float32 has {len(data)} bytes, which are no whole float32s of 4 bytes each"
@@ -357,13 +351,24 @@ def _after_registry_prefix(value: bytes) -> memoryview:
     return body
 
 
-def _decode_record(syntax: _Syntax, body: bytes | memoryview) -> TextRecord | RawRecord:
+def _from_base64(text: str) -> bytes:
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:  # binascii.Error is one, and so is a character beyond ASCII
+        raise RecordError(
+            Reason.MALFORMED, f"data.float32 is a string that is not base64: {error}; {_VECTOR}"
+        ) from None
+
+
+def _decode_record(syntax: _Syntax, body: bytes | memoryview) -> Record:
     try:
         return syntax.decode(body)
     except msgspec.ValidationError as error:
         message = str(error)
         if message.startswith("Number out of range") and "$.data.float32" in message:
             raise RecordError(Reason.NOT_FINITE, f"{message}; beyond the range of float32 (about ±3.4e38)") from None
+        if message.startswith("Invalid base64"):
+            raise RecordError(Reason.MALFORMED, f"data.float32 is a string that is not base64; {_VECTOR}") from None
         raise RecordError(Reason.MALFORMED, f"the {syntax.name} is not a vector record: {message}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(syntax, error) from None
