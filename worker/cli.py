@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -15,6 +14,7 @@ import click
 
 from worker import config as settings_module
 from worker.errors import FatalError, SettingsError
+from worker.stop import Stop
 
 EXIT_FAILED: Final = 1  # the reason is the last line
 EXIT_WRONG_SETTINGS: Final = 78  # EX_CONFIG of sysexits.h
@@ -44,9 +44,9 @@ def run(config_file: Path | None) -> None:
     """Run the worker until SIGTERM or SIGINT."""
     from worker import log, wiring  # noqa: PLC0415 - the other commands start without the clients
 
-    settings = _load(config_file).settings
+    settings = _load(config_file, to_run=True).settings
     log.configure(settings.log)
-    stop = threading.Event()
+    stop = Stop()
     _stop_on_signals(stop)
     try:
         wiring.run(settings, stop, os.environ)
@@ -120,14 +120,14 @@ def _local(name: str) -> Any:
         _fail(f"{error.name} is not installed; the local stack needs: pip install 'oss-vectors-worker[demo]'")
 
 
-def _load(config_file: Path | None) -> settings_module.Loaded:
+def _load(config_file: Path | None, *, to_run: bool = False) -> settings_module.Loaded:
     try:
-        return settings_module.load(config_file, os.environ)
+        return settings_module.load(config_file, os.environ, to_run=to_run)
     except SettingsError as error:
         _refuse(error)
 
 
-def _stop_on_signals(stop: threading.Event) -> None:
+def _stop_on_signals(stop: Stop) -> None:
     """The first signal sets `stop`; a second one ends the process at once, and what was not committed comes again."""
 
     def handle(number: int, _frame: FrameType | None) -> None:

@@ -90,7 +90,7 @@ class Kafka(Table, frozen=True):
     ssl_keyfile: Annotated[str, Meta(description="the client's key, PEM")] = ""
     ssl_password: Annotated[str, Meta(description="the password of the client's key")] = ""
     sasl_mechanism: Annotated[
-        Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"],
+        Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "AWS_MSK_IAM"],
         Meta(description="how to log in, with SASL_PLAINTEXT and SASL_SSL"),
     ] = ""
     sasl_plain_username: Annotated[str, Meta(description="the user, for PLAIN and SCRAM")] = ""
@@ -313,7 +313,14 @@ OWNED_CLIENT_SETTINGS: Final = frozenset(
         *("acks", "allow_auto_create_topics", "auto_commit_interval_ms", "auto_offset_reset", "bootstrap_servers"),
         *("client_id", "consumer_timeout_ms", "default_offset_commit_callback", "enable_auto_commit"),
         *("enable_idempotence", "group_id", "group_instance_id", "heartbeat_interval_ms", "isolation_level"),
-        *("key_deserializer", "key_serializer", "max_poll_interval_ms", "max_poll_records"),
+        *(
+            "key_deserializer",
+            "key_serializer",
+            "max_poll_interval_ms",
+            "max_poll_records",
+            "metrics_enabled",
+            "sasl_oauth_token_provider",
+        ),
         *("partition_assignment_strategy", "sasl_mechanism", "sasl_plain_password", "sasl_plain_username"),
         *("security_protocol", "session_timeout_ms", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password"),
         *("transactional_id", "value_deserializer", "value_serializer"),
@@ -328,20 +335,21 @@ class Loaded(msgspec.Struct, frozen=True):
     origins: dict[str, str]
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
+def load(path: Path | None, environ: Mapping[str, str], *, to_run: bool = False) -> Loaded:
     """Read the settings. The environment wins over the file, the file over the defaults.
 
     `path` is the file of `--config`; without it `OSS_VECTORS_CONFIG` names one, without that there is none.
-    Raises `SettingsError` with every mistake.
+    `to_run` asks for what only a run needs, the credentials. Raises `SettingsError` with every mistake.
     """
-    return _Loader(environ).load(path)
+    return _Loader(environ, to_run=to_run).load(path)
 
 
 class _Loader:
     """Gathers values and mistakes, table by table."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], *, to_run: bool) -> None:
         self._environ = environ
+        self._to_run = to_run
         self._mistakes: list[str] = []
         self._wrong: set[str] = set()  # the settings that have a mistake by themselves
         self._origins: dict[str, str] = {}
@@ -355,6 +363,9 @@ class _Loader:
         tables = {name: self._table(name, kind, document.get(name, {}), source) for name, kind in TABLES.items()}
         # A setting that is wrong by itself stands at its default here, and nothing more is said of it.
         self._mistakes += [m for m in _contradictions(routes, tables) if m.partition(" ")[0] not in self._wrong]
+        oss = tables["oss"]
+        if self._to_run and isinstance(oss, Oss) and oss.credentials == "environment":
+            self._mistakes += missing_credentials(self._environ)
         if self._mistakes:
             raise SettingsError(self._mistakes)
         return Loaded(Settings(routes=routes, **tables), self._origins)  # type: ignore[arg-type]  # each is of its table's type
@@ -487,10 +498,9 @@ class _Loader:
     ) -> Table | None:
         """Convert each value by itself, so that every mistake is found.
 
-        A wrong value of a table leaves its default in place, "" where there is none; a wrong route is None.
+        A wrong value leaves its default in place, "" where there is none.
         """
         converted: dict[str, Any] = {}
-        before = len(self._mistakes)
         fields = _fields(kind)
         for name in values.keys() - fields.keys():
             self._mistakes.append(f"{place}.{name} (in {source}) is no setting{_meant(name, list(fields))}")
@@ -510,7 +520,7 @@ class _Loader:
                 self._wrong.add(f"{place}.{name}")
                 if field.required:
                     converted[name] = ""
-        return None if kind is Route and len(self._mistakes) > before else kind(**converted)
+        return kind(**converted)
 
 
 class _FromText(str):
@@ -559,6 +569,15 @@ def _meant(name: str, known: list[str]) -> str:
 # -- what single values cannot tell
 
 
+def missing_credentials(environ: Mapping[str, str]) -> list[str]:
+    """Return a mistake for each part of the credentials that the environment should have and has not."""
+    return [
+        f'oss.credentials = "environment" takes {name} from the environment, and it is not set'
+        for name in ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET")
+        if not environ.get(name)
+    ]
+
+
 def _contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) -> list[str]:
     mistakes = _route_contradictions(tuple(routes), tables["dead_letter"])
     kafka, oss, dead_letter = tables["kafka"], tables["oss"], tables["dead_letter"]
@@ -574,7 +593,7 @@ def _contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None])
 
 
 def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) -> list[str]:
-    topics = [route.topic for route in routes]
+    topics = [route.topic for route in routes if route.topic]
     mistakes = [
         f"routes: topic {topic!r} stands in several; a topic goes to one index"
         for topic in {t for t in topics if topics.count(t) > 1}
@@ -583,6 +602,13 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
         mistakes.append(
             f"dead_letter.topic = {dead_letter.topic!r} is the topic of a route; dead letters would be read as records"
         )
+    for index in {route.index for route in routes if route.index}:
+        for name in ("dimension", "distance_metric", "non_filterable_metadata_keys"):
+            given = {getattr(route, name) for route in routes if route.index == index and getattr(route, name)}
+            if len(given) > 1:
+                mistakes.append(
+                    f"routes: the routes to index {index!r} contradict each other: {name} is {sorted(given)}"
+                )
     named = [("routes: topic", topic) for topic in topics]
     if isinstance(dead_letter, DeadLetter) and dead_letter.topic:
         named.append(("dead_letter.topic =", dead_letter.topic))
@@ -601,10 +627,20 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
         mistakes.append(
             f"kafka.client: {', '.join(owned)} cannot be set here; the worker owns {', '.join(sorted(OWNED_CLIENT_SETTINGS))}"
         )
-    if kafka.client and (unknown := sorted(kafka.client.keys() - owned - (known := _client_settings()))):
+    mistakes += [
+        f"kafka.bootstrap_servers: {server!r} is not host:port"
+        for server in kafka.bootstrap_servers
+        if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+)(:\d{1,5})?", server)
+    ]
+    mistakes += _client_type_mistakes(kafka.client)
+    if kafka.client and (unknown := sorted(kafka.client.keys() - set(owned) - (known := _client_settings()).keys())):
         mistakes += [
             f"kafka.client: {name} is no setting of kafka-python{_meant(name, sorted(known))}" for name in unknown
         ]
+    if kafka.max_poll_interval_ms < kafka.session_timeout_ms:
+        mistakes.append("kafka.max_poll_interval_ms must not be shorter than kafka.session_timeout_ms")
+    if kafka.revoke_seconds * 1000 >= kafka.session_timeout_ms:
+        mistakes.append("kafka.revoke_seconds must be shorter than kafka.session_timeout_ms")
     if kafka.security_protocol.startswith("SASL") and not kafka.sasl_mechanism:
         mistakes.append(f"kafka.sasl_mechanism is needed with kafka.security_protocol = {kafka.security_protocol!r}")
     if kafka.sasl_mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
@@ -621,10 +657,22 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
     return mistakes
 
 
-def _client_settings() -> set[str]:
+def _client_settings() -> dict[str, Any]:
+    """Return kafka-python's settings with their defaults."""
     from kafka import KafkaConsumer, KafkaProducer  # noqa: PLC0415 - only where there is something to compare
 
-    return {*KafkaConsumer.DEFAULT_CONFIG, *KafkaProducer.DEFAULT_CONFIG}
+    return {**KafkaProducer.DEFAULT_CONFIG, **KafkaConsumer.DEFAULT_CONFIG}
+
+
+def _client_type_mistakes(client: Mapping[str, Any]) -> list[str]:
+    """Compare with the defaults' types, as far as they have one that a settings file can hold."""
+    defaults = _client_settings() if client else {}
+    mistakes = []
+    for name, value in client.items():
+        kind = type(defaults.get(name))
+        if kind in (bool, int, float, str) and not (type(value) is kind or (kind is float and type(value) is int)):
+            mistakes.append(f"kafka.client: {name} is of type {kind.__name__} in kafka-python, the value given is not")
+    return mistakes
 
 
 def _oss_contradictions(oss: Oss) -> list[str]:
@@ -632,11 +680,14 @@ def _oss_contradictions(oss: Oss) -> list[str]:
     if oss.endpoint:
         scheme, host = _scheme_and_host(oss.endpoint)
         if not host:
-            mistakes.append(f"oss.endpoint = {oss.endpoint!r}: allowed is https://host or https://host:port")
+            shown = HIDDEN if "@" in oss.endpoint else repr(oss.endpoint)
+            mistakes.append(f"oss.endpoint = {shown}: allowed is https://host or https://host:port")
         elif scheme == "http" and not oss.allow_http and not _is_loopback(host):
             mistakes.append(
                 f"oss.endpoint = {oss.endpoint!r}: plain HTTP is for loopback; oss.allow_http = true allows it elsewhere"
             )
+    if oss.proxy_url and not _scheme_and_host(oss.proxy_url, with_user=True)[1]:
+        mistakes.append("oss.proxy_url: allowed is http://host:port or http://user:password@host:port")
     if oss.credentials == "file" and not oss.credentials_file:
         mistakes.append('oss.credentials_file is needed with oss.credentials = "file"')
     if oss.credentials == "process" and not oss.credentials_process:
@@ -646,12 +697,14 @@ def _oss_contradictions(oss: Oss) -> list[str]:
     return mistakes
 
 
-def _scheme_and_host(endpoint: str) -> tuple[str, str]:
+def _scheme_and_host(endpoint: str, *, with_user: bool = False) -> tuple[str, str]:
     """Return both, the host empty where the endpoint is none."""
     try:
         parts = urlsplit(endpoint)
         plain = parts._replace(path=parts.path.rstrip("/")).geturl() == f"{parts.scheme}://{parts.netloc}"
-        usable = parts.scheme in ("http", "https") and plain and "@" not in parts.netloc and parts.port != 0
+        usable = (
+            parts.scheme in ("http", "https") and plain and (with_user or "@" not in parts.netloc) and parts.port != 0
+        )
     except ValueError:  # a bracket that is not closed, a port that is none
         return "", ""
     return parts.scheme, (parts.hostname or "") if usable else ""

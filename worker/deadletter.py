@@ -6,6 +6,7 @@ source topic is blocked and the letter is tried again; none is passed over.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from worker.state import Block, Status
 log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 100
+_CLOSE_SECONDS: Final = 0.5
 _MAX_BLOCK_MS: Final = 5_000
 _DELIVERY_TIMEOUT_MS: Final = 20_000
 _MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides, not the client's of 1 MiB
@@ -56,6 +58,19 @@ class Producer(Protocol):
         """Close."""
 
 
+class _Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python ships no types
+    """Closes whatever it still has to send, which is kept until it is acknowledged, by this producer or by the next.
+
+    The client's own `close` waits for that, and where it does not go it raises, leaves its thread running, and raises once
+    more when the process ends.
+    """
+
+    def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
+        if not getattr(self, "_closed", True):
+            self._sender.force_close()
+        super().close(timeout=timeout, null_logger=null_logger)
+
+
 def make_producer(settings: Kafka, *, idempotent: bool) -> Producer:
     """Return a producer that waits for all replicas. Raises kafka-python's errors."""
     config = {
@@ -66,7 +81,7 @@ def make_producer(settings: Kafka, *, idempotent: bool) -> Producer:
         "max_request_size": _MAX_REQUEST_BYTES,
         "enable_idempotence": idempotent,
     }
-    producer: Producer = KafkaProducer(**(config | kafka_client.connection(settings, KafkaProducer.DEFAULT_CONFIG)))
+    producer: Producer = _Producer(**(config | kafka_client.connection(settings, KafkaProducer.DEFAULT_CONFIG)))
     return producer
 
 
@@ -82,17 +97,25 @@ class Limit:
         self._now = now
         self._lock = threading.Lock()
         self._read: dict[str, int] = {}
-        self._good: dict[str, int] = {}
+        self._bad_first: dict[str, int] = {}  # records that were bad before the first good one
+        self._has_good: set[str] = set()
         self._bad: dict[str, deque[int]] = {}
         self._bad_ever: dict[str, int] = {}
         moment = accept_until(settings)
         self._accept_until = moment.timestamp() if moment else 0.0
 
-    def note_read(self, topic: str, good: int, bad: int) -> None:
-        """Note records that were read, and how many of them were good as far as can be told by themselves."""
+    def note_read(self, topic: str, good: int, bad: int, bad_first: int | None = None) -> None:
+        """Note records that were read, and how many of them were good as far as can be told by themselves.
+
+        `bad_first` is how many were bad before the first good one; None where nothing is known of their order: none.
+        """
         with self._lock:
             self._read[topic] = self._read.get(topic, 0) + good + bad
-            self._good[topic] = self._good.get(topic, 0) + good
+            if topic not in self._has_good:
+                leading = (0 if good else bad) if bad_first is None else bad_first
+                self._bad_first[topic] = self._bad_first.get(topic, 0) + leading
+            if good:
+                self._has_good.add(topic)
 
     def allows(self, topic: str) -> bool:
         """Tell whether one more dead letter may be written, and note it if so."""
@@ -108,7 +131,9 @@ class Limit:
             return True
 
     def _is_reached(self, topic: str, bad: int, read: int) -> bool:
-        if self._bad_ever.get(topic, 0) >= _FIRST_ALL_BAD and not self._good.get(topic, 0):
+        bad_ever = self._bad_ever.get(topic, 0)
+        first_were_bad = bad_ever == _FIRST_ALL_BAD and self._bad_first.get(topic, 0) >= _FIRST_ALL_BAD
+        if first_were_bad or (bad_ever >= _FIRST_ALL_BAD and topic not in self._has_good):
             return True
         share = bad / max(1, min(read, self._settings.limit_window))
         return bad >= self._settings.limit_min and share > self._settings.limit_ratio
@@ -153,6 +178,8 @@ class DeadLetterWriter:
         self._condition = threading.Condition()
         self._queue: deque[DeadLetter] = deque()
         self._parked: list[_Parked] = []
+        self._oversized: list[DeadLetter] = []
+        self._try_oversized_at = 0.0  # in the clock's seconds
         self._writing = 0
         self._stopping = False
         self._ready = not settings.topic
@@ -191,6 +218,7 @@ class DeadLetterWriter:
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
+        self._close_producer()  # else the thread waits on for the broker's word
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -203,6 +231,7 @@ class DeadLetterWriter:
             while (letters := self._next()) is not None:
                 try:
                     self._write(letters)
+                    self._write_oversized()
                 finally:
                     with self._condition:
                         self._writing = 0
@@ -211,9 +240,9 @@ class DeadLetterWriter:
 
     def _next(self) -> list[DeadLetter] | None:
         with self._condition:
-            while not self._stopping and not self._queue:
+            if not self._stopping and not self._queue:
                 self._condition.wait(self._retry_seconds)
-                self._forget_parked()
+            self._forget_parked()
             if self._stopping:
                 return None
             letters = [self._queue.popleft() for _ in range(min(_AT_ONCE, len(self._queue)))]
@@ -272,7 +301,10 @@ class DeadLetterWriter:
     def _close_producer(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.close(timeout=1.0)
+            try:
+                producer.close(timeout=_CLOSE_SECONDS)
+            except kafka_errors.KafkaError as error:
+                log.warning("producer not closed", extra={"error": kafka_client.describe(error)})
 
     def _block(self, problem: str) -> None:
         for topic in self._topics:
@@ -320,22 +352,60 @@ class DeadLetterWriter:
         return [letter for letter in letters if letter.assignment.is_live]
 
     def _send(self, letters: list[DeadLetter]) -> list[DeadLetter]:
-        """Send all, wait for each; returns those that failed."""
+        """Send all, wait for each; returns those that failed. One that is too large by itself is held, and not returned."""
         departed = [letter for letter in letters if self._ledger.depart((letter.assignment,))]
         self._ledger.discard(letter for letter in letters if letter not in departed)
-        sent = [(letter, self._send_one(letter, with_value=True)) for letter in departed]
+        problems = self._attempt(departed)
         failed = []
-        for letter, future in sent:
-            problem = _outcome(future)
+        for letter, first_problem in zip(departed, problems, strict=True):
+            problem = first_problem
+            if isinstance(problem, _TOO_LARGE) and len(departed) > 1:  # which of them it was, the client does not say
+                (problem,) = self._attempt([letter])
             if isinstance(problem, _TOO_LARGE) and self._settings.oversize == "reference":
-                problem = _outcome(self._send_one(letter, with_value=False))
+                (problem,) = self._attempt([letter], with_value=False)
             if problem is None:
                 self._settle(letter)
+            elif isinstance(problem, _TOO_LARGE):
+                self._hold_oversized(letter, problem)
             else:
                 self._note_failure(letter, problem)
                 failed.append(letter)
             self._ledger.land((letter.assignment,))
         return failed
+
+    def _attempt(self, letters: list[DeadLetter], *, with_value: bool = True) -> list[BaseException | None]:
+        """Send all, wait for each, and return what went wrong with each.
+
+        An error that comes at once comes at the others too, each after some seconds: they are not tried. An idempotent
+        producer that was told of an error other than a time-out takes nothing any more, so the next attempt makes a new one.
+        """
+        futures: list[Any] = []
+        for letter in letters:
+            gave_up = futures and isinstance(futures[-1], BaseException) and not isinstance(futures[-1], _TOO_LARGE)
+            futures.append(futures[-1] if gave_up else self._send_one(letter, with_value=with_value))
+        problems = [_outcome(future) for future in futures]
+        if any(problem and not isinstance(problem, kafka_errors.KafkaTimeoutError) for problem in problems):
+            self._close_producer()
+        return problems
+
+    # -- letters larger than the topic takes
+
+    def _hold_oversized(self, letter: DeadLetter, problem: BaseException) -> None:
+        """Block the letter's partition alone: the topic takes the others."""
+        self._metrics.dead_letter_writes.labels("failed").inc()
+        self._status.block(_oversize_block(letter), f"the dead letter of {_where(letter)} is too large: {problem}")
+        self._oversized.append(letter)
+
+    def _write_oversized(self) -> None:
+        """Try those again now and then, for the topic's limit may have been raised."""
+        if not self._oversized or time.monotonic() < self._try_oversized_at:
+            return
+        self._try_oversized_at = time.monotonic() + self._retry_seconds
+        held, self._oversized = self._oversized, []
+        owned = self._owned(held)
+        self._oversized = self._send(owned) + self._oversized
+        for block in {_oversize_block(one) for one in held} - {_oversize_block(one) for one in self._oversized}:
+            self._status.unblock(block)
 
     def _send_one(self, letter: DeadLetter, *, with_value: bool) -> Any:
         """Return the producer's future, or the error that came at once."""
@@ -396,6 +466,12 @@ def _outcome(future: Any) -> BaseException | None:
     except Exception as error:  # the client raises what it meets; each of them is told and tried again
         return error
     return None
+
+
+def _oversize_block(letter: DeadLetter) -> Block:
+    return Block(
+        letter.assignment.partition.topic, BlockReason.DEAD_LETTER_UNAVAILABLE, letter.assignment.partition.partition
+    )
 
 
 def _where(letter: DeadLetter) -> str:

@@ -204,6 +204,11 @@ class Lane:
         with self._condition:
             return not self._queue and not self._in_flight
 
+    def note_taken(self) -> None:
+        """Count a request that the index took."""
+        with self._condition:
+            self.taken += 1
+
     def max_body_bytes(self) -> int:
         """Return the size that the next batches are held to."""
         narrowed = self._narrowed
@@ -319,7 +324,6 @@ class Lane:
                 self.block(error.block if isinstance(error, TargetError) else BlockReason.TARGET, error)
                 self.pause(self.context.delivery.retry_max_seconds, lambda: False)
             else:
-                self.unblock()
                 return target
         return None
 
@@ -465,7 +469,7 @@ class Courier:
 
     def _settle_taken(self, part: list[Item], outcome: Outcome) -> None:
         lane, context = self._lane, self._context
-        lane.taken += 1
+        lane.note_taken()
         now = context.wall()
         context.metrics.last_put.set(now)
         older = [version for item in part if item.older is not None for version in item.older.versions()]

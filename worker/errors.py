@@ -11,7 +11,7 @@
         ├── Refused            it refuses the request for its content: bisected, then dead-lettered
         └── TargetError        it refuses the caller or the target: blocks the index until it works again
 
-Whether the same request is worth another attempt stands on the class, as `retryable`.
+The class alone says whether the same request is worth another attempt: that of `Transient` is, and no other.
 """
 
 from collections.abc import Sequence
@@ -111,8 +111,6 @@ class SinkError(WorkerError):
     empty where it said none.
     """
 
-    retryable = False
-
     def __init__(self, message: str, *, status: int = 0, code: str = "", request_id: str = "") -> None:
         super().__init__(message)
         self.message = message
@@ -131,8 +129,6 @@ class Transient(SinkError):
     `retry_after` is the delay in seconds that the service asked for, or None. `unknown_outcome` says that the request
     may have been applied, or may still be: it left, and no answer came back.
     """
-
-    retryable = True
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """/metrics, /healthz and /readyz on one port."""
 
 import logging
+import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -70,7 +71,7 @@ class HttpServer:
 
     def __init__(self, settings: Http, pages: Pages) -> None:
         try:
-            self._server = _Server((settings.host, settings.port), _handler(pages))
+            self._server = _server(settings.host)((settings.host, settings.port), _handler(pages))
         except OSError as error:
             raise FatalError(f"http.host = {settings.host!r}, http.port = {settings.port}: {error.strerror}") from None
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
@@ -101,6 +102,13 @@ class _Server(ThreadingHTTPServer):
         log.debug("http request failed", extra={"client": client_address})
 
 
+def _server(host: str) -> type[_Server]:
+    class Server(_Server):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    return Server
+
+
 def _handler(pages: Pages) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = _REQUEST_SECONDS
@@ -113,7 +121,10 @@ def _handler(pages: Pages) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815 - the name that the parent looks for
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parent's shape
             pass  # probes and scrapes would fill the log

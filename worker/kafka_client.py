@@ -115,5 +115,6 @@ def kind_of(error: BaseException) -> str:
 
 def describe(error: BaseException) -> str:
     """Return an error of the client in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = type(error).__name__
+    text = " ".join(str(error).split()).removeprefix(f"{name}:").strip()
+    return f"{name}: {text}" if text else name

@@ -64,7 +64,10 @@ class TextFormatter(logging.Formatter):
 
 
 class Fold(logging.Filter):
-    """Lets a message of the same place through once in `interval` seconds, and says how many were left out."""
+    """Lets a message of the same place through once in `interval` seconds, and says how many were left out.
+
+    Network errors lose their stack traces.
+    """
 
     def __init__(self, interval: float, prefix: str = "") -> None:
         super().__init__()
@@ -84,6 +87,9 @@ class Fold(logging.Filter):
         self._seen[place] = (record.created, 0)
         if left_out:
             record.left_out = left_out
+        if record.exc_info and isinstance(record.exc_info[1], OSError):
+            # Where in the client a connection broke says nothing; a stack trace would look like a fault of the program.
+            record.error, record.exc_info = repr(record.exc_info[1]), None
         return True
 
 

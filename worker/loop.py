@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -18,6 +19,7 @@ from worker.offsets import Assignment, Ledger, Outcome, Phase, Tracked
 from worker.record import Decoder, Delete, Put, Target
 from worker.source import EndWatcher, Polled, Source
 from worker.state import State, Status
+from worker.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ RESUME_SHARE: Final = 0.75  # of a limit that paused fetching, below which it go
 ITEM_BYTES: Final = 600  # what the objects of one record hold besides its bytes
 COMMIT_ANYWAY_SECONDS: Final = 5.0  # a commit is what tells a static member that another took its place
 LEAVE_SECONDS: Final = 5.0  # of the drain, for the commit and leaving the group
+STOP_SECONDS: Final = 1.0  # for all helpers to end; one that still waits for an answer is left to end with the process
 
 
 class Route(NamedTuple):
@@ -55,7 +58,7 @@ class Parts(NamedTuple):
 class Worker:
     """The main loop. `stop` is set by a signal; `run` returns after the drain, and raises `FatalError`."""
 
-    def __init__(self, parts: Parts, stop: threading.Event) -> None:
+    def __init__(self, parts: Parts, stop: Stop) -> None:
         self._parts = parts
         self._settings = parts.settings
         self._source = parts.source
@@ -215,7 +218,9 @@ class Worker:
             return
         route = self._routes[assignment.partition.topic]
         items, letters, ignored = self._decode(route, assignment, messages)
-        self._parts.limit.note_read(route.topic, len(messages) - len(letters), len(letters))
+        self._parts.limit.note_read(
+            route.topic, len(messages) - len(letters), len(letters), _bad_before_the_first_good(messages, letters)
+        )
         held: list[Tracked] = [*items, *letters, *ignored]
         self._ledger.hold(sum(entry.size for entry in held))
         for letter in letters:
@@ -343,16 +348,24 @@ class Worker:
         while self._connected and not self._is_idle() and self._clock() - started < total - leave_seconds:
             self._status.turned(self._clock())
             self._source.steer({})
-            try:
-                self._source.poll(0.05)
-            except BrokerUnavailable as error:
-                log.warning("not a member any more while draining", extra={"error": str(error)})
-                self._connected = False
+            self._pass_over_new_records()
         for lane in self._parts.lanes.values():
             lane.stop()
+        self._parts.dead_letters.stop(STOP_SECONDS / 2)
         left = self._leave(started + total) if self._connected else self._ledger.outstanding()
         if left:
             log.warning("not settled in time; these come again", extra={"records": left})
+
+    def _pass_over_new_records(self) -> None:
+        """Poll for the membership's sake. What comes all the same is tracked, so that the watermark stays before it."""
+        try:
+            polled = self._source.poll(0.05)
+        except BrokerUnavailable as error:
+            log.warning("not a member any more while draining", extra={"error": str(error)})
+            self._connected = False
+            return
+        for assignment, messages in polled:
+            self._ledger.track(assignment, [message.offset for message in messages])
 
     def _is_idle(self) -> bool:
         return self._parts.dead_letters.is_idle and all(lane.is_idle for lane in self._parts.lanes.values())
@@ -372,13 +385,23 @@ class Worker:
     def _stop_helpers(self) -> None:
         for lane in self._parts.lanes.values():
             lane.stop()
-        self._targets.stop()
         if self._connected:
             self._source.close(1.0)
-        self._parts.dead_letters.stop(1.0)
+        deadline = self._clock() + STOP_SECONDS
+        self._targets.join(deadline - self._clock())
+        self._parts.dead_letters.stop(max(0.0, deadline - self._clock()))
         self._parts.watcher.stop()
         for lane in self._parts.lanes.values():
-            lane.join(1.0)
+            lane.join(max(0.0, deadline - self._clock()))
+
+
+def _bad_before_the_first_good(messages: Sequence[Message], letters: Sequence[DeadLetter]) -> int:
+    count = 0
+    for message, letter in zip(messages, letters, strict=False):
+        if letter.message is not message:
+            break
+        count += 1
+    return count
 
 
 def _held_bytes(message: Message) -> int:
@@ -444,7 +467,8 @@ class Watchdog:
 class _TargetFinder:
     """Asks the service for each index, on a thread for each, so that one that does not answer holds up no other.
 
-    What the routes give is taken as given, and held against the service's answer where it lets us ask.
+    What the routes give is taken as given, once it was held against the service's answer, or the service does not let us
+    ask: a route that is wrong would fill the dead-letter topic.
     """
 
     def __init__(self, lanes: Mapping[str, Lane], routes: Sequence[RouteSettings]) -> None:
@@ -473,31 +497,36 @@ class _TargetFinder:
         """Return the names of threads that ended without an answer."""
         return [t.name for index, t in self._threads.items() if not t.is_alive() and index not in self._ended]
 
-    def stop(self) -> None:
+    def join(self, timeout: float) -> None:
+        """Wait for the threads to end, which they do with their lanes; so many seconds in all."""
+        deadline = time.monotonic() + timeout
         for thread in self._threads.values():
-            thread.join(1.0)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _find(self, index: str) -> None:
-        routes = [route for route in self._routes if route.index == index]
         lane = self._lanes[index]
+        routes = [route for route in self._routes if route.index == index]
         given = _given_target(index, routes)
-        if given is not None:
-            self._add(index, given)
         found = lane.describe(is_needed=given is None)
         while found is not None and (problem := _contradiction(found, routes)):
             lane.block(BlockReason.TARGET, TargetError(problem, block=BlockReason.TARGET))
             lane.pause(lane.context.delivery.retry_max_seconds, lambda: False)
             found = lane.describe(is_needed=given is None)
-        if found is not None and given is None:
-            keys = {key for route in routes for key in route.non_filterable_metadata_keys}
-            self._add(
-                index, msgspec.structs.replace(found, non_filterable_metadata_keys=frozenset(keys)) if keys else found
-            )
+        if given is not None or found is not None:
+            lane.unblock()
+            self._add(index, given or _with_keys(found, routes))
         self._ended.add(index)
 
     def _add(self, index: str, target: Target) -> None:
         with self._lock:
             self._found.append((index, target))
+
+
+def _with_keys(found: Target | None, routes: Sequence[RouteSettings]) -> Target:
+    """Return the index as it was found, with the metadata keys that the routes give, if they do."""
+    assert found is not None  # noqa: S101 - what is not given was found; the type checker wants it said
+    keys = frozenset(key for route in routes for key in route.non_filterable_metadata_keys)
+    return msgspec.structs.replace(found, non_filterable_metadata_keys=keys) if keys else found
 
 
 def _given_target(index: str, routes: Sequence[RouteSettings]) -> Target | None:

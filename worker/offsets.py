@@ -172,6 +172,16 @@ class Ledger:
             self._assignments[partition] = assignment = Assignment(partition, self._epochs)
             return assignment
 
+    def reassign(self, assignment: Assignment) -> Assignment | None:
+        """Begin a new period of a partition that is still owned, fencing the old; None where it has gone meanwhile."""
+        with self._lock:
+            if self._assignments.get(assignment.partition) is not assignment or assignment.phase is Phase.CLOSING:
+                return None
+            self._fence(assignment)
+            self._epochs += 1
+            self._assignments[assignment.partition] = anew = Assignment(assignment.partition, self._epochs)
+            return anew
+
     def open(self, assignment: Assignment, position: int, committed: int | None) -> bool:
         """Begin reading at `position`; False where the partition has gone meanwhile."""
         with self._lock:

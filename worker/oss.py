@@ -38,7 +38,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 from urllib3.util.retry import Retry
 
-from worker.config import Oss
+from worker.config import Oss, missing_credentials
 from worker.errors import (
     BlockReason,
     Refused,
@@ -95,6 +95,10 @@ class OssSink:
         config.http_client = self._http
         config.user_agent = "oss-vectors-worker"
         self.client = sdk_vectors.Client(config)
+        endpoint = urlsplit(
+            settings.endpoint or f"https://{sdk_vectors.endpoints.from_region(settings.region, 'default')}"
+        )
+        self._where = f"{endpoint.scheme}://{settings.bucket}-{settings.account_id}.{endpoint.netloc}"
 
     def put(self, body: bytes) -> int:
         """Send a PutVectors body; returns the HTTP status."""
@@ -161,11 +165,11 @@ class OssSink:
         if isinstance(cause, sdk.exceptions.CredentialsFetchError):
             return TargetError(f"no credentials: {cause}", block=BlockReason.CREDENTIALS)
         if isinstance(cause, (sdk.exceptions.RequestError, sdk.exceptions.ResponseError)):
-            return error_of_connection(cause.unwrap())
+            return error_of_connection(cause.unwrap(), self._where)
         status, headers = self._http.seen()
         if status:  # the SDK could not read the answer: cut short, or without a date
             return error_of_answer(status, "", str(cause), headers.get("x-oss-request-id", ""), headers)
-        return error_of_connection(cause)
+        return error_of_connection(cause, self._where)
 
 
 class _IndexMetadata(msgspec.Struct, rename="camel"):
@@ -209,8 +213,8 @@ def error_of_answer(status: int, code: str, message: str, request_id: str, heade
     return TargetError(said, block=BlockReason.TARGET, status=status, code=code, request_id=request_id)
 
 
-def error_of_connection(error: BaseException) -> Transient:
-    """Tell how a request without an answer failed, and whether it may have been applied."""
+def error_of_connection(error: BaseException, where: str) -> Transient:
+    """Tell how a request to `where` that got no answer failed, and whether it may have been applied."""
     causes = list(_causes(error))
     never_left = any(
         isinstance(cause, (ConnectTimeoutError, NewConnectionError, ssl.SSLCertVerificationError)) for cause in causes
@@ -224,7 +228,7 @@ def error_of_connection(error: BaseException) -> Transient:
     while_reading = any(isinstance(cause, ReadTimeoutError) for cause in causes)
     innermost = causes[-1]
     return Transient(
-        f"{type(innermost).__name__}: {innermost}"[:_MESSAGE_CHARACTERS],
+        f"{where}: {type(innermost).__name__}: {innermost}"[:_MESSAGE_CHARACTERS],
         kind=RetryReason.TIMEOUT if timed_out else RetryReason.NETWORK,
         unknown_outcome=not never_left,
         while_sending=timed_out and not while_reading and not never_left,
@@ -432,14 +436,8 @@ def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Any:
 
 
 def _from_environment(environ: Mapping[str, str]) -> Any:
-    missing = [name for name in ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET") if not environ.get(name)]
-    if missing:
-        raise SettingsError(
-            [
-                f'oss.credentials = "environment" takes {name} from the environment, and it is not set'
-                for name in missing
-            ]
-        )
+    if mistakes := missing_credentials(environ):
+        raise SettingsError(mistakes)
     return StaticCredentialsProvider(
         environ["OSS_ACCESS_KEY_ID"], environ["OSS_ACCESS_KEY_SECRET"], environ.get("OSS_SESSION_TOKEN") or None
     )

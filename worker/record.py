@@ -284,7 +284,7 @@ class Decoder:
             place, number = next((i, n) for i, n in enumerate(numbers) if abs(n) >= _FLOAT32_OVERFLOW)
             raise RecordError(
                 Reason.NOT_FINITE,
-                f"number {place} of data.float32 is {number!r}, beyond the range of float32 (about ±3.4e38)",
+                f"number {place} of data.float32 is {number!r}, beyond the range of float32, about ±3.4e38 ({_LIMIT_SOURCE})",
             ) from None
 
     def _packed_bytes(self, data: bytes) -> bytes:
@@ -366,7 +366,9 @@ def _decode_record(syntax: _Syntax, body: bytes | memoryview) -> Record:
     except msgspec.ValidationError as error:
         message = str(error)
         if message.startswith("Number out of range") and "$.data.float32" in message:
-            raise RecordError(Reason.NOT_FINITE, f"{message}; beyond the range of float32 (about ±3.4e38)") from None
+            raise RecordError(
+                Reason.NOT_FINITE, f"{message}; beyond the range of float32, about ±3.4e38 ({_LIMIT_SOURCE})"
+            ) from None
         if message.startswith("Invalid base64"):
             raise RecordError(Reason.MALFORMED, f"data.float32 is a string that is not base64; {_VECTOR}") from None
         raise RecordError(Reason.MALFORMED, f"the {syntax.name} is not a vector record: {message}") from None
@@ -394,7 +396,7 @@ def _malformed(syntax: _Syntax, error: Exception) -> RecordError:
 
 def _what_is_wrong_with_metadata(syntax: _Syntax, raw: msgspec.Raw) -> str:
     """Name the first wrong value; msgspec's own message does not say its key."""
-    allowed = "allowed is a map of strings to strings or lists of strings"
+    allowed = f"allowed is a map of strings to strings or lists of strings ({_LIMIT_SOURCE})"
     try:
         loose = msgspec.json.decode(raw) if syntax.name == "JSON" else msgspec.msgpack.decode(raw, strict=False)
     except msgspec.DecodeError as error:  # a number of thousands of digits, a map as a key
@@ -448,5 +450,6 @@ def _metadata_limit(found: str, allowed: str) -> RecordError:
 def _not_finite(array: np.ndarray[Any, np.dtype[np.float32]]) -> RecordError:
     place = int(np.flatnonzero(~np.isfinite(array))[0])
     return RecordError(
-        Reason.NOT_FINITE, f"number {place} of data.float32 is {array[place]}; allowed are finite float32 numbers"
+        Reason.NOT_FINITE,
+        f"number {place} of data.float32 is {array[place]}; allowed are finite float32 numbers ({_LIMIT_SOURCE})",
     )

@@ -41,7 +41,13 @@ _CALL_TIMEOUT_MS: Final = 1_000  # of a call that waits on the main loop
 _ERROR_PAUSE_SECONDS: Final = 0.2  # after an error of poll, which may come again at once
 _REVOKE_LOOK_SECONDS: Final = 0.02
 _ABORT_SECONDS: Final = 1.0  # for requests to end whose connection was cut
+_STOPPING_SECONDS: Final = (
+    0.5  # instead of either of the two, once the worker is told to stop: the main loop stands still
+)
+_HAND_OVER_SECONDS: Final = 5.0  # for the answer to the last commit of partitions that go
 _COMMIT_LOST_SECONDS: Final = 30.0
+# What the client raises for a partition that it does not own any more: it changes its assignment on its own thread.
+_GONE: Final = (kafka_errors.KafkaError, AssertionError, KeyError, ValueError)
 _WATCH_SECONDS: Final = 1.0  # between looks at the membership, once joined
 # Of the client's errors those that tell of what a partition holds; "UnknownError" is what a broker answers whose own
 # reading of a file failed in a way that it has no number for.
@@ -102,10 +108,14 @@ class _Unreadable(NamedTuple):
 
 
 class RevokeHooks(NamedTuple):
-    """What a revocation asks of those who send: `wake` those that wait, `abort` those on the wire."""
+    """What a revocation asks of those who send: `wake` those that wait, `abort` those on the wire.
+
+    `is_stopping` tells whether the worker is to stop.
+    """
 
     wake: Callable[[], None]
     abort: Callable[[], None]
+    is_stopping: Callable[[], bool] = lambda: False
 
 
 class KafkaSource:
@@ -141,6 +151,9 @@ class KafkaSource:
         self._joined = False
         self._watch_again_at = 0.0
         self._fenced: Fenced | None = None
+        self._hand_over_seconds = _HAND_OVER_SECONDS
+        self._topic_ids: dict[str, object] = {}
+        self._of_new_topics: set[Partition] = set()
 
     # -- membership
 
@@ -196,10 +209,64 @@ class KafkaSource:
         if self._consumer.group_metadata().state == MemberState.STABLE and self._last_heartbeat_age() < session:
             self._stable_at = now
             self._joined = True
-        elif now - self._stable_at > session:
+        elif now - self._stable_at > (self._longest_join_seconds() if self._is_joining() else session):
             self._metrics.kafka_errors.labels("group").inc()
             self._abandon()
-            raise BrokerUnavailable(f"no member of the group for {session:.0f} s; joining anew")
+            raise BrokerUnavailable(f"no member of the group for {now - self._stable_at:.0f} s; joining anew")
+
+    def _is_joining(self) -> bool:
+        """Tell whether the broker still owes the answer to a join: it waits for the other members' joins as long as they may take.
+
+        Of a join that the client lost the answer has come, and nobody took it.
+        """
+        join = self._consumer._coordinator._join_task  # noqa: SLF001 - the client tells it nowhere else; a test holds it
+        return join is not None and not join.is_done
+
+    def _longest_join_seconds(self) -> float:
+        return (self._settings.max_poll_interval_ms + self._settings.session_timeout_ms) / 1000
+
+    def _watch_topics(self) -> None:
+        """Begin a topic from its start that was deleted and made anew, for none of its offsets is what it was.
+
+        The client goes on where it stood, or takes it for a log that was cut; brokers before 2.8 do not let us tell.
+        """
+        cluster = self._consumer._cluster  # noqa: SLF001 - the client tells its topics' ids nowhere else; a test holds it
+        for topic in self._topics:
+            found = cluster.topic_id(topic)
+            if found is None:
+                continue
+            known = self._topic_ids.setdefault(topic, found)
+            if known == found:
+                continue
+            self._topic_ids[topic] = found
+            log.error("topic made anew: reading it from its start", extra={"topic": topic})
+            for assignment in self._ledger.assignments():
+                if assignment.partition.topic == topic:
+                    self._of_new_topics.add(assignment.partition)
+                    self._open_anew(assignment.partition)
+
+    def _open_anew(self, partition: Partition) -> None:
+        """Fence what there is of a partition, and leave it to the main loop to open it."""
+        assignment = self._ledger.assignment(partition)
+        if assignment is not None:
+            with contextlib.suppress(*_GONE):
+                _park(self._consumer, TopicPartition(*partition))
+                self._ledger.reassign(assignment)
+
+    def _seek(self, partition: Partition, offset: int) -> bool:
+        """Go on reading at `offset`; False where the partition is being given back."""
+        try:
+            self._consumer.seek(TopicPartition(*partition), offset)
+        except _GONE:
+            return False
+        return True
+
+    def _begin_anew(self, assignment: Assignment, offset: int) -> None:
+        """Fence what was read of a partition, and read it from `offset`, which may be lower."""
+        anew = self._ledger.reassign(assignment)
+        if anew is not None:
+            self._ledger.open(anew, offset, None)
+            self._seek(assignment.partition, offset)
 
     def _last_heartbeat_age(self) -> float:
         """Return the seconds since the last heartbeat; 0 before the first, of which the figure says nothing."""
@@ -221,7 +288,9 @@ class KafkaSource:
         """Return messages of open partitions that are still owned, waiting `timeout` seconds at most."""
         self._metrics.last_poll.set(self._wall())
         before = self._ledger.newest_epoch
+        started = self._clock()
         try:
+            self._clear_the_way()
             records = self._consumer.poll(timeout_ms=max(0, round(timeout * 1000)))
             deferred = self._deferred_error()
         except Exception as error:  # the client raises what it meets, a codec's errors among it
@@ -230,7 +299,9 @@ class KafkaSource:
             self._poll_failed(deferred)
         if self._fenced is not None:
             raise self._fenced
+        self._stable_at += max(0.0, self._clock() - started - timeout - 1.0)  # in which a revoke was waited for
         self._watch_membership()
+        self._watch_topics()
         polled = []
         for tp, messages in records.items():
             partition = Partition(tp.topic, tp.partition)
@@ -239,6 +310,18 @@ class KafkaSource:
                 polled.append(Polled(assignment, messages))
                 self._note_read(partition, messages[-1].offset)
         return polled
+
+    def _clear_the_way(self) -> None:
+        """Let the client hand over what it put aside of partitions that were paused meanwhile.
+
+        1. A partition is paused while the client holds the rest of a fetch of it. The client puts that aside.
+        2. Another one's fetch is handed over to its end; it stays "in line", with nothing left in it.
+        3. The first is resumed. What was put aside comes back only when nothing is in line, and what is put aside is
+           not fetched again: it is read no more, though nothing is paused, until chance empties the line.
+        """
+        fetcher = self._consumer._fetcher  # noqa: SLF001 - there is no other way; a test holds it
+        if fetcher._next_partition_records is not None and not fetcher._next_partition_records:  # noqa: SLF001 - likewise
+            fetcher._next_partition_records = None  # noqa: SLF001 - likewise
 
     def _deferred_error(self) -> Exception | None:
         """Return the error that the client met behind the records which it returned, and would raise at the next poll.
@@ -315,8 +398,7 @@ class KafkaSource:
         position = assignment.position
         target = int(divergent.offset) if divergent is not None else self._reset_offset(partition)
         log.error("log truncated", extra={"partition": str(partition), "from": position, "to": target})
-        self._ledger.open(self._ledger.assign(partition), target, None)
-        self._consumer.seek(TopicPartition(*partition), target)
+        self._begin_anew(assignment, target)
 
     def _note_fenced(self) -> None:
         self._fenced = Fenced(
@@ -330,8 +412,7 @@ class KafkaSource:
         if assignment is None:
             return
         if self._settings.auto_offset_reset == "none":
-            _park(self._consumer, TopicPartition(*partition))
-            self._ledger.assign(partition)
+            self._open_anew(partition)
             return
         target = self._reset_offset(partition)
         reason = "retention" if self._settings.auto_offset_reset == "earliest" else "reset_latest"
@@ -341,18 +422,19 @@ class KafkaSource:
             extra={"topic": partition.topic, "partition": partition.partition, "from": position, "to": target},
         )
         if target < position:  # the topic was made anew, or cut: what follows has lower offsets than what is tracked
-            assignment = self._ledger.assign(partition)
-            self._ledger.open(assignment, target, None)
-        self._consumer.seek(TopicPartition(*partition), target)
+            self._begin_anew(assignment, target)
+        else:
+            self._seek(partition, target)
 
     def _reset_offset(self, partition: Partition) -> int:
+        if self._settings.auto_offset_reset != "latest":
+            return self._beginning(partition)
         tp = TopicPartition(*partition)
-        ask = (
-            self._consumer.end_offsets
-            if self._settings.auto_offset_reset == "latest"
-            else self._consumer.beginning_offsets
-        )
-        return int(ask([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp])
+        return int(self._consumer.end_offsets([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp])
+
+    def _beginning(self, partition: Partition) -> int:
+        tp = TopicPartition(*partition)
+        return int(self._consumer.beginning_offsets([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp])
 
     def open(self, assignment: Assignment) -> bool:
         """Begin reading a partition at its committed offset; False where that cannot be known yet."""
@@ -373,16 +455,14 @@ class KafkaSource:
             self._open_again_at[assignment.partition] = now + self._retry_seconds
             return False
         self._open_again_at.pop(assignment.partition, None)
-        if not self._ledger.open(assignment, position, committed):
-            return False
-        try:
-            self._consumer.seek(TopicPartition(*assignment.partition), position)
-        except (kafka_errors.KafkaError, AssertionError):
-            return False  # it was given back between the two calls, and its assignment is fenced
-        return True
+        self._of_new_topics.discard(assignment.partition)
+        return self._ledger.open(assignment, position, committed) and self._seek(assignment.partition, position)
 
     def _first_offset(self, partition: Partition) -> tuple[int | None, int | None]:
         """Return where to begin and what was committed; nowhere to begin, and the topic blocked, where policy forbids."""
+        if partition in self._of_new_topics and self._settings.auto_offset_reset != "none":
+            # A commit that was under way may stand in the new topic's name.
+            return self._beginning(partition), None
         committed = self._consumer.committed(TopicPartition(*partition), timeout_ms=_CALL_TIMEOUT_MS)
         if self._settings.auto_offset_reset != "none":
             if committed is not None:
@@ -426,12 +506,11 @@ class KafkaSource:
             TopicPartition(*assignment.partition): fetched and assignment.partition not in held
             for assignment, fetched in fetch.items()
         }
-        # A partition may be given back between the two calls, and then it is neither paused nor resumed.
-        with contextlib.suppress(kafka_errors.KafkaError, AssertionError, KeyError):
-            if to_pause := [tp for tp in assigned - paused if not wanted.get(tp, False)]:
-                self._consumer.pause(*to_pause)
-            if to_resume := [tp for tp in assigned & paused if wanted.get(tp, False)]:
-                self._consumer.resume(*to_resume)
+        for tp in assigned:
+            is_wanted = wanted.get(tp, False)
+            if is_wanted == (tp in paused):
+                with contextlib.suppress(*_GONE):
+                    (self._consumer.resume if is_wanted else self._consumer.pause)(tp)
         return sum(1 for tp in assigned if not wanted.get(tp, False))
 
     def positions(self, assignments: Iterable[Assignment]) -> None:
@@ -439,7 +518,7 @@ class KafkaSource:
         for assignment in assignments:
             try:
                 position = self._consumer.position(TopicPartition(*assignment.partition), timeout_ms=_CALL_TIMEOUT_MS)
-            except (kafka_errors.KafkaError, AssertionError, KeyError) as error:
+            except _GONE as error:
                 self._count(error)
                 continue
             if position is not None:
@@ -495,7 +574,10 @@ class KafkaSource:
     def close(self, timeout: float) -> None:
         """Give back all partitions and leave the group, within about `timeout` seconds."""
         if self._consumer is not None:
-            self._consumer.close(autocommit=False, timeout_ms=max(1, round(timeout * 1000)))
+            # Half for the commit of what moved since the last one, half for leaving.
+            self._hand_over_seconds = timeout / 2
+            self._consumer.close(autocommit=False, timeout_ms=max(1, round(timeout * 500)))
+            self._hand_over_seconds = _HAND_OVER_SECONDS
             self._consumer = None
         self._joined = False
 
@@ -525,16 +607,27 @@ class KafkaSource:
             return  # before the first join, and once more from close()
         self._metrics.rebalances.labels("revoked").inc()
         await self._land(consumer, closing)
-        offsets = self._ledger.watermarks(closing)
-        if offsets:
-            result: object = None
-            try:
-                await consumer.commit_async(_for_client(offsets))
-            except Exception as error:  # whatever it is, the partitions go
-                result = error
-            self._committed(offsets, result)
+        await self._commit_before_they_go(consumer, closing)
         returned = self._end(partitions)
         log.info("partitions revoked", extra={"partitions": _named(revoked), "returned": returned})
+
+    async def _commit_before_they_go(self, consumer: Any, closing: Sequence[Assignment]) -> None:
+        """Commit what moved, and wait for the answer, but not for as long as the client would for a silent broker."""
+        offsets = {a: at for a, at in self._ledger.watermarks(closing).items() if at != a.committed}
+        if not offsets:
+            return
+        deadline = self._clock() + self._hand_over_seconds
+        result: object = None
+        try:
+            answer = consumer.commit_async(_for_client(offsets))
+            while not answer.is_done and self._clock() < deadline:
+                await consumer._net.sleep(_REVOKE_LOOK_SECONDS)  # noqa: SLF001 - as in `_land`
+            if not answer.is_done:
+                raise kafka_errors.KafkaTimeoutError("no answer to the last commit")  # noqa: TRY301 - one way out for all
+            await answer
+        except Exception as error:  # whatever it is, the partitions go
+            result = error
+        self._committed(offsets, result)
 
     def _end(self, partitions: Sequence[Partition]) -> int:
         """End the ownership; returns how many records are returned unsettled."""
@@ -549,16 +642,20 @@ class KafkaSource:
         """Wait until no request with records of these is on the wire; cut the connections after `revoke_seconds`.
 
         The wait is the client's own timer, since nothing else can be awaited on its loop; heartbeats go on meanwhile.
+        The main loop, which stands in `poll` or `close` as long, cannot be told to stop by a signal: this looks for it.
         """
         self._hooks.wake()
         deadline = self._clock() + self._settings.revoke_seconds
-        aborted = False
+        aborted = hurried = False
         while any(assignment.on_wire for assignment in closing):
-            if self._clock() >= deadline:
+            now = self._clock()
+            if not hurried and self._hooks.is_stopping():
+                hurried, deadline = True, min(deadline, now + _STOPPING_SECONDS)
+            if now >= deadline:
                 if aborted:
                     return
                 self._hooks.abort()
-                aborted, deadline = True, deadline + _ABORT_SECONDS
+                aborted, deadline = True, now + (_STOPPING_SECONDS if hurried else _ABORT_SECONDS)
             await consumer._net.sleep(_REVOKE_LOOK_SECONDS)  # noqa: SLF001 - see above; a test holds it
 
     def lost(self, lost: Iterable[TopicPartition]) -> None:

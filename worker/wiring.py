@@ -5,7 +5,6 @@ import logging
 import os
 import random
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -22,13 +21,14 @@ from worker.oss import OssSink
 from worker.pace import Backoff
 from worker.source import EndWatcher, KafkaSource, RevokeHooks
 from worker.state import Status
+from worker.stop import Stop
 
 log = logging.getLogger(__name__)
 
 MAIN_LOOP_STILL_SECONDS: Final = 120.0  # after which the process ends; /healthz says so from 60 s on
 
 
-def run(settings: Settings, stop: threading.Event, environ: Mapping[str, str] = os.environ) -> None:
+def run(settings: Settings, stop: Stop, environ: Mapping[str, str] = os.environ) -> None:
     """Run the worker until `stop` is set and it has drained.
 
     Raises `SettingsError` where credentials are not there, `FatalError` where it cannot go on.
@@ -59,7 +59,7 @@ def run(settings: Settings, stop: threading.Event, environ: Mapping[str, str] = 
         ledger=ledger,
         status=status,
         metrics=metrics,
-        hooks=_hooks(lanes),
+        hooks=_hooks(lanes, stop),
         retry_seconds=settings.delivery.retry_max_seconds,
         clock=time.monotonic,
         wall=time.time,
@@ -116,7 +116,7 @@ def _lanes(
     return {index: Lane(index, topics[index], context) for index in settings.indexes}
 
 
-def _hooks(lanes: Mapping[str, Lane]) -> RevokeHooks:
+def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:
     def wake() -> None:
         for lane in lanes.values():
             lane.wake()
@@ -125,4 +125,4 @@ def _hooks(lanes: Mapping[str, Lane]) -> RevokeHooks:
         for lane in lanes.values():
             lane.abort()
 
-    return RevokeHooks(wake, abort)
+    return RevokeHooks(wake, abort, stop.is_set)

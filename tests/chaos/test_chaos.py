@@ -1,11 +1,13 @@
 """Short storms, one of each sort; `python -m tests.chaos` runs long ones."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.storm import Chaos, run
+from tests.chaos.storm import Chaos
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", "20260101"))
@@ -32,10 +34,15 @@ SORTS = {
 
 
 @pytest.mark.parametrize("faults", SORTS.values(), ids=list(SORTS))
-def test_after_a_storm_nothing_is_lost_stale_or_stuck(faults: list[str], tmp_path: Path) -> None:
-    report = run(SEED, SECONDS, tmp_path, only=faults)
-    assert report.is_clean, str(report)
-    assert sum(report.faults.values()) > 0
+def test_after_a_storm_nothing_is_lost_stale_or_stuck(faults: list[str]) -> None:
+    # A process of its own: while a broker is away the client that publishes leaves many sockets to the collector.
+    command = [sys.executable, "-m", "tests.chaos", "--minutes", str(SECONDS / 60), "--seed", str(SEED)]
+    command += [f"--only={fault}" for fault in faults]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS + 240, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "lost 0, stale 0, not deleted 0, wrong dead letters 0" in done.stdout
 
 
 def test_every_fault_of_the_storm_is_of_some_sort(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_what_the_service_refuses_for_its_content_is_refused_and_not_written(sta
     stage.fault(operation="PutVectors", status=status, code="Bad", message="no good")
     error = error_of(lambda: stage.sink.put(put_body(stage.index, a=[1, 0])))
     assert isinstance(error, Refused)
-    assert (error.status, error.code, error.message, error.retryable) == (status, "Bad", "no good", False)
+    assert (error.status, error.code, error.message) == (status, "Bad", "no good")
     assert stage.stored() == {}
 
 
@@ -196,7 +196,7 @@ def test_what_is_wrong_with_the_caller_or_the_target_blocks(stage: Stage, status
     stage.fault(operation="PutVectors", status=status)
     error = error_of(lambda: stage.sink.put(put_body(stage.index, a=[1, 0])))
     assert isinstance(error, TargetError)
-    assert (error.block, error.status, error.retryable) == (block, status, False)
+    assert (error.block, error.status) == (block, status)
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,8 @@ def test_what_may_pass_is_transient(
 ) -> None:
     stage.fault(operation="PutVectors", status=status, code=code)
     error = transient(lambda: stage.sink.put(put_body(stage.index, a=[1, 0])))
-    said = (error.status, error.code, error.kind, error.unknown_outcome, error.retry_after, error.retryable)
-    assert said == (status, code, kind, unknown_outcome, None, True)
+    said = (error.status, error.code, error.kind, error.unknown_outcome, error.retry_after)
+    assert said == (status, code, kind, unknown_outcome, None)
 
 
 def test_retry_after_is_told_in_seconds(stage: Stage) -> None:

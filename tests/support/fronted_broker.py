@@ -47,9 +47,7 @@ class FrontedBroker:
         topic = create_topic(self.admin, partitions, **topic_config)
         group = f"group-{uuid.uuid4().hex[:12]}"
         dead_letters = create_topic(self.admin)
-        return Stage(
-            self.broker, self.emulator, self.admin, topic, dead_letters, group, bucket, index, partitions
-        )
+        return Stage(self.broker, self.emulator, self.admin, topic, dead_letters, group, bucket, index, partitions)
 
 
 @contextmanager

@@ -123,3 +123,8 @@ class Turns:
         if self.are_over:
             raise _Ended
         task.ready, task.wakes_at = _at_once, None
+
+    def let_others(self) -> None:
+        """Give the turn back for once, where the caller is a task; the test's own thread goes on."""
+        if self._running is not None:
+            self.pause()

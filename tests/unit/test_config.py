@@ -1,5 +1,6 @@
 """The settings: where each comes from, every mistake at once, and no secret shown."""
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,8 @@ ENDPOINTS_REFUSED = [
 @pytest.mark.parametrize("endpoint", ENDPOINTS_REFUSED)
 def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
     told = mistakes_with(OSS__ENDPOINT=endpoint)
-    assert told == (f"oss.endpoint = {endpoint!r}: allowed is https://host or https://host:port",)
+    shown = config.HIDDEN if "@" in endpoint else repr(endpoint)
+    assert told == (f"oss.endpoint = {shown}: allowed is https://host or https://host:port",)
 
 
 @pytest.mark.parametrize("host", ["oss.example.com", "10.0.0.1", "127.example.com", "127.0.0.1.example.com", "[::2]"])
@@ -379,3 +381,41 @@ def test_a_time_of_rfc_3339_is_read_with_its_zone(text: str, expected: str) -> N
     moment = config.accept_until(loaded(DEAD_LETTER__ACCEPT_UNTIL=text).settings.dead_letter)
     assert moment is not None
     assert moment.isoformat() == expected
+
+
+def test_what_the_client_would_choke_on_is_told_before_it_starts() -> None:
+    told = mistakes_with(
+        KAFKA__BOOTSTRAP_SERVERS="broker:9092,broker:nine",
+        KAFKA__CLIENT='{"fetch_max_bytes": "abc", "metrics_enabled": false, "ftech_max_bytes": 1}',
+        KAFKA__MAX_POLL_INTERVAL_MS="10000",
+        KAFKA__REVOKE_SECONDS="60",
+        OSS__PROXY_URL="nope",
+    )
+    assert [line.split(";")[0][:60] for line in told] == [
+        line[:60]
+        for line in (
+            "kafka.client: metrics_enabled cannot be set here",
+            "kafka.max_poll_interval_ms must not be shorter than kafka.session_timeout_ms",
+            "kafka.revoke_seconds must be shorter than kafka.session_timeout_ms",
+            "kafka.bootstrap_servers: 'broker:nine' is not host:port",
+            "kafka.client: fetch_max_bytes is of type int in kafka-python, the value given is not",
+            "kafka.client: ftech_max_bytes is no setting of kafka-python",
+            "oss.proxy_url: allowed is http://host:port or http://user:password@host:port",
+        )
+    ]
+
+
+def test_routes_of_one_index_that_contradict_each_other_are_told() -> None:
+    routes = [{"topic": topic, "index": "docs", "dimension": size} for topic, size in (("a", 3), ("b", 4), ("c", 0))]
+    assert mistakes_with(ROUTES=json.dumps(routes)) == (
+        "routes: the routes to index 'docs' contradict each other: dimension is [3, 4]",
+    )
+
+
+def test_missing_credentials_are_told_with_the_other_mistakes_where_they_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load(None, {}, to_run=True)
+    assert [line for line in raised.value.mistakes if "OSS_ACCESS_KEY" in line] == [
+        'oss.credentials = "environment" takes OSS_ACCESS_KEY_ID from the environment, and it is not set',
+        'oss.credentials = "environment" takes OSS_ACCESS_KEY_SECRET from the environment, and it is not set',
+    ]

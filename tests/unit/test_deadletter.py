@@ -504,7 +504,7 @@ def test_a_letter_too_large_for_the_broker_blocks_otherwise(new_stage: NewStage)
     stage.broker.always = refuse(TOO_LARGE[0])
     stage.writer.start()
     stage.submit(FakeMessage(0))
-    stage.events.wait_for(("blocked", UNAVAILABLE))
+    stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_UNAVAILABLE, 0)))
     assert (stage.settled(), {sent[2] for sent in stage.broker.sent}) == (0, {b"{}"})
 
 

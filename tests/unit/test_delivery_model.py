@@ -3,15 +3,15 @@
 The situation is drawn: versions (puts and deletes) of few keys over few partitions, some of which the service refuses;
 the limits of batches and slots; what the service answers to each request; and in which order the slots, the polls, the
 acknowledgements of dead letters and the moves of partitions between two members take their turns. The slots run
-`Courier.deliver` on threads of which one runs at a time (`tests.support.turns`), and a turn ends where a request is on
-the wire, where it is applied and not yet answered, and where a slot waits.
+`Courier.deliver` on threads of which one runs at a time (`tests.support.turns`), and a turn ends where a request is about
+to leave, on the wire, applied and not yet answered, answered and not yet settled or landed, and where a slot waits.
 
 What is left out is what no client can hold: a request that is applied after its connection was cut.
 """
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -110,10 +110,21 @@ class WatchedLedger(Ledger):
         super().__init__([TOPIC], world.clock)
         self._world = world
         self._member = member
-        self._outcomes: dict[tuple[Assignment, int], Outcome] = {}
+        self.outcomes: dict[tuple[Assignment, int], Outcome] = {}
+
+    def depart(self, assignments: Collection[Assignment]) -> bool:
+        """Let others have a turn before: what was asked of the partitions until now may not hold any more."""
+        self._world.turns.let_others()
+        return super().depart(assignments)
+
+    def land(self, assignments: Collection[Assignment]) -> None:
+        """Let others have a turn before."""
+        self._world.turns.let_others()
+        super().land(assignments)
 
     def settle(self, records: Iterable[Tracked], outcome: Outcome) -> int:
-        """Look at each, then enter it."""
+        """Let others have a turn before; look at each, then enter it."""
+        self._world.turns.let_others()
         records = list(records)
         for record in records:
             if record.assignment.phase is not Phase.FENCED:
@@ -122,8 +133,8 @@ class WatchedLedger(Ledger):
 
     def _look_at(self, record: Tracked, outcome: Outcome) -> None:
         place = (record.assignment, record.offset)
-        assert place not in self._outcomes, f"{place} is {outcome}, and was {self._outcomes[place]}"
-        self._outcomes[place] = outcome
+        assert place not in self.outcomes, f"{place} is {outcome}, and was {self.outcomes[place]}"
+        self.outcomes[place] = outcome
         key = self._world.entry(record.assignment.partition, record.offset).key
         stored = self._world.sink.vectors.get(key)
         if outcome is Outcome.PUT:
@@ -134,7 +145,7 @@ class WatchedLedger(Ledger):
         elif outcome is Outcome.SUPERSEDED:
             newer = [
                 offset
-                for (assignment, offset), settled in self._outcomes.items()
+                for (assignment, offset), settled in self.outcomes.items()
                 if assignment is record.assignment
                 and offset > record.offset
                 and settled in (Outcome.PUT, Outcome.DELETED)
@@ -146,7 +157,7 @@ class WatchedLedger(Ledger):
 
     def final(self) -> dict[Offset, Outcome]:
         """Return the outcomes that were entered."""
-        return {(assignment.partition, offset): outcome for (assignment, offset), outcome in self._outcomes.items()}
+        return {(assignment.partition, offset): outcome for (assignment, offset), outcome in self.outcomes.items()}
 
 
 class SteppedLane(Lane):
@@ -268,6 +279,7 @@ class World:
     letters: list[DeadLetter] = field(default_factory=list)
     committed: dict[Partition, int] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
+    requests_before: dict[Assignment, int] = field(default_factory=dict)
     other_traffic: int = 0
     no_traffic_before: float = 0.0
 
@@ -391,6 +403,9 @@ class World:
                 move.was_cut = True
             return
         self.moves.remove(move)
+        if not move.was_cut:
+            for assignment in move.closing:
+                self._assert_what_was_taken_is_settled(move.giver, assignment)
         self.commit(move.giver, move.closing)
         move.giver.ledger.fence([move.partition])
         move.giver.status.forget(*move.partition)
@@ -409,9 +424,22 @@ class World:
                 self._assign(partition, self.members[which // 3 % len(self.members)])
                 return
 
+    def _assert_what_was_taken_is_settled(self, member: Member, assignment: Assignment) -> None:
+        """What the service took within an ownership that ends in peace must not be done again by the next owner."""
+        taken = [
+            (assignment, element["data"]["float32"][0])
+            for request in self.sink.requests[self.requests_before[assignment] :]
+            if request.operation == "PutVectors" and request.status == 200
+            for element in msgspec.json.decode(request.body)["vectors"]
+            if element["key"].startswith(f"{assignment.partition.partition}-")
+        ]
+        assert [place for place in taken if place not in member.ledger.outcomes] == []
+
     def _assign(self, partition: Partition, member: Member) -> None:
         committed = self.committed[partition]
-        member.ledger.open(member.ledger.assign(partition), committed, committed)
+        assignment = member.ledger.assign(partition)
+        self.requests_before[assignment] = len(self.sink.requests)
+        member.ledger.open(assignment, committed, committed)
 
     # -- the end
 
@@ -492,8 +520,8 @@ def situations(draw: st.DrawFn) -> Situation:
     has_server_errors = slots > 1 and draw(st.booleans(), label="has server errors")
     version = st.builds(
         Version,
-        partition=st.integers(0, 2),
-        key=st.integers(0, 2),
+        partition=st.integers(0, draw(st.integers(0, 2), label="last partition")),
+        key=st.integers(0, draw(st.integers(0, 2), label="last key")),
         is_delete=st.sampled_from([False, False, False, True]),
         status=st.sampled_from([200, 200, 200, 400]),
     )
@@ -566,6 +594,7 @@ def _assert_the_books_balance(member: Member) -> None:
     assert books.buffer_bytes == 0
     assert books.buffered == {TOPIC: 0}
     assert books.consumed[TOPIC] == sum(books.settled.values())
+    assert {assignment.on_wire for assignment in member.ledger.assignments()} <= {0}
     blocks = [block for block in member.status.read().blocks if block.reason is not BlockReason.RECORD_STUCK]
     assert blocks == []
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"health", "metrics"},
     {"kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},
-    {"errors", "offsets", "pace"},
+    {"errors", "offsets", "pace", "stop"},
 ]
 """From the top down. A module imports from the layers below its own, and of its own layer nothing."""
 

@@ -26,10 +26,13 @@ import alibabacloud_oss_v2.vectors as sdk_vectors
 import msgspec
 import numpy as np
 import requests
+from alibabacloud_oss_v2.exceptions import OperationError
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -38,7 +41,7 @@ from worker import config
 from worker.local.broker.errors import BrokerError
 from worker.local.broker.server import Broker
 from worker.local.process import Process, spawn
-from worker.local.provision import provision
+from worker.local.provision import ProvisionError, provision
 from worker.local.sentences import DIMENSION, Sentence, Sentences, load
 from worker.oss import OssSink
 
@@ -364,7 +367,10 @@ def _find_port(lines: IO[str], log: IO[str]) -> int | None:
 def _figures(url: str) -> dict[str, float]:
     """Return what the worker's metrics say: consumed, settled, committed, each outcome, each dead letter's reason."""
     figures: dict[str, float] = {"settled": 0.0, "committed": 0.0}
-    for family in text_string_to_metric_families(requests.get(f"{url}/metrics", timeout=5).text):
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy of the environment does not reach this machine
+        text = session.get(f"{url}/metrics", timeout=5).text
+    for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name == "oss_vectors_records_consumed_total":
                 figures["consumed"] = sample.value
@@ -416,8 +422,8 @@ def run(*, keep: bool) -> None:
             if keep:
                 demo.keep()
             demo.stop_worker()
-    except (DemoError, BrokerError) as error:
-        console.print(f"[red]✗[/] {error}", markup=True)
+    except (DemoError, BrokerError, ProvisionError, KafkaError, OperationError, requests.RequestException) as error:
+        console.print(f"[red]✗[/] {escape(str(error) or type(error).__name__)}")
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("ended")

@@ -20,6 +20,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from worker.local.sentences import DIMENSION, Sentence, Sentences, load
+from worker.stop import Stop
 
 REPORT_SECONDS: Final = 10.0
 BOOTSTRAP_SECONDS: Final = 10.0  # for a broker to answer at the start
@@ -98,7 +99,7 @@ def publish(
     sender: Sender,
     topic: str,
     rate: float,
-    stop: threading.Event,
+    stop: Stop,
     failures: Failures,
     tell: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
@@ -123,7 +124,7 @@ def publish(
     return sent
 
 
-def run(bootstrap_servers: list[str], topic: str, rate: float, broken_share: float, stop: threading.Event) -> None:
+def run(bootstrap_servers: list[str], topic: str, rate: float, broken_share: float, stop: Stop) -> None:
     """Publish until `stop` is set, and wait for the last acknowledgements. Raises kafka-python's `KafkaError`."""
     producer = KafkaProducer(
         bootstrap_servers=bootstrap_servers,
@@ -159,7 +160,7 @@ def run(bootstrap_servers: list[str], topic: str, rate: float, broken_share: flo
 )
 def main(bootstrap_servers: str, topic: str, rate: float, broken_share: float) -> None:
     """Publish sample records, real embeddings, until SIGTERM or SIGINT."""
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     servers = [server.strip() for server in bootstrap_servers.split(",") if server.strip()]

@@ -1,0 +1,68 @@
+"""A member of a group in this process: the worker's source, driven as its main loop does, so that a test can look inside."""
+
+import time
+import uuid
+from collections.abc import Callable
+
+from tests.support.worker import wait_for
+from worker.config import Kafka
+from worker.metrics import Metrics
+from worker.offsets import Assignment, Ledger
+from worker.source import KafkaSource, RevokeHooks
+from worker.state import Status
+
+
+class Member:
+    """A source with a group of its own, driven as the main loop drives it."""
+
+    def __init__(self, bootstrap: str, topic: str, session_seconds: float = 6.0) -> None:
+        self.ledger = Ledger([topic], time.monotonic)
+        self.status = Status(time.monotonic())
+        self.metrics = Metrics(self.ledger, self.status, [topic], [])
+        self.source = KafkaSource(
+            Kafka(
+                bootstrap_servers=(bootstrap,),
+                group_id=f"member-{uuid.uuid4().hex[:12]}",
+                session_timeout_ms=round(session_seconds * 1000),
+            ),
+            [topic],
+            ledger=self.ledger,
+            status=self.status,
+            metrics=self.metrics,
+            hooks=RevokeHooks(lambda: None, lambda: None),
+            retry_seconds=1.0,
+            clock=time.monotonic,
+            wall=time.time,
+        )
+        self.opened: set[Assignment] = set()
+        self.held: set[int] = set()
+        self.read: dict[int, list[int]] = {}
+
+    def turn(self) -> None:
+        """One turn of the main loop, as far as joining and reading go."""
+        for assignment in self.ledger.assignments():
+            if assignment not in self.opened and self.source.open(assignment):
+                self.opened.add(assignment)
+        for assignment, messages in self.source.poll(0.1):
+            offsets = [message.offset for message in messages]
+            self.ledger.track(assignment, offsets)
+            self.read.setdefault(assignment.partition.partition, []).extend(offsets)
+        self.source.steer({one: one.partition.partition not in self.held for one in self.opened})
+
+    @property
+    def count(self) -> int:
+        """How many records were read."""
+        return sum(len(offsets) for offsets in self.read.values())
+
+    def turns_until(self, condition: Callable[[], object], what: str) -> None:
+        """Turn until a condition holds."""
+
+        def look() -> object:
+            self.turn()
+            return condition()
+
+        wait_for(look, what)
+
+    def lost_members(self) -> float:
+        """How often the watchdog made a member anew."""
+        return float(self.metrics.kafka_errors.labels("group")._value.get())
