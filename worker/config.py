@@ -639,8 +639,6 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
         ]
     if kafka.max_poll_interval_ms < kafka.session_timeout_ms:
         mistakes.append("kafka.max_poll_interval_ms must not be shorter than kafka.session_timeout_ms")
-    if kafka.revoke_seconds * 1000 >= kafka.session_timeout_ms:
-        mistakes.append("kafka.revoke_seconds must be shorter than kafka.session_timeout_ms")
     if kafka.security_protocol.startswith("SASL") and not kafka.sasl_mechanism:
         mistakes.append(f"kafka.sasl_mechanism is needed with kafka.security_protocol = {kafka.security_protocol!r}")
     if kafka.sasl_mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):

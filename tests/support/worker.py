@@ -189,6 +189,7 @@ def worker_settings(
         "kafka__bootstrap_servers": broker.bootstrap,
         "kafka__group_id": group,
         "kafka__session_timeout_ms": 6000,
+        "kafka__revoke_seconds": 5,
         "kafka__commit_interval_seconds": 0.2,
         "oss__region": emulator.region,
         "oss__bucket": bucket,
