@@ -147,7 +147,7 @@ class KafkaSource:
         self._wall = wall
         self._consumer: Any = None
         self._committing_since: float | None = None
-        self._stable_at = clock()
+        self._stable_at = self._member_at = clock()  # when it last was a member; when it last was, or was about to be
         self._joined = False
         self._watch_again_at = 0.0
         self._fenced: Fenced | None = None
@@ -181,7 +181,7 @@ class KafkaSource:
             raise BrokerUnavailable(f"kafka at {tried}: {kafka_client.describe(error)}") from error
         self._consumer = consumer
         self._committing_since = None
-        self._stable_at = self._clock()
+        self._stable_at = self._member_at = self._clock()
 
     def _subscribe(self, consumer: Any) -> None:
         """Subscribe, and load the metadata of every topic before the first join.
@@ -207,9 +207,11 @@ class KafkaSource:
         self._watch_again_at = now + _WATCH_SECONDS
         session = self._settings.session_timeout_ms / 1000
         if self._consumer.group_metadata().state == MemberState.STABLE and self._last_heartbeat_age() < session:
-            self._stable_at = now
+            self._stable_at = self._member_at = now
             self._joined = True
-        elif now - self._stable_at > (self._longest_join_seconds() if self._is_joining() else session):
+        elif self._is_joining() and now - self._stable_at < self._longest_join_seconds():
+            self._member_at = now
+        elif now - self._member_at > session:
             self._metrics.kafka_errors.labels("group").inc()
             self._abandon()
             raise BrokerUnavailable(f"no member of the group for {now - self._stable_at:.0f} s; joining anew")
@@ -299,7 +301,7 @@ class KafkaSource:
             self._poll_failed(deferred)
         if self._fenced is not None:
             raise self._fenced
-        self._stable_at += max(0.0, self._clock() - started - timeout - 1.0)  # in which a revoke was waited for
+        self._member_at += max(0.0, self._clock() - started - timeout - 1.0)  # in which a revoke was waited for
         self._watch_membership()
         self._watch_topics()
         polled = []

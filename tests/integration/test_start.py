@@ -204,6 +204,24 @@ def test_a_route_that_contradicts_its_index_blocks(new_stage: StageFactory, star
     assert worker.metrics().consumed == 0
 
 
+def test_a_route_that_says_all_is_held_against_its_index_before_anything_is_consumed(
+    new_stage: StageFactory, start_worker: WorkerFactory
+) -> None:
+    stage = new_stage(dimension=4)
+    stage.publish([vector_record(f"key-{number}", [1.0, 2.0, 3.0]) for number in range(30)])
+    stage.emulator.fault(bucket=stage.bucket, operation="GetVectorIndex", latency_seconds=1.5, count=1)
+    routes = f'[{{"topic": "{stage.topic}", "index": "{stage.index}", "dimension": 3, "distance_metric": "euclidean"}}]'
+
+    worker = start_worker(stage.settings() | {"OSS_VECTORS_ROUTES": routes})
+
+    worker.wait_until(lambda m: m.blocks() == {(stage.topic, "target")}, "the topic is blocked for its target")
+    asked = len(stage.requests("GetVectorIndex"))
+    # It is asked again and again, and the block holds all the while.
+    wait_for(lambda: len(stage.requests("GetVectorIndex")) > asked + 2, "the index is asked for again")
+    assert len(worker.log_lines("no longer blocked")) == 0
+    assert (worker.metrics().consumed, stage.dead_letters()) == (0, [])
+
+
 def test_without_the_dead_letter_topic_nothing_is_consumed_until_it_is_made(
     new_stage: StageFactory, start_worker: WorkerFactory
 ) -> None:

@@ -47,6 +47,10 @@ class Member:
             offsets = [message.offset for message in messages]
             self.ledger.track(assignment, offsets)
             self.read.setdefault(assignment.partition.partition, []).extend(offsets)
+        self.steer()
+
+    def steer(self) -> None:
+        """Pause the partitions that are in `held`, and fetch the others."""
         self.source.steer({one: one.partition.partition not in self.held for one in self.opened})
 
     @property

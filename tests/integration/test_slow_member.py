@@ -1,0 +1,63 @@
+"""A group in which one member does not answer."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kafka import KafkaConsumer
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+
+from tests.support.worker import Stage, StageFactory, WorkerFactory, vector_record, wait_for
+
+SESSION_SECONDS = 3
+HUNG_SECONDS = 12
+
+
+@contextmanager
+def hung_member(stage: Stage) -> Iterator[None]:
+    """A member of the worker's group that joins, sends heartbeats, and polls no more."""
+    consumer = KafkaConsumer(
+        stage.topic,
+        bootstrap_servers=stage.broker.bootstrap,
+        group_id=stage.group,
+        enable_auto_commit=False,
+        session_timeout_ms=SESSION_SECONDS * 1000,
+        heartbeat_interval_ms=1000,
+        max_poll_interval_ms=HUNG_SECONDS * 1000,
+        partition_assignment_strategy=[CooperativeStickyAssignor],
+    )
+    joined = threading.Event()
+
+    def join() -> None:
+        while not joined.is_set():
+            consumer.poll(timeout_ms=200)
+            if consumer.assignment():
+                joined.set()
+
+    thread = threading.Thread(target=join)
+    thread.start()
+    try:
+        thread.join(30)
+        assert joined.is_set()
+        yield
+    finally:
+        joined.set()
+        thread.join()
+        consumer.close(timeout_ms=1000)
+
+
+def test_a_rebalance_that_waits_for_a_hung_member_is_no_lost_join(
+    new_stage: StageFactory, start_worker: WorkerFactory
+) -> None:
+    stage = new_stage(partitions=4)
+    settings = stage.settings(kafka__session_timeout_ms=SESSION_SECONDS * 1000, kafka__max_poll_interval_ms=60_000)
+    first = start_worker(settings).wait_ready()
+    with hung_member(stage):
+        wait_for(lambda: first.metrics().total("assigned_partitions") < 4, "the other member has partitions")
+        second = start_worker(settings)
+        stage.publish([vector_record(f"key-{number}", [1.0, 2.0, 3.0, 4.0]) for number in range(100)])
+        # The broker waits for the hung member as long as that may go without a poll, then goes on without it.
+        wait_for(lambda: len(stage.dump()) == 100, "all is written", timeout=HUNG_SECONDS + 30)
+        for worker in (first, second):
+            anew = [line for line in worker.log_lines("not connected") if "joining anew" in line["error"]]
+            assert anew == []
