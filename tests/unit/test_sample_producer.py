@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import threading
 from collections import Counter
 from typing import Any
 
@@ -16,6 +15,7 @@ from worker.local import sample_producer
 from worker.local.sample_producer import Failures, broken_messages, publish, records
 from worker.local.sentences import DIMENSION, Sentences, load
 from worker.record import Decoder, Put, Target
+from worker.stop import Stop
 
 DECODER = Decoder(Target("docs", DIMENSION, "cosine"), max_fragment_bytes=8388608)
 
@@ -96,7 +96,7 @@ class FakeSender:
             told(TimeoutError("no broker"))
 
 
-class FakeStop(threading.Event):
+class FakeStop(Stop):
     """Is set once the clock has come to `end`; waiting moves the clock."""
 
     def __init__(self, clock: FakeClock, seconds: float) -> None:

@@ -1,0 +1,229 @@
+"""`python -m tests.bench`: see the package."""
+
+import argparse
+import cProfile
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import chains, data, kafka
+from tests.bench.chains import Cost
+from tests.bench.sink import sink
+from worker.local.broker import Broker
+
+SIZES: Final = (128, 384, 1536, 3072)
+SMOKE_SIZES: Final = (128, 1536)
+
+
+class Target(NamedTuple):
+    """A ratio's goal: at least, or at most."""
+
+    goal: float
+    at_least: bool = True
+
+    def is_met(self, ratio: float, slack: float = 1.0) -> bool:
+        """Tell whether it is met; `slack` 2 lets half of it pass."""
+        return ratio * slack >= self.goal if self.at_least else ratio <= self.goal * slack
+
+
+class Row(NamedTuple):
+    """One ratio: of its rounds the median, the least and the most."""
+
+    name: str
+    size: int
+    median: float
+    least: float
+    most: float
+    target: Target | None
+
+    def cells(self) -> list[str]:
+        """Return it as text."""
+        met = "" if self.target is None else ("met" if self.target.is_met(self.median) else "[red]missed[/]")
+        sign = "" if self.target is None else f"{'≥' if self.target.at_least else '≤'} {self.target.goal:g}"
+        return [self.name, str(self.size), f"{self.median:.2f}", f"{self.least:.2f} … {self.most:.2f}", sign, met]
+
+
+def _row(name: str, size: int, ratios: Sequence[float], target: Target | None = None) -> Row:
+    return Row(name, size, statistics.median(ratios), min(ratios), max(ratios), target)
+
+
+class Bench:
+    """The rounds of one run."""
+
+    def __init__(self, *, rounds: int, records: int, console: Console) -> None:
+        self.rows: list[Row] = []
+        self.figures: dict[str, Any] = {}
+        self._rounds = rounds
+        self._records = records
+        self._console = console
+
+    def _note(self, *rows: Row) -> None:
+        self.rows += rows
+        for row in rows:
+            self._console.print("  ".join(row.cells()))
+
+    def in_process(self, size: int) -> None:
+        """The naive chain, the floor and this worker's parts, interleaved."""
+        count = max(200, self._records * 1536 // max(size, 384))
+        records = {name: data.values(count, size, name) for name in data.ENCODINGS}
+        batches = {name: data.batches(found) for name, found in records.items()}
+        values = [value for _, value in records["json17"]]
+        costs: dict[str, list[Cost]] = {}
+
+        def measure(name: str, run: Callable[[], Cost]) -> None:
+            costs.setdefault(name, []).append(run())
+
+        with sink(size) as port:
+            chains.worker(batches["json17"], size, port)  # the first of its kind loads what the others find loaded
+            for _ in range(self._rounds):
+                measure("naive", lambda: chains.naive(batches["json17"], size, port))
+                measure("floor", lambda: chains.floor(values, size))
+                measure("core", lambda: chains.core(values, size))
+                for name, found in batches.items():
+                    measure(name, lambda found=found: chains.worker(found, size, port))  # type: ignore[misc]  # a bound default
+        self.figures[f"in process, {size}"] = {
+            name: {
+                "cpu microseconds a record": [round(cost.cpu / count * 1e6, 1) for cost in found],
+                "bytes": found[0].sent,
+            }
+            for name, found in costs.items()
+        }
+        self._note_in_process(size, costs)
+
+    def _note_in_process(self, size: int, costs: dict[str, list[Cost]]) -> None:
+        def ratio(over: str, under: str) -> list[float]:
+            return [a.cpu / b.cpu for a, b in zip(costs[over], costs[under], strict=True)]
+
+        naive_goal = {128: Target(6), 1536: Target(8)}.get(size)
+        half = Target(2) if size == 1536 else None
+        self._note(
+            _row("naive chain / worker, CPU", size, ratio("naive", "json17"), naive_goal),
+            _row("decode, encode, MD5 / floor, CPU", size, ratio("core", "floor"), Target(1.25, at_least=False)),
+            _row("whole worker / floor, CPU", size, ratio("json17", "floor"), Target(1.4, at_least=False)),
+            _row("JSON list / base64, CPU", size, ratio("json17", "base64"), half),
+            _row("JSON list / MessagePack raw, CPU", size, ratio("json17", "msgpack-raw"), half),
+            _row("17 digits / short numbers, CPU", size, ratio("json17", "json-short")),
+            _row(
+                "body / json.dumps, bytes",
+                size,
+                [costs["json17"][0].sent / costs["naive"][0].sent],
+                Target(0.58, at_least=False),
+            ),
+        )
+
+    def on_kafka(self, broker: Broker, size: int) -> None:
+        """The worker and the naive script as processes, interleaved; then two workers beside one."""
+        count = max(2000, self._records * 4 * 1536 // max(size, 384))
+        topic = kafka.fill(broker, data.values(count, size, "json17"), partitions=2)
+        ours, theirs, scaled = [], [], []
+        with sink(size) as port:
+            for _ in range(self._rounds):
+                theirs.append(kafka.naive_process(broker, topic, count, size, port))
+                ours.append(kafka.worker_processes(broker, topic, size, port)[0])
+                scaled.append(kafka.worker_processes(broker, topic, size, port, count=2))
+        self.figures[f"on Kafka, {size}"] = {
+            "records": count,
+            "worker": {
+                "records per CPU second": [round(count / cost.cpu) for cost in ours],
+                "records per second": [round(count / cost.wall) for cost in ours],
+                "peak MiB": [cost.peak_rss >> 20 for cost in ours],
+            },
+            "naive": {
+                "records per CPU second": [round(count / cost.cpu) for cost in theirs],
+                "peak MiB": [cost.peak_rss >> 20 for cost in theirs],
+            },
+        }
+        goal = {128: Target(7), 1536: Target(12)}.get(size)
+        self._note(
+            _row(
+                "end to end: naive script / worker, CPU",
+                size,
+                [n.cpu / w.cpu for n, w in zip(theirs, ours, strict=True)],
+                goal,
+            ),
+            _row(
+                "two workers / one, records a second",
+                size,
+                [o.wall / s[0].wall for o, s in zip(ours, scaled, strict=True)],
+            ),
+            _row(
+                "worker's peak memory, MiB",
+                size,
+                [cost.peak_rss / (1 << 20) for cost in ours],
+                Target(400, at_least=False),
+            ),
+        )
+
+    def limit_with_latency(self, size: int) -> None:
+        """One worker against a service that answers after 100 ms: vectors a second, of the service's 2,500."""
+        count = max(2500, self._records * 4)
+        batches = data.batches(data.values(count, size, "json17"))
+        with sink(size, 0.1) as port:
+            shares = [count / chains.worker(batches, size, port).wall / 2500 for _ in range(self._rounds)]
+        self._note(_row("of 2,500 vectors/s, service of 100 ms", size, shares, Target(0.9)))
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument(
+        "--smoke", action="store_true", help="small; exit 1 only on errors and ratios below half their target"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument(
+        "--profile", type=Path, metavar="FILE", help="write the worker's profile (pstats), and print its top"
+    )
+    parser.add_argument("--sizes", help="dimensions, comma separated")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds")
+    parser.add_argument("--no-kafka", action="store_true", help="leave the processes on Kafka out")
+    given = parser.parse_args()
+    if given.profile:
+        _profile(given.profile)
+        return
+    sizes = [int(size) for size in given.sizes.split(",")] if given.sizes else SMOKE_SIZES if given.smoke else SIZES
+    rounds = given.rounds or (2 if given.smoke else 5)
+    console = Console(highlight=False)
+    bench = Bench(rounds=rounds, records=400 if given.smoke else 2000, console=console)
+    for size in sizes:
+        bench.in_process(size)
+    bench.limit_with_latency(1536)
+    if not given.no_kafka:
+        with Broker.start() as broker:
+            for size in sizes:
+                bench.on_kafka(broker, size)
+    _show(bench, console)
+    if given.json:
+        rows = [row._asdict() | {"target": row.target and row.target.goal} for row in bench.rows]
+        given.json.write_text(json.dumps({"ratios": rows, "figures": bench.figures}, indent=2))
+    if given.smoke and (
+        far := [row for row in bench.rows if row.target and not row.target.is_met(row.median, slack=2)]
+    ):
+        console.print(f"[red]far off:[/] {', '.join(f'{row.name} at {row.size}' for row in far)}")
+        sys.exit(1)
+
+
+def _show(bench: Bench, console: Console) -> None:
+    table = Table("ratio", "size", "median", "least … most", "target", "")
+    for row in bench.rows:
+        table.add_row(*row.cells())
+    console.print(table)
+    console.print_json(json.dumps(bench.figures))
+
+
+def _profile(path: Path) -> None:
+    """Profile the main thread's part of the chain: decode, batch, join."""
+    values = [value for _, value in data.values(4000, 1536, "json17")]
+    profile = cProfile.Profile()
+    profile.runcall(chains.core, values, 1536)
+    profile.dump_stats(path)
+    profile.print_stats("tottime")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""The naive chain, the component floor, and this worker's parts, on the same record batches.
+
+Each returns the CPU seconds of this process for all records, of all its threads, and the bytes that it sent.
+"""
+
+import gc
+import hashlib
+import json
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Self
+
+import alibabacloud_oss_v2 as sdk
+import alibabacloud_oss_v2.vectors as sdk_vectors
+import msgspec
+import numpy as np
+import orjson
+
+from tests.bench import data
+from tests.support.emulator import new_session
+from worker import config
+from worker.batch import Envelope
+from worker.deadletter import Limit
+from worker.delivery import DeadLetter, Lane, LaneContext
+from worker.loop import Parts, Worker
+from worker.metrics import Metrics
+from worker.offsets import Assignment, Ledger, Partition
+from worker.oss import OssSink
+from worker.pace import Backoff
+from worker.record import Decoder, Target
+from worker.source import Polled
+from worker.state import Status
+from worker.stop import Stop
+
+TOPIC: Final = "bench"
+INDEX: Final = "bench"
+REQUEST_RECORDS: Final = 500
+POLL_RECORDS: Final = 500
+_CREDENTIALS: Final = {"OSS_ACCESS_KEY_ID": "bench", "OSS_ACCESS_KEY_SECRET": "bench"}
+
+
+class Cost(NamedTuple):
+    """CPU seconds of the process, wall seconds, and bytes of request bodies."""
+
+    cpu: float
+    wall: float
+    sent: int
+
+
+class _Stopwatch:
+    def __enter__(self) -> Self:
+        gc.collect()
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cpu, self.wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
+
+
+# -- naive
+
+
+def naive_client(port: int) -> Any:
+    """Return the official SDK's client as its documentation makes it, on the sink."""
+    cfg = sdk.config.load_default()
+    cfg.region, cfg.account_id, cfg.endpoint = "cn-hangzhou", "1", f"http://localhost:{port}"
+    cfg.credentials_provider = sdk.credentials.StaticCredentialsProvider("bench", "bench")
+    cfg.http_client = sdk.transport.RequestsHttpClient(session=new_session())
+    return sdk_vectors.Client(cfg)
+
+
+def checked(value: bytes, dimension: int) -> dict[str, Any]:
+    """Decode and check a record as a first version would."""
+    record: dict[str, Any] = json.loads(value)
+    numbers = record["data"]["float32"]
+    if not isinstance(record["key"], str) or len(numbers) != dimension:
+        raise ValueError("not a record")
+    if not all(isinstance(number, (int, float)) and abs(number) < 3.4e38 for number in numbers) or not any(numbers):
+        raise ValueError("not a vector")
+    return record
+
+
+def put(client: Any, vectors: list[dict[str, Any]]) -> None:
+    """Write one batch with the SDK's own call."""
+    client.put_vectors(sdk_vectors.models.PutVectorsRequest(bucket="bench", index_name=INDEX, vectors=vectors))
+
+
+def naive(batches: Sequence[bytes], dimension: int, port: int) -> Cost:
+    """json.loads, checks in Python, the SDK's put_vectors."""
+    client = naive_client(port)
+    sent = 0
+    with _Stopwatch() as watch:
+        waiting: list[dict[str, Any]] = []
+        for batch in batches:
+            for message in data.messages(batch):
+                waiting.append(checked(message.value, dimension))
+                if len(waiting) == REQUEST_RECORDS:
+                    put(client, waiting)
+                    waiting = []
+        if waiting:
+            put(client, waiting)
+    for batch in batches:
+        sent += sum(len(json.dumps(json.loads(message.value))) for message in data.messages(batch))
+    return Cost(watch.cpu, watch.wall, sent)
+
+
+# -- components
+
+
+class _Data(msgspec.Struct):
+    float32: list[float]
+
+
+class _Record(msgspec.Struct):
+    key: str
+    data: _Data
+    metadata: dict[str, str | list[str]]
+
+
+def floor(values: Sequence[bytes], _dimension: int) -> Cost:
+    """Decode with msgspec, write a float32 array with orjson, and MD5 of that: the parts alone."""
+    decode = msgspec.json.Decoder(_Record).decode
+    arrays = [np.array(decode(value).data.float32, np.float32) for value in values]
+    md5 = hashlib.md5(usedforsecurity=False)
+    with _Stopwatch() as watch:
+        for value, array in zip(values, arrays, strict=True):
+            decode(value)
+            md5.update(orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY))
+    return Cost(watch.cpu, watch.wall, 0)
+
+
+def core(values: Sequence[bytes], dimension: int) -> Cost:
+    """This worker's decode, its fragments joined to bodies, and their MD5."""
+    decode = Decoder(Target(INDEX, dimension, "cosine"), max_fragment_bytes=1 << 24).decode
+    envelope = Envelope.of(INDEX)
+    sent = 0
+    with _Stopwatch() as watch:
+        for first in range(0, len(values), REQUEST_RECORDS):
+            fragments = [decode(value, None).fragment for value in values[first : first + REQUEST_RECORDS]]  # type: ignore[union-attr]  # they are all puts
+            body = b"".join((envelope.put_head, b",".join(fragments), envelope.tail))
+            hashlib.md5(body, usedforsecurity=False).digest()
+            sent += len(body)
+    return Cost(watch.cpu, watch.wall, sent)
+
+
+# -- this worker
+
+
+class _BatchSource:
+    """Hands out record batches as the consumer would, and stops the worker when all was settled."""
+
+    is_member = True
+
+    def __init__(self, batches: Sequence[bytes], ledger: Ledger, stop: Stop) -> None:
+        self._batches = list(reversed(batches))
+        self._ledger = ledger
+        self._stop = stop
+        self._rest: list[Any] = []
+
+    def start(self) -> None:
+        self._assignment = self._ledger.assign(Partition(TOPIC, 0))
+
+    def poll(self, timeout: float) -> list[Polled]:
+        if self._ledger.buffer_bytes > 200 << 20:
+            time.sleep(min(timeout, 0.01))
+            return []
+        if not self._rest and self._batches:
+            self._rest = data.messages(self._batches.pop())
+        if not self._rest:
+            if not self._ledger.outstanding():
+                self._stop.set()
+            time.sleep(min(timeout, 0.01))
+            return []
+        taken, self._rest = self._rest[:POLL_RECORDS], self._rest[POLL_RECORDS:]
+        return [Polled(self._assignment, taken)]
+
+    def open(self, assignment: Assignment) -> bool:
+        return self._ledger.open(assignment, 0, None)
+
+    def steer(self, fetch: Mapping[Assignment, bool]) -> int:
+        return 0
+
+    def positions(self, assignments: Iterable[Assignment]) -> None: ...
+
+    def commit(self, offsets: Mapping[Assignment, int]) -> bool:
+        self._ledger.committed(dict(offsets))
+        return True
+
+    def commit_now(self, offsets: Mapping[Assignment, int], timeout: float) -> bool:
+        return True
+
+    def close(self, timeout: float) -> None: ...
+
+
+class _NoDeadLetters:
+    """No record of the benchmark is bad."""
+
+    is_ready = is_idle = is_alive = True
+
+    def start(self) -> None: ...
+
+    def stop(self, timeout: float) -> None: ...
+
+    def submit(self, letter: DeadLetter) -> None:
+        raise AssertionError(letter.text)
+
+
+class _NoWatcher:
+    is_alive = True
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def look_now(self) -> None: ...
+
+
+def settings(port: int, dimension: int, **delivery: Any) -> config.Settings:
+    """Return the defaults, on the sink, without a rate limit of our own."""
+    return config.Settings(
+        routes=(config.Route(topic=TOPIC, index=INDEX, dimension=dimension, distance_metric="cosine"),),
+        kafka=config.Kafka(),
+        oss=config.Oss(region="cn-hangzhou", bucket="bench", account_id="1", endpoint=f"http://127.0.0.1:{port}"),
+        records=config.Records(),
+        batch=config.Batch(max_bytes=20 << 20),
+        delivery=config.Delivery(**({"vectors_per_second": 0.0} | delivery)),
+        buffer=config.Buffer(),
+        dead_letter=config.DeadLetter(),
+        http=config.Http(),
+        log=config.Log(),
+        shutdown=config.Shutdown(),
+    )
+
+
+def worker(batches: Sequence[bytes], dimension: int, port: int, **delivery: Any) -> Cost:
+    """This worker's main loop, lanes and sink; only the consumer is replaced, by one that hands out the batches."""
+    chosen = settings(port, dimension, **delivery)
+    stop = Stop()
+    ledger = Ledger((TOPIC,), time.monotonic)
+    status = Status(time.monotonic())
+    metrics = Metrics(ledger, status, (TOPIC,), (INDEX,))
+    sink = OssSink(chosen.oss, _CREDENTIALS, max_connections=chosen.delivery.max_in_flight + 2)
+    dead_letters: Any = _NoDeadLetters()
+    backoff = Backoff(0.5, 30.0, random.Random(0))
+    context = LaneContext(
+        sink,
+        ledger,
+        dead_letters,
+        status,
+        metrics,
+        chosen.delivery,
+        chosen.batch,
+        10,
+        backoff,
+        time.monotonic,
+        time.time,
+    )
+    watcher: Any = _NoWatcher()
+    source = _BatchSource(batches, ledger, stop)
+    parts = Parts(
+        chosen, source, {INDEX: Lane(INDEX, (TOPIC,), context)}, dead_letters, Limit(chosen.dead_letter, time.time),
+        watcher, ledger, status, metrics, time.monotonic, time.time,
+    )  # fmt: skip
+    with _Stopwatch() as watch:
+        Worker(parts, stop).run()
+    sink.close()
+    sent = metrics.registry.get_sample_value("oss_vectors_uploaded_bytes_total", {"index": INDEX})
+    return Cost(watch.cpu, watch.wall, int(sent or 0))

@@ -1,0 +1,40 @@
+"""The naive script: kafka-python, json, and the SDK's put_vectors, as a first version would be written.
+
+`python -m tests.bench.naive BOOTSTRAP TOPIC RECORDS DIMENSION SINK_PORT` reads so many records and ends.
+"""
+
+import sys
+from typing import Any
+
+from kafka import KafkaConsumer
+
+from tests.bench.chains import REQUEST_RECORDS, checked, naive_client, put
+
+
+def main() -> None:
+    """Run it."""
+    bootstrap, topic, records, dimension, port = sys.argv[1:]
+    client = naive_client(int(port))
+    consumer = KafkaConsumer(
+        topic,
+        bootstrap_servers=bootstrap,
+        group_id=f"naive-{topic}",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    missing = int(records)
+    waiting: list[dict[str, Any]] = []
+    for message in consumer:
+        waiting.append(checked(message.value, int(dimension)))
+        missing -= 1
+        if len(waiting) == REQUEST_RECORDS or not missing:
+            put(client, waiting)
+            consumer.commit()
+            waiting = []
+        if not missing:
+            break
+    consumer.close()
+
+
+if __name__ == "__main__":
+    main()
