@@ -25,7 +25,7 @@ from worker.deadletter import Limit
 from worker.delivery import DeadLetter, Lane, LaneContext
 from worker.loop import Parts, Worker
 from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Partition
+from worker.offsets import Assignment, Ledger, Partition, Phase
 from worker.oss import OssSink
 from worker.pace import Backoff
 from worker.record import Decoder, Target
@@ -162,7 +162,7 @@ class _BatchSource:
         self._assignment = self._ledger.assign(Partition(TOPIC, 0))
 
     def poll(self, timeout: float) -> list[Polled]:
-        if self._ledger.buffer_bytes > 200 << 20:
+        if self._assignment.phase is not Phase.OPEN or self._ledger.buffer_bytes > 200 << 20:
             time.sleep(min(timeout, 0.01))
             return []
         if not self._rest and self._batches:
@@ -265,5 +265,7 @@ def worker(batches: Sequence[bytes], dimension: int, port: int, **delivery: Any)
     with _Stopwatch() as watch:
         Worker(parts, stop).run()
     sink.close()
+    written = metrics.registry.get_sample_value("oss_vectors_records_settled_total", {"topic": TOPIC, "outcome": "put"})
+    assert written == sum(len(data.messages(batch)) for batch in batches)
     sent = metrics.registry.get_sample_value("oss_vectors_uploaded_bytes_total", {"index": INDEX})
     return Cost(watch.cpu, watch.wall, int(sent or 0))

@@ -1,0 +1,128 @@
+"""What blocked goes with the partition whose records it was about: lanes with the fake service, slots as they are."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from tests.support.emulator import Fault
+from tests.support.fakes import FakeMessage, FakeSink, Request, Stage
+from tests.support.worker import wait_for
+from worker.batch import Batch, Item, SealReason
+from worker.config import Batch as BatchSettings
+from worker.config import Delivery
+from worker.delivery import DeadLetter, Lane, LaneContext
+from worker.errors import BlockReason
+from worker.metrics import Metrics
+from worker.offsets import Ledger, Partition
+from worker.pace import Backoff
+from worker.record import Target
+from worker.state import Block, Status
+
+TOPIC, INDEX = "vectors", "docs"
+GOES, STAYS = Partition(TOPIC, 0), Partition(TOPIC, 1)
+
+
+class NoDeadLetters:
+    """None is expected."""
+
+    def submit(self, letter: DeadLetter) -> None:
+        raise AssertionError(letter)
+
+
+class Bench:
+    """A lane with two partitions, and a batch of one record of the first."""
+
+    def __init__(self) -> None:
+        self.during: Callable[[], None] = lambda: None
+        self.sink = FakeSink(Target(INDEX, 4, "cosine", frozenset()), waypoint=self._waypoint)
+        self.ledger = Ledger([TOPIC], time.monotonic)
+        self.status = Status(time.monotonic())
+        context = LaneContext(
+            self.sink,
+            self.ledger,
+            NoDeadLetters(),
+            self.status,
+            Metrics(self.ledger, self.status, [TOPIC], [INDEX]),
+            Delivery(retry_initial_seconds=0.01, retry_max_seconds=0.05, vectors_per_second=0, max_in_flight=2),
+            BatchSettings(),
+            2,
+            Backoff(0.01, 0.05, random.Random(1)),
+            time.monotonic,
+            time.time,
+        )
+        self.lane = Lane(INDEX, [TOPIC], context)
+        for partition in (GOES, STAYS):
+            self.ledger.open(self.ledger.assign(partition), 0, None)
+
+    def _waypoint(self, _stage: Stage, _request: Request) -> None:
+        during, self.during = self.during, lambda: None
+        during()
+
+    def submit(self, partition: Partition, keys: Sequence[str]) -> None:
+        assignment = self.ledger.assignment(partition)
+        assert assignment is not None
+        messages = [FakeMessage(offset, b"", key.encode()) for offset, key in enumerate(keys)]
+        self.ledger.track(assignment, [message.offset for message in messages])
+        items = [
+            Item(assignment, one, key, b'{"key":"%s"}' % key.encode(), 1)
+            for key, one in zip(keys, messages, strict=True)
+        ]
+        self.ledger.hold(len(items))
+        self.lane.submit(Batch({item.key: item for item in items}, 1, SealReason.AGE))
+
+    def give_back(self) -> None:
+        """What a rebalance does with the first partition."""
+        self.ledger.close([GOES])
+        self.ledger.fence([GOES])
+        self.status.forget(*GOES)
+        self.lane.wake()
+
+    def blocks(self) -> set[Block]:
+        return set(self.status.read().blocks)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    one = Bench()
+    one.lane.start()
+    yield one
+    one.lane.stop()
+    one.lane.join(5)
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith(f"slot-{INDEX}")] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [({"status": 403}, BlockReason.CREDENTIALS), ({"status": 404}, BlockReason.TARGET)],
+)
+def test_a_topic_whose_refused_records_went_with_their_partition_is_read_again(
+    bench: Bench, rule: Fault, reason: BlockReason
+) -> None:
+    """Else the partition that stays is never read, so nothing is sent, and nothing tells that it would be taken."""
+    bench.sink.fault(**rule)
+    bench.submit(GOES, ["a"])
+    wait_for(lambda: bench.blocks() == {Block(TOPIC, reason)}, "the topic is blocked")
+
+    bench.give_back()
+
+    wait_for(lambda: not bench.blocks(), "the topic is not blocked any more", 5)
+    assert bench.ledger.buffer_bytes == 0
+    # What comes next finds out anew.
+    bench.submit(STAYS, ["b"])
+    wait_for(lambda: bench.blocks() == {Block(TOPIC, reason)}, "the topic is blocked again", 5)
+
+
+def test_a_record_told_as_stuck_after_its_partition_was_given_back_blocks_nothing(bench: Bench) -> None:
+    """The partition goes between the request and its answer, which is told as stuck and then belongs to nobody."""
+    bench.sink.fault(status=500)
+    bench.submit(GOES, ["a"])
+    wait_for(lambda: bench.blocks() == {Block(TOPIC, BlockReason.RECORD_STUCK, 0)}, "the record is stuck")
+
+    bench.during = bench.give_back
+
+    wait_for(lambda: bench.lane.is_idle, "the lane has let go of it", 5)
+    assert bench.blocks() == set()
+    assert bench.ledger.buffer_bytes == 0
