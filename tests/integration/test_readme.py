@@ -1,0 +1,55 @@
+"""The README's steps by hand, typed as they stand but for the ports."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+from tests.support.worker import Scrape, free_port, wait_for
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+WAIT = """for port in {0} {1}; do until (echo > /dev/tcp/127.0.0.1/$port) 2> /dev/null; do sleep 0.2; done; done"""
+
+
+def test_the_steps_by_hand_lead_to_records_that_are_written(tmp_path: Path) -> None:
+    (steps,) = (block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "local broker &" in block)
+    kafka, service, http = (free_port() for _ in range(3))
+    script = steps.replace("9092", str(kafka)).replace("9000", str(service))
+    script = script.replace("local broker", f"local broker --port {kafka}")
+    script = script.replace("local emulator", f"local emulator --port {service}")
+    script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
+    script, waits = re.subn(r"^sleep 15 .*$", WAIT.format(kafka, service), script, flags=re.MULTILINE)
+    assert waits == 1
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OSS_")}
+    environment |= {"OSS_VECTORS_HTTP__HOST": "127.0.0.1", "OSS_VECTORS_HTTP__PORT": str(http)}
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        shell = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", script],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: _written(http) > 50, "records are written", timeout=60, told=log.read_text)
+    finally:
+        os.killpg(shell.pid, signal.SIGTERM)
+        shell.wait(30)
+    wait_for(lambda: not _group_lives(shell.pid), "all have ended")
+
+
+def _written(port: int) -> float:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return Scrape(answer.read().decode()).total("records_settled_total", outcome="put")
+    except OSError:
+        return 0.0
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
