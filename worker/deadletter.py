@@ -315,18 +315,21 @@ class DeadLetterWriter:
             self._status.unblock(Block(topic, BlockReason.DEAD_LETTER_UNAVAILABLE))
 
     def _write(self, letters: list[DeadLetter]) -> None:
-        """Write letters until each is acknowledged, parked, or its partition given back."""
-        waiting = [letter for letter in letters if self._may_be_written(letter)]
+        """Write letters until each is acknowledged, held, or its partition given back.
+
+        Then nothing blocks any more: what was given back blocked only with its partition, and the next dead letter finds
+        out anew.
+        """
+        if not letters:
+            return
+        waiting = self._owned([letter for letter in letters if self._may_be_written(letter)])
         while waiting and not self._stopping:
-            waiting = self._owned(waiting)
-            if not waiting:  # given back: what blocked was theirs, and the next dead letter finds out anew
-                self._unblock()
-                return
-            failed = self._send(waiting)
-            if not failed:
-                return
-            waiting = failed
-            self._pause()
+            waiting = self._send(waiting)
+            if waiting:
+                self._pause()
+                waiting = self._owned(waiting)
+        if not waiting:
+            self._unblock()
 
     def _may_be_written(self, letter: DeadLetter) -> bool:
         topic, partition = letter.assignment.partition
@@ -402,8 +405,10 @@ class DeadLetterWriter:
             return
         self._try_oversized_at = time.monotonic() + self._retry_seconds
         held, self._oversized = self._oversized, []
-        owned = self._owned(held)
-        self._oversized = self._send(owned) + self._oversized
+        failed = self._send(self._owned(held))
+        self._oversized = failed + self._oversized
+        if not failed:
+            self._unblock()
         for block in {_oversize_block(one) for one in held} - {_oversize_block(one) for one in self._oversized}:
             self._status.unblock(block)
 

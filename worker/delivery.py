@@ -166,7 +166,7 @@ class Lane:
         self.context.metrics.sealed(self.index, len(batch.items), batch.size, batch.reason)
         with self._condition:
             self._queue.append(batch)
-            self._condition.notify()
+            self._condition.notify_all()  # those that wait to retry wait here too, and one of them would sleep on
 
     def take(self) -> Batch | None:
         """Take the next batch that may go into flight, None where there is none now."""
@@ -329,16 +329,18 @@ class Lane:
 
     def block(self, reason: BlockReason, error: SinkError) -> None:
         """Tell that nothing goes to this index."""
-        self._is_blocked = True
-        for topic in self.topics:
-            self.context.status.block(Block(topic, reason), f"index {self.index}: {error}")
+        with self._condition:
+            self._is_blocked = True
+            for topic in self.topics:
+                self.context.status.block(Block(topic, reason), f"index {self.index}: {error}")
 
     def unblock(self) -> None:
         """Tell that the index takes requests again."""
-        self._is_blocked = False
-        for topic in self.topics:
-            for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
-                self.context.status.unblock(Block(topic, reason))
+        with self._condition:
+            self._is_blocked = False
+            for topic in self.topics:
+                for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
+                    self.context.status.unblock(Block(topic, reason))
 
     def observed(self, operation: str, request: Callable[[], tuple[int, T]]) -> T:
         """Make a request and count it by its status and duration."""
@@ -383,8 +385,9 @@ class Courier:
     def _step(self, part: _Part) -> list[_Part]:
         """Send a part once, when its time has come; returns what is left to do of it."""
         self._lane.pause(part.not_before - self._context.clock(), lambda: not part.is_live)
-        self._let_go_of_what_was_given_back(part)
-        if not part.items or self._lane.is_stopping:
+        if not part.is_live:
+            return self._without_what_was_given_back(part)
+        if self._lane.is_stopping:
             self._discard(part.items)
             return []
         admission = self._admitted(part)
@@ -420,13 +423,32 @@ class Courier:
         envelope = self._lane.envelope
         return envelope.delete_body(items) if items[0].fragment is None else envelope.put_body(items)
 
-    def _let_go_of_what_was_given_back(self, part: _Part) -> None:
-        if not part.is_live:
-            gone = [item for item in part.items if not item.assignment.is_live]
-            self._discard(gone)
-            self._unstick(gone)  # it may have been told after the partition had been forgotten
-            part.items = [item for item in part.items if item.assignment.is_live]
-            part.body = b""
+    def _without_what_was_given_back(self, part: _Part) -> list[_Part]:
+        """Return what of the part is still ours to send.
+
+        An older version may be of another partition, which stays: producers that place one key in two partitions, or two
+        topics of one index. It takes the place of the one that went.
+        """
+        gone = [item for item in part.items if not item.assignment.is_live]
+        kept = [item for item in part.items if item.assignment.is_live]
+        self._unstick(gone)  # it may have been told after the partition had been forgotten
+        successors = [item for item in map(self._successor, gone) if item is not None]
+        puts = [item for item in successors if item.fragment is not None]
+        deletes = [item for item in successors if item.fragment is None]
+        rest = [_Part(items) for items in (puts, deletes) if items]
+        if kept:
+            part.items, part.body = kept, b""
+            rest.append(part)
+        return rest
+
+    def _successor(self, item: Item) -> Item | None:
+        """Let go of an item's versions that were given back; returns the newest of the others, with those behind it."""
+        versions = list(item.versions())
+        live = [version for version in versions if version.assignment.is_live]
+        self._context.ledger.discard([version for version in versions if not version.assignment.is_live])
+        for version, older in zip(live, [*live[1:], None], strict=False):  # none live, none to link
+            version.older = older
+        return live[0] if live else None
 
     def _discard(self, items: Iterable[Item]) -> None:
         """Give free what records hold that will not be settled here; the ledger has counted them, or will, as returned."""

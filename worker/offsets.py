@@ -222,6 +222,12 @@ class Ledger:
         with self._lock:
             return sum(self._fence(self._assignments.pop(p)) for p in partitions if p in self._assignments)
 
+    def end(self, assignments: Iterable[Assignment]) -> int:
+        """End these periods of ownership, as far as they stand; returns how many records are returned unsettled."""
+        with self._lock:
+            standing = [a for a in assignments if self._assignments.get(a.partition) is a]
+            return sum(self._fence(self._assignments.pop(assignment.partition)) for assignment in standing)
+
     def _fence(self, assignment: Assignment) -> int:
         assignment.phase = Phase.FENCED
         assignment.is_live = False

@@ -299,18 +299,27 @@ class _Connections:
         self.write_timeout = write_timeout
         self._lock = threading.Lock()
         self._in_use: dict[int, HTTPConnection | None] = {}
+        self._aborted: set[int] = set()
 
     def in_use(self) -> "_InUse":
-        return _InUse(self._lock, self._in_use)
+        return _InUse(self._lock, self._in_use, self._aborted)
 
     def sending(self, connection: HTTPConnection) -> None:
+        """Note what this thread sends on. Raises `ConnectionAbortedError` if its request was aborted before it left."""
         with self._lock:
-            if threading.get_ident() in self._in_use:
-                self._in_use[threading.get_ident()] = connection
+            thread_id = threading.get_ident()
+            if thread_id in self._aborted:
+                raise ConnectionAbortedError("aborted before it was sent")
+            if thread_id in self._in_use:
+                self._in_use[thread_id] = connection
 
     def abort(self, thread_id: int) -> None:
+        """Cut the thread's connection; a request that has none yet, for it still asks for credentials, does not leave."""
         with self._lock:
-            connection = self._in_use.get(thread_id)
+            if thread_id not in self._in_use:
+                return
+            self._aborted.add(thread_id)
+            connection = self._in_use[thread_id]
             sock = connection.sock if connection is not None else None
         if sock is not None:
             with contextlib.suppress(OSError):  # it was closed meanwhile, which is what was wanted
@@ -318,9 +327,10 @@ class _Connections:
 
 
 class _InUse:
-    def __init__(self, lock: threading.Lock, in_use: dict[int, HTTPConnection | None]) -> None:
+    def __init__(self, lock: threading.Lock, in_use: dict[int, HTTPConnection | None], aborted: set[int]) -> None:
         self._lock = lock
         self._in_use = in_use
+        self._aborted = aborted
 
     def __enter__(self) -> None:
         with self._lock:
@@ -329,6 +339,7 @@ class _InUse:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             del self._in_use[threading.get_ident()]
+            self._aborted.discard(threading.get_ident())
 
 
 def _session(settings: Oss, connections: _Connections, max_connections: int) -> requests.Session:
@@ -392,6 +403,7 @@ def _pool_classes(connections: _Connections) -> dict[str, Any]:
 
         def connect(self) -> None:
             super().connect()  # type: ignore[misc]  # of the HTTP connection that this is mixed into
+            connections.sending(self)  # type: ignore[arg-type]  # likewise
             self.sock.settimeout(connections.write_timeout)
 
         def send(self, data: Any) -> None:

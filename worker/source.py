@@ -279,10 +279,9 @@ class KafkaSource:
     def _abandon(self) -> None:
         """Drop a consumer that is no member any more, with all that it had."""
         consumer, self._consumer = self._consumer, None
-        self._end([assignment.partition for assignment in self._ledger.assignments()])
+        self._end(self._ledger.assignments())
         self._joined = False
-        if consumer is not None:
-            consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
+        _close(consumer)
 
     # -- reading
 
@@ -458,7 +457,7 @@ class KafkaSource:
             return False
         self._open_again_at.pop(assignment.partition, None)
         self._of_new_topics.discard(assignment.partition)
-        return self._ledger.open(assignment, position, committed) and self._seek(assignment.partition, position)
+        return self._seek(assignment.partition, position) and self._ledger.open(assignment, position, committed)
 
     def _first_offset(self, partition: Partition) -> tuple[int | None, int | None]:
         """Return where to begin and what was committed; nowhere to begin, and the topic blocked, where policy forbids."""
@@ -503,7 +502,7 @@ class KafkaSource:
             return 0
         assigned, paused = self._consumer.assignment(), self._consumer.paused()
         now = self._clock()
-        held = {partition for partition, found in self._unreadable.items() if now < found.again_at}
+        held = {partition for partition, found in list(self._unreadable.items()) if now < found.again_at}
         wanted = {
             TopicPartition(*assignment.partition): fetched and assignment.partition not in held
             for assignment, fetched in fetch.items()
@@ -517,9 +516,14 @@ class KafkaSource:
 
     def positions(self, assignments: Iterable[Assignment]) -> None:
         """Enter into the ledger how far partitions with nothing outstanding were read."""
+        deadline = self._clock() + _CALL_TIMEOUT_MS / 1000
         for assignment in assignments:
+            remaining = deadline - self._clock()
+            if remaining <= 0:
+                return  # the others' turn comes; until then their watermark stays where it is
             try:
-                position = self._consumer.position(TopicPartition(*assignment.partition), timeout_ms=_CALL_TIMEOUT_MS)
+                tp = TopicPartition(*assignment.partition)
+                position = self._consumer.position(tp, timeout_ms=max(1, round(remaining * 1000)))
             except _GONE as error:
                 self._count(error)
                 continue
@@ -578,7 +582,8 @@ class KafkaSource:
         if self._consumer is not None:
             # Half for the commit of what moved since the last one, half for leaving.
             self._hand_over_seconds = timeout / 2
-            self._consumer.close(autocommit=False, timeout_ms=max(1, round(timeout * 500)))
+            with contextlib.suppress(Exception):  # what was settled is committed, and the rest comes again anyway
+                self._consumer.close(autocommit=False, timeout_ms=max(1, round(timeout * 500)))
             self._hand_over_seconds = _HAND_OVER_SECONDS
             self._consumer = None
         self._joined = False
@@ -588,12 +593,17 @@ class KafkaSource:
 
     # -- rebalances, on the client's IO thread
 
+    def is_current(self, consumer: Any) -> bool:
+        """Tell whether it is the consumer in use, and was not abandoned for another."""
+        return consumer is self._consumer
+
     def assigned(self, consumer: Any, assigned: Iterable[TopicPartition]) -> None:
         """Park what was newly assigned; the main loop opens it."""
         for tp in sorted(assigned):
-            _park(consumer, tp)
-            self._ledger.assign(Partition(tp.topic, tp.partition))
-            self._open_again_at.pop(Partition(tp.topic, tp.partition), None)
+            with contextlib.suppress(*_GONE):
+                _park(consumer, tp)
+                self._ledger.assign(Partition(tp.topic, tp.partition))
+                self._open_again_at.pop(Partition(tp.topic, tp.partition), None)
         self._metrics.rebalances.labels("assigned").inc()
         log.info("partitions assigned", extra={"partitions": _named(assigned)})
 
@@ -610,7 +620,7 @@ class KafkaSource:
         self._metrics.rebalances.labels("revoked").inc()
         await self._land(consumer, closing)
         await self._commit_before_they_go(consumer, closing)
-        returned = self._end(partitions)
+        returned = self._end(closing)
         log.info("partitions revoked", extra={"partitions": _named(revoked), "returned": returned})
 
     async def _commit_before_they_go(self, consumer: Any, closing: Sequence[Assignment]) -> None:
@@ -631,12 +641,15 @@ class KafkaSource:
             result = error
         self._committed(offsets, result)
 
-    def _end(self, partitions: Sequence[Partition]) -> int:
-        """End the ownership; returns how many records are returned unsettled."""
-        returned = self._ledger.fence(partitions)
-        for partition in partitions:
-            self._status.forget(*partition)
-            self._unreadable.pop(partition, None)
+    def _end(self, assignments: Sequence[Assignment]) -> int:
+        """End these periods of ownership, and no later one of a partition that came back meanwhile.
+
+        Returns how many records are returned unsettled.
+        """
+        returned = self._ledger.end(assignments)
+        for assignment in assignments:
+            self._status.forget(*assignment.partition)
+            self._unreadable.pop(assignment.partition, None)
         self._hooks.wake()
         return returned
 
@@ -663,25 +676,28 @@ class KafkaSource:
     def lost(self, lost: Iterable[TopicPartition]) -> None:
         """End the ownership at once: somebody else may have these already, so nothing is committed."""
         self._metrics.rebalances.labels("lost").inc()
-        returned = self._end([Partition(tp.topic, tp.partition) for tp in lost])
+        returned = self._end(self._ledger.close([Partition(tp.topic, tp.partition) for tp in lost]))
         log.warning("partitions lost", extra={"partitions": _named(lost), "returned": returned})
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
-    """Hands rebalances of one consumer to the source."""
+    """Hands rebalances of one consumer to the source, until that consumer is abandoned."""
 
     def __init__(self, source: KafkaSource, consumer: Any) -> None:
         self._source = source
         self._consumer = consumer
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._source.assigned(self._consumer, assigned)
+        if self._source.is_current(self._consumer):
+            self._source.assigned(self._consumer, assigned)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        await self._source.revoked(self._consumer, revoked)
+        if self._source.is_current(self._consumer):
+            await self._source.revoked(self._consumer, revoked)
 
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
-        self._source.lost(lost)
+        if self._source.is_current(self._consumer):
+            self._source.lost(lost)
 
 
 def _place_of(error: Exception) -> tuple[TopicPartition, int] | None:
@@ -781,5 +797,9 @@ class EndWatcher:
 
 
 def _close(consumer: Any) -> None:
+    """Close a consumer that is of no more use, whatever it says to that."""
     if consumer is not None:
-        consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
+        try:
+            consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
+        except Exception as error:
+            log.warning("a consumer did not close", extra={"error": kafka_client.describe(error)})

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 import pytest
+from alibabacloud_oss_v2.credentials import Credentials, CredentialsProviderFunc
 
 from tests.support.emulator import Emulator, Fault
 from tests.support.fakes import FakeSink
+from worker import oss
 from worker.batch import Envelope, Item
 from worker.config import Oss
 from worker.errors import BlockReason, Refused, RetryReason, SettingsError, SinkError, TargetError, Transient
@@ -273,6 +275,34 @@ def test_abort_of_a_thread_that_sends_nothing_does_nothing(stage: Stage) -> None
     stage.sink.put(put_body(stage.index, a=[1, 0]))
     stage.sink.abort(threading.get_ident())
     assert stage.sink.put(put_body(stage.index, b=[0, 1])) == 200
+
+
+def test_a_request_that_is_aborted_while_it_asks_for_credentials_does_not_leave(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, released = threading.Event(), threading.Event()
+
+    def fetch() -> Any:
+        asked.set()
+        released.wait(QUICK_SECONDS)
+        return Credentials(emulator.access_key_id, emulator.access_key_secret)
+
+    monkeypatch.setattr(oss, "credentials_provider", lambda *_: CredentialsProviderFunc(fetch))
+    bucket, index = emulator.new_index(2)
+    threads: list[int] = []
+
+    def put() -> Transient:
+        threads.append(threading.get_ident())
+        return transient(lambda: sink.put(put_body(index, a=[1, 0])))
+
+    with real_sink(bucket, emulator.endpoint) as sink, ThreadPoolExecutor(1) as pool:
+        future = pool.submit(put)
+        assert asked.wait(QUICK_SECONDS)
+        sink.abort(threads[0])
+        released.set()
+        assert future.result(QUICK_SECONDS).kind is RetryReason.NETWORK
+        assert [entry for entry in emulator.requests(bucket=bucket) if entry.operation == "PutVectors"] == []
+        assert sink.put(put_body(index, a=[1, 0])) == 200
 
 
 def test_the_bodies_of_batches_are_what_the_service_takes(stage: Stage) -> None:

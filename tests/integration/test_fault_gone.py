@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,7 +17,7 @@ from worker.config import Delivery
 from worker.delivery import DeadLetter, Lane, LaneContext
 from worker.errors import BlockReason
 from worker.metrics import Metrics
-from worker.offsets import Ledger, Partition
+from worker.offsets import Ledger, Outcome, Partition
 from worker.pace import Backoff
 from worker.record import Target
 from worker.state import Block, Status
@@ -35,7 +36,7 @@ class NoDeadLetters:
 class Bench:
     """A lane with two partitions, and a batch of one record of the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, retry_seconds: float = 0.01) -> None:
         self.during: Callable[[], None] = lambda: None
         self.sink = FakeSink(Target(INDEX, 4, "cosine", frozenset()), waypoint=self._waypoint)
         self.ledger = Ledger([TOPIC], time.monotonic)
@@ -49,7 +50,7 @@ class Bench:
             Delivery(retry_initial_seconds=0.01, retry_max_seconds=0.05, vectors_per_second=0, max_in_flight=2),
             BatchSettings(),
             2,
-            Backoff(0.01, 0.05, random.Random(1)),
+            Backoff(retry_seconds, 5 * retry_seconds, random.Random(1)),
             time.monotonic,
             time.time,
         )
@@ -62,16 +63,25 @@ class Bench:
         during()
 
     def submit(self, partition: Partition, keys: Sequence[str]) -> None:
+        items = self._tracked(partition, keys)
+        self.lane.submit(Batch({item.key: item for item in items}, 1, SealReason.AGE))
+
+    def submit_over(self, newer: Partition, older: Partition, key: str) -> None:
+        """A batch in which a record of one partition took the place of another partition's."""
+        (item,), (below,) = self._tracked(newer, [key]), self._tracked(older, [key])
+        item.older = below
+        self.lane.submit(Batch({key: item}, 1, SealReason.AGE))
+
+    def _tracked(self, partition: Partition, keys: Sequence[str]) -> list[Item]:
         assignment = self.ledger.assignment(partition)
         assert assignment is not None
         messages = [FakeMessage(offset, b"", key.encode()) for offset, key in enumerate(keys)]
         self.ledger.track(assignment, [message.offset for message in messages])
-        items = [
+        self.ledger.hold(len(messages))
+        return [
             Item(assignment, one, key, b'{"key":"%s"}' % key.encode(), 1)
             for key, one in zip(keys, messages, strict=True)
         ]
-        self.ledger.hold(len(items))
-        self.lane.submit(Batch({item.key: item for item in items}, 1, SealReason.AGE))
 
     def give_back(self) -> None:
         """What a rebalance does with the first partition."""
@@ -84,13 +94,18 @@ class Bench:
         return set(self.status.read().blocks)
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    one = Bench()
+@contextmanager
+def running(one: Bench) -> Iterator[Bench]:
     one.lane.start()
     yield one
     one.lane.stop()
     one.lane.join(5)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with running(Bench()) as one:
+        yield one
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith(f"slot-{INDEX}")] == []
 
 
@@ -126,3 +141,31 @@ def test_a_record_told_as_stuck_after_its_partition_was_given_back_blocks_nothin
     wait_for(lambda: bench.lane.is_idle, "the lane has let go of it", 5)
     assert bench.blocks() == set()
     assert bench.ledger.buffer_bytes == 0
+
+
+def test_when_the_newest_version_is_given_back_the_one_of_a_partition_that_stays_is_written(bench: Bench) -> None:
+    bench.sink.fault(status=503, count=3)  # enough of them to be given back between two
+    bench.submit_over(GOES, STAYS, "a")
+    wait_for(lambda: bench.sink.requests, "it was tried")
+
+    bench.give_back()
+
+    wait_for(lambda: not bench.ledger.outstanding(), "nothing is outstanding", 5)
+    stays = bench.ledger.assignment(STAYS)
+    assert stays is not None
+    assert (stays.watermark, bench.ledger.buffer_bytes) == (1, 0)
+    assert bench.ledger.books().settled[TOPIC, Outcome.PUT] == 1
+
+
+def test_a_batch_that_comes_while_a_slot_waits_to_retry_is_taken_by_the_idle_one() -> None:
+    """Slots that wait to retry and slots that wait for batches wait on one condition, and either may come first."""
+    for _ in range(30):
+        with running(Bench(retry_seconds=60.0)) as bench:
+            bench.sink.fault(status=500, keys=["a"])
+            bench.submit(GOES, ["a"])
+            wait_for(lambda bench=bench: bench.sink.requests, "it was tried")  # type: ignore[misc]  # a bound default
+            bench.lane.wake()
+            waiters = bench.lane._condition._waiters  # type: ignore[attr-defined]  # which of the two is first is left to chance
+            wait_for(lambda waiters=waiters: len(waiters) == 2, "both slots wait")  # type: ignore[misc]  # a bound default
+            bench.submit(STAYS, ["b"])
+            wait_for(lambda bench=bench: bench.lane.taken, "the other is taken", 5)  # type: ignore[misc]  # likewise

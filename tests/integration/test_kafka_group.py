@@ -1,5 +1,6 @@
 """Membership: two with one identity, partitions that come later, and a member that is none."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -120,7 +121,7 @@ def test_a_member_that_is_none_is_noticed_within_a_session_and_made_anew(
 
     cause(member)
     since = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match="no member of the group for 2 s; joining anew"):
+    with pytest.raises(BrokerUnavailable, match=r"no member of the group for \d+ s; joining anew"):
         member.turns_until(lambda: False, "the member is found to be none")
     took = time.monotonic() - since
 
@@ -165,7 +166,7 @@ def test_a_join_that_the_client_lost_is_made_anew_and_nothing_is_lost(
     worker.wait_until(lambda now: now.total("assigned_partitions") == 6, "all partitions are assigned")
     stage.wait_committed_to_the_end(worker)
 
-    assert line["error"] == "no member of the group for 4 s; joining anew"
+    assert re.fullmatch(r"no member of the group for \d+ s; joining anew", line["error"])
     now = worker.metrics()
     assert now.total("kafka_errors_total", kind="group") >= 1
     assert (now.imbalances(), now.state) == ({}, "running")

@@ -508,6 +508,20 @@ def test_a_letter_too_large_for_the_broker_blocks_otherwise(new_stage: NewStage)
     assert (stage.settled(), {sent[2] for sent in stage.broker.sent}) == (0, {b"{}"})
 
 
+def test_a_fault_of_the_broker_that_a_too_large_letter_met_blocks_the_others_no_longer_than_it_lasts(
+    new_stage: NewStage,
+) -> None:
+    stage = new_stage(oversize="block")
+    too_large = refuse(TOO_LARGE[0])
+    stage.broker.answers = [too_large, refuse(kafka_errors.KafkaConnectionError("away"))]
+    stage.broker.always = too_large
+    stage.writer.start()
+    stage.submit(FakeMessage(0))
+    stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_UNAVAILABLE, 0)))
+    stage.events.wait_for(("blocked", UNAVAILABLE))
+    stage.events.wait_for(("unblocked", UNAVAILABLE))
+
+
 def test_a_writer_that_is_stopped_leaves_what_was_not_acknowledged_unsettled(new_stage: NewStage) -> None:
     stage = new_stage()
     stage.broker.always = refuse(kafka_errors.KafkaTimeoutError("away"))
