@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.support.fakes import FakeClock, FakeMessage, FakeSink
@@ -556,6 +556,7 @@ def _few_server_errors(answers: list[Rule | SinkError | None]) -> list[Rule | Si
     return kept
 
 
+@settings(max_examples=max(1000, settings().max_examples))  # each is an interleaving of many turns
 @given(situations())
 def test_whatever_the_service_and_the_group_do_the_index_ends_as_if_records_were_applied_one_by_one(
     situation: Situation,
