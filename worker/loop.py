@@ -327,11 +327,8 @@ class Worker:
             self._status.enter(State.BLOCKED, "; ".join(f"{block}: {message}" for block, message in blocks.items()))
         elif not self._parts.dead_letters.is_ready:
             self._status.enter(State.STARTING, "looking for the dead-letter topic")
-        elif waiting := [a for a in assignments if a.partition.topic not in self._routes]:
-            if len(waiting) == len(assignments):
-                self._status.enter(State.STARTING, "waiting for the service to tell of its indexes")
-            else:
-                self._status.enter(State.RUNNING, "running")
+        elif assignments and not any(assignment.partition.topic in self._routes for assignment in assignments):
+            self._status.enter(State.STARTING, "waiting for the service to tell of its indexes")
         else:
             self._status.enter(State.RUNNING, "running")
 

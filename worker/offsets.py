@@ -168,9 +168,7 @@ class Ledger:
         with self._lock:
             if (stale := self._assignments.get(partition)) is not None:
                 self._fence(stale)
-            self._epochs += 1
-            self._assignments[partition] = assignment = Assignment(partition, self._epochs)
-            return assignment
+            return self._begin(partition)
 
     def reassign(self, assignment: Assignment) -> Assignment | None:
         """Begin a new period of a partition that is still owned, fencing the old; None where it has gone meanwhile."""
@@ -178,9 +176,12 @@ class Ledger:
             if self._assignments.get(assignment.partition) is not assignment or assignment.phase is Phase.CLOSING:
                 return None
             self._fence(assignment)
-            self._epochs += 1
-            self._assignments[assignment.partition] = anew = Assignment(assignment.partition, self._epochs)
-            return anew
+            return self._begin(assignment.partition)
+
+    def _begin(self, partition: Partition) -> Assignment:
+        self._epochs += 1
+        self._assignments[partition] = assignment = Assignment(partition, self._epochs)
+        return assignment
 
     def open(self, assignment: Assignment, position: int, committed: int | None) -> bool:
         """Begin reading at `position`; False where the partition has gone meanwhile."""
