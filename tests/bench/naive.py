@@ -6,7 +6,7 @@
 import sys
 from typing import Any
 
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, TopicPartition
 
 from tests.bench.chains import REQUEST_RECORDS, checked, naive_client, put
 
@@ -16,12 +16,13 @@ def main() -> None:
     bootstrap, topic, records, dimension, port = sys.argv[1:]
     client = naive_client(int(port))
     consumer = KafkaConsumer(
-        topic,
         bootstrap_servers=bootstrap,
         group_id=f"naive-{topic}",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
     )
+    # Assigned by hand: a first join can be lost by the client for good, and the script would wait for ever.
+    consumer.assign([TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)])
     missing = int(records)
     waiting: list[dict[str, Any]] = []
     for message in consumer:
