@@ -6,15 +6,17 @@ smallest reading is applied, and the service has the last word.
 """
 
 import binascii
+import math
 import struct
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 import orjson
 
 from worker.errors import Reason, RecordError
+from worker.floats import Float64s, with_numbers_apart
 
 KEY_MAX_CHARACTERS: Final = 1024
 METADATA_MAX_BYTES: Final = 40 * 1024
@@ -31,7 +33,6 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _MSGPACK_MAP_BYTES: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
 _REGISTRY_PREFIX: Final = 0x00
 _REGISTRY_PREFIX_BYTES: Final = 5
-_NO_METADATA: Final = (msgspec.Raw(b""), msgspec.Raw(b"null"), msgspec.Raw(b"\xc0"))
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -74,18 +75,18 @@ class Data(msgspec.Struct, gc=False):
     float32: list[float] | bytes
 
 
-class Record(msgspec.Struct, gc=False):
-    """One vector record. Fields that are not named here are ignored."""
-
-    data: Data
-    key: str | None = None
-    metadata: msgspec.Raw = msgspec.Raw(b"")
-
-
 class TextData(msgspec.Struct, gc=False):
     """`data` in MessagePack as some write it: base64 as in JSON, where bytes would do."""
 
     float32: list[float] | str
+
+
+class Record(msgspec.Struct, gc=False):
+    """One vector record as far as its metadata is not decoded. Fields that are not named here are ignored."""
+
+    data: Data
+    key: str | None = None
+    metadata: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class TextRecord(msgspec.Struct, gc=False):
@@ -93,41 +94,77 @@ class TextRecord(msgspec.Struct, gc=False):
 
     data: TextData
     key: str | None = None
-    metadata: msgspec.Raw = msgspec.Raw(b"")
+    metadata: msgspec.Raw = msgspec.Raw(b"\xc0")
 
 
-StrictMetadata = dict[str, str | list[str]]
+StrictMetadata: TypeAlias = dict[str, str | list[str]]
+LooseMetadata: TypeAlias = dict[str, Any]
+
+
+class StrictRecord(msgspec.Struct, gc=False):
+    """One vector record, its metadata as the service takes it."""
+
+    data: Data
+    key: str | None = None
+    metadata: StrictMetadata | None = None
+
+
+class LooseRecord(msgspec.Struct, gc=False):
+    """One vector record, its metadata as it comes, to be turned into what the service takes."""
+
+    data: Data
+    key: str | None = None
+    metadata: LooseMetadata | None = None
+
+
+Whole: TypeAlias = StrictRecord | LooseRecord
+Vector: TypeAlias = list[float] | bytes | Float64s
 Format = Literal["auto", "json", "msgpack"]
 KeyFormat = Literal["utf8", "json"]
 MetadataValues = Literal["strict", "stringify"]
 Tombstones = Literal["dead-letter", "delete", "ignore"]
 
-_encode_json: Final = msgspec.json.Encoder().encode
+_encode_scalar: Final = msgspec.json.Encoder().encode
 _decode_json_key: Final = msgspec.json.Decoder(str).decode
-_DecodeMetadata = Callable[[msgspec.Raw], Any]
+_UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises, each by itself
 
 
 class _Syntax(msgspec.Struct, frozen=True):
-    """One of the two encodings: how it decodes a record, and the metadata in it."""
+    """One of the two encodings: how it decodes a record at once, and step by step where that fails.
+
+    Step by step tells which part is wrong, and takes what is right in parts only: a field that is there twice, once wrong.
+    """
 
     name: str
-    decode: Callable[[bytes | memoryview], Record]
-    decode_metadata: _DecodeMetadata
+    decode: Callable[[bytes], Whole]
+    decode_record: Callable[[bytes], Record]
+    decode_metadata: Callable[[msgspec.Raw], LooseMetadata | None]
 
 
-def _syntaxes(metadata_values: MetadataValues) -> tuple[_Syntax, _Syntax]:
-    metadata_type: Any = StrictMetadata if metadata_values == "strict" else dict[str, Any]
-    json_syntax = _Syntax("JSON", msgspec.json.Decoder(Record).decode, msgspec.json.Decoder(metadata_type).decode)
-    msgpack_syntax = _Syntax("MessagePack", _msgpack_decode(), msgspec.msgpack.Decoder(metadata_type).decode)
+def _syntaxes(metadata_values: MetadataValues, dimension: int) -> tuple[_Syntax, _Syntax]:
+    whole: Any = StrictRecord if metadata_values == "strict" else LooseRecord
+    metadata: Any = (StrictMetadata if metadata_values == "strict" else LooseMetadata) | None
+    json_syntax = _Syntax(
+        "JSON",
+        with_numbers_apart(msgspec.json.Decoder(whole).decode, dimension),
+        msgspec.json.Decoder(Record).decode,
+        msgspec.json.Decoder(metadata).decode,
+    )
+    msgpack_syntax = _Syntax(
+        "MessagePack",
+        msgspec.msgpack.Decoder(whole).decode,
+        _msgpack_decode(),
+        msgspec.msgpack.Decoder(metadata).decode,
+    )
     return json_syntax, msgpack_syntax
 
 
-def _msgpack_decode() -> Callable[[bytes | memoryview], Record]:
+def _msgpack_decode() -> Callable[[bytes], Record]:
     """A type cannot hold both strings and bytes for msgspec, so base64 in MessagePack, which is rare, takes two looks."""
     decode_record = msgspec.msgpack.Decoder(Record).decode
     decode_text = msgspec.msgpack.Decoder(TextRecord).decode
 
-    def decode(body: bytes | memoryview) -> Record:
+    def decode(body: bytes) -> Record:
         try:
             return decode_record(body)
         except msgspec.ValidationError as error:
@@ -164,7 +201,7 @@ class Decoder:
         self._key_format = key_format
         self._stringify = metadata_values == "stringify"
         self._tombstones = tombstones
-        self._json, self._msgpack = _syntaxes(metadata_values)
+        self._json, self._msgpack = _syntaxes(metadata_values, target.dimension)
         self._pack = struct.Struct(f"<{target.dimension}f").pack
 
     def decode(self, value: bytes | None, kafka_key: bytes | None) -> Decoded:
@@ -175,18 +212,26 @@ class Decoder:
         if value is None:
             return self._tombstone(kafka_key)
         syntax, body = self._syntax_of(value)
-        record = _decode_record(syntax, body)
-        key = self._vector_key(record.key, kafka_key)
-        floats = self._float32_text(record.data.float32)
-        metadata = self._metadata_json(syntax, record.metadata)
-        fragment = b"".join((b'{"key":', _encode_json(key), b',"data":{"float32":', floats, b"}", metadata, b"}"))
+        try:
+            record = syntax.decode(body)
+        except _UNDECODABLE:
+            record = _decode_step_by_step(syntax, body)
+        key = record.key
+        if key is None:
+            key = self._key_from_kafka(kafka_key)
+        if not 1 <= len(key) <= KEY_MAX_CHARACTERS:
+            raise _wrong_key(key)
+        vector = self._float32_text(record.data.float32)
+        fragment = b"".join(
+            (b'{"key":', orjson.dumps(key), b',"data":{"float32":', vector, self._metadata_json(record.metadata), b"}")
+        )
         if len(fragment) > self._max_fragment_bytes:
             raise RecordError(
                 Reason.TOO_LARGE,
                 f"the record makes {len(fragment)} bytes of request, at most {self._max_fragment_bytes} fit one alone "
                 "(batch.max_bytes)",
             )
-        return Put(key, fragment, self._is_mismatch(key, kafka_key))
+        return Put(key, fragment, kafka_key is not None and self._is_mismatch(key, kafka_key))
 
     def _tombstone(self, kafka_key: bytes | None) -> Delete | Ignore:
         if self._tombstones == "ignore":
@@ -197,9 +242,12 @@ class Decoder:
                 'the value is null; records.tombstones says what that means: it is "dead-letter", "delete" would delete '
                 'the vector, "ignore" would pass it over',
             )
-        return Delete(self._checked_key(self._key_from_kafka(kafka_key)))
+        key = self._key_from_kafka(kafka_key)
+        if not 1 <= len(key) <= KEY_MAX_CHARACTERS:
+            raise _wrong_key(key)
+        return Delete(key)
 
-    def _syntax_of(self, value: bytes) -> tuple[_Syntax, bytes | memoryview]:
+    def _syntax_of(self, value: bytes) -> tuple[_Syntax, bytes]:
         """Tell the encoding by the first byte, and strip what stands before the record."""
         if not value:
             raise RecordError(Reason.MALFORMED, "the value is empty (0 bytes); a record is a JSON or MessagePack map")
@@ -210,7 +258,7 @@ class Decoder:
             if first in _JSON_FIRST_BYTES:
                 return self._json, value
             if value.startswith(_BYTE_ORDER_MARK):
-                return self._json, memoryview(value)[len(_BYTE_ORDER_MARK) :]
+                return self._json, value[len(_BYTE_ORDER_MARK) :]
         if self._format != "json" and first in _MSGPACK_MAP_BYTES:
             return self._msgpack, value
         expected = {"auto": "a JSON or MessagePack map", "json": "a JSON map", "msgpack": "a MessagePack map"}
@@ -219,15 +267,6 @@ class Decoder:
             f"the value begins with byte 0x{first:02x}, which begins no record; expected {expected[self._format]} "
             f'(records.format = "{self._format}")',
         )
-
-    def _vector_key(self, key: str | None, kafka_key: bytes | None) -> str:
-        return self._checked_key(self._key_from_kafka(kafka_key) if key is None else key)
-
-    def _checked_key(self, key: str) -> str:
-        if 1 <= len(key) <= KEY_MAX_CHARACTERS:
-            return key
-        found = f"has {len(key)} characters" if key else "is empty"
-        raise RecordError(Reason.KEY, f"the key {found}; allowed are 1 to {KEY_MAX_CHARACTERS} ({_LIMIT_SOURCE})")
 
     def _key_from_kafka(self, kafka_key: bytes | None) -> str:
         if kafka_key is None:
@@ -249,9 +288,7 @@ class Decoder:
                 Reason.KEY, f'the Kafka key is not a JSON string (records.key_format = "json"): {error}'
             ) from None
 
-    def _is_mismatch(self, key: str, kafka_key: bytes | None) -> bool:
-        if kafka_key is None:
-            return False
+    def _is_mismatch(self, key: str, kafka_key: bytes) -> bool:
         if self._key_format == "utf8":
             return kafka_key != key.encode()
         try:
@@ -259,21 +296,30 @@ class Decoder:
         except RecordError:
             return True
 
-    def _float32_text(self, vector: list[float] | bytes) -> bytes:
+    def _float32_text(self, vector: Vector) -> bytes:
         """Return the vector as a JSON list of float32's shortest text, checked for length, range and zero."""
-        packed = self._packed_numbers(vector) if type(vector) is list else self._packed_bytes(vector)  # type: ignore[arg-type]  # the branch says which
-        array = np.frombuffer(packed, "<f4")
+        if type(vector) is list:
+            array = np.frombuffer(self._packed_numbers(vector), "<f4")
+        elif type(vector) is bytes:
+            array = np.frombuffer(self._packed_bytes(vector), "<f4")
+        else:
+            array = self._rounded(vector)  # type: ignore[arg-type]  # the branches leave nothing else
         text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
         if b"n" in text:  # orjson writes NaN and the infinities as null
-            raise _not_finite(array)
-        # Numbers other than zero hold a byte besides 00 and the sign's 80, but for a few denormals.
-        if self._cosine and not packed.lstrip(b"\x00\x80") and not array.any():
+            raise _not_finite(vector, array)
+        if self._cosine and not array[0] and not array.any():
             raise RecordError(
                 Reason.ZERO_VECTOR,
                 f"all {self._dimension} numbers are zero as float32, and the index measures cosine distance, which a zero "
                 f"vector has none of ({_LIMIT_SOURCE})",
             )
         return text
+
+    def _rounded(self, numbers: Float64s) -> np.ndarray[Any, np.dtype[np.float32]]:
+        if len(numbers) != self._dimension:
+            raise self._wrong_dimension(len(numbers))
+        with np.errstate(over="ignore"):
+            return numbers.astype(np.float32)
 
     def _packed_numbers(self, numbers: list[float]) -> bytes:
         if len(numbers) != self._dimension:
@@ -282,10 +328,7 @@ class Decoder:
             return self._pack(*numbers)
         except OverflowError:
             place, number = next((i, n) for i, n in enumerate(numbers) if abs(n) >= _FLOAT32_OVERFLOW)
-            raise RecordError(
-                Reason.NOT_FINITE,
-                f"number {place} of data.float32 is {number!r}, beyond the range of float32, about ±3.4e38 ({_LIMIT_SOURCE})",
-            ) from None
+            raise _beyond_float32(place, number) from None
 
     def _packed_bytes(self, data: bytes) -> bytes:
         if len(data) % 4:
@@ -302,15 +345,17 @@ class Decoder:
             f"data.float32 has {found} numbers, the index {self._target.index} has {self._dimension} dimensions",
         )
 
-    def _metadata_json(self, syntax: _Syntax, raw: msgspec.Raw) -> bytes:
-        """Return `,"metadata":{...}`, or nothing where the record has none."""
-        if raw in _NO_METADATA:
-            return b""
-        metadata = _decode_metadata(syntax, raw)
+    def _metadata_json(self, metadata: LooseMetadata | None) -> bytes:
+        """Return what follows the vector: the end of `data`, and `"metadata":{...}` where the record has it."""
+        if metadata is None:
+            return b"}"
         if self._stringify:
             metadata = {key: _stringified(key, value) for key, value in metadata.items() if value is not None}
-        self._check_metadata_limits(metadata)
-        return b',"metadata":' + _encode_json(metadata)
+        text = orjson.dumps(metadata)
+        # The text is longer than what the limits count, so most metadata need not be counted.
+        if len(text) > FILTERABLE_MAX_BYTES or len(metadata) > FILTERABLE_MAX_KEYS:
+            self._check_metadata_limits(metadata)
+        return b'},"metadata":' + text
 
     def _check_metadata_limits(self, metadata: dict[str, str | list[str]]) -> None:
         """Sizes are UTF-8 bytes of keys and values, without quotes and commas."""
@@ -332,15 +377,14 @@ class Decoder:
             raise _metadata_limit(f"metadata has {filterable_keys} filterable keys", f"{FILTERABLE_MAX_KEYS}")
 
 
-def _after_registry_prefix(value: bytes) -> memoryview:
+def _after_registry_prefix(value: bytes) -> bytes:
     """Return what follows a schema registry's prefix: 0x00, then the schema's id as four bytes, big-endian."""
-    body = memoryview(value)[_REGISTRY_PREFIX_BYTES:]
+    body = value[_REGISTRY_PREFIX_BYTES:]
     if len(value) < _REGISTRY_PREFIX_BYTES:
         raise RecordError(
             Reason.UNSUPPORTED_ENCODING, f"the value begins with 0x00 and ends after {len(value)} bytes; expected JSON"
         )
-    if bytes(body[: len(_BYTE_ORDER_MARK)]) == _BYTE_ORDER_MARK:
-        body = body[len(_BYTE_ORDER_MARK) :]
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     if not body or body[0] not in _JSON_FIRST_BYTES:
         schema_id = int.from_bytes(value[1:_REGISTRY_PREFIX_BYTES], "big")
         raise RecordError(
@@ -360,9 +404,14 @@ def _from_base64(text: str) -> bytes:
         ) from None
 
 
-def _decode_record(syntax: _Syntax, body: bytes | memoryview) -> Record:
+def _decode_step_by_step(syntax: _Syntax, body: bytes) -> Whole:
+    record = _decode_record(syntax, body)
+    return LooseRecord(record.data, record.key, _decode_metadata(syntax, record.metadata))
+
+
+def _decode_record(syntax: _Syntax, body: bytes) -> Record:
     try:
-        return syntax.decode(body)
+        return syntax.decode_record(body)
     except msgspec.ValidationError as error:
         message = str(error)
         if message.startswith("Number out of range") and "$.data.float32" in message:
@@ -376,14 +425,18 @@ def _decode_record(syntax: _Syntax, body: bytes | memoryview) -> Record:
         raise _malformed(syntax, error) from None
 
 
-def _decode_metadata(syntax: _Syntax, raw: msgspec.Raw) -> dict[str, Any]:
+def _decode_metadata(syntax: _Syntax, raw: msgspec.Raw) -> LooseMetadata | None:
     try:
-        decoded: dict[str, Any] = syntax.decode_metadata(raw)
+        return syntax.decode_metadata(raw)
     except msgspec.ValidationError:
         raise RecordError(Reason.METADATA, _what_is_wrong_with_metadata(syntax, raw)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(syntax, error) from None
-    return decoded
+
+
+def _wrong_key(key: str) -> RecordError:
+    found = f"has {len(key)} characters" if key else "is empty"
+    return RecordError(Reason.KEY, f"the key {found}; allowed are 1 to {KEY_MAX_CHARACTERS} ({_LIMIT_SOURCE})")
 
 
 def _malformed(syntax: _Syntax, error: Exception) -> RecordError:
@@ -424,7 +477,7 @@ def _scalar_text(key: str, value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, (bool, int, float)):
-        text = _encode_json(value).decode()
+        text = _encode_scalar(value).decode()
         if text != "null":  # NaN and the infinities, which JSON has no text for
             return text
         raise RecordError(Reason.METADATA, f"metadata {_shown(key)} holds {value!r}, which JSON has no text for")
@@ -447,9 +500,19 @@ def _metadata_limit(found: str, allowed: str) -> RecordError:
     return RecordError(Reason.METADATA, f"{found}; allowed are {allowed} ({_LIMIT_SOURCE})")
 
 
-def _not_finite(array: np.ndarray[Any, np.dtype[np.float32]]) -> RecordError:
+def _not_finite(vector: Vector, array: np.ndarray[Any, np.dtype[np.float32]]) -> RecordError:
     place = int(np.flatnonzero(~np.isfinite(array))[0])
+    number = float(array[place] if isinstance(vector, bytes) else vector[place])
+    if math.isfinite(number):
+        return _beyond_float32(place, number)
     return RecordError(
         Reason.NOT_FINITE,
-        f"number {place} of data.float32 is {array[place]}; allowed are finite float32 numbers ({_LIMIT_SOURCE})",
+        f"number {place} of data.float32 is {number}; allowed are finite float32 numbers ({_LIMIT_SOURCE})",
+    )
+
+
+def _beyond_float32(place: int, number: float) -> RecordError:
+    return RecordError(
+        Reason.NOT_FINITE,
+        f"number {place} of data.float32 is {number!r}, beyond the range of float32, about ±3.4e38 ({_LIMIT_SOURCE})",
     )
