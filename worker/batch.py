@@ -39,7 +39,7 @@ class SealReason(StrEnum):
     DRAIN = "drain"
 
 
-class Item(msgspec.Struct, eq=False):
+class Item(msgspec.Struct, eq=False, gc=False):  # it is part of no cycle
     """One record on its way to the index.
 
     `fragment` is its element of a PutVectors request, None for a delete. `size` is what it holds of the buffer, in
@@ -130,18 +130,20 @@ class OpenBatch:
         in seconds of a monotonic clock. A limit of bytes is never passed, for the item alone fits.
         """
         sealed = None
-        older = self._items.get(item.key)
-        growth = _body_bytes(item) - (_body_bytes(older) if older is not None else 0)
-        if self._items and self._size + growth - 1 > self._max_bytes:
+        items, key, fragment = self._items, item.key, item.fragment
+        size = len(fragment) + 1 if fragment is not None else 0
+        older = items.get(key)
+        growth = size if older is None else size - _body_bytes(older)
+        if self._size + growth - 1 > self._max_bytes and items:
             sealed = self.seal(SealReason.BYTES)
-            older, growth = None, _body_bytes(item)
-        if not self._items:
+            items, older, growth = self._items, None, size
+        if not items:
             self._opened_at = now
         item.older = older
-        self._items[item.key] = item
+        items[key] = item
         self._size += growth
         # One item never seals twice: with room for one record only, no batch is open when the next one comes.
-        return self.seal(SealReason.COUNT) if len(self._items) >= self._max_records else sealed
+        return self.seal(SealReason.COUNT) if len(items) >= self._max_records else sealed
 
     def due_at(self) -> float | None:
         """Return when its age is up, in the clock's seconds; None while it is empty."""

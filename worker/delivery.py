@@ -76,14 +76,19 @@ class _Part:
     """Some records of a batch, all puts or all deletes, on their way to one verdict; and what they have seen so far."""
 
     def __init__(self, items: list[Item]) -> None:
-        self.items = items
-        self.body = b""
+        self.hold(items)
         self.not_before = 0.0  # when it may be sent again, in the clock's seconds
         self.attempts = 0
         self.server_errors = 0
         self.write_timeouts = 0
         self.taken_before = 0  # requests that the index had taken when this first got a server error
         self.taken_when_sent = 0  # and when this last left
+
+    def hold(self, items: list[Item]) -> None:
+        """Be made of these, at least one."""
+        self.items = items
+        self.assignments = {item.assignment for item in items}
+        self.body = b""
 
     @property
     def is_delete(self) -> bool:
@@ -96,7 +101,7 @@ class _Part:
     @property
     def is_live(self) -> bool:
         """Tell whether all of it is still ours to send."""
-        return all(item.assignment.is_live for item in self.items)
+        return all(assignment.is_live for assignment in self.assignments)
 
     @property
     def others_pass(self) -> bool:
@@ -151,7 +156,11 @@ class Lane:
             vectors_per_second=context.delivery.vectors_per_second,
             clock=context.clock,
         )
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._arrival = threading.Condition(self._lock)  # on which idle slots wait for a batch
+        self._change = threading.Condition(
+            self._lock
+        )  # on which those wait that send again later, for an earlier reason
         self._queue: deque[Batch] = deque()
         self._in_flight: list[Batch] = []
         self._stopping = False
@@ -164,13 +173,13 @@ class Lane:
     def submit(self, batch: Batch) -> None:
         """Queue a sealed batch; returns at once. Batches are delivered in the order of this call, key by key."""
         self.context.metrics.sealed(self.index, len(batch.items), batch.size, batch.reason)
-        with self._condition:
+        with self._lock:
             self._queue.append(batch)
-            self._condition.notify_all()  # those that wait to retry wait here too, and one of them would sleep on
+            self._arrival.notify()
 
     def take(self) -> Batch | None:
         """Take the next batch that may go into flight, None where there is none now."""
-        with self._condition:
+        with self._lock:
             return self._take()
 
     def _take(self) -> Batch | None:
@@ -191,9 +200,10 @@ class Lane:
         What blocked ends with the last batch: the records that were refused have gone with their partitions, nothing is
         read while the topics are blocked, and so nobody would ask again.
         """
-        with self._condition:
+        with self._lock:
             self._in_flight.remove(batch)
-            self._condition.notify_all()
+            if self._queue:
+                self._arrival.notify_all()
             nobody_asks = self._is_blocked and not self._stopping and not self._queue and not self._in_flight
         if nobody_asks:
             self.unblock()
@@ -201,12 +211,12 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Tell whether nothing is queued or in flight."""
-        with self._condition:
+        with self._lock:
             return not self._queue and not self._in_flight
 
     def note_taken(self) -> None:
         """Count a request that the index took."""
-        with self._condition:
+        with self._lock:
             self.taken += 1
 
     def max_body_bytes(self) -> int:
@@ -236,9 +246,10 @@ class Lane:
 
     def stop(self) -> None:
         """Give up what is in flight and end the slots; what was not settled stays so."""
-        with self._condition:
+        with self._lock:
             self._stopping = True
-            self._condition.notify_all()
+            self._arrival.notify_all()
+            self._change.notify_all()
         self.abort()
 
     def abort(self) -> None:
@@ -248,9 +259,9 @@ class Lane:
                 self.context.sink.abort(thread.ident)
 
     def wake(self) -> None:
-        """Let slots that wait look again, since partitions were given back."""
-        with self._condition:
-            self._condition.notify_all()
+        """Let slots that wait to send again look, since partitions were given back."""
+        with self._lock:
+            self._change.notify_all()
 
     def join(self, timeout: float) -> None:
         """Wait for the slots to end, so many seconds in all."""
@@ -270,12 +281,12 @@ class Lane:
     def pause(self, seconds: float, until: Callable[[], bool]) -> None:
         """Wait so long; less where the lane stops, or `until` comes true at a wake-up."""
         deadline = self.context.clock() + seconds
-        with self._condition:
+        with self._lock:
             while not self._stopping and not until():
                 remaining = deadline - self.context.clock()
                 if remaining <= 0:
                     return
-                self._condition.wait(remaining)
+                self._change.wait(remaining)
 
     def _run(self) -> None:
         courier = Courier(self)
@@ -286,12 +297,12 @@ class Lane:
                 self.done(batch)
 
     def _wait_for_batch(self) -> Batch | None:
-        with self._condition:
+        with self._lock:
             while not self._stopping:
                 batch = self._take()
                 if batch is not None:
                     return batch
-                self._condition.wait()
+                self._arrival.wait()
         return None
 
     # -- the target
@@ -329,14 +340,14 @@ class Lane:
 
     def block(self, reason: BlockReason, error: SinkError) -> None:
         """Tell that nothing goes to this index."""
-        with self._condition:
+        with self._lock:
             self._is_blocked = True
             for topic in self.topics:
                 self.context.status.block(Block(topic, reason), f"index {self.index}: {error}")
 
     def unblock(self) -> None:
         """Tell that the index takes requests again."""
-        with self._condition:
+        with self._lock:
             self._is_blocked = False
             for topic in self.topics:
                 for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
@@ -437,7 +448,7 @@ class Courier:
         deletes = [item for item in successors if item.fragment is None]
         rest = [_Part(items) for items in (puts, deletes) if items]
         if kept:
-            part.items, part.body = kept, b""
+            part.hold(kept)
             rest.append(part)
         return rest
 
@@ -581,10 +592,9 @@ class Courier:
             self._context.status.unblock(Block(topic, BlockReason.RECORD_STUCK, partition))
 
 
-def observe_latency(metrics: Metrics, items: Iterable[Item], now: float) -> None:
+def observe_latency(metrics: Metrics, items: Sequence[Item], now: float) -> None:
     """Observe the time from each record's timestamp to its outcome, topic by topic."""
-    by_topic: dict[str, list[int]] = {}
-    for item in items:
-        by_topic.setdefault(item.assignment.partition.topic, []).append(item.message.timestamp)
-    for topic, timestamps in by_topic.items():
-        metrics.settled(topic, timestamps, now)
+    for topic in {item.assignment.partition.topic for item in items}:
+        metrics.settled(
+            topic, [item.message.timestamp for item in items if item.assignment.partition.topic == topic], now
+        )

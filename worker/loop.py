@@ -15,7 +15,7 @@ from worker.deadletter import DeadLetterWriter, Limit
 from worker.delivery import DeadLetter, Lane, observe_latency
 from worker.errors import BlockReason, BrokerUnavailable, FatalError, RecordError, TargetError
 from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Outcome, Phase, Tracked
+from worker.offsets import Assignment, Ledger, Outcome, Phase
 from worker.record import Decoder, Delete, Put, Target
 from worker.source import EndWatcher, Polled, Source
 from worker.state import State, Status
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS: Final = 0.2  # the longest the main loop waits for messages
 RESUME_SHARE: Final = 0.75  # of a limit that paused fetching, below which it goes on
 ITEM_BYTES: Final = 600  # what the objects of one record hold besides its bytes
+HEADER_BYTES: Final = 100  # likewise of one header
 COMMIT_ANYWAY_SECONDS: Final = 5.0  # a commit is what tells a static member that another took its place
 LEAVE_SECONDS: Final = 5.0  # of the drain, for the commit and leaving the group
 STOP_SECONDS: Final = 1.0  # for all helpers to end; one that still waits for an answer is left to end with the process
@@ -217,12 +218,11 @@ class Worker:
         if not self._ledger.track(assignment, [message.offset for message in messages]):
             return
         route = self._routes[assignment.partition.topic]
-        items, letters, ignored = self._decode(route, assignment, messages)
+        items, letters, ignored, held = self._decode(route, assignment, messages)
         self._parts.limit.note_read(
             route.topic, len(messages) - len(letters), len(letters), _bad_before_the_first_good(messages, letters)
         )
-        held: list[Tracked] = [*items, *letters, *ignored]
-        self._ledger.hold(sum(entry.size for entry in held))
+        self._ledger.hold(held)
         for letter in letters:
             self._parts.dead_letters.submit(letter)
         if ignored:
@@ -232,29 +232,35 @@ class Worker:
 
     def _decode(
         self, route: Route, assignment: Assignment, messages: Sequence[Message]
-    ) -> tuple[list[Item], list[DeadLetter], list[Item]]:
+    ) -> tuple[list[Item], list[DeadLetter], list[Item], int]:
+        """Return what goes to the index, what is bad, what asks for nothing, and the bytes that all of it holds."""
         items: list[Item] = []
         ignored: list[Item] = []
         letters: list[DeadLetter] = []
-        mismatches = 0
+        mismatches = held = 0
         decode = route.decoder.decode
         for message in messages:
-            size = _held_bytes(message)
+            key, value = message.key, message.value
+            size = ITEM_BYTES + (len(value) if value else 0) + (len(key) if key else 0)
+            if message.headers:
+                size += _header_bytes(message)
             try:
-                decoded = decode(message.value, message.key)
+                decoded = decode(value, key)
             except RecordError as error:
                 letters.append(_dead_letter(route, assignment, message, size, error))
-                continue
-            if type(decoded) is Put:
-                mismatches += decoded.key_mismatch
-                items.append(Item(assignment, message, decoded.key, decoded.fragment, size + len(decoded.fragment)))
-            elif type(decoded) is Delete:
-                items.append(Item(assignment, message, decoded.key, None, size))
             else:
-                ignored.append(Item(assignment, message, "", None, size))
+                if type(decoded) is Put:
+                    mismatches += decoded.key_mismatch
+                    size += len(decoded.fragment)
+                    items.append(Item(assignment, message, decoded.key, decoded.fragment, size))
+                elif type(decoded) is Delete:
+                    items.append(Item(assignment, message, decoded.key, None, size))
+                else:
+                    ignored.append(Item(assignment, message, "", None, size))
+            held += size
         if mismatches:
             self._metrics.key_mismatch.labels(route.topic).inc(mismatches)
-        return items, letters, ignored
+        return items, letters, ignored, held
 
     def _batch(self, route: Route, items: list[Item]) -> None:
         if not items:
@@ -401,11 +407,8 @@ def _bad_before_the_first_good(messages: Sequence[Message], letters: Sequence[De
     return count
 
 
-def _held_bytes(message: Message) -> int:
-    size = ITEM_BYTES + len(message.value or b"") + len(message.key or b"")
-    for name, value in message.headers:
-        size += len(name) + len(value or b"") + 100
-    return size
+def _header_bytes(message: Message) -> int:
+    return sum(len(name) + len(value or b"") + HEADER_BYTES for name, value in message.headers)
 
 
 def _dead_letter(route: Route, assignment: Assignment, message: Message, size: int, error: RecordError) -> DeadLetter:

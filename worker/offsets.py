@@ -263,21 +263,21 @@ class Ledger:
 
         Returns how many counted; those of an assignment that was fenced do not.
         """
-        counted = 0
-        touched: set[Assignment] = set()
+        freed = 0
+        counts: dict[Assignment, int] = {}
+        fenced = Phase.FENCED
         with self._lock:
             for record in records:
+                freed += record.size
                 assignment = record.assignment
-                self._bytes -= record.size
-                if assignment.phase is Phase.FENCED:
-                    continue
-                assignment._settled.add(record.offset)  # noqa: SLF001 - the ledger is what changes an assignment
-                self._settled[assignment.partition.topic, outcome] += 1
-                touched.add(assignment)
-                counted += 1
-            for assignment in touched:
+                if assignment.phase is not fenced:
+                    assignment._settled.add(record.offset)  # noqa: SLF001 - the ledger is what changes an assignment
+                    counts[assignment] = counts.get(assignment, 0) + 1
+            self._bytes -= freed
+            for assignment, count in counts.items():
                 assignment._advance()  # noqa: SLF001 - the ledger is what changes an assignment
-        return counted
+                self._settled[assignment.partition.topic, outcome] += count
+        return sum(counts.values())
 
     def discard(self, records: Iterable[Tracked]) -> None:
         """Give free the bytes of records whose assignment is closing or fenced; they are counted when it is fenced."""

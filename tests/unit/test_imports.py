@@ -23,12 +23,12 @@ LAYERS = [
     {"health", "metrics"},
     {"kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},
-    {"errors", "offsets", "pace", "stop"},
+    {"errors", "floats", "offsets", "pace", "stop"},
 ]
 """From the top down. A module imports from the layers below its own, and of its own layer nothing."""
 
 BELOW_COMMANDS = {module for layer in LAYERS[3:] for module in layer}
-CORE = ["record", "batch", "offsets", "pace"]
+CORE = ["record", "floats", "batch", "offsets", "pace"]
 CLIENTS = {"kafka", "requests", "urllib3", "http", "socket", "prometheus_client", "alibabacloud_oss_v2"}
 
 
