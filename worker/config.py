@@ -180,7 +180,14 @@ class Batch(Table, frozen=True):
 class Delivery(Table, frozen=True):
     """How requests are sent."""
 
-    max_in_flight: Annotated[int, Meta(ge=1, le=256, description="requests at once, for each index")] = 8
+    max_in_flight: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="requests at once, for each index, at most; the limit in force follows the latency",
+        ),
+    ] = 8
     requests_per_second: Annotated[
         float, Meta(ge=0, le=_MOST_A_SECOND, description="for each index, this process; 0 is no limit")
     ] = 0.0
@@ -189,7 +196,8 @@ class Delivery(Table, frozen=True):
         Meta(
             ge=0,
             le=_MOST_A_SECOND,
-            description="for each index, this process, in bursts of one second at most; 0 is no limit",
+            description="for each index, this process, in bursts of one second, at most; the rate in force gives way "
+            "where the service throttles; 0 is no limit",
         ),
     ] = 2500.0
     retry_initial_seconds: Annotated[Seconds, Meta(description="the longest first delay; later ones double")] = 0.5

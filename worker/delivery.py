@@ -30,7 +30,7 @@ from worker.errors import BlockReason, Reason, Refused, RetryReason, SinkError, 
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Outcome, Partition
 from worker.oss import CREDENTIAL_STATUSES, Sink
-from worker.pace import Admission, Backoff, Pacer
+from worker.pace import Admission, Backoff, Pacer, Verdict
 from worker.record import Target
 from worker.state import Block, Status
 
@@ -154,6 +154,7 @@ class Lane:
         self.pacer = Pacer(
             requests_per_second=context.delivery.requests_per_second,
             vectors_per_second=context.delivery.vectors_per_second,
+            max_in_flight=context.delivery.max_in_flight,
             clock=context.clock,
         )
         self._lock = threading.Lock()
@@ -213,6 +214,15 @@ class Lane:
         """Tell whether nothing is queued or in flight."""
         with self._lock:
             return not self._queue and not self._in_flight
+
+    def answered(self, admission: Admission, verdict: Verdict, size: int = 0) -> None:
+        """Tell the pace what became of a request, and those who wait for room that there is some."""
+        self.pacer.answered(admission, verdict, size)
+        metrics = self.context.metrics
+        metrics.in_flight_limit.labels(self.index).set(self.pacer.in_flight_limit)
+        metrics.rate_limit.labels(self.index).set(self.pacer.vectors_per_second)
+        with self._lock:
+            self._change.notify_all()
 
     def note_taken(self) -> None:
         """Count a request that the index took."""
@@ -470,6 +480,9 @@ class Courier:
         admission = self._lane.pacer.admit(len(part.items))
         if admission.delay <= 0.0:
             return admission
+        if admission.for_room:
+            self._lane.pause(admission.delay, lambda: not part.is_live or self._lane.pacer.has_room)
+            return None
         started = self._context.clock()
         self._lane.pause(admission.delay, lambda: not part.is_live)
         self._context.metrics.rate_limit_wait.labels(self._lane.index).inc(self._context.clock() - started)
@@ -480,23 +493,25 @@ class Courier:
         lane, context = self._lane, self._context
         assignments = {item.assignment for item in items}
         if not context.ledger.depart(assignments):
-            lane.pacer.answered(admission, well=False)
+            lane.answered(admission, Verdict.NOT_SENT)
             return _NOT_SENT
         is_delete = items[0].fragment is None
         send = context.sink.delete if is_delete else context.sink.put
         context.metrics.uploaded_bytes.labels(lane.index).inc(len(body))
         context.metrics.in_flight.labels(lane.index).inc()
+        verdict = Verdict.FAILED  # also where something fails that is nobody's answer
         error: SinkError | None = None
         try:
             lane.observed("DeleteVectors" if is_delete else "PutVectors", lambda: (send(body), None))
+            verdict = Verdict.TAKEN
             self._settle_taken(items, Outcome.DELETED if is_delete else Outcome.PUT)
         except SinkError as refusal:
-            error = refusal
+            error, verdict = refusal, _verdict(refusal)
         finally:
             context.metrics.in_flight.labels(lane.index).dec()
             context.ledger.land(assignments)
-            lane.pacer.answered(admission, well=error is None or isinstance(error, Refused))
-        if error is None or isinstance(error, Refused):
+            lane.answered(admission, verdict, len(body))
+        if verdict is Verdict.TAKEN:
             lane.unblock()
         return error
 
@@ -590,6 +605,14 @@ class Courier:
     def _unstick(self, items: Iterable[Item]) -> None:
         for topic, partition in {item.assignment.partition for item in items}:
             self._context.status.unblock(Block(topic, BlockReason.RECORD_STUCK, partition))
+
+
+def _verdict(error: SinkError) -> Verdict:
+    if isinstance(error, Refused):
+        return Verdict.TAKEN
+    if isinstance(error, Transient):
+        return Verdict.THROTTLED if error.kind is RetryReason.THROTTLED else Verdict.FAILED
+    return Verdict.DENIED
 
 
 def observe_latency(metrics: Metrics, items: Sequence[Item], now: float) -> None:

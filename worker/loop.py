@@ -115,7 +115,7 @@ class Worker:
         metrics, settings = self._metrics, self._settings
         metrics.buffer_limit.set(settings.buffer.max_bytes)
         for index, lane in self._parts.lanes.items():
-            metrics.in_flight_limit.labels(index).set(settings.delivery.max_in_flight)
+            metrics.in_flight_limit.labels(index).set(lane.pacer.in_flight_limit)
             metrics.rate_limit.labels(index).set(lane.pacer.vectors_per_second)
             lane.start()
         self._targets.start()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.samples import FakeClock
-from worker.pace import Admission, Backoff, Gate, Pacer, TokenBucket
+from worker.pace import AdaptiveRate, Admission, Backoff, Gate, InFlightLimit, Pacer, TokenBucket, Verdict
 
 
 class Extreme(random.Random):
@@ -21,8 +21,15 @@ class Extreme(random.Random):
         return a + (b - a) * self._share
 
 
-def pacer(clock: FakeClock, requests: float = 0.0, vectors: float = 0.0) -> Pacer:
-    return Pacer(requests_per_second=requests, vectors_per_second=vectors, clock=clock)
+def pacer(clock: FakeClock, requests: float = 0.0, vectors: float = 0.0, most: int = 100) -> Pacer:
+    """Return a pacer with room for `most` requests from the start."""
+    made = Pacer(requests_per_second=requests, vectors_per_second=vectors, max_in_flight=most, clock=clock)
+    made._in_flight._limit = float(most)
+    return made
+
+
+def seen(admission: Admission) -> tuple[float, bool]:
+    return admission.delay, admission.is_probe
 
 
 # -- backoff
@@ -119,15 +126,15 @@ def test_a_closed_gate_lets_one_probe_through_and_opens_on_its_good_answer() -> 
     clock = FakeClock()
     gate = pacer(clock)
     gate.close_for(10.0)
-    assert gate.admit(1) == Admission(10.0)
+    assert seen(gate.admit(1)) == (10.0, False)
     clock.pass_by(9.5)
-    assert gate.admit(1) == Admission(0.5)
+    assert seen(gate.admit(1)) == (0.5, False)
     clock.pass_by(0.5)
     probe = gate.admit(1)
     others = [gate.admit(1) for _ in range(3)]
-    assert (probe, [other.delay > 0 for other in others]) == (Admission(0.0, is_probe=True), [True] * 3)
-    gate.answered(probe, well=True)
-    assert [gate.admit(1) for _ in range(3)] == [Admission(0.0, is_probe=False)] * 3
+    assert (seen(probe), [other.delay > 0 for other in others]) == ((0.0, True), [True] * 3)
+    gate.answered(probe, Verdict.TAKEN)
+    assert [seen(gate.admit(1)) for _ in range(3)] == [(0.0, False)] * 3
 
 
 def test_a_probe_with_a_bad_answer_closes_the_gate_again() -> None:
@@ -137,8 +144,8 @@ def test_a_probe_with_a_bad_answer_closes_the_gate_again() -> None:
     clock.pass_by(1.0)
     probe = gate.admit(1)
     gate.close_for(2.0)
-    gate.answered(probe, well=False)
-    assert gate.admit(1) == Admission(2.0)
+    gate.answered(probe, Verdict.NOT_SENT)
+    assert seen(gate.admit(1)) == (2.0, False)
 
 
 def test_after_a_probe_that_says_nothing_the_next_one_may_probe() -> None:
@@ -146,8 +153,8 @@ def test_after_a_probe_that_says_nothing_the_next_one_may_probe() -> None:
     gate = pacer(clock)
     gate.close_for(1.0)
     clock.pass_by(1.0)
-    gate.answered(gate.admit(1), well=False)
-    assert gate.admit(1) == Admission(0.0, is_probe=True)
+    gate.answered(gate.admit(1), Verdict.NOT_SENT)
+    assert seen(gate.admit(1)) == (0.0, True)
 
 
 def test_late_answers_to_requests_from_before_the_gate_closed_do_not_open_it() -> None:
@@ -155,11 +162,11 @@ def test_late_answers_to_requests_from_before_the_gate_closed_do_not_open_it() -
     gate = pacer(clock)
     before = [gate.admit(1) for _ in range(2)]
     gate.close_for(10.0)
-    gate.answered(before[0], well=True)
-    assert gate.admit(1) == Admission(10.0)
+    gate.answered(before[0], Verdict.TAKEN)
+    assert seen(gate.admit(1)) == (10.0, False)
     clock.pass_by(10.0)
     probe = gate.admit(1)
-    gate.answered(before[1], well=True)
+    gate.answered(before[1], Verdict.TAKEN)
     assert (probe.is_probe, gate.admit(1).delay > 0.0) == (True, True)
 
 
@@ -170,11 +177,11 @@ def test_a_pause_asked_for_while_the_probe_is_under_way_outlasts_its_good_answer
     clock.pass_by(1.0)
     probe = gate.admit(1)
     gate.close_for(60.0)
-    gate.answered(probe, well=True)
-    assert gate.admit(1) == Admission(60.0)
+    gate.answered(probe, Verdict.TAKEN)
+    assert seen(gate.admit(1)) == (60.0, False)
     clock.pass_by(60.0)
-    gate.answered(gate.admit(1), well=True)
-    assert gate.admit(1) == Admission(0.0, is_probe=False)
+    gate.answered(gate.admit(1), Verdict.TAKEN)
+    assert seen(gate.admit(1)) == (0.0, False)
 
 
 @pytest.mark.parametrize("pauses", [(5.0, 9.0), (9.0, 5.0)], ids=["longer last", "longer first"])
@@ -182,7 +189,7 @@ def test_of_several_pauses_the_longest_holds(pauses: tuple[float, float]) -> Non
     gate = pacer(FakeClock())
     for seconds in pauses:
         gate.close_for(seconds)
-    assert gate.admit(1) == Admission(9.0)
+    assert seen(gate.admit(1)) == (9.0, False)
 
 
 def test_a_gate_that_was_never_closed_is_open() -> None:
@@ -193,9 +200,18 @@ def test_a_gate_that_was_never_closed_is_open() -> None:
 # -- together
 
 
+def at_full_rate(clock: FakeClock, requests: float = 0.0, vectors: float = 0.0) -> Pacer:
+    """Return a pacer that is through with its slow start, and has a second's burst saved up."""
+    made = pacer(clock, requests, vectors)
+    for rate in (made._requests, made._vectors):
+        rate._bucket.change(rate._most, clock())
+    clock.pass_by(10.0)
+    return made
+
+
 def test_the_longest_of_all_waits_is_told_and_nothing_is_taken_for_it() -> None:
     clock = FakeClock()
-    both = pacer(clock, requests=2.0, vectors=100.0)
+    both = at_full_rate(clock, requests=2.0, vectors=100.0)
     assert [both.admit(100).delay, both.admit(1).delay] == [0.0, pytest.approx(0.01)]
     assert both.admit(50).delay == pytest.approx(0.5)
     clock.pass_by(0.5)
@@ -205,14 +221,231 @@ def test_the_longest_of_all_waits_is_told_and_nothing_is_taken_for_it() -> None:
 
 def test_the_probe_waits_for_the_rate_like_any_other() -> None:
     clock = FakeClock()
-    slow = pacer(clock, vectors=10.0)
+    slow = at_full_rate(clock, vectors=10.0)
     slow.admit(10)
     slow.close_for(0.5)
     clock.pass_by(0.5)
     assert slow.admit(10).delay == pytest.approx(0.5)
     clock.pass_by(0.5)
-    assert slow.admit(10) == Admission(0.0, is_probe=True)
+    assert seen(slow.admit(10)) == (0.0, True)
 
 
-def test_the_rate_in_force_is_told() -> None:
-    assert (pacer(FakeClock(), vectors=2500.0).vectors_per_second, pacer(FakeClock()).vectors_per_second) == (2500.0, 0)
+# -- the adaptive rate
+
+
+def busy(rates: AdaptiveRate, clock: FakeClock, seconds: float, *, well: bool = True) -> None:
+    """Send as much as it lets through, every answer good or every one throttled."""
+    until = clock() + seconds
+    while clock() < until:
+        if rates.wait(10.0, clock()) > 0.0:
+            clock.pass_by(0.05)
+            continue
+        rates.take(10.0, clock())
+        if well:
+            rates.grow(clock())
+        else:
+            rates.fall(clock(), clock())
+
+
+def test_a_rate_begins_at_a_tenth_and_doubles_every_two_seconds_up_to_the_most() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(1000.0, clock())
+    seen_rates = [rates.rate]
+    for _ in range(4):
+        busy(rates, clock, 2.0)
+        seen_rates.append(rates.rate)
+    assert seen_rates == [100.0, *(pytest.approx(r, rel=0.15) for r in (200.0, 400.0, 800.0)), 1000.0]
+
+
+def test_a_rate_that_holds_nothing_back_does_not_grow() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(1000.0, clock())
+    for _ in range(100):
+        clock.pass_by(1.0)
+        assert rates.wait(1.0, clock()) == 0.0
+        rates.take(1.0, clock())
+        rates.grow(clock())
+    assert rates.rate == 100.0
+
+
+def test_a_throttled_answer_takes_three_tenths_and_ends_the_slow_start() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(1000.0, clock())
+    busy(rates, clock, 10.0)
+    rates.fall(clock(), clock())
+    assert rates.rate == pytest.approx(700.0)
+    busy(rates, clock, 40.0)
+    assert rates.rate == pytest.approx(716.5, abs=1.0)
+
+
+def test_a_rate_falls_once_for_all_requests_that_left_before_it_fell() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(1000.0, clock())
+    busy(rates, clock, 10.0)
+    left = clock()
+    clock.pass_by(0.1)
+    for _ in range(5):
+        rates.fall(left, clock())
+    assert rates.rate == pytest.approx(700.0)
+    rates.fall(clock(), clock())
+    assert rates.rate == pytest.approx(490.0)
+
+
+def test_a_rate_never_falls_so_far_that_nothing_asks_any_more() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(1000.0, clock())
+    busy(rates, clock, 600.0, well=False)
+    assert rates.rate == pytest.approx(10.0)
+
+
+def test_after_a_long_quiet_the_share_of_those_who_went_is_taken_over() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(1000.0, clock())
+    busy(rates, clock, 10.0)
+    for _ in range(10):
+        clock.pass_by(0.1)
+        rates.fall(clock(), clock())
+    shared = rates.rate
+    busy(rates, clock, 60.0)
+    slowly = rates.rate
+    busy(rates, clock, 400.0)
+    assert (shared < 50.0, slowly < 90.0, rates.rate) == (True, True, 1000.0)
+
+
+def test_after_an_outage_the_load_comes_back_in_a_ramp_to_what_it_was() -> None:
+    clock = FakeClock()
+    paced = at_full_rate(clock, vectors=1000.0)
+    for _ in range(2 * Pacer.OUTAGE_FAILURES):
+        paced.answered(paced.admit(10), Verdict.FAILED)
+    assert paced.vectors_per_second == pytest.approx(250.0)
+    passed = []
+    for _ in range(10):
+        before = clock()
+        count = 0
+        while clock() - before < 1.0:
+            admission = paced.admit(10)
+            if admission.delay:
+                clock.pass_by(0.01)
+            else:
+                paced.answered(admission, Verdict.TAKEN)
+                count += 10
+        passed.append(count)
+    assert passed[1:] == sorted(passed[1:])  # the first second has what was saved up, a second's worth
+    assert (passed[0] <= 600, passed[-1] >= 950) == (True, True)
+
+
+def test_a_failure_among_good_answers_is_no_outage() -> None:
+    clock = FakeClock()
+    paced = at_full_rate(clock, vectors=1000.0)
+    for verdict in [Verdict.FAILED, Verdict.TAKEN] * 5:
+        paced.answered(paced.admit(10), verdict)
+    assert paced.vectors_per_second == 1000.0
+
+
+@pytest.mark.parametrize(("each", "after"), [(1000.0, 7000.0), (10.0, 1750.0)], ids=["much went", "little went"])
+def test_without_a_limit_of_our_own_the_rate_is_what_went_lately_once_the_service_throttles(
+    each: float, after: float
+) -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(0.0, clock())
+    for _ in range(300):
+        assert rates.wait(each, clock()) == 0.0
+        rates.take(each, clock())
+        rates.grow(clock())
+        clock.pass_by(0.1)
+    assert rates.rate == 0.0
+    rates.fall(clock(), clock())
+    fallen = rates.rate
+    busy(rates, clock, 10.0)
+    assert fallen == pytest.approx(after, rel=0.02)
+    assert fallen < rates.rate < 1.02 * fallen
+
+
+# -- the in-flight limit
+
+
+class Service:
+    """Works on `workers` requests at once, each for `seconds`; the others queue."""
+
+    def __init__(self, workers: int, seconds: float) -> None:
+        self.workers = workers
+        self.seconds = seconds
+
+    def settle(self, limit: InFlightLimit, clock: FakeClock, rounds: int) -> list[int]:
+        """Keep as many under way as the limit lets, for so many answers; returns the limit after each."""
+        free_at = [clock()] * self.workers
+        under_way: list[tuple[float, float, bool]] = []
+        limits = []
+        for _ in range(rounds):
+            while len(under_way) < limit.limit:
+                begins = max(clock(), min(free_at))
+                free_at[free_at.index(min(free_at))] = begins + self.seconds
+                under_way.append((begins + self.seconds, clock(), len(under_way) + 1 >= limit.limit))
+            under_way.sort()
+            done, sent, was_full = under_way.pop(0)
+            clock.now = max(clock.now, done)
+            limit.answered(1000, sent, clock(), was_full=was_full)
+            limits.append(limit.limit)
+        return limits
+
+
+@pytest.mark.parametrize(("workers", "most", "least_end", "most_end"), [(100, 8, 8, 8), (2, 16, 2, 5), (4, 64, 4, 10)])
+def test_the_limit_grows_until_requests_make_each_other_slower(
+    workers: int, most: int, least_end: int, most_end: int
+) -> None:
+    limits = Service(workers, 0.1).settle(InFlightLimit(most), FakeClock(), 600)
+    assert all(least_end <= limit <= most_end for limit in limits[300:])
+
+
+def test_a_service_that_becomes_slower_for_good_is_no_reason_to_stay_at_the_least() -> None:
+    clock = FakeClock()
+    limit = InFlightLimit(8)
+    Service(100, 0.1).settle(limit, clock, 100)
+    fallen = min(Service(100, 0.5).settle(limit, clock, 300))
+    regained = Service(100, 0.5).settle(limit, clock, 2000)[-1]
+    assert (fallen < 8, regained) == (True, 8)
+
+
+def test_the_limit_stays_where_it_holds_nothing_back() -> None:
+    clock = FakeClock()
+    limit = InFlightLimit(8)
+    for _ in range(100):
+        limit.answered(1000, clock(), clock(), was_full=False)
+    assert limit.limit == 2
+
+
+def test_a_larger_body_that_takes_longer_is_no_sign_of_a_queue() -> None:
+    clock = FakeClock()
+    limit = InFlightLimit(8)
+    for size, seconds in [(1000, 0.1), (1_000_000, 1.0)] * 50:
+        limit.answered(size, clock() - seconds, clock(), was_full=True)
+    assert limit.limit == 8
+
+
+def test_failures_halve_the_limit_once_a_round_and_leave_two() -> None:
+    clock = FakeClock()
+    limit = InFlightLimit(64)
+    limit._limit = 64.0
+    left = clock()
+    clock.pass_by(1.0)
+    seen_limits = []
+    for sent_at in (left, left, clock(), clock(), clock(), clock(), clock(), clock()):
+        limit.failed(sent_at, clock())
+        seen_limits.append(limit.limit)
+    assert seen_limits == [32, 32, 16, 8, 4, 2, 2, 2]
+
+
+def test_one_request_at_most_stays_one() -> None:
+    limit = InFlightLimit(1)
+    for _ in range(10):
+        limit.answered(1000, 0.0, 0.1, was_full=True)
+    limit.failed(0.0, 0.2)
+    assert limit.limit == 1
+
+
+def test_there_is_room_for_as_many_as_the_limit_and_an_answer_makes_room() -> None:
+    paced = Pacer(requests_per_second=0, vectors_per_second=0, max_in_flight=8, clock=FakeClock())
+    first, second, third = (paced.admit(1) for _ in range(3))
+    assert [first.delay, second.delay, third.for_room, paced.has_room] == [0.0, 0.0, True, False]
+    paced.answered(first, Verdict.NOT_SENT)
+    assert [paced.has_room, paced.admit(1).delay] == [True, 0.0]

@@ -1,0 +1,217 @@
+"""How replicas that share an index's limit come to terms: a simulation with the real controllers on a clock of its own.
+
+`python -m tests.bench.pacing` prints what 1, 3 and 10 replicas reach against a service that takes 2,500 vectors a second,
+with and without a Retry-After; an outage in the middle; and replicas that leave. `--plot FILE` draws the rates (SVG, or
+what the file's name ends in), `--json FILE` writes the figures.
+
+Each replica is a `Pacer` and a `Backoff` as the worker wires them, with as many slots as it has by default and more
+records than it can send. The service is a token bucket with a burst of one second; it answers after 100 ms, and 429
+where the bucket is empty.
+"""
+
+import argparse
+import heapq
+import json
+import random
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from worker.config import Delivery
+from worker.pace import Backoff, Pacer, TokenBucket, Verdict
+
+LIMIT: Final = 2500.0  # vectors a second, of the service
+VECTORS: Final = 500  # in a request
+SIZE: Final = VECTORS * 17_000  # bytes of its body
+LATENCY: Final = 0.1
+SECONDS: Final = 900.0
+SEEDS: Final = 8
+
+
+class Scenario(NamedTuple):
+    """What happens in a run. Times are in seconds from its start."""
+
+    name: str
+    replicas: int
+    retry_after: float | None = None
+    away: tuple[float, float] | None = None  # when the service answers nothing but 503
+    leave_at: float | None = None  # when all replicas but one are through with their records
+    seconds: float = SECONDS
+
+
+SCENARIOS: Final = (
+    Scenario("one", 1),
+    Scenario("three", 3),
+    Scenario("ten", 10),
+    Scenario("three, Retry-After 1 s", 3, retry_after=1.0),
+    Scenario("ten, Retry-After 1 s", 10, retry_after=1.0),
+    Scenario("ten, service away for a minute", 10, away=(400.0, 460.0)),
+    Scenario("ten, of which nine leave", 10, leave_at=300.0, seconds=1200.0),
+)
+
+
+class Figures(NamedTuple):
+    """What came of a run. `goodput` is the share of the limit that was taken while the service was there."""
+
+    goodput: float
+    refused: float  # share of all requests while the service was there
+    fairness: float  # Jain's index of what each got in the second half: 1 all the same, 1/n one has all
+    peak: float  # the most vectors a second that were sent in any second, as a share of the limit
+    timeline: list[list[float]]  # for each replica the rate in force, every five seconds
+
+
+class _Replica:
+    def __init__(self, simulation: "_Simulation", number: int) -> None:
+        delivery = Delivery()
+        self.pacer = Pacer(
+            requests_per_second=delivery.requests_per_second,
+            vectors_per_second=delivery.vectors_per_second,
+            max_in_flight=delivery.max_in_flight,
+            clock=simulation.clock,
+        )
+        self.backoff = Backoff(
+            delivery.retry_initial_seconds, delivery.retry_max_seconds, random.Random(simulation.seed * 100 + number)
+        )
+        self.slots = delivery.max_in_flight
+        self.has_records = True
+        self.taken = 0
+        self.taken_late = 0
+        self._simulation = simulation
+
+    def slot(self) -> Iterator[float]:
+        """Send one batch after the other; yields the seconds to wait each time."""
+        simulation = self._simulation
+        attempt = 0
+        while self.has_records:
+            admission = self.pacer.admit(VECTORS)
+            if admission.delay > 0.0:
+                yield min(admission.delay, 0.02) if admission.for_room else admission.delay
+                continue
+            yield LATENCY / 2
+            verdict = simulation.arrive()
+            yield LATENCY / 2
+            self.pacer.answered(admission, verdict, SIZE)
+            attempt = attempt + 1 if verdict is not Verdict.TAKEN else 0
+            if verdict is Verdict.TAKEN:
+                self.taken += VECTORS
+                self.taken_late += VECTORS * (simulation.now > simulation.scenario.seconds / 2)
+            elif verdict is Verdict.THROTTLED and simulation.scenario.retry_after is not None:
+                self.pacer.close_for(simulation.scenario.retry_after + self.backoff.jitter())
+            else:
+                yield self.backoff.delay(attempt)
+
+
+class _Simulation:
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.now = 0.0
+        self.requests = self.refused = 0
+        self.sent: dict[int, int] = {}
+        self._bucket = TokenBucket(LIMIT, 0.0)
+        self._due: list[tuple[float, int, Iterator[float]]] = []
+        self._order = 0
+        self.replicas = [_Replica(self, number) for number in range(scenario.replicas)]
+        for replica in self.replicas:
+            for _ in range(replica.slots):
+                self._at(random.Random(seed).random(), replica.slot())
+
+    def clock(self) -> float:
+        return self.now
+
+    def arrive(self) -> Verdict:
+        """Judge a request as it arrives."""
+        self.sent[int(self.now)] = self.sent.get(int(self.now), 0) + VECTORS
+        away = self.scenario.away
+        if away is not None and away[0] <= self.now < away[1]:
+            return Verdict.FAILED
+        self.requests += 1
+        if self._bucket.wait(VECTORS, self.now) > 0.0:
+            self.refused += 1
+            return Verdict.THROTTLED
+        self._bucket.take(VECTORS, self.now)
+        return Verdict.TAKEN
+
+    def run(self) -> Figures:
+        timeline: list[list[float]] = [[] for _ in self.replicas]
+        while self._due[0][0] < self.scenario.seconds:
+            self.now, _, slot = heapq.heappop(self._due)
+            while len(timeline[0]) * 5.0 <= self.now:
+                for replica, rates in zip(self.replicas, timeline, strict=True):
+                    rates.append(replica.pacer.vectors_per_second * replica.has_records)
+            if self.scenario.leave_at is not None and self.now >= self.scenario.leave_at:
+                for replica in self.replicas[1:]:
+                    replica.has_records = False
+            wait = next(slot, None)
+            if wait is not None:
+                self._at(self.now + max(wait, 1e-6), slot)
+        return self._figures(timeline)
+
+    def _at(self, time: float, slot: Iterator[float]) -> None:
+        self._order += 1
+        heapq.heappush(self._due, (time, self._order, slot))
+
+    def _figures(self, timeline: list[list[float]]) -> Figures:
+        away = self.scenario.away
+        there = self.scenario.seconds - (away[1] - away[0] if away else 0.0)
+        late = [replica.taken_late for replica in self.replicas if replica.has_records]
+        return Figures(
+            sum(replica.taken for replica in self.replicas) / (LIMIT * there),
+            self.refused / self.requests,
+            sum(late) ** 2 / (len(late) * sum(share**2 for share in late)),
+            max(self.sent.values()) / LIMIT,
+            timeline,
+        )
+
+
+def simulate(scenario: Scenario, seed: int) -> Figures:
+    """Run a scenario; the same seed gives the same run."""
+    return _Simulation(scenario, seed).run()
+
+
+def main() -> None:
+    """Print the figures of every scenario."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.pacing", description=__doc__)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the rates over time")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    given = parser.parse_args()
+    runs = {scenario: [simulate(scenario, seed) for seed in range(SEEDS)] for scenario in SCENARIOS}
+    table = Table("replicas", "goodput of the limit", "requests refused", "fairness", "peak second")
+    for scenario, figures in runs.items():
+        table.add_row(scenario.name, *(_spread([each[column] for each in figures]) for column in range(4)))
+    Console(highlight=False).print(table)
+    if given.json:
+        given.json.write_text(
+            json.dumps({scenario.name: [each._asdict() for each in figures] for scenario, figures in runs.items()})
+        )
+    if given.plot:
+        _plot({scenario: figures[0] for scenario, figures in runs.items()}, given.plot)
+
+
+def _spread(values: list[Any]) -> str:
+    return f"{statistics.median(values):.3f} ({min(values):.3f} … {max(values):.3f})"
+
+
+def _plot(runs: dict[Scenario, Figures], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "pacing"  # the same picture has the same bytes
+    figure, axes = plt.subplots(len(runs), 1, figsize=(10, 2.2 * len(runs)), constrained_layout=True)
+    for axis, (scenario, figures) in zip(axes, runs.items(), strict=True):
+        times = [5.0 * place for place in range(len(figures.timeline[0]))]
+        axis.stackplot(times, figures.timeline, linewidth=0.3, edgecolor="white")
+        axis.axhline(LIMIT, color="black", linewidth=0.8, linestyle="--")
+        axis.set_title(f"{scenario.name}: rates in force, stacked; dashed the service's limit", fontsize=9, loc="left")
+        axis.set_ylim(0, 1.5 * LIMIT)
+        axis.set_xlim(0, scenario.seconds)
+        axis.set_ylabel("vectors/s", fontsize=8)
+    axes[-1].set_xlabel("seconds", fontsize=8)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+if __name__ == "__main__":
+    main()
