@@ -151,7 +151,7 @@ def test_prometheus_finds_every_replica_of_the_worker(settings: Settings) -> Non
     assert jobs["oss-vectors-worker"]["dns_sd_configs"] == [
         {"names": ["worker"], "type": "A", "port": settings.http.port, "refresh_interval": "5s"}
     ]
-    assert PROMETHEUS.keys() <= {"global", "rule_files", "scrape_configs"}
+    assert PROMETHEUS.keys() <= {"alerting", "global", "rule_files", "scrape_configs"}
     assert "worker" in SERVICES
 
 
