@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -219,7 +220,19 @@ def run_ci(folder: Path, readme: str) -> "subprocess.CompletedProcess[str]":
     (folder / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/run", folder / ".ci/run")
     (folder / "README.md").write_text(readme)
-    return subprocess.run([folder / ".ci/run"], capture_output=True, text=True, check=False)
+    return subprocess.run([folder / ".ci/run"], capture_output=True, text=True, check=False, env=without_apt(folder))
+
+
+def without_apt(folder: Path) -> dict[str, str]:
+    """An environment with the programs that .ci/run itself calls, in which apt-get only notes what it was asked for."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name in ("bash", "dirname", "env", "python3"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    for name, script in (("id", "echo 0"), ("apt-get", f'echo "$@" >>{folder}/asked')):
+        (programs / name).write_text(f"#!{shutil.which('bash')}\n{script}\n")
+        (programs / name).chmod(0o755)
+    return {**os.environ, "PATH": str(programs)}
 
 
 def test_ci_runs_the_test_command_of_the_readme(tmp_path: Path) -> None:
@@ -227,6 +240,8 @@ def test_ci_runs_the_test_command_of_the_readme(tmp_path: Path) -> None:
     command = "python3 -m venv --help >/dev/null && echo 3 passed && false # pytest"
     ended = run_ci(tmp_path, readme.format(command))
     assert (ended.returncode, ended.stdout.splitlines()) == (1, [f"$ {command}", "3 passed"])
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert (asked[0], asked[1].partition(" prometheus")[0]) == ("update -qq", "install -y --no-install-recommends")
 
 
 @pytest.mark.parametrize(
