@@ -325,6 +325,29 @@ def test_causes_silence_their_effects(alertmanager: str, series: Series) -> None
     assert [pair for pair, state in zip(pairs, told, strict=True) if state != ("active", "suppressed")] == []
 
 
+@pytest.mark.parametrize(
+    ("cause", "effects"),
+    [
+        (
+            "BlockedTarget",
+            "RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow LatencyBudgetBurnFast LatencyBudgetBurnSlow",
+        ),
+        ("DeadLetterLimitNear", "DeadLetterRatioHigh"),
+        ("LagGrowing", "PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow"),
+        ("LatencyBudgetBurnFast", "LatencyBudgetBurnSlow"),
+        ("MemberFenced", "RestartLoop RebalanceStorm PartitionsLost"),
+    ],
+)
+def test_a_cause_silences_all_that_comes_of_it(cause: str, effects: str, series: Series) -> None:
+    silenced = {t["alertname"] for s, t in inhibited(series) if s["alertname"] == f"OssVectors{cause}"}
+    assert silenced == {f"OssVectors{effect}" for effect in effects.split()}
+
+
+def test_a_job_without_a_worker_silences_every_other_alert(series: Series) -> None:
+    silenced = {t["alertname"] for s, t in inhibited(series) if s.get("seen_as") == "none_up"}
+    assert silenced == set(NAMES)  # of OssVectorsWorkerDown, the rule for one target
+
+
 VECTORS = {"topic": "vectors", "partition": "0"}
 DOWN = {"alertname": "OssVectorsWorkerDown", "seen_as": "no_answer", "instance": "a"}
 
