@@ -322,6 +322,7 @@ OWNED_CLIENT_SETTINGS: Final = frozenset(
         *("client_id", "consumer_timeout_ms", "default_offset_commit_callback", "enable_auto_commit"),
         *("enable_idempotence", "group_id", "group_instance_id", "heartbeat_interval_ms", "isolation_level"),
         *(
+            "kafka_client",
             "key_deserializer",
             "key_serializer",
             "max_poll_interval_ms",

@@ -34,6 +34,8 @@ KAFKA_ERROR_KINDS: Final = (
 )
 SKIP_REASONS: Final = ("retention", "reset_latest")
 _REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_FETCH_SECONDS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 15)  # a broker with nothing new waits 0.5 s
+_REBALANCE_SECONDS: Final = (0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 28800, 86400)
 _BATCH_RECORDS: Final = (1, 5, 10, 25, 50, 100, 200, 300, 400, 500)
 _BATCH_BYTES: Final = (1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4e6, 8e6, 12e6, 16e6, 21e6)
@@ -51,7 +53,10 @@ class Metrics:
         self._count(registry)
         self._gauge(registry)
         self._observe(registry)
+        self._watch_the_client(registry)
         self._make_known_series()
+        # The ledger knows it also where the main loop does not turn, or has no consumer to ask.
+        self.assigned_partitions.set_function(lambda: len(ledger.assignments()))
         registry.register(_LedgerCollector(ledger, self.ends))
         registry.register(_StatusCollector(status, self.topics))
         prometheus_client.ProcessCollector(registry=registry)
@@ -84,6 +89,7 @@ class Metrics:
             "oss_vectors_uploaded_bytes",
             "Bytes of PutVectors and DeleteVectors bodies, each attempt.",
             ["index"],
+            unit="bytes",
             registry=r,
         )
         self.retries = Counter("oss_vectors_retries", "Requests that are sent again.", ["reason"], registry=r)
@@ -95,6 +101,7 @@ class Metrics:
             "oss_vectors_rate_limit_wait_seconds",
             "Seconds that requests waited for the rate limit or a closed gate.",
             ["index"],
+            unit="seconds",
             registry=r,
         )
         self.skipped_offsets = Counter(
@@ -115,16 +122,26 @@ class Metrics:
             "oss_vectors_rate_limit_vectors_per_second",
             "The rate in force, vectors a second; 0 for no limit.",
             ["index"],
+            unit="vectors_per_second",
             registry=r,
         )
         self.last_commit = Gauge(
-            "oss_vectors_last_commit_timestamp_seconds", "When offsets were last committed, Unix time.", registry=r
+            "oss_vectors_last_commit_timestamp_seconds",
+            "When offsets were last committed, Unix time.",
+            unit="seconds",
+            registry=r,
         )
         self.last_put = Gauge(
-            "oss_vectors_last_put_timestamp_seconds", "When the service last took a request, Unix time.", registry=r
+            "oss_vectors_last_put_timestamp_seconds",
+            "When the service last took a request, Unix time.",
+            unit="seconds",
+            registry=r,
         )
         self.last_poll = Gauge(
-            "oss_vectors_last_poll_timestamp_seconds", "When the consumer last polled, Unix time.", registry=r
+            "oss_vectors_last_poll_timestamp_seconds",
+            "When the consumer last polled, Unix time.",
+            unit="seconds",
+            registry=r,
         )
         self.assigned_partitions = Gauge(
             "oss_vectors_assigned_partitions", "Partitions that this process owns.", registry=r
@@ -132,7 +149,7 @@ class Metrics:
         self.paused_partitions = Gauge(
             "oss_vectors_paused_partitions", "Of these, how many are not fetched now.", registry=r
         )
-        self.buffer_limit = Gauge("oss_vectors_buffer_limit_bytes", "buffer.max_bytes.", registry=r)
+        self.buffer_limit = Gauge("oss_vectors_buffer_limit_bytes", "buffer.max_bytes.", unit="bytes", registry=r)
         self.worker_info = Gauge(
             "oss_vectors_worker_info",
             "1, with the version and who it is in Kafka.",
@@ -142,12 +159,18 @@ class Metrics:
 
     def _observe(self, r: CollectorRegistry) -> None:
         self.batch_records = Histogram(
-            "oss_vectors_batch_records", "Records in a sealed batch.", ["index"], buckets=_BATCH_RECORDS, registry=r
+            "oss_vectors_batch_records",
+            "Records in a sealed batch.",
+            ["index"],
+            unit="records",
+            buckets=_BATCH_RECORDS,
+            registry=r,
         )
         self.batch_bytes = Histogram(
             "oss_vectors_batch_bytes",
             "Bytes of a sealed batch's PutVectors body.",
             ["index"],
+            unit="bytes",
             buckets=_BATCH_BYTES,
             registry=r,
         )
@@ -155,11 +178,55 @@ class Metrics:
             "oss_vectors_request_duration_seconds",
             "Seconds of one attempt, sent to answered.",
             ["operation"],
+            unit="seconds",
             buckets=_REQUEST_SECONDS,
             registry=r,
         )
         self.record_latency = _RecordLatency(self.topics)
         r.register(self.record_latency)
+
+    def _watch_the_client(self, r: CollectorRegistry) -> None:
+        """What `worker.client_figures` counts of the group's consumer, over all that this process makes in its time."""
+        self.kafka_client_fetch_duration = Histogram(
+            "oss_vectors_kafka_client_fetch_duration_seconds",
+            "Seconds from a fetch to its answer, for which a broker with nothing new waits fetch_max_wait_ms.",
+            unit="seconds",
+            buckets=_FETCH_SECONDS,
+            registry=r,
+        )
+        self.kafka_client_fetched_bytes = Counter(
+            "oss_vectors_kafka_client_fetched_bytes",
+            "Bytes of record batches fetched, as they came, so compressed.",
+            ["topic"],
+            unit="bytes",
+            registry=r,
+        )
+        self.kafka_client_rebalance_duration = Histogram(
+            "oss_vectors_kafka_client_rebalance_duration_seconds",
+            "Seconds from asking to join the group to the assignment, with what failed in between.",
+            unit="seconds",
+            buckets=_REBALANCE_SECONDS,
+            registry=r,
+        )
+        self.kafka_client_failed_rebalances = Counter(
+            "oss_vectors_kafka_client_failed_rebalances",
+            "Joins and syncs that were refused or not answered; they are tried again.",
+            registry=r,
+        )
+        self.kafka_client_last_heartbeat = Gauge(
+            "oss_vectors_kafka_client_last_heartbeat_timestamp_seconds",
+            "When the group last took a heartbeat, Unix time; there are none during a join.",
+            unit="seconds",
+            registry=r,
+        )
+        self.kafka_client_connections = Gauge(
+            "oss_vectors_kafka_client_connections", "Connections of the consumer to brokers that are open.", registry=r
+        )
+        self.kafka_client_connection_errors = Counter(
+            "oss_vectors_kafka_client_connection_errors",
+            "Connections of the consumer to brokers that could not be made, or ended with an error.",
+            registry=r,
+        )
 
     def _make_known_series(self) -> None:
         """Make the series whose labels are known, at 0, so that rate() sees their first step."""
@@ -181,6 +248,7 @@ class Metrics:
 
     def _make_topic_series(self, topic: str) -> None:
         self.key_mismatch.labels(topic)
+        self.kafka_client_fetched_bytes.labels(topic)
         for reason in Reason:
             self.dead_letters.labels(topic, reason.value)
         for skip in SKIP_REASONS:
@@ -242,6 +310,7 @@ class _RecordLatency:
             "oss_vectors_record_latency_seconds",
             "Seconds from the message's timestamp to its final outcome.",
             labels=["topic"],
+            unit="seconds",
         )
         with self._lock:
             for topic, counts in self._counts.items():
@@ -295,13 +364,15 @@ def _record_families(books: Books) -> Iterator[Metric]:
         settled.add_metric([topic, outcome.value], count)
     yield from (consumed, settled, buffered)
     yield GaugeMetricFamily(
-        "oss_vectors_buffer_bytes", "Bytes held by records not yet settled.", value=books.buffer_bytes
+        "oss_vectors_buffer_bytes", "Bytes held by records not yet settled.", value=books.buffer_bytes, unit="bytes"
     )
 
 
 def _partition_families(books: Books, ends: Mapping[Partition, int]) -> Iterator[Metric]:
     labels = ["topic", "partition"]
-    lag = GaugeMetricFamily("oss_vectors_consumer_lag_records", "End offset less watermark.", labels=labels)
+    lag = GaugeMetricFamily(
+        "oss_vectors_consumer_lag_records", "End offset less watermark.", labels=labels, unit="records"
+    )
     end = GaugeMetricFamily("oss_vectors_end_offset", "End of the partition, at the isolation level.", labels=labels)
     watermark = GaugeMetricFamily("oss_vectors_watermark_offset", "The lowest offset not yet settled.", labels=labels)
     committed = GaugeMetricFamily("oss_vectors_committed_offset", "The offset last committed.", labels=labels)
@@ -309,6 +380,7 @@ def _partition_families(books: Books, ends: Mapping[Partition, int]) -> Iterator
         "oss_vectors_oldest_unsettled_age_seconds",
         "Seconds since the oldest unsettled record was polled.",
         labels=labels,
+        unit="seconds",
     )
     for figures in books.partitions:
         values = [figures.partition.topic, str(figures.partition.partition)]

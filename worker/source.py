@@ -24,10 +24,12 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.net.compat import KafkaNetClient
 from kafka.structs import MemberState
 
 from worker import kafka_client
 from worker.batch import Message
+from worker.client_figures import ClientFigures
 from worker.config import Kafka
 from worker.errors import BlockReason, BrokerUnavailable, Fenced
 from worker.metrics import Metrics
@@ -145,6 +147,7 @@ class KafkaSource:
         self._hooks = hooks
         self._clock = clock
         self._wall = wall
+        self._figures = ClientFigures(metrics, clock, wall)
         self._consumer: Any = None
         self._committing_since: float | None = None
         self._stable_at = self._member_at = clock()  # when it last was a member; when it last was, or was about to be
@@ -161,7 +164,8 @@ class KafkaSource:
         """Connect and subscribe. Raises `BrokerUnavailable`, after which it may be called again."""
         tried = ", ".join(self._settings.bootstrap_servers)
         try:
-            consumer = KafkaConsumer(
+            consumer = _make_consumer(
+                self._figures.make_client,
                 **kafka_client.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG),
                 **kafka_client.group(self._settings),
                 auto_offset_reset="none",
@@ -280,6 +284,7 @@ class KafkaSource:
         """Drop a consumer that is no member any more, with all that it had."""
         consumer, self._consumer = self._consumer, None
         self._end(self._ledger.assignments())
+        self._metrics.paused_partitions.set(0)
         self._joined = False
         _close(consumer)
 
@@ -512,7 +517,9 @@ class KafkaSource:
             if is_wanted == (tp in paused):
                 with contextlib.suppress(*_GONE):
                     (self._consumer.resume if is_wanted else self._consumer.pause)(tp)
-        return sum(1 for tp in assigned if not wanted.get(tp, False))
+        held_back = sum(1 for tp in assigned if not wanted.get(tp, False))
+        self._metrics.paused_partitions.set(held_back)
+        return held_back
 
     def positions(self, assignments: Iterable[Assignment]) -> None:
         """Enter into the ledger how far partitions with nothing outstanding were read."""
@@ -586,9 +593,12 @@ class KafkaSource:
                 self._consumer.close(autocommit=False, timeout_ms=max(1, round(timeout * 500)))
             self._hand_over_seconds = _HAND_OVER_SECONDS
             self._consumer = None
+        self._metrics.paused_partitions.set(0)
         self._joined = False
 
     def _count(self, error: BaseException) -> None:
+        if isinstance(error, kafka_errors.RebalanceInProgressError):
+            return  # nothing is wrong: what was asked for is asked again after it
         self._metrics.kafka_errors.labels(kafka_client.kind_of(error)).inc()
 
     # -- rebalances, on the client's IO thread
@@ -774,8 +784,8 @@ class EndWatcher:
         consumer: Any = None
         while not self._stop.is_set():
             try:
-                consumer = consumer or KafkaConsumer(
-                    **kafka_client.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG)
+                consumer = consumer or _make_consumer(
+                    KafkaNetClient, **kafka_client.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG)
                 )
                 self._look(consumer)
             except Exception as error:  # the client raises what it meets; the figures get old, and it is tried again
@@ -794,6 +804,22 @@ class EndWatcher:
             return
         ends = consumer.end_offsets(partitions, timeout_ms=kafka_client.REQUEST_TIMEOUT_MS)
         self._metrics.ends.update({Partition(tp.topic, tp.partition): int(end) for tp, end in ends.items()})
+
+
+def _make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
+    """Return a consumer; where no broker answers, its constructor raises and leaves a thread and sockets to nobody."""
+    clients: list[Any] = []
+
+    def make(**client_config: Any) -> Any:
+        clients.append(make_client(**client_config))
+        return clients[-1]
+
+    try:
+        return KafkaConsumer(**config, kafka_client=make)
+    except Exception:
+        for client in clients:
+            client.close()
+        raise
 
 
 def _close(consumer: Any) -> None:

@@ -20,6 +20,7 @@ LAYERS = [
     {"deadletter"},
     {"delivery"},
     {"oss", "source"},
+    {"client_figures"},
     {"health", "metrics"},
     {"kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},

@@ -1,11 +1,15 @@
 """What a scrape shows: every name and label of the contract, at 0 from the start, and books that balance."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_string_to_metric_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -52,6 +56,13 @@ rebalances_total counter event
 assigned_partitions gauge
 paused_partitions gauge
 kafka_errors_total counter kind
+kafka_client_fetch_duration_seconds histogram
+kafka_client_fetched_bytes_total counter topic
+kafka_client_rebalance_duration_seconds histogram
+kafka_client_failed_rebalances_total counter
+kafka_client_last_heartbeat_timestamp_seconds gauge
+kafka_client_connections gauge
+kafka_client_connection_errors_total counter
 buffer_bytes gauge
 buffer_limit_bytes gauge
 state gauge state
@@ -84,6 +95,16 @@ KNOWN: dict[tuple[str, str], Iterable[str]] = {
     ("skipped_offsets_total", "reason"): ("retention", "reset_latest"),
     ("commits_total", "result"): ("ok", "failed"),
     ("rebalances_total", "event"): ("assigned", "revoked", "lost"),
+    ("kafka_errors_total", "kind"): [
+        "connection",
+        "authentication",
+        "authorization",
+        "metadata",
+        "fetch",
+        "commit",
+        "group",
+        "other",
+    ],
     ("state", "state"): ["starting", "running", "blocked", "draining", "stopped", "failed"],
     ("blocked", "reason"): [
         "credentials",
@@ -129,19 +150,82 @@ def setup() -> Setup:
     return Setup()
 
 
-def test_every_metric_of_the_contract_is_there_with_its_type_and_labels_and_no_other(setup: Setup) -> None:
+FORMS = pytest.mark.parametrize(
+    ("write", "read"),
+    [(generate_latest, text_string_to_metric_families), (generate_openmetrics, openmetrics_string_to_metric_families)],
+    ids=["text", "OpenMetrics"],
+)
+Write = Callable[[CollectorRegistry], bytes]
+Read = Callable[[str], Iterable[Metric]]
+write_openmetrics: Write = generate_openmetrics
+read_openmetrics: Read = openmetrics_string_to_metric_families
+
+
+@pytest.fixture
+def full(setup: Setup) -> Setup:
+    """Every metric with a series."""
     opened(setup.ledger, position=3)
     setup.ledger.committed({setup.ledger.assignments()[0]: 3})
     setup.metrics.ends.update({Partition("vectors", 0): 5})
     setup.metrics.worker_info.labels("1", "g", "c").set(1)
+    return setup
+
+
+@FORMS
+def test_every_metric_of_the_contract_is_there_with_its_type_and_labels_and_no_other(
+    full: Setup, write: Write, read: Read
+) -> None:
     found = set()
-    for family in text_string_to_metric_families(generate_latest(setup.registry).decode()):
+    for family in read(write(full.registry).decode()):
         name = family.name + ("_total" if family.type == "counter" else "")
         if name.startswith("oss_vectors_"):
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}
             found.add((name.removeprefix("oss_vectors_"), family.type, frozenset(labels)))
     lines = [line.split() for line in CONTRACT.strip().splitlines()]
     assert found == {(name, kind, frozenset(labels)) for name, kind, *labels in lines}
+
+
+@FORMS
+def test_the_series_have_the_names_of_the_contract(full: Setup, write: Write, read: Read) -> None:
+    found = {sample.name for family in read(write(full.registry).decode()) for sample in family.samples}
+    expected = set()
+    for name, kind, *_ in (line.split() for line in CONTRACT.strip().splitlines()):
+        expected |= {
+            f"oss_vectors_{name}{end}" for end in (["_bucket", "_count", "_sum"] if kind == "histogram" else [""])
+        }
+    assert {name for name in found if name.startswith("oss_vectors_")} == expected
+
+
+def test_openmetrics_tells_the_unit_of_each_metric_whose_name_ends_in_one(full: Setup) -> None:
+    told = {
+        family.name.removeprefix("oss_vectors_"): family.unit
+        for family in read_openmetrics(write_openmetrics(full.registry).decode())
+        if family.name.startswith("oss_vectors_")
+    }
+    expected = {
+        name: next(
+            (unit for unit in ("vectors_per_second", "seconds", "bytes", "records") if name.endswith(f"_{unit}")), ""
+        )
+        for name in told
+    }
+    assert told == expected
+    assert set(told.values()) == {"vectors_per_second", "seconds", "bytes", "records", ""}
+
+
+@pytest.mark.parametrize(
+    ("histogram", "lowest", "highest"),
+    [
+        ("request_duration_seconds", 0.005, 60),
+        ("record_latency_seconds", 0.01, 86_400),
+        ("batch_records", 1, 500),
+        ("batch_bytes", 1_000, 21_000_000),
+        ("kafka_client_fetch_duration_seconds", 0.005, 15),
+        ("kafka_client_rebalance_duration_seconds", 0.05, 600),
+    ],
+)
+def test_the_buckets_span_what_is_to_be_told_apart(setup: Setup, histogram: str, lowest: float, highest: float) -> None:
+    limits = sorted({float(s.labels["le"]) for s in setup.samples() if s.name == f"oss_vectors_{histogram}_bucket"})
+    assert (limits[0], limits[-2], limits[-1]) == (lowest, highest, float("inf"))
 
 
 def test_known_label_values_are_there_at_zero_from_the_start(setup: Setup) -> None:
@@ -244,6 +328,17 @@ def test_the_books_balance_in_every_scrape_while_records_come_and_go(setup: Setu
 
 
 # -- partitions
+
+
+def test_the_assigned_partitions_are_those_of_the_ledger_also_when_the_main_loop_tells_nothing(setup: Setup) -> None:
+    partitions = [Partition("vectors", number) for number in range(3)]
+    seen = [setup.value("assigned_partitions")]
+    for partition in partitions:
+        setup.ledger.assign(partition)
+    seen.append(setup.value("assigned_partitions"))
+    setup.ledger.fence(partitions)
+    seen.append(setup.value("assigned_partitions"))
+    assert seen == [0, 3, 0]
 
 
 @pytest.mark.parametrize(
