@@ -41,7 +41,7 @@ class ClientFigures:
 
     def _open_connections(self) -> int:
         """Return how many connections the newest consumer has; those of one that was dropped are nobody's."""
-        return 0 if self._manager is None or self._manager.closed else len(self._manager.open_connections)
+        return 0 if self._manager is None else len(self._manager.open_connections)
 
 
 class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types

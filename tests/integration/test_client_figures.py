@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from kafka.errors import KafkaError, RebalanceInProgressError, UnknownMemberIdError
+from kafka.errors import KafkaError, RebalanceInProgressError, RequestTimedOutError, UnknownMemberIdError
 
 from tests.support.broker import TopicFactory
 from tests.support.member import Member
@@ -147,6 +147,18 @@ def test_a_join_that_the_group_refuses_is_counted_as_failed(watched: Watched) ->
     source.start()
     watched.member.turns_until(lambda: watched.value("failed_rebalances_total") >= 1, "a join is refused")
     assert watched.value("rebalance_duration_seconds_count") == 0
+
+
+def test_a_connection_that_is_lost_is_counted_as_an_error_and_made_again(watched: Watched) -> None:
+    watched.read(len(RECORDS))
+    manager: Any = watched.member.source._figures._manager
+    before = watched.value("connections")
+    lost = next(iter(manager.open_connections))
+
+    manager.call_soon(lambda: lost.close(RequestTimedOutError()))  # as the client does with a silent broker
+
+    watched.member.turns_until(lambda: watched.value("connection_errors_total") == 1, "it is counted")
+    watched.member.turns_until(lambda: watched.value("connections") == before, "another is there")
 
 
 @pytest.fixture
