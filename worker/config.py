@@ -23,7 +23,12 @@ from worker.errors import SettingsError
 
 ENV_PREFIX: Final = "OSS_VECTORS_"
 CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
-SECRETS: Final = frozenset({"kafka.sasl_plain_password", "kafka.ssl_password", "kafka.client", "oss.proxy_url"})
+SECRETS: Final = frozenset(
+    {
+        *("kafka.sasl_plain_password", "kafka.ssl_password", "kafka.client", "oss.proxy_url"),
+        "oss.credentials_process",  # a command line may hold what it signs in with
+    }
+)
 HIDDEN: Final = "********"
 
 _YEAR: Final = 31_536_000  # seconds; the system's waits end in an overflow, which infinity would be

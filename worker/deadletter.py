@@ -22,7 +22,7 @@ from worker.delivery import DeadLetter
 from worker.errors import BlockReason
 from worker.metrics import Metrics
 from worker.offsets import Ledger, Outcome
-from worker.state import Block, Status
+from worker.state import Block, DeadLettered, Status
 
 log = logging.getLogger(__name__)
 
@@ -335,19 +335,19 @@ class DeadLetterWriter:
         topic, partition = letter.assignment.partition
         if not self._settings.topic:
             block = Block(topic, BlockReason.NO_DEAD_LETTER, partition)
-            self._park(letter, block, f"there is no dead-letter topic for {_where(letter)}: {letter.text}")
+            self._park(letter, block, f"there is no dead-letter topic for {_where(letter)}")
             return False
         if not self._limit.allows(topic):
             message = (
-                f"more dead letters than dead_letter.limit_ratio allows; the next is {_where(letter)}, {letter.reason}: "
-                f"{letter.text}. Mend what sends them, or set dead_letter.accept_until"
+                "more dead letters than dead_letter.limit_ratio allows: mend what sends them, or set "
+                f"dead_letter.accept_until; the next is {_where(letter)}, {letter.reason}"
             )
             self._park(letter, Block(topic, BlockReason.DEAD_LETTER_LIMIT), message)
             return False
         return True
 
     def _park(self, letter: DeadLetter, block: Block, message: str) -> None:
-        self._status.block(block, message)
+        self._status.block(block, message, quote=letter.text)
         self._parked.append(_Parked(letter, block))
 
     def _owned(self, letters: list[DeadLetter]) -> list[DeadLetter]:
@@ -446,15 +446,17 @@ class DeadLetterWriter:
     def _settle(self, letter: DeadLetter) -> None:
         self._metrics.dead_letter_writes.labels("ok").inc()
         self._unblock()
-        topic = letter.assignment.partition.topic
+        topic, partition = letter.assignment.partition
         if self._ledger.settle((letter,), Outcome.DEAD_LETTERED):
+            now = self._wall()
             self._metrics.dead_letters.labels(topic, letter.reason.value).inc()
-            self._metrics.settled(topic, (letter.message.timestamp,), self._wall())
+            self._metrics.settled(topic, (letter.message.timestamp,), now)
+            self._status.dead_lettered(DeadLettered(topic, partition, letter.offset, letter.reason, now))
         log.warning(
             "dead letter",
             extra={
                 "topic": topic,
-                "partition": letter.assignment.partition.partition,
+                "partition": partition,
                 "offset": letter.offset,
                 "reason": letter.reason.value,
                 "error": letter.text,

@@ -578,7 +578,7 @@ class Courier:
             first[item.assignment.partition] = min(item.offset, first.get(item.assignment.partition, item.offset))
         for partition, offset in first.items():
             block = Block(partition.topic, BlockReason.RECORD_STUCK, partition.partition)
-            self._context.status.block(block, f"{partition} offset {offset}: {error}")
+            self._context.status.block(block, f"{partition} offset {offset}", quote=str(error))
 
     def _dead_letter(self, part: _Part, error: SinkError) -> list[_Part]:
         """Give up the one record; the version whose place it had taken is tried in its stead."""

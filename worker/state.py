@@ -1,17 +1,20 @@
-"""What the worker tells of itself: its state with the reason, and what blocks which topic.
+"""What the worker tells of itself: its state with the reason, what blocks which topic, and the last dead letters.
 
-Written by the threads that know, read by metrics and health. It has a lock of its own, for nothing here decides about
-records.
+Written by the threads that know, read by metrics, health and the page. It has a lock of its own, for nothing here
+decides about records.
 """
 
 import logging
 import threading
+from collections import deque
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from worker.errors import BlockReason
+from worker.errors import BlockReason, Reason
 
 log = logging.getLogger(__name__)
+
+DEAD_LETTERS_KEPT: Final = 3  # of each reason, so that many of one do not push the few of another out
 
 
 class State(StrEnum):
@@ -37,8 +40,28 @@ class Block(NamedTuple):
         return f"{where}: {self.reason.value}"
 
 
+class DeadLettered(NamedTuple):
+    """Where a dead letter came from, and why. It holds nothing of the record. `at` is Unix time in seconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: Reason
+    at: float
+
+
+class _Told(NamedTuple):
+    """What is told of a block, and what of that may quote a record."""
+
+    message: str
+    quote: str
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.quote}" if self.quote else self.message
+
+
 class Reading(NamedTuple):
-    """One reading of the status. `blocks` has a message for each."""
+    """One reading of the status. `blocks` has a message for each, which may quote a record."""
 
     state: State
     reason: str
@@ -53,7 +76,8 @@ class Status:
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._reason = "starting"
-        self._blocks: dict[Block, str] = {}
+        self._blocks: dict[Block, _Told] = {}
+        self._dead_letters: dict[Reason, deque[DeadLettered]] = {}
         self._last_turn = now
 
     def enter(self, state: State, reason: str) -> None:
@@ -69,13 +93,17 @@ class Status:
         """Note that the main loop turned, at `now` seconds of the monotonic clock."""
         self._last_turn = now
 
-    def block(self, block: Block, message: str) -> None:
-        """Note that a topic or partition cannot move; the first time is logged."""
+    def block(self, block: Block, message: str, quote: str = "") -> None:
+        """Note that a topic or partition cannot move; the first time is logged.
+
+        `quote` is the rest of the message where it may quote a record: log and /readyz tell it, the page does not.
+        """
+        told = _Told(message, quote)
         with self._lock:
             new = block not in self._blocks
-            self._blocks[block] = message
+            self._blocks[block] = told
         if new:
-            log.error("blocked", extra={"what": str(block), "error": message})
+            log.error("blocked", extra={"what": str(block), "error": str(told)})
 
     def unblock(self, block: Block) -> None:
         """Note that it is over; that too is logged."""
@@ -103,4 +131,21 @@ class Status:
     def read(self) -> Reading:
         """Return one consistent reading."""
         with self._lock:
-            return Reading(self._state, self._reason, dict(self._blocks), self._last_turn)
+            blocks = {block: str(told) for block, told in self._blocks.items()}
+            return Reading(self._state, self._reason, blocks, self._last_turn)
+
+    def messages(self) -> dict[Block, str]:
+        """Return what blocks with its message, as far as that quotes no record."""
+        with self._lock:
+            return {block: told.message for block, told in self._blocks.items()}
+
+    def dead_lettered(self, letter: DeadLettered) -> None:
+        """Note a dead letter that was written."""
+        with self._lock:
+            self._dead_letters.setdefault(letter.reason, deque(maxlen=DEAD_LETTERS_KEPT)).append(letter)
+
+    def dead_letters(self) -> list[DeadLettered]:
+        """Return the last `DEAD_LETTERS_KEPT` dead letters of each reason, the newest first."""
+        with self._lock:
+            kept = [letter for letters in self._dead_letters.values() for letter in letters]
+        return sorted(kept, key=lambda letter: letter.at, reverse=True)

@@ -1,6 +1,7 @@
 """Dead letters: their headers, their limit, and that each counts once the broker has acknowledged it."""
 
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from worker.delivery import DeadLetter
 from worker.errors import BlockReason, Reason, Refused
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Outcome, Partition
-from worker.state import Block, Status
+from worker.state import Block, DeadLettered, Status
 
 WALL = 1_700_000_000.5
 WAIT_SECONDS = 10.0  # for an event of the writer's thread, which is there at once unless something is broken
@@ -272,8 +273,8 @@ class WatchedStatus(Status):
 
     events: Events
 
-    def block(self, block: Block, message: str) -> None:
-        super().block(block, message)
+    def block(self, block: Block, message: str, quote: str = "") -> None:
+        super().block(block, message, quote)
         self.events.put(("blocked", block))
 
     def unblock(self, block: Block) -> None:
@@ -358,6 +359,7 @@ def test_a_letter_that_the_broker_acknowledged_is_settled_and_counted_with_its_r
     labels = {"topic": "vectors", "reason": "dimension"}
     assert registry.get_sample_value("oss_vectors_dead_letters_total", labels) == 1
     assert registry.get_sample_value("oss_vectors_record_latency_seconds_count", {"topic": "vectors"}) == 1
+    assert stage.status.dead_letters() == [DeadLettered("vectors", 0, 0, Reason.DIMENSION, WALL)]
     assert (stage.written("ok"), stage.written("failed")) == (1, 0)
 
 
@@ -446,9 +448,12 @@ def test_without_a_dead_letter_topic_the_first_letter_blocks_its_partition_until
     stage.writer.start()
     stage.submit(FakeMessage(0))
     stage.events.wait_for(("blocked", block))
+    told = "there is no dead-letter topic for vectors/0 offset 0"
+    assert (stage.status.messages()[block], stage.status.read().blocks[block]) == (told, f"{told}: 2 numbers, not 3")
     stage.ledger.close([Partition("vectors", 0)])
     stage.events.wait_for(("unblocked", block))
     assert (stage.broker.sent, stage.settled(), stage.ledger.buffer_bytes) == ([], 0, 0)
+    assert stage.status.dead_letters() == []
 
 
 def test_beyond_the_limit_nothing_is_written_and_the_topic_is_blocked(new_stage: NewStage) -> None:
@@ -459,7 +464,12 @@ def test_beyond_the_limit_nothing_is_written_and_the_topic_is_blocked(new_stage:
     for _ in range(20):
         stage.events.wait_for("landed")
     assert (stage.settled(), len(stage.broker.sent), stage.assignment.watermark) == (20, 20, 20)
-    assert list(stage.status.read().blocks) == [block]
+    ((told_of, message),) = stage.status.messages().items()
+    known = (
+        "more dead letters than dead_letter.limit_ratio allows: mend what sends them, or set dead_letter.accept_until"
+    )
+    assert (told_of, message.partition("; ")[0]) == (block, known)
+    assert re.fullmatch(r"the next is vectors/0 offset 2[0-4], dimension", message.partition("; ")[2])
 
 
 def test_a_broker_without_idempotence_is_written_to_without_it_where_that_is_left_to_the_worker(

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from worker.errors import BlockReason
-from worker.state import Block, Reading, State, Status
+from worker.errors import BlockReason, Reason
+from worker.state import DEAD_LETTERS_KEPT, Block, DeadLettered, Reading, State, Status
 
 
 def test_it_begins_as_starting_with_nothing_blocked() -> None:
@@ -90,3 +90,23 @@ def test_a_turn_of_the_main_loop_is_noted() -> None:
     status = Status(0.0)
     status.turned(7.5)
     assert status.read().last_turn == 7.5
+
+
+def test_what_may_quote_a_record_is_logged_and_read_but_not_among_the_messages(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    status = Status(0.0)
+    status.block(STUCK, "vectors/1 offset 7", quote="500 InternalError: x")
+    whole = "vectors/1 offset 7: 500 InternalError: x"
+    assert (status.read().blocks, status.messages()) == ({STUCK: whole}, {STUCK: "vectors/1 offset 7"})
+    assert [record.__dict__["error"] for record in caplog.records] == [whole]
+
+
+def test_the_last_dead_letters_of_each_reason_are_kept_the_newest_first() -> None:
+    status = Status(0.0)
+    rare = DeadLettered("vectors", 0, 3, Reason.REFUSED, 1.0)
+    status.dead_lettered(rare)
+    many = [DeadLettered("vectors", 1, offset, Reason.DIMENSION, 2.0 + offset) for offset in range(100)]
+    for letter in many:
+        status.dead_lettered(letter)
+    assert status.dead_letters() == [*many[: -DEAD_LETTERS_KEPT - 1 : -1], rare]
