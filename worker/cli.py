@@ -44,12 +44,12 @@ def run(config_file: Path | None) -> None:
     """Run the worker until SIGTERM or SIGINT."""
     from worker import log, wiring  # noqa: PLC0415 - the other commands start without the clients
 
-    settings = _load(config_file, to_run=True).settings
-    log.configure(settings.log)
+    loaded = _load(config_file, to_run=True)
+    log.configure(loaded.settings.log)
     stop = Stop()
     _stop_on_signals(stop)
     try:
-        wiring.run(settings, stop, os.environ)
+        wiring.run(loaded, stop, os.environ)
     except SettingsError as error:
         _refuse(error)
     except FatalError as error:

@@ -141,6 +141,7 @@ class KafkaSource:
         self._open_again_at: dict[Partition, float] = {}
         self._unreadable: dict[Partition, _Unreadable] = {}
         self._topics = tuple(topics)
+        self._paused: frozenset[Partition] = frozenset()
         self._ledger = ledger
         self._status = status
         self._metrics = metrics
@@ -517,9 +518,14 @@ class KafkaSource:
             if is_wanted == (tp in paused):
                 with contextlib.suppress(*_GONE):
                     (self._consumer.resume if is_wanted else self._consumer.pause)(tp)
-        held_back = sum(1 for tp in assigned if not wanted.get(tp, False))
-        self._metrics.paused_partitions.set(held_back)
-        return held_back
+        self._paused = frozenset(Partition(*tp) for tp in assigned if not wanted.get(tp, False))
+        self._metrics.paused_partitions.set(len(self._paused))
+        return len(self._paused)
+
+    @property
+    def paused(self) -> frozenset[Partition]:
+        """The partitions that are not fetched, as `steer` last left them."""
+        return self._paused
 
     def positions(self, assignments: Iterable[Assignment]) -> None:
         """Enter into the ledger how far partitions with nothing outstanding were read."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from worker import __version__
-from worker.config import Settings
+from worker.config import Loaded, Settings, in_force
 from worker.deadletter import DeadLetterWriter, Limit, make_producer
 from worker.delivery import Lane, LaneContext
 from worker.health import STILL_SECONDS, HttpServer, Pages
@@ -19,6 +19,7 @@ from worker.metrics import Metrics
 from worker.offsets import Ledger
 from worker.oss import OssSink
 from worker.pace import Backoff
+from worker.page import Page
 from worker.source import EndWatcher, KafkaSource, RevokeHooks
 from worker.state import Status
 from worker.stop import Stop
@@ -28,17 +29,17 @@ log = logging.getLogger(__name__)
 MAIN_LOOP_STILL_SECONDS: Final = 120.0  # after which the process ends; /healthz says so from 60 s on
 
 
-def run(settings: Settings, stop: Stop, environ: Mapping[str, str] = os.environ) -> None:
+def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> None:
     """Run the worker until `stop` is set and it has drained.
 
     Raises `SettingsError` where credentials are not there, `FatalError` where it cannot go on.
     """
+    settings = loaded.settings
     sink = OssSink(settings.oss, environ, max_connections=settings.delivery.max_in_flight * len(settings.indexes) + 2)
     ledger = Ledger(settings.topics, time.monotonic)
     status = Status(time.monotonic())
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)
     metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
-    http = HttpServer(settings.http, Pages(metrics.registry, status, ledger, time.monotonic))
     limit = Limit(settings.dead_letter, time.time)
     dead_letters = DeadLetterWriter(
         settings.dead_letter,
@@ -64,6 +65,8 @@ def run(settings: Settings, stop: Stop, environ: Mapping[str, str] = os.environ)
         clock=time.monotonic,
         wall=time.time,
     )
+    page = Page(metrics.registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time)
+    http = HttpServer(settings.http, Pages(metrics.registry, status, ledger, page, time.monotonic))
     watcher = EndWatcher(settings.kafka, ledger, metrics)
     parts = Parts(
         settings, source, lanes, dead_letters, limit, watcher, ledger, status, metrics, time.monotonic, time.time

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from kafka import KafkaProducer
 
-from tests.support.worker import Record, Stage, StageFactory, WorkerFactory, vector_record, wait_for
+from tests.support.worker import Record, Stage, StageFactory, WorkerFactory, WorkerProcess, vector_record, wait_for
 
 GOOD = [1.0, 2.0, 3.0, 4.0]
 MAX_BYTES = 2048  # batch.max_bytes of these tests
@@ -247,6 +247,22 @@ def test_a_record_that_alone_gets_500_while_others_are_taken_is_a_dead_letter(
         "InternalError",
     )
     assert int(told["oss-vectors.attempts"]) >= 3
+    assert_the_page_tells_of(letter, worker)
+
+
+def assert_the_page_tells_of(letter: Any, worker: WorkerProcess) -> None:
+    """The page says where the dead letter came from and why, and nothing of the record."""
+    page = worker.get("/")
+    told = headers_of(letter, vector_record("poison", GOOD))
+    place = f"{told['__connect.errors.topic']}/{told['__connect.errors.partition']}"
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page.body)
+    at = cells.index(told["oss-vectors.reason"])
+    assert (page.status, cells[at + 1 : at + 3]) == (200, [place, told["__connect.errors.offset"]])
+    assert [words in page.body for words in ("<h1>running</h1>", "OSS_VECTORS_OSS__BUCKET", "poison")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_record_that_gets_500_while_nothing_is_taken_blocks_until_it_is_taken(

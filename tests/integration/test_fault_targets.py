@@ -83,6 +83,8 @@ def test_an_index_that_is_deleted_and_made_again(new_stage: StageFactory, start_
     worker.wait_until(lambda m: m.state == "blocked", "the state is blocked")
     assert "NoSuchVectorIndex" in worker.readyz().json["reason"]
     assert worker.healthz().status == 200
+    told = ["<h1>blocked</h1>", "NoSuchVectorIndex", ">paused (target)<"]
+    wait_for(lambda: all(words in worker.get("/").body for words in told), "the page tells it", told=worker.last_words)
     stage.emulator.new_index(bucket=stage.bucket, index=stage.index)
     now = worker.wait_settled(100)
 

@@ -1,5 +1,10 @@
 """What the HTTP port answers in each state."""
 
+import base64
+import hashlib
+import re
+import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +19,7 @@ from worker.errors import BlockReason, FatalError
 from worker.health import HttpServer, Pages
 from worker.metrics import Metrics
 from worker.offsets import Ledger
+from worker.page import Page
 from worker.state import Block, State, Status
 
 
@@ -34,7 +40,9 @@ def status(clock: FakeClock) -> Status:
 
 @pytest.fixture
 def pages(clock: FakeClock, ledger: Ledger, status: Status) -> Pages:
-    return Pages(Metrics(ledger, status, ["vectors"], ["docs"]).registry, status, ledger, clock)
+    registry = Metrics(ledger, status, ["vectors"], ["docs"]).registry
+    page = Page(registry, status, "[batch]", frozenset, clock, clock)
+    return Pages(registry, status, ledger, page, clock)
 
 
 @pytest.mark.parametrize("state", State)
@@ -42,7 +50,7 @@ def test_only_running_is_ready(pages: Pages, status: Status, ledger: Ledger, sta
     opened(ledger)
     opened(ledger, partition=1)
     status.enter(state, "because")
-    code, content_type, body = pages.answer("/readyz", "")
+    code, content_type, body, _ = pages.answer("/readyz", "")
     assert code == (HTTPStatus.OK if state is State.RUNNING else HTTPStatus.SERVICE_UNAVAILABLE)
     assert content_type == "application/json"
     assert msgspec.json.decode(body) == {"state": state.value, "reason": "because", "assigned_partitions": 2}
@@ -71,13 +79,29 @@ def test_a_blocked_topic_changes_neither_health_nor_readiness_by_itself(pages: P
     [("", "text/plain"), ("text/plain", "text/plain"), ("application/openmetrics-text; version=1.0.0", "openmetrics")],
 )
 def test_metrics_come_in_the_form_that_is_asked_for(pages: Pages, accept: str, expected: str) -> None:
-    code, content_type, body = pages.answer("/metrics", accept)
+    code, content_type, body, _ = pages.answer("/metrics", accept)
     assert (code, expected in content_type, b"oss_vectors_records_consumed" in body) == (HTTPStatus.OK, True, True)
     assert body.endswith(b"# EOF\n") == (expected == "openmetrics")
 
 
-def test_another_path_is_not_found(pages: Pages) -> None:
-    assert pages.answer("/nothing", "")[0] == HTTPStatus.NOT_FOUND
+@pytest.mark.parametrize("path", ["/nothing", "//", "/index.html", ""])
+def test_another_path_is_not_found_and_told_which_there_are(pages: Pages, path: str) -> None:
+    answer = pages.answer(path, "")
+    assert (answer.status, answer.body) == (
+        HTTPStatus.NOT_FOUND,
+        b"there are /, /metrics, /healthz and /readyz\n",
+    )
+
+
+def test_a_sample_that_cannot_be_taken_is_logged_and_ends_nothing(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_page: Page) -> None:
+        raise ValueError("no figures")
+
+    monkeypatch.setattr(Page, "tick", fail)
+    pages.tick()
+    assert [record.getMessage() for record in caplog.records] == ["the page could not take a sample"]
 
 
 @pytest.fixture
@@ -95,6 +119,35 @@ def test_the_pages_are_served_on_one_port_whatever_the_query(server: HttpServer)
         urllib.request.urlopen(f"http://127.0.0.1:{server.port}/readyz", timeout=5)
     assert (raised.value.code, msgspec.json.decode(raised.value.read())["state"]) == (503, "starting")
     raised.value.close()
+
+
+def test_the_page_is_served_with_a_policy_that_lets_nothing_else_in(server: HttpServer) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/", timeout=5) as answer:
+        body = answer.read()
+        policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+        assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert (answer.headers["Cache-Control"], answer.headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
+    assert policy["default-src"] == "'none'"
+    for directive, tag in (("style-src", b"style"), ("script-src", b"script")):
+        (text,) = re.findall(b"<%s>(.*?)</%s>" % (tag, tag), body, re.DOTALL)
+        assert policy[directive] == f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz"])
+def test_a_head_request_gets_the_headers_alone(server: HttpServer, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
+        headers, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+    (length,) = re.findall(rb"Content-Length: (\d+)", headers)
+    assert (headers.split()[1], body, int(length) > 0) == (b"200", b"", True)
+
+
+def test_the_server_lets_the_page_take_samples_without_any_request(
+    server: HttpServer, pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticked = threading.Event()
+    monkeypatch.setattr(pages, "tick", ticked.set)
+    assert ticked.wait(10.0) is True
 
 
 def test_a_port_that_is_taken_is_fatal_and_told_with_its_setting(server: HttpServer, pages: Pages) -> None:

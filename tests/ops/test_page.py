@@ -1,0 +1,155 @@
+"""The page in a browser: light and dark, on a phone and on a desk, with and without its script."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.browser import Browser, running_browser
+from tests.support.page import PageStage, busy_stage
+from tests.support.programs import program
+from tests.unit.samples import opened
+from worker.config import Http
+from worker.errors import BlockReason, Reason
+from worker.health import HttpServer, Pages
+from worker.state import Block, DeadLettered, State
+
+PHONE, TABLET, DESK = 360, 768, 1280
+LONG_NAME = "a-topic-whose-name-is-as-long-as-they-come." * 5
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with running_browser(program("chromium"), tmp_path_factory.mktemp("browser") / "profile") as running:
+        yield running
+
+
+@contextmanager
+def served(stage: PageStage) -> Iterator[str]:
+    """The address of a page."""
+    pages = Pages(stage.metrics.registry, stage.status, stage.ledger, stage.page, stage.clock)
+    running = HttpServer(Http(host="127.0.0.1", port=0), pages)
+    running.start()
+    yield f"http://127.0.0.1:{running.port}/"
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def stage() -> PageStage:
+    """A busy one, which only its state may be changed of."""
+    return busy_stage()
+
+
+@pytest.fixture(scope="module")
+def url(stage: PageStage) -> Iterator[str]:
+    with served(stage) as address:
+        yield address
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [PHONE, TABLET, DESK])
+def test_it_fits_its_window_asks_nobody_else_and_complains_of_nothing(
+    browser: Browser, url: str, tmp_path: Path, width: int, dark: bool
+) -> None:
+    with browser.tab() as tab:
+        tab.go(url, width=width, dark=dark)
+        tab.evaluate("document.querySelector('details').open = true")
+        wide = tab.evaluate("document.documentElement.scrollWidth")
+        background = tab.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        tab.screenshot(tmp_path / "page.png")
+        assert (wide, tab.requests, tab.complaints) == (width, [url], [])
+        assert background == ("rgb(18, 22, 28)" if dark else "rgb(246, 247, 249)")
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_the_longest_names_and_messages_make_no_window_scroll_sideways(browser: Browser, width: int) -> None:
+    stage = PageStage([LONG_NAME], [LONG_NAME])
+    stage.metrics.worker_info.clear()
+    stage.metrics.worker_info.labels("0.1.0", LONG_NAME, LONG_NAME).set(1)
+    stage.status.enter(State.STARTING, "x" * 300)
+    stage.status.block(Block(LONG_NAME, BlockReason.TARGET), "y" * 5000)
+    stage.status.dead_lettered(
+        DeadLettered(LONG_NAME, 2**31 - 1, 2**63 - 1, Reason.ISOLATED_SERVER_ERROR, stage.wall())
+    )
+    stage.metrics.dead_letters.labels(LONG_NAME, Reason.ISOLATED_SERVER_ERROR.value).inc(10**15)
+    opened(stage.ledger, LONG_NAME, 2**31 - 1, 2**63 - 1)
+    with served(stage) as address, browser.tab() as tab:
+        tab.go(address, width=width)
+        names = tab.evaluate("document.body.textContent").count(LONG_NAME)
+        assert (names, tab.evaluate("document.documentElement.scrollWidth")) == (5, width)
+
+
+def test_no_text_is_too_faint_to_read(browser: Browser, url: str) -> None:
+    for dark in (False, True):
+        with browser.tab() as tab:
+            tab.go(url, width=DESK, dark=dark)
+            # The contrast of a text with its card, by WCAG 2: at least 4.5 to 1.
+            assert tab.evaluate(_FAINT) == []
+
+
+_FAINT = """(() => {
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/\\d+/g).map((part) => {
+      const share = part / 255;
+      return share <= 0.03928 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const card = light(getComputedStyle(document.querySelector("section")).backgroundColor);
+  return [...document.querySelectorAll("main *")].filter((element) => {
+    if (![...element.childNodes].some((child) => child.nodeType === 3 && child.data.trim())) return false;
+    const ink = light(getComputedStyle(element).color);
+    return (Math.max(ink, card) + 0.05) / (Math.min(ink, card) + 0.05) < 4.5;
+  }).map((element) => element.outerHTML);
+})()"""
+
+
+def test_its_script_puts_what_is_new_in_its_place_and_leaves_open_what_was_opened(
+    browser: Browser, url: str, stage: PageStage
+) -> None:
+    with browser.tab() as tab:
+        tab.go(url, width=DESK)
+        tab.evaluate("document.querySelector('summary').click()")
+        tab.evaluate("document.querySelector('summary').focus()")
+        stage.status.enter(State.DRAINING, "told to stop")
+        stage.clock.pass_by(2.0)
+        tab.evaluate("refresh()")
+        shown = tab.evaluate(
+            "[document.querySelector('h1').textContent, document.title, document.querySelector('details').open, "
+            "document.activeElement.id, document.getElementById('stale').hidden]"
+        )
+        assert shown == [
+            "draining, 2 blocked",
+            "draining, 2 blocked · docs-writer-1",
+            True,
+            "settings-summary",
+            True,
+        ]
+        assert (set(tab.requests), tab.complaints) == ({url}, [])
+
+
+def test_a_worker_that_answers_no_more_is_told_and_the_last_figures_stay(
+    browser: Browser, url: str, stage: PageStage
+) -> None:
+    stage.status.enter(State.RUNNING, "running")
+    stage.clock.pass_by(2.0)
+    with browser.tab() as tab:
+        tab.go(url, width=DESK)
+        tab.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        tab.evaluate("refresh()")
+        told, heading = tab.evaluate("[document.body.innerText, document.querySelector('h1').textContent]")
+        assert told.startswith("No answer from the worker; what is shown is of ")
+        assert heading == "running, 2 blocked"
+
+
+def test_without_scripts_all_is_there(browser: Browser, url: str, stage: PageStage) -> None:
+    stage.status.enter(State.RUNNING, "running")
+    stage.clock.pass_by(2.0)
+    with browser.tab() as tab:
+        tab.go(url, width=PHONE, scripts=False)
+        tab.call("Emulation.setScriptExecutionDisabled", value=False)
+        shown = tab.evaluate("document.querySelector('main').innerText")
+        assert [words in shown for words in ("Running, 2 blocked", "vectors/1 offset 10421", "images/11")] == [True] * 3
+        assert tab.evaluate("document.querySelector('noscript > meta').httpEquiv") == "refresh"

@@ -1,0 +1,263 @@
+"""The page: its ring, its figures, and that whatever it shows is escaped and quotes no record."""
+
+import re
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.page import PageStage, busy_stage
+from tests.unit.samples import opened
+from worker.errors import BlockReason, Reason
+from worker.offsets import Outcome, Partition
+from worker.page import PARTITIONS_SHOWN, STEP_SECONDS, STEPS, Figures, History, Sample, quantile, sample
+from worker.state import Block, DeadLettered, State
+
+EVIL = "<script>alert(1)</script>\"'&\x00\ud800"
+ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;\"'&amp;\x00?"
+
+
+@pytest.fixture
+def stage() -> PageStage:
+    return PageStage()
+
+
+INFINITY = float("inf")
+NONE = "\u2013"
+
+
+def tables(html: str) -> list[list[list[str]]]:
+    """The rows of each table's body, cell by cell."""
+    bodies = re.findall(r"<tbody>(.*?)</tbody>", html, re.DOTALL)
+    return [[["".join(cell.itertext()) for cell in row] for row in ET.fromstring(f"<t>{body}</t>")] for body in bodies]
+
+
+def section(html: str, name: str) -> str:
+    """A section's text, its lines joined with spaces."""
+    found = re.search(rf'<section class="{name}">(.*?)</section>', html, re.DOTALL)
+    assert found is not None
+    return " ".join(re.sub(r"<[^>]*>", " ", found[1]).split())
+
+
+# -- the ring
+
+
+def at(seconds: float, put: float = 0.0, latency: dict[float, float] | None = None) -> Sample:
+    return Sample(seconds, {("put",): put}, latency or {}, {})
+
+
+def test_the_ring_makes_rates_of_two_samples_by_the_time_between_them() -> None:
+    history = History()
+    for one in (at(0.0, 0), at(5.0, 50), at(15.0, 50), at(16.0, 57)):
+        history.add(one)
+    assert [(step.at, step.rates["put",]) for step in history.steps] == [(5.0, 10.0), (15.0, 0.0), (16.0, 7.0)]
+
+
+def test_the_ring_holds_so_many_steps_and_no_more() -> None:
+    history = History()
+    for step in range(3 * STEPS):
+        history.add(at(step * STEP_SECONDS, step))
+    newest = (3 * STEPS - 1) * STEP_SECONDS
+    assert [history.steps[place].at for place in (0, -1)] == [newest - (STEPS - 1) * STEP_SECONDS, newest]
+    assert len(history.steps) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("samples", "now", "expected"),
+    [
+        pytest.param([], 100.0, None, id="none yet"),
+        pytest.param([100.0], 100.5, None, id="too young to make a rate"),
+        pytest.param([100.0], 101.0, 100.0, id="the only one"),
+        pytest.param([40.0, 45.0, 50.0], 100.0, 40.0, id="a minute ago"),
+        pytest.param([30.0, 40.0, 45.0], 102.0, 40.0, id="the newest that is a minute old"),
+        pytest.param([80.0, 85.0], 100.0, 80.0, id="the oldest where none is so old"),
+    ],
+)
+def test_the_last_minute_begins_with_the_sample_of_a_minute_ago(
+    samples: list[float], now: float, expected: float | None
+) -> None:
+    history = History()
+    for moment in samples:
+        history.add(at(moment))
+    found = history.recent(now)
+    assert (found.at if found else None) == expected
+
+
+def test_a_sample_is_taken_each_five_seconds_however_often_it_is_asked_for(
+    stage: PageStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected = []
+    collect = stage.metrics.registry.collect
+
+    def count() -> Iterator[Any]:
+        collected.append(stage.clock())
+        return iter(collect())
+
+    monkeypatch.setattr(stage.metrics.registry, "collect", count)
+    for _ in range(100):
+        stage.page.tick()
+        stage.clock.pass_by(0.5)
+    assert collected == [1000.0 + STEP_SECONDS * step for step in range(10)]
+
+
+# -- figures
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.25, 0.5), (0.5, 1.0), (0.75, 2.0), (0.9, 2.6), (1.0, 3.0)])
+def test_a_quantile_is_interpolated_and_ends_at_the_highest_bound(share: float, expected: float) -> None:
+    older = at(0.0, latency={1.0: 100.0, 3.0: 100.0, INFINITY: 100.0})
+    newer = at(5.0, latency={1.0: 200.0, 3.0: 300.0, INFINITY: 300.0})
+    assert quantile(share, older, newer) == pytest.approx(expected)
+
+
+def test_a_quantile_beyond_the_highest_bound_is_that_bound() -> None:
+    newer = at(5.0, latency={1.0: 10.0, 3.0: 20.0, INFINITY: 1000.0})
+    assert quantile(0.5, at(0.0), newer) == 3.0
+
+
+def test_without_records_there_is_no_quantile() -> None:
+    same = {1.0: 100.0, INFINITY: 100.0}
+    assert quantile(0.5, at(0.0, latency=same), at(5.0, latency=same)) is None
+    assert quantile(0.5, at(0.0), at(5.0)) is None
+
+
+def test_a_sample_has_the_latency_of_all_topics_and_counts_what_failed() -> None:
+    stage = PageStage(["vectors", "images"])
+    for topic, latency in (("vectors", 0.02), ("images", 200.0)):
+        stage.settle(opened(stage.ledger, topic), 3, Outcome.PUT, latency)
+    stage.metrics.requests.labels("docs", "PutVectors", "429").inc(2)
+    stage.metrics.commits.labels("failed").inc()
+    taken = sample(Figures(stage.metrics.registry), 7.0)
+    assert (taken.at, taken.settled["put",]) == (7.0, 6.0)
+    assert [taken.latency[bound] for bound in (0.01, 0.05, 60.0, 300.0, INFINITY)] == [0.0, 3.0, 3.0, 6.0, 6.0]
+    counted = {key: count for key, count in taken.counts.items() if count}
+    assert counted == {("requests", "docs", "PutVectors", "429"): 2.0, ("commits", "failed"): 1.0}
+
+
+def test_the_figures_of_the_last_minute_are_shown(stage: PageStage) -> None:
+    assignment = opened(stage.ledger)
+    stage.page.tick()
+    for _ in range(24):
+        stage.step()
+        stage.settle(assignment, 100, Outcome.PUT, 0.2)
+    shown = section(stage.html(), "throughput")
+    # 13 times 100 records, since the sample of 61 seconds ago
+    assert [words in shown for words in ("put 21.3", "superseded 0")] == [True, True]
+
+
+# -- what is shown
+
+
+@pytest.mark.parametrize("state", State)
+def test_the_state_is_told_in_a_word_in_heading_and_title(stage: PageStage, state: State) -> None:
+    stage.status.enter(state, "because")
+    html = stage.html()
+    assert (f"<h1>{state.value}</h1>" in html, f"<title>{state.value} · docs-writer-1</title>" in html) == (True, True)
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.DRAINING, State.STOPPED])
+def test_the_reason_is_that_of_readyz(stage: PageStage, state: State) -> None:
+    stage.status.enter(state, "because of that")
+    assert '<p class="reason">because of that</p>' in stage.html()
+
+
+def test_a_main_loop_that_does_not_turn_is_told(stage: PageStage) -> None:
+    stage.status.enter(State.RUNNING, "running")
+    assert "has not turned" not in stage.html()
+    stage.clock.pass_by(34.0)
+    html = stage.page.html().decode()
+    assert ("The main loop has not turned for 34 s." in html, '<header class="warn">' in html) == (True, True)
+
+
+def test_partitions_come_with_most_lag_first_and_those_that_are_not_known_last(stage: PageStage) -> None:
+    for number, end in ((0, 5), (1, 700), (2, 30)):
+        assignment = opened(stage.ledger, partition=number)
+        stage.metrics.ends.update(stage.metrics.ends.read() | {assignment.partition: end})
+    stage.ledger.assign(Partition("vectors", 3))
+    stage.paused.add(Partition("vectors", 1))
+    stage.status.block(Block("vectors", BlockReason.RECORD_STUCK, 2), "vectors/2 offset 0")
+    (rows,) = tables(stage.html())
+    assert rows == [
+        ["vectors/1", "paused", "700", "0", NONE, "700", NONE],
+        ["vectors/2", "yes (record_stuck)", "30", "0", NONE, "30", NONE],
+        ["vectors/0", "yes", "5", "0", NONE, "5", NONE],
+        ["vectors/3", "not yet", NONE, NONE, NONE, NONE, NONE],
+    ]
+
+
+def test_of_many_partitions_those_with_most_lag_are_shown_and_the_page_stays_small() -> None:
+    stage = busy_stage(partitions=100)
+    html = stage.html()
+    rows = tables(html)[0]
+    lags = [int(row[2].replace(",", "")) for row in rows]
+    assert lags == [37 * place for place in range(99, 99 - PARTITIONS_SHOWN, -1)]
+    assert f"and {100 - PARTITIONS_SHOWN} more partitions, with less lag" in html
+    assert len(html.encode()) < 60_000
+
+
+def test_dead_letters_come_by_reason_with_their_places(stage: PageStage) -> None:
+    for offset in range(5):
+        stage.metrics.dead_letters.labels("vectors", "dimension").inc()
+        stage.status.dead_lettered(DeadLettered("vectors", 4, offset, Reason.DIMENSION, 1_800_000_000.0 + offset))
+    stage.metrics.dead_letters.labels("vectors", "refused").inc()
+    stage.status.dead_lettered(DeadLettered("vectors", 0, 77, Reason.REFUSED, 1_800_000_000.0))
+    (rows,) = tables(stage.html())
+    assert rows == [
+        ["dimension", "vectors/4", "4", "2027-01-15 08:00:04", "5"],
+        ["dimension", "vectors/4", "3", "2027-01-15 08:00:03", ""],
+        ["dimension", "vectors/4", "2", "2027-01-15 08:00:02", ""],
+        ["refused", "vectors/0", "77", "2027-01-15 08:00:00", "1"],
+    ]
+
+
+def test_what_may_quote_a_record_is_not_shown(stage: PageStage) -> None:
+    stage.status.block(Block("vectors", BlockReason.RECORD_STUCK, 1), "vectors/1 offset 7", quote="number 3 is 1e99")
+    stage.status.enter(State.BLOCKED, "vectors/1: record_stuck: vectors/1 offset 7: number 3 is 1e99")
+    html = stage.html()
+    assert ("vectors/1 offset 7" in html, "1e99" in html) == (True, False)
+    stage.status.enter(State.FAILED, "UnicodeDecodeError(b'number 3 is 1e99')")
+    assert "1e99" not in stage.html()
+
+
+def test_whatever_is_shown_is_escaped() -> None:
+    stage = PageStage([EVIL], [EVIL])
+    stage.metrics.worker_info.clear()
+    stage.metrics.worker_info.labels(EVIL, EVIL, EVIL).set(1)
+    stage.status.enter(State.STARTING, EVIL)
+    stage.status.block(Block(EVIL, BlockReason.TARGET), EVIL)
+    stage.metrics.requests.labels(EVIL, EVIL, EVIL).inc()
+    stage.metrics.dead_letters.labels(EVIL, "key").inc()
+    stage.status.dead_lettered(DeadLettered(EVIL, 0, 0, Reason.KEY, 0.0))
+    opened(stage.ledger, EVIL)
+    stage.page._settings = EVIL
+    html = stage.html()
+    assert (html.count("<script>"), html.count(ESCAPED)) == (1, 13)
+
+
+def test_it_is_made_once_a_second_however_many_ask(stage: PageStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = stage.page._make
+
+    def count(now: float) -> bytes:
+        made.append(now)
+        return make(now)
+
+    monkeypatch.setattr(stage.page, "_make", count)
+    askers = [threading.Thread(target=stage.page.html) for _ in range(20)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    stage.clock.pass_by(0.9)
+    stage.page.html()
+    assert made == [1000.0]
+    stage.clock.pass_by(0.1)
+    stage.page.html()
+    assert made == [1000.0, 1001.0]
+
+
+def test_it_names_nothing_elsewhere(stage: PageStage) -> None:
+    found = re.findall(r"""(?:src|href|action)=["']?([^"' >]*)|url\(|@import|https?://""", stage.html())
+    assert found == ["data:,"]
