@@ -1,0 +1,719 @@
+"""The dashboard of the worker: one screen that answers whether it is well, and rows for what is not.
+
+`python -m ops.grafana.dashboard` writes it anew to `dashboards/oss-vectors-worker.json`, which is committed.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from grafana_foundation_sdk.builders import (
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common as common_models
+from grafana_foundation_sdk.models import dashboard as models
+
+from ops.grafana.panels import (
+    BLUE,
+    DASHED,
+    GREEN,
+    GREY,
+    IN_SIGHT,
+    ORANGE,
+    RED,
+    RUNBOOK,
+    UNFILLED,
+    UNSTACKED,
+    WORKERS,
+    YELLOW,
+    annotation,
+    bars,
+    color_override,
+    graph,
+    heat,
+    increase,
+    listing,
+    now,
+    number,
+    of,
+    of_index,
+    of_partition,
+    of_topic,
+    quantile,
+    query,
+    rate,
+    runbook,
+    several,
+    since,
+    stacked,
+    states,
+    thresholds,
+    variable,
+)
+from worker.state import State
+
+FILE: Final = Path(__file__).parent / "dashboards/oss-vectors-worker.json"
+Panel: TypeAlias = heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
+
+STATE_COLORS: Final = {
+    State.STARTING: YELLOW,
+    State.RUNNING: GREEN,
+    State.BLOCKED: RED,
+    State.DRAINING: BLUE,
+    State.STOPPED: GREY,
+    State.FAILED: RED,
+}
+A_YEAR_S: Final = 31_536_000
+FINAL: Final = 'outcome!="returned"'
+QUANTILES: Final = (0.5, 0.95, 0.99)
+
+INFO = "oss_vectors_worker_info"
+LAG = of_partition("oss_vectors_consumer_lag_records")
+LATENCY = of_topic("oss_vectors_record_latency_seconds_bucket")
+SETTLED_NOW = f"sum(rate({of_topic('oss_vectors_records_settled_total', FINAL)}[5m]))"
+
+
+def build() -> str:
+    """The dashboard as JSON, as it stands in `FILE`."""
+    whole = (
+        dashboard.Dashboard("OSS vectors worker")
+        .uid("oss-vectors-worker")
+        .description("Records from Kafka topics into indexes of an OSS vector bucket: one consumer group at a time.")
+        .tags(["kafka", "oss-vectors-worker", "vectors"])
+        .timezone("browser")
+        .readonly()
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .time("now-1h", "now")
+        .refresh("10s")
+        .variables([*_variables()])
+        .annotations([*_annotations()])
+        .links([_runbook_link()])
+    )
+    ids = iter(range(1, 1000))
+    for panel in _overview():
+        whole.with_panel(panel.id(next(ids)))
+    bottom = max(panel.grid_pos.y + panel.grid_pos.h for panel in whole.build().panels or () if panel.grid_pos)
+    for number_of_row, (title, panels) in enumerate(_details().items()):
+        row = dashboard.Row(title).collapsed(True).id(next(ids))
+        row.grid_pos(models.GridPos(x=0, y=bottom + number_of_row, w=24, h=1))
+        for panel in panels:
+            row.with_panel(panel.id(next(ids)))
+        whole.with_row(row)
+    return json.dumps(whole.build(), cls=JSONEncoder, indent=2) + "\n"
+
+
+def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable]:
+    return (
+        dashboard.DatasourceVariable("datasource")
+        .label("Data source")
+        .description("The Prometheus that scrapes the workers.")
+        .type("prometheus"),
+        variable("job", "Job", "The scrape job of the workers.", f"label_values({INFO}, job)"),
+        variable("group", "Group", "The consumer group.", f'label_values({INFO}{{job="$job"}}, group_id)'),
+        several(
+            "instance",
+            "Instance",
+            "Workers of this group.",
+            f'label_values({INFO}{{job="$job",group_id="$group"}}, instance)',
+        ),
+        several(
+            "topic",
+            "Topic",
+            "Topics that these workers read.",
+            f"label_values(oss_vectors_records_consumed_total{{{WORKERS}}}, topic)",
+        ),
+        several(
+            "index",
+            "Index",
+            "Indexes that these workers write to.",
+            f"label_values(oss_vectors_in_flight_limit{{{WORKERS}}}, index)",
+        ),
+    )
+
+
+def _annotations() -> Sequence[dashboard.AnnotationQuery]:
+    not_running = of("oss_vectors_state", 'state!="running"')
+    return (
+        annotation("State changes", f"max by (instance, state) ({not_running}) > 0", YELLOW, "{{instance}} {{state}}"),
+        annotation(
+            "Blocked topics",
+            f"max by (topic, reason) ({of_topic('oss_vectors_blocked')}) > 0",
+            RED,
+            "{{topic}} blocked: {{reason}}",
+        ),
+        annotation(
+            "Starts",
+            f"1000 * max by (instance) ({of('process_start_time_seconds')})",
+            BLUE,
+            "{{instance}} started",
+            at_value=True,
+        ),
+    )
+
+
+def _runbook_link() -> dashboard.DashboardLink:
+    link = dashboard.DashboardLink("Runbook").type(models.DashboardLinkType.LINK).icon("doc")
+    link.tooltip("What each alert and each blocked reason means, and what to do").placement(IN_SIGHT)
+    return link.url(RUNBOOK).target_blank(True)
+
+
+# -- the first screen
+
+
+def _overview() -> Sequence[Panel]:
+    return (
+        _workers(),
+        _blocked(),
+        _lag(),
+        _time_to_drain(),
+        _latency_now(),
+        _settled_now(),
+        _dead_letters_now(),
+        _state_over_time(),
+        _lag_over_time(),
+        _latency_over_time(),
+        _outcomes(),
+        _dead_letters(),
+        _codes(),
+        _in_flight(),
+        _buffer(),
+        _pauses(),
+        _rebalances(),
+    )
+
+
+def _workers() -> Panel:
+    panel = number(
+        "Workers by state",
+        "How many workers are in each state; down: Prometheus cannot scrape them. "
+        "Blocked means that no partition of the worker can move.",
+        "none",
+        now(f"sum by (state) ({of('oss_vectors_state')}) > 0", "{{state}}"),
+        now(f"count({of('up')} == 0)", "down"),
+    )
+    panel.span(4).text_mode(common_models.BigValueTextMode.VALUE_AND_NAME).no_value("none is scraped")
+    panel.thresholds(thresholds(base=GREY)).links([runbook("ossvectorsworkerdown")])
+    for name, color in {**{state.value: color for state, color in STATE_COLORS.items()}, "down": RED}.items():
+        panel.override_by_name(name, color_override(color))
+    return panel
+
+
+def _blocked() -> Panel:
+    panel = number(
+        "Blocked",
+        "Topics that cannot move, with the reason, and on how many workers. Click one for what to do.",
+        "none",
+        now(f"sum by (topic, reason) ({of_topic('oss_vectors_blocked')}) > 0", "{{topic}}: {{reason}}"),
+    )
+    link = dashboard.DashboardLink("What to do").type(models.DashboardLinkType.LINK).target_blank(True)
+    panel.data_links([link.url(f"{RUNBOOK}#blocked-${{__field.labels.reason}}")])
+    panel.text_mode(common_models.BigValueTextMode.NAME).no_value("nothing")
+    return panel.span(4).thresholds(thresholds((1, RED)))
+
+
+def _lag() -> Panel:
+    panel = number(
+        "Lag",
+        "Records published and not yet settled, over all partitions. Transactions' markers count until they are passed.",
+        "short",
+        now(f"sum({LAG})", "records"),
+    )
+    panel.links([runbook("ossvectorslaggrowing")]).no_value("no partition")
+    return panel.span(3).thresholds(thresholds((100_000, YELLOW), (1_000_000, ORANGE)))
+
+
+def _time_to_drain() -> Panel:
+    panel = number(
+        "Time to drain",
+        "How long the lag of now takes at the pace of the last 5 minutes. What is published meanwhile is not counted, "
+        "so it falls while the workers keep up, and grows while they do not.",
+        "dtdurations",
+        now(f"(clamp_max(sum({LAG}) / {SETTLED_NOW}, {A_YEAR_S}) and sum({LAG}) > 0) or 0 * sum({LAG})", "time"),
+    )
+    no_progress = models.ValueMappingResult(text="no progress", color=RED)
+    panel.mappings(
+        [
+            models.ValueMap(options={"0": models.ValueMappingResult(text="drained")}),
+            models.RangeMap(options=models.DashboardRangeMapOptions(from_val=A_YEAR_S, to=None, result=no_progress)),
+        ]
+    )
+    panel.links([runbook("ossvectorscatchupslow")]).no_value("no partition")
+    return panel.span(3).thresholds(thresholds((300, YELLOW), (1800, ORANGE), (14_400, RED)))
+
+
+def _latency_now() -> Panel:
+    panel = number(
+        "Record latency, p99",
+        "99 of 100 records that were settled in the last 5 minutes were settled within this time of their publication.",
+        "s",
+        now(quantile(0.99, LATENCY, window="5m"), "p99"),
+    )
+    nothing = models.DashboardSpecialValueMapOptions(
+        match=models.SpecialValueMatch.NULL_AND_NAN,
+        result=models.ValueMappingResult(text="no records", color=GREY),
+    )
+    panel.mappings([models.SpecialValueMap(options=nothing)]).links([runbook("ossvectorslatencybudgetburnfast")])
+    return panel.span(3).thresholds(thresholds((10, YELLOW), (60, ORANGE), (300, RED)))
+
+
+def _settled_now() -> Panel:
+    panel = number(
+        "Records settled",
+        "Records that got their final outcome, a second, over the last 5 minutes.",
+        "suffix: /s",
+        now(SETTLED_NOW, "records"),
+    )
+    return panel.span(3).no_value("none").thresholds(thresholds(base=BLUE))
+
+
+def _dead_letters_now() -> Panel:
+    panel = number(
+        "Dead letters in an hour",
+        "Records that went to the dead-letter topic in the last hour, and their share of all that was settled.",
+        "short",
+        now(f"sum(increase({of_topic('oss_vectors_dead_letters_total')}[1h]))", "records"),
+        now(
+            f"sum(increase({of_topic('oss_vectors_dead_letters_total')}[1h]))"
+            f" / (sum(increase({of_topic('oss_vectors_records_settled_total', FINAL)}[1h])) > 0)",
+            "share",
+        ),
+    )
+    as_share = {
+        "unit": "percentunit",
+        "decimals": 2,
+        "thresholds": thresholds((0.001, YELLOW), (0.01, ORANGE), (0.1, RED)).build(),
+    }
+    panel.override_by_name(
+        "share", [models.DynamicConfigValue(id_val=name, value=value) for name, value in as_share.items()]
+    )
+    panel.links([runbook("ossvectorsdeadletterratiohigh")]).decimals(0).no_value("none")
+    return panel.span(4).thresholds(thresholds((1, YELLOW)))
+
+
+def _state_over_time() -> Panel:
+    places = list(enumerate(State, start=1))
+    each = [(place, of("oss_vectors_state", f'state="{state.value}"')) for place, state in places]
+    numbered = " or ".join(f"{place} * {selector}" for place, selector in each)
+    panel = states(
+        "State by worker",
+        "The state of each worker over time. A gap: it was not scraped.",
+        query(f"sum by (instance) ({numbered})", "{{instance}}"),
+    )
+    named = {
+        str(value): models.ValueMappingResult(text=state.value, color=STATE_COLORS[state], index=value)
+        for value, state in places
+    }
+    return panel.mappings([models.ValueMap(options=named)])
+
+
+def _lag_over_time() -> Panel:
+    panel = graph(
+        "Lag by topic",
+        "Records published and not yet settled. What counts is its course: level or falling is well.",
+        "short",
+        query(f"sum by (topic) ({LAG})", "{{topic}}"),
+    )
+    return panel.links([runbook("ossvectorslaggrowing")])
+
+
+def _latency_over_time() -> Panel:
+    panel = graph(
+        "Record latency",
+        "From a record's publication to its final outcome, over all records settled in the interval. "
+        "A gap: none was settled.",
+        "s",
+        *(query(quantile(share, LATENCY), f"p{share * 100:g}") for share in QUANTILES),
+    )
+    return panel.links([runbook("ossvectorslatencybudgetburnfast")])
+
+
+def _outcomes() -> Panel:
+    panel = stacked(
+        "Records by outcome",
+        "Records settled a second. Returned: given back unsettled with a partition; they come again. "
+        "Dashed: records consumed.",
+        "suffix: /s",
+        query(rate(of_topic("oss_vectors_records_settled_total"), "outcome"), "{{outcome}}"),
+        query(rate(of_topic("oss_vectors_records_consumed_total")), "consumed"),
+    )
+    panel.override_by_name("consumed", color_override(GREY, DASHED, UNFILLED, UNSTACKED))
+    return panel.override_by_name("put", color_override(GREEN)).override_by_name("dead_lettered", color_override(RED))
+
+
+def _dead_letters() -> Panel:
+    panel = bars(
+        "Dead letters by reason",
+        "Records that can never be written, as the broker acknowledged their dead letters. None is well.",
+        "short",
+        query(increase(of_topic("oss_vectors_dead_letters_total"), "reason"), "{{reason}}"),
+    )
+    return panel.links([runbook("ossvectorsdeadletterratiohigh")]).axis_soft_max(1)
+
+
+def _codes() -> Panel:
+    panel = stacked(
+        "Requests by code",
+        "Answers of the vector service a second, by HTTP status; error: no answer came.",
+        "reqps",
+        query(rate(of_index("oss_vectors_requests_total"), "code"), "{{code}}"),
+    )
+    panel.override_by_regexp("/^2/", color_override(GREEN)).override_by_regexp("/^4/", color_override(ORANGE))
+    panel.override_by_regexp("/^(5|error)/", color_override(RED)).override_by_name("429", color_override(YELLOW))
+    return panel.links([runbook("ossvectorsthrottled"), runbook("ossvectorsretrying").title("What to do: retries")])
+
+
+def _in_flight() -> Panel:
+    panel = graph(
+        "Requests in flight and limit",
+        "Requests under way, of all workers, and how many may be (dashed). The limit falls when the service throttles.",
+        "none",
+        query(f"sum by (index) ({of_index('oss_vectors_requests_in_flight')})", "{{index}}"),
+        query(f"sum by (index) ({of_index('oss_vectors_in_flight_limit')})", "{{index}}, limit"),
+    )
+    return panel.span(6).override_by_regexp("/, limit$/", [DASHED, UNFILLED])
+
+
+def _buffer() -> Panel:
+    panel = graph(
+        "Buffer and limit",
+        "Bytes held by records not yet settled, by worker. At the limit (dashed) partitions are paused.",
+        "bytes",
+        query(f"max by (instance) ({of('oss_vectors_buffer_bytes')})", "{{instance}}"),
+        query(f"min({of('oss_vectors_buffer_limit_bytes')})", "limit of a worker"),
+    )
+    panel.override_by_name("limit of a worker", color_override(RED, DASHED, UNFILLED))
+    return panel.span(6).links([runbook("ossvectorsbufferfull")])
+
+
+def _pauses() -> Panel:
+    panel = graph(
+        "Paused partitions",
+        "Partitions that are not fetched now: the buffer is full, one runs too far ahead, or it is blocked.",
+        "none",
+        query(f"max by (instance) ({of('oss_vectors_paused_partitions')})", "{{instance}}"),
+    )
+    return panel.span(6).decimals(0).axis_soft_max(1)
+
+
+def _rebalances() -> Panel:
+    panel = bars(
+        "Rebalances",
+        "Events that moved partitions, over all workers. Lost: taken away without the chance to commit.",
+        "short",
+        query(increase(of("oss_vectors_rebalances_total"), "event"), "{{event}}"),
+    )
+    panel.override_by_name("lost", color_override(RED)).links([runbook("ossvectorsrebalancestorm")])
+    return panel.span(6).axis_soft_max(1)
+
+
+# -- the rows below
+
+
+def _details() -> dict[str, Sequence[Panel]]:
+    return {
+        "Partitions": _partitions(),
+        "Records": _records(),
+        "Batches": _batches(),
+        "Requests": _requests(),
+        "Kafka": _kafka(),
+        "Process": _process(),
+    }
+
+
+def _partitions() -> Sequence[Panel]:
+    watermark = of_partition("oss_vectors_watermark_offset")
+    committed = of_partition("oss_vectors_committed_offset")
+    return (
+        graph(
+            "Lag by partition",
+            "End offset less watermark. One that grows alone is stuck, or its keys are hotter than the others.",
+            "short",
+            query(LAG, "{{topic}}/{{partition}}"),
+        ).links([runbook("ossvectorspartitionlaggrowing")]),
+        graph(
+            "Oldest unsettled record",
+            "How long ago the oldest record that is not settled was polled. It grows without end where one is stuck.",
+            "s",
+            query(of_partition("oss_vectors_oldest_unsettled_age_seconds"), "{{topic}}/{{partition}}"),
+        ).links([runbook("ossvectorsrecordsstuck")]),
+        graph(
+            "Watermark's pace",
+            "Offsets that the watermark passes in a second. 0 with a lag: nothing moves.",
+            "suffix: /s",
+            query(
+                f"max by (topic, partition) (deriv({of_topic('oss_vectors_watermark_offset')}[$__rate_interval]))",
+                "{{topic}}/{{partition}}",
+            ),
+        ),
+        listing(
+            "Offsets",
+            "Where each partition stands: what is settled below the watermark, what is committed, and the end. "
+            "A partition that appears here belongs to a worker.",
+            {
+                "End": (of_partition("oss_vectors_end_offset"), "locale"),
+                "Watermark": (watermark, "locale"),
+                "Committed": (committed, "locale"),
+                "Lag": (LAG, "locale"),
+                "Oldest unsettled": (of_partition("oss_vectors_oldest_unsettled_age_seconds"), "s"),
+            },
+        ),
+        graph(
+            "Settled, not yet committed",
+            "Watermark less committed offset: what comes again if the worker is killed now.",
+            "short",
+            query(f"clamp_min({watermark} - {committed}, 0)", "{{topic}}/{{partition}}"),
+        ).links([runbook("ossvectorscommitsfailing")]),
+    )
+
+
+def _records() -> Sequence[Panel]:
+    return (
+        heat(
+            "Record latency, spread",
+            "How many records were settled within which time of their publication.",
+            "s",
+            LATENCY,
+        ),
+        graph(
+            "Record latency by topic, p99",
+            "99 of 100 records of the topic were settled within this time of their publication.",
+            "s",
+            query(quantile(0.99, LATENCY, "topic"), "{{topic}}"),
+        ),
+        stacked(
+            "Records buffered",
+            "Records polled and not yet settled.",
+            "short",
+            query(f"sum by (topic) ({of_topic('oss_vectors_records_buffered')})", "{{topic}}"),
+        ),
+        bars(
+            "Dead letters by topic",
+            "Records that can never be written, by the topic that they came from.",
+            "short",
+            query(increase(of_topic("oss_vectors_dead_letters_total"), "topic"), "{{topic}}"),
+        ).axis_soft_max(1),
+        bars(
+            "Writes to the dead-letter topic",
+            "Attempts to write a dead letter. Failed ones are tried again, and the partition waits.",
+            "short",
+            query(increase(of("oss_vectors_dead_letter_writes_total"), "result"), "{{result}}"),
+        )
+        .override_by_name("failed", color_override(RED))
+        .override_by_name("ok", color_override(GREY))
+        .links([runbook("ossvectorsdeadlettersrefused")])
+        .axis_soft_max(1),
+        bars(
+            "Foreign keys and skipped offsets",
+            "Records whose Kafka key is not the vector's key, so that no order holds among its versions; "
+            "and offsets that were passed without being read.",
+            "short",
+            query(increase(of_topic("oss_vectors_key_mismatch_total"), "topic"), "{{topic}}: key mismatch"),
+            query(
+                increase(of_topic("oss_vectors_skipped_offsets_total"), "topic", "reason"),
+                "{{topic}}: skipped, {{reason}}",
+            ),
+        )
+        .links([runbook("ossvectorskeymismatch"), runbook("ossvectorsoffsetsskipped").title("What to do: offsets")])
+        .axis_soft_max(1),
+    )
+
+
+def _batches() -> Sequence[Panel]:
+    return (
+        graph(
+            "Records in a batch",
+            "How many records the sealed batches had. Small ones at full load cost speed.",
+            "short",
+            *_sizes("oss_vectors_batch_records"),
+        ).span(6),
+        graph(
+            "Bytes of a batch",
+            "How large the bodies of the sealed batches were.",
+            "decbytes",
+            *_sizes("oss_vectors_batch_bytes"),
+        ).span(6),
+        stacked(
+            "Batches by what sealed them",
+            "Count and bytes: the batch was full. Age: its first record had waited long enough. "
+            "Drain: a partition was given back, or the worker stopped.",
+            "suffix: /s",
+            query(rate(of_index("oss_vectors_batches_total"), "reason"), "{{reason}}"),
+        ).span(6),
+        bars(
+            "Batches split",
+            "Refused batches that were split, until the bad record stood alone.",
+            "short",
+            query(increase(of_index("oss_vectors_bisects_total"), "index"), "{{index}}"),
+        )
+        .span(6)
+        .axis_soft_max(1),
+    )
+
+
+def _sizes(histogram: str) -> Sequence[prometheus.Dataquery]:
+    mean = f"{rate(of_index(f'{histogram}_sum'))} / {rate(of_index(f'{histogram}_count'))}"
+    buckets = of_index(f"{histogram}_bucket")
+    return (
+        query(mean, "mean"),
+        *(query(quantile(share, buckets), f"p{share * 100:g}") for share in (0.5, 0.95)),
+    )
+
+
+def _requests() -> Sequence[Panel]:
+    duration = of("oss_vectors_request_duration_seconds_bucket")
+    return (
+        graph(
+            "Request duration",
+            "One attempt, from sending to the answer, by operation.",
+            "s",
+            *(
+                query(quantile(share, duration, "operation"), f"{{{{operation}}}} p{share * 100:g}")
+                for share in QUANTILES
+            ),
+        ),
+        heat("Request duration, spread", "How many attempts took how long, of all operations.", "s", duration),
+        stacked(
+            "Requests by operation and code",
+            "Answers of the vector service a second, by operation and HTTP status.",
+            "reqps",
+            query(rate(of_index("oss_vectors_requests_total"), "operation", "code"), "{{operation}} {{code}}"),
+        ),
+        bars(
+            "Retries by reason",
+            "Requests that are sent again, without end, until the service takes them.",
+            "short",
+            query(increase(of("oss_vectors_retries_total"), "reason"), "{{reason}}"),
+        )
+        .links([runbook("ossvectorsretrying")])
+        .axis_soft_max(1),
+        bars(
+            "Unknown outcomes",
+            "Requests that left and got no answer: they may have been applied, or still be. They are sent again.",
+            "short",
+            query(increase(of_index("oss_vectors_unknown_outcomes_total"), "index"), "{{index}}"),
+        )
+        .links([runbook("ossvectorsunknownoutcomes")])
+        .axis_soft_max(1),
+        stacked(
+            "Bytes uploaded",
+            "Bodies of PutVectors and DeleteVectors a second, each attempt.",
+            "Bps",
+            query(rate(of_index("oss_vectors_uploaded_bytes_total"), "index"), "{{index}}"),
+        ),
+        graph(
+            "Rate limit in force",
+            "Vectors a second that the workers together allow themselves; it falls when the service throttles. 0: none.",
+            "suffix: /s",
+            query(f"sum by (index) ({of_index('oss_vectors_rate_limit_vectors_per_second')})", "{{index}}"),
+        ).links([runbook("ossvectorsthrottled")]),
+        graph(
+            "Requests that wait for the rate limit",
+            "How many requests waited at a time, on average: for the rate limit, or for a gate that a Retry-After closed.",
+            "short",
+            query(rate(of_index("oss_vectors_rate_limit_wait_seconds_total"), "index"), "{{index}}"),
+        ).links([runbook("ossvectorsthrottled")]),
+        graph(
+            "Since the service took a request",
+            "Seconds since the last successful write, of the worker that had the latest. It grows at rest too.",
+            "s",
+            query(f"min({since(of('oss_vectors_last_put_timestamp_seconds'))})", "last write"),
+        ),
+    )
+
+
+def _kafka() -> Sequence[Panel]:
+    return (
+        stacked(
+            "Assigned partitions",
+            "Partitions that each worker owns. Together they should be all of the topics' partitions.",
+            "none",
+            query(f"max by (instance) ({of('oss_vectors_assigned_partitions')})", "{{instance}}"),
+        ).decimals(0),
+        bars(
+            "Rebalances by worker",
+            "Events that moved partitions to or from each worker.",
+            "short",
+            query(increase(of("oss_vectors_rebalances_total"), "instance", "event"), "{{instance}}: {{event}}"),
+        )
+        .links([runbook("ossvectorsrebalancestorm"), runbook("ossvectorspartitionslost").title("What to do: lost")])
+        .axis_soft_max(1),
+        stacked(
+            "Commits",
+            "Commits of offsets a second. Failed ones are tried again.",
+            "suffix: /s",
+            query(rate(of("oss_vectors_commits_total"), "result"), "{{result}}"),
+        )
+        .override_by_name("failed", color_override(RED))
+        .links([runbook("ossvectorscommitsfailing")]),
+        bars(
+            "Errors of the Kafka client",
+            "By kind. A few while a broker restarts are no matter.",
+            "short",
+            query(increase(of("oss_vectors_kafka_errors_total"), "kind"), "{{kind}}"),
+        ).axis_soft_max(1),
+        graph(
+            "Since the last poll",
+            "Seconds since each worker last polled. Near kafka.max_poll_interval_ms the group goes on without it.",
+            "s",
+            query(since(f"max by (instance) ({of('oss_vectors_last_poll_timestamp_seconds')})"), "{{instance}}"),
+        ).links([runbook("ossvectorspollingstopped")]),
+        graph(
+            "Since the last commit",
+            "Seconds since each worker last committed. It grows at rest too, where there is nothing to commit.",
+            "s",
+            query(since(f"max by (instance) ({of('oss_vectors_last_commit_timestamp_seconds')})"), "{{instance}}"),
+        ).links([runbook("ossvectorscommitsfailing")]),
+    )
+
+
+def _process() -> Sequence[Panel]:
+    return (
+        graph(
+            "CPU",
+            "Cores in use by each worker. A worker at 1 for long has no more to give: add another.",
+            "short",
+            query(rate(of("process_cpu_seconds_total"), "instance"), "{{instance}}"),
+        ),
+        graph(
+            "Memory",
+            "Resident memory of each worker: its buffer, up to buffer.max_bytes, and the process itself.",
+            "bytes",
+            query(f"max by (instance) ({of('process_resident_memory_bytes')})", "{{instance}}"),
+        ),
+        graph(
+            "Garbage collections",
+            "Runs of Python's garbage collector a second, by generation, over all workers.",
+            "suffix: /s",
+            query(rate(of("python_gc_collections_total"), "generation"), "generation {{generation}}"),
+        ),
+        graph(
+            "Open files",
+            "File descriptors in use by each worker; dashed: the least of their limits.",
+            "none",
+            query(f"max by (instance) ({of('process_open_fds')})", "{{instance}}"),
+            query(f"min({of('process_max_fds')})", "limit"),
+        )
+        .scale_distribution(common.ScaleDistributionConfig().type(common_models.ScaleDistribution.LOG).log(10))
+        .override_by_name("limit", color_override(RED, DASHED, UNFILLED)),
+        listing(
+            "Workers",
+            "Which version runs where, under which name in Kafka, and since when.",
+            {
+                "Version": (f"max by (instance, version, group_id, client_id) ({of(INFO)})", "none"),
+                "Up for": (f"time() - max by (instance) ({of('process_start_time_seconds')})", "dtdurations"),
+            },
+        ),
+    )
+
+
+if __name__ == "__main__":
+    FILE.write_text(build(), encoding="utf-8")

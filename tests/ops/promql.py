@@ -1,0 +1,161 @@
+"""PromQL as the files under ops/ have it: the dashboard's queries, the rules' expressions, and their parts."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import yaml
+from promql_parser import AggregateExpr, BinaryExpr, Call, Expr, MatrixSelector, VectorSelector
+
+ROOT = Path(__file__).parents[2]
+DASHBOARD: dict[str, Any] = json.loads(
+    (ROOT / "ops/grafana/dashboards/oss-vectors-worker.json").read_text(encoding="utf-8")
+)
+OPAQUE = r'"(?:[^"\\]|\\.)*"|\{[^}]*\}'
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query of the dashboard. `name` tells its panel; `instant` asks for the end of the time shown alone."""
+
+    name: str
+    expression: str
+    legend: str
+    instant: bool
+
+    def filled(self, values: Mapping[str, str]) -> str:
+        """The expression with its variables replaced, the longest names first."""
+        return filled(self.expression, values)
+
+
+def filled(text: str, values: Mapping[str, str]) -> str:
+    """Replace Grafana's variables, the longest names first."""
+    for name in sorted(values, key=len, reverse=True):
+        text = text.replace(f"${name}", values[name])
+    return text
+
+
+def panels() -> list[dict[str, Any]]:
+    """All panels, those of collapsed rows too, without the rows."""
+    found: list[dict[str, Any]] = []
+    for panel in DASHBOARD["panels"]:
+        found += panel["panels"] if panel["type"] == "row" else [panel]
+    return found
+
+
+def queries() -> list[Query]:
+    """The queries of all panels and annotations."""
+    found = [
+        Query(f"{panel['title']}: {target['refId']}", target["expr"], target.get("legendFormat", ""), target["instant"])
+        for panel in panels()
+        for target in panel["targets"]
+    ]
+    marks = DASHBOARD["annotations"]["list"]
+    return found + [Query(f"annotation {one['name']}", one["expr"], one["titleFormat"], False) for one in marks]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A recording or alerting rule. `asked` are the queries in the texts of an alert's annotations."""
+
+    name: str
+    expression: str
+    asked: tuple[str, ...] = ()
+
+
+def rule_files() -> dict[str, dict[str, Any]]:
+    """The files of rules under ops/prometheus by their name, as they are read."""
+    read = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in _files()}
+    return {name: content for name, content in read.items() if "groups" in content}
+
+
+def _files() -> list[Path]:
+    return sorted((ROOT / "ops/prometheus").rglob("*.yml"))
+
+
+def rules() -> list[Rule]:
+    """All rules."""
+    return [
+        Rule(rule.get("record") or rule["alert"], rule["expr"], _asked(rule))
+        for content in rule_files().values()
+        for group in content["groups"]
+        for rule in group["rules"]
+    ]
+
+
+def _asked(rule: Mapping[str, Any]) -> tuple[str, ...]:
+    texts = " ".join(rule.get("annotations", {}).values())
+    return tuple(one.replace("=%q", '=~".+"') for one in re.findall(r'(?:printf|query) "([^"]*)"', texts))
+
+
+# -- parts
+
+
+def unfiltered(expression: str) -> str:
+    """The expression with nothing in it that leaves out series for their values.
+
+    A comparison answers 0 or 1 instead, `unless` becomes `and`, and what looks for missing series looks for them. So a
+    query of a healthy system has an answer if, and only if, every name and label in it is right.
+    """
+
+    def replaced(found: re.Match[str]) -> str:
+        opaque, comparison, word = found.groups()
+        if comparison:
+            return f"{comparison} bool "
+        return {"unless": "and", "absent": "count", "absent_over_time": "last_over_time"}.get(word, opaque or word)
+
+    return re.sub(rf"({OPAQUE})|([=!]=|[<>]=?)(?:\s*bool\b)?|(\b[a-z_]+\b)", replaced, expression)
+
+
+def parts(expression: str) -> list[str]:
+    """The expression and every part of it that is a vector, once each."""
+    found: dict[str, None] = {}
+
+    def visit(node: Expr) -> None:
+        if isinstance(node, AggregateExpr | BinaryExpr | Call | VectorSelector):
+            found.setdefault(str(node))
+
+    promql_parser.walk(promql_parser.parse(expression), visit)
+    return list(found)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A selector in its place: over a range or not, and what it is aggregated by, the innermost first."""
+
+    name: str
+    ranged: bool
+    within: tuple[str, ...]
+
+
+def selectors(expression: str) -> list[Selector]:
+    """All selectors of an expression."""
+    found: list[Selector] = []
+    within: list[str] = []
+    ranged: list[bool] = []
+
+    def enter(node: Expr) -> None:
+        if isinstance(node, AggregateExpr):
+            within.append(_head(node))
+        elif isinstance(node, MatrixSelector):
+            ranged.append(True)
+        elif isinstance(node, VectorSelector):
+            found.append(Selector(str(node.name), bool(ranged), tuple(reversed(within))))
+
+    def leave(node: Expr) -> None:
+        if isinstance(node, AggregateExpr):
+            within.pop()
+        elif isinstance(node, MatrixSelector):
+            ranged.pop()
+
+    promql_parser.walk(promql_parser.parse(expression), enter, leave)
+    return found
+
+
+def _head(node: AggregateExpr) -> str:
+    labels = "" if node.modifier is None else f" by ({', '.join(node.modifier.labels)})"
+    return f"{node.op}{labels}"
