@@ -2,14 +2,23 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import promql_parser
 import yaml
-from promql_parser import AggregateExpr, BinaryExpr, Call, Expr, MatrixSelector, VectorSelector
+from promql_parser import (
+    AggModifierType,
+    AggregateExpr,
+    BinaryExpr,
+    Call,
+    Expr,
+    LabelModifierType,
+    MatrixSelector,
+    VectorSelector,
+)
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD: dict[str, Any] = json.loads(
@@ -111,16 +120,34 @@ def unfiltered(expression: str) -> str:
     return re.sub(rf"({OPAQUE})|([=!]=|[<>]=?)(?:\s*bool\b)?|(\b[a-z_]+\b)", replaced, expression)
 
 
-def parts(expression: str) -> list[str]:
-    """The expression and every part of it that is a vector, once each."""
-    found: dict[str, None] = {}
+def parts(expression: str) -> dict[str, frozenset[str]]:
+    """The expression and every part of it that is a vector, with the labels that it is told to have."""
+    found: dict[str, frozenset[str]] = {}
+
+    def note(node: Expr, labels: Iterable[str]) -> None:
+        if isinstance(node, AggregateExpr | BinaryExpr | Call | VectorSelector):
+            found[str(node)] = found.get(str(node), frozenset()) | frozenset(labels)
 
     def visit(node: Expr) -> None:
-        if isinstance(node, AggregateExpr | BinaryExpr | Call | VectorSelector):
-            found.setdefault(str(node))
+        note(node, _aggregated_by(node))
+        if isinstance(node, BinaryExpr):
+            for side in (node.lhs, node.rhs):
+                note(side, _matched_on(node))
 
     promql_parser.walk(promql_parser.parse(expression), visit)
-    return list(found)
+    return found
+
+
+def _aggregated_by(node: Expr) -> Iterable[str]:
+    if not isinstance(node, AggregateExpr) or node.modifier is None:
+        return ()
+    return node.modifier.labels if node.modifier.type == AggModifierType.By else ()
+
+
+def _matched_on(node: BinaryExpr) -> Iterable[str]:
+    if node.modifier is None or node.modifier.matching is None:
+        return ()
+    return node.modifier.matching.labels if node.modifier.matching.type == LabelModifierType.Include else ()
 
 
 @dataclass(frozen=True)
