@@ -269,7 +269,7 @@ def _settled_now() -> Panel:
     panel = number(
         "Records settled",
         "Records that got their final outcome, a second, over the last 5 minutes.",
-        "suffix: /s",
+        "recps",
         now(SETTLED_NOW, "records"),
     )
     return panel.span(3).no_value("none").thresholds(thresholds(base=BLUE))
@@ -341,7 +341,7 @@ def _outcomes() -> Panel:
         "Records by outcome",
         "Records settled a second. Returned: given back unsettled with a partition; they come again. "
         "Dashed: records consumed.",
-        "suffix: /s",
+        "recps",
         query(rate(of_topic("oss_vectors_records_settled_total"), "outcome"), "{{outcome}}"),
         query(rate(of_topic("oss_vectors_records_consumed_total")), "consumed"),
     )
@@ -448,7 +448,7 @@ def _partitions() -> Sequence[Panel]:
         graph(
             "Watermark's pace",
             "Offsets that the watermark passes in a second. 0 with a lag: nothing moves.",
-            "suffix: /s",
+            "recps",
             query(
                 f"max by (topic, partition) (deriv({of_topic('oss_vectors_watermark_offset')}[$__rate_interval]))",
                 "{{topic}}/{{partition}}",
@@ -545,7 +545,7 @@ def _batches() -> Sequence[Panel]:
             "Batches by what sealed them",
             "Count and bytes: the batch was full. Age: its first record had waited long enough. "
             "Drain: a partition was given back, or the worker stopped.",
-            "suffix: /s",
+            "cps",
             query(rate(of_index("oss_vectors_batches_total"), "reason"), "{{reason}}"),
         ).span(6),
         bars(
@@ -612,7 +612,7 @@ def _requests() -> Sequence[Panel]:
         graph(
             "Rate limit in force",
             "Vectors a second that the workers together allow themselves; it falls when the service throttles. 0: none.",
-            "suffix: /s",
+            "recps",
             query(f"sum by (index) ({of_index('oss_vectors_rate_limit_vectors_per_second')})", "{{index}}"),
         ).links([runbook("ossvectorsthrottled")]),
         graph(
@@ -649,7 +649,7 @@ def _kafka() -> Sequence[Panel]:
         stacked(
             "Commits",
             "Commits of offsets a second. Failed ones are tried again.",
-            "suffix: /s",
+            "cps",
             query(rate(of("oss_vectors_commits_total"), "result"), "{{result}}"),
         )
         .override_by_name("failed", color_override(RED))
@@ -692,7 +692,7 @@ def _process() -> Sequence[Panel]:
         graph(
             "Garbage collections",
             "Runs of Python's garbage collector a second, by generation, over all workers.",
-            "suffix: /s",
+            "cps",
             query(rate(of("python_gc_collections_total"), "generation"), "generation {{generation}}"),
         ),
         graph(
