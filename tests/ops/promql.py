@@ -98,7 +98,8 @@ def rules() -> list[Rule]:
 
 def _asked(rule: Mapping[str, Any]) -> tuple[str, ...]:
     texts = " ".join(rule.get("annotations", {}).values())
-    return tuple(one.replace("=%q", '=~".+"') for one in re.findall(r'(?:printf|query) "([^"]*)"', texts))
+    found = re.findall(r'printf "([^"]*=%q[^"]*)"|query "([^"]*)"', texts)
+    return tuple((formatted or plain).replace("=%q", '=~".+"') for formatted, plain in found)
 
 
 # -- parts
