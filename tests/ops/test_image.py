@@ -1,0 +1,145 @@
+"""The image that ops/Dockerfile builds, as far as its text tells, and the requirements that it installs."""
+
+import ast
+import itertools
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from worker.config import Http
+
+ROOT: Final = Path(__file__).parents[2]
+DOCKERFILE: Final = (ROOT / "ops/Dockerfile").read_text(encoding="utf-8")
+PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+BUILD: Final[list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"][
+    "requires"
+]
+REQUIREMENTS: Final = ["requirements.txt", "requirements-demo.txt", "requirements-build.txt"]
+
+
+def test_the_image_is_pinned_and_ends_without_root_and_without_a_shell_in_between() -> None:
+    instructions = [line.partition(" ") for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line[:1].isupper()]
+    by_name = {name: value for name, _, value in instructions}
+    (image,) = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE, re.MULTILINE)
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-[a-z]+", image) is not None
+    assert {value.split()[0] for name, _, value in instructions if name == "FROM"} == {"${PYTHON_IMAGE}"}
+    assert by_name["USER"] == "10001:10001"
+    assert ast.literal_eval(by_name["ENTRYPOINT"]) == list(PROJECT["scripts"])
+    assert ast.literal_eval(by_name["CMD"]) == ["run"]
+
+
+def test_the_image_carries_the_version_and_the_port_of_the_project() -> None:
+    assert f"ARG VERSION={PROJECT['version']}\n" in DOCKERFILE
+    assert f"EXPOSE {Http().port}\n" in DOCKERFILE
+
+
+class Answer(BaseHTTPRequestHandler):
+    """Answers every request with the server's status, and keeps the paths asked for."""
+
+    def do_GET(self) -> None:
+        server = self.server
+        assert isinstance(server, Asked)
+        server.paths.append(self.path)
+        self.send_response(server.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+        """Keep the test's output quiet."""
+
+
+class Asked(HTTPServer):
+    """A server on a free port of 127.0.0.1."""
+
+    def __init__(self, status: int):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.status = status
+        self.paths: list[str] = []
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_the_images_health_check_is_what_healthz_says_whatever_proxy_is_set(status: int, healthy: bool) -> None:
+    check = re.search(r"^HEALTHCHECK .* CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    assert check is not None
+    python, *rest = ast.literal_eval(check[1])
+    with Asked(status) as server:
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        environment = {"OSS_VECTORS_HTTP__PORT": str(server.server_port), "http_proxy": "http://127.0.0.1:1"}
+        ended = subprocess.run([sys.executable, *rest], env=environment, capture_output=True, check=False)
+        answering.join()
+    assert (python, server.paths, ended.returncode == 0) == ("python", ["/healthz"], healthy)
+
+
+def test_packages_are_fetched_by_hash_alone_and_with_a_mirrors_settings_in_no_layer() -> None:
+    steps = [step for step in re.split(r"^(?=[A-Z]+ )", DOCKERFILE, flags=re.MULTILINE) if step.startswith("RUN ")]
+    fetching = [step for step in steps if re.search(r"pip (install|wheel) (?!.*--no-(index|deps))", step)]
+    assert [step.splitlines()[0] for step in fetching] == [
+        "RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \\"
+    ]
+    commands = [line for line in fetching[0].splitlines() if re.search(r"/pip (install|wheel) ", line)]
+    assert [line for line in commands if "--require-hashes" not in line] == []
+    assert "://" not in DOCKERFILE.replace("http://127.0.0.1:", "")
+
+
+def test_what_the_image_copies_is_there_and_let_through() -> None:
+    copied = [
+        source
+        for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
+    let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert sorted(copied) == sorted(let_through)
+    assert [source for source in copied if not (ROOT / source).exists()] == []
+
+
+@pytest.mark.parametrize("name", REQUIREMENTS)
+def test_every_requirement_is_pinned_with_hashes_and_without_an_address(name: str) -> None:
+    text = (ROOT / "ops" / name).read_text(encoding="utf-8")
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+    line = re.compile(r"[a-z0-9.-]+==[\w.]+( ; [^\\]*?)?( +--hash=sha256:[0-9a-f]{64})+")
+    assert [entry for entry in lines if not line.fullmatch(entry.rstrip())] == []
+    assert ("://" in text, len(lines) > 5) == (False, True)
+    assert f"-o ops/{name}" in text.splitlines()[3]
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("requirements.txt", ["credentials"]), ("requirements-demo.txt", ["credentials", "demo"])]
+)
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+def test_requirements_satisfy_every_dependency_of_the_project(name: str, extras: list[str], python: str) -> None:
+    wanted = [*PROJECT["dependencies"], *itertools.chain(*(PROJECT["optional-dependencies"][one] for one in extras))]
+    assert unsatisfied(wanted, name, python) == []
+
+
+def test_requirements_of_the_build_satisfy_the_build_system() -> None:
+    assert unsatisfied(BUILD, "requirements-build.txt", "3.13") == []
+
+
+def unsatisfied(wanted: list[str], name: str, python: str) -> list[str]:
+    """What of `wanted` the requirements do not pin, or not to a version that will do, on this Python."""
+    pins = pinned(name, python)
+    here = [one for one in map(Requirement, wanted) if holds(one, python)]
+    return [str(one) for one in here if not one.specifier.contains(pins.get(canonicalize_name(one.name), "0.dev0"))]
+
+
+def pinned(name: str, python: str) -> dict[str, str]:
+    """The packages that the requirements install on this Python, and their versions."""
+    text = (ROOT / "ops" / name).read_text(encoding="utf-8")
+    lines = re.findall(r"^([a-z0-9.-]+==[^\\\n]+)", text, re.MULTILINE)
+    pins = [one for one in map(Requirement, lines) if holds(one, python)]
+    return {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in pins}
+
+
+def holds(requirement: Requirement, python: str) -> bool:
+    """Whether a requirement's marker is true on this Python, on Linux."""
+    environment = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": "linux"}
+    return requirement.marker is None or requirement.marker.evaluate(environment)
