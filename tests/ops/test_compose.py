@@ -174,6 +174,11 @@ def test_the_worker_has_time_to_drain(settings: Settings) -> None:
     assert int(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) > settings.shutdown.drain_seconds
 
 
+def test_the_producer_has_time_to_flush_and_to_close() -> None:
+    grace = int(SERVICES["producer"]["stop_grace_period"].removesuffix("s"))
+    assert grace > 2 * sample_producer._FLUSH_SECONDS
+
+
 def test_the_worker_has_memory_for_more_than_its_buffer(settings: Settings) -> None:
     assert int(SERVICES["worker"]["mem_limit"].removesuffix("g")) << 30 >= 2 * settings.buffer.max_bytes
 
