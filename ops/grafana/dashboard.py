@@ -425,6 +425,7 @@ def _details() -> dict[str, Sequence[Panel]]:
         "Batches": _batches(),
         "Requests": _requests(),
         "Kafka": _kafka(),
+        "Kafka client": _kafka_client(),
         "Process": _process(),
     }
 
@@ -672,6 +673,60 @@ def _kafka() -> Sequence[Panel]:
             "s",
             query(since(f"max by (instance) ({of('oss_vectors_last_commit_timestamp_seconds')})"), "{{instance}}"),
         ).links([runbook("ossvectorscommitsfailing")]),
+    )
+
+
+def _kafka_client() -> Sequence[Panel]:
+    fetch = of("oss_vectors_kafka_client_fetch_duration_seconds_bucket")
+    rebalance = of("oss_vectors_kafka_client_rebalance_duration_seconds_bucket")
+    return (
+        graph(
+            "Fetch duration",
+            "From a fetch to its answer. A broker with nothing new waits for fetch_max_wait_ms, so at rest it is that.",
+            "s",
+            *(query(quantile(share, fetch), f"p{share * 100:g}") for share in QUANTILES),
+        ),
+        stacked(
+            "Bytes fetched",
+            "Batches of records fetched a second, as they came, so compressed.",
+            "Bps",
+            query(rate(of_topic("oss_vectors_kafka_client_fetched_bytes_total"), "topic"), "{{topic}}"),
+        ),
+        heat(
+            "Rebalance duration, spread",
+            "How many rebalances took how long, from asking to join to the assignment.",
+            "s",
+            rebalance,
+        ),
+        bars(
+            "Failed joins and connections",
+            "Joins and syncs that were refused or not answered, and connections to brokers that could not be made or "
+            "broke. All are tried again.",
+            "short",
+            query(increase(of("oss_vectors_kafka_client_failed_rebalances_total"), "instance"), "{{instance}}: joins"),
+            query(
+                increase(of("oss_vectors_kafka_client_connection_errors_total"), "instance"),
+                "{{instance}}: connections",
+            ),
+        )
+        .links([runbook("ossvectorsrebalancestorm")])
+        .axis_soft_max(1),
+        graph(
+            "Since the last heartbeat",
+            "Seconds since the group last took a heartbeat of each worker. There are none during a join; near "
+            "kafka.session_timeout_ms the group goes on without it.",
+            "s",
+            query(
+                since(f"max by (instance) ({of('oss_vectors_kafka_client_last_heartbeat_timestamp_seconds')})"),
+                "{{instance}}",
+            ),
+        ).links([runbook("ossvectorspartitionslost")]),
+        graph(
+            "Connections to brokers",
+            "Open connections of each worker's consumer. 0: no broker can be reached.",
+            "none",
+            query(f"max by (instance) ({of('oss_vectors_kafka_client_connections')})", "{{instance}}"),
+        ).decimals(0),
     )
 
 
