@@ -96,6 +96,7 @@ class AdaptiveRate:
     BEGIN_SHARE: Final = 0.1  # of `most`
     DOUBLING_SECONDS: Final = 2.0
     GROWTH_SHARE: Final = 0.0004  # of `most`, each second
+    GROWTH_SECONDS: Final = 30.0  # of growth by one answer at most, however long the one before is past
     FALL: Final = 0.7
     LEAST_SHARE: Final = 0.01  # of `most`: one that is always throttled still asks
     QUIET_SECONDS: Final = 80.0  # since the last throttled answer, after which it grows twice as fast
@@ -133,7 +134,7 @@ class AdaptiveRate:
 
     def grow(self, now: float) -> None:
         """Note a good answer."""
-        seconds, self._grown_at = now - self._grown_at, now
+        seconds, self._grown_at = min(now - self._grown_at, self.GROWTH_SECONDS), now
         held_back, self._held_back = self._held_back, False
         if self._is_away:
             self._is_away, self._fell_at = False, now

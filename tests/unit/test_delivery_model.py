@@ -445,7 +445,8 @@ class World:
 
     def finish(self) -> None:
         """Go on until everything has its outcome; the bad answers come to an end by themselves."""
-        for turn in range(MOST_TURNS):
+        chance = random.Random(0)  # by rule, some task could come always too late for what the others take
+        for _ in range(MOST_TURNS):
             for move in list(self.moves):
                 self.go_on_with(move)
             for member in self.members:
@@ -453,7 +454,7 @@ class World:
                     pass
                 member.seal(SealReason.DRAIN)
                 self.acknowledge(member)
-            if self.turns.step(turn):
+            if self.turns.step(chance.randrange(MOST_TURNS)):
                 continue
             if self._is_at_rest():
                 break
