@@ -26,6 +26,9 @@ _LIMIT_SOURCE: Final = "limit of PutVectors"
 _VECTOR: Final = "allowed are a list of numbers, or base64 of little-endian float32"
 
 _FLOAT32_OVERFLOW: Final = 2.0**128 - 2.0**103  # the least number that rounds to infinity as float32
+# Numpy releases the GIL to convert more elements. Done for each record, that keeps threads which wait for it from ever
+# asking for it: their wait begins anew each time.
+_WITH_THE_GIL: Final = 500
 _SHOWN_CHARACTERS: Final = 100  # of a key in a message, which becomes a header of the dead letter
 
 _JSON_FIRST_BYTES: Final = frozenset(b"{ \t\r\n")
@@ -318,8 +321,11 @@ class Decoder:
     def _rounded(self, numbers: Float64s) -> np.ndarray[Any, np.dtype[np.float32]]:
         if len(numbers) != self._dimension:
             raise self._wrong_dimension(len(numbers))
+        array = np.empty(len(numbers), np.float32)
         with np.errstate(over="ignore"):
-            return numbers.astype(np.float32)
+            for begin in range(0, len(numbers), _WITH_THE_GIL):
+                array[begin : begin + _WITH_THE_GIL] = numbers[begin : begin + _WITH_THE_GIL]
+        return array
 
     def _packed_numbers(self, numbers: list[float]) -> bytes:
         if len(numbers) != self._dimension:

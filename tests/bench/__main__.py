@@ -70,7 +70,7 @@ class Bench:
 
     def in_process(self, size: int) -> None:
         """The naive chain, the floor and this worker's parts, interleaved."""
-        count = max(200, self._records * 1536 // max(size, 384))
+        count = max(200, self._records * 1536 // size)
         records = {name: data.values(count, size, name) for name in data.ENCODINGS}
         batches = {name: data.batches(found) for name, found in records.items()}
         values = [value for _, value in records["json17"]]

@@ -23,17 +23,19 @@ def main() -> None:
     )
     # Assigned by hand: a first join can be lost by the client for good, and the script would wait for ever.
     consumer.assign([TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)])
+    consumer.seek_to_beginning()  # not behind what the round before committed
     missing = int(records)
     waiting: list[dict[str, Any]] = []
-    for message in consumer:
-        waiting.append(checked(message.value, int(dimension)))
-        missing -= 1
-        if len(waiting) == REQUEST_RECORDS or not missing:
-            put(client, waiting)
-            consumer.commit()
-            waiting = []
-        if not missing:
-            break
+    while missing:
+        # With a time-out: without one the client can wait for ever for a fetch that is long answered.
+        for messages in consumer.poll(timeout_ms=1000).values():
+            for message in messages:
+                waiting.append(checked(message.value, int(dimension)))
+                missing -= 1
+                if len(waiting) == REQUEST_RECORDS or not missing:
+                    put(client, waiting)
+                    consumer.commit()
+                    waiting = []
     consumer.close()
 
 
