@@ -7,8 +7,9 @@ import gc
 import hashlib
 import json
 import random
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import alibabacloud_oss_v2 as sdk
@@ -269,3 +270,22 @@ def worker(batches: Sequence[bytes], dimension: int, port: int, **delivery: Any)
     assert written == sum(len(data.messages(batch)) for batch in batches)
     sent = metrics.registry.get_sample_value("oss_vectors_uploaded_bytes_total", {"index": INDEX})
     return Cost(watch.cpu, watch.wall, int(sent or 0))
+
+
+def longest_wait(run: Callable[[], object]) -> float:
+    """Run it, and return the longest time in seconds that another thread, which wants to go on every 2 ms, had to wait."""
+    over = threading.Event()
+    waits = [0.0]
+
+    def tick() -> None:
+        while not over.is_set():
+            before = time.perf_counter()
+            time.sleep(0.002)
+            waits.append(time.perf_counter() - before - 0.002)
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    run()
+    over.set()
+    ticker.join()
+    return max(waits)

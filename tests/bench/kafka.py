@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,11 @@ from tests.bench.chains import INDEX
 from worker.local.broker import Broker
 
 LIMIT_SECONDS = 120.0
+UNLIMITED = {"batch__max_bytes": 20 << 20, "delivery__vectors_per_second": 0}
+FLOOD_SECONDS = 25.0
+HEARTBEAT_SECONDS = 3.0  # the interval, with default settings
+TENTH_RECORDS = 3000
+IDLE_SECONDS = 10.0
 
 
 class ProcessCost(NamedTuple):
@@ -60,25 +66,123 @@ def worker_processes(
 
     The wall time is from the first record that any of them polled.
     """
-    group = f"bench-{uuid.uuid4().hex[:8]}"
-    started = time.monotonic()
-    environment = _environment(broker, topic, group, dimension, port, overrides)
-    processes = [
-        subprocess.Popen([sys.executable, "-m", "worker", "run"], env=environment, stderr=subprocess.PIPE, text=True)
-        for _ in range(count)
-    ]
-    running = threading.Event()
-    for process in processes:
-        threading.Thread(target=_read_log, args=(process, running), daemon=True).start()
-    running.wait(60)
+    group = _new_group()
+    environment = _environment(broker, topic, group, dimension, port, UNLIMITED | overrides)
+    workers = [_Worker(environment) for _ in range(count)]
+    workers[0].running.wait(60)
     started = time.monotonic()
     _wait_committed(broker, topic, group)
     ended = time.monotonic()
-    peaks = [_peak_rss(process) for process in processes]
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    costs = [_cost(process, started) for process in processes]
+    peaks = [_peak_rss(worker.process) for worker in workers]
+    for worker in workers:
+        worker.process.send_signal(signal.SIGTERM)
+    costs = [_cost(worker.process, started) for worker in workers]
     return [cost._replace(wall=ended - started, peak_rss=peak) for cost, peak in zip(costs, peaks, strict=True)]
+
+
+class Duty(NamedTuple):
+    """What a worker with its default settings shows. Seconds and bytes."""
+
+    flood_peak_rss: int  # a full topic, and a service that takes a second for each request
+    flood_slowest_scrape: float
+    flood_latest_heartbeat: float  # beyond the interval
+    share_in_time: float  # at a tenth of the load: records settled within max_age, the service's time, and 100 ms
+    idle_cpu: float  # share of a core
+
+
+def on_duty(broker: Broker, records: Sequence[tuple[bytes, bytes]], dimension: int, ports: tuple[int, int]) -> Duty:
+    """Run a worker with its default settings on a flood, at a tenth of the load, and idle.
+
+    `ports` are those of a service that takes a second, and of one that takes 100 ms.
+    """
+    flood = _Worker(_environment(broker, fill(broker, records, partitions=2), _new_group(), dimension, ports[0], {}))
+    flood.running.wait(60)
+    scrapes = []
+    heartbeats = [0.0]
+    until = time.monotonic() + FLOOD_SECONDS
+    while time.monotonic() < until:
+        before = time.monotonic()
+        text = flood.metrics()
+        scrapes.append(time.monotonic() - before)
+        last = _value(text, "oss_vectors_kafka_client_last_heartbeat_timestamp_seconds")
+        if last:
+            heartbeats.append(time.time() - last - HEARTBEAT_SECONDS)
+        time.sleep(0.05)
+    peak = flood.end()
+    topic = fill(broker, [], partitions=2)
+    worker = _Worker(_environment(broker, topic, _new_group(), dimension, ports[1], {}))
+    worker.running.wait(60)
+    _publish_slowly(broker, topic, records[:TENTH_RECORDS])
+    time.sleep(3.0)
+    text = worker.metrics()
+    all_in_all = _value(text, "oss_vectors_record_latency_seconds_count")
+    in_time = _value(text, "oss_vectors_record_latency_seconds_bucket", 'le="1.2"')
+    cpu = _cpu_seconds(worker.process)
+    time.sleep(IDLE_SECONDS)
+    idle = (_cpu_seconds(worker.process) - cpu) / IDLE_SECONDS
+    worker.end()
+    return Duty(peak, max(scrapes), max(heartbeats), in_time / all_in_all, idle)
+
+
+def _publish_slowly(broker: Broker, topic: str, records: Sequence[tuple[bytes, bytes]]) -> None:
+    """Publish 250 records a second, a tenth of what an index takes."""
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap, max_request_size=1 << 24)
+    began = time.monotonic()
+    for place, (key, value) in enumerate(records):
+        time.sleep(max(0.0, began + place / 250 - time.monotonic()))
+        producer.send(topic, key=key, value=value, partition=place % 2)
+    producer.flush()
+    producer.close()
+
+
+class _Worker:
+    """A worker process, and where its HTTP port is."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        command = [sys.executable, "-m", "worker", "run"]
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        self.running = threading.Event()
+        self._port = 0
+        threading.Thread(target=self._read_log, daemon=True).start()
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            for line in lines:
+                if found := re.search(r'"message":"http","port":(\d+)', line):
+                    self._port = int(found[1])
+                elif '"state: running"' in line:
+                    self.running.set()
+                elif '"level":"error"' in line or "Traceback" in line:
+                    sys.stderr.write(line)
+
+    def metrics(self) -> str:
+        """Return what it exports."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def end(self) -> int:
+        """Stop it; returns the most memory that it had."""
+        peak = _peak_rss(self.process)
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+        return peak
+
+
+def _value(text: str, name: str, label: str = "") -> float:
+    """Return the sum of a metric's samples that have the label."""
+    lines = [line for line in text.splitlines() if re.match(rf"{name}[{{ ]", line) and label in line]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def _cpu_seconds(process: "subprocess.Popen[str]") -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _new_group() -> str:
+    return f"bench-{uuid.uuid4().hex[:8]}"
 
 
 def _environment(
@@ -93,8 +197,6 @@ def _environment(
         "oss__bucket": "bench",
         "oss__account_id": "1",
         "oss__endpoint": f"http://127.0.0.1:{port}",
-        "batch__max_bytes": 20 << 20,
-        "delivery__vectors_per_second": 0,
         "dead_letter__topic": f"{topic}.dlq",
         "http__host": "127.0.0.1",
         "http__port": 0,
@@ -103,16 +205,6 @@ def _environment(
     settings |= overrides
     own = {f"OSS_VECTORS_{name.upper()}": str(value) for name, value in settings.items()}
     return dict(os.environ) | own | {"OSS_ACCESS_KEY_ID": "bench", "OSS_ACCESS_KEY_SECRET": "bench"}
-
-
-def _read_log(process: "subprocess.Popen[str]", running: threading.Event) -> None:
-    assert process.stderr is not None
-    with process.stderr as lines:
-        for line in lines:
-            if re.search(r'"state: running"', line):
-                running.set()
-            elif '"level":"error"' in line or "Traceback" in line:
-                sys.stderr.write(line)
 
 
 def _wait_committed(broker: Broker, topic: str, group: str) -> None:

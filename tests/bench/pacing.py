@@ -6,7 +6,8 @@ what the file's name ends in), `--json FILE` writes the figures.
 
 Each replica is a `Pacer` and a `Backoff` as the worker wires them, with as many slots as it has by default and more
 records than it can send. The service is a token bucket with a burst of one second; it answers after 100 ms, and 429
-where the bucket is empty.
+where the bucket is empty. `--emulator` also runs three replicas for two minutes against the emulator with such a limit,
+lanes and connections and all.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import heapq
 import json
 import random
 import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,8 +23,16 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from worker.config import Delivery
+from tests.support.emulator import ACCOUNT, REGION, running_emulator
+from worker.batch import Batch as SealedBatch
+from worker.batch import Item, SealReason
+from worker.config import Batch, Delivery, Oss
+from worker.delivery import DeadLetter, Lane, LaneContext
+from worker.metrics import Metrics
+from worker.offsets import Ledger, Outcome, Partition
+from worker.oss import OssSink
 from worker.pace import Backoff, Pacer, TokenBucket, Verdict
+from worker.state import Status
 
 LIMIT: Final = 2500.0  # vectors a second, of the service
 VECTORS: Final = 500  # in a request
@@ -173,16 +183,127 @@ def simulate(scenario: Scenario, seed: int) -> Figures:
     return _Simulation(scenario, seed).run()
 
 
+def on_emulator(replicas: int = 3, seconds: float = 120.0) -> Figures:
+    """Run real lanes with real connections against an emulator that takes 2,500 vectors a second."""
+    with running_emulator() as emulator:
+        bucket, index = emulator.new_index(dimension=4)
+        emulator.limits(bucket=bucket, vectors_per_second=LIMIT)
+        emulator.fault(bucket=bucket, operation="PutVectors", latency_seconds=LATENCY)
+        lanes = [_FedLane(emulator.endpoint, bucket, index, number) for number in range(replicas)]
+        began = time.monotonic()
+        timeline: list[list[float]] = [[] for _ in lanes]
+        while (past := time.monotonic() - began) < seconds:
+            for lane in lanes:
+                lane.feed(late=past > seconds / 2)
+            if past >= 5.0 * len(timeline[0]):
+                for lane, rates in zip(lanes, timeline, strict=True):
+                    rates.append(lane.lane.pacer.vectors_per_second)
+            time.sleep(0.02)
+        for lane in lanes:
+            lane.lane.stop()
+        late = [lane.taken - lane.taken_before_late for lane in lanes]
+        taken = sum(lane.taken for lane in lanes)
+        refused = sum(lane.count("requests_total", code="429") for lane in lanes)
+        requests = refused + sum(lane.count("requests_total", code="200") for lane in lanes)
+        return Figures(
+            taken / (LIMIT * seconds),
+            refused / requests,
+            sum(late) ** 2 / (len(late) * sum(share**2 for share in late)),
+            0.0,
+            timeline,
+        )
+
+
+class _FedLane:
+    """A lane that always has batches to send, as one replica has it."""
+
+    def __init__(self, endpoint: str, bucket: str, index: str, number: int) -> None:
+        delivery = Delivery()
+        oss = Oss(region=REGION, bucket=bucket, account_id=ACCOUNT, endpoint=endpoint)
+        credentials = {"OSS_ACCESS_KEY_ID": "test", "OSS_ACCESS_KEY_SECRET": "test"}
+        self.ledger = Ledger(("bench",), time.monotonic)
+        status = Status(0.0)
+        self.metrics = Metrics(self.ledger, status, ("bench",), (index,))
+        self.lane = Lane(
+            index,
+            ("bench",),
+            LaneContext(
+                OssSink(oss, credentials, max_connections=delivery.max_in_flight),
+                self.ledger,
+                _NoDeadLetters(),
+                status,
+                self.metrics,
+                delivery,
+                Batch(),
+                10,
+                Backoff(delivery.retry_initial_seconds, delivery.retry_max_seconds, random.Random(number)),
+                time.monotonic,
+                time.time,
+            ),
+        )
+        self.taken_before_late = 0
+        self._number = number
+        self._offset = 0
+        self._index = index
+        self._assignment = self.ledger.assign(Partition("bench", number))
+        self.ledger.open(self._assignment, 0, None)
+        self.lane.start()
+
+    @property
+    def taken(self) -> int:
+        """How many vectors the service took."""
+        return self.ledger.books().settled["bench", Outcome.PUT]
+
+    def count(self, name: str, **labels: str) -> float:
+        """Return a counter's value."""
+        every = {"index": self._index, "operation": "PutVectors", **labels}
+        return self.metrics.registry.get_sample_value(f"oss_vectors_{name}", every) or 0.0
+
+    def feed(self, *, late: bool) -> None:
+        """Have two batches more than are in flight."""
+        if not late:
+            self.taken_before_late = self.taken
+        while self.ledger.outstanding() < VECTORS * (self.lane.context.delivery.max_in_flight + 2):
+            offsets = range(self._offset, self._offset + VECTORS)
+            self._offset += VECTORS
+            self.ledger.track(self._assignment, offsets)
+            items = {}
+            for offset in offsets:
+                key = f"{self._number}-{offset}"
+                fragment = b'{"key":"%b","data":{"float32":[1.0,0.0,0.0,0.0]}}' % key.encode()
+                items[key] = Item(self._assignment, _Message(offset), key, fragment, 0)
+            self.lane.submit(SealedBatch(items, 0, SealReason.COUNT))
+
+
+class _Message(NamedTuple):
+    offset: int
+    timestamp: int = -1
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+class _NoDeadLetters:
+    def submit(self, letter: DeadLetter) -> None:
+        """No record of this is bad."""
+        raise AssertionError(letter.text)
+
+
 def main() -> None:
     """Print the figures of every scenario."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.pacing", description=__doc__)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the rates over time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--emulator", action="store_true", help="also run real lanes against the emulator")
     given = parser.parse_args()
     runs = {scenario: [simulate(scenario, seed) for seed in range(SEEDS)] for scenario in SCENARIOS}
     table = Table("replicas", "goodput of the limit", "requests refused", "fairness", "peak second")
     for scenario, figures in runs.items():
         table.add_row(scenario.name, *(_spread([each[column] for each in figures]) for column in range(4)))
+    if given.emulator:
+        found = on_emulator()
+        runs[Scenario("three real lanes on the emulator", 3, seconds=120.0)] = [found]
+        table.add_row("three real lanes on the emulator", *(_spread([found[column]]) for column in range(3)), "")
     Console(highlight=False).print(table)
     if given.json:
         given.json.write_text(
