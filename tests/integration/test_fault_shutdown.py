@@ -118,7 +118,7 @@ def test_in_a_rebalance_that_waits_for_the_service(
         **SLOW_CLIENT, kafka__revoke_seconds=30, kafka__session_timeout_ms=45_000, batch__max_records=10
     )
     first = start_worker(settings)
-    first.wait_until(lambda m: m.total("requests_in_flight") == 8, "requests wait for an answer")
+    first.wait_until(lambda m: m.total("requests_in_flight") == 2, "requests wait for an answer")
     second = start_worker(settings | {"OSS_VECTORS_OSS__READ_TIMEOUT_SECONDS": "2"})
     first.wait_until(lambda m: m.total("rebalances_total", event="revoked") == 1, "it is asked to give some back")
 
@@ -188,7 +188,7 @@ def test_while_no_connection_to_the_service_comes_about(new_stage: StageFactory,
         worker = start_worker(settings).wait_ready()
     with unanswering_port(proxy.port):
         stage.publish_versions(versions_of(keys=30, count=30))
-        worker.wait_until(lambda m: m.total("requests_in_flight") == 8, "all slots connect")
+        worker.wait_until(lambda m: m.total("requests_in_flight") == 2, "requests connect")
 
         ends_in_time(worker)
 
