@@ -88,7 +88,6 @@ class _Part:
         """Be made of these, at least one."""
         self.items = items
         self.assignments = {item.assignment for item in items}
-        self.body = b""
 
     @property
     def is_delete(self) -> bool:
@@ -417,8 +416,7 @@ class Courier:
         part.taken_when_sent = self._lane.taken
         if self._is_stuck(part):
             return self._probe(part, admission)
-        part.body = part.body or self._body(part.items)
-        error = self._attempt(part.items, part.body, admission)
+        error = self._attempt(part.items, admission)
         if error is None:
             return []
         return [part] if error is _NOT_SENT else self._judge(part, error)
@@ -434,7 +432,7 @@ class Courier:
         """Send one record of a stuck part alone, each in its turn: if it is taken, the fault is in the rest, which is split."""
         place = part.attempts % len(part.items)
         one = part.items[place : place + 1]
-        error = self._attempt(one, self._body(one), admission)
+        error = self._attempt(one, admission)
         if error is None:
             rest = _Part(part.items[:place] + part.items[place + 1 :])
             return [rest] if rest.is_alone else self._split(rest)
@@ -488,13 +486,15 @@ class Courier:
         self._context.metrics.rate_limit_wait.labels(self._lane.index).inc(self._context.clock() - started)
         return None
 
-    def _attempt(self, items: list[Item], body: bytes, admission: Admission) -> SinkError | None:
+    def _attempt(self, items: list[Item], admission: Admission) -> SinkError | None:
         """Send once; returns the error. A request that was taken is settled before it counts as landed."""
         lane, context = self._lane, self._context
         assignments = {item.assignment for item in items}
+        body = self._body(items)  # made for each attempt: one that waits to be sent again holds its fragments alone
         if not context.ledger.depart(assignments):
             lane.answered(admission, Verdict.NOT_SENT)
             return _NOT_SENT
+        context.ledger.hold(len(body))
         is_delete = items[0].fragment is None
         send = context.sink.delete if is_delete else context.sink.put
         context.metrics.uploaded_bytes.labels(lane.index).inc(len(body))
@@ -509,6 +509,7 @@ class Courier:
             error, verdict = refusal, _verdict(refusal)
         finally:
             context.metrics.in_flight.labels(lane.index).dec()
+            context.ledger.hold(-len(body))
             context.ledger.land(assignments)
             lane.answered(admission, verdict, len(body))
         if verdict is Verdict.TAKEN:

@@ -11,8 +11,8 @@ from worker.config import Kafka
 log = logging.getLogger(__name__)
 
 # Vector records are large: a default of 1 MiB for each partition would be some 30 records of 1,536 dimensions.
-FETCH_MAX_BYTES: Final = 32 * 1024 * 1024
-PARTITION_FETCH_MAX_BYTES: Final = 8 * 1024 * 1024
+FETCH_MAX_BYTES: Final = 16 * 1024 * 1024
+PARTITION_FETCH_MAX_BYTES: Final = 4 * 1024 * 1024
 REQUEST_TIMEOUT_MS: Final = 15_000
 BOOTSTRAP_TIMEOUT_MS: Final = 5_000
 # A partition whose leader went is fetched again after the next look at the metadata.

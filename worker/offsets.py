@@ -254,7 +254,7 @@ class Ledger:
                 assignment.position = max(assignment.position, position)
 
     def hold(self, size: int) -> None:
-        """Enter bytes that the records just tracked hold until they are settled."""
+        """Enter bytes that are held: those of records until they are settled, and of a request's body; less than 0 frees."""
         with self._lock:
             self._bytes += size
 

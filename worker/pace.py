@@ -78,7 +78,7 @@ class TokenBucket:
 class AdaptiveRate:
     """A rate that finds its share of a limit which others use too: additive increase, multiplicative decrease.
 
-    It begins at a tenth of `most` and doubles every two seconds (slow start), until the service throttles for the first
+    It begins at a quarter of `most` and doubles every two seconds (slow start), until the service throttles for the first
     time. From there on it grows by a fixed part of `most` each second, and falls to 70 % at a throttled answer. It grows only
     while it holds requests back and good answers come, and falls once for all requests that left before it last fell.
     The longer no answer was throttled the faster it grows, with the cube of that time, for others have gone then (Ha, Rhee
@@ -93,7 +93,7 @@ class AdaptiveRate:
     on from what was let through lately, or from what services usually take, whichever is more. Times are in seconds of a monotonic clock.
     """
 
-    BEGIN_SHARE: Final = 0.1  # of `most`
+    BEGIN_SHARE: Final = 0.25  # of `most`
     DOUBLING_SECONDS: Final = 2.0
     GROWTH_SHARE: Final = 0.0004  # of `most`, each second
     GROWTH_SECONDS: Final = 30.0  # of growth by one answer at most, however long the one before is past

@@ -120,7 +120,7 @@ class Bench:
 
     def on_kafka(self, broker: Broker, size: int) -> None:
         """The worker and the naive script as processes, interleaved; then two workers beside one."""
-        count = max(2000, self._records * 4 * 1536 // max(size, 384))
+        count = max(2000, min(100_000, self._records * 10 * 1536 // size))
         topic = kafka.fill(broker, data.values(count, size, "json17"), partitions=2)
         ours, theirs, scaled = [], [], []
         with sink(size) as port:

@@ -69,7 +69,9 @@ def worker_processes(
     group = _new_group()
     environment = _environment(broker, topic, group, dimension, port, UNLIMITED | overrides)
     workers = [_Worker(environment) for _ in range(count)]
-    workers[0].running.wait(60)
+    deadline = time.monotonic() + 60
+    while not any(worker.running.is_set() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.01)
     started = time.monotonic()
     _wait_committed(broker, topic, group)
     ended = time.monotonic()

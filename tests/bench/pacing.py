@@ -1,7 +1,7 @@
 """How replicas that share an index's limit come to terms: a simulation with the real controllers on a clock of its own.
 
 `python -m tests.bench.pacing` prints what 1, 3 and 10 replicas reach against a service that takes 2,500 vectors a second,
-with and without a Retry-After; an outage in the middle; and replicas that leave. `--plot FILE` draws the rates (SVG, or
+with and without a Retry-After; an outage in the middle; and replicas that leave. `--plot FILE` draws the rates (PNG, or
 what the file's name ends in), `--json FILE` writes the figures.
 
 Each replica is a `Pacer` and a `Backoff` as the worker wires them, with as many slots as it has by default and more
@@ -320,7 +320,6 @@ def _spread(values: list[Any]) -> str:
 def _plot(runs: dict[Scenario, Figures], path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    plt.rcParams["svg.hashsalt"] = "pacing"  # the same picture has the same bytes
     figure, axes = plt.subplots(len(runs), 1, figsize=(10, 2.2 * len(runs)), constrained_layout=True)
     for axis, (scenario, figures) in zip(axes, runs.items(), strict=True):
         times = [5.0 * place for place in range(len(figures.timeline[0]))]
@@ -331,7 +330,7 @@ def _plot(runs: dict[Scenario, Figures], path: Path) -> None:
         axis.set_xlim(0, scenario.seconds)
         axis.set_ylabel("vectors/s", fontsize=8)
     axes[-1].set_xlabel("seconds", fontsize=8)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    figure.savefig(path, dpi=90)
 
 
 if __name__ == "__main__":

@@ -247,14 +247,14 @@ def busy(rates: AdaptiveRate, clock: FakeClock, seconds: float, *, well: bool = 
             rates.fall(clock(), clock())
 
 
-def test_a_rate_begins_at_a_tenth_and_doubles_every_two_seconds_up_to_the_most() -> None:
+def test_a_rate_begins_at_a_quarter_and_doubles_every_two_seconds_up_to_the_most() -> None:
     clock = FakeClock()
     rates = AdaptiveRate(1000.0, clock())
     seen_rates = [rates.rate]
-    for _ in range(4):
+    for _ in range(3):
         busy(rates, clock, 2.0)
         seen_rates.append(rates.rate)
-    assert seen_rates == [100.0, *(pytest.approx(r, rel=0.15) for r in (200.0, 400.0, 800.0)), 1000.0]
+    assert seen_rates == [250.0, *(pytest.approx(r, rel=0.15) for r in (500.0, 1000.0)), 1000.0]
 
 
 def test_a_rate_that_holds_nothing_back_does_not_grow() -> None:
@@ -265,7 +265,7 @@ def test_a_rate_that_holds_nothing_back_does_not_grow() -> None:
         assert rates.wait(1.0, clock()) == 0.0
         rates.take(1.0, clock())
         rates.grow(clock())
-    assert rates.rate == 100.0
+    assert rates.rate == 250.0
 
 
 def test_a_throttled_answer_takes_three_tenths_and_ends_the_slow_start() -> None:
