@@ -220,6 +220,10 @@ class Lane:
         metrics = self.context.metrics
         metrics.in_flight_limit.labels(self.index).set(self.pacer.in_flight_limit)
         metrics.rate_limit.labels(self.index).set(self.pacer.vectors_per_second)
+        self.let_others_ask()
+
+    def let_others_ask(self) -> None:
+        """Let those look who wait for their turn with the pace."""
         with self._lock:
             self._change.notify_all()
 
@@ -475,15 +479,20 @@ class Courier:
 
     def _admitted(self, part: _Part) -> Admission | None:
         """Return the leave of the index's pace; None where it had to be waited for, and something may have come between."""
-        admission = self._lane.pacer.admit(len(part.items))
+        lane, pacer = self._lane, self._lane.pacer
+        admission = pacer.admit(len(part.items), self)
         if admission.delay <= 0.0:
+            lane.let_others_ask()
             return admission
-        if admission.for_room:
-            self._lane.pause(admission.delay, lambda: not part.is_live or self._lane.pacer.has_room)
-            return None
         started = self._context.clock()
-        self._lane.pause(admission.delay, lambda: not part.is_live)
-        self._context.metrics.rate_limit_wait.labels(self._lane.index).inc(self._context.clock() - started)
+        if admission.for_room:
+            lane.pause(admission.delay, lambda: not part.is_live or pacer.is_next(self))
+        else:
+            lane.pause(admission.delay, lambda: not part.is_live)
+            self._context.metrics.rate_limit_wait.labels(lane.index).inc(self._context.clock() - started)
+        if not part.is_live:
+            pacer.leave(self)
+            lane.let_others_ask()
         return None
 
     def _attempt(self, items: list[Item], admission: Admission) -> SinkError | None:
@@ -512,7 +521,7 @@ class Courier:
             context.ledger.hold(-len(body))
             context.ledger.land(assignments)
             lane.answered(admission, verdict, len(body))
-        if verdict is Verdict.TAKEN:
+        if verdict in (Verdict.TAKEN, Verdict.REFUSED):
             lane.unblock()
         return error
 
@@ -610,7 +619,7 @@ class Courier:
 
 def _verdict(error: SinkError) -> Verdict:
     if isinstance(error, Refused):
-        return Verdict.TAKEN
+        return Verdict.REFUSED
     if isinstance(error, Transient):
         return Verdict.THROTTLED if error.kind is RetryReason.THROTTLED else Verdict.FAILED
     return Verdict.DENIED

@@ -6,6 +6,7 @@ Nothing here waits; everything answers how long to wait, so that the caller can 
 import math
 import random
 import threading
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple
@@ -112,6 +113,7 @@ class AdaptiveRate:
         self._held_back = False
         self._grown_at = self._fell_at = now
         self._is_away = False
+        self._has_answered = True  # well, since it last fell
         self._lately = 0.0  # units let through, older ones faded
         self._faded_at = now
 
@@ -136,8 +138,9 @@ class AdaptiveRate:
         """Note a good answer."""
         seconds, self._grown_at = min(now - self._grown_at, self.GROWTH_SECONDS), now
         held_back, self._held_back = self._held_back, False
-        if self._is_away:
-            self._is_away, self._fell_at = False, now
+        self._has_answered = True
+        if self._is_away:  # the time that it was away is no time to grow by
+            self._is_away, self._fell_at, seconds = False, now, 0.0
         if not held_back or self.rate == UNLIMITED:
             return
         rate = self.rate
@@ -157,8 +160,13 @@ class AdaptiveRate:
         if rate == UNLIMITED:
             self._fade(now)
             rate = self._scale = max(self.USUAL_MOST, self._lately / self.LATELY_SECONDS)
-        self._slow_start_below = max(rate * self.FALL, self._scale * self.LEAST_SHARE)
-        self._bucket.change(self._slow_start_below, now)
+        rate = max(rate * self.FALL, self._scale * self.LEAST_SHARE)
+        if (
+            self._has_answered and not self._is_away
+        ):  # a spell of nothing but refusals tells no share, its first one does
+            self._slow_start_below = rate
+        self._has_answered = False
+        self._bucket.change(rate, now)
 
     def begin_anew(self, now: float) -> None:
         """Come back in a ramp, a slow start to where it was: the service is away, and all who write to it come back at once.
@@ -168,7 +176,7 @@ class AdaptiveRate:
         if self.rate == UNLIMITED or self._is_away:
             return
         self._is_away = True
-        self._slow_start_below = self.rate
+        self._slow_start_below = max(self._slow_start_below, self.rate)
         self._bucket.change(max(self.rate * self.RETURN_SHARE, self._scale * self.LEAST_SHARE), now)
 
     def _fade(self, now: float) -> None:
@@ -248,13 +256,15 @@ class Admission(NamedTuple):
     is_probe: bool = False
     for_room: bool = False
     at: float = 0.0  # when it left, in the clock's seconds
+    vectors: int = 0
     was_full: bool = False  # it was the last for which there was room
 
 
 class Verdict(Enum):
     """What became of an admitted request."""
 
-    TAKEN = "taken"  # the service took or judged it
+    TAKEN = "taken"
+    REFUSED = "refused"  # judged for what it holds, which takes another time than taking it
     THROTTLED = "throttled"  # the service asks for less
     FAILED = "failed"  # a server's error, or no answer
     DENIED = "denied"  # credentials, or no such index: it says nothing of how much the service can take
@@ -312,7 +322,8 @@ class Gate:
 class Pacer:
     """The pace of one index: its gate, its requests and vectors a second, and its requests under way.
 
-    Safe for several threads. An admitted request must be followed by `answered`.
+    Safe for several threads. An admitted request must be followed by `answered`. Who has to wait keeps its place: those who
+    ask later are admitted after it, so nobody waits for ever while others come and go.
     """
 
     ROOM_SECONDS: Final = 1.0  # the longest that a request waits for room before it asks again
@@ -330,6 +341,7 @@ class Pacer:
         self._gate = Gate()
         self._under_way = 0
         self._failures = 0
+        self._waiting: deque[object] = deque()
 
     @property
     def vectors_per_second(self) -> float:
@@ -346,19 +358,41 @@ class Pacer:
         """Tell whether another request may be under way."""
         return self._under_way < self._in_flight.limit
 
-    def admit(self, vectors: int) -> Admission:
-        """Let one request of so many vectors leave, or tell when to ask again."""
+    def is_next(self, who: object) -> bool:
+        """Tell whether there is room, and nobody waits before `who`."""
         with self._lock:
-            if not self.has_room:
-                return Admission(self.ROOM_SECONDS, for_room=True)
+            return self._is_next(who)
+
+    def _is_next(self, who: object) -> bool:
+        return self.has_room and (not self._waiting or self._waiting[0] is who)
+
+    def admit(self, vectors: int, who: object = None) -> Admission:
+        """Let one request of so many vectors leave, or tell when to ask again, and keep the place of `who` until then.
+
+        Who does not ask again must `leave`.
+        """
+        with self._lock:
+            is_next = self._is_next(who)
             now = self._clock()
             delay = max(self._gate.wait(now), self._requests.wait(1, now), self._vectors.wait(vectors, now))
-            if delay > 0.0:
-                return Admission(delay)
+            if delay > 0.0 or not is_next:
+                if who is not None and who not in self._waiting:
+                    self._waiting.append(who)
+                return Admission(delay) if is_next else Admission(self.ROOM_SECONDS, for_room=True)
+            self._leave(who)
             self._requests.take(1, now)
             self._vectors.take(vectors, now)
             self._under_way += 1
-            return Admission(0.0, self._gate.enter(), at=now, was_full=not self.has_room)
+            return Admission(0.0, self._gate.enter(), at=now, vectors=vectors, was_full=not self.has_room)
+
+    def leave(self, who: object) -> None:
+        """Give up a place, if there is one."""
+        with self._lock:
+            self._leave(who)
+
+    def _leave(self, who: object) -> None:
+        if who in self._waiting:
+            self._waiting.remove(who)
 
     def close_for(self, seconds: float) -> None:
         """Let nothing more leave for so long, then one probe."""
@@ -371,10 +405,11 @@ class Pacer:
             now = self._clock()
             self._under_way -= 1
             if admission.is_probe:
-                self._gate.answered(well=verdict is Verdict.TAKEN)
+                self._gate.answered(well=verdict in (Verdict.TAKEN, Verdict.REFUSED))
             if verdict is Verdict.TAKEN:
-                self._failures = 0
                 self._in_flight.answered(size, admission.at, now, was_full=admission.was_full)
+            if verdict in (Verdict.TAKEN, Verdict.REFUSED):
+                self._failures = 0
                 self._requests.grow(now)
                 self._vectors.grow(now)
             elif verdict is Verdict.THROTTLED:
@@ -383,10 +418,14 @@ class Pacer:
                 self._vectors.fall(admission.at, now)
             elif verdict is Verdict.FAILED:
                 self._failed(admission, now)
+            elif verdict is Verdict.NOT_SENT:
+                self._requests.take(-1, now)
+                self._vectors.take(-admission.vectors, now)
 
     def _failed(self, admission: Admission, now: float) -> None:
-        self._in_flight.failed(admission.at, now)
         self._failures += 1
+        if self._failures > 1:  # one among good answers may be its own fault
+            self._in_flight.failed(admission.at, now)
         if self._failures >= self.OUTAGE_FAILURES:
             self._requests.begin_anew(now)
             self._vectors.begin_anew(now)

@@ -218,7 +218,7 @@ class Decoder:
         try:
             record = syntax.decode(body)
         except _UNDECODABLE:
-            record = _decode_step_by_step(syntax, body)
+            record = self._decode_step_by_step(syntax, body, kafka_key)
         key = record.key
         if key is None:
             key = self._key_from_kafka(kafka_key)
@@ -235,6 +235,15 @@ class Decoder:
                 "(batch.max_bytes)",
             )
         return Put(key, fragment, kafka_key is not None and self._is_mismatch(key, kafka_key))
+
+    def _decode_step_by_step(self, syntax: _Syntax, body: bytes, kafka_key: bytes | None) -> Whole:
+        """Decode what could not be decoded at once. Of several faults the key's is told first, then the vector's."""
+        record = _decode_record(syntax, body)
+        key = self._key_from_kafka(kafka_key) if record.key is None else record.key
+        if not 1 <= len(key) <= KEY_MAX_CHARACTERS:
+            raise _wrong_key(key)
+        self._float32_text(record.data.float32)
+        return LooseRecord(record.data, record.key, _decode_metadata(syntax, record.metadata))
 
     def _tombstone(self, kafka_key: bytes | None) -> Delete | Ignore:
         if self._tombstones == "ignore":
@@ -408,11 +417,6 @@ def _from_base64(text: str) -> bytes:
         raise RecordError(
             Reason.MALFORMED, f"data.float32 is a string that is not base64: {error}; {_VECTOR}"
         ) from None
-
-
-def _decode_step_by_step(syntax: _Syntax, body: bytes) -> Whole:
-    record = _decode_record(syntax, body)
-    return LooseRecord(record.data, record.key, _decode_metadata(syntax, record.metadata))
 
 
 def _decode_record(syntax: _Syntax, body: bytes) -> Record:

@@ -27,6 +27,7 @@ class Target(NamedTuple):
 
     goal: float
     at_least: bool = True
+    far: float = 2.0  # times off, from which a smoke run fails
 
     def is_met(self, ratio: float, slack: float = 1.0) -> bool:
         """Tell whether it is met; `slack` 2 lets half of it pass."""
@@ -102,11 +103,13 @@ class Bench:
             return [a.cpu / b.cpu for a, b in zip(costs[over], costs[under], strict=True)]
 
         naive_goal = {128: Target(6), 1536: Target(8)}.get(size)
+        # For short vectors what the Kafka client does for each record is as much as the floor itself.
+        whole = Target(1.4, at_least=False, far=3.0 if size < 384 else 2.0)
         half = Target(2) if size == 1536 else None
         self._note(
             _row("naive chain / worker, CPU", size, ratio("naive", "json17"), naive_goal),
             _row("decode, encode, MD5 / floor, CPU", size, ratio("core", "floor"), Target(1.25, at_least=False)),
-            _row("whole worker / floor, CPU", size, ratio("json17", "floor"), Target(1.4, at_least=False)),
+            _row("whole worker / floor, CPU", size, ratio("json17", "floor"), whole),
             _row("JSON list / base64, CPU", size, ratio("json17", "base64"), half),
             _row("JSON list / MessagePack raw, CPU", size, ratio("json17", "msgpack-raw"), half),
             _row("17 digits / short numbers, CPU", size, ratio("json17", "json-short")),
@@ -222,7 +225,7 @@ def main() -> None:
         rows = [row._asdict() | {"target": row.target and row.target.goal} for row in bench.rows]
         given.json.write_text(json.dumps({"ratios": rows, "figures": bench.figures}, indent=2))
     if given.smoke and (
-        far := [row for row in bench.rows if row.target and not row.target.is_met(row.median, slack=2)]
+        far := [row for row in bench.rows if row.target and not row.target.is_met(row.median, slack=row.target.far)]
     ):
         console.print(f"[red]far off:[/] {', '.join(f'{row.name} at {row.size}' for row in far)}")
         sys.exit(1)

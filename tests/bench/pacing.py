@@ -40,6 +40,7 @@ SIZE: Final = VECTORS * 17_000  # bytes of its body
 LATENCY: Final = 0.1
 SECONDS: Final = 900.0
 SEEDS: Final = 8
+PARKED: Final = -1.0  # what a slot yields that waits for room
 
 
 class Scenario(NamedTuple):
@@ -90,21 +91,25 @@ class _Replica:
         self.has_records = True
         self.taken = 0
         self.taken_late = 0
+        self.parked: list[Iterator[float]] = []
         self._simulation = simulation
 
     def slot(self) -> Iterator[float]:
         """Send one batch after the other; yields the seconds to wait each time."""
         simulation = self._simulation
         attempt = 0
+        who = object()
         while self.has_records:
-            admission = self.pacer.admit(VECTORS)
+            admission = self.pacer.admit(VECTORS, who)
             if admission.delay > 0.0:
-                yield min(admission.delay, 0.02) if admission.for_room else admission.delay
+                yield PARKED if admission.for_room else admission.delay
                 continue
+            simulation.unpark(self)
             yield LATENCY / 2
             verdict = simulation.arrive()
             yield LATENCY / 2
             self.pacer.answered(admission, verdict, SIZE)
+            simulation.unpark(self)
             attempt = attempt + 1 if verdict is not Verdict.TAKEN else 0
             if verdict is Verdict.TAKEN:
                 self.taken += VECTORS
@@ -123,12 +128,12 @@ class _Simulation:
         self.requests = self.refused = 0
         self.sent: dict[int, int] = {}
         self._bucket = TokenBucket(LIMIT, 0.0)
-        self._due: list[tuple[float, int, Iterator[float]]] = []
+        self._due: list[tuple[float, int, Iterator[float], _Replica]] = []
         self._order = 0
         self.replicas = [_Replica(self, number) for number in range(scenario.replicas)]
         for replica in self.replicas:
             for _ in range(replica.slots):
-                self._at(random.Random(seed).random(), replica.slot())
+                self._at(random.Random(seed).random(), replica.slot(), replica)
 
     def clock(self) -> float:
         return self.now
@@ -149,21 +154,29 @@ class _Simulation:
     def run(self) -> Figures:
         timeline: list[list[float]] = [[] for _ in self.replicas]
         while self._due[0][0] < self.scenario.seconds:
-            self.now, _, slot = heapq.heappop(self._due)
+            self.now, _, slot, replica = heapq.heappop(self._due)
             while len(timeline[0]) * 5.0 <= self.now:
-                for replica, rates in zip(self.replicas, timeline, strict=True):
-                    rates.append(replica.pacer.vectors_per_second * replica.has_records)
+                for each, rates in zip(self.replicas, timeline, strict=True):
+                    rates.append(each.pacer.vectors_per_second * each.has_records)
             if self.scenario.leave_at is not None and self.now >= self.scenario.leave_at:
-                for replica in self.replicas[1:]:
-                    replica.has_records = False
+                for each in self.replicas[1:]:
+                    each.has_records = False
             wait = next(slot, None)
-            if wait is not None:
-                self._at(self.now + max(wait, 1e-6), slot)
+            if wait == PARKED:
+                replica.parked.append(slot)
+            elif wait is not None:
+                self._at(self.now + max(wait, 1e-6), slot, replica)
         return self._figures(timeline)
 
-    def _at(self, time: float, slot: Iterator[float]) -> None:
+    def unpark(self, replica: _Replica) -> None:
+        """Let the slots ask again that wait for their turn."""
+        for slot in replica.parked:
+            self._at(self.now + 1e-6, slot, replica)
+        replica.parked = []
+
+    def _at(self, time: float, slot: Iterator[float], replica: _Replica) -> None:
         self._order += 1
-        heapq.heappush(self._due, (time, self._order, slot))
+        heapq.heappush(self._due, (time, self._order, slot, replica))
 
     def _figures(self, timeline: list[list[float]]) -> Figures:
         away = self.scenario.away

@@ -305,6 +305,7 @@ def test_after_a_long_quiet_the_share_of_those_who_went_is_taken_over() -> None:
     for _ in range(10):
         clock.pass_by(0.1)
         rates.fall(clock(), clock())
+        rates.grow(clock())
     shared = rates.rate
     busy(rates, clock, 60.0)
     slowly = rates.rate
