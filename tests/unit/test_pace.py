@@ -450,3 +450,106 @@ def test_there_is_room_for_as_many_as_the_limit_and_an_answer_makes_room() -> No
     assert [first.delay, second.delay, third.for_room, paced.has_room] == [0.0, 0.0, True, False]
     paced.answered(first, Verdict.NOT_SENT)
     assert [paced.has_room, paced.admit(1).delay] == [True, 0.0]
+
+
+def test_who_has_to_wait_keeps_its_place_before_those_who_ask_later() -> None:
+    paced = Pacer(requests_per_second=0, vectors_per_second=0, max_in_flight=8, clock=FakeClock())
+    first, _second = paced.admit(1, "a"), paced.admit(1, "b")
+    assert [paced.admit(1, who).for_room for who in ("c", "d")] == [True, True]
+    paced.answered(first, Verdict.NOT_SENT)
+    assert [paced.is_next(who) for who in ("a", "d", "c")] == [False, False, True]
+    assert [paced.admit(1, who).delay > 0.0 for who in ("a", "d", "c")] == [True, True, False]
+
+
+def test_who_leaves_gives_up_its_place() -> None:
+    paced = Pacer(requests_per_second=0, vectors_per_second=0, max_in_flight=8, clock=FakeClock())
+    first, _second = paced.admit(1, "a"), paced.admit(1, "b")
+    assert [paced.admit(1, who).for_room for who in ("c", "d")] == [True, True]
+    paced.leave("c")
+    paced.answered(first, Verdict.NOT_SENT)
+    assert paced.admit(1, "d").delay == 0.0
+
+
+def test_what_was_not_sent_gives_its_share_of_the_rate_back() -> None:
+    clock = FakeClock()
+    paced = at_full_rate(clock, requests=1.0, vectors=100.0)
+    paced.answered(paced.admit(100), Verdict.NOT_SENT)
+    assert paced.admit(100).delay == 0.0
+
+
+def outage(paced: Pacer, clock: FakeClock, seconds: float) -> None:
+    """Fail as often as it takes to be an outage, and let time pass."""
+    for _ in range(Pacer.OUTAGE_FAILURES):
+        clock.pass_by(5.0)
+        paced.answered(paced.admit(1), Verdict.FAILED)
+    clock.pass_by(seconds)
+
+
+def test_the_first_good_answer_after_an_outage_is_the_ramps_foot_however_long_it_was() -> None:
+    clock = FakeClock()
+    paced = at_full_rate(clock, vectors=1000.0)
+    while paced.admit(500).delay == 0.0:
+        pass
+    outage(paced, clock, 60.0)
+    paced.answered(paced.admit(1), Verdict.TAKEN)
+    assert paced.vectors_per_second == pytest.approx(250.0)
+
+
+def test_outages_one_after_the_other_do_not_forget_the_rate_before_the_first() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(1000.0, clock())
+    busy(rates, clock, 10.0)
+    for _ in range(4):
+        rates.begin_anew(clock())
+        rates.grow(clock())
+    assert rates.rate < 11.0
+    busy(rates, clock, 20.0)
+    assert rates.rate == 1000.0
+
+
+def test_a_spell_of_nothing_but_refusals_does_not_forget_the_rate_at_its_begin() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(1000.0, clock())
+    busy(rates, clock, 10.0)
+    for _ in range(20):
+        clock.pass_by(3.0)
+        rates.fall(clock(), clock())
+    assert rates.rate == pytest.approx(10.0)
+    busy(rates, clock, 20.0)
+    assert rates.rate == pytest.approx(700.0, rel=0.03)
+
+
+def test_refusals_that_are_answered_at_once_do_not_make_writes_look_slow() -> None:
+    clock = FakeClock()
+    paced = pacer(clock, most=8)
+    for verdict, seconds in ([(Verdict.TAKEN, 0.1)] * 6 + [(Verdict.REFUSED, 0.005)] * 6) * 10:
+        admission = paced.admit(1)
+        clock.pass_by(seconds)
+        paced.answered(admission, verdict, 1000)
+    assert paced.in_flight_limit == 8
+
+
+def test_one_failure_among_good_answers_leaves_the_limit_alone() -> None:
+    paced = pacer(FakeClock(), most=8)
+    for verdict in [Verdict.FAILED, Verdict.TAKEN] * 10:
+        paced.answered(paced.admit(1), verdict)
+    assert paced.in_flight_limit == 8
+
+
+def test_a_rate_that_was_held_back_long_ago_grows_by_no_more_than_it_may() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(1000.0, clock())
+    rates.take(500.0, clock())
+    assert rates.wait(500.0, clock()) > 0.0
+    clock.pass_by(30 * 86400.0)
+    rates.grow(clock())
+    assert rates.rate == 1000.0
+
+
+def test_one_slow_answer_among_many_is_no_queue() -> None:
+    clock = FakeClock()
+    limit = InFlightLimit(8)
+    limit._limit = 8.0
+    for seconds in [0.1] * 20 + [0.45] + [0.1] * 20:
+        limit.answered(1000, clock() - seconds, clock(), was_full=False)
+    assert limit.limit == 8
