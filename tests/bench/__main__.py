@@ -167,7 +167,7 @@ class Bench:
         self.figures[f"on duty, {size}"] = duty._asdict()
         at_most = functools.partial(Target, at_least=False)
         self._note(
-            _row("flood, slow service: peak memory, MiB", size, [duty.flood_peak_rss / (1 << 20)], at_most(400)),
+            _row("flood, slow service: peak memory, MB", size, [duty.flood_peak_rss / 1e6], at_most(400)),
             _row("flood: slowest /metrics, ms", size, [duty.flood_slowest_scrape * 1000], at_most(100)),
             _row("flood: heartbeat late by, ms", size, [duty.flood_latest_heartbeat * 1000], at_most(100)),
             _row("tenth of the load: share within 1.2 s", size, [duty.share_in_time], Target(0.99)),
