@@ -130,9 +130,8 @@ class OpenBatch:
         in seconds of a monotonic clock. A limit of bytes is never passed, for the item alone fits.
         """
         sealed = None
-        items, key, fragment = self._items, item.key, item.fragment
-        size = len(fragment) + 1 if fragment is not None else 0
-        older = items.get(key)
+        items, size = self._items, _body_bytes(item)
+        older = items.get(item.key)
         growth = size if older is None else size - _body_bytes(older)
         if self._size + growth - 1 > self._max_bytes and items:
             sealed = self.seal(SealReason.BYTES)
@@ -140,7 +139,7 @@ class OpenBatch:
         if not items:
             self._opened_at = now
         item.older = older
-        items[key] = item
+        items[item.key] = item
         self._size += growth
         # One item never seals twice: with room for one record only, no batch is open when the next one comes.
         return self.seal(SealReason.COUNT) if len(items) >= self._max_records else sealed

@@ -125,6 +125,13 @@ class _Part:
             self.write_timeouts += 1
 
 
+def _parts_of(items: Sequence[Item]) -> list[_Part]:
+    """Return the puts among the items, and the deletes, as far as there are any."""
+    puts = [item for item in items if item.fragment is not None]
+    deletes = [item for item in items if item.fragment is None]
+    return [_Part(chosen) for chosen in (puts, deletes) if chosen]
+
+
 class LaneContext(NamedTuple):
     """What every lane is wired to."""
 
@@ -158,9 +165,7 @@ class Lane:
         )
         self._lock = threading.Lock()
         self._arrival = threading.Condition(self._lock)  # on which idle slots wait for a batch
-        self._change = threading.Condition(
-            self._lock
-        )  # on which those wait that send again later, for an earlier reason
+        self._change = threading.Condition(self._lock)  # on which those wait that have one, until they may send it
         self._queue: deque[Batch] = deque()
         self._in_flight: list[Batch] = []
         self._stopping = False
@@ -217,15 +222,13 @@ class Lane:
     def answered(self, admission: Admission, verdict: Verdict, size: int = 0) -> None:
         """Tell the pace what became of a request, and those who wait for room that there is some."""
         self.pacer.answered(admission, verdict, size)
+        self._show_pace()
+        self.wake()
+
+    def _show_pace(self) -> None:
         metrics = self.context.metrics
         metrics.in_flight_limit.labels(self.index).set(self.pacer.in_flight_limit)
         metrics.rate_limit.labels(self.index).set(self.pacer.vectors_per_second)
-        self.let_others_ask()
-
-    def let_others_ask(self) -> None:
-        """Let those look who wait for their turn with the pace."""
-        with self._lock:
-            self._change.notify_all()
 
     def note_taken(self) -> None:
         """Count a request that the index took."""
@@ -252,6 +255,7 @@ class Lane:
 
     def start(self) -> None:
         """Start the slots."""
+        self._show_pace()
         for number in range(self.context.delivery.max_in_flight):
             thread = threading.Thread(target=self._run, name=f"slot-{self.index}-{number}", daemon=True)
             self._threads.append(thread)
@@ -272,7 +276,7 @@ class Lane:
                 self.context.sink.abort(thread.ident)
 
     def wake(self) -> None:
-        """Let slots that wait to send again look, since partitions were given back."""
+        """Let slots that wait to send look: partitions were given back, or their turn with the pace may have come."""
         with self._lock:
             self._change.notify_all()
 
@@ -397,10 +401,7 @@ class Courier:
 
     def deliver(self, batch: Batch) -> None:
         """Bring every record of the batch to its outcome; less only where its partition went or the lane stops."""
-        items = list(batch.items.values())
-        puts = [item for item in items if item.fragment is not None]
-        deletes = [item for item in items if item.fragment is None]
-        parts = [_Part(chosen) for chosen in (puts, deletes) if chosen]
+        parts = _parts_of(list(batch.items.values()))
         while parts:
             part = min(parts, key=lambda each: each.not_before)
             parts.remove(part)
@@ -455,10 +456,7 @@ class Courier:
         gone = [item for item in part.items if not item.assignment.is_live]
         kept = [item for item in part.items if item.assignment.is_live]
         self._unstick(gone)  # it may have been told after the partition had been forgotten
-        successors = [item for item in map(self._successor, gone) if item is not None]
-        puts = [item for item in successors if item.fragment is not None]
-        deletes = [item for item in successors if item.fragment is None]
-        rest = [_Part(items) for items in (puts, deletes) if items]
+        rest = _parts_of([item for item in map(self._successor, gone) if item is not None])
         if kept:
             part.hold(kept)
             rest.append(part)
@@ -482,7 +480,7 @@ class Courier:
         lane, pacer = self._lane, self._lane.pacer
         admission = pacer.admit(len(part.items), self)
         if admission.delay <= 0.0:
-            lane.let_others_ask()
+            lane.wake()
             return admission
         started = self._context.clock()
         if admission.for_room:
@@ -492,7 +490,7 @@ class Courier:
             self._context.metrics.rate_limit_wait.labels(lane.index).inc(self._context.clock() - started)
         if not part.is_live:
             pacer.leave(self)
-            lane.let_others_ask()
+            lane.wake()
         return None
 
     def _attempt(self, items: list[Item], admission: Admission) -> SinkError | None:

@@ -114,9 +114,7 @@ class Worker:
     def _start_helpers(self) -> None:
         metrics, settings = self._metrics, self._settings
         metrics.buffer_limit.set(settings.buffer.max_bytes)
-        for index, lane in self._parts.lanes.items():
-            metrics.in_flight_limit.labels(index).set(lane.pacer.in_flight_limit)
-            metrics.rate_limit.labels(index).set(lane.pacer.vectors_per_second)
+        for lane in self._parts.lanes.values():
             lane.start()
         self._targets.start()
         self._parts.dead_letters.start()
@@ -301,9 +299,7 @@ class Worker:
             and all(reason.is_read_on for reason in self._status.blocks_of(*assignment.partition))
             for assignment in assignments
         }
-        paused = self._source.steer(fetch)
-        self._metrics.assigned_partitions.set(len(assignments))
-        self._metrics.paused_partitions.set(paused)
+        self._source.steer(fetch)
 
     def _commit_now_and_then(self) -> None:
         now = self._clock()

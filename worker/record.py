@@ -219,11 +219,7 @@ class Decoder:
             record = syntax.decode(body)
         except _UNDECODABLE:
             record = self._decode_step_by_step(syntax, body, kafka_key)
-        key = record.key
-        if key is None:
-            key = self._key_from_kafka(kafka_key)
-        if not 1 <= len(key) <= KEY_MAX_CHARACTERS:
-            raise _wrong_key(key)
+        key = self._vector_key(record.key, kafka_key)
         vector = self._float32_text(record.data.float32)
         fragment = b"".join(
             (b'{"key":', orjson.dumps(key), b',"data":{"float32":', vector, self._metadata_json(record.metadata), b"}")
@@ -239,9 +235,7 @@ class Decoder:
     def _decode_step_by_step(self, syntax: _Syntax, body: bytes, kafka_key: bytes | None) -> Whole:
         """Decode what could not be decoded at once. Of several faults the key's is told first, then the vector's."""
         record = _decode_record(syntax, body)
-        key = self._key_from_kafka(kafka_key) if record.key is None else record.key
-        if not 1 <= len(key) <= KEY_MAX_CHARACTERS:
-            raise _wrong_key(key)
+        self._vector_key(record.key, kafka_key)
         self._float32_text(record.data.float32)
         return LooseRecord(record.data, record.key, _decode_metadata(syntax, record.metadata))
 
@@ -254,10 +248,7 @@ class Decoder:
                 'the value is null; records.tombstones says what that means: it is "dead-letter", "delete" would delete '
                 'the vector, "ignore" would pass it over',
             )
-        key = self._key_from_kafka(kafka_key)
-        if not 1 <= len(key) <= KEY_MAX_CHARACTERS:
-            raise _wrong_key(key)
-        return Delete(key)
+        return Delete(self._vector_key(None, kafka_key))
 
     def _syntax_of(self, value: bytes) -> tuple[_Syntax, bytes]:
         """Tell the encoding by the first byte, and strip what stands before the record."""
@@ -279,6 +270,15 @@ class Decoder:
             f"the value begins with byte 0x{first:02x}, which begins no record; expected {expected[self._format]} "
             f'(records.format = "{self._format}")',
         )
+
+    def _vector_key(self, key: str | None, kafka_key: bytes | None) -> str:
+        """Return the value's own key, or where it has none the Kafka key; of a length that the service takes."""
+        if key is None:
+            key = self._key_from_kafka(kafka_key)
+        if 1 <= len(key) <= KEY_MAX_CHARACTERS:
+            return key
+        found = f"has {len(key)} characters" if key else "is empty"
+        raise RecordError(Reason.KEY, f"the key {found}; allowed are 1 to {KEY_MAX_CHARACTERS} ({_LIMIT_SOURCE})")
 
     def _key_from_kafka(self, kafka_key: bytes | None) -> str:
         if kafka_key is None:
@@ -442,11 +442,6 @@ def _decode_metadata(syntax: _Syntax, raw: msgspec.Raw) -> LooseMetadata | None:
         raise RecordError(Reason.METADATA, _what_is_wrong_with_metadata(syntax, raw)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(syntax, error) from None
-
-
-def _wrong_key(key: str) -> RecordError:
-    found = f"has {len(key)} characters" if key else "is empty"
-    return RecordError(Reason.KEY, f"the key {found}; allowed are 1 to {KEY_MAX_CHARACTERS} ({_LIMIT_SOURCE})")
 
 
 def _malformed(syntax: _Syntax, error: Exception) -> RecordError:

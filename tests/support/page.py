@@ -131,6 +131,5 @@ def _count_requests(stage: PageStage) -> None:
     for index in ("docs", "pictures"):
         metrics.in_flight_limit.labels(index).set(8)
     metrics.buffer_limit.set(256 * 2**20)
-    metrics.assigned_partitions.set(len(stage.ledger.assignments()))
     for metric in (metrics.last_put, metrics.last_poll, metrics.last_commit):
         metric.set(stage.wall() + 1)
