@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ def without_apt(folder: Path) -> dict[str, str]:
     """An environment with the programs that .ci/run itself calls, in which apt-get only notes what it was asked for."""
     programs = folder / "bin"
     programs.mkdir()
-    for name in ("bash", "dirname", "env", "python3"):
+    # This interpreter itself: what a version manager puts on the path is a script that needs more than this path has.
+    (programs / "python3").symlink_to(sys.executable)
+    for name in ("bash", "dirname", "env"):
         (programs / name).symlink_to(shutil.which(name) or name)
     for name, script in (("id", "echo 0"), ("apt-get", f'echo "$@" >>{folder}/asked')):
         (programs / name).write_text(f"#!{shutil.which('bash')}\n{script}\n")
