@@ -307,11 +307,19 @@ class Lane:
 
     def _run(self) -> None:
         courier = Courier(self)
-        while (batch := self._wait_for_batch()) is not None:
-            try:
-                courier.deliver(batch)
-            finally:
-                self.done(batch)
+        while self._deliver_next(courier):
+            pass  # and nothing of the batch is held while the next one is waited for
+
+    def _deliver_next(self, courier: "Courier") -> bool:
+        """Wait for a batch and deliver it; tells whether there was one, before the lane stopped."""
+        batch = self._wait_for_batch()
+        if batch is None:
+            return False
+        try:
+            courier.deliver(batch)
+        finally:
+            self.done(batch)
+        return True
 
     def _wait_for_batch(self) -> Batch | None:
         with self._lock:

@@ -1,8 +1,12 @@
-"""What blocked goes with the partition whose records it was about: lanes with the fake service, slots as they are."""
+"""What blocked goes with the partition whose records it was about: lanes with the fake service, slots as they are.
+
+And what a slot is done with goes, too.
+"""
 
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -172,3 +176,12 @@ def test_a_batch_that_comes_while_a_slot_waits_to_retry_is_taken_by_the_idle_one
             )
             bench.submit(STAYS, ["b"])
             wait_for(lambda bench=bench: bench.lane.taken, "the other is taken", 5)  # type: ignore[misc]  # likewise
+
+
+def test_a_slot_that_waits_for_a_batch_holds_nothing_of_the_one_before(bench: Bench) -> None:
+    """A batch has megabytes, and those that are settled are counted no more."""
+    items = bench._tracked(STAYS, ["a"])
+    message = weakref.ref(items[0].message)
+    bench.lane.submit(Batch({item.key: item for item in items}, 1, SealReason.AGE))
+    del items
+    wait_for(lambda: bench.lane.is_idle and message() is None, "the record is forgotten", 5)
