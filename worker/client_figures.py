@@ -24,19 +24,29 @@ _MEMBER_ID_REQUIRED: Final = 79  # the first answer to a new member, which joins
 
 
 class ClientFigures:
-    """Makes the network part of consumers, one after the other, and counts what they do in the same series."""
+    """Makes the network part of consumers, one after the other, and counts what they do in the same series.
 
-    def __init__(self, metrics: Metrics, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+    `opened` is called with each connection that is ready for requests, before its next response.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        opened: Callable[[Any], None] = lambda _: None,
+    ) -> None:
         self._metrics = metrics
         self._clock = clock
         self._wall = wall
+        self._opened = opened
         self._manager: _CountingManager | None = None
         metrics.kafka_client_connections.set_function(self._open_connections)
 
     def make_client(self, **config: Any) -> Any:
         """Return the network part of a new consumer; the consumer's setting `kafka_client` takes this method."""
         net = NetworkSelector(**config)
-        self._manager = _CountingManager(net, config, self._metrics, self._clock, self._wall)
+        self._manager = _CountingManager(net, config, self._metrics, self._clock, self._wall, self._opened)
         return KafkaNetClient(net, self._manager, **config)
 
     def _open_connections(self) -> int:
@@ -54,8 +64,10 @@ class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
         metrics: Metrics,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        opened: Callable[[Any], None],
     ) -> None:
         self.open_connections: set[Any] = set()
+        self._tell_opened = opened
         self._metrics = metrics
         self._clock = clock
         self._wall = wall
@@ -83,6 +95,7 @@ class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
     def _opened(self, connection: Any) -> None:
         self.open_connections.add(connection)
         connection.close_future.add_errback(self._failed)
+        self._tell_opened(connection)
 
     def _failed(self, _error: BaseException) -> None:
         self._metrics.kafka_client_connection_errors.inc()

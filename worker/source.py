@@ -1,6 +1,7 @@
 """The consumer: poll, pause, commit, and what a rebalance does to the ledger.
 
-The only module that knows kafka-python's consumer. What is not obvious about it:
+With `wire` and `client_figures`, which look inside it, the only module that knows kafka-python's consumer. What is not
+obvious about it:
 
 - A newly assigned partition is parked: paused, at offset 0. The main loop opens it by asking for its committed offset
   and seeking there. So nothing is read of a partition before its first offset is known, what a poll that began before a
@@ -27,7 +28,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.net.compat import KafkaNetClient
 from kafka.structs import MemberState
 
-from worker import kafka_client
+from worker import kafka_client, wire
 from worker.batch import Message
 from worker.client_figures import ClientFigures
 from worker.config import Kafka
@@ -148,7 +149,7 @@ class KafkaSource:
         self._hooks = hooks
         self._clock = clock
         self._wall = wall
-        self._figures = ClientFigures(metrics, clock, wall)
+        self._figures = ClientFigures(metrics, clock, wall, wire.receive_in_place)
         self._consumer: Any = None
         self._committing_since: float | None = None
         self._stable_at = self._member_at = clock()  # when it last was a member; when it last was, or was about to be
@@ -176,6 +177,7 @@ class KafkaSource:
         except (kafka_errors.KafkaError, OSError, ValueError) as error:
             self._count(error)
             raise BrokerUnavailable(f"kafka at {tried}: {kafka_client.describe(error)}") from error
+        wire.read_in_place(consumer)
         try:
             self._subscribe(consumer)
         except (kafka_errors.KafkaError, BrokerUnavailable) as error:

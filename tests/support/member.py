@@ -2,9 +2,11 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tests.support.worker import wait_for
+from worker.batch import Message
 from worker.config import Kafka
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger
@@ -15,7 +17,7 @@ from worker.state import Status
 class Member:
     """A source with a group of its own, driven as the main loop drives it."""
 
-    def __init__(self, bootstrap: str, topic: str, session_seconds: float = 6.0) -> None:
+    def __init__(self, bootstrap: str, topic: str, session_seconds: float = 6.0, **kafka: Any) -> None:
         self.ledger = Ledger([topic], time.monotonic)
         self.status = Status(time.monotonic())
         self.metrics = Metrics(self.ledger, self.status, [topic], [])
@@ -24,6 +26,7 @@ class Member:
                 bootstrap_servers=(bootstrap,),
                 group_id=f"member-{uuid.uuid4().hex[:12]}",
                 session_timeout_ms=round(session_seconds * 1000),
+                **kafka,
             ),
             [topic],
             ledger=self.ledger,
@@ -37,6 +40,7 @@ class Member:
         self.opened: set[Assignment] = set()
         self.held: set[int] = set()
         self.read: dict[int, list[int]] = {}
+        self.seen: Callable[[Sequence[Message]], None] = lambda _: None
 
     def turn(self) -> None:
         """One turn of the main loop, as far as joining and reading go."""
@@ -46,6 +50,7 @@ class Member:
         for assignment, messages in self.source.poll(0.1):
             offsets = [message.offset for message in messages]
             self.ledger.track(assignment, offsets)
+            self.seen(messages)
             self.read.setdefault(assignment.partition.partition, []).extend(offsets)
         self.steer()
 

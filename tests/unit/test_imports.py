@@ -20,12 +20,12 @@ LAYERS = [
     {"deadletter"},
     {"delivery"},
     {"oss", "source"},
-    {"client_figures"},
+    {"client_figures", "wire"},
     {"health"},
     {"metrics", "page"},
     {"kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},
-    {"errors", "floats", "offsets", "pace", "stop"},
+    {"errors", "floats", "offsets", "pace", "runtime", "stop"},
 ]
 """From the top down. A module imports from the layers below its own, and of its own layer nothing."""
 

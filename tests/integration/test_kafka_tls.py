@@ -1,0 +1,105 @@
+"""A broker as production has it: TLS, a name and a password, and responses of megabytes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from kafka import KafkaAdminClient
+
+from tests.support.broker import create_topic
+from tests.support.member import Member
+from tests.support.worker import Record, free_port, publish
+from worker import wire
+from worker.errors import BrokerUnavailable
+from worker.local.broker import Broker
+
+NAME, PASSWORD = "worker", "a password of the test"
+RECORDS = [Record(None, bytes([number % 251]) * 30_000) for number in range(400)]
+
+
+class Secured(NamedTuple):
+    """A broker with a second listener, which asks for TLS and a password."""
+
+    broker: Broker
+    address: str
+    certificates: Path
+    topic: str
+
+    def member(self, password: str = PASSWORD) -> Member:
+        """A member that comes by that listener."""
+        return Member(
+            self.address,
+            self.topic,
+            security_protocol="SASL_SSL",
+            ssl_cafile=str(self.certificates),
+            sasl_mechanism="PLAIN",
+            sasl_plain_username=NAME,
+            sasl_plain_password=password,
+        )
+
+
+def as_java_reads_it(key: trustme.Blob) -> bytes:
+    """A private key as PKCS #8."""
+    return load_pem_private_key(key.bytes(), None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def one_line(pem: bytes) -> str:
+    """PEM as a properties file holds it."""
+    return pem.decode().replace("\n", "\\n")
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    certificates = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(str(certificates))
+    plain, tls, controller = free_port(), free_port(), free_port()
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    config = {
+        "listeners": f"CLIENTS://127.0.0.1:{plain},TLS://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"CLIENTS://127.0.0.1:{plain},TLS://127.0.0.1:{tls}",
+        "listener.security.protocol.map": "CLIENTS:PLAINTEXT,TLS:SASL_SSL,CONTROLLER:PLAINTEXT",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        "listener.name.tls.ssl.keystore.type": "PEM",
+        "listener.name.tls.ssl.keystore.key": one_line(as_java_reads_it(issued.private_key_pem)),
+        "listener.name.tls.ssl.keystore.certificate.chain": one_line(
+            b"".join(pem.bytes() for pem in issued.cert_chain_pems)
+        ),
+        "listener.name.tls.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.tls.plain.sasl.jaas.config": f'{login} user_{NAME}="{PASSWORD}";',
+    }
+    with Broker.start(port=plain, config=config) as broker:
+        admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+        topic = create_topic(admin)
+        admin.close()
+        publish(broker.bootstrap, topic, RECORDS)
+        yield Secured(broker, f"127.0.0.1:{tls}", certificates, topic)
+
+
+def test_every_record_is_read_whole_by_tls(secured: Secured) -> None:
+    member = secured.member()
+    values: list[bytes | None] = []
+    member.seen = lambda messages: values.extend(message.value for message in messages)
+    member.source.start()
+    try:
+        member.turns_until(lambda: member.count == len(RECORDS), "all is read")
+        assert values == [record.value for record in RECORDS]
+        connections = member.source._consumer._client._manager._conns.values()
+        received = {
+            type(getattr(each.parser.receive_bytes, "__self__", None)) for each in connections if each.connected
+        }
+        assert received == {wire._Frames}
+    finally:
+        member.source.close(2.0)
+
+
+def test_a_wrong_password_is_told_without_the_password(secured: Secured) -> None:
+    member = secured.member("wrong and secret")
+    with pytest.raises(BrokerUnavailable) as raised:
+        member.source.start()
+    assert secured.address in str(raised.value)
+    assert "secret" not in str(raised.value)
