@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from worker import config as settings_module
+from worker import runtime
 from worker.errors import FatalError, SettingsError
 from worker.stop import Stop
 
@@ -42,9 +43,10 @@ def config_option(command: Callable[..., None]) -> Callable[..., None]:
 @config_option
 def run(config_file: Path | None) -> None:
     """Run the worker until SIGTERM or SIGINT."""
-    from worker import log, wiring  # noqa: PLC0415 - the other commands start without the clients
+    with runtime.prepared():
+        from worker import log, wiring  # noqa: PLC0415 - the other commands start without the clients
 
-    loaded = _load(config_file, to_run=True)
+        loaded = _load(config_file, to_run=True)
     log.configure(loaded.settings.log)
     stop = Stop()
     _stop_on_signals(stop)

@@ -1,7 +1,5 @@
 """The composition root of `run`: makes every part and wires them."""
 
-import contextlib
-import ctypes
 import faulthandler
 import logging
 import os
@@ -28,8 +26,6 @@ from worker.stop import Stop
 
 log = logging.getLogger(__name__)
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
-_LARGE_BYTES: Final = 256 * 1024
 MAIN_LOOP_STILL_SECONDS: Final = 120.0  # after which the process ends; /healthz says so from 60 s on
 
 
@@ -39,7 +35,6 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
     Raises `SettingsError` where credentials are not there, `FatalError` where it cannot go on.
     """
     settings = loaded.settings
-    _hold_the_heap_together()
     sink = OssSink(settings.oss, environ, max_connections=settings.delivery.max_in_flight * len(settings.indexes) + 2)
     ledger = Ledger(settings.topics, time.monotonic)
     status = Status(time.monotonic())
@@ -86,19 +81,6 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         watchdog.stop()
         http.stop()
         sink.close()
-
-
-def _hold_the_heap_together() -> None:
-    """Let the C library give memory back that was freed, and share one heap among all threads.
-
-    glibc makes a heap for each thread, and keeps large blocks once it has seen them freed: bodies and fetches of megabytes
-    then stay with the process. Other C libraries know no `mallopt`, or do nothing on it.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _LARGE_BYTES)
 
 
 def _end_now(reason: str) -> None:
