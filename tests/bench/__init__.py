@@ -1,7 +1,7 @@
 """The benchmark: what this worker costs, beside a naive one and beside the floor of its components.
 
 `python -m tests.bench` prints a table of ratios, each of medians of interleaved rounds in one run, with the spread;
-`--json FILE` also writes them, `--profile FILE` writes the chain's profile, `--smoke` is small and fails only on errors
+`--json FILE` also writes them, `--profile FILE` draws the worker's flame graph, `--smoke` is small and fails only on errors
 and on ratios that are far off. Figures of different runs are not comparable, ratios are.
 
     data.py     records of every size and encoding, as Kafka record batches

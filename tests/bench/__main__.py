@@ -1,10 +1,10 @@
 """`python -m tests.bench`: see the package."""
 
 import argparse
-import cProfile
 import functools
 import json
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from tests.bench import chains, data, kafka
 from tests.bench.chains import Cost
+from tests.bench.naive import REQUEST_RECORDS
 from tests.bench.sink import sink
 from worker.local.broker import Broker
 
@@ -122,25 +123,27 @@ class Bench:
         )
 
     def on_kafka(self, broker: Broker, size: int) -> None:
-        """The worker and the naive script as processes, interleaved; then two workers beside one."""
+        """The worker and the naive script as processes, interleaved."""
         count = max(2000, min(100_000, self._records * 10 * 1536 // size))
         topic = kafka.fill(broker, data.values(count, size, "json17"), partitions=2)
-        ours, theirs, scaled = [], [], []
+        ours, theirs = [], []
         with sink(size) as port:
             for _ in range(self._rounds):
                 theirs.append(kafka.naive_process(broker, topic, count, size, port))
-                ours.append(kafka.worker_processes(broker, topic, size, port)[0])
-                scaled.append(kafka.worker_processes(broker, topic, size, port, count=2))
+                ours.append(kafka.worker_process(broker, topic, size, port))
         self.figures[f"on Kafka, {size}"] = {
             "records": count,
             "worker": {
                 "records per CPU second": [round(count / cost.cpu) for cost in ours],
                 "records per second": [round(count / cost.wall) for cost in ours],
-                "peak MiB": [cost.peak_rss >> 20 for cost in ours],
+                "peak MB": [round(cost.peak_rss / 1e6) for cost in ours],
+                "bytes sent": ours[0].sent,
             },
             "naive": {
                 "records per CPU second": [round(count / cost.cpu) for cost in theirs],
-                "peak MiB": [cost.peak_rss >> 20 for cost in theirs],
+                "records per second": [round(count / cost.wall) for cost in theirs],
+                "peak MB": [round(cost.peak_rss / 1e6) for cost in theirs],
+                "bytes sent": theirs[0].sent,
             },
         }
         goal = {128: Target(7), 1536: Target(12)}.get(size)
@@ -150,12 +153,6 @@ class Bench:
                 size,
                 [n.cpu / w.cpu for n, w in zip(theirs, ours, strict=True)],
                 goal,
-            ),
-            _row(
-                "two workers / one, records a second",
-                size,
-                [o.wall / s[0].wall for o, s in zip(ours, scaled, strict=True)],
-                Target(1.6) if size == 1536 else None,
             ),
         )
 
@@ -172,6 +169,21 @@ class Bench:
             _row("flood: heartbeat late by, ms", size, [duty.flood_latest_heartbeat * 1000], at_most(100)),
             _row("tenth of the load: share within 1.2 s", size, [duty.share_in_time], Target(0.99)),
             _row("idle: share of a core", size, [duty.idle_cpu], at_most(0.01)),
+        )
+
+    def beside_the_cpu(self, size: int) -> None:
+        """What two processes do beside one, and what memory a batch takes."""
+        count = max(1000, self._records * 2)
+        batch = [value for _, value in data.values(REQUEST_RECORDS, size, "json17")]
+        with sink(size) as port:
+            scaled = [
+                chains.records_per_second(2, count, size, port) / chains.records_per_second(1, count, size, port)
+                for _ in range(self._rounds)
+            ]
+            bodies = [chains.memory_of_a_batch(batch, size, port)]
+        self._note(
+            _row("two processes / one, records a second", size, scaled, Target(1.6)),
+            _row("memory of a batch / its body", size, bodies, Target(2.5, at_least=False)),
         )
 
     def limit_with_latency(self, size: int) -> None:
@@ -197,9 +209,7 @@ def main() -> None:
         "--smoke", action="store_true", help="small; exit 1 only on errors and ratios below half their target"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    parser.add_argument(
-        "--profile", type=Path, metavar="FILE", help="write the worker's profile (pstats), and print its top"
-    )
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="draw the worker's flame graph (SVG) with py-spy")
     parser.add_argument("--sizes", help="dimensions, comma separated")
     parser.add_argument("--rounds", type=int, help="interleaved rounds")
     parser.add_argument("--no-kafka", action="store_true", help="leave the processes on Kafka out")
@@ -214,6 +224,7 @@ def main() -> None:
     for size in sizes:
         bench.in_process(size)
     bench.limit_with_latency(1536)
+    bench.beside_the_cpu(1536)
     if not given.no_kafka:
         with Broker.start() as broker:
             for size in sizes:
@@ -240,12 +251,18 @@ def _show(bench: Bench, console: Console) -> None:
 
 
 def _profile(path: Path) -> None:
-    """Profile the main thread's part of the chain: decode, batch, join."""
-    values = [value for _, value in data.values(4000, 1536, "json17")]
-    profile = cProfile.Profile()
-    profile.runcall(chains.core, values, 1536)
-    profile.dump_stats(path)
-    profile.print_stats("tottime")
+    """Draw where this worker's chain spends its time, in all of its threads and in native code: a flame graph."""
+    command = [sys.executable, "-c", "from tests.bench.__main__ import profiled; profiled()"]
+    py_spy = ["py-spy", "record", "--native", "--rate", "100", "--output", str(path)]
+    subprocess.run([*py_spy, "--", *command], check=True)
+
+
+def profiled() -> None:
+    """Run this worker's chain for some seconds."""
+    batches = data.batches(data.values(4000, 1536, "json17"))
+    with sink(1536) as port:
+        for _ in range(10):
+            chains.worker(batches, 1536, port)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,23 @@ Each returns the CPU seconds of this process for all records, of all its threads
 
 import gc
 import hashlib
-import json
+import multiprocessing
 import random
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
-import alibabacloud_oss_v2 as sdk
-import alibabacloud_oss_v2.vectors as sdk_vectors
 import msgspec
 import numpy as np
 import orjson
 
 from tests.bench import data
-from tests.support.emulator import new_session
+from tests.bench import naive as naive_script
+from tests.bench.naive import REQUEST_RECORDS
 from worker import config
-from worker.batch import Envelope
+from worker.batch import Envelope, Item
 from worker.deadletter import Limit
 from worker.delivery import DeadLetter, Lane, LaneContext
 from worker.loop import Parts, Worker
@@ -29,14 +29,14 @@ from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Partition, Phase
 from worker.oss import OssSink
 from worker.pace import Backoff
-from worker.record import Decoder, Target
+from worker.record import Decoder, Put, Target
 from worker.source import Polled
 from worker.state import Status
 from worker.stop import Stop
+from worker.wire import Message
 
 TOPIC: Final = "bench"
 INDEX: Final = "bench"
-REQUEST_RECORDS: Final = 500
 POLL_RECORDS: Final = 500
 _CREDENTIALS: Final = {"OSS_ACCESS_KEY_ID": "bench", "OSS_ACCESS_KEY_SECRET": "bench"}
 
@@ -62,48 +62,20 @@ class _Stopwatch:
 # -- naive
 
 
-def naive_client(port: int) -> Any:
-    """Return the official SDK's client as its documentation makes it, on the sink."""
-    cfg = sdk.config.load_default()
-    cfg.region, cfg.account_id, cfg.endpoint = "cn-hangzhou", "1", f"http://localhost:{port}"
-    cfg.credentials_provider = sdk.credentials.StaticCredentialsProvider("bench", "bench")
-    cfg.http_client = sdk.transport.RequestsHttpClient(session=new_session())
-    return sdk_vectors.Client(cfg)
-
-
-def checked(value: bytes, dimension: int) -> dict[str, Any]:
-    """Decode and check a record as a first version would."""
-    record: dict[str, Any] = json.loads(value)
-    numbers = record["data"]["float32"]
-    if not isinstance(record["key"], str) or len(numbers) != dimension:
-        raise ValueError("not a record")
-    if not all(isinstance(number, (int, float)) and abs(number) < 3.4e38 for number in numbers) or not any(numbers):
-        raise ValueError("not a vector")
-    return record
-
-
-def put(client: Any, vectors: list[dict[str, Any]]) -> None:
-    """Write one batch with the SDK's own call."""
-    client.put_vectors(sdk_vectors.models.PutVectorsRequest(bucket="bench", index_name=INDEX, vectors=vectors))
-
-
 def naive(batches: Sequence[bytes], dimension: int, port: int) -> Cost:
     """json.loads, checks in Python, the SDK's put_vectors."""
-    client = naive_client(port)
-    sent = 0
+    client, adapter = naive_script.make_client(port)
     with _Stopwatch() as watch:
         waiting: list[dict[str, Any]] = []
         for batch in batches:
             for message in data.messages(batch):
-                waiting.append(checked(message.value, dimension))
+                waiting.append(naive_script.checked(message.value, dimension))
                 if len(waiting) == REQUEST_RECORDS:
-                    put(client, waiting)
+                    naive_script.put(client, waiting)
                     waiting = []
         if waiting:
-            put(client, waiting)
-    for batch in batches:
-        sent += sum(len(json.dumps(json.loads(message.value))) for message in data.messages(batch))
-    return Cost(watch.cpu, watch.wall, sent)
+            naive_script.put(client, waiting)
+    return Cost(watch.cpu, watch.wall, adapter.sent)
 
 
 # -- components
@@ -167,7 +139,7 @@ class _BatchSource:
             time.sleep(min(timeout, 0.01))
             return []
         if not self._rest and self._batches:
-            self._rest = data.messages(self._batches.pop())
+            self._rest = data.own_messages(self._batches.pop())
         if not self._rest:
             if not self._ledger.outstanding():
                 self._stop.set()
@@ -289,3 +261,54 @@ def longest_wait(run: Callable[[], object]) -> float:
     over.set()
     ticker.join()
     return max(waits)
+
+
+# -- beside the CPU
+
+
+def records_per_second(processes: int, count: int, dimension: int, port: int) -> float:
+    """Run this worker's chain on so many records in each of so many processes at once; returns records of them all a second."""
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(processes + 1, timeout=120)
+    running = [
+        spawn.Process(target=_one_of_several, args=(barrier, count, dimension, port), daemon=True)
+        for _ in range(processes)
+    ]
+    for process in running:
+        process.start()
+    barrier.wait()
+    began = time.perf_counter()
+    barrier.wait()
+    ended = time.perf_counter()
+    for process in running:
+        process.join()
+    return processes * count / (ended - began)
+
+
+def _one_of_several(barrier: Any, count: int, dimension: int, port: int) -> None:
+    batches = data.batches(data.values(count, dimension, "json17"))
+    worker(batches[:1], dimension, port)
+    barrier.wait()
+    worker(batches, dimension, port)
+    barrier.wait()
+
+
+def memory_of_a_batch(values: Sequence[bytes], dimension: int, port: int) -> float:
+    """Decode a batch's values and send it; returns the most memory that took beside the values, in bodies of the request."""
+    decode = Decoder(Target(INDEX, dimension, "cosine"), max_fragment_bytes=1 << 24).decode
+    chosen = settings(port, dimension)
+    sink = OssSink(chosen.oss, _CREDENTIALS, max_connections=1)
+    sink.describe(INDEX)  # the first request loads what the others find loaded
+    partition = Assignment(Partition(TOPIC, 0), 0)
+    tracemalloc.start()
+    items = []
+    for place, value in enumerate(values):
+        put = decode(value, None)
+        assert isinstance(put, Put)
+        items.append(Item(partition, Message(place, 0, None, value, ()), put.key, put.fragment, 0))
+    body = Envelope.of(INDEX).put_body(items)
+    sink.put(body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    sink.close()
+    return peak / len(body)

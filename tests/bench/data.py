@@ -8,9 +8,13 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from kafka import TopicPartition
+from kafka.consumer.fetcher import Fetcher
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 from numpy.typing import NDArray
+
+from worker import wire
 
 BATCH_BYTES: Final = 1 << 20
 
@@ -71,9 +75,14 @@ def batches(records: list[tuple[bytes, bytes]]) -> list[bytes]:
 
 
 def messages(batch: bytes) -> list[Any]:
-    """Read a record batch as the consumer does, checksum and all."""
-    found: list[Any] = []
-    for part in MemoryRecords(batch):
-        part.validate_crc()
-        found.extend(part)
-    return found
+    """Read a record batch as the client's consumer does, checksum and all."""
+    return list(Fetcher.PartitionRecords(*_in_response(batch)).take())
+
+
+def own_messages(batch: bytes) -> list[Any]:
+    """Read a record batch as this worker's consumer does."""
+    return list(wire.PartitionRecords(*_in_response(batch)).take())
+
+
+def _in_response(batch: bytes) -> tuple[int, TopicPartition, MemoryRecords]:
+    return 0, TopicPartition("bench", 0), MemoryRecords(batch)

@@ -29,11 +29,12 @@ IDLE_SECONDS = 10.0
 
 
 class ProcessCost(NamedTuple):
-    """CPU and wall seconds of a whole process, and the most memory that it had, in bytes."""
+    """CPU and wall seconds of a whole process, the most memory that it had, and the bodies that it sent; in bytes."""
 
     cpu: float
     wall: float
     peak_rss: int
+    sent: int = 0
 
 
 def fill(broker: Broker, records: Sequence[tuple[bytes, bytes]], partitions: int = 1) -> str:
@@ -55,31 +56,27 @@ def fill(broker: Broker, records: Sequence[tuple[bytes, bytes]], partitions: int
 def naive_process(broker: Broker, topic: str, records: int, dimension: int, port: int) -> ProcessCost:
     """Run the naive script to the end of the topic."""
     arguments = [broker.bootstrap, topic, str(records), str(dimension), str(port)]
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.naive", *arguments])
-    return _cost(process, time.monotonic())
+    command = [sys.executable, "-m", "tests.bench.naive", *arguments]
+    with subprocess.Popen(command, env=_as_installed(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        cost = _cost(process, time.monotonic())
+        return cost._replace(sent=int(process.stdout.read()))
 
 
-def worker_processes(
-    broker: Broker, topic: str, dimension: int, port: int, count: int = 1, **overrides: object
-) -> list[ProcessCost]:
-    """Run so many workers of a new group until the topic is committed to its end, and stop them.
+def worker_process(broker: Broker, topic: str, dimension: int, port: int, **overrides: object) -> ProcessCost:
+    """Run a worker of a new group until the topic is committed to its end, and stop it.
 
-    The wall time is from the first record that any of them polled.
+    The wall time is from the first record that it polled.
     """
     group = _new_group()
-    environment = _environment(broker, topic, group, dimension, port, UNLIMITED | overrides)
-    workers = [_Worker(environment) for _ in range(count)]
-    deadline = time.monotonic() + 60
-    while not any(worker.running.is_set() for worker in workers) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    worker = _Worker(_environment(broker, topic, group, dimension, port, UNLIMITED | overrides))
+    worker.running.wait(60)
     started = time.monotonic()
     _wait_committed(broker, topic, group)
     ended = time.monotonic()
-    peaks = [_peak_rss(worker.process) for worker in workers]
-    for worker in workers:
-        worker.process.send_signal(signal.SIGTERM)
-    costs = [_cost(worker.process, started) for worker in workers]
-    return [cost._replace(wall=ended - started, peak_rss=peak) for cost, peak in zip(costs, peaks, strict=True)]
+    peak, sent = _peak_rss(worker.process), int(_value(worker.metrics(), "oss_vectors_uploaded_bytes_total"))
+    worker.process.send_signal(signal.SIGTERM)
+    return _cost(worker.process, started)._replace(wall=ended - started, peak_rss=peak, sent=sent)
 
 
 class Duty(NamedTuple):
@@ -129,6 +126,9 @@ def on_duty(broker: Broker, records: Sequence[tuple[bytes, bytes]], dimension: i
 def _publish_slowly(broker: Broker, topic: str, records: Sequence[tuple[bytes, bytes]]) -> None:
     """Publish 250 records a second, a tenth of what an index takes."""
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap, max_request_size=1 << 24)
+    # A record has its timestamp before the producer has its connection, which takes it some tenths of a second.
+    producer.send(topic, key=records[0][0], value=records[0][1])
+    producer.flush()
     began = time.monotonic()
     for place, (key, value) in enumerate(records):
         time.sleep(max(0.0, began + place / 250 - time.monotonic()))
@@ -206,7 +206,12 @@ def _environment(
     }
     settings |= overrides
     own = {f"OSS_VECTORS_{name.upper()}": str(value) for name, value in settings.items()}
-    return dict(os.environ) | own | {"OSS_ACCESS_KEY_ID": "bench", "OSS_ACCESS_KEY_SECRET": "bench"}
+    return _as_installed() | own | {"OSS_ACCESS_KEY_ID": "bench", "OSS_ACCESS_KEY_SECRET": "bench"}
+
+
+def _as_installed() -> dict[str, str]:
+    """The environment without what keeps Python from storing compiled modules, as an installation does."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _wait_committed(broker: Broker, topic: str, group: str) -> None:

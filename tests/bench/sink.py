@@ -12,11 +12,14 @@ from email.utils import formatdate
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
-class _Sink(asyncio.Protocol):
+class _Sink(asyncio.BufferedProtocol):
+    """One connection. What it receives goes into the same memory again and again."""
+
     def __init__(self, seconds: float, dimension: int) -> None:
         self._seconds = seconds
         self._index = json.dumps({"index": {"dimension": dimension, "distanceMetric": "cosine", "status": "enable"}})
         self._body = ""
+        self._memory = bytearray(1 << 20)
         self._head = b""
         self._missing = 0
 
@@ -24,11 +27,14 @@ class _Sink(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._memory
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._missing:
-            self._missing -= len(data)
+            self._missing -= nbytes
         else:
-            self._head += data
+            self._head += self._memory[:nbytes]
             head, found, rest = self._head.partition(b"\r\n\r\n")
             if not found:
                 return
