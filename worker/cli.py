@@ -43,13 +43,13 @@ def config_option(command: Callable[..., None]) -> Callable[..., None]:
 @config_option
 def run(config_file: Path | None) -> None:
     """Run the worker until SIGTERM or SIGINT."""
+    stop = Stop()
+    _stop_on_signals(stop)
     with runtime.prepared():
         from worker import log, wiring  # noqa: PLC0415 - the other commands start without the clients
 
         loaded = _load(config_file, to_run=True)
     log.configure(loaded.settings.log)
-    stop = Stop()
-    _stop_on_signals(stop)
     try:
         wiring.run(loaded, stop, os.environ)
     except SettingsError as error:

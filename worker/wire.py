@@ -1,13 +1,14 @@
-"""How fetched bytes become messages: the client's receive path, with two copies of each byte where it makes ten.
+"""How fetched bytes become messages: the client's receive path, with two copies of a byte where it makes ten.
 
 kafka-python reads a response in pieces of 4 KiB, joins them, copies them into a frame, the frame into bytes, a record
 batch into an array, and each value twice out of that. Of large records that is most of what it costs to read them. Here
 a response is received where it stays, and a value is cut out of it at once. All else, from when to fetch to what a
 transaction hides, is left to the client.
 
-It takes the client's parts at their inner names; a test holds those, and another that both read the same.
+It takes the client's parts at their inner names. Where a later client has others, its own path is left as it is.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from ssl import SSLWantReadError, SSLWantWriteError
@@ -17,20 +18,26 @@ import msgspec
 import numpy as np
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import Fetcher
+from kafka.net.connection import KafkaConnection
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.protocol.consumer import IsolationLevel
+from kafka.protocol.parser import KafkaProtocol
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch
 
 from worker import kafka_client
 
+log = logging.getLogger(__name__)
+
 _LENGTH_BYTES: Final = 4  # of a frame, before it
 _KEPT_BYTES: Final = kafka_client.FETCH_MAX_BYTES + 64 * 1024  # a full fetch, and what is around it
-_MAGIC_AT: Final = 16  # in a record batch of any version
+_MAGIC_AT: Final = 16  # in a record batch of any format
+_FORMAT: Final = 2
 _VARINT_BYTES: Final = 10  # at most, for 64 bits
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):  # it is part of no cycle
-    """A message as it came from the topic; `timestamp` is in milliseconds since 1970, negative where there is none."""
+    """A message as the worker takes it; see `batch.Message`."""
 
     offset: int
     timestamp: int
@@ -39,14 +46,28 @@ class Message(msgspec.Struct, frozen=True, gc=False):  # it is part of no cycle
     headers: Sequence[tuple[str, bytes | None]]
 
 
+def fits_the_client() -> bool:
+    """Tell whether the client has the parts that are replaced here, and calls them where they are expected."""
+    return (
+        "_sock_recv" in KafkaTCPTransport._read_from_sock.__code__.co_names  # noqa: SLF001 - see above
+        and KafkaSSLTransport._read_from_sock is KafkaTCPTransport._read_from_sock  # noqa: SLF001 - likewise
+        and {"parser", "receive_bytes"} <= set(KafkaConnection.data_received.__code__.co_names)
+        and all(hasattr(KafkaProtocol, name) for name in ("_process_response", "_validate_frame_size"))
+        and "PartitionRecords" in Fetcher._parse_fetched_data.__code__.co_names  # noqa: SLF001 - likewise
+    )
+
+
 # -- from the socket to a response
 
 
 def receive_in_place(connection: Any) -> None:
     """Let a connection receive its responses where they stay, from the next one on."""
+    if not fits_the_client():
+        return
     frames = _Frames(connection.transport._sock, connection.parser)  # noqa: SLF001 - see above
     connection.transport._sock_recv = frames.receive  # noqa: SLF001 - likewise
     connection.parser.receive_bytes = frames.responses
+    connection.close_future.add_both(lambda _: frames.close())
 
 
 class _Frames:
@@ -86,7 +107,7 @@ class _Frames:
             pass
         except kafka_errors.KafkaProtocolError as error:
             return b"", error
-        except OSError as error:
+        except Exception as error:  # whatever it is, the connection ends, and another one is made
             return b"", kafka_errors.KafkaConnectionError(error)
         return range(count), None
 
@@ -113,6 +134,12 @@ class _Frames:
         """Return the responses that are whole, decoded, each with its correlation id."""
         whole, self._whole = self._whole, []
         return [self._parse(_Frame(frame)) for frame in whole]
+
+    def close(self) -> None:
+        """Give the memory free: parser and frames hold each other, and wait for the garbage collector."""
+        self._memory = np.empty(0, np.uint8)
+        self._frame, self._missing = None, memoryview(self._length)
+        self._whole = []
 
 
 class _Frame:
@@ -142,13 +169,17 @@ class _Frame:
 
 def read_in_place(consumer: Any) -> None:
     """Let a consumer cut messages out of responses at once."""
+    if not fits_the_client():
+        log.warning("another kafka-python than was tested: its own receive path is used, which costs more")
+        return
     consumer._fetcher.PartitionRecords = PartitionRecords  # noqa: SLF001 - see above
 
 
 class _Batch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python ships no types
-    """A record batch that stays where it is: between `begin` and `end` of the partition's bytes."""
+    """A record batch of format 2 that stays where it is: between `begin` and `end` of the partition's bytes."""
 
     def __init__(self, view: memoryview, whole: bytes, end: int) -> None:
+        # All that the client's own does, but the copy.
         self._buffer = view
         self._header_data = self.HEADER_STRUCT.unpack_from(view)
         self._pos = self.HEADER_STRUCT.size
@@ -165,24 +196,28 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python ships no
         else:
             self._maybe_uncompress()
             data = bytes(self._buffer)
+            self._buffer = memoryview(data)  # and what it was copied of goes
             at, end = 0, len(data)
         fixed = self.max_timestamp if self.timestamp_type == self.LOG_APPEND_TIME else None
         return _messages(data, at, end, self.records_count, self.base_offset, self.first_timestamp, fixed)
 
 
 class _Batches(MemoryRecords):  # type: ignore[misc]  # likewise
-    """The record batches of a partition in a response; those of the old formats are the client's."""
+    """The record batches of a partition in a response; those of another format are the client's."""
 
     def next_batch(self) -> Any:
         view, end = self._next_slice, self._pos
-        if view is None or len(view) < _Batch.HEADER_STRUCT.size or view[_MAGIC_AT] < 2:
+        if view is None or len(view) < _Batch.HEADER_STRUCT.size or view[_MAGIC_AT] != _FORMAT:
             return super().next_batch()
         self._cache_next()
         return _Batch(view, self._buffer, end)
 
 
 class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # likewise
-    """The records of a partition in a response. Follows the client's, record for record."""
+    """The records of a partition in a response. Follows the client's, record for record.
+
+    But for a transaction's marker that was compacted away: its batch is left, empty, and there the client fails for good.
+    """
 
     def _unpack_records(self, _tp: Any, records: Any, *_deserializers: object) -> Iterator[Message]:
         batches = _Batches(records._buffer)  # noqa: SLF001 - see above
@@ -211,7 +246,7 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # likew
         """Tell whether the batch is a transaction's marker, or of one that was aborted."""
         if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
             self._consume_aborted_transactions_up_to(batch.last_offset)
-            if self._contains_abort_marker(batch):
+            if batch.records_count and self._contains_abort_marker(batch):
                 self.aborted_producer_ids.discard(batch.producer_id)
             elif self._is_batch_aborted(batch):
                 return True
@@ -223,7 +258,8 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # likew
                 raise self._corrupt("record", record.offset)
             self.records_read += 1
             self.next_fetch_offset = record.offset + 1
-            yield Message(record.offset, record.timestamp, record.key, record.value, record.headers)
+            timestamp = -1 if record.timestamp is None else record.timestamp
+            yield Message(record.offset, timestamp, record.key, record.value, record.headers)
 
     def _corrupt(self, what: str, offset: int) -> Any:
         return kafka_errors.CorruptRecordError(
@@ -234,9 +270,10 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # likew
 def _messages(
     data: bytes, at: int, end: int, count: int, base_offset: int, first_timestamp: int, fixed_timestamp: int | None
 ) -> Iterator[Message]:
-    """Cut `count` records of format 2 out of `data`, which begin at `at`. All numbers in them are zigzag varints.
+    """Cut `count` records of format 2 out of `data`, from `at` to `end`. All numbers in them are zigzag varints.
 
-    Most numbers have one byte, which is looked at in place.
+    `fixed_timestamp` is that of all records where the topic has the broker's time. Most numbers have one byte, which is
+    looked at in place.
     """
     try:
         for _ in range(count):

@@ -70,7 +70,7 @@ def worker_process(broker: Broker, topic: str, dimension: int, port: int, **over
     """
     group = _new_group()
     worker = _Worker(_environment(broker, topic, group, dimension, port, UNLIMITED | overrides))
-    worker.running.wait(60)
+    worker.wait_running()
     started = time.monotonic()
     _wait_committed(broker, topic, group)
     ended = time.monotonic()
@@ -95,7 +95,7 @@ def on_duty(broker: Broker, records: Sequence[tuple[bytes, bytes]], dimension: i
     `ports` are those of a service that takes a second, and of one that takes 100 ms.
     """
     flood = _Worker(_environment(broker, fill(broker, records, partitions=2), _new_group(), dimension, ports[0], {}))
-    flood.running.wait(60)
+    flood.wait_running()
     scrapes = []
     heartbeats = [0.0]
     until = time.monotonic() + FLOOD_SECONDS
@@ -110,7 +110,7 @@ def on_duty(broker: Broker, records: Sequence[tuple[bytes, bytes]], dimension: i
     peak = flood.end()
     topic = fill(broker, [], partitions=2)
     worker = _Worker(_environment(broker, topic, _new_group(), dimension, ports[1], {}))
-    worker.running.wait(60)
+    worker.wait_running()
     _publish_slowly(broker, topic, records[:TENTH_RECORDS])
     time.sleep(3.0)
     text = worker.metrics()
@@ -143,7 +143,7 @@ class _Worker:
     def __init__(self, environment: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", "worker", "run"]
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        self.running = threading.Event()
+        self._running = threading.Event()
         self._port = 0
         threading.Thread(target=self._read_log, daemon=True).start()
 
@@ -154,9 +154,14 @@ class _Worker:
                 if found := re.search(r'"message":"http","port":(\d+)', line):
                     self._port = int(found[1])
                 elif '"state: running"' in line:
-                    self.running.set()
+                    self._running.set()
                 elif '"level":"error"' in line or "Traceback" in line:
                     sys.stderr.write(line)
+
+    def wait_running(self) -> None:
+        """Wait until it is a member of its group."""
+        if not self._running.wait(60):
+            raise AssertionError("the worker did not come to run")
 
     def metrics(self) -> str:
         """Return what it exports."""

@@ -197,7 +197,7 @@ class Chaos:
             topic, dead_letters = create_topic(admin, PARTITIONS), create_topic(admin, 1)
         self._stage = Stage(self._broker, self._emulator, None, topic, dead_letters, "chaos", bucket, index, PARTITIONS)
         self._refused = [f"refused-{number}" for number in range(10)]
-        self._refuse()
+        self._emulator.fault(bucket=bucket, refuse_keys=self._refused)
         self._stack.callback(self._end_workers)
         self.start_worker()
         self._publisher = Publisher(self._broker.bootstrap, topic, self._refused, self._rng, self._rate)
@@ -205,9 +205,6 @@ class Chaos:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def _refuse(self) -> None:
-        self._emulator.fault(bucket=self._stage.bucket, refuse_keys=self._refused)
 
     def _settings(self) -> dict[str, str]:
         return self._stage.settings(
@@ -255,7 +252,8 @@ class Chaos:
             victim.kill()
             self.report.deaths.append(str(error))
             return
-        if code:
+        was_told_before_it_began = code == -signal.SIGTERM and not victim.log.read_bytes()
+        if code and not was_told_before_it_began:
             self.report.deaths.append(f"a worker ended with {code} on SIGTERM: {victim.last_words()}")
 
     def pause_worker(self) -> None:
@@ -309,12 +307,11 @@ class Chaos:
     def _faulty_service(self, **rule: Unpack[Fault]) -> Iterator[None]:
         rule["bucket"] = self._stage.bucket
         rule["seed"] = self._rng.randrange(1 << 30)
-        self._emulator.fault(**rule)
+        number = self._emulator.fault(**rule)
         try:
             yield
         finally:
-            self._emulator.clear_faults(self._stage.bucket)
-            self._refuse()
+            self._emulator.clear_fault(number)  # and no other: the service never stops refusing what it refuses
 
     def _fault_for_a_while(self, **rule: Unpack[Fault]) -> None:
         with self._faulty_service(**rule):

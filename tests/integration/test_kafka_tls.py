@@ -70,6 +70,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
             b"".join(pem.bytes() for pem in issued.cert_chain_pems)
         ),
         "listener.name.tls.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.tls.plain.connections.max.reauth.ms": "3000",
         "listener.name.tls.plain.sasl.jaas.config": f'{login} user_{NAME}="{PASSWORD}";',
     }
     with Broker.start(port=plain, config=config) as broker:
@@ -93,6 +94,23 @@ def test_every_record_is_read_whole_by_tls(secured: Secured) -> None:
             type(getattr(each.parser.receive_bytes, "__self__", None)) for each in connections if each.connected
         }
         assert received == {wire._Frames}
+        assert member.source._consumer._fetcher.PartitionRecords is wire.PartitionRecords
+    finally:
+        member.source.close(2.0)
+
+
+def test_reading_goes_on_when_the_broker_asks_for_the_password_again(secured: Secured) -> None:
+    """It is asked for and given between two responses, on the same connection."""
+    member = secured.member()
+    member.source.start()
+    try:
+        member.turns_until(lambda: member.count == len(RECORDS), "all is read")
+        connection = next(iter(member.source._consumer._client._manager._conns.values()))
+        first = connection._reauth.authenticated_at
+        member.turns_until(lambda: connection._reauth.authenticated_at > first, "the password was given again")
+        publish(secured.broker.bootstrap, secured.topic, RECORDS[:50])
+        member.turns_until(lambda: member.count == len(RECORDS) + 50, "what came later is read")
+        assert connection.connected
     finally:
         member.source.close(2.0)
 

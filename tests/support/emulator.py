@@ -185,6 +185,10 @@ class Emulator:
         """Remove all rules, or those of a bucket."""
         self._control("DELETE", "faults", params={} if bucket is None else {"bucket": bucket})
 
+    def clear_fault(self, number: int) -> None:
+        """Remove the one rule of that number."""
+        self._control("DELETE", "faults", params={"id": str(number)})
+
     def limits(self, **limits: str | float) -> None:
         """Adjust limits, of one `bucket` or `index` if given; see `worker.local.emulator.faults.Limits`."""
         self._control("POST", "limits", json=limits)

@@ -1,13 +1,8 @@
 """The process is prepared before the libraries are loaded."""
 
-import gc
 import os
 import subprocess
 import sys
-
-import pytest
-
-from worker import runtime
 
 SCRIPT = """
 import gc, os, threading
@@ -20,10 +15,21 @@ print(os.environ["OPENBLAS_NUM_THREADS"], gc.get_freeze_count() > 10_000, len(os
 """
 
 
-def run(**environ: str) -> list[str]:
+FAILS = """
+import gc
+from worker import runtime
+try:
+    with runtime.prepared():
+        raise ImportError
+except ImportError:
+    print(gc.isenabled())
+"""
+
+
+def run(script: str = SCRIPT, **environ: str) -> list[str]:
     own = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=own | environ, check=True, capture_output=True, text=True
+        [sys.executable, "-c", script], env=own | environ, check=True, capture_output=True, text=True
     ).stdout.split()
 
 
@@ -36,7 +42,8 @@ def test_what_the_environment_says_of_threads_stays() -> None:
 
 
 def test_what_fails_while_loading_leaves_the_collector_on() -> None:
-    with pytest.raises(ImportError), runtime.prepared():
-        raise ImportError
-    assert gc.isenabled()
-    gc.unfreeze()
+    assert run(FAILS)[0] == "True"
+
+
+def test_the_commands_are_loaded_without_what_is_to_be_prepared_for() -> None:
+    assert run("import sys, worker.cli; print('numpy' in sys.modules)") == ["False"]

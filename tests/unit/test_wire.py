@@ -4,6 +4,8 @@ import socket
 import ssl
 import struct
 import threading
+import tracemalloc
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,8 +19,8 @@ from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError, InvalidReceiveError, KafkaConnectionError, UnsupportedCodecError
-from kafka.net.connection import KafkaConnection
-from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.future import Future
+from kafka.net.transport import KafkaTCPTransport
 from kafka.protocol.consumer import FetchRequest, FetchResponse, IsolationLevel
 from kafka.protocol.parser import KafkaProtocol
 from kafka.record import MemoryRecords
@@ -83,7 +85,14 @@ class Read(NamedTuple):
 
 
 def read(
-    kind: Any, data: bytes, *, from_offset: int = 0, at_a_time: int = 1000, isolation: int = 0, aborted: Any = ()
+    kind: Any,
+    data: bytes,
+    *,
+    from_offset: int = 0,
+    at_a_time: int = 1000,
+    isolation: int = 0,
+    aborted: Any = (),
+    check_crcs: bool = True,
 ) -> Read:
     """Read a partition's bytes as the fetcher does."""
     counted: list[tuple[int, int]] = []
@@ -94,6 +103,7 @@ def read(
         MemoryRecords(data),
         isolation_level=IsolationLevel.build_from(isolation),
         aborted_transactions=list(aborted),
+        check_crcs=check_crcs,
         metric_aggregator=aggregator,
     )
     records, error = [], None
@@ -102,7 +112,8 @@ def read(
             records += part.take(at_a_time)
     except Exception as raised:
         error = type(raised)
-    found = [(r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in records]
+    # Where there is no time the client says None.
+    found = [(r.offset, -1 if r.timestamp is None else r.timestamp, r.key, r.value, list(r.headers)) for r in records]
     return Read(found, part.next_fetch_offset, part.leader_epoch, counted[0] if counted else None, error)
 
 
@@ -112,6 +123,7 @@ def assert_alike(data: bytes, **options: Any) -> Read:
     assert own._replace(counted=None) == client._replace(counted=None)
     if client.counted is not None and own.counted is not None:
         assert own.counted[1] == client.counted[1]
+        assert own.counted[0] > 0 or not own.records
     return own
 
 
@@ -171,8 +183,9 @@ def test_an_unknown_codec_is_told_as_the_client_tells_it(codec: int) -> None:
     "records",
     [
         b"\x80" * 12,  # a number that does not end
-        b"\x0e\x00\x00\x00\x01\x01\x01",  # a header count below zero
-        b"\x12\x00\x00\x00\x01\x01\x02\x01\x01",  # a header without a name
+        b"\x0c\x00\x00\x00\x01\x01\x01",  # a header count below zero
+        b"\x10\x00\x00\x00\x01\x01\x02\x01\x01",  # a header without a name
+        b"\x1c\x00" + b"\x80" * 10 + b"\x00\x00\x01\x01\x00",  # a number of eleven bytes
         b"\x0c\x00\x00\x00\x01\x01\x00\x00",  # a byte too many
         b"\x7e\x00\x00\x00\x01\x01\x00",  # shorter than it says
         b"\x0c\x00\x00\x00\x01\x7e\x00",  # a value beyond the end
@@ -211,6 +224,35 @@ def test_messages_of_the_old_formats_are_read(magic: int, codec: int) -> None:
     assert [record[0] for record in found.records] == [0, 1, 2]
 
 
+def test_a_message_without_a_time_has_a_negative_one() -> None:
+    """The client says None, which is no number to reckon with."""
+    builder = LegacyRecordBatchBuilder(magic=0, compression_type=0, batch_size=1 << 20)
+    builder.append(0, None, b"key", b"value")
+    ((_, timestamp, *_rest),) = read(wire.PartitionRecords, bytes(builder.build())).records
+    assert timestamp == -1
+
+
+@pytest.mark.parametrize("check_crcs", [True, False])
+def test_checksums_are_looked_at_where_the_settings_say_so(check_crcs: bool) -> None:
+    good = batch(0, [Sample(1, b"k", b"v", [])])
+    bad = good[:-2] + b"w" + good[-1:]
+    old = LegacyRecordBatchBuilder(magic=1, compression_type=0, batch_size=1 << 20)
+    old.append(0, 1000, b"key", b"value")
+    bad_old = bytes(old.build())[:-1] + b"f"
+    for data in (bad, bad_old):
+        found = assert_alike(data, check_crcs=check_crcs)
+        assert (found.error, len(found.records)) == ((CorruptRecordError, 0) if check_crcs else (None, 1))
+
+
+@pytest.mark.parametrize("bytes_of_number", [9, 10])
+def test_a_number_may_have_all_bytes_of_a_long(bytes_of_number: int) -> None:
+    timestamp = b"\x80" * (bytes_of_number - 1) + b"\x00"
+    record = b"\x00" + timestamp + b"\x00\x01\x01\x00"
+    made = batch(0, [Sample(1, None, None, [])])[:RECORDS_AT] + bytes([2 * len(record)]) + record
+    found = assert_alike(mended(made[:8] + struct.pack(">i", len(made) - 12) + made[12:]))
+    assert len(found.records) == 1
+
+
 def marker(first: int, producer: int, *, commit: bool) -> bytes:
     """The end of a transaction."""
     control = Sample(1, struct.pack(">hh", 0, int(commit)), bytes(6), [])
@@ -233,6 +275,49 @@ def test_what_a_transaction_hides_is_left_out(isolation: int) -> None:
     found = assert_alike(data, isolation=isolation, aborted=aborted)
     assert [record[0] for record in found.records] == ([0, 1, 2, 5] if isolation == 0 else [1, 2, 5])
     assert found.next_offset == 7
+
+
+def test_where_an_aborted_batch_ends_is_known_when_the_next_one_fails() -> None:
+    one = [Sample(1, b"k", b"v", [])]
+    bad = batch(1, one)
+    data = batch(0, one, producer=7, transactional=True) + bad[:-2] + b"w" + bad[-1:]
+    found = assert_alike(data, isolation=1, aborted=[SimpleNamespace(producer_id=7, first_offset=0)])
+    assert (found.next_offset, found.records, found.error) == (1, [], CorruptRecordError)
+
+
+def test_a_transaction_that_begins_within_a_batch_s_offsets_hides_it() -> None:
+    """The broker tells the first offset, which compaction may have taken."""
+    data = batch(0, [Sample(1, b"k", b"v", [])] * 2, producer=7, transactional=True)
+    found = assert_alike(data, isolation=1, aborted=[SimpleNamespace(producer_id=7, first_offset=1)])
+    assert found.records == []
+
+
+def test_a_marker_that_was_compacted_away_is_passed_over() -> None:
+    """Its batch stays, with no record in it; the client fails there, each time that it comes to it."""
+    whole = marker(1, 7, commit=False)
+    empty = whole[:COUNT_AT] + bytes(4)
+    one = [Sample(1, b"k", b"v", [])]
+    data = batch(0, one) + mended(empty[:8] + struct.pack(">i", len(empty) - 12) + empty[12:]) + batch(2, one)
+    assert read(Fetcher.PartitionRecords, data, isolation=1).error is RuntimeError
+    found = read(wire.PartitionRecords, data, isolation=1)
+    assert ([record[0] for record in found.records], found.next_offset, found.error) == ([0, 2], 3, None)
+
+
+@pytest.mark.parametrize("magic", [3, 127, 128, 255])
+def test_another_format_is_left_to_the_client(magic: int) -> None:
+    made = batch(0, [Sample(1, b"k", b"v", [])])
+    assert_alike(made[:16] + bytes([magic]) + made[17:])
+
+
+def test_a_compressed_batch_is_held_once_while_its_messages_are_handed_out() -> None:
+    data = batch(0, [Sample(1, None, bytes(100_000), [])] * 40, 1)
+    part = wire.PartitionRecords(0, PARTITION, MemoryRecords(data))
+    tracemalloc.start()
+    taken = part.take(1)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(taken) == 1
+    assert held < 1.5 * 40 * 100_000
 
 
 def test_what_was_compacted_away_at_the_end_is_not_asked_for_again() -> None:
@@ -261,6 +346,7 @@ class Connection:
     def __init__(self, sock: Any) -> None:
         self.parser = KafkaProtocol(client_id="test")
         self.transport = SimpleNamespace(_sock=sock)
+        self.close_future = Future()
         wire.receive_in_place(self)
 
     def expect(self, count: int) -> None:
@@ -375,9 +461,53 @@ def test_what_tls_has_decrypted_is_read_without_waiting_for_more() -> None:
             assert found == [bytes([place]) * 100 for place in range(5)]
 
 
-def test_the_client_calls_what_is_put_in_its_place() -> None:
-    names = KafkaTCPTransport._read_from_sock.__code__.co_names
-    assert {"_sock_recv", "data_received"} <= set(names)
-    assert KafkaSSLTransport._read_from_sock is KafkaTCPTransport._read_from_sock
-    assert {"parser", "receive_bytes"} <= set(KafkaConnection.data_received.__code__.co_names)
-    assert "PartitionRecords" in Fetcher._parse_fetched_data.__code__.co_names
+def test_of_two_responses_that_wait_one_is_taken_at_a_time(pair: tuple[Connection, socket.socket]) -> None:
+    """Others on the client's thread come in between, heartbeats among them."""
+    connection, far = pair
+    connection.expect(2)
+    far.sendall(fetch_answer(1, b"a") + fetch_answer(2, b"b"))
+    assert [connection.turn()[2] for _ in range(2)] == [[b"a"], [b"b"]]
+
+
+def test_a_closed_connection_holds_no_memory(pair: tuple[Connection, socket.socket]) -> None:
+    connection, far = pair
+    frames = connection.parser.receive_bytes.__self__
+    far.sendall(fetch_answer(1, bytes(50_000))[:40_000])
+    connection.turn()
+    memory = weakref.ref(frames._memory)
+    connection.close_future.success(None)
+    assert memory() is None
+
+
+class FailingSocket:
+    """A socket that has nothing but an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def recv_into(self, _memory: memoryview) -> int:
+        raise self._error
+
+
+def test_whatever_fails_while_reading_ends_the_connection() -> None:
+    assert isinstance(Connection(FailingSocket(ValueError())).turn()[1], KafkaConnectionError)
+
+
+@pytest.mark.parametrize("error", [BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError])
+def test_what_only_asks_for_patience_ends_nothing(error: type[Exception]) -> None:
+    assert Connection(FailingSocket(error())).turn() == (0, None, [])
+
+
+def test_the_client_has_what_is_replaced() -> None:
+    assert wire.fits_the_client()
+
+
+def test_a_client_with_other_parts_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KafkaTCPTransport, "_read_from_sock", lambda _self: None)
+    near, far = socket.socketpair()
+    with near, far:
+        connection = Connection(near)
+    assert not hasattr(connection.transport, "_sock_recv")
+    consumer = SimpleNamespace(_fetcher=SimpleNamespace())
+    wire.read_in_place(consumer)
+    assert not hasattr(consumer._fetcher, "PartitionRecords")
