@@ -67,6 +67,7 @@ class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
         opened: Callable[[Any], None],
     ) -> None:
         self.open_connections: set[Any] = set()
+        self.login_refused: BaseException | None = None  # what a broker last said to it
         self._tell_opened = opened
         self._metrics = metrics
         self._clock = clock
@@ -81,6 +82,18 @@ class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
         super().__init__(net, **config)
 
     # -- connections
+
+    async def _build_transport(self, *args: Any, **options: Any) -> Any:
+        """As the parent's; what came just before the end of a connection is read, which is why a login was refused."""
+        transport = await super()._build_transport(*args, **options)
+        receive = transport._sock_recv  # noqa: SLF001 - a test holds it
+
+        def receive_to_the_end() -> tuple[bytes, Exception | None]:
+            data, error = receive()
+            return data, None if data else error  # the end comes again, with nothing before it
+
+        transport._sock_recv = receive_to_the_end  # noqa: SLF001 - likewise
+        return transport
 
     def get_connection(self, node_id: Any, *args: Any, **options: Any) -> Any:
         """As the parent's; a connection that is new is watched from its first try to its end."""
@@ -97,7 +110,9 @@ class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
         connection.close_future.add_errback(self._failed)
         self._tell_opened(connection)
 
-    def _failed(self, _error: BaseException) -> None:
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
+            self.login_refused = error
         self._metrics.kafka_client_connection_errors.inc()
 
     # -- requests

@@ -1,6 +1,7 @@
 """What every client of the brokers shares: connection settings, and what its errors mean."""
 
 import logging
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
@@ -116,5 +117,6 @@ def kind_of(error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """Return an error of the client in one line."""
     name = type(error).__name__
-    text = " ".join(str(error).split()).removeprefix(f"{name}:").strip()
+    # The client puts a number and the name before its text, once for each time that it passed the error on.
+    text = re.sub(rf"^(\[Error \d+\] |{name}(: ?|$))+", "", " ".join(str(error).split()))
     return f"{name}: {text}" if text else name

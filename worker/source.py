@@ -198,6 +198,11 @@ class KafkaSource:
         """
         consumer.subscribe(topics=self._topics, listener=_Listener(self, consumer))
         missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
+        if missing and (denied := _denied_of(consumer, missing)):
+            self._metrics.kafka_errors.labels("authorization").inc()
+            raise BrokerUnavailable(
+                f"kafka does not show this user: {', '.join(denied)}; grant READ, or mend the routes"
+            )
         if missing:
             raise BrokerUnavailable(f"kafka has no such topic: {', '.join(missing)}; make it, or mend the routes")
 
@@ -815,7 +820,10 @@ class EndWatcher:
 
 
 def _make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
-    """Return a consumer; where no broker answers, its constructor raises and leaves a thread and sockets to nobody."""
+    """Return a consumer; where it cannot be made, raise what a broker said to its login, if one said so.
+
+    The constructor raises that no broker was reached, whatever the reason, and leaves a thread and sockets to nobody.
+    """
     clients: list[Any] = []
 
     def make(**client_config: Any) -> Any:
@@ -824,10 +832,22 @@ def _make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
 
     try:
         return KafkaConsumer(**config, kafka_client=make)
-    except Exception:
+    except Exception as error:
         for client in clients:
             client.close()
+            refusal = getattr(client._manager, "login_refused", None)  # noqa: SLF001 - ours, where the client's metrics are
+            if refusal is not None:
+                raise refusal from error
         raise
+
+
+def _denied_of(consumer: Any, missing: Sequence[str]) -> list[str]:
+    """Return which of the topics are there, or may be, and are not shown to this user."""
+    cluster, net = consumer._cluster, consumer._net  # noqa: SLF001 - the client tells it nowhere else; a test holds it
+    # The client looked for them among all topics at last, of which a broker leaves out what may not be seen.
+    with contextlib.suppress(kafka_errors.KafkaError):  # which says it of one topic; of all of them the cluster knows
+        net.run(consumer._manager.wait_for, cluster.request_update(), _CALL_TIMEOUT_MS)  # noqa: SLF001 - likewise
+    return sorted(cluster.unauthorized_topics.intersection(missing))
 
 
 def _close(consumer: Any) -> None:

@@ -97,6 +97,8 @@ class _Frames:
         try:
             while not self._whole or self._pending():
                 received = self._recv_into(self._missing)
+                if not received and count:
+                    break  # what came before the end is read first; the end comes again
                 if not received:
                     return b"", kafka_errors.KafkaConnectionError("socket disconnected")
                 count += received

@@ -72,6 +72,10 @@ class Member:
 
         wait_for(look, what)
 
+    def kafka_errors(self, kind: str) -> float:
+        """How many errors of that kind were counted."""
+        return float(self.metrics.kafka_errors.labels(kind)._value.get())
+
     def lost_members(self) -> float:
         """How often the watchdog made a member anew."""
-        return float(self.metrics.kafka_errors.labels("group")._value.get())
+        return self.kafka_errors("group")

@@ -489,6 +489,16 @@ class FailingSocket:
         raise self._error
 
 
+def test_what_came_before_the_end_is_read_first(pair: tuple[Connection, socket.socket]) -> None:
+    connection, far = pair
+    connection.expect(1)
+    far.sendall(fetch_answer(1, b"abc") + b"\x00")
+    far.close()
+    assert connection.turn()[1:] == (None, [b"abc"])
+    assert connection.turn() == (1, None, [])
+    assert isinstance(connection.turn()[1], KafkaConnectionError)
+
+
 def test_whatever_fails_while_reading_ends_the_connection() -> None:
     assert isinstance(Connection(FailingSocket(ValueError())).turn()[1], KafkaConnectionError)
 
