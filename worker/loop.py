@@ -23,7 +23,7 @@ from worker.stop import Stop
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS: Final = 0.2  # the longest the main loop waits for messages
+POLL_SECONDS: Final = 0.4  # the longest the main loop waits for messages; what an idle worker costs hangs on it
 RESUME_SHARE: Final = 0.75  # of a limit that paused fetching, below which it goes on
 ITEM_BYTES: Final = 600  # what the objects of one record hold besides its bytes
 HEADER_BYTES: Final = 100  # likewise of one header
