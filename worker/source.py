@@ -696,8 +696,14 @@ class KafkaSource:
                 aborted, deadline = True, now + (_STOPPING_SECONDS if hurried else _ABORT_SECONDS)
             await consumer._net.sleep(_REVOKE_LOOK_SECONDS)  # noqa: SLF001 - see above; a test holds it
 
-    def lost(self, lost: Iterable[TopicPartition]) -> None:
-        """End the ownership at once: somebody else may have these already, so nothing is committed."""
+    def lost(self, consumer: Any, lost: Iterable[TopicPartition]) -> None:
+        """End the ownership at once: somebody else may have these already, so nothing is committed.
+
+        The client would still claim them when it joins again. Those that the group then gives to another are withheld
+        until their owner has let go of them, which it has already: nobody would read them until the next rebalance.
+        """
+        for assignor in consumer._coordinator._assignors.values():  # noqa: SLF001 - there is no other way; a test holds it
+            assignor.member_assignment = None
         self._metrics.rebalances.labels("lost").inc()
         returned = self._end(self._ledger.close([Partition(tp.topic, tp.partition) for tp in lost]))
         log.warning("partitions lost", extra={"partitions": _named(lost), "returned": returned})
@@ -720,7 +726,7 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
 
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         if self._source.is_current(self._consumer):
-            self._source.lost(lost)
+            self._source.lost(self._consumer, lost)
 
 
 def _place_of(error: Exception) -> tuple[TopicPartition, int] | None:

@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from kafka.admin import NewPartitions
@@ -171,3 +172,31 @@ def test_a_join_that_the_client_lost_is_made_anew_and_nothing_is_lost(
     assert now.total("kafka_errors_total", kind="group") >= 1
     assert (now.imbalances(), now.state) == ({}, "running")
     assert stage.dump() == stage.model()
+
+
+def test_a_member_that_lost_its_partitions_does_not_claim_them_when_it_comes_back(
+    broker: Broker, new_topic: TopicFactory
+) -> None:
+    """The group would withhold those that it gives to another until they are let go, which they are: nobody reads them."""
+    member = Member(broker.bootstrap, new_topic(4))
+    member.source.start()
+    try:
+        member.turns_until(lambda: len(member.opened) == 4, "all partitions are there")
+        coordinator = member.source._consumer._coordinator
+        (assignor,) = coordinator._assignors.values()
+        assert len(assignor.metadata([]).owned_partitions[0].partitions) == 4
+        claims = []
+        real = assignor.metadata
+
+        def metadata(topics: Sequence[str]) -> Any:
+            claims.append(real(topics))
+            return claims[-1]
+
+        assignor.metadata = metadata
+        member.opened.clear()
+        coordinator.reset_generation()  # as for a member that hears that it is none any more
+        member.turns_until(lambda: len(member.opened) == 4, "all partitions are there again")
+        assert claims
+        assert [claim.owned_partitions for claim in claims] == [[]] * len(claims)
+    finally:
+        member.source.close(2.0)
