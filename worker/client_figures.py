@@ -5,7 +5,8 @@ look at another window. Reading them changes them, too: a sample that has left i
 without the lock of those who record. So nothing is read of them here. Every request and every connection comes by the
 client's connection manager, which a client is made with; this one notes when a request leaves and how it is answered.
 
-It runs on the client's IO thread, waits for nothing, and an error in it ends in the client's log.
+Connections are handed to `wire` as they come, which receives for them. All of it runs on the client's IO thread, waits
+for nothing, and an error in it ends in the client's log.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
+from worker import wire
 from worker.metrics import Metrics
 
 _NO_ERROR: Final = 0
@@ -24,29 +26,19 @@ _MEMBER_ID_REQUIRED: Final = 79  # the first answer to a new member, which joins
 
 
 class ClientFigures:
-    """Makes the network part of consumers, one after the other, and counts what they do in the same series.
+    """Makes the network part of consumers, one after the other, and counts what they do in the same series."""
 
-    `opened` is called with each connection that is ready for requests, before its next response.
-    """
-
-    def __init__(
-        self,
-        metrics: Metrics,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
-        opened: Callable[[Any], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, metrics: Metrics, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         self._metrics = metrics
         self._clock = clock
         self._wall = wall
-        self._opened = opened
         self._manager: _CountingManager | None = None
         metrics.kafka_client_connections.set_function(self._open_connections)
 
     def make_client(self, **config: Any) -> Any:
         """Return the network part of a new consumer; the consumer's setting `kafka_client` takes this method."""
         net = NetworkSelector(**config)
-        self._manager = _CountingManager(net, config, self._metrics, self._clock, self._wall, self._opened)
+        self._manager = _CountingManager(net, config, self._metrics, self._clock, self._wall)
         return KafkaNetClient(net, self._manager, **config)
 
     def _open_connections(self) -> int:
@@ -64,11 +56,9 @@ class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
         metrics: Metrics,
         clock: Callable[[], float],
         wall: Callable[[], float],
-        opened: Callable[[Any], None],
     ) -> None:
         self.open_connections: set[Any] = set()
         self.login_refused: BaseException | None = None  # what a broker last said to it
-        self._tell_opened = opened
         self._metrics = metrics
         self._clock = clock
         self._wall = wall
@@ -86,13 +76,7 @@ class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
     async def _build_transport(self, *args: Any, **options: Any) -> Any:
         """As the parent's; what came just before the end of a connection is read, which is why a login was refused."""
         transport = await super()._build_transport(*args, **options)
-        receive = transport._sock_recv  # noqa: SLF001 - a test holds it
-
-        def receive_to_the_end() -> tuple[bytes, Exception | None]:
-            data, error = receive()
-            return data, None if data else error  # the end comes again, with nothing before it
-
-        transport._sock_recv = receive_to_the_end  # noqa: SLF001 - likewise
+        wire.receive_to_the_end(transport)
         return transport
 
     def get_connection(self, node_id: Any, *args: Any, **options: Any) -> Any:
@@ -108,7 +92,7 @@ class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
     def _opened(self, connection: Any) -> None:
         self.open_connections.add(connection)
         connection.close_future.add_errback(self._failed)
-        self._tell_opened(connection)
+        wire.receive_in_place(connection)
 
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, kafka_errors.SaslAuthenticationFailedError):

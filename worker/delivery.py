@@ -527,7 +527,7 @@ class Courier:
             context.ledger.hold(-len(body))
             context.ledger.land(assignments)
             lane.answered(admission, verdict, len(body))
-        if verdict in (Verdict.TAKEN, Verdict.REFUSED):
+        if verdict.is_judged:
             lane.unblock()
         return error
 

@@ -161,9 +161,8 @@ class AdaptiveRate:
             self._fade(now)
             rate = self._scale = max(self.USUAL_MOST, self._lately / self.LATELY_SECONDS)
         rate = max(rate * self.FALL, self._scale * self.LEAST_SHARE)
-        if (
-            self._has_answered and not self._is_away
-        ):  # a spell of nothing but refusals tells no share, its first one does
+        # A spell of nothing but refusals tells no share; its first one does.
+        if self._has_answered and not self._is_away:
             self._slow_start_below = rate
         self._has_answered = False
         self._bucket.change(rate, now)
@@ -269,6 +268,11 @@ class Verdict(Enum):
     FAILED = "failed"  # a server's error, or no answer
     DENIED = "denied"  # credentials, or no such index: it says nothing of how much the service can take
     NOT_SENT = "not sent"
+
+    @property
+    def is_judged(self) -> bool:
+        """Tell whether the service looked at what it was sent, and judged it."""
+        return self in (Verdict.TAKEN, Verdict.REFUSED)
 
 
 class Gate:
@@ -405,10 +409,10 @@ class Pacer:
             now = self._clock()
             self._under_way -= 1
             if admission.is_probe:
-                self._gate.answered(well=verdict in (Verdict.TAKEN, Verdict.REFUSED))
+                self._gate.answered(well=verdict.is_judged)
             if verdict is Verdict.TAKEN:
                 self._in_flight.answered(size, admission.at, now, was_full=admission.was_full)
-            if verdict in (Verdict.TAKEN, Verdict.REFUSED):
+            if verdict.is_judged:
                 self._failures = 0
                 self._requests.grow(now)
                 self._vectors.grow(now)

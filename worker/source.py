@@ -149,7 +149,7 @@ class KafkaSource:
         self._hooks = hooks
         self._clock = clock
         self._wall = wall
-        self._figures = ClientFigures(metrics, clock, wall, wire.receive_in_place)
+        self._figures = ClientFigures(metrics, clock, wall)
         self._consumer: Any = None
         self._committing_since: float | None = None
         self._stable_at = self._member_at = clock()  # when it last was a member; when it last was, or was about to be

@@ -17,7 +17,6 @@ from tests.bench import chains, data, kafka
 from tests.bench.chains import Cost
 from tests.bench.naive import REQUEST_RECORDS
 from tests.bench.sink import sink
-from worker import runtime
 from worker.local.broker import Broker
 
 SIZES: Final = (128, 384, 1536, 3072)
@@ -250,17 +249,23 @@ def _show(bench: Bench, console: Console) -> None:
     console.print_json(json.dumps(bench.figures))
 
 
+_PROFILED: Final = """
+from worker import runtime
+with runtime.prepared():
+    from tests.bench.__main__ import profiled
+profiled()
+"""
+
+
 def _profile(path: Path) -> None:
     """Draw where this worker's chain spends its time, in all of its threads and in native code: a flame graph."""
-    command = [sys.executable, "-c", "from tests.bench.__main__ import profiled; profiled()"]
+    command = [sys.executable, "-c", _PROFILED]
     py_spy = ["py-spy", "record", "--native", "--rate", "100", "--output", str(path)]
     subprocess.run([*py_spy, "--", *command], check=True)
 
 
 def profiled() -> None:
     """Run this worker's chain for some seconds, as far as it goes without Kafka."""
-    with runtime.prepared():
-        pass
     batches = data.batches(data.values(4000, 1536, "json17"))
     with sink(1536) as port:
         for _ in range(10):

@@ -63,13 +63,13 @@ def naive_process(broker: Broker, topic: str, records: int, dimension: int, port
         return cost._replace(sent=int(process.stdout.read()))
 
 
-def worker_process(broker: Broker, topic: str, dimension: int, port: int, **overrides: object) -> ProcessCost:
+def worker_process(broker: Broker, topic: str, dimension: int, port: int) -> ProcessCost:
     """Run a worker of a new group until the topic is committed to its end, and stop it.
 
     The wall time is from the first record that it polled.
     """
     group = _new_group()
-    worker = _Worker(_environment(broker, topic, group, dimension, port, UNLIMITED | overrides))
+    worker = _Worker(_environment(broker, topic, group, dimension, port, UNLIMITED))
     worker.wait_running()
     started = time.monotonic()
     _wait_committed(broker, topic, group)

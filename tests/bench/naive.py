@@ -12,35 +12,29 @@ import alibabacloud_oss_v2 as sdk
 import alibabacloud_oss_v2.vectors as sdk_vectors
 import requests
 from kafka import KafkaConsumer, TopicPartition
-from requests.adapters import HTTPAdapter
+
+from tests.support.loopback import LoopbackAdapter, session_by
 
 REQUEST_RECORDS: Final = 500
 
 
-class Loopback(HTTPAdapter):
-    """Reaches the sink by whatever name the SDK makes of its address, and counts what is sent to it."""
+class CountingAdapter(LoopbackAdapter):
+    """Counts the bytes of bodies that are sent."""
 
     sent = 0
-
-    def build_connection_pool_key_attributes(self, *args: Any, **options: Any) -> Any:
-        host, pool = super().build_connection_pool_key_attributes(*args, **options)
-        return {**host, "host": "127.0.0.1"}, pool
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         self.sent += int(request.headers.get("Content-Length", 0))
         return super().send(request, *args, **options)
 
 
-def make_client(port: int) -> tuple[Any, Loopback]:
+def make_client(port: int) -> tuple[Any, CountingAdapter]:
     """Return the official SDK's client as its documentation makes it, on the sink."""
-    adapter = Loopback()
-    session = requests.Session()
-    session.trust_env = False
-    session.mount("http://", adapter)
+    adapter = CountingAdapter()
     cfg = sdk.config.load_default()
     cfg.region, cfg.account_id, cfg.endpoint = "cn-hangzhou", "1", f"http://localhost:{port}"
     cfg.credentials_provider = sdk.credentials.StaticCredentialsProvider("bench", "bench")
-    cfg.http_client = sdk.transport.RequestsHttpClient(session=session)
+    cfg.http_client = sdk.transport.RequestsHttpClient(session=session_by(adapter))
     return sdk_vectors.Client(cfg), adapter
 
 

@@ -33,6 +33,7 @@ from worker.offsets import Ledger, Outcome, Partition
 from worker.oss import OssSink
 from worker.pace import Backoff, Pacer, TokenBucket, Verdict
 from worker.state import Status
+from worker.wire import Message
 
 LIMIT: Final = 2500.0  # vectors a second, of the service
 VECTORS: Final = 500  # in a request
@@ -284,16 +285,8 @@ class _FedLane:
             for offset in offsets:
                 key = f"{self._number}-{offset}"
                 fragment = b'{"key":"%b","data":{"float32":[1.0,0.0,0.0,0.0]}}' % key.encode()
-                items[key] = Item(self._assignment, _Message(offset), key, fragment, 0)
+                items[key] = Item(self._assignment, Message(offset, -1, None, None, ()), key, fragment, 0)
             self.lane.submit(SealedBatch(items, 0, SealReason.COUNT))
-
-
-class _Message(NamedTuple):
-    offset: int
-    timestamp: int = -1
-    key: bytes | None = None
-    value: bytes | None = None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 class _NoDeadLetters:

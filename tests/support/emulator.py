@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
-from urllib.parse import urlsplit
 
 import alibabacloud_oss_v2 as oss
 import alibabacloud_oss_v2.vectors as oss_vectors
@@ -28,6 +27,8 @@ import requests.adapters
 from alibabacloud_oss_v2.transport import RequestsHttpClient
 from numpy.typing import NDArray
 
+from tests.support.loopback import LoopbackAdapter, session_by
+
 ACCOUNT = "1234567890"
 REGION = "cn-hangzhou"
 START_SECONDS = 30
@@ -36,25 +37,9 @@ STOP_SECONDS = 10
 _names = itertools.count(1)
 
 
-class LoopbackAdapter(requests.adapters.HTTPAdapter):
-    """Connects every request to 127.0.0.1 at the port of its URL; the Host header keeps the URL's name."""
-
-    def add_headers(self, request: requests.PreparedRequest, **_kwargs: Any) -> None:
-        """Name the host of the URL."""
-        request.headers["Host"] = urlsplit(str(request.url)).netloc
-
-    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
-        """The pool of connections, by the loopback address."""
-        host, pool = super().build_connection_pool_key_attributes(*args, **kwargs)
-        return {**host, "host": "127.0.0.1"}, pool
-
-
 def new_session() -> requests.Session:
     """A session whose requests reach the emulator under any host name; the caller closes it."""
-    session = requests.Session()
-    session.trust_env = False
-    session.mount("http://", LoopbackAdapter(pool_maxsize=64))
-    return session
+    return session_by(LoopbackAdapter(pool_maxsize=64))
 
 
 class Fault(TypedDict, total=False):
