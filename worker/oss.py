@@ -8,14 +8,12 @@ import base64
 import contextlib
 import hashlib
 import ipaddress
-import json
 import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -23,12 +21,6 @@ import alibabacloud_oss_v2 as sdk
 import alibabacloud_oss_v2.vectors as sdk_vectors
 import msgspec
 import requests
-from alibabacloud_oss_v2.credentials import (
-    AnonymousCredentialsProvider,
-    Credentials,
-    CredentialsProviderFunc,
-    StaticCredentialsProvider,
-)
 from alibabacloud_oss_v2.transport import RequestsHttpClient
 from alibabacloud_oss_v2.types import OperationInput
 from requests.adapters import HTTPAdapter
@@ -38,12 +30,12 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 from urllib3.util.retry import Retry
 
-from worker.config import Oss, missing_credentials
+from worker.config import Oss
+from worker.credentials import credentials_provider
 from worker.errors import (
     BlockReason,
     Refused,
     RetryReason,
-    SettingsError,
     SinkError,
     TargetError,
     Transient,
@@ -430,82 +422,3 @@ def _pool_classes(connections: _Connections) -> dict[str, Any]:
 def _content_md5(body: bytes) -> str:
     """The signature leaves the payload out (UNSIGNED-PAYLOAD), so this header is what protects it."""
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-
-
-# -- credentials
-
-
-def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Any:
-    """Return the SDK's provider for `oss.credentials`. Raises `SettingsError` where there are none to begin with."""
-    mode = settings.credentials
-    if mode == "anonymous":
-        return AnonymousCredentialsProvider()
-    if mode == "environment":
-        return _from_environment(environ)
-    if mode == "file":
-        return CredentialsProviderFunc(_CredentialsFile(Path(settings.credentials_file)).read)
-    return CredentialsProviderFunc(_from_credentials_package(mode, settings.credentials_process))
-
-
-def _from_environment(environ: Mapping[str, str]) -> Any:
-    if mistakes := missing_credentials(environ):
-        raise SettingsError(mistakes)
-    return StaticCredentialsProvider(
-        environ["OSS_ACCESS_KEY_ID"], environ["OSS_ACCESS_KEY_SECRET"], environ.get("OSS_SESSION_TOKEN") or None
-    )
-
-
-class _CredentialsFile:
-    """JSON with `access_key_id`, `access_key_secret` and, if any, `session_token`; read again when it changes."""
-
-    class Content(msgspec.Struct):
-        access_key_id: str
-        access_key_secret: str
-        session_token: str | None = None
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp: tuple[int, int] | None = None
-        self._credentials: Credentials = None
-        try:
-            self.read()
-        except (OSError, ValueError) as error:
-            expected = "expected JSON with access_key_id, access_key_secret and, if any, session_token"
-            raise SettingsError([f"oss.credentials_file = {str(path)!r}: {_what_failed(error)}; {expected}"]) from None
-
-    def read(self) -> Credentials:
-        status = self._path.stat()
-        stamp = (status.st_mtime_ns, status.st_ino)
-        if stamp != self._stamp:
-            content = msgspec.json.decode(self._path.read_bytes(), type=self.Content)
-            self._credentials = Credentials(content.access_key_id, content.access_key_secret, content.session_token)
-            self._stamp = stamp
-        return self._credentials
-
-
-def _what_failed(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
-
-
-def _from_credentials_package(mode: str, command: str) -> Any:
-    try:
-        from alibabacloud_credentials import provider as providers  # noqa: PLC0415 - an extra, needed by these modes alone
-    except ImportError:
-        raise SettingsError(
-            [f"oss.credentials = {json.dumps(mode)} needs the extra: pip install 'oss-vectors-worker[credentials]'"]
-        ) from None
-    try:
-        provider = {
-            "default-chain": providers.DefaultCredentialsProvider,
-            "ecs-ram-role": providers.EcsRamRoleCredentialsProvider,
-            "oidc": providers.OIDCRoleArnCredentialsProvider,
-            "process": lambda: providers.ExternalCredentialsProvider(process_command=command),
-        }[mode]()
-    except Exception as error:  # whatever it misses, it says so
-        raise SettingsError([f"oss.credentials = {json.dumps(mode)}: {error}"]) from None
-
-    def fetch() -> Credentials:
-        found = provider.get_credentials()
-        return Credentials(found.get_access_key_id(), found.get_access_key_secret(), found.get_security_token() or None)
-
-    return fetch

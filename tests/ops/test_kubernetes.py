@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from tests.support.programs import program
-from worker import config, health, loop, oss, wiring
+from worker import config, health, loop, wiring
 from worker.config import Settings
+from worker.credentials import credentials_provider
 
 ROOT: Final = Path(__file__).parents[2]
 KUBERNETES: Final = ROOT / "ops/kubernetes"
@@ -194,7 +195,7 @@ def test_the_worker_takes_its_settings_with_the_secrets_as_they_are_mounted(
         "username of the test",
         "password of the test",
     )
-    credentials = oss.credentials_provider(settings.oss, {}).get_credentials()
+    credentials = credentials_provider(settings.oss, {}).get_credentials()
     assert (credentials.access_key_id, credentials.access_key_secret) == ("id", "secret")
     # Nothing points beside what is mounted.
     assert set(re.findall(rf'"({MOUNTED}/[^"]*/)', built.toml)) == {f"{one}/" for one in secrets_of(built).values()}
@@ -212,7 +213,7 @@ def test_credentials_are_read_again_when_their_secret_changes(built: Built, tmp_
     file.unlink()
     (file.parent / "..data").symlink_to("..first")
     file.symlink_to(f"..data/{file.name}")
-    provider = oss.credentials_provider(settings.oss, {})
+    provider = credentials_provider(settings.oss, {})
     before = provider.get_credentials()
     (file.parent / "..new").symlink_to("..second")
     (file.parent / "..new").rename(file.parent / "..data")

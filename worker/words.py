@@ -1,0 +1,30 @@
+"""Words of others: what a service, a broker or a record says, made fit for a log line, a header and a page."""
+
+import re
+from typing import Final
+
+MESSAGE_CHARACTERS: Final = 500
+CODE_CHARACTERS: Final = 100
+_CUT: Final = "…"
+# Control characters of both sets, line and paragraph separators, marks that turn the direction of text, and halves of a
+# pair of surrogates, which no encoding has a form for.
+_NOT_TEXT: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
+_WHITE_SPACE: Final = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029")
+
+
+def clean(text: str, most: int = MESSAGE_CHARACTERS) -> str:
+    """Return the text on one line, of at most `most` characters, and such as UTF-8 and a terminal can take.
+
+    Line breaks and tabs become spaces, and runs of white space one. What is no text becomes U+FFFD. The cost is bounded by
+    `most`, not by the length of the text.
+    """
+    if len(text) > 2 * most:
+        text = text[: 2 * most] + _CUT
+    text = " ".join(_NOT_TEXT.sub(_replacement, text).split())
+    return text if len(text) <= most else text[: most - 1] + _CUT
+
+
+def _replacement(found: re.Match[str]) -> str:
+    return " " if found.group() in _WHITE_SPACE else "\ufffd"
