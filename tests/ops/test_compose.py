@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,6 +77,7 @@ def test_compose_file_is_valid_by_the_compose_specification(document: dict[str, 
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
     assert (checked.returncode, checked.stdout.strip()) == (0, "ok -- validation done")
 
@@ -84,6 +87,55 @@ def without_reset(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_reset(entry) for key, entry in value.items() if not isinstance(entry, Reset)}
     return value
+
+
+@pytest.mark.parametrize(
+    "file",
+    [ROOT / "docker-compose.yml", *sorted((ROOT / "ops").rglob("*.y*ml"))],
+    ids=lambda file: str(file.relative_to(ROOT)),
+)
+def test_what_is_merged_in_one_place_has_no_key_in_common(file: Path) -> None:
+    """The specification lets the first win; PyYAML has changed its mind, and other readers differ as well."""
+    nodes = yaml.compose_all(file.read_text(encoding="utf-8"), ComposeLoader)
+    assert [clash for node in nodes for clash in clashes(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("x: &x {k: 1, l: 2}\ny: &y {k: 3}\nz:\n  - {<<: [*x, *y]}\n", ["line 4: k"]),
+        ("x: &x {k: 1}\ny: &y {<<: *x}\nz: {<<: [*y, *x]}\n", ["line 3: k"]),
+        ("x: &x {k: 1}\ny: &y {l: 3}\nz: {<<: [*x, *y], k: 4}\n", []),
+    ],
+)
+def test_a_key_that_two_merged_mappings_have_is_found(text: str, found: list[str]) -> None:
+    assert list(clashes(yaml.compose(text, ComposeLoader))) == found
+
+
+def clashes(node: yaml.Node | None) -> Iterator[str]:
+    """The line and the key of each key that stands in more than one of the mappings merged in one place."""
+    if isinstance(node, yaml.MappingNode):
+        merged = [key for mapping in merged_by(node) for key in keys_of(mapping)]
+        yield from (
+            f"line {node.start_mark.line + 1}: {key}" for key, times in sorted(Counter(merged).items()) if times > 1
+        )
+        for _, value in node.value:
+            yield from clashes(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from clashes(value)
+
+
+def merged_by(node: yaml.MappingNode) -> list[yaml.MappingNode]:
+    """The mappings that a mapping merges by `<<`."""
+    found = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+    return [one for value in found for one in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
+
+
+def keys_of(node: yaml.MappingNode) -> set[str]:
+    """The keys of a mapping, those included that it merges."""
+    own = {key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"}
+    return own.union(*map(keys_of, merged_by(node)))
 
 
 @pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "OSS_VECTORS_" in str(service)])
