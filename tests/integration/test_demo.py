@@ -9,26 +9,26 @@ from collections.abc import Iterator
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
+from tests.support.bounded import running
 from worker.local import demo
 
 
 @pytest.fixture(scope="module")
 def kept() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The demo with `--keep`, and what it has printed when all was left running."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker", "demo", "--keep"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    with process, process.stdout as lines:
+    # With SIGINT ignored, as a shell starts its background jobs; SIGINT ends it all the same.
+    command = ["bash", "-c", """trap '' INT && exec "$@" """, "demo", sys.executable, "-m", "worker", "demo", "--keep"]
+    with running(command, stop_seconds=60, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
         printed = ""
-        for line in lines:
+        for line in process.stdout:
             printed += line
             if "logs" in line:
                 break
         yield process, printed
         process.send_signal(signal.SIGINT)
-        printed_after = lines.read()
-        code = process.wait(30)
+        printed_after, _ = process.communicate(timeout=60)
+        code = process.returncode
     assert (code, "ended" in printed_after) == (0, True), printed + printed_after
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
+from tests.support.bounded import running
 from tests.support.broker import create_topic
 from worker.local.broker import Broker, BrokerError
 from worker.local.process import Process, spawn
@@ -187,7 +188,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
 
 
 def test_it_ends_when_the_pipe_from_its_starter_closes() -> None:
-    with subprocess.Popen([*COMMAND, "--port", "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with running([*COMMAND, "--port", "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdout.readline()
@@ -264,6 +265,18 @@ def test_a_child_process_gives_its_exit_code_or_the_signal_that_ended_it() -> No
     with spawn(["sleep", "600"]) as child:
         os.kill(child.pid, signal.SIGSEGV)
         assert child.wait(LIMIT_S) == -signal.SIGSEGV
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_reaches_a_child_process_also_where_this_process_ignores_it(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        child = spawn(["sleep", "600"])
+    finally:
+        signal.signal(number, before)
+    with child:
+        child.send_signal(number)
+        assert child.wait(LIMIT_S) == -number
 
 
 def test_a_child_process_that_ignores_sigterm_is_killed() -> None:

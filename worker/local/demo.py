@@ -407,7 +407,9 @@ def _reason(letter: Any) -> str:
 def run(*, keep: bool) -> None:
     """Run the demo. Exits with 1 and the reason where it does not come to its end."""
     console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell starts its background jobs with it ignored, and Python then leaves it so.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="oss-vectors-demo-"))
     try:

@@ -26,6 +26,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Self
 
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The signals that the supervisor hands to the child."""
+KILL_LIMIT_S = 60.0
+"""How long the end of a killed child may take: it ends at once, unless the machine has no time for it."""
 ORPHAN_GRACE_S = 2.0
 """How long an orphaned child has between SIGTERM and SIGKILL."""
 
@@ -92,9 +96,9 @@ class Process:
             return self.kill()
 
     def kill(self) -> int:
-        """Send SIGKILL, wait, and return the exit code."""
+        """Send SIGKILL, wait, and return the exit code. TimeoutError if it still runs after `KILL_LIMIT_S`."""
         self.send_signal(signal.SIGKILL)
-        return self.wait()
+        return self.wait(KILL_LIMIT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -188,7 +192,7 @@ class _Supervisor:
 
     def watch(self) -> int:
         """Wait for the child's end and return its exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _FORWARDED:
             signal.signal(number, self.forward)
         threading.Thread(target=self.follow_parent, daemon=True).start()
         return self.child.wait()
@@ -208,6 +212,10 @@ def _end_like(code: int) -> None:
 def _main(status: int, folder: str, command: list[str]) -> None:
     os.set_inheritable(status, False)
     try:
+        # A child begins as a shell's foreground command does: what this process's own parent ignored, such as the SIGINT
+        # that a shell's background job ignores, would be ignored there too, and `send_signal` would do nothing.
+        for number in _FORWARDED:
+            signal.signal(number, signal.SIG_DFL)
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - the parent's own command; no shell reads it
     except OSError as error:
         os.write(status, f"error {error.errno} {error.strerror}\n".encode())
