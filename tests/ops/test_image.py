@@ -1,11 +1,9 @@
 """The image that ops/Dockerfile builds, as far as its text tells, and the requirements that it installs."""
 
 import ast
-import itertools
 import re
 import subprocess
 import sys
-import threading
 import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,15 +13,15 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ops.requirements import FILES, File, build_requirements
+from tests.support.bounded import join, thread
 from worker.config import Http
 
 ROOT: Final = Path(__file__).parents[2]
 DOCKERFILE: Final = (ROOT / "ops/Dockerfile").read_text(encoding="utf-8")
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-BUILD: Final[list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"][
-    "requires"
-]
-REQUIREMENTS: Final = ["requirements.txt", "requirements-demo.txt", "requirements-build.txt"]
+BUILD: Final = build_requirements()
+PYTHONS: Final = ["3.11", "3.12", "3.13", "3.14"]
 
 
 def test_the_image_is_pinned_and_ends_without_root_and_without_a_shell_in_between() -> None:
@@ -71,11 +69,10 @@ def test_the_images_health_check_is_what_healthz_says_whatever_proxy_is_set(stat
     assert check is not None
     python, *rest = ast.literal_eval(check[1])
     with Asked(status) as server:
-        answering = threading.Thread(target=server.handle_request)
-        answering.start()
+        answering = thread(server.handle_request)
         environment = {"OSS_VECTORS_HTTP__PORT": str(server.server_port), "http_proxy": "http://127.0.0.1:1"}
-        ended = subprocess.run([sys.executable, *rest], env=environment, capture_output=True, check=False)
-        answering.join()
+        ended = subprocess.run([sys.executable, *rest], env=environment, capture_output=True, check=False, timeout=60)
+        join(answering)
     assert (python, server.paths, ended.returncode == 0) == ("python", ["/healthz"], healthy)
 
 
@@ -101,27 +98,45 @@ def test_what_the_image_copies_is_there_and_let_through() -> None:
     assert [source for source in copied if not (ROOT / source).exists()] == []
 
 
-@pytest.mark.parametrize("name", REQUIREMENTS)
-def test_every_requirement_is_pinned_with_hashes_and_without_an_address(name: str) -> None:
-    text = (ROOT / "ops" / name).read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.name))
+def test_every_requirement_is_pinned_with_hashes_and_without_an_address(file: File) -> None:
+    text = (ROOT / "ops" / file.name).read_text(encoding="utf-8")
     lines = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
     line = re.compile(r"[a-z0-9.-]+==[\w.]+( ; [^\\]*?)?( +--hash=sha256:[0-9a-f]{64})+")
     assert [entry for entry in lines if not line.fullmatch(entry.rstrip())] == []
     assert ("://" in text, len(lines) > 5) == (False, True)
-    assert f"-o ops/{name}" in text.splitlines()[3]
+    assert "python -m ops.requirements" in text.splitlines()[2]
 
 
-@pytest.mark.parametrize(
-    ("name", "extras"), [("requirements.txt", ["credentials"]), ("requirements-demo.txt", ["credentials", "demo"])]
-)
-@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
-def test_requirements_satisfy_every_dependency_of_the_project(name: str, extras: list[str], python: str) -> None:
-    wanted = [*PROJECT["dependencies"], *itertools.chain(*(PROJECT["optional-dependencies"][one] for one in extras))]
-    assert unsatisfied(wanted, name, python) == []
+def test_every_file_of_requirements_is_renewed_by_the_one_command() -> None:
+    assert sorted(path.name for path in (ROOT / "ops").glob("requirements*.txt")) == sorted(file.name for file in FILES)
 
 
-def test_requirements_of_the_build_satisfy_the_build_system() -> None:
-    assert unsatisfied(BUILD, "requirements-build.txt", "3.13") == []
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.name))
+def test_requirements_satisfy_every_dependency_of_the_project(file: File, python: str) -> None:
+    wanted = wanted_by([*file.extras]) if file.of_project else BUILD
+    assert unsatisfied(wanted, file.name, python) == []
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_a_package_has_one_version_in_all_files_of_requirements(python: str) -> None:
+    """Else pip would refuse to install two of the files at once."""
+    versions: dict[str, set[str]] = {}
+    for file in FILES:
+        for name, version in pinned(file.name, python).items():
+            versions.setdefault(name, set()).add(version)
+    assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+
+
+def wanted_by(extras: list[str]) -> list[str]:
+    """What the project needs with these extras, and with those that they name."""
+    wanted: list[str] = list(PROJECT["dependencies"])
+    for extra in extras:
+        for one in PROJECT["optional-dependencies"][extra]:
+            inner = Requirement(one)
+            wanted += wanted_by([*inner.extras]) if inner.name == PROJECT["name"] else [one]
+    return wanted
 
 
 def unsatisfied(wanted: list[str], name: str, python: str) -> list[str]:
