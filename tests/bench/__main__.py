@@ -261,7 +261,7 @@ def _profile(path: Path) -> None:
     """Draw where this worker's chain spends its time, in all of its threads and in native code: a flame graph."""
     command = [sys.executable, "-c", _PROFILED]
     py_spy = ["py-spy", "record", "--native", "--rate", "100", "--output", str(path)]
-    subprocess.run([*py_spy, "--", *command], check=True)
+    subprocess.run([*py_spy, "--", *command], check=True, timeout=600)
 
 
 def profiled() -> None:

@@ -20,6 +20,7 @@ import orjson
 from tests.bench import data
 from tests.bench import naive as naive_script
 from tests.bench.naive import REQUEST_RECORDS
+from tests.support.bounded import END_S, join, thread
 from worker import config
 from worker.batch import Envelope, Item
 from worker.deadletter import Limit
@@ -38,6 +39,7 @@ from worker.wire import Message
 TOPIC: Final = "bench"
 INDEX: Final = "bench"
 POLL_RECORDS: Final = 500
+BARRIER_S: Final = 120.0
 _CREDENTIALS: Final = {"OSS_ACCESS_KEY_ID": "bench", "OSS_ACCESS_KEY_SECRET": "bench"}
 
 
@@ -255,11 +257,10 @@ def longest_wait(run: Callable[[], object]) -> float:
             time.sleep(0.002)
             waits.append(time.perf_counter() - before - 0.002)
 
-    ticker = threading.Thread(target=tick)
-    ticker.start()
+    ticker = thread(tick)
     run()
     over.set()
-    ticker.join()
+    join(ticker)
     return max(waits)
 
 
@@ -269,28 +270,28 @@ def longest_wait(run: Callable[[], object]) -> float:
 def records_per_second(processes: int, count: int, dimension: int, port: int) -> float:
     """Run this worker's chain on so many records in each of so many processes at once; returns records of them all a second."""
     spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(processes + 1, timeout=120)
+    barrier = spawn.Barrier(processes + 1)
     running = [
         spawn.Process(target=_one_of_several, args=(barrier, count, dimension, port), daemon=True)
         for _ in range(processes)
     ]
     for process in running:
         process.start()
-    barrier.wait()
+    barrier.wait(BARRIER_S)
     began = time.perf_counter()
-    barrier.wait()
+    barrier.wait(BARRIER_S)
     ended = time.perf_counter()
     for process in running:
-        process.join()
+        process.join(END_S)
     return processes * count / (ended - began)
 
 
 def _one_of_several(barrier: Any, count: int, dimension: int, port: int) -> None:
     batches = data.batches(data.values(count, dimension, "json17"))
     worker(batches[:1], dimension, port)
-    barrier.wait()
+    barrier.wait(BARRIER_S)
     worker(batches, dimension, port)
-    barrier.wait()
+    barrier.wait(BARRIER_S)
 
 
 def memory_of_a_batch(values: Sequence[bytes], dimension: int, port: int) -> float:

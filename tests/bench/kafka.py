@@ -10,7 +10,8 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from tests.bench.chains import INDEX
+from tests.support.bounded import end, running, thread
 from worker.local.broker import Broker
 
 LIMIT_SECONDS = 120.0
@@ -57,7 +59,7 @@ def naive_process(broker: Broker, topic: str, records: int, dimension: int, port
     """Run the naive script to the end of the topic."""
     arguments = [broker.bootstrap, topic, str(records), str(dimension), str(port)]
     command = [sys.executable, "-m", "tests.bench.naive", *arguments]
-    with subprocess.Popen(command, env=_as_installed(), stdout=subprocess.PIPE, text=True) as process:
+    with running(command, env=_as_installed(), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         cost = _cost(process, time.monotonic())
         return cost._replace(sent=int(process.stdout.read()))
@@ -69,14 +71,14 @@ def worker_process(broker: Broker, topic: str, dimension: int, port: int) -> Pro
     The wall time is from the first record that it polled.
     """
     group = _new_group()
-    worker = _Worker(_environment(broker, topic, group, dimension, port, UNLIMITED))
-    worker.wait_running()
-    started = time.monotonic()
-    _wait_committed(broker, topic, group)
-    ended = time.monotonic()
-    peak, sent = _peak_rss(worker.process), int(_value(worker.metrics(), "oss_vectors_uploaded_bytes_total"))
-    worker.process.send_signal(signal.SIGTERM)
-    return _cost(worker.process, started)._replace(wall=ended - started, peak_rss=peak, sent=sent)
+    with _running_worker(_environment(broker, topic, group, dimension, port, UNLIMITED)) as worker:
+        worker.wait_running()
+        started = time.monotonic()
+        _wait_committed(broker, topic, group)
+        ended = time.monotonic()
+        peak, sent = _peak_rss(worker.process), int(_value(worker.metrics(), "oss_vectors_uploaded_bytes_total"))
+        worker.process.send_signal(signal.SIGTERM)
+        return _cost(worker.process, started)._replace(wall=ended - started, peak_rss=peak, sent=sent)
 
 
 class Duty(NamedTuple):
@@ -94,32 +96,32 @@ def on_duty(broker: Broker, records: Sequence[tuple[bytes, bytes]], dimension: i
 
     `ports` are those of a service that takes a second, and of one that takes 100 ms.
     """
-    flood = _Worker(_environment(broker, fill(broker, records, partitions=2), _new_group(), dimension, ports[0], {}))
-    flood.wait_running()
     scrapes = []
     heartbeats = [0.0]
-    until = time.monotonic() + FLOOD_SECONDS
-    while time.monotonic() < until:
-        before = time.monotonic()
-        text = flood.metrics()
-        scrapes.append(time.monotonic() - before)
-        last = _value(text, "oss_vectors_kafka_client_last_heartbeat_timestamp_seconds")
-        if last:
-            heartbeats.append(time.time() - last - HEARTBEAT_SECONDS)
-        time.sleep(0.05)
-    peak = flood.end()
+    topic = fill(broker, records, partitions=2)
+    with _running_worker(_environment(broker, topic, _new_group(), dimension, ports[0], {})) as flood:
+        flood.wait_running()
+        until = time.monotonic() + FLOOD_SECONDS
+        while time.monotonic() < until:
+            before = time.monotonic()
+            text = flood.metrics()
+            scrapes.append(time.monotonic() - before)
+            last = _value(text, "oss_vectors_kafka_client_last_heartbeat_timestamp_seconds")
+            if last:
+                heartbeats.append(time.time() - last - HEARTBEAT_SECONDS)
+            time.sleep(0.05)
+        peak = flood.end()
     topic = fill(broker, [], partitions=2)
-    worker = _Worker(_environment(broker, topic, _new_group(), dimension, ports[1], {}))
-    worker.wait_running()
-    _publish_slowly(broker, topic, records[:TENTH_RECORDS])
-    time.sleep(3.0)
-    text = worker.metrics()
-    all_in_all = _value(text, "oss_vectors_record_latency_seconds_count")
-    in_time = _value(text, "oss_vectors_record_latency_seconds_bucket", 'le="1.2"')
-    cpu = _cpu_seconds(worker.process)
-    time.sleep(IDLE_SECONDS)
-    idle = (_cpu_seconds(worker.process) - cpu) / IDLE_SECONDS
-    worker.end()
+    with _running_worker(_environment(broker, topic, _new_group(), dimension, ports[1], {})) as worker:
+        worker.wait_running()
+        _publish_slowly(broker, topic, records[:TENTH_RECORDS])
+        time.sleep(3.0)
+        text = worker.metrics()
+        all_in_all = _value(text, "oss_vectors_record_latency_seconds_count")
+        in_time = _value(text, "oss_vectors_record_latency_seconds_bucket", 'le="1.2"')
+        cpu = _cpu_seconds(worker.process)
+        time.sleep(IDLE_SECONDS)
+        idle = (_cpu_seconds(worker.process) - cpu) / IDLE_SECONDS
     return Duty(peak, max(scrapes), max(heartbeats), in_time / all_in_all, idle)
 
 
@@ -137,15 +139,21 @@ def _publish_slowly(broker: Broker, topic: str, records: Sequence[tuple[bytes, b
     producer.close()
 
 
+@contextmanager
+def _running_worker(environment: Mapping[str, str]) -> Iterator["_Worker"]:
+    """A worker that is gone at the end."""
+    with running([sys.executable, "-m", "worker", "run"], env=environment, stderr=subprocess.PIPE) as process:
+        yield _Worker(process)
+
+
 class _Worker:
     """A worker process, and where its HTTP port is."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "worker", "run"]
-        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
         self._running = threading.Event()
         self._port = 0
-        threading.Thread(target=self._read_log, daemon=True).start()
+        thread(self._read_log)
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None
@@ -172,8 +180,7 @@ class _Worker:
     def end(self) -> int:
         """Stop it; returns the most memory that it had."""
         peak = _peak_rss(self.process)
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait()
+        end(self.process, stop_seconds=60)
         return peak
 
 

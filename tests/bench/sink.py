@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 
+from tests.support.bounded import running
+
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -63,12 +65,9 @@ async def _serve(seconds: float, dimension: int) -> None:
 def sink(dimension: int, seconds: float = 0.0) -> Iterator[int]:
     """Run a sink that answers after so many seconds, with an index of that dimension; yields its port."""
     command = [sys.executable, "-m", "tests.bench.sink", str(seconds), str(dimension)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with running(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.kill()
+        yield int(process.stdout.readline())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any, Final, Self, Unpack
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
+from tests.support.bounded import join
 from tests.support.broker import create_topic
 from tests.support.emulator import Fault, running_emulator
 from tests.support.proxy import Proxy
@@ -116,7 +117,7 @@ class Publisher:
     def finish(self) -> None:
         """Stop, and wait until what was sent is there or given up."""
         self._stop.set()
-        self._thread.join()
+        join(self._thread, limit_seconds=120)
         self._producer.flush(timeout=120)
         self._producer.close()
 

@@ -1,7 +1,6 @@
 """Faults on demand: each kind, what it hits, what it leaves behind; and the journal of requests."""
 
 import json
-import threading
 import time
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from alibabacloud_oss_v2 import exceptions
 from alibabacloud_oss_v2.vectors import models
 
+from tests.support.bounded import join, thread
 from tests.support.emulator import Emulator, Fault
 
 
@@ -202,11 +202,7 @@ def test_the_journal_shows_that_requests_overlapped(emulator: Emulator) -> None:
     target = emulator.new_index(2)
     since = emulator.requests()[-1].sequence
     emulator.fault(bucket=target[0], latency_seconds=0.3)
-    threads = [threading.Thread(target=put, args=(emulator, target, key)) for key in ("a", "b")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    join(*[thread(put, emulator, target, key) for key in ("a", "b")])
     first, second = emulator.requests(since)
     assert first.ended is not None
     assert second.started < first.ended

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from alibabacloud_oss_v2 import exceptions
 from alibabacloud_oss_v2.vectors import models
 
+from tests.support.bounded import join, running, thread
 from tests.support.emulator import Emulator, running_emulator
 
 
@@ -92,7 +92,7 @@ def test_a_directory_in_use_ends_the_second_with_one_line(tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_exit_code_0_also_while_requests_hang(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "worker", "local", "emulator", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         emulator = Emulator(port=int(process.stdout.readline().rpartition(":")[2]), pid=process.pid)
         target = emulator.new_index(2)
@@ -105,15 +105,14 @@ def test_a_signal_ends_it_with_exit_code_0_also_while_requests_hang(number: sign
             except exceptions.OperationError as error:
                 failures.append(error)
 
-        thread = threading.Thread(target=hanging)
-        thread.start()
+        request = thread(hanging)
         while not any(entry.operation == "PutVectors" for entry in emulator.requests()):
             time.sleep(0.01)
         process.send_signal(number)
         signalled = time.monotonic()
         _, errors = process.communicate(timeout=10)
         lasted = time.monotonic() - signalled
-        thread.join()
+        join(request)
         emulator.session.close()
     assert (process.returncode, len(failures)) == (0, 1)
     assert "Traceback" not in errors
@@ -139,7 +138,7 @@ def test_health_is_answered(emulator: Emulator) -> None:
 def test_it_listens_on_another_address_when_the_environment_says_so() -> None:
     command = [sys.executable, "-m", "worker", "local", "emulator", "--port", "0"]
     environment = os.environ | {"OSS_EMULATOR_HOST": "127.0.0.2"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with running(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         address, _, port = process.stdout.readline().rpartition("http://")[2].partition(":")
         with socket.create_connection(("127.0.0.2", int(port)), timeout=10):

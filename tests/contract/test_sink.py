@@ -20,6 +20,7 @@ from typing import Any, Protocol, Unpack
 import pytest
 from alibabacloud_oss_v2.credentials import Credentials, CredentialsProviderFunc
 
+from tests.support.bounded import join, thread
 from tests.support.emulator import Emulator, Fault
 from tests.support.fakes import FakeSink
 from worker import oss
@@ -358,12 +359,12 @@ class RawServer:
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(8)
         self._connections: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads: list[threading.Thread] = []
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> "RawServer":  # noqa: PYI034 - no subclasses
         """Start."""
-        self._threads[0].start()
+        self._threads.append(thread(self._accept))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -375,17 +376,14 @@ class RawServer:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
-        for thread in self._threads:
-            thread.join(QUICK_SECONDS)
+        join(*self._threads)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
                 self._connections.append(connection)
-                thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._threads.append(thread(self._serve, connection))
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):

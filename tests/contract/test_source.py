@@ -14,6 +14,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import NewPartitions
 
+from tests.support.bounded import join, thread
 from tests.support.broker import create_topic
 from tests.support.fakes import FakeClock, FakeCluster, FakeSource
 from worker.config import Kafka
@@ -294,9 +295,7 @@ class KafkaStage:
             except BaseException as error:
                 errors.append(error)
 
-        threads = [threading.Thread(target=drive, args=(member,)) for member in members]
-        for thread in threads:
-            thread.start()
+        threads = [thread(drive, member) for member in members]
         deadline = time.monotonic() + LIMIT_SECONDS
         try:
             while not condition():
@@ -306,8 +305,7 @@ class KafkaStage:
             then()
         finally:
             over.set()
-            for thread in threads:
-                thread.join()
+            join(*threads)
         assert not errors, errors
 
 

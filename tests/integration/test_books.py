@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kafka import KafkaProducer
 
+from tests.support.bounded import join, thread
 from tests.support.broker import TopicFactory
 from tests.support.worker import (
     Record,
@@ -93,8 +94,7 @@ class Scraper:
         self.readings: list[dict[str, Books]] = []
         self._port = worker.port
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="scraper")
-        self._thread.start()
+        self._thread = thread(self._run, name="scraper")
 
     def _run(self) -> None:
         while not self._stop.wait(PAUSE_S):
@@ -107,7 +107,7 @@ class Scraper:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join()
+        join(self._thread)
 
 
 @contextmanager
@@ -129,13 +129,12 @@ def load(stage: Stage, topics: list[str]) -> Iterator[None]:
                 for topic in topics:
                     publish_with(producer, topic, [record(next(numbers), topic) for _ in range(20)])
 
-    thread = threading.Thread(target=run, name="load")
-    thread.start()
+    loading = thread(run, name="load")
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        join(loading)
 
 
 def test_the_books_balance_in_every_scrape_while_members_come_and_go_under_load_and_faults(

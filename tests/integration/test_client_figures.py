@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from kafka.errors import KafkaError, RebalanceInProgressError, RequestTimedOutError, UnknownMemberIdError
 
+from tests.support.bounded import join, thread
 from tests.support.broker import TopicFactory
 from tests.support.member import Member
 from tests.support.worker import Record, publish
@@ -165,11 +166,10 @@ def test_a_connection_that_is_lost_is_counted_as_an_error_and_made_again(watched
 def rude_port() -> Iterator[int]:
     """A port where every connection is taken and closed."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=hang_up, args=(server,), name="rude")
-        thread.start()
+        rude = thread(hang_up, server, name="rude")
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        join(rude)
 
 
 def hang_up(server: socket.socket) -> None:

@@ -8,6 +8,7 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import NewPartitions
 
+from tests.support.bounded import join, thread
 from tests.support.worker import (
     Stage,
     StageFactory,
@@ -60,13 +61,12 @@ def load(stage: Stage) -> Iterator[None]:
                 first = len(stage.history)
                 stage.publish_versions_with(producer, versions_of(KEYS, 60, seed=first, first=first))
 
-    thread = threading.Thread(target=publish, name="load")
-    thread.start()
+    loading = thread(publish, name="load")
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        join(loading)
 
 
 def settles_more(worker: WorkerProcess, records: int) -> None:

@@ -1,6 +1,5 @@
 """A worker that has started joins its group, every time, also on a machine that is busy."""
 
-import subprocess
 import sys
 import time
 import uuid
@@ -8,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.bounded import running
 from tests.support.broker import TopicFactory
 from tests.support.worker import Record, publish
 from worker.config import Kafka
@@ -26,11 +26,9 @@ BUSY = "while True: pass"
 @pytest.fixture
 def busy_machine() -> Iterator[None]:
     """Two processes that take all they get of the processors."""
-    hogs = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(2)]
-    yield
-    for hog in hogs:
-        hog.kill()
-        hog.wait()
+    hog = [sys.executable, "-c", BUSY]
+    with running(hog), running(hog):
+        yield
 
 
 class Joiner:

@@ -1,5 +1,6 @@
 """The README's steps by hand, typed as they stand but for the ports."""
 
+import contextlib
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 from urllib.request import urlopen
 
+from tests.support.bounded import running
 from tests.support.worker import Scrape, free_port, wait_for
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -26,17 +28,21 @@ def test_the_steps_by_hand_lead_to_records_that_are_written(tmp_path: Path) -> N
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OSS_")}
     environment |= {"OSS_VECTORS_HTTP__HOST": "127.0.0.1", "OSS_VECTORS_HTTP__PORT": str(http)}
     log = tmp_path / "log"
-    with log.open("w") as out:
-        shell = subprocess.Popen(
+    with (
+        log.open("w") as out,
+        running(
             ["bash", "-euo", "pipefail", "-c", script],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True,
-        )  # fmt: skip
-    try:
-        wait_for(lambda: _written(http) > 50, "records are written", timeout=60, told=log.read_text)
-    finally:
-        os.killpg(shell.pid, signal.SIGTERM)
-        shell.wait(30)
-    wait_for(lambda: not _group_lives(shell.pid), "all have ended")
+        ) as shell,
+    ):  # fmt: skip
+        try:
+            wait_for(lambda: _written(http) > 50, "records are written", timeout=120, told=log.read_text)
+            os.killpg(shell.pid, signal.SIGTERM)
+            shell.wait(30)
+            wait_for(lambda: not _group_lives(shell.pid), "all have ended")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
 
 
 def _written(port: int) -> float:

@@ -6,6 +6,7 @@ import sys
 
 from kafka import KafkaConsumer, TopicPartition
 
+from tests.support.bounded import running
 from worker.local.broker import Broker
 
 COMMAND = [sys.executable, "-m", "worker.local.sample_producer"]
@@ -21,7 +22,7 @@ def end_offset(bootstrap: str, topic: str) -> int:
 
 def test_a_signal_ends_it_with_everything_acknowledged(broker: Broker, topic: str) -> None:
     options = ["--bootstrap-servers", broker.bootstrap, "--topic", topic, "--rate", "400", "--broken-share", "0.05"]
-    with subprocess.Popen([*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with running([*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             while end_offset(broker.bootstrap, topic) < 100 and process.poll() is None:
                 pass

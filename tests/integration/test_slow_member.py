@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from kafka import KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
+from tests.support.bounded import join, thread
 from tests.support.worker import Stage, StageFactory, WorkerFactory, vector_record, wait_for
 
 SESSION_SECONDS = 3
@@ -28,21 +29,20 @@ def hung_member(stage: Stage) -> Iterator[None]:
     )
     joined = threading.Event()
 
-    def join() -> None:
+    def join_group() -> None:
         while not joined.is_set():
             consumer.poll(timeout_ms=200)
             if consumer.assignment():
                 joined.set()
 
-    thread = threading.Thread(target=join)
-    thread.start()
+    joining = thread(join_group)
     try:
-        thread.join(30)
+        joining.join(30)
         assert joined.is_set()
         yield
     finally:
         joined.set()
-        thread.join()
+        join(joining)
         consumer.close(timeout_ms=1000)
 
 

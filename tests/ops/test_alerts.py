@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.bounded import running
 from tests.support.programs import program
 from tests.support.worker import free_port, wait_for
 from tests.unit.samples import FakeClock, opened
@@ -68,14 +70,13 @@ def trials() -> Iterator[dict[str, "subprocess.Popen[str]"]]:
     """All files of cases, under way at once."""
     promtool = program("promtool")
     pipe = subprocess.PIPE
-    started = {
-        path.name: subprocess.Popen([promtool, "test", "rules", path], stdout=pipe, stderr=subprocess.STDOUT, text=True)
-        for path in TEST_FILES
-    }
-    yield started
-    for process in started.values():
-        process.kill()
-        process.communicate()
+    with ExitStack() as stack:
+        yield {
+            path.name: stack.enter_context(
+                running([promtool, "test", "rules", path], stdout=pipe, stderr=subprocess.STDOUT)
+            )
+            for path in TEST_FILES
+        }
 
 
 @pytest.mark.parametrize("name", [path.name for path in TEST_FILES])
@@ -276,14 +277,10 @@ def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--cluster.listen-address=",
         "--log.level=error",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
-    try:
+    with running(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         wait_for(lambda: is_ready(address), "Alertmanager answers")
         yield address
-    finally:
-        process.kill()
-        process.wait()
 
 
 def ask(request: str | urllib.request.Request) -> bytes:

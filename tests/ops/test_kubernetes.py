@@ -77,7 +77,7 @@ class Built(NamedTuple):
 def build(folder: Path) -> Built:
     """Build a kustomization as `kubectl apply -k` does."""
     kubectl = shutil.which("kubectl", path=Path(sys.executable).parent) or program("kubectl")
-    made = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    made = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60)
     assert (made.returncode, made.stderr) == (0, "")
     return Built(list(yaml.safe_load_all(made.stdout)))
 
@@ -442,7 +442,7 @@ def rule_groups(folder: Path) -> list[Any]:
 
 def generate(*arguments: str) -> tuple[int, str]:
     script = str(KUBERNETES / "prometheus_rule.py")
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False, timeout=60)
     return done.returncode, done.stderr
 
 

@@ -21,6 +21,7 @@ import yaml
 from kafka import KafkaAdminClient, KafkaProducer
 
 from tests.ops.promql import DASHBOARD, Query, Rule, filled, parts, queries, rule_files, rules, unfiltered
+from tests.support.bounded import join
 from tests.support.broker import GroupFactory, TopicFactory
 from tests.support.emulator import Emulator, Fault
 from tests.support.programs import program
@@ -155,7 +156,7 @@ class Load:
         self._broker = broker
         self._topics = topics
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._publish, name="load")
+        self._thread = threading.Thread(target=self._publish, name="load", daemon=True)
 
     def _publish(self) -> None:
         records = load()
@@ -170,7 +171,7 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        join(self._thread)
 
 
 # -- the run

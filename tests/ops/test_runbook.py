@@ -225,8 +225,9 @@ def replay(broker: Broker, topic: str, dead_letters: str, *options: str) -> list
         "OSS_VECTORS_OSS__ACCOUNT_ID": "123456789",
     }
     ended = subprocess.run(
-        [sys.executable, "-", *options], input=program, env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-", *options],
+        input=program, env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0, "")
     return ended.stdout.splitlines()
 
@@ -299,7 +300,7 @@ def test_offsets_are_reset_as_the_runbook_says(broker: Broker, topic: str, group
         consumer.commit({partition: OffsetAndMetadata(5, "", -1)})
 
         arguments = [words.get(word, word) for word in line.removeprefix("python ").split()]
-        ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+        ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=60)
 
         assert (ended.returncode, ended.stderr) == (0, "")
         assert consumer.committed(partition) == 2

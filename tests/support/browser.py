@@ -11,6 +11,8 @@ from typing import Any, Self
 
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.bounded import running
+
 LIMIT_S = 30.0
 _ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"),
@@ -121,21 +123,16 @@ class Browser:
 def running_browser(chromium: str, profile: Path) -> Iterator[Browser]:
     """A Chromium with an empty profile in a folder of its own; in the end it is gone."""
     log = profile.with_suffix(".log")
-    with log.open("wb") as out:
-        process = subprocess.Popen([chromium, *_ARGUMENTS, f"--user-data-dir={profile}"], stdout=out, stderr=out)
-    try:
+    command = [chromium, *_ARGUMENTS, f"--user-data-dir={profile}"]
+    with log.open("wb") as out, running(command, stdout=out, stderr=out) as process:
         with connect(_address(process, profile / "DevToolsActivePort", log), max_size=None) as socket:
             browser = Browser(socket)
             yield browser
             browser.close()
         process.wait(LIMIT_S)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
 
 
-def _address(process: subprocess.Popen[bytes], file: Path, log: Path) -> str:
+def _address(process: "subprocess.Popen[str]", file: Path, log: Path) -> str:
     """Return where it listens, as soon as it has written it."""
     deadline = time.monotonic() + LIMIT_S
     while not file.exists() or not file.read_text().count("\n"):

@@ -11,7 +11,6 @@ import os
 import queue
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,12 +26,12 @@ import requests.adapters
 from alibabacloud_oss_v2.transport import RequestsHttpClient
 from numpy.typing import NDArray
 
+from tests.support.bounded import running, thread
 from tests.support.loopback import LoopbackAdapter, session_by
 
 ACCOUNT = "1234567890"
 REGION = "cn-hangzhou"
-START_SECONDS = 30
-STOP_SECONDS = 10
+START_SECONDS = 60
 
 _names = itertools.count(1)
 
@@ -207,24 +206,17 @@ def running_emulator(data: Path | None = None, port: int = 0) -> Iterator[Emulat
     command += [] if data is None else ["--data", str(data)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OSS_EMULATOR_")}
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process,
+        running(command, stdout=subprocess.PIPE, env=environment) as process,
         new_session() as session,
     ):
-        try:
-            yield Emulator(port=_announced_port(process), pid=process.pid, session=session)
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        yield Emulator(port=_announced_port(process), pid=process.pid, session=session)
 
 
 def _announced_port(process: "subprocess.Popen[str]") -> int:
     lines: queue.Queue[str] = queue.Queue()
     assert process.stdout is not None
     # Reading a pipe has no timeout of its own.
-    threading.Thread(target=lambda out: lines.put(out.readline()), args=(process.stdout,), daemon=True).start()
+    thread(lambda out: lines.put(out.readline()), process.stdout)
     line = lines.get(timeout=START_SECONDS)
     prefix = "OSS vector emulator on http://127.0.0.1:"
     if not line.startswith(prefix):

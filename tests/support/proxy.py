@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from tests.support.bounded import join, thread
+
 _CHUNK = 65536
+_HOLD_S = 600.0  # the longest that what was taken is held back, beyond any test
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -63,7 +66,7 @@ class Proxy:
         self._listener.close()
         self._open_road.set()
         self.cut()
-        self._acceptor.join()
+        join(self._acceptor)
 
     def __enter__(self) -> Self:
         return self
@@ -86,23 +89,27 @@ class Proxy:
             server.settimeout(None)
             with self._lock:
                 self._sockets |= {client, server}
-            both = threading.Barrier(2)
+            ended: list[socket.socket] = []
             for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, target, both), daemon=True).start()
+                thread(self._pump, source, target, ended)
 
-    def _pump(self, source: socket.socket, target: socket.socket, both: threading.Barrier) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, ended: list[socket.socket]) -> None:
+        """Forward what comes from `source`; the last of a connection's two closes both, which have `ended` by then."""
         with contextlib.suppress(OSError):
             while piece := source.recv(_CHUNK):
-                self._open_road.wait()
+                self._open_road.wait(_HOLD_S)
                 if self.delay_seconds:
                     time.sleep(self.delay_seconds)
                 target.sendall(piece)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
-        both.wait()  # close once nobody uses it, so that its number is not another connection's meanwhile
+        # Once nobody uses it, so that its number is not another connection's meanwhile.
         with self._lock:
-            self._sockets.discard(source)
-        source.close()
+            ended.append(source)
+            closing = list(ended) if len(ended) == 2 else []
+            self._sockets.difference_update(closing)
+        for one in closing:
+            one.close()
 
 
 def _reset(one: socket.socket) -> None:

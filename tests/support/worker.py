@@ -28,6 +28,7 @@ from kafka.protocol.producer import ProduceRequest
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.bounded import join
 from tests.support.broker import GroupFactory, TopicFactory
 from tests.support.emulator import Emulator, JournalEntry, Stored
 from worker.local.broker import Broker
@@ -40,6 +41,9 @@ OUTCOMES = ("put", "deleted", "superseded", "ignored", "dead_lettered", "returne
 FINAL_OUTCOMES = OUTCOMES[:-1]
 
 T = TypeVar("T")
+
+_CHANCE = random.SystemRandom()
+"""Not the generator that each test begins anew with the run's seed: the tests beside it would be given the same ports."""
 
 
 def wait_for(condition: Callable[[], T], what: str, timeout: float = LIMIT_S, told: Callable[[], str] = str) -> T:
@@ -55,7 +59,7 @@ def wait_for(condition: Callable[[], T], what: str, timeout: float = LIMIT_S, to
 
 def free_port() -> int:
     """A port on the loopback address that is free at this moment and that no outgoing connection is given."""
-    for candidate in random.sample(FREE_PORTS, 50):
+    for candidate in _CHANCE.sample(FREE_PORTS, 50):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", candidate)) != 0:
                 return candidate
@@ -458,7 +462,7 @@ class WatchedBooks:
     def __init__(self, worker: WorkerProcess) -> None:
         self._worker = worker
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="books")
+        self._thread = threading.Thread(target=self._watch, name="books", daemon=True)
         self.scrapes = 0
         self.imbalances: list[dict[str, tuple[float, float]]] = []
 
@@ -481,7 +485,7 @@ class WatchedBooks:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        join(self._thread)
 
 
 # -- the stage

@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from tests.support.bounded import join, thread
 from tests.unit.samples import FakeClock, FakeTracked, opened
 from worker.batch import SealReason
 from worker.errors import BlockReason
@@ -312,8 +313,7 @@ def test_the_books_balance_in_every_scrape_while_records_come_and_go(setup: Setu
             for offset in range(40):
                 setup.ledger.settle([FakeTracked(assignment, offset)], Outcome.PUT)
 
-    thread = threading.Thread(target=work)
-    thread.start()
+    working = thread(work)
     try:
         for _ in range(30):
             sums = dict.fromkeys(("consumed_total", "settled_total", "buffered"), 0.0)
@@ -324,7 +324,7 @@ def test_the_books_balance_in_every_scrape_while_records_come_and_go(setup: Setu
             assert sums["consumed_total"] == sums["settled_total"] + sums["buffered"]
     finally:
         stop.set()
-        thread.join()
+        join(working)
 
 
 # -- partitions

@@ -16,7 +16,8 @@ def run_ci(folder: Path, readme: str) -> "subprocess.CompletedProcess[str]":
     (folder / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/run", folder / ".ci/run")
     (folder / "README.md").write_text(readme)
-    return subprocess.run([folder / ".ci/run"], capture_output=True, text=True, check=False, env=without_apt(folder))
+    command = [folder / ".ci/run"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=without_apt(folder), timeout=120)
 
 
 def without_apt(folder: Path) -> dict[str, str]:

@@ -1,13 +1,13 @@
 """The page: its ring, its figures, and that whatever it shows is escaped and quotes no record."""
 
 import re
-import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.support.bounded import join, thread
 from tests.support.page import PageStage, busy_stage
 from tests.unit.samples import opened
 from worker.errors import BlockReason, Reason
@@ -245,11 +245,7 @@ def test_it_is_made_once_a_second_however_many_ask(stage: PageStage, monkeypatch
         return make(now)
 
     monkeypatch.setattr(stage.page, "_make", count)
-    askers = [threading.Thread(target=stage.page.html) for _ in range(20)]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join()
+    join(*[thread(stage.page.html) for _ in range(20)])
     stage.clock.pass_by(0.9)
     stage.page.html()
     assert made == [1000.0]

@@ -29,7 +29,7 @@ except ImportError:
 def run(script: str = SCRIPT, **environ: str) -> list[str]:
     own = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
     return subprocess.run(
-        [sys.executable, "-c", script], env=own | environ, check=True, capture_output=True, text=True
+        [sys.executable, "-c", script], env=own | environ, check=True, capture_output=True, text=True, timeout=60
     ).stdout.split()
 
 

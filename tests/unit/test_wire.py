@@ -3,7 +3,6 @@
 import socket
 import ssl
 import struct
-import threading
 import tracemalloc
 import weakref
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
+from tests.support.bounded import join, thread
 from worker import wire
 
 PARTITION = TopicPartition("records", 3)
@@ -441,13 +441,10 @@ def test_what_tls_has_decrypted_is_read_without_waiting_for_more() -> None:
     authority.issue_cert("localhost").configure_cert(there)
     near, far = socket.socketpair()
     with near, far:
-        serving = threading.Thread(
-            target=lambda: far_end.append(there.wrap_socket(far, server_side=True)), name="tls-server"
-        )
         far_end: list[ssl.SSLSocket] = []
-        serving.start()
+        serving = thread(lambda: far_end.append(there.wrap_socket(far, server_side=True)), name="tls-server")
         wrapped = here.wrap_socket(near, server_hostname="localhost")
-        serving.join()
+        join(serving)
         wrapped.setblocking(False)
         connection = Connection(wrapped)
         connection.expect(5)

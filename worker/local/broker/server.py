@@ -37,6 +37,8 @@ NO_CONFIG: Mapping[str, str] = {}
 # Below the range that Linux (32768 up) and the BSDs (49152 up) take the ports of outgoing connections from: a client
 # that tries to reach a stopped broker could otherwise be given the broker's own port, and connect to itself.
 FREE_PORTS = range(20_000, 30_000)
+# Brokers that start at the same time draw different ports, also in programs that seed their random numbers.
+_CHANCE = random.SystemRandom()
 
 JVM_OPTIONS = [
     "-Xmx512m",
@@ -324,7 +326,7 @@ def _java() -> Path:
 
 def _claimed(port: int, but: int = 0) -> int:
     """This port, or for 0 a free one, free at this moment. BrokerError if it is taken."""
-    candidates = [port] if port else random.sample([free for free in FREE_PORTS if free != but], 100)
+    candidates = [port] if port else _CHANCE.sample([free for free in FREE_PORTS if free != but], 100)
     for candidate in candidates:
         with socket.socket() as probe:
             # as Java does: connections of an earlier broker that are not quite closed do not count
