@@ -110,13 +110,13 @@ def test_a_signal_ends_it_with_exit_code_0_also_while_requests_hang(number: sign
             time.sleep(0.01)
         process.send_signal(number)
         signalled = time.monotonic()
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=30)
         lasted = time.monotonic() - signalled
         join(request)
         emulator.session.close()
     assert (process.returncode, len(failures)) == (0, 1)
     assert "Traceback" not in errors
-    assert lasted < 2.0
+    assert lasted < 10.0
 
 
 def test_a_reset_leaves_nothing() -> None:

@@ -30,7 +30,7 @@ from worker.errors import BlockReason, Refused, RetryReason, SettingsError, Sink
 from worker.oss import OssSink, Sink
 from worker.record import Target
 
-QUICK_SECONDS = 5.0  # far less than any time-out of the settings here
+QUICK_SECONDS = 20.0  # far less than any time-out of the settings here
 ENVIRONMENT = {"OSS_ACCESS_KEY_ID": "test", "OSS_ACCESS_KEY_SECRET": "test"}
 
 

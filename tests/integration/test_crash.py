@@ -33,7 +33,7 @@ def test_kill_9_in_the_middle_loses_nothing_and_nothing_stale_wins(
     stage.emulator.fault(bucket=stage.bucket, latency_seconds=0.05)
     stage.publish_versions(versions_of(keys=2000, count=3000))
     settings = stage.settings(
-        batch__max_records=20, kafka__group_instance_id=group_instance_id, kafka__session_timeout_ms=3000
+        batch__max_records=20, kafka__group_instance_id=group_instance_id, kafka__session_timeout_ms=6000
     )
 
     killed = start_worker(settings)

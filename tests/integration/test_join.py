@@ -19,7 +19,8 @@ from worker.state import Status
 
 STARTS = 50
 PARTITIONS = 6
-DEADLINE_S = 20.0  # below the session time-out, after which a lost join would be mended
+SESSION_S = 120.0  # after which a lost join would be mended
+DEADLINE_S = 100.0  # below that: a join that comes late was not lost
 BUSY = "while True: pass"
 
 
@@ -39,7 +40,11 @@ class Joiner:
         status = Status(time.monotonic())
         self.metrics = Metrics(self.ledger, status, [topic], [])
         self.source = KafkaSource(
-            Kafka(bootstrap_servers=(bootstrap,), group_id=f"join-{uuid.uuid4().hex[:12]}"),
+            Kafka(
+                bootstrap_servers=(bootstrap,),
+                group_id=f"join-{uuid.uuid4().hex[:12]}",
+                session_timeout_ms=round(SESSION_S * 1000),
+            ),
             [topic],
             ledger=self.ledger,
             status=status,
@@ -72,6 +77,7 @@ class Joiner:
         return ""
 
 
+@pytest.mark.timeout(900)
 def test_of_50_starts_on_a_busy_machine_all_join_and_read(
     broker: Broker, new_topic: TopicFactory, busy_machine: None
 ) -> None:

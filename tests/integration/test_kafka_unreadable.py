@@ -110,7 +110,7 @@ def test_a_batch_that_cannot_be_read_stops_its_partition_alone_until_it_is_mende
     expected = {f"{stage.topic}/{partition}: partition_unreadable" for partition in BAD}
     wait_for(lambda: {line["what"] for line in worker.log_lines("blocked")} == expected, "all are told")
     before = worker.metrics()
-    after = worker.wait_until(lambda now: polled_at(now) > polled_at(before) + 2, "it polls on", timeout=10)
+    after = worker.wait_until(lambda now: polled_at(now) > polled_at(before) + 2, "it polls on")
 
     assert after.blocks() == {(stage.topic, "partition_unreadable")}
     assert after.state == "running"

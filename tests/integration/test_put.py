@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.broker import TopicFactory
 from tests.support.worker import (
+    BUSY_S,
     Record,
     StageFactory,
     WatchedBooks,
@@ -196,11 +197,11 @@ def test_records_that_come_later_are_written_within_the_batch_age(
     new_stage: StageFactory, start_worker: WorkerFactory
 ) -> None:
     stage = new_stage()
-    worker = start_worker(stage.settings()).wait_ready()
+    worker = start_worker(stage.settings(batch__max_age_seconds=0.1)).wait_ready()
     worker.wait_until(lambda m: m.total("assigned_partitions") == stage.partitions, "all partitions are assigned")
 
     stage.publish_versions([("late", VECTOR)])
-    wait_for(lambda: stage.dump() == {"late": AS_FLOAT32}, "the record is in the index", timeout=5)
+    wait_for(lambda: stage.dump() == {"late": AS_FLOAT32}, "the record is in the index", timeout=BUSY_S)
     stage.wait_committed_to_the_end(worker)
 
     assert worker.terminate() == 0

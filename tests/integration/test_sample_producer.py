@@ -27,7 +27,7 @@ def test_a_signal_ends_it_with_everything_acknowledged(broker: Broker, topic: st
             while end_offset(broker.bootstrap, topic) < 100 and process.poll() is None:
                 pass
             process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, err) == (0, "")

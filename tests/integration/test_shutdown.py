@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.support.worker import Stage, StageFactory, WorkerFactory, WorkerProcess, versions_of, wait_for
+from tests.support.worker import BUSY_S, Stage, StageFactory, WorkerFactory, WorkerProcess, versions_of, wait_for
 
 SLOW_S = 0.1
 
@@ -45,7 +45,7 @@ def test_a_signal_drains_commits_and_ends_with_0(
 
 def test_while_it_drains_it_is_healthy_and_not_ready(new_stage: StageFactory, start_worker: WorkerFactory) -> None:
     stage = new_stage()
-    stage.emulator.fault(bucket=stage.bucket, latency_seconds=2, operation="PutVectors")
+    stage.emulator.fault(bucket=stage.bucket, latency_seconds=5, operation="PutVectors")
     stage.publish_versions([("a", [1.0] * 4)])
     worker = start_worker(stage.settings())
     wait_for(lambda: put_under_way(stage), "a put is under way", told=worker.last_words)
@@ -67,7 +67,7 @@ def test_a_second_signal_ends_at_once(
     stage = new_stage()
     stage.emulator.fault(bucket=stage.bucket, hang=True, operation="PutVectors")
     stage.publish_versions([("a", [1.0] * 4)])
-    worker = start_worker(stage.settings(shutdown__drain_seconds=60, oss__read_timeout_seconds=60))
+    worker = start_worker(stage.settings(shutdown__drain_seconds=90, oss__read_timeout_seconds=90))
     wait_for(lambda: put_under_way(stage), "a put is under way", told=worker.last_words)
     worker.send_signal(signal.SIGTERM)
     worker.wait_until(lambda m: m.state == "draining", "it drains")
@@ -75,8 +75,8 @@ def test_a_second_signal_ends_at_once(
     told_at = time.monotonic()
     worker.send_signal(number)
 
-    assert worker.wait(timeout=5) == code
-    assert time.monotonic() - told_at < 1
+    assert worker.wait() == code
+    assert time.monotonic() - told_at < BUSY_S
     assert sum(stage.committed().values()) == 0
 
 
@@ -99,7 +99,7 @@ def test_a_drain_while_the_service_is_down_ends_at_its_deadline(
     worker.send_signal(signal.SIGTERM)
 
     assert worker.wait() == 0
-    assert time.monotonic() - told_at < drain_seconds + 2
+    assert time.monotonic() - told_at < drain_seconds + BUSY_S
     assert sum(stage.committed().values()) == 0
     (warning,) = worker.log_lines("not settled in time; these come again")
     assert warning["records"] == 50
@@ -114,10 +114,10 @@ def test_a_signal_before_the_broker_was_reached_ends_with_0(
     new_stage: StageFactory, start_worker: WorkerFactory
 ) -> None:
     stage = new_stage()
-    worker = start_worker(stage.settings(kafka__bootstrap_servers="127.0.0.1:1"))
+    worker = start_worker(stage.settings(kafka__bootstrap_servers="127.0.0.1:1", shutdown__drain_seconds=60))
     wait_for(lambda: "127.0.0.1:1" in worker.readyz().body, "it tells of the broker", told=worker.last_words)
 
     told_at = time.monotonic()
 
     assert worker.terminate() == 0
-    assert time.monotonic() - told_at < 8
+    assert time.monotonic() - told_at < 8 + BUSY_S

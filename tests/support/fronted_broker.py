@@ -10,7 +10,7 @@ from kafka import KafkaAdminClient
 
 from tests.support.broker import create_topic
 from tests.support.emulator import Emulator
-from tests.support.proxy import Proxy
+from tests.support.proxy import KafkaProxy
 from tests.support.worker import Stage, free_port
 from worker.local.broker import Broker
 from worker.local.broker.server import VERSION
@@ -37,7 +37,7 @@ class FrontedBroker:
     """Clients reach the broker through the proxy alone, since that is the address that it tells them."""
 
     broker: Broker
-    proxy: Proxy
+    proxy: KafkaProxy
     emulator: Emulator
     admin: Any
 
@@ -57,7 +57,7 @@ def fronted_broker(
     """Run a broker of one's own with its proxy."""
     with ExitStack() as stack:
         port = free_port()
-        proxy = stack.enter_context(Proxy(port))
+        proxy = stack.enter_context(KafkaProxy(port))
         told = {"advertised.listeners": f"CLIENTS://127.0.0.1:{proxy.port}", **config}
         broker = stack.enter_context(Broker.start(port=port, config=told, version=version))
         yield FrontedBroker(broker, proxy, emulator, BriefAdmin(broker.bootstrap))

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Self
 
 from tests.support.bounded import join, thread
@@ -90,13 +91,19 @@ class Proxy:
             with self._lock:
                 self._sockets |= {client, server}
             ended: list[socket.socket] = []
-            for source, target in ((client, server), (server, client)):
-                thread(self._pump, source, target, ended)
+            thread(self._pump, self._requests(client), client, server, ended)
+            thread(self._pump, _pieces(server), server, client, ended)
 
-    def _pump(self, source: socket.socket, target: socket.socket, ended: list[socket.socket]) -> None:
+    def _requests(self, client: socket.socket) -> Iterator[bytes]:
+        """Yield what a client sends."""
+        return _pieces(client)
+
+    def _pump(
+        self, pieces: Iterator[bytes], source: socket.socket, target: socket.socket, ended: list[socket.socket]
+    ) -> None:
         """Forward what comes from `source`; the last of a connection's two closes both, which have `ended` by then."""
         with contextlib.suppress(OSError):
-            while piece := source.recv(_CHUNK):
+            for piece in pieces:
                 self._open_road.wait(_HOLD_S)
                 if self.delay_seconds:
                     time.sleep(self.delay_seconds)
@@ -110,6 +117,49 @@ class Proxy:
             self._sockets.difference_update(closing)
         for one in closing:
             one.close()
+
+
+@dataclass
+class Held:
+    """Requests that are held back: `seen` is set once there is one, and `release` lets them go on."""
+
+    api_key: int
+    seen: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
+
+
+class KafkaProxy(Proxy):
+    """A proxy of Kafka's protocol, without TLS, that can hold back one kind of requests."""
+
+    _held: Held | None = None
+
+    @contextmanager
+    def holding(self, api_key: int) -> Iterator[Held]:
+        """Hold back the requests with that key of Kafka's protocol, and what its connection sends after it."""
+        self._held = held = Held(api_key)
+        try:
+            yield held
+        finally:
+            self._held = None
+            held.release.set()
+
+    def _requests(self, client: socket.socket) -> Iterator[bytes]:
+        """Yield whole requests: four bytes of length, and two of the key first of all that follows."""
+        received = b""
+        for piece in _pieces(client):
+            received += piece
+            while len(received) >= 6 and len(received) >= (size := 4 + int.from_bytes(received[:4])):
+                held = self._held
+                if held is not None and int.from_bytes(received[4:6]) == held.api_key:
+                    held.seen.set()
+                    held.release.wait(_HOLD_S)
+                yield received[:size]
+                received = received[size:]
+
+
+def _pieces(source: socket.socket) -> Iterator[bytes]:
+    while piece := source.recv(_CHUNK):
+        yield piece
 
 
 def _reset(one: socket.socket) -> None:

@@ -35,7 +35,9 @@ from worker.local.broker import Broker
 from worker.local.broker.server import FREE_PORTS
 from worker.local.process import Process, spawn
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
+BUSY_S = 12.0
+"""What a busy machine may add to what is to happen at once: above any hiccup, below the time-outs that would end it else."""
 LOOK_S = 0.05
 OUTCOMES = ("put", "deleted", "superseded", "ignored", "dead_lettered", "returned")
 FINAL_OUTCOMES = OUTCOMES[:-1]
