@@ -47,6 +47,7 @@ FILES: Final = (
     File("requirements-test.txt", "What the worker and its tests need.", ["test"]),
     File("requirements-dev.txt", "What developers need: the tests, the linters and the type checker.", ["dev"]),
 )
+"""The last one covers all others, the build excepted."""
 _HEADER: Final = """\
 # {purpose}
 # Every package with the hashes of its files, which pip then insists on.
@@ -63,12 +64,15 @@ def main() -> None:
     """Write all files. CalledProcessError if uv fails, whose message is then on the standard error."""
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.txt"
-        everything = [*FILES[-1].extras, "credentials"]
-        whole.write_text(_resolved(everything, of_project=True, build=True), encoding="utf-8")
+        whole.write_text(_resolved(FILES[-1].extras, of_project=True, build=True), encoding="utf-8")
         for file in FILES:
             text = _resolved(file.extras, file.of_project, build=file is BUILD, constraints=whole)
-            header = _HEADER.format(purpose=file.purpose)
-            (ROOT / "ops" / file.name).write_text(header + text, encoding="utf-8")
+            (ROOT / "ops" / file.name).write_text(header(file) + text, encoding="utf-8")
+
+
+def header(file: File) -> str:
+    """Return the comment that a file begins with."""
+    return _HEADER.format(purpose=file.purpose)
 
 
 def build_requirements() -> list[str]:
