@@ -43,6 +43,9 @@ _CHUNKED_OVERHEAD: Final = 8  # a body in chunks of one byte takes six times its
 _IDLE_SECONDS: Final = 30.0  # after which a kept connection is not used again: balancers forget it without a word
 _KEEPALIVE_SECONDS: Final = 15  # of silence, after which the system asks whether the other side is still there
 _PIECE: Final = 65536
+_INSTANT: Final = (
+    0.001  # seconds, where a deadline is past: 0 would mean not to wait at all, which has errors of its own
+)
 
 
 class Phase(Enum):
@@ -239,8 +242,8 @@ class _BoundedReader(io.RawIOBase):
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
         self._clock = clock
-        self._seconds: float | None = sock.gettimeout()
-        self._deadline = clock() + (self._seconds or 0.0)
+        self._seconds: float = sock.gettimeout()
+        self._deadline = clock() + self._seconds
         self._left = MOST_HEADER_BYTES
 
     def allow(self, size: int) -> None:
@@ -251,15 +254,13 @@ class _BoundedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int | None:
-        if self._seconds is not None:
-            remaining = self._deadline - self._clock()
-            if remaining <= 0.0:
-                raise TimeoutError(f"the answer was not complete within {self._seconds:g} s")
-            self._sock.settimeout(remaining)
         if self._left <= 0:
             raise ConnectionError("the answer is too large")
-        view = memoryview(buffer)[: self._left]
-        size: int | None = self._raw.readinto(view)
+        try:
+            self._sock.settimeout(max(_INSTANT, self._deadline - self._clock()))
+            size: int | None = self._raw.readinto(memoryview(buffer)[: self._left])
+        except TimeoutError:
+            raise TimeoutError(f"the answer was not complete within {self._seconds:g} s") from None
         self._left -= size or 0
         return size
 
@@ -327,12 +328,12 @@ def _pool_classes(exchanges: Exchanges, write_timeout: float, clock: Callable[[]
                 return
             exchanges.use(self, Phase.SENDING)  # type: ignore[arg-type]  # likewise
             view, deadline = memoryview(data), clock() + write_timeout
-            while view:
-                remaining = deadline - clock()
-                if remaining <= 0.0:
-                    raise TimeoutError(f"the request was not read within {write_timeout:g} s")
-                self.sock.settimeout(remaining)
-                view = view[self.sock.send(view[:_PIECE]) :]
+            try:
+                while view:
+                    self.sock.settimeout(max(_INSTANT, deadline - clock()))
+                    view = view[self.sock.send(view[:_PIECE]) :]
+            except TimeoutError:
+                raise TimeoutError(f"the request was not read within {write_timeout:g} s") from None
 
         def getresponse(self) -> Any:
             try:
@@ -402,4 +403,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
             continue
         seen.add(id(current))
         yield current
-        queue += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
+        queue += [*current.args, getattr(current, "reason", None), current.__cause__]
+        if not current.__suppress_context__:
+            queue.append(current.__context__)

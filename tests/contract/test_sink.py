@@ -402,10 +402,13 @@ class RawServer:
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """Read one request with its body."""
+    """Read one request with its body, and return its head. Raises `ConnectionError` where none comes any more."""
     data = b""
     while b"\r\n\r\n" not in data:
-        data += connection.recv(65536)
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionError
+        data += piece
     head, _, body = data.partition(b"\r\n\r\n")
     length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     left = length - len(body)
