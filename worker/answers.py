@@ -343,8 +343,12 @@ def _json(content: bytes) -> dict[str, object] | None:
     return found if isinstance(found, dict) else None
 
 
+_MOST_XML_BYTES: Final = 65536
+
+
 def _xml_fields(content: bytes) -> dict[str, str]:
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # the service's errors have none, and entities can be bombs
+    # The service's errors are short and have no DTD; a deep tree is slow to build, and entities can be bombs.
+    if len(content) > _MOST_XML_BYTES or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         return {}
     try:
         root = ET.fromstring(content)  # noqa: S314 - bounded in size, and without entities

@@ -39,7 +39,7 @@ from worker.errors import BlockReason, RetryReason, SettingsError, SinkError, Ta
 
 MOST_HEADER_BYTES: Final = 262144  # of an answer, with all that comes before it (100 Continue)
 MOST_BODY_BYTES: Final = 1048576  # an answer has no more than one index's description, or an error
-_CHUNKED_OVERHEAD: Final = 8  # a body in chunks of one byte takes six times its size
+_CHUNKED_OVERHEAD: Final = 2  # for what stands between the chunks of a body
 _IDLE_SECONDS: Final = 30.0  # after which a kept connection is not used again: balancers forget it without a word
 _KEEPALIVE_SECONDS: Final = 15  # of silence, after which the system asks whether the other side is still there
 _PIECE: Final = 65536
