@@ -689,6 +689,11 @@ def _client_type_mistakes(client: Mapping[str, Any]) -> list[str]:
 
 def _oss_contradictions(oss: Oss) -> list[str]:
     mistakes = []
+    if oss.region.startswith("oss-") or oss.region.endswith("-internal"):
+        mistakes.append(
+            f"oss.region = {oss.region!r}: allowed is the region alone, such as cn-hangzhou, without oss- or -internal; "
+            "another endpoint is set with oss.endpoint"
+        )
     if oss.endpoint:
         scheme, host = _scheme_and_host(oss.endpoint)
         if not host:

@@ -10,7 +10,9 @@ What an answer means for the batch:
     transient    sent again after a full-jitter delay, without end; Retry-After closes the whole index that long
     refused      split until the bad record stands alone; that one is dead-lettered, and the version that it had
                  superseded is tried in its place, newest first
-    500, again   while other requests of the index are taken: as refused; while none is: sent on, told as record_stuck
+    500, again   while other requests of the index are taken: as refused; while none is: sent on, told as record_stuck.
+                 So is every transient answer by which the service may mean the records (`Blame.CONTENT`)
+    a proxy's    400, 413 or 422 (`Blame.WAY`): split likewise, but what is alone is sent on, told as record_stuck
     target       the index is blocked, probed every `retry_max_seconds`, and goes on when it works again
 """
 
@@ -23,13 +25,14 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from worker.answers import CREDENTIAL_STATUSES
 from worker.batch import Batch, Envelope, Item, Message
 from worker.config import Batch as BatchSettings
 from worker.config import Delivery as DeliverySettings
-from worker.errors import BlockReason, Reason, Refused, RetryReason, SinkError, TargetError, Transient
+from worker.errors import Blame, BlockReason, Reason, Refused, RetryReason, SinkError, TargetError, Transient
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Outcome, Partition
-from worker.oss import CREDENTIAL_STATUSES, Sink
+from worker.oss import Sink
 from worker.pace import Admission, Backoff, Pacer, Verdict
 from worker.record import Target
 from worker.state import Block, Status
@@ -38,7 +41,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SERVER_ERROR: Final = 500  # what the service answers to content that it cannot take, as well as to faults of its own
-BISECT_AFTER_SERVER_ERRORS: Final = 3
+BISECT_AFTER: Final = 3  # answers that may blame the records
 HALVE_AFTER_WRITE_TIMEOUTS: Final = 2
 NARROW_SECONDS: Final = 600.0  # how long batches stay smaller after a body was too large for the connection
 _NOT_SENT: Final = Transient("a partition was given back before the request left", kind=RetryReason.NETWORK)
@@ -72,6 +75,27 @@ class DeadLetters(Protocol):
         """Take a dead letter; returns at once."""
 
 
+class _Doubt:
+    """How often a part got answers that may blame its records, and whether others were accepted meanwhile."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._taken_before = 0  # requests that the index had taken at the first of them
+
+    def note(self, taken: int) -> None:
+        if not self.count:
+            self._taken_before = taken
+        self.count += 1
+
+    def others_pass(self, taken_when_sent: int) -> bool:
+        """Return whether others were taken between the first of these answers and the part's last departure.
+
+        What is taken after it left tells nothing of it: the outage ends, another request is taken, and then comes the
+        answer of the outage to this one.
+        """
+        return bool(self.count) and taken_when_sent > self._taken_before
+
+
 class _Part:
     """Some records of a batch, all puts or all deletes, on their way to one verdict; and what they have seen so far."""
 
@@ -79,10 +103,10 @@ class _Part:
         self.hold(items)
         self.not_before = 0.0  # when it may be sent again, in the clock's seconds
         self.attempts = 0
-        self.server_errors = 0
+        self.doubt = _Doubt()  # by the service, or by something on the way
+        self.service_doubt = _Doubt()
         self.write_timeouts = 0
-        self.taken_before = 0  # requests that the index had taken when this first got a server error
-        self.taken_when_sent = 0  # and when this last left
+        self.taken_when_sent = 0  # requests that the index had taken when this last left
 
     def hold(self, items: list[Item]) -> None:
         """Be made of these, at least one."""
@@ -104,12 +128,8 @@ class _Part:
 
     @property
     def others_pass(self) -> bool:
-        """Tell whether others were taken between its first server error and its last departure.
-
-        What is taken after it left tells nothing of it: the outage ends, another request is taken, and then comes the
-        answer of the outage to this one.
-        """
-        return self.taken_when_sent > self.taken_before
+        """Return whether others were taken between the first answer that may blame it and its last departure."""
+        return self.doubt.others_pass(self.taken_when_sent)
 
     def halves(self) -> "list[_Part]":
         middle = len(self.items) // 2
@@ -117,11 +137,13 @@ class _Part:
 
     def note(self, error: SinkError, taken: int) -> None:
         self.attempts += 1
-        if error.status == SERVER_ERROR:
-            if not self.server_errors:
-                self.taken_before = taken
-            self.server_errors += 1
-        elif isinstance(error, Transient) and error.while_sending:
+        if not isinstance(error, Transient):
+            return
+        if error.blame is not Blame.NOBODY:
+            self.doubt.note(taken)
+        if error.blame is Blame.CONTENT:
+            self.service_doubt.note(taken)
+        if error.while_sending:
             self.write_timeouts += 1
 
 
@@ -155,6 +177,7 @@ class Lane:
         self.index = index
         self.topics = tuple(topics)
         self.taken = 0  # requests that the index took
+        self.last_answer = ""  # why the service has not told of the index yet
         self.envelope = Envelope.of(index)
         self.context = context
         self.pacer = Pacer(
@@ -345,18 +368,21 @@ class Lane:
                 target = self.observed("GetVectorIndex", lambda: (200, self.context.sink.describe(self.index)))
             except Transient as error:
                 self.context.metrics.retries.labels(error.kind.value).inc()
-                delay = self.context.backoff.delay(attempt) + (error.retry_after or 0.0)
+                floor = min(error.retry_after or 0.0, self.context.delivery.retry_after_max_seconds)
+                delay = self.context.backoff.delay(attempt) + floor
+                self.last_answer = str(error)
                 log.warning(
                     "index not known yet", extra={"index": self.index, "error": str(error), "again_in": round(delay, 1)}
                 )
                 self.pause(delay, lambda: False)
             except SinkError as error:
-                if not is_needed and error.status in CREDENTIAL_STATUSES:
+                if not is_needed and _may_not_ask(error):
                     log.warning(
                         "the index cannot be asked for; taken as the settings say",
                         extra={"index": self.index, "error": str(error)},
                     )
                     return None
+                self.last_answer = str(error)
                 self.block(error.block if isinstance(error, TargetError) else BlockReason.TARGET, error)
                 self.pause(self.context.delivery.retry_max_seconds, lambda: False)
             else:
@@ -435,11 +461,11 @@ class Courier:
         return [part] if error is _NOT_SENT else self._judge(part, error)
 
     def _is_stuck(self, part: _Part) -> bool:
-        """Tell whether several records keep getting 500 together while nothing else of the index is taken.
+        """Tell whether several records keep getting 500, or the like, together while nothing else of the index is taken.
 
         Whether the fault is theirs or the service's cannot be told from that alone: what shares a key with them waits.
         """
-        return part.server_errors >= BISECT_AFTER_SERVER_ERRORS and not part.others_pass and not part.is_alone
+        return part.doubt.count >= BISECT_AFTER and not part.others_pass and not part.is_alone
 
     def _probe(self, part: _Part, admission: Admission) -> list[_Part]:
         """Send one record of a stuck part alone, each in its turn: if it is taken, the fault is in the rest, which is split."""
@@ -556,9 +582,17 @@ class Courier:
         return [part]
 
     def _is_at_fault(self, part: _Part, error: SinkError) -> bool:
-        """Tell whether a part that got 500 again must itself be what the service cannot take: others were taken meanwhile."""
-        enough = self._context.isolated_attempts if part.is_alone else BISECT_AFTER_SERVER_ERRORS
-        return error.status == SERVER_ERROR and part.server_errors >= enough and part.others_pass
+        """Return whether a part must itself be why it fails again and again: others were taken meanwhile.
+
+        Something on the way that refuses a record alone may refuse it for what it is, or for its size, which those that
+        pass have not: that record is not given up.
+        """
+        if not isinstance(error, Transient) or error.blame is Blame.NOBODY:
+            return False
+        if not part.is_alone:
+            return part.doubt.count >= BISECT_AFTER and part.others_pass
+        doubt, enough = part.service_doubt, self._context.isolated_attempts
+        return error.blame is Blame.CONTENT and doubt.count >= enough and doubt.others_pass(part.taken_when_sent)
 
     def _split(self, part: _Part) -> list[_Part]:
         self._context.metrics.bisects.labels(self._lane.index).inc()
@@ -575,7 +609,7 @@ class Courier:
             lane.pacer.close_for(context.delivery.retry_max_seconds)
         elif isinstance(error, Transient):
             self._count_retry(error)
-            if part.server_errors >= context.isolated_attempts:
+            if part.doubt.count >= context.isolated_attempts:
                 self._tell_stuck(part, error)
             if error.retry_after is not None:
                 floor = min(error.retry_after, context.delivery.retry_after_max_seconds)
@@ -600,7 +634,7 @@ class Courier:
         """Give up the one record; the version whose place it had taken is tried in its stead."""
         item = part.items[0]
         older, item.older = item.older, None
-        is_refused = isinstance(error, Refused)
+        is_refused = error.status != SERVER_ERROR
         self._context.dead_letters.submit(
             DeadLetter(
                 item.assignment,
@@ -621,6 +655,14 @@ class Courier:
     def _unstick(self, items: Iterable[Item]) -> None:
         for topic, partition in {item.assignment.partition for item in items}:
             self._context.status.unblock(Block(topic, BlockReason.RECORD_STUCK, partition))
+
+
+def _may_not_ask(error: SinkError) -> bool:
+    return (
+        isinstance(error, TargetError)
+        and error.block is BlockReason.CREDENTIALS
+        and error.status in CREDENTIAL_STATUSES
+    )
 
 
 def _verdict(error: SinkError) -> Verdict:

@@ -15,7 +15,9 @@ The class alone says whether the same request is worth another attempt: that of 
 """
 
 from collections.abc import Sequence
-from enum import StrEnum
+from enum import Enum, StrEnum
+
+from worker.words import CODE_CHARACTERS, clean
 
 
 class Reason(StrEnum):
@@ -71,6 +73,16 @@ class RetryReason(StrEnum):
     TIMEOUT = "timeout"
 
 
+class Blame(Enum):
+    """Whether what a request holds may be why it failed."""
+
+    NOBODY = "nobody"  # an outage, a limit, the network
+    WAY = "way"  # something on the way may object to it: searched for and reported, never dead-lettered
+    CONTENT = (
+        "content"  # the service may object to it: dead-lettered alone, if others of the index are accepted meanwhile
+    )
+
+
 class WorkerError(Exception):
     """The root of this tree."""
 
@@ -108,15 +120,15 @@ class SinkError(WorkerError):
     """The service did not take a request.
 
     `status` is the HTTP status, 0 where no answer came. `code`, `message` and `request_id` are the service's own words,
-    empty where it said none.
+    made fit for a log line and a header (`worker.words`), empty where it said none.
     """
 
     def __init__(self, message: str, *, status: int = 0, code: str = "", request_id: str = "") -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = clean(message)
+        super().__init__(self.message)
         self.status = status
-        self.code = code
-        self.request_id = request_id
+        self.code = clean(code, CODE_CHARACTERS)
+        self.request_id = clean(request_id, CODE_CHARACTERS)
 
     def __str__(self) -> str:
         said = " ".join(part for part in (str(self.status or ""), self.code) if part)
@@ -124,10 +136,11 @@ class SinkError(WorkerError):
 
 
 class Transient(SinkError):
-    """Network faults, time-outs, 408, 429 and 5xx: the same request may be taken later.
+    """Network faults, time-outs, 408, 429, 5xx, and answers that are not the service's: it may be accepted later.
 
     `retry_after` is the delay in seconds that the service asked for, or None. `unknown_outcome` says that the request
-    may have been applied, or may still be: it left, and no answer came back.
+    may have been applied, or may still be: it left, and no answer came back. `blame` says whether it may be the
+    request's own fault.
     """
 
     def __init__(
@@ -141,8 +154,10 @@ class Transient(SinkError):
         retry_after: float | None = None,
         unknown_outcome: bool = False,
         while_sending: bool = False,
+        blame: Blame = Blame.NOBODY,
     ) -> None:
         super().__init__(message, status=status, code=code, request_id=request_id)
+        self.blame = blame
         self.kind = kind
         self.retry_after = retry_after
         self.unknown_outcome = unknown_outcome
@@ -150,7 +165,7 @@ class Transient(SinkError):
 
 
 class Refused(SinkError):
-    """400, 413, 422: the request, or a record in it, will never be taken as it is."""
+    """400, 413, 422 in the service's own words: the request, or a record in it, will never be taken as it is."""
 
 
 class TargetError(SinkError):

@@ -23,6 +23,8 @@ from worker.stop import Stop
 
 log = logging.getLogger(__name__)
 
+_ANSWERS_SHOWN: Final = 5  # of indexes that the service has not told of, in a reason
+
 POLL_SECONDS: Final = 0.4  # the longest the main loop waits for messages; what an idle worker costs hangs on it
 RESUME_SHARE: Final = 0.75  # of a limit that paused fetching, below which it goes on
 ITEM_BYTES: Final = 600  # what the objects of one record hold besides its bytes
@@ -330,9 +332,14 @@ class Worker:
         elif not self._parts.dead_letters.is_ready:
             self._status.enter(State.STARTING, "looking for the dead-letter topic")
         elif assignments and not any(assignment.partition.topic in self._routes for assignment in assignments):
-            self._status.enter(State.STARTING, "waiting for the service to tell of its indexes")
+            self._status.enter(State.STARTING, self._why_no_index())
         else:
             self._status.enter(State.RUNNING, "running")
+
+    def _why_no_index(self) -> str:
+        lanes = self._parts.lanes.values()
+        answers = [f"index {lane.index}: {lane.last_answer}" for lane in lanes if lane.last_answer]
+        return "; ".join(["waiting for the service to tell of its indexes", *answers[:_ANSWERS_SHOWN]])
 
     # -- the end
 

@@ -1,50 +1,35 @@
-"""The OSS vector service: sign, send, and tell errors apart.
+"""The OSS vector service: sign, send, and read what comes back.
 
-The only module that knows the official SDK, which signs, makes the host and reads errors. It is handed finished bodies,
-and its own retries are off: there is one retry policy, in `delivery`.
+The only module that knows the official SDK, which signs and makes the host. It is handed finished bodies, and its own
+retries are off: there is one retry policy, in `delivery`. What comes back does not go through it: it takes every 2xx for the
+service's word, and fails on odd answers.
 """
 
 import base64
-import contextlib
 import hashlib
-import ipaddress
-import socket
-import ssl
-import threading
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, Final, Protocol
+import http.client
+import re
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, NoReturn, Protocol
 from urllib.parse import urlsplit
 
 import alibabacloud_oss_v2 as sdk
 import alibabacloud_oss_v2.vectors as sdk_vectors
 import msgspec
-import requests
-from alibabacloud_oss_v2.transport import RequestsHttpClient
-from alibabacloud_oss_v2.types import OperationInput
-from requests.adapters import HTTPAdapter
-from urllib3 import PoolManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
-from urllib3.util.retry import Retry
+from alibabacloud_oss_v2.types import HttpClient, OperationInput
+from urllib3.exceptions import HTTPError
 
+from worker.answers import Answer, error_of
 from worker.config import Oss
+from worker.connections import Connections, Exchange, Exchanges, Phase, error_of_connection, literal_host
 from worker.credentials import credentials_provider
-from worker.errors import (
-    BlockReason,
-    Refused,
-    RetryReason,
-    SinkError,
-    TargetError,
-    Transient,
-)
+from worker.errors import BlockReason, RetryReason, SinkError, TargetError, Transient
 from worker.record import Target
 
-CREDENTIAL_STATUSES: Final = frozenset({401, 403})
-REFUSED_STATUSES: Final = frozenset({400, 413, 422})
-_MESSAGE_CHARACTERS: Final = 500
+_NOT_OF_A_HEADER: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 
 class Sink(Protocol):
@@ -67,67 +52,73 @@ class Sink(Protocol):
 
 
 class OssSink:
-    """The service itself, through the official SDK. Safe for several threads, each with a connection of its own."""
+    """The service itself, signed by the official SDK. Safe for several threads, each with a connection of its own."""
 
-    def __init__(self, settings: Oss, environ: Mapping[str, str], *, max_connections: int) -> None:
+    def __init__(
+        self,
+        settings: Oss,
+        environ: Mapping[str, str],
+        *,
+        max_connections: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._bucket = settings.bucket
-        self._connections = _Connections(settings.write_timeout_seconds)
-        self._session = _session(settings, self._connections, max_connections)
-        self._http = _HttpClient(
-            session=self._session,
-            connect_timeout=settings.connect_timeout_seconds,
-            readwrite_timeout=settings.read_timeout_seconds,
-        )
+        self._exchanges = Exchanges()
+        self._connections = Connections(settings, self._exchanges, max_connections, clock)
+        endpoint = settings.endpoint or f"https://{sdk_vectors.endpoints.from_region(settings.region, 'default')}"
+        parts = urlsplit(endpoint)
+        if ":" in (literal_host(endpoint) or ""):  # no name can be made of an IPv6 address, nor is one needed
+            parts = parts._replace(netloc=f"localhost:{parts.port}" if parts.port else "localhost")
         config = sdk.config.load_default()
         config.region = settings.region
         config.account_id = settings.account_id
-        config.endpoint = settings.endpoint or None
+        config.endpoint = parts.geturl()
         config.credentials_provider = credentials_provider(settings, environ)
         config.retry_max_attempts = 1
-        config.http_client = self._http
+        config.http_client = _Sender()
         config.user_agent = "oss-vectors-worker"
         self.client = sdk_vectors.Client(config)
-        endpoint = urlsplit(
-            settings.endpoint or f"https://{sdk_vectors.endpoints.from_region(settings.region, 'default')}"
-        )
-        self._where = f"{endpoint.scheme}://{settings.bucket}-{settings.account_id}.{endpoint.netloc}"
+        self._where = f"{parts.scheme}://{settings.bucket}-{settings.account_id}.{parts.netloc}"
+        if self._connections.proxy:
+            self._where += f" through {self._connections.proxy}"
 
     def put(self, body: bytes) -> int:
         """Send a PutVectors body; returns the HTTP status."""
-        return self._invoke("PutVectors", "putVectors", body)[0]
+        return self._invoke("PutVectors", "putVectors", body).status
 
     def delete(self, body: bytes) -> int:
         """Send a DeleteVectors body; returns the HTTP status."""
-        return self._invoke("DeleteVectors", "deleteVectors", body)[0]
+        return self._invoke("DeleteVectors", "deleteVectors", body).status
 
     def describe(self, index: str) -> Target:
         """Ask for an index's dimension, metric and metadata keys (GetVectorIndex).
 
         Raises `Transient` while the index is being made, since writes can fail until it is enabled.
         """
-        _, content = self._invoke("GetVectorIndex", "getVectorIndex", msgspec.json.encode({"indexName": index}))
+        answer = self._invoke("GetVectorIndex", "getVectorIndex", msgspec.json.encode({"indexName": index}))
         try:
-            answer = msgspec.json.decode(content, type=_IndexAnswer).index
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            found = msgspec.json.decode(answer.body or b"", type=_IndexAnswer).index
+        except (ValueError, RecursionError) as error:  # of which msgspec's own and that of UTF-8 are kinds
             raise Transient(f"GetVectorIndex answered what is no index: {error}", kind=RetryReason.SERVER) from None
-        if answer.status not in ("", "enable"):
-            raise Transient(f'index {index} is "{answer.status}", not yet "enable"', kind=RetryReason.SERVER)
+        if found.status not in ("", "enable"):
+            raise Transient(f'index {index} is "{found.status}", not yet "enable"', kind=RetryReason.SERVER)
         return Target(
             index,
-            answer.dimension,
-            answer.distance_metric,
-            frozenset(answer.metadata.non_filterable_metadata_keys if answer.metadata else ()),
+            found.dimension,
+            found.distance_metric,
+            frozenset(found.metadata.non_filterable_metadata_keys if found.metadata else ()),
         )
 
     def abort(self, thread_id: int) -> None:
         """Cut the connection on which that thread waits for an answer, if it does."""
-        self._connections.abort(thread_id)
+        self._exchanges.abort(thread_id)
 
     def close(self) -> None:
         """Close all connections."""
-        self._session.close()
+        self._connections.close()
 
-    def _invoke(self, operation: str, query: str, body: bytes) -> tuple[int, bytes]:
+    def _invoke(self, operation: str, query: str, body: bytes) -> Answer:
+        """Make a request. Whatever goes wrong with it, in the SDK and in reading the answer too, is a `SinkError`."""
         request = OperationInput(
             op_name=operation,
             method="POST",
@@ -136,32 +127,72 @@ class OssSink:
             bucket=self._bucket,
             body=body,
         )
-        self._http.forget()
-        try:
-            with self._connections.in_use():
-                answer = self.client.invoke_operation(request)
-        except Exception as error:  # whatever the SDK makes of an answer, it is told apart by its status
-            raise self._classified(error) from error
-        return int(answer.status_code), bytes(answer.http_response.content)
+        with self._exchanges.open() as exchange:
+            try:
+                signed = self._signed(request)
+                answer = self._connections.post(signed.url, _headers(signed.headers), body, exchange)
+                error = error_of(operation, answer)
+            except SinkError:
+                raise
+            except Exception as failure:  # none may end the thread, which would end the worker
+                raise self._failed(failure, exchange) from failure
+        if error is not None:
+            raise error
+        return answer
 
-    def _classified(self, error: Exception) -> SinkError:
-        cause = error.unwrap() if isinstance(error, sdk.exceptions.OperationError) else error
-        if isinstance(cause, sdk.exceptions.ServiceError):
-            return error_of_answer(
-                int(cause.status_code),
-                cause.code or "",
-                cause.message or "",
-                cause.request_id or "",
-                cause.headers or {},
-            )
-        if isinstance(cause, sdk.exceptions.CredentialsFetchError):
-            return TargetError(f"no credentials: {cause}", block=BlockReason.CREDENTIALS)
-        if isinstance(cause, (sdk.exceptions.RequestError, sdk.exceptions.ResponseError)):
-            return error_of_connection(cause.unwrap(), self._where)
-        status, headers = self._http.seen()
-        if status:  # the SDK could not read the answer: cut short, or without a date
-            return error_of_answer(status, "", str(cause), headers.get("x-oss-request-id", ""), headers)
-        return error_of_connection(cause, self._where)
+    def _signed(self, request: OperationInput) -> Any:
+        try:
+            self.client.invoke_operation(request)
+        except sdk.exceptions.OperationError as error:
+            cause = error.unwrap()
+            if isinstance(cause, _Signed):
+                return cause.request
+            if isinstance(cause, (sdk.exceptions.CredentialsFetchError, sdk.exceptions.CredentialsEmptyError)):
+                raise TargetError(f"no credentials: {cause}", block=BlockReason.CREDENTIALS) from None
+            raise cause from None
+        raise AssertionError("the SDK sent nothing")
+
+    def _failed(self, failure: Exception, exchange: Exchange) -> SinkError:
+        if isinstance(failure, (OSError, HTTPError, http.client.HTTPException)):
+            return error_of_connection(failure, self._where, exchange.phase)
+        # Its message may hold what is secret; where it was raised says enough.
+        last = traceback.extract_tb(failure.__traceback__)[-1]
+        return Transient(
+            f"{self._where}, {exchange.phase.value}: unforeseen {type(failure).__name__} at {Path(last.filename).name}:{last.lineno}",
+            kind=RetryReason.NETWORK,
+            unknown_outcome=exchange.phase is not Phase.CONNECTING,
+        )
+
+
+class _Signed(Exception):
+    """A request that the SDK has signed."""
+
+    def __init__(self, request: Any) -> None:
+        super().__init__("signed")
+        self.request = request
+
+
+class _Sender(HttpClient):  # type: ignore[misc]  # the SDK ships no types
+    """Takes the signed request from the SDK, in place of sending it."""
+
+    def send(self, request: Any, **_: Any) -> NoReturn:
+        raise _Signed(request)
+
+    def open(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _headers(signed: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the headers to send. Raises `TargetError` where one cannot be: those that vary come from the credentials."""
+    headers = {name: value for name, value in signed.items() if value is not None}
+    for name, value in headers.items():
+        if _NOT_OF_A_HEADER.search(value):
+            message = f"the header {name} cannot be sent: the credentials hold a line break or another character that no header takes"
+            raise TargetError(message, block=BlockReason.CREDENTIALS)
+    return headers
 
 
 class _IndexMetadata(msgspec.Struct, rename="camel"):
@@ -177,246 +208,6 @@ class _Index(msgspec.Struct, rename="camel"):
 
 class _IndexAnswer(msgspec.Struct):
     index: _Index
-
-
-# -- errors
-
-
-def error_of_answer(status: int, code: str, message: str, request_id: str, headers: Mapping[str, str]) -> SinkError:
-    """Tell what an answer other than 2xx means: by its status first, by its code second."""
-    said = " ".join(message.split())[:_MESSAGE_CHARACTERS] or "no message"
-    if status in REFUSED_STATUSES:
-        return Refused(said, status=status, code=code, request_id=request_id)
-    if status in CREDENTIAL_STATUSES:
-        block = BlockReason.CREDENTIALS
-        return TargetError(said, block=block, status=status, code=code, request_id=request_id)
-    if status in (408, 429) or status >= 500:
-        throttled = status == 429 or (status == 503 and "Limit" in code)
-        return Transient(
-            said,
-            kind=RetryReason.THROTTLED if throttled else RetryReason.SERVER,
-            status=status,
-            code=code,
-            request_id=request_id,
-            retry_after=retry_after(headers),
-            unknown_outcome=status >= 500 and not throttled,
-        )
-    # 404, and what no writer expects (a redirect, 405, 409): the request went to the wrong place.
-    return TargetError(said, block=BlockReason.TARGET, status=status, code=code, request_id=request_id)
-
-
-def error_of_connection(error: BaseException, where: str) -> Transient:
-    """Tell how a request to `where` that got no answer failed, and whether it may have been applied."""
-    causes = list(_causes(error))
-    never_left = any(
-        isinstance(cause, (ConnectTimeoutError, NewConnectionError, ssl.SSLCertVerificationError)) for cause in causes
-    )
-    # urllib3 derives its error for a refused connection, or a name that does not resolve, from the one for a time-out.
-    timed_out = any(
-        isinstance(cause, (TimeoutError, ConnectTimeoutError, ReadTimeoutError))
-        and not isinstance(cause, NewConnectionError)
-        for cause in causes
-    )
-    while_reading = any(isinstance(cause, ReadTimeoutError) for cause in causes)
-    innermost = causes[-1]
-    return Transient(
-        f"{where}: {type(innermost).__name__}: {innermost}"[:_MESSAGE_CHARACTERS],
-        kind=RetryReason.TIMEOUT if timed_out else RetryReason.NETWORK,
-        unknown_outcome=not never_left,
-        while_sending=timed_out and not while_reading and not never_left,
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Walk an exception's causes, outermost first; requests and urllib3 wrap theirs as arguments and attributes."""
-    seen: set[int] = set()
-    queue = [error]
-    while queue:
-        current = queue.pop(0)
-        if not isinstance(current, BaseException) or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        queue += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a Retry-After header asks for; a date is held against the answer's own Date."""
-    value = headers.get("Retry-After", headers.get("retry-after", "")).strip()
-    if not value:
-        return None
-    try:
-        return max(0.0, float(int(value)))
-    except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(value)
-        said_at = parsedate_to_datetime(headers.get("Date", headers.get("date", "")))
-    except ValueError:
-        return None
-    return max(0.0, (_utc(until) - _utc(said_at)).total_seconds())
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-# -- HTTP
-
-
-class _HttpClient(RequestsHttpClient):  # type: ignore[misc]  # the SDK ships no types
-    """The SDK's client on our session; remembers, for each thread, the answer that the SDK may fail to read."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._local = threading.local()
-
-    def send(self, request: Any, **kwargs: Any) -> Any:
-        response = super().send(request, **kwargs)
-        self._local.seen = (int(response.status_code), dict(response.headers))
-        return response
-
-    def forget(self) -> None:
-        self._local.seen = (0, {})
-
-    def seen(self) -> tuple[int, dict[str, str]]:
-        seen: tuple[int, dict[str, str]] = self._local.seen
-        return seen
-
-
-class _Connections:
-    """The connections in use by thread, so that another thread can cut one; and how long a body may take to send."""
-
-    def __init__(self, write_timeout: float) -> None:
-        self.write_timeout = write_timeout
-        self._lock = threading.Lock()
-        self._in_use: dict[int, HTTPConnection | None] = {}
-        self._aborted: set[int] = set()
-
-    def in_use(self) -> "_InUse":
-        return _InUse(self._lock, self._in_use, self._aborted)
-
-    def sending(self, connection: HTTPConnection) -> None:
-        """Note what this thread sends on. Raises `ConnectionAbortedError` if its request was aborted before it left."""
-        with self._lock:
-            thread_id = threading.get_ident()
-            if thread_id in self._aborted:
-                raise ConnectionAbortedError("aborted before it was sent")
-            if thread_id in self._in_use:
-                self._in_use[thread_id] = connection
-
-    def abort(self, thread_id: int) -> None:
-        """Cut the thread's connection; a request that has none yet, for it still asks for credentials, does not leave."""
-        with self._lock:
-            if thread_id not in self._in_use:
-                return
-            self._aborted.add(thread_id)
-            connection = self._in_use[thread_id]
-            sock = connection.sock if connection is not None else None
-        if sock is not None:
-            with contextlib.suppress(OSError):  # it was closed meanwhile, which is what was wanted
-                sock.shutdown(socket.SHUT_RDWR)
-
-
-class _InUse:
-    def __init__(self, lock: threading.Lock, in_use: dict[int, HTTPConnection | None], aborted: set[int]) -> None:
-        self._lock = lock
-        self._in_use = in_use
-        self._aborted = aborted
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._in_use[threading.get_ident()] = None
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            del self._in_use[threading.get_ident()]
-            self._aborted.discard(threading.get_ident())
-
-
-def _session(settings: Oss, connections: _Connections, max_connections: int) -> requests.Session:
-    session = requests.Session()
-    session.trust_env = False
-    session.verify = settings.ca_file or True
-    if settings.proxy_url:
-        session.proxies = {"http": settings.proxy_url, "https": settings.proxy_url}
-    adapter = _Adapter(connections, _literal_host(settings.endpoint), max_connections)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
-
-
-def _literal_host(endpoint: str) -> str | None:
-    """Return the endpoint's host where no name can be made below it: an IP address, or localhost."""
-    host = urlsplit(endpoint).hostname or ""
-    if host == "localhost":
-        return host
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return None
-
-
-class _Adapter(HTTPAdapter):
-    """Bounds the time that a body may take to send, and reaches endpoints below which no name can be made.
-
-    The SDK always makes the host `{bucket}-{account}.{endpoint}`. Where the endpoint is an IP address or localhost, that
-    name may not resolve: the connection then goes to the endpoint, and the Host header keeps the name.
-    """
-
-    def __init__(self, connections: _Connections, literal_host: str | None, max_connections: int) -> None:
-        self._tracked = connections
-        self._literal_host = literal_host
-        super().__init__(
-            max_retries=Retry(total=False, redirect=False), pool_maxsize=max_connections, pool_connections=4
-        )
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        self.poolmanager = PoolManager(num_pools=connections, maxsize=maxsize, block=block, **pool_kwargs)
-        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._tracked)
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        if self._literal_host is not None:
-            parts = urlsplit(request.url or "")
-            host = f"[{self._literal_host}]" if ":" in self._literal_host else self._literal_host
-            request.headers["Host"] = parts.netloc
-            request.url = parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host).geturl()
-        return super().send(request, *args, **kwargs)
-
-
-def _pool_classes(connections: _Connections) -> dict[str, Any]:
-    """Return urllib3's pools with connections that have a time-out of their own for sending.
-
-    urllib3 bounds the sending of a body by the connect time-out, which a body of megabytes may well take longer than.
-    """
-
-    class BoundedSend:
-        sock: Any
-
-        def connect(self) -> None:
-            super().connect()  # type: ignore[misc]  # of the HTTP connection that this is mixed into
-            connections.sending(self)  # type: ignore[arg-type]  # likewise
-            self.sock.settimeout(connections.write_timeout)
-
-        def send(self, data: Any) -> None:
-            connections.sending(self)  # type: ignore[arg-type]  # likewise
-            if self.sock is not None:
-                self.sock.settimeout(connections.write_timeout)
-            super().send(data)  # type: ignore[misc]  # likewise
-
-    class HttpConnection(BoundedSend, HTTPConnection):
-        pass
-
-    class HttpsConnection(BoundedSend, HTTPSConnection):
-        pass
-
-    class HttpPool(HTTPConnectionPool):
-        ConnectionCls = HttpConnection
-
-    class HttpsPool(HTTPSConnectionPool):
-        ConnectionCls = HttpsConnection
-
-    return {"http": HttpPool, "https": HttpsPool}
 
 
 def _content_md5(body: bytes) -> str:

@@ -62,6 +62,12 @@ class Fault(TypedDict, total=False):
     message: str
     retry_after: int | str
     body: str
+    headers: dict[str, str]
+    content: str
+    content_base64: str
+    content_repeat: int
+    drip: str
+    drip_seconds: float
     applies: str
     refuse_keys: list[str]
 

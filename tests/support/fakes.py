@@ -13,17 +13,19 @@ from typing import Any, Literal, Unpack
 import msgspec
 
 from tests.support.emulator import Fault
+from worker.answers import Answer, error_of
 from worker.errors import BlockReason, BrokerUnavailable, RetryReason, SinkError, Transient
-from worker.local.emulator.faults import Faults, Rule, code_of
+from worker.local.emulator.answers import Rendered, answer_of, error_answer
+from worker.local.emulator.faults import Faults, Rule
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Partition, Phase
-from worker.oss import error_of_answer
 from worker.record import Target
 from worker.source import Polled, RevokeHooks
 from worker.state import Block, Status
 
 Operation = Literal["PutVectors", "DeleteVectors", "GetVectorIndex"]
 Stage = Literal["arrived", "applied"]
+REQUEST_ID = "FAKE00000000000000000001"
 
 
 class FakeClock:
@@ -132,7 +134,7 @@ class FakeSink:
         """Return the index."""
         self._handle(Request("GetVectorIndex", (), index.encode()), {})
         if index != self.target.index:
-            raise error_of_answer(404, "NoSuchVectorIndex", f"no index {index}", "", {})
+            raise _refusal(404, "NoSuchVectorIndex", f"no index {index}")
         if self.status != "enable":
             raise Transient(f'index {index} is "{self.status}", not yet "enable"', kind=RetryReason.SERVER)
         return self.target
@@ -188,12 +190,14 @@ class FakeSink:
         if isinstance(rule, SinkError):
             raise rule
         if len(request.body) > self.max_body_bytes:
-            raise error_of_answer(413, "EntityTooLarge", f"{len(request.body)} bytes", "", {})
+            raise _refusal(413, "EntityTooLarge", f"{len(request.body)} bytes")
         if rule is not None and rule.answers:
             self._go_wrong(request, elements, rule, cut)
+            request.status = rule.status or 200  # an answer that looks like the service's own
+            return request.status
         for key, element in elements.items():
             if (status := self._judge(key, element)) != 0:
-                raise error_of_answer(status, "VectorIndexParameterInvalid", f"vector {key!r}", "", {})
+                raise _refusal(status, "VectorIndexParameterInvalid", f"vector {key!r}")
         self._apply(request, elements)
         self._pass("applied", request, cut)
         request.status = 204 if request.operation == "DeleteVectors" else 200
@@ -218,8 +222,11 @@ class FakeSink:
             raise _no_answer("ReadTimeoutError: no answer", RetryReason.TIMEOUT)
         if rule.reset is not None:
             raise _no_answer("ConnectionResetError: the connection was reset", RetryReason.NETWORK)
-        headers = {} if rule.retry_after is None else {"Retry-After": str(rule.retry_after)}
-        raise error_of_answer(rule.status or 500, code_of(rule), rule.message, "", headers)
+        if rule.drip is not None:
+            raise _no_answer("TimeoutError: the answer was not complete", RetryReason.TIMEOUT)
+        error = _error_of(request.operation, answer_of(rule, request_id=REQUEST_ID, host="fake"))
+        if error is not None:
+            raise error
 
     def _apply(self, request: Request, elements: Mapping[str, dict[str, Any] | None]) -> None:
         with self._lock:
@@ -229,6 +236,16 @@ class FakeSink:
                 else:
                     self.vectors[key] = element
             request.applied = tuple(elements)
+
+
+def _refusal(status: int, code: str, message: str) -> SinkError:
+    error = _error_of("PutVectors", error_answer(status, code, message, request_id=REQUEST_ID, host="fake"))
+    assert error is not None
+    return error
+
+
+def _error_of(operation: Operation, answer: Rendered) -> SinkError | None:
+    return error_of(operation, Answer(answer.status, answer.headers, answer.content))
 
 
 def _no_answer(message: str, kind: RetryReason) -> Transient:

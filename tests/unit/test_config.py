@@ -210,6 +210,18 @@ def test_a_wrong_setting_is_told_with_its_name_its_value_and_what_is_allowed(
     assert (len(told), [part for part in expected if part not in told[0]]) == (1, [])
 
 
+@pytest.mark.parametrize("region", ["oss-cn-hangzhou", "cn-hangzhou-internal", "oss-cn-hangzhou-internal"])
+def test_a_region_is_no_part_of_an_endpoint(region: str) -> None:
+    (told,) = mistakes_with(OSS__REGION=region)
+    assert told.startswith(f"oss.region = {region!r}: allowed is the region alone, such as cn-hangzhou, without oss- ")
+
+
+@pytest.mark.parametrize("region", ["cn-hangzhou.aliyuncs.com", "https://oss-cn-hangzhou.aliyuncs.com", "cn_hangzhou"])
+def test_a_region_has_no_dots(region: str) -> None:
+    (told,) = mistakes_with(OSS__REGION=region)
+    assert told.startswith("oss.region = ")
+
+
 ENDPOINTS_REFUSED = [
     *("docs", "oss.example.com", "ftp://oss.example.com", "https://", "https://[::1", "https://h:99999", "https://h:x"),
     *("https://h/path", "https://h?query", "https://user:secret@h"),

@@ -1,6 +1,9 @@
 """Faults on demand, and limits that tests adjust: which request is hit, and by what."""
 
+import base64
+import math
 import random
+import re
 import time
 from collections.abc import Collection
 from typing import Literal
@@ -23,6 +26,11 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     `body` ("truncated" is JSON cut in the middle). With none of these the request is only slow. `applies` says how much
     of it is done all the same: "none", "half" (the first half of the vectors or keys) or "all".
 
+    An answer as something else on the way gives it, where a `status` may be 200 to 599: `headers` are all that it has besides
+    Date, Server and Content-Length, so without `x-oss-request-id` it is not the service's; the body is `content`, or
+    `content_base64`, `content_repeat` times. `drip` gives it out one byte each `drip_seconds`: from the status line on
+    ("headers"), the body alone ("body"), or says 100 Continue so often, without end ("continue").
+
     `refuse_keys` is short for `operation` PutVectors, these `keys`, and status 400 unless `status` is given.
     """
 
@@ -44,6 +52,12 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     message: str = "A fault on demand."
     retry_after: int | str | None = None
     body: Literal["json", "xml", "html", "truncated"] = "json"
+    headers: dict[str, str] | None = None
+    content: str | None = None
+    content_base64: str | None = None
+    content_repeat: int = 1
+    drip: Literal["headers", "body", "continue"] | None = None
+    drip_seconds: float = 0.7
     applies: Literal["none", "half", "all"] = "none"
     refuse_keys: frozenset[str] | None = None
 
@@ -53,15 +67,43 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             self.status = 400 if self.status is None else self.status
         if self.reset is not None:
             self.applies = "all" if self.reset == "after" else "none"
-        if self.status is not None and not 300 <= self.status <= 599:
-            message = f"status: expected 300 to 599, got {self.status}"
+        least = 300 if self.headers is None and self.content is None and self.content_base64 is None else 200
+        if self.status is not None and not least <= self.status <= 599:
+            message = f"status: expected {least} to 599, got {self.status}; below 300 with headers or content alone"
             raise ValueError(message)
+        self._check_answer()
+
+    def _check_answer(self) -> None:
+        given = (self.headers, self.content, self.content_base64, self.drip)
+        if self.status is None and any(part is not None for part in given):
+            message = "headers, content, content_base64 and drip belong to an answer: status is needed"
+            raise ValueError(message)
+        if self.content is not None and self.content_base64 is not None:
+            message = "content and content_base64: expected one of them"
+            raise ValueError(message)
+        if self.content_repeat < 0 or not 0 < self.drip_seconds < math.inf:
+            message = "expected content_repeat from 0 on, and drip_seconds above 0"
+            raise ValueError(message)
+        for name, value in (self.headers or {}).items():
+            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+                message = f"headers: {name!r} is no header that can be sent"
+                raise ValueError(message)
+        self.fixed_content()
+
+    def fixed_content(self) -> bytes | None:
+        """The body that the rule gives, None where it gives none."""
+        if self.content_base64 is not None:
+            return base64.b64decode(self.content_base64, validate=True) * self.content_repeat
+        return None if self.content is None else self.content.encode() * self.content_repeat
 
     @property
     def answers(self) -> bool:
         """Whether the rule takes the answer over, rather than slowing the request down."""
         return self.hang or self.reset is not None or self.status is not None
 
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _CODES = {
     400: "VectorIndexParameterInvalid",

@@ -120,7 +120,7 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Gives each request the means to reset its connection, as `reset` in the scope's state."""
+    """Gives each request the means to reset its connection, and to write to it: `reset`, `write` in the scope's state."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower, as its base
         super().connection_made(transport)
@@ -133,4 +133,8 @@ class _Protocol(H11Protocol):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
 
-        self.app_state = {**self.app_state, "reset": reset}
+        def write(data: bytes) -> None:
+            if not transport.is_closing():
+                transport.write(data)
+
+        self.app_state = {**self.app_state, "reset": reset, "write": write}

@@ -5,14 +5,14 @@ import base64
 import contextlib
 import datetime as dt
 import hashlib
+import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
-from xml.sax.saxutils import escape
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import orjson
@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from worker.local.emulator import rules, signature
+from worker.local.emulator.answers import Rendered, answer_of, error_answer
 from worker.local.emulator.control import Entry, Journal
 from worker.local.emulator.errors import Refusal, invalid
 from worker.local.emulator.faults import Adjustments, Effective, Faults, Rule, code_of
@@ -67,12 +68,41 @@ class _Call:
     share: float = 1.0
 
 
+@dataclass(frozen=True)
+class _Drip:
+    """An answer that goes out in small pieces, one each so many seconds."""
+
+    answer: Rendered
+    what: Literal["headers", "body", "continue"]
+    seconds: float
+
+    @property
+    def status_code(self) -> int:
+        return self.answer.status
+
+    def pieces(self) -> Iterator[bytes]:
+        """What to write, piece by piece."""
+        if self.what == "continue":
+            yield from itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n")
+        status, headers, content = self.answer
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        head = f"HTTP/1.1 {status} Dripped\r\n{''.join(lines)}Content-Length: {len(content)}\r\n\r\n".encode("latin-1")
+        whole, slow = (b"", head + content) if self.what == "headers" else (head, content)
+        if whole:
+            yield whole
+        for place in range(len(slow)):
+            yield slow[place : place + 1]
+
+
 class NoAnswer(Exception):
     """The connection is to be reset instead of an answer."""
 
 
 class Service:
-    """The service as an ASGI application. `reset` in the scope's state resets the connection of a request."""
+    """The service as an ASGI application.
+
+    `reset` in the scope's state resets the connection of a request, `write` writes bytes to it past the server.
+    """
 
     def __init__(
         self, store: Store, faults: Faults, adjustments: Adjustments, journal: Journal, key: signature.KeyPair
@@ -121,19 +151,38 @@ class Service:
             response = None
         finally:
             entry.ended = time.monotonic()
-        if response is not None:
+        if isinstance(response, _Drip):
+            await self._drip(request, response)
+        if isinstance(response, Response):
             await response(scope, receive, send)
         else:
             request.state.reset()
             await _disconnected(receive)
 
-    async def _respond(self, request: Request, entry: Entry) -> Response:
+    async def _drip(self, request: Request, drip: "_Drip") -> None:
+        """Give an answer out byte by byte, past the server, which knows nothing of it; until the client goes."""
+        gone = asyncio.ensure_future(_disconnected(request.receive))
+        for piece in drip.pieces():
+            request.state.write(piece)
+            await asyncio.wait({gone}, timeout=drip.seconds)
+            if gone.done() or self._stopping.is_set():
+                break
+        gone.cancel()
+
+    async def _respond(self, request: Request, entry: Entry) -> "Response | _Drip":
         try:
             answer = await self._answer(request, entry)
         except Refusal as refusal:
-            return _error(request, entry, refusal.status, refusal.code, refusal.message)
+            entry.code = refusal.code
+            return _response(
+                error_answer(
+                    refusal.status, refusal.code, refusal.message, request_id=entry.request_id, host=_host(request)
+                )
+            )
         if isinstance(answer, Rule):
-            return _error(request, entry, answer.status or 500, code_of(answer), answer.message, answer)
+            entry.code = code_of(answer)
+            rendered = answer_of(answer, request_id=entry.request_id, host=_host(request))
+            return _response(rendered) if answer.drip is None else _Drip(rendered, answer.drip, answer.drip_seconds)
         entry.applied = entry.applied or answer.applied
         if answer.body is None:
             return Response(status_code=answer.status, headers={"x-oss-request-id": entry.request_id})
@@ -421,27 +470,12 @@ def _json(content: bytes, status: int, request_id: str) -> Response:
     return Response(content, status, {"x-oss-request-id": request_id}, media_type="application/json")
 
 
-def _error(request: Request, entry: Entry, status: int, code: str, message: str, rule: Rule | None = None) -> Response:
-    entry.code = code
-    ec = f"{status:04d}-00000001"
-    fields = {"Code": code, "Message": message, "RequestId": entry.request_id}
-    fields |= {"HostId": request.headers.get("host", ""), "EC": ec}
-    content = orjson.dumps({"Error": fields})
-    media_type = "application/json"
-    match rule.body if rule is not None else "json":
-        case "truncated":
-            content = content[: len(content) // 2]
-        case "xml":
-            media_type = "application/xml"
-            elements = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields.items())
-            content = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{elements}</Error>'.encode()
-        case "html":
-            media_type = "text/html"
-            content = f"<html><body><h1>{status} {escape(code)}</h1></body></html>".encode()
-    headers = {"x-oss-request-id": entry.request_id, "x-oss-ec": ec}
-    if rule is not None and rule.retry_after is not None:
-        headers["Retry-After"] = str(rule.retry_after)
-    return Response(content, status, headers, media_type=media_type)
+def _host(request: Request) -> str:
+    return request.headers.get("host", "")
+
+
+def _response(answer: Rendered) -> Response:
+    return Response(answer.content, answer.status, answer.headers)
 
 
 async def _disconnected(receive: Receive) -> None:

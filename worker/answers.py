@@ -1,0 +1,392 @@
+"""What an answer of the service means, and whether it is the service's at all.
+
+An answer is believed only if the service gave it. A proxy, a firewall, a captive portal or a load balancer answers with any
+status and any page; that is a fault on the way, which says nothing of the records. The service's own answers carry its
+request id (the header `x-oss-request-id`), and its errors have one form, in JSON or XML.
+
+Everything here is total: whatever a status, a header or a body holds, the result is an error of `worker.errors` or None.
+"""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from types import MappingProxyType
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from worker.errors import Blame, BlockReason, Refused, RetryReason, SinkError, TargetError, Transient
+from worker.words import clean
+
+CREDENTIAL_STATUSES: Final = frozenset({401, 403})
+REFUSED_STATUSES: Final = frozenset({400, 413, 422})
+REQUEST_ID: Final = "x-oss-request-id"
+
+# What the service answers to a request that it did ("PutVectors" and "DeleteVectors", OSS API reference).
+ACCEPTED: Final[Mapping[str, frozenset[int]]] = MappingProxyType(
+    {
+        "PutVectors": frozenset({200}),
+        "DeleteVectors": frozenset({200, 204}),
+        "GetVectorIndex": frozenset({200}),
+    }
+)
+
+
+class About(Enum):
+    """What an error code of the service is about."""
+
+    CONTENT = "content"  # the records, which will never be accepted as they are
+    WAY = "way"  # this one request or its way, the same records may be accepted later
+    LIMIT = "limit"  # too many requests
+    CREDENTIALS = "credentials"
+    TARGET = "target"  # region, endpoint, bucket, index
+
+
+# The codes that come with 400, 413 and 422, and those that mean the same under any status below 500. A code that is not here
+# is unknown. Sources: "HTTP status code 400", "HTTP status code 403" and "Error responses" of the OSS documentation, the
+# error codes of PutVectors and DeleteVectors, and the STS and gateway codes that Alibaba Cloud's services share.
+CODES: Final[Mapping[str, About]] = MappingProxyType(
+    dict.fromkeys(
+        (
+            "EntityTooLarge",
+            "EntityTooSmall",
+            "FieldItemTooLong",
+            "InvalidArgument",
+            "InvalidParameter",
+            "MalformedJson",
+            "MalformedJSON",
+            "MetadataTooLarge",
+            "MissingArgument",
+            "MissingParameter",
+            "VectorIndexParameterInvalid",
+        ),
+        About.CONTENT,
+    )
+    | dict.fromkeys(
+        (
+            "BadDigest",
+            "BadRequest",
+            "IncompleteBody",
+            "InternalError",
+            "InvalidDigest",
+            "InvalidURI",
+            "MalformedHeader",
+            "MissingContentLength",
+            "MissingContentType",
+            "NotImplemented",
+            "OperationAborted",
+            "RequestIsNotMultiPartContent",
+            "RequestTimeout",
+            "ServiceUnavailable",
+            "UnexpectedContent",
+        ),
+        About.WAY,
+    )
+    | dict.fromkeys(
+        (
+            "ActiveRequestLimitExceeded",
+            "DownloadTrafficRateLimitExceeded",
+            "QpsLimitExceeded",
+            "RequestRateExceeded",
+            "SlowDown",
+            "Throttling",
+            "Throttling.Api",
+            "Throttling.User",
+            "TooManyRequests",
+            "TotalQpsLimitExceeded",
+            "UploadTrafficRateLimitExceeded",
+        ),
+        About.LIMIT,
+    )
+    | dict.fromkeys(
+        (
+            "AccessDenied",
+            "AccessKeyIdAndSecurityTokenNotMatch",
+            "AuthorizationHeaderMalformed",
+            "AuthorizationQueryParametersError",
+            "ExpiredToken",
+            "IllegalTimestamp",
+            "InDebt",
+            "InDebtOverdue",
+            "IncompleteSignature",
+            "InsufficientBalance",
+            "InvalidAccessKeyId",
+            "InvalidAccessKeyId.Inactive",
+            "InvalidAccessKeyId.NotFound",
+            "InvalidAuthorization",
+            "InvalidSecurityToken",
+            "InvalidSecurityToken.Expired",
+            "InvalidToken",
+            "MissingSecurityHeader",
+            "MissingSecurityToken",
+            "RequestExpired",
+            "RequestTimeTooSkewed",
+            "SecurityTokenExpired",
+            "SecurityTokenNotSupported",
+            "SignatureDoesNotMatch",
+            "TokenRefreshRequired",
+            "UserDisable",
+        ),
+        About.CREDENTIALS,
+    )
+    | dict.fromkeys(
+        (
+            "AbnormalBucketOwnerStatus",
+            "BucketDisable",
+            "BucketNotBelongTo",
+            "CnameDenied",
+            "IllegalLocationConstraintException",
+            "IncorrectEndpoint",
+            "InvalidBucketName",
+            "InvalidEndpoint",
+            "InvalidHost",
+            "InvalidLocationConstraint",
+            "InvalidRegion",
+            "InvalidTargetRegion",
+            "NoSuchBucket",
+            "NoSuchVectorBucket",
+            "NoSuchVectorIndex",
+            "SecondLevelDomainForbidden",
+        ),
+        About.TARGET,
+    )
+)
+
+# 24 characters today ("Obtain request IDs", OSS documentation).
+_REQUEST_ID_FORM: Final = re.compile(r"[0-9A-Za-z._-]{8,128}")
+
+
+class Answer(NamedTuple):
+    """What came back: `body` is as it was sent, not unpacked, and None where it was longer than what is read.
+
+    `was_all_sent`: it came after the whole request had left; the service does not answer well before that.
+    """
+
+    status: int
+    headers: Mapping[str, str] = MappingProxyType({})
+    body: bytes | None = b""
+    was_all_sent: bool = True
+
+
+class _Said(NamedTuple):
+    """The words of an answer. `code` is empty where it has not the service's error form."""
+
+    code: str
+    message: str
+    request_id: str  # "" where it has none that the service could have given
+
+
+def error_of(operation: str, answer: Answer) -> SinkError | None:
+    """Return the error that an answer to the operation means, None where the service did what it was asked for."""
+    if not 200 <= answer.status <= 299:
+        return error_of_answer(answer)
+    doubt = _why_not_believed(operation, answer)
+    if not doubt:
+        return None
+    said = _said(answer)
+    return Transient(
+        f"not accepted, {doubt}: {said.message}" if said.message else f"not accepted, {doubt}",
+        kind=RetryReason.SERVER if said.request_id else RetryReason.NETWORK,
+        status=answer.status,
+        code=said.code,
+        request_id=said.request_id,
+        unknown_outcome=True,
+    )
+
+
+def error_of_answer(answer: Answer) -> SinkError:
+    """Return what an answer other than 2xx means: by its status first, by its code second."""
+    said, status = _said(answer), answer.status
+    about = CODES.get(said.code) if said.request_id else None
+    if status >= 500 or status < 200 or status in (408, 429) or (about is About.LIMIT and status >= 400):
+        return _try_again(answer, said, about)
+    if status in REFUSED_STATUSES and about not in (About.CREDENTIALS, About.TARGET):
+        return _of_content(answer, said, about)
+    return _of_caller_or_target(answer, said, about)
+
+
+def _try_again(answer: Answer, said: _Said, about: About | None) -> Transient:
+    status = answer.status
+    throttled = status == 429 or about is About.LIMIT or (status == 503 and "Limit" in said.code)
+    return Transient(
+        said.message or ("no message" if said.request_id else _stranger(answer)),
+        kind=RetryReason.THROTTLED if throttled else RetryReason.SERVER,
+        status=status,
+        code=said.code,
+        request_id=said.request_id,
+        retry_after=retry_after(answer.headers),
+        unknown_outcome=not throttled and not 300 <= status <= 499,
+        # Some content is answered with 500; not so a proxy's 500, nor any other status.
+        blame=Blame.CONTENT if status == 500 and said.request_id else Blame.NOBODY,
+    )
+
+
+def _of_content(answer: Answer, said: _Said, about: About | None) -> SinkError:
+    """Judge 400, 413 and 422, which blame the records only in the service's form and with a code that can be about them."""
+    is_services = bool(said.code and said.request_id)
+    if is_services and (about is About.CONTENT or (about is None and answer.status == 413)):
+        return Refused(said.message or "no message", status=answer.status, code=said.code, request_id=said.request_id)
+    is_unknown = is_services and about is None
+    return Transient(
+        (said.message or "no message") if is_services else _stranger(answer),
+        kind=RetryReason.SERVER if is_services else RetryReason.NETWORK,
+        status=answer.status,
+        code=said.code,
+        request_id=said.request_id,
+        retry_after=retry_after(answer.headers),
+        blame=Blame.CONTENT if is_unknown else Blame.WAY,
+    )
+
+
+def _of_caller_or_target(answer: Answer, said: _Said, about: About | None) -> TargetError:
+    status, block, message = answer.status, BlockReason.TARGET, said.message or "no message"
+    if 300 <= status <= 399:
+        message = f"a redirect{_place(answer)}, which is not followed: check oss.endpoint and oss.proxy_url"
+    elif status == 407:
+        message = "the proxy refuses the login: check the name and password in oss.proxy_url"
+    elif about is About.CREDENTIALS or (
+        status in CREDENTIAL_STATUSES and said.request_id and about is not About.TARGET
+    ):
+        block = BlockReason.CREDENTIALS
+    elif not said.request_id:
+        # A proxy's 401 or 403 says nothing of the credentials.
+        message = _stranger(answer)
+    # The rest, 404 and what no writer expects (405, 409): the request went to the wrong place.
+    return TargetError(message, block=block, status=status, code=said.code, request_id=said.request_id)
+
+
+def _why_not_believed(operation: str, answer: Answer) -> str:
+    """Return why a 2xx is not the service's word that the operation was done, "" where it is."""
+    if answer.status not in ACCEPTED[operation]:
+        return f"{operation} is not answered so"
+    if not _request_id(answer.headers):
+        return _stranger(answer)
+    if not answer.was_all_sent:
+        return "it came before the whole request had been sent"
+    return _why_no_success(answer)
+
+
+def _why_no_success(answer: Answer) -> str:
+    """Return what is wrong with the body of an answer that says that the operation was done."""
+    if answer.body is None:
+        return "it is too large"
+    if header(answer.headers, "content-encoding").lower() not in ("", "identity"):
+        return "it is packed, which was not asked for"
+    if not (content := answer.body.strip()):
+        return ""
+    said = _json(content)
+    if said is None:
+        return "it is no JSON"
+    return "it holds an error" if "Error" in said else ""
+
+
+def _stranger(answer: Answer) -> str:
+    """Return the words for an answer that is not the service's."""
+    kind = clean(header(answer.headers, "content-type"), 60) or "no content type"
+    size = "too large" if answer.body is None else f"{len(answer.body)} bytes"
+    return f"not the service's answer (no {REQUEST_ID} and error form; {kind}, {size}): a proxy or firewall may have given it"
+
+
+def _place(answer: Answer) -> str:
+    """Return where a redirect leads, without what may be secret in it."""
+    try:
+        place = urlsplit(header(answer.headers, "location")[:2000])
+    except ValueError:
+        return ""
+    return f" to {place.scheme}://{place.hostname}" if place.hostname else ""
+
+
+# -- reading
+
+
+def header(headers: Mapping[str, str], name: str) -> str:
+    """Return a header's value, whatever the case of its name; "" where there is none."""
+    return next((str(value).strip() for key, value in headers.items() if key.lower() == name.lower()), "")
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    found = header(headers, REQUEST_ID)
+    return found if _REQUEST_ID_FORM.fullmatch(found) else ""
+
+
+def _said(answer: Answer) -> _Said:
+    fields = _error_fields(answer.body or b"")
+    found = fields.get("RequestId", "").strip()
+    in_body = found if _REQUEST_ID_FORM.fullmatch(found) else ""
+    return _Said(fields.get("Code", "").strip(), fields.get("Message", ""), _request_id(answer.headers) or in_body)
+
+
+def _error_fields(body: bytes) -> Mapping[str, str]:
+    """Return the fields of an error in the service's form, with a code; none where the body is something else."""
+    content = body.strip().removeprefix(b"\xef\xbb\xbf").lstrip()
+    if content.startswith(b"{"):
+        found = (_json(content) or {}).get("Error")
+        fields = (
+            {name: value for name, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+        )
+    elif content.startswith(b"<"):
+        fields = _xml_fields(content)
+    else:
+        fields = {}
+    return fields if fields.get("Code", "").strip() else {}
+
+
+def _json(content: bytes) -> dict[str, object] | None:
+    """Return a JSON object, None where it is none; halves of a pair of surrogates are let pass, for they are words."""
+    try:
+        found = json.loads(content.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+_MOST_XML_BYTES: Final = 65536
+
+
+def _xml_fields(content: bytes) -> dict[str, str]:
+    # The service's errors are short and have no DTD; a deep tree is slow to build, and entities can be bombs.
+    if len(content) > _MOST_XML_BYTES or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        return {}
+    try:
+        root = ET.fromstring(content)  # noqa: S314 - bounded in size, and without entities
+    except (ET.ParseError, ValueError, LookupError, RecursionError):  # not well-formed, or an unknown encoding
+        return {}
+    if _local_name(root.tag) != "Error":
+        return {}
+    return {_local_name(child.tag): child.text or "" for child in root}
+
+
+def _local_name(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_MOST_SECONDS: Final = 999_999_999.0
+_RETRY_AFTER_CHARACTERS: Final = 200  # of two dates and more
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a Retry-After header asks for, from 0 on; None where it has none that makes sense.
+
+    Fractions are followed, of several values the longest. A date is held against the answer's own Date.
+    """
+    value = header(headers, "retry-after")[:_RETRY_AFTER_CHARACTERS]
+    parts = [part.strip() for part in value.split(",")]
+    if all(_SECONDS.fullmatch(part) for part in parts):
+        return max(float(part) for part in parts)
+    until, said_at = _moment(value), _moment(header(headers, "date")[:_RETRY_AFTER_CHARACTERS])
+    if until is None or said_at is None:
+        return None
+    seconds = (until - said_at).total_seconds()
+    return max(0.0, seconds) if seconds <= _MOST_SECONDS else None
+
+
+def _moment(value: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(value)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except Exception:  # it is of others, and the parser raises more kinds than it documents
+        return None
