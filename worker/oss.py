@@ -82,7 +82,8 @@ class OssSink:
         config.region = settings.region
         config.account_id = settings.account_id
         config.endpoint = settings.endpoint or None
-        config.credentials_provider = credentials_provider(settings, environ)
+        self._credentials = credentials_provider(settings, environ)
+        config.credentials_provider = self._credentials
         config.retry_max_attempts = 1
         config.http_client = self._http
         config.user_agent = "oss-vectors-worker"
@@ -125,6 +126,7 @@ class OssSink:
 
     def close(self) -> None:
         """Close all connections."""
+        self._credentials.close()
         self._session.close()
 
     def _invoke(self, operation: str, query: str, body: bytes) -> tuple[int, bytes]:
@@ -141,7 +143,10 @@ class OssSink:
             with self._connections.in_use():
                 answer = self.client.invoke_operation(request)
         except Exception as error:  # whatever the SDK makes of an answer, it is told apart by its status
-            raise self._classified(error) from error
+            failed = self._classified(error)
+            if isinstance(failed, TargetError) and failed.block is BlockReason.CREDENTIALS and failed.status:
+                self._credentials.forget()
+            raise failed from error
         return int(answer.status_code), bytes(answer.http_response.content)
 
     def _classified(self, error: Exception) -> SinkError:

@@ -12,6 +12,7 @@ from tests.unit.samples import NEEDED
 from worker import config
 from worker.config import Loaded, Route, load
 from worker.errors import SettingsError
+from worker.redaction import HIDDEN
 
 SECRET = "hunter2-do-not-show"
 FILE = """
@@ -219,7 +220,7 @@ ENDPOINTS_REFUSED = [
 @pytest.mark.parametrize("endpoint", ENDPOINTS_REFUSED)
 def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
     told = mistakes_with(OSS__ENDPOINT=endpoint)
-    shown = config.HIDDEN if "@" in endpoint else repr(endpoint)
+    shown = HIDDEN if "@" in endpoint else repr(endpoint)
     assert told == (f"oss.endpoint = {shown}: allowed is https://host or https://host:port",)
 
 
@@ -342,7 +343,7 @@ def test_the_settings_in_force_are_toml_with_every_name_its_origin_and_no_secret
     assert {name: sorted(table) for name, table in shown.items() if name != "routes"} == {
         name: sorted(kind.__struct_fields__) for name, kind in config.TABLES.items()
     }
-    assert shown["kafka"]["client"] == {"proxy_url": config.HIDDEN, "retries": config.HIDDEN}
+    assert shown["kafka"]["client"] == {"proxy_url": HIDDEN, "retries": HIDDEN}
     assert 'level = "debug"  # OSS_VECTORS_LOG__LEVEL' in text.splitlines()
     assert f'ssl_password = "********"  # {path}' in text.splitlines()
     assert 'sasl_plain_password = ""  # default' in text.splitlines()
