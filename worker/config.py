@@ -155,11 +155,14 @@ class Oss(Table, frozen=True):
     credentials_file: Annotated[
         str,
         Meta(
-            description="for file: JSON with access_key_id, access_key_secret and, if any, session_token; read again when it changes"
+            description="for file: JSON with access_key_id, access_key_secret and, if any, session_token; read again when it changes, the old ones kept while it cannot be read"
         ),
     ] = ""
     credentials_process: Annotated[
-        str, Meta(description="for process: the command that prints them, as the Alibaba Cloud CLI takes it")
+        str,
+        Meta(
+            description="for process: the command that prints them, as the Alibaba Cloud CLI takes it; no shell, at most 60 s and 64 KiB"
+        ),
     ] = ""
     ca_file: Annotated[str, Meta(description="certificates to trust instead of the built-in ones, PEM")] = ""
     proxy_url: Annotated[str, Meta(description="an HTTP proxy, http://[user:password@]host:port")] = ""
@@ -283,7 +286,10 @@ class Http(Table, frozen=True):
 class Log(Table, frozen=True):
     """The log, on stderr."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="the least level")] = "info"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="the least level, of the worker alone: no library logs under info"),
+    ] = "info"
     format: Annotated[Literal["auto", "json", "text"], Meta(description="auto is text on a terminal, else JSON")] = (
         "auto"
     )

@@ -298,8 +298,11 @@ def _from_credentials_package(mode: str) -> Callable[[], Credentials]:
         raise SettingsError(
             [f"oss.credentials = {json.dumps(mode)} needs the extra: pip install 'oss-vectors-worker[credentials]'"]
         ) from None
-    # It writes to stderr itself, past the log and its form.
-    logging.getLogger("credentials").handlers.clear()
+    # Its loggers write to stderr by themselves, past the log: each error with the OIDC token and a traceback, and with the
+    # variable DEBUG=sdk each request. The errors come to us all the same.
+    for name in ("credentials", "alibabacloud-tea"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).disabled = True
     try:
         provider = {
             "default-chain": providers.DefaultCredentialsProvider,

@@ -58,7 +58,6 @@ def configure(settings: Log) -> None:
     logging.getLogger("kafka").setLevel(logging.INFO if settings.level == "debug" else logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     logging.getLogger("alibabacloud_oss_v2").setLevel(logging.ERROR)
-    logging.getLogger("credentials").setLevel(logging.ERROR)
 
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:

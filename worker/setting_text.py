@@ -54,7 +54,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _problem(name: str, text: str) -> str:
     if name in _LINES_ALLOWED:
-        text = " ".join(text.split())
+        text = text.replace("\n", " ").strip(" ")
     forbidden = _NEVER if name in _SPACES_COUNT else _NOT_IN_NAMES
     for character in text:
         if unicodedata.category(character) in forbidden:

@@ -7,8 +7,10 @@ alone, below.
 import contextlib
 import json
 import os
+import shlex
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,7 @@ from alibabacloud_oss_v2.credentials import Credentials
 
 from tests.support.emulator import Emulator, Fault
 from tests.support.fakes import FakeSink
-from worker import oss
+from worker import credentials, oss
 from worker.batch import Envelope, Item
 from worker.config import Oss
 from worker.credentials import Provider
@@ -642,6 +644,44 @@ def test_a_file_without_credentials_is_wrong_settings_and_its_content_not_told(
             max_connections=1,
         )
     assert os.fspath(path) in caught.value.mistakes[0]
+
+
+def test_what_a_program_gave_is_asked_for_anew_once_the_service_refuses_it(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "AGAIN_SECONDS", 0.0)
+    answers = tmp_path / "answers"
+    answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "revoked"}))
+    bucket, index = emulator.new_index(2)
+    command = shlex.join(["cat", str(answers)])
+    with real_sink(bucket, emulator.endpoint, credentials="process", credentials_process=command) as sink:
+        error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
+        assert (error.code, getattr(error, "block", None)) == ("SignatureDoesNotMatch", BlockReason.CREDENTIALS)
+        answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "test"}))
+        assert sink.put(put_body(index, a=[1, 0])) == 200
+
+
+def test_a_program_that_fails_blocks_and_shows_neither_its_output_nor_its_command() -> None:
+    secret = "secret-of-the-program"
+    command = shlex.join([sys.executable, "-S", "-c", f"import sys; sys.exit('{secret}')"])
+    with real_sink("bucket", "http://127.0.0.1:1", credentials="process", credentials_process=command) as sink:
+        error = error_of(lambda: sink.put(b"{}"))
+    assert isinstance(error, TargetError)
+    assert (error.block, secret in str(error)) == (BlockReason.CREDENTIALS, False)
+    assert "oss.credentials_process ended with code 1" in str(error)
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "{}\r\n"])
+def test_white_space_around_credentials_reaches_no_header(around: str) -> None:
+    environ = {**ENVIRONMENT, "OSS_ACCESS_KEY_ID": "key-id", "OSS_SESSION_TOKEN": "a-token"}
+
+    def use(endpoint: str) -> None:
+        spaced = {name: around.format(value) for name, value in environ.items()}
+        OssSink(settings("bucket", endpoint), spaced, max_connections=1).put(b"{}")
+
+    (head,) = authorizations(1, use)
+    assert b"Credential=key-id/" in head
+    assert head.lower().endswith(b"x-oss-security-token: a-token")
 
 
 def test_anonymous_requests_are_not_signed() -> None:
