@@ -16,9 +16,11 @@ from worker import config as settings_module
 from worker import runtime
 from worker.errors import FatalError, SettingsError
 from worker.stop import Stop
+from worker.words import clean
 
 EXIT_FAILED: Final = 1  # the reason is the last line
 EXIT_WRONG_SETTINGS: Final = 78  # EX_CONFIG of sysexits.h
+_REASON_CHARACTERS: Final = 2000
 _SIGNAL_EXIT: Final = 128  # and the signal's number, as a shell says it
 
 
@@ -124,9 +126,11 @@ def _local(name: str) -> Any:
 
 def _load(config_file: Path | None, *, to_run: bool = False) -> settings_module.Loaded:
     try:
-        return settings_module.load(config_file, os.environ, to_run=to_run)
+        loaded = settings_module.load(config_file, os.environ, to_run=to_run)
     except SettingsError as error:
         _refuse(error)
+    settings_module.remember_secrets(loaded.settings)
+    return loaded
 
 
 def _stop_on_signals(stop: Stop) -> None:
@@ -150,5 +154,5 @@ def _refuse(error: SettingsError) -> NoReturn:
 
 def _fail(reason: str) -> NoReturn:
     logging.shutdown()
-    click.echo(f"error: {reason}", err=True)
+    click.echo(f"error: {clean(reason, _REASON_CHARACTERS)}", err=True)
     sys.exit(EXIT_FAILED)

@@ -7,35 +7,45 @@ show them from here. Nothing is read at import.
 import difflib
 import ipaddress
 import json
+import math
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NoReturn, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
+from worker import files, redaction, setting_text
 from worker.errors import SettingsError
+from worker.redaction import HIDDEN
+from worker.words import clean
 
 ENV_PREFIX: Final = "OSS_VECTORS_"
 CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
+CREDENTIAL_VARIABLES: Final = ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN")
 SECRETS: Final = frozenset(
     {
         *("kafka.sasl_plain_password", "kafka.ssl_password", "kafka.client", "oss.proxy_url"),
         "oss.credentials_process",  # a command line may hold what it signs in with
     }
 )
-HIDDEN: Final = "********"
 
 _YEAR: Final = 31_536_000  # seconds; the system's waits end in an overflow, which infinity would be
 _MOST_A_SECOND: Final = 1e9
+_INT32: Final = 2**31 - 1  # Kafka's protocol has no more for a time
+_MOST_COUNTED: Final = 10_000_000
+_MOST_BYTES: Final = 2**50
+_SHOWN_CHARACTERS: Final = 200  # of a wrong value
+_MISTAKE_CHARACTERS: Final = 2000
 
 Seconds = Annotated[float, Meta(gt=0, le=_YEAR)]
-Index = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9]{0,62}$")]
+Index = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9]{0,62}\\Z")]
 Metric = Literal["", "cosine", "euclidean"]
 
 
@@ -73,7 +83,7 @@ class Kafka(Table, frozen=True):
     group_instance_id: Annotated[
         str,
         Meta(
-            pattern="^[A-Za-z0-9._-]{0,249}$",
+            pattern="^[A-Za-z0-9._-]{0,249}\\Z",
             description="static membership: one value for each replica, kept over its restarts",
         ),
     ] = ""
@@ -101,10 +111,11 @@ class Kafka(Table, frozen=True):
     sasl_plain_username: Annotated[str, Meta(description="the user, for PLAIN and SCRAM")] = ""
     sasl_plain_password: Annotated[str, Meta(description="the password, for PLAIN and SCRAM")] = ""
     session_timeout_ms: Annotated[
-        int, Meta(ge=1000, description="after so long without a heartbeat the group goes on without this member")
+        int,
+        Meta(ge=1000, le=_INT32, description="after so long without a heartbeat the group goes on without this member"),
     ] = 45000
     max_poll_interval_ms: Annotated[
-        int, Meta(ge=1000, description="after so long without a poll the group goes on without this member")
+        int, Meta(ge=1000, le=_INT32, description="after so long without a poll the group goes on without this member")
     ] = 300000
     commit_interval_seconds: Annotated[Seconds, Meta(description="how often offsets are committed")] = 1.0
     revoke_seconds: Annotated[Seconds, Meta(description="how long a rebalance may wait for what is in flight")] = 15.0
@@ -117,16 +128,16 @@ class Kafka(Table, frozen=True):
 class Oss(Table, frozen=True):
     """The vector bucket."""
 
-    region: Annotated[str, Meta(pattern="^[a-z0-9-]+$", description='the bucket\'s region, such as "cn-hangzhou"')]
+    region: Annotated[str, Meta(pattern="^[a-z0-9-]+\\Z", description='the bucket\'s region, such as "cn-hangzhou"')]
     bucket: Annotated[
         str,
         Meta(
-            pattern="^[a-z0-9]([a-z0-9-]{1,30})[a-z0-9]$",
+            pattern="^[a-z0-9]([a-z0-9-]{1,30})[a-z0-9]\\Z",
             description="the bucket: 3 to 32 of a-z, 0-9 and -, no - at either end",
         ),
     ]
     account_id: Annotated[
-        str, Meta(pattern="^[0-9]+$", description="the id of the account that owns the bucket, digits")
+        str, Meta(pattern="^[0-9]+\\Z", description="the id of the account that owns the bucket, digits")
     ]
     endpoint: Annotated[
         str,
@@ -144,11 +155,14 @@ class Oss(Table, frozen=True):
     credentials_file: Annotated[
         str,
         Meta(
-            description="for file: JSON with access_key_id, access_key_secret and, if any, session_token; read again when it changes"
+            description="for file: JSON with access_key_id, access_key_secret and, if any, session_token; read again when it changes, the old ones kept while it cannot be read"
         ),
     ] = ""
     credentials_process: Annotated[
-        str, Meta(description="for process: the command that prints them, as the Alibaba Cloud CLI takes it")
+        str,
+        Meta(
+            description="for process: the command that prints them, as the Alibaba Cloud CLI takes it; no shell, at most 60 s and 64 KiB"
+        ),
     ] = ""
     ca_file: Annotated[str, Meta(description="certificates to trust instead of the built-in ones, PEM")] = ""
     proxy_url: Annotated[str, Meta(description="an HTTP proxy, http://[user:password@]host:port")] = ""
@@ -216,11 +230,16 @@ class Buffer(Table, frozen=True):
     """How much may be held."""
 
     max_bytes: Annotated[
-        int, Meta(ge=1048576, description="bytes held by records not yet settled; fetching pauses above")
+        int,
+        Meta(ge=1048576, le=_MOST_BYTES, description="bytes held by records not yet settled; fetching pauses above"),
     ] = 268435456
     max_offset_span: Annotated[
         int,
-        Meta(ge=1, description="offsets from a partition's watermark to its newest record; fetching it pauses above"),
+        Meta(
+            ge=1,
+            le=_MOST_BYTES,
+            description="offsets from a partition's watermark to its newest record; fetching it pauses above",
+        ),
     ] = 100000
 
 
@@ -235,11 +254,18 @@ class DeadLetter(Table, frozen=True):
         float,
         Meta(gt=0, le=1, description="more than this share of the last limit_window records of a topic blocks it"),
     ] = 0.1
-    limit_window: Annotated[int, Meta(ge=1, description="records")] = 1000
-    limit_min: Annotated[int, Meta(ge=1, description="dead letters in the window, at the least, before it blocks")] = 50
+    limit_window: Annotated[int, Meta(ge=1, le=_MOST_COUNTED, description="records")] = 1000
+    limit_min: Annotated[
+        int, Meta(ge=1, le=_MOST_COUNTED, description="dead letters in the window, at the least, before it blocks")
+    ] = 50
     accept_until: Annotated[str, Meta(description="RFC 3339; until then the limit does not block")] = ""
     isolated_attempts: Annotated[
-        int, Meta(ge=1, description="500s for a record alone, while others are taken, before it is dead-lettered")
+        int,
+        Meta(
+            ge=1,
+            le=_MOST_COUNTED,
+            description="500s for a record alone, while others are taken, before it is dead-lettered",
+        ),
     ] = 10
     oversize: Annotated[
         Literal["block", "reference"],
@@ -260,7 +286,10 @@ class Http(Table, frozen=True):
 class Log(Table, frozen=True):
     """The log, on stderr."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="the least level")] = "info"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="the least level, of the worker alone: no library logs under info"),
+    ] = "info"
     format: Annotated[Literal["auto", "json", "text"], Meta(description="auto is text on a terminal, else JSON")] = (
         "auto"
     )
@@ -379,23 +408,28 @@ class _Loader:
         self._mistakes += [m for m in _contradictions(routes, tables) if m.partition(" ")[0] not in self._wrong]
         oss = tables["oss"]
         if self._to_run and isinstance(oss, Oss) and oss.credentials == "environment":
-            self._mistakes += missing_credentials(self._environ)
+            self._mistakes += credential_mistakes(self._environ)
         if self._mistakes:
-            raise SettingsError(self._mistakes)
+            raise SettingsError([clean(mistake, _MISTAKE_CHARACTERS) for mistake in self._mistakes])
         return Loaded(Settings(routes=routes, **tables), self._origins)  # type: ignore[arg-type]  # each is of its table's type
 
     def _read(self, path: Path | None) -> dict[str, Any]:
         if path is None:
-            named = self._environ.get(CONFIG_VARIABLE)
+            named = self._environ.get(CONFIG_VARIABLE, "").strip()
             if not named:
                 return {}
             path = Path(named)
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            self._mistakes.append(f"the settings file {path} cannot be read: {error.strerror}")
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            content = files.read(path, files.SETTINGS_BYTES)
+        except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+            self._mistakes.append(f"the settings file {path} cannot be read: {files.why(error)}")
+            return {}
+        try:
+            return tomllib.loads(content.decode("utf-8-sig"))
+        except ValueError as error:  # also not UTF-8, and a number of thousands of digits
             self._mistakes.append(f"the settings file {path} is not TOML: {error}")
+        except RecursionError:
+            self._mistakes.append(f"the settings file {path} is nested too deep")
         return {}
 
     def _refuse_unknown_tables(self, document: Mapping[str, Any], source: str) -> None:
@@ -447,14 +481,15 @@ class _Loader:
     def _routes_from_text(self, text: str) -> list[dict[str, Any]] | None:
         if text.lstrip().startswith("["):
             try:
-                value: list[dict[str, Any]] = json.loads(text)
+                value: list[dict[str, Any]] = _from_json(text)
             except ValueError as error:
                 self._mistakes.append(f"{ENV_PREFIX}ROUTES is not JSON: {error}")
                 return None
             return value
         pairs = [pair.strip().rpartition(":") for pair in text.split(",") if pair.strip()]
         if not all(topic and index for topic, _, index in pairs):
-            self._mistakes.append(f"{ENV_PREFIX}ROUTES = {text!r}: allowed are topic:index,topic:index and JSON")
+            shown = _quoted(text)
+            self._mistakes.append(f"{ENV_PREFIX}ROUTES = {shown}: allowed are topic:index,topic:index and JSON")
             return None
         return [{"topic": topic, "index": index} for topic, _, index in pairs]
 
@@ -472,7 +507,7 @@ class _Loader:
                     self._mistakes.append(
                         f"{table}.{stem} and {table}.{name} (in {source}): only one of them may be set"
                     )
-                self._take_file(table, stem, str(value), f"{source} ({name})", values, origins)
+                self._take_file(table, stem, value, f"{source} ({name})", values, origins)
             else:
                 self._mistakes.append(f"{table}.{name} (in {source}) is no setting{_meant(name, list(_fields(kind)))}")
         self._take_environment(table, kind, values, origins)
@@ -484,7 +519,8 @@ class _Loader:
         for name in _fields(kind):
             variable = _variable(table, name)
             if variable in self._environ:
-                values[name], origins[name] = _FromText(self._environ[variable]), variable
+                values[name] = _FromText(setting_text.stripped(name, self._environ[variable]))
+                origins[name] = variable
             file_variable = f"{variable}_FILE"
             if file_variable in self._environ and f"{name}_file" not in _fields(kind):
                 if variable in self._environ:
@@ -492,15 +528,16 @@ class _Loader:
                 self._take_file(table, name, self._environ[file_variable], file_variable, values, origins)
 
     def _take_file(
-        self, table: str, name: str, path: str, origin: str, values: dict[str, Any], origins: dict[str, str]
+        self, table: str, name: str, path: Any, origin: str, values: dict[str, Any], origins: dict[str, str]
     ) -> None:
-        try:
-            values[name] = _FromText(Path(path).read_text(encoding="utf-8").rstrip("\r\n"))
-        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null byte
-            what = error.strerror if isinstance(error, OSError) else str(error)
-            self._mistakes.append(f"{table}.{name} from the file {path!r} ({origin}): {what}")
-            values.pop(name, None)
         origins[name] = origin
+        try:
+            content = files.read(Path(str(path).strip()), files.SECRET_BYTES)
+            values[name] = _FromText(setting_text.stripped(name, content.decode()))
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null byte
+            self._mistakes.append(f"{table}.{name} from the file {_quoted(path)} ({origin}): {files.why(error)}")
+            self._wrong.add(f"{table}.{name}")
+            values.pop(name, None)
 
     def _fill(
         self,
@@ -520,16 +557,17 @@ class _Loader:
             self._mistakes.append(f"{place}.{name} (in {source}) is no setting{_meant(name, list(fields))}")
         for name, field in fields.items():
             if name not in values:
-                if field.required:
+                if field.required and f"{place}.{name}" not in self._wrong:
                     self._mistakes.append(f"{place}.{name} is needed: {_description(field.type)}")
                     self._wrong.add(f"{place}.{name}")
+                if field.required:
                     converted[name] = ""
                 continue
             try:
-                converted[name] = _converted(values[name], field.type)
+                converted[name] = _converted(name, values[name], field.type)
             except (msgspec.ValidationError, ValueError) as error:
                 origin = (origins or {}).get(name, source)
-                shown = HIDDEN if f"{place}.{name}" in SECRETS else _shown(values[name])
+                shown = HIDDEN if f"{place}.{name}" in SECRETS or _has_login(values[name]) else _shown(values[name])
                 self._mistakes.append(f"{place}.{name} = {shown} (from {origin}): {error}; {_description(field.type)}")
                 self._wrong.add(f"{place}.{name}")
                 if field.required:
@@ -543,16 +581,39 @@ class _FromText(str):
     __slots__ = ()
 
 
-def _converted(value: Any, kind: Any) -> Any:
-    if not isinstance(value, _FromText):
-        return msgspec.convert(value, kind)
-    text = str(value)
+def _converted(name: str, given: Any, kind: Any) -> Any:
+    """Return the value of the setting `name` as its type. Raises `ValueError`, whose text does not quote the value."""
+    value = _parsed(given, kind) if isinstance(given, _FromText) else given
+    if found := setting_text.problem(name, value):
+        raise ValueError(found)
+    return msgspec.convert(value, kind, strict=not isinstance(given, _FromText))
+
+
+def _parsed(given: _FromText, kind: Any) -> Any:
+    """Return what a variable holds: JSON for a table, a list where it is comma separated, else its text."""
+    text = str(given)
     plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if get_origin(plain) is dict:
-        return msgspec.convert(json.loads(text), kind)
+        return _from_json(text)
     if get_origin(plain) is tuple:
-        return msgspec.convert([part.strip() for part in text.split(",") if part.strip()], kind)
-    return msgspec.convert(text, kind, strict=False)
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _from_json(text: str) -> Any:
+    """Read JSON as its standard has it. Raises `ValueError`, whose text does not quote it."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise ValueError("JSON has no NaN and no Infinity")
+
+
+def _has_login(value: Any) -> bool:
+    return isinstance(value, str) and "@" in value
 
 
 def _fields(kind: type[Table]) -> dict[str, msgspec.structs.FieldInfo]:
@@ -572,7 +633,11 @@ def _description(kind: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, default=str)
+    return clean(json.dumps(value, default=str), _SHOWN_CHARACTERS)
+
+
+def _quoted(value: Any) -> str:
+    return clean(repr(value), _SHOWN_CHARACTERS)
 
 
 def _meant(name: str, known: list[str]) -> str:
@@ -583,13 +648,20 @@ def _meant(name: str, known: list[str]) -> str:
 # -- what single values cannot tell
 
 
-def missing_credentials(environ: Mapping[str, str]) -> list[str]:
-    """Return a mistake for each part of the credentials that the environment should have and has not."""
-    return [
-        f'oss.credentials = "environment" takes {name} from the environment, and it is not set'
-        for name in ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET")
-        if not environ.get(name)
-    ]
+def credential_mistakes(environ: Mapping[str, str]) -> list[str]:
+    """Return a mistake for each part of the credentials that the environment lacks, or that cannot be sent.
+
+    White space around a value is left out of account, as it is when the value is used. No mistake quotes a value.
+    """
+    source = 'oss.credentials = "environment" takes'
+    mistakes = []
+    for name in CREDENTIAL_VARIABLES:
+        value = environ.get(name, "").strip()
+        if not value and name != "OSS_SESSION_TOKEN":
+            mistakes.append(f"{source} {name} from the environment, and it is not set")
+        elif value and (found := setting_text.credential_problem(value)):
+            mistakes.append(f"{source} {name} from the environment, and it {found}")
+    return mistakes
 
 
 def _contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) -> list[str]:
@@ -629,7 +701,7 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
     mistakes += [
         f"{place} {topic!r} is no name of a topic; allowed are letters, digits, '.', '_' and '-'"
         for place, topic in named
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", topic)
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", topic) or topic in (".", "..")
     ]
     return mistakes
 
@@ -644,7 +716,7 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
     mistakes += [
         f"kafka.bootstrap_servers: {server!r} is not host:port"
         for server in kafka.bootstrap_servers
-        if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+)(:\d{1,5})?", server)
+        if not _is_server(server)
     ]
     mistakes += _client_type_mistakes(kafka.client)
     if kafka.client and (unknown := sorted(kafka.client.keys() - set(owned) - (known := _client_settings()).keys())):
@@ -661,12 +733,25 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
             for name in ("sasl_plain_username", "sasl_plain_password")
             if not getattr(kafka, name)
         ]
-    mistakes += [
-        f"kafka.{name} = {path!r}: no such file"
-        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
-        if (path := getattr(kafka, name)) and not Path(path).is_file()
-    ]
+    mistakes += _file_mistakes("kafka", kafka, ("ssl_cafile", "ssl_certfile", "ssl_keyfile"))
     return mistakes
+
+
+def _is_server(server: str) -> bool:
+    """Return whether it is a host, or one with a port. A host is a name, an IPv4 address, or an IPv6 one in brackets."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", server)
+    if found is None or (found[2] and not 1 <= int(found[2]) <= 65535):
+        return False
+    return not found[1] or _is_address(found[1])
+
+
+def _file_mistakes(table: str, settings: Table, names: Iterable[str]) -> list[str]:
+    """Return a mistake for each certificate or key that cannot be read."""
+    return [
+        f"{table}.{name} = {_quoted(path)}: {found}"
+        for name in names
+        if (path := getattr(settings, name)) and (found := files.problem(path, files.CERTIFICATE_BYTES))
+    ]
 
 
 def _client_settings() -> dict[str, Any]:
@@ -684,6 +769,10 @@ def _client_type_mistakes(client: Mapping[str, Any]) -> list[str]:
         kind = type(defaults.get(name))
         if kind in (bool, int, float, str) and not (type(value) is kind or (kind is float and type(value) is int)):
             mistakes.append(f"kafka.client: {name} is of type {kind.__name__} in kafka-python, the value given is not")
+        elif isinstance(value, (int, float)) and not math.isfinite(value):
+            mistakes.append(f"kafka.client: {name} is not a finite number")
+        elif isinstance(value, int) and abs(value) > _INT32 and name != "buffer_memory":
+            mistakes.append(f"kafka.client: {name} is larger than {_INT32}, which Kafka's protocol has no room for")
     return mistakes
 
 
@@ -709,9 +798,18 @@ def _oss_contradictions(oss: Oss) -> list[str]:
         mistakes.append('oss.credentials_file is needed with oss.credentials = "file"')
     if oss.credentials == "process" and not oss.credentials_process:
         mistakes.append('oss.credentials_process is needed with oss.credentials = "process"')
-    if oss.ca_file and not Path(oss.ca_file).is_file():
-        mistakes.append(f"oss.ca_file = {oss.ca_file!r}: no such file")
+    if oss.credentials_process and not _command(oss.credentials_process):
+        mistakes.append("oss.credentials_process: it is no command; a quotation mark or a backslash is left open")
+    mistakes += _file_mistakes("oss", oss, ("ca_file",))
     return mistakes
+
+
+def _command(text: str) -> list[str]:
+    """Return a command's words, [] where it is none."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return []
 
 
 def _scheme_and_host(endpoint: str, *, with_user: bool = False) -> tuple[str, str]:
@@ -730,10 +828,15 @@ def _scheme_and_host(endpoint: str, *, with_user: bool = False) -> tuple[str, st
 def _is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
+    return _is_address(host) and ipaddress.ip_address(host).is_loopback
+
+
+def _is_address(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:  # a name
         return False
+    return True
 
 
 def accept_until(dead_letter: DeadLetter) -> datetime | None:
@@ -746,6 +849,18 @@ def accept_until(dead_letter: DeadLetter) -> datetime | None:
 
 
 # -- showing them
+
+
+def remember_secrets(settings: Settings) -> None:
+    """Have every text that leaves this process hide the secrets in the settings."""
+    kafka, oss = settings.kafka, settings.oss
+    redaction.remember(kafka.sasl_plain_password, kafka.ssl_password)
+    redaction.remember_url(oss.proxy_url)
+    for name, value in kafka.client.items():
+        if isinstance(value, str):
+            redaction.remember_url(value)
+            if any(word in name for word in ("password", "secret", "token")):
+                redaction.remember(value)
 
 
 def secret_safe(name: str, value: Any) -> str:

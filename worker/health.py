@@ -1,19 +1,19 @@
 """The page, /metrics, /healthz and /readyz on one port."""
 
 import logging
-import socket
-import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 
+from worker import http_server
 from worker.config import Http
 from worker.errors import FatalError
+from worker.http_server import Answer, plain
 from worker.offsets import Ledger
 from worker.page import Page
 from worker.state import State, Status
@@ -21,16 +21,7 @@ from worker.state import State, Status
 log = logging.getLogger(__name__)
 
 STILL_SECONDS: Final = 60.0  # without a turn of the main loop, after which it is not healthy
-_REQUEST_SECONDS: Final = 10.0  # for a client to send its request
-
-
-class Answer(NamedTuple):
-    """What a GET is answered with; `headers` are those beside type and length."""
-
-    status: HTTPStatus
-    content_type: str
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
+DEAR_PATHS: Final = frozenset({"/", "/metrics"})  # they read every figure
 
 
 class Pages:
@@ -50,15 +41,12 @@ class Pages:
         if path == "/":
             return Answer(HTTPStatus.OK, "text/html; charset=utf-8", self._page.html(), self._page.headers)
         if path == "/metrics":
-            encode, content_type = choose_encoder(accept)
-            return Answer(HTTPStatus.OK, content_type, encode(self._registry))
+            return self._metrics(accept)
         if path == "/healthz":
             return self._healthz()
         if path == "/readyz":
             return self._readyz()
-        return Answer(
-            HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"there are /, /metrics, /healthz and /readyz\n"
-        )
+        return plain(HTTPStatus.NOT_FOUND, "there are /, /metrics, /healthz and /readyz")
 
     def tick(self) -> None:
         """Let the page take its samples; called about twice a second. It never raises: the other paths go on."""
@@ -66,6 +54,14 @@ class Pages:
             self._page.tick()
         except Exception:
             log.exception("the page could not take a sample")
+
+    def _metrics(self, accept: str) -> Answer:
+        """Answer in the form that is asked for, and in the plain one where that cannot be made out."""
+        try:
+            encode, content_type = choose_encoder(accept)
+            return Answer(HTTPStatus.OK, content_type, encode(self._registry))
+        except Exception:  # the library takes a version as it comes, and fails on one that is none
+            return Answer(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry))
 
     def _healthz(self) -> Answer:
         """Healthy in every state while the main loop turns: a restart mends nothing that blocks."""
@@ -89,72 +85,36 @@ def _json(status: HTTPStatus, body: dict[str, Any]) -> Answer:
 
 
 class HttpServer:
-    """Serves the pages on a thread for each request."""
+    """Serves the pages on one port. Raises `FatalError` where it cannot be had."""
 
-    def __init__(self, settings: Http, pages: Pages) -> None:
+    def __init__(self, settings: Http, pages: Pages, clock: Callable[[], float] = time.monotonic) -> None:
         try:
-            self._server = _server(settings.host, pages)((settings.host, settings.port), _handler(pages))
+            self._server = http_server.HttpServer(
+                (settings.host, settings.port),
+                lambda request: pages.answer(request.path, request.accept),
+                is_cheap=lambda path: path not in DEAR_PATHS,
+                tick=pages.tick,
+                clock=clock,
+                name="oss-vectors-worker",
+            )
         except OSError as error:
             raise FatalError(f"http.host = {settings.host!r}, http.port = {settings.port}: {error.strerror}") from None
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        return int(self._server.server_address[1])
+        return self._server.port
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections it holds now."""
+        return self._server.open_connections
 
     def start(self) -> None:
         """Start to answer."""
-        self._thread.start()
+        self._server.start()
         log.info("http", extra={"port": self.port})
 
     def stop(self) -> None:
         """Stop answering."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the parent's shape
-        """A client that goes away in the middle is nothing to tell of."""
-        log.debug("http request failed", extra={"client": client_address})
-
-
-def _server(host: str, pages: Pages) -> type[_Server]:
-    class Server(_Server):
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-        def service_actions(self) -> None:
-            """The parent calls it between requests, and every half a second without any."""
-            pages.tick()
-
-    return Server
-
-
-def _handler(pages: Pages) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _REQUEST_SECONDS
-        server_version = "oss-vectors-worker"
-        sys_version = ""
-
-        def do_GET(self) -> None:
-            answer = pages.answer(self.path.partition("?")[0], self.headers.get("Accept", ""))
-            self.send_response(answer.status)
-            self.send_header("Content-Type", answer.content_type)
-            self.send_header("Content-Length", str(len(answer.body)))
-            for name, value in answer.headers:
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(answer.body)
-
-        do_HEAD = do_GET  # noqa: N815 - the name that the parent looks for
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parent's shape
-            pass  # probes and scrapes would fill the log
-
-    return Handler
+        self._server.stop()

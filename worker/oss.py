@@ -73,7 +73,8 @@ class OssSink:
         config.region = settings.region
         config.account_id = settings.account_id
         config.endpoint = parts.geturl()
-        config.credentials_provider = credentials_provider(settings, environ)
+        self._credentials = credentials_provider(settings, environ)
+        config.credentials_provider = self._credentials
         config.retry_max_attempts = 1
         config.http_client = _Sender()
         config.user_agent = "oss-vectors-worker"
@@ -115,6 +116,7 @@ class OssSink:
 
     def close(self) -> None:
         """Close all connections."""
+        self._credentials.close()
         self._connections.close()
 
     def _invoke(self, operation: str, query: str, body: bytes) -> Answer:
@@ -137,6 +139,8 @@ class OssSink:
             except Exception as failure:  # none may end the thread, which would end the worker
                 raise self._failed(failure, exchange) from failure
         if error is not None:
+            if isinstance(error, TargetError) and error.block is BlockReason.CREDENTIALS:
+                self._credentials.forget()
             raise error
         return answer
 

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from worker.errors import Reason
 from worker.offsets import Outcome, Partition
 from worker.state import Block, DeadLettered, Reading, State, Status
+from worker.words import visible
 
 STEP_SECONDS: Final = 5.0  # between two samples of the ring
 STEPS: Final = 180  # that the ring keeps: 15 minutes
@@ -254,12 +255,12 @@ class View(NamedTuple):
 
 def _node(tag: str, *children: "ET.Element | str | None", **attributes: str) -> ET.Element:
     """Return an element. A trailing underscore of a name goes, other underscores become hyphens; None is no child."""
-    made = ET.Element(tag, {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()})
+    made = ET.Element(tag, {name.rstrip("_").replace("_", "-"): visible(value) for name, value in attributes.items()})
     for child in children:
         if isinstance(child, str) and len(made):
-            made[-1].tail = (made[-1].tail or "") + child
+            made[-1].tail = (made[-1].tail or "") + visible(child)
         elif isinstance(child, str):
-            made.text = (made.text or "") + child
+            made.text = (made.text or "") + visible(child)
         elif child is not None:
             made.append(child)
     return made

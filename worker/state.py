@@ -11,9 +11,12 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from worker.errors import BlockReason, Reason
+from worker.words import clean
 
 log = logging.getLogger(__name__)
 
+REASON_CHARACTERS: Final = 4000  # it may name every block
+_MESSAGE_CHARACTERS: Final = 1000
 DEAD_LETTERS_KEPT: Final = 3  # of each reason, so that many of one do not push the few of another out
 
 
@@ -82,6 +85,7 @@ class Status:
 
     def enter(self, state: State, reason: str) -> None:
         """Enter a state; a change is logged."""
+        reason = clean(reason, REASON_CHARACTERS)
         with self._lock:
             changed = state is not self._state or (reason != self._reason and state is not State.RUNNING)
             self._state, self._reason = state, reason
@@ -98,7 +102,7 @@ class Status:
 
         `quote` is the rest of the message where it may quote a record: log and /readyz tell it, the page does not.
         """
-        told = _Told(message, quote)
+        told = _Told(clean(message, _MESSAGE_CHARACTERS), clean(quote, _MESSAGE_CHARACTERS))
         with self._lock:
             new = block not in self._blocks
             self._blocks[block] = told

@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+from worker.redaction import redact
+
 MESSAGE_CHARACTERS: Final = 500
 CODE_CHARACTERS: Final = 100
 _CUT: Final = "…"
@@ -17,13 +19,19 @@ _WHITE_SPACE: Final = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029")
 def clean(text: str, most: int = MESSAGE_CHARACTERS) -> str:
     """Return the text on one line, of at most `most` characters, and such as UTF-8 and a terminal can take.
 
-    Line breaks and tabs become spaces, and runs of white space one. What is no text becomes U+FFFD. The cost is bounded by
-    `most`, not by the length of the text.
+    Line breaks and tabs become spaces, and runs of white space one. What is no text becomes U+FFFD. Secrets that this
+    process knows are hidden. The cost is bounded by `most`, not by the length of the text.
     """
+    text = redact(text, 2 * most + 1)
     if len(text) > 2 * most:
         text = text[: 2 * most] + _CUT
     text = " ".join(_NOT_TEXT.sub(_replacement, text).split())
     return text if len(text) <= most else text[: most - 1] + _CUT
+
+
+def visible(text: str) -> str:
+    """Return the text with U+FFFD for what is no text, line breaks and tabs kept: for a page."""
+    return _NOT_TEXT.sub(lambda found: found.group() if found.group() in "\n\t" else "\ufffd", text)
 
 
 def _replacement(found: re.Match[str]) -> str:

@@ -7,8 +7,10 @@ alone, below.
 import contextlib
 import json
 import os
+import shlex
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +20,15 @@ from pathlib import Path
 from typing import Any, Protocol, Unpack
 
 import pytest
-from alibabacloud_oss_v2.credentials import Credentials, CredentialsProviderFunc
+from alibabacloud_oss_v2.credentials import Credentials
 
 from tests.support.bounded import join, thread
 from tests.support.emulator import Emulator, Fault
 from tests.support.fakes import FakeSink
-from worker import oss
+from worker import credentials, oss
 from worker.batch import Envelope, Item
 from worker.config import Oss
+from worker.credentials import Provider
 from worker.errors import BlockReason, Refused, RetryReason, SettingsError, SinkError, TargetError, Transient
 from worker.oss import OssSink, Sink
 from worker.record import Target
@@ -297,7 +300,7 @@ def test_a_request_that_is_aborted_while_it_asks_for_credentials_does_not_leave(
         released.wait(QUICK_SECONDS)
         return Credentials(emulator.access_key_id, emulator.access_key_secret)
 
-    monkeypatch.setattr(oss, "credentials_provider", lambda *_: CredentialsProviderFunc(fetch))
+    monkeypatch.setattr(oss, "credentials_provider", lambda *_: Provider(fetch))
     bucket, index = emulator.new_index(2)
     threads: list[int] = []
 
@@ -632,16 +635,12 @@ def test_credentials_of_a_file_are_read_again_when_it_changes(tmp_path: Path) ->
     assert b"token: t" in second.lower()
 
 
-def test_credentials_of_a_file_that_went_block_until_it_is_back(emulator: Emulator, tmp_path: Path) -> None:
+def test_credentials_of_a_file_that_went_are_kept(emulator: Emulator, tmp_path: Path) -> None:
     path = tmp_path / "credentials.json"
-    write_credentials(path, "test")
+    write_credentials(path, "test", access_key_secret="test")
     bucket, index = emulator.new_index(2)
     with real_sink(bucket, emulator.endpoint, credentials="file", credentials_file=str(path)) as sink:
         path.unlink()
-        error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
-        assert isinstance(error, TargetError)
-        assert error.block is BlockReason.CREDENTIALS
-        path.write_text(json.dumps({"access_key_id": "test", "access_key_secret": "test"}))
         assert sink.put(put_body(index, a=[1, 0])) == 200
 
 
@@ -659,6 +658,44 @@ def test_a_file_without_credentials_is_wrong_settings_and_its_content_not_told(
             max_connections=1,
         )
     assert os.fspath(path) in caught.value.mistakes[0]
+
+
+def test_what_a_program_gave_is_asked_for_anew_once_the_service_refuses_it(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "AGAIN_SECONDS", 0.0)
+    answers = tmp_path / "answers"
+    answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "revoked"}))
+    bucket, index = emulator.new_index(2)
+    command = shlex.join(["cat", str(answers)])
+    with real_sink(bucket, emulator.endpoint, credentials="process", credentials_process=command) as sink:
+        error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
+        assert (error.code, getattr(error, "block", None)) == ("SignatureDoesNotMatch", BlockReason.CREDENTIALS)
+        answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "test"}))
+        assert sink.put(put_body(index, a=[1, 0])) == 200
+
+
+def test_a_program_that_fails_blocks_and_shows_neither_its_output_nor_its_command() -> None:
+    secret = "secret-of-the-program"
+    command = shlex.join([sys.executable, "-S", "-c", f"import sys; sys.exit('{secret}')"])
+    with real_sink("bucket", "http://127.0.0.1:1", credentials="process", credentials_process=command) as sink:
+        error = error_of(lambda: sink.put(b"{}"))
+    assert isinstance(error, TargetError)
+    assert (error.block, secret in str(error)) == (BlockReason.CREDENTIALS, False)
+    assert "oss.credentials_process ended with code 1" in str(error)
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "{}\r\n"])
+def test_white_space_around_credentials_reaches_no_header(around: str) -> None:
+    environ = {**ENVIRONMENT, "OSS_ACCESS_KEY_ID": "key-id", "OSS_SESSION_TOKEN": "a-token"}
+
+    def use(endpoint: str) -> None:
+        spaced = {name: around.format(value) for name, value in environ.items()}
+        OssSink(settings("bucket", endpoint), spaced, max_connections=1).put(b"{}")
+
+    (head,) = authorizations(1, use)
+    assert b"Credential=key-id/" in head
+    assert head.lower().endswith(b"x-oss-security-token: a-token")
 
 
 def test_anonymous_requests_are_not_signed() -> None:

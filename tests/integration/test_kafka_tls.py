@@ -1,19 +1,23 @@
 """A broker as production has it: TLS, a name and a password, and responses of megabytes."""
 
+import io
+import logging
 from collections.abc import Iterator
+from contextlib import closing, contextmanager, redirect_stderr
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
 from tests.support.broker import create_topic
 from tests.support.member import Member
 from tests.support.worker import Record, free_port, publish
-from worker import wire
+from worker import log, wire
+from worker.config import Log
 from worker.errors import BrokerUnavailable
 from worker.local.broker import Broker
 
@@ -139,3 +143,45 @@ def test_a_topic_that_may_not_be_read_is_told_from_one_that_is_not_there(secured
     missing = secured.member(topic="nobody-made-it")
     with pytest.raises(BrokerUnavailable, match="no such topic: nobody-made-it"):
         missing.source.start()
+
+
+@contextmanager
+def debug_log() -> Iterator[io.StringIO]:
+    """Log as a worker with `log.level = "debug"` does, and set everything back afterwards."""
+    loggers = [logging.getLogger(name) for name in ("", "worker", "kafka", "urllib3", "alibabacloud_oss_v2")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    shown = io.StringIO()
+    with redirect_stderr(shown):
+        log.configure(Log(level="debug", format="json"))
+    try:
+        yield shown
+    finally:
+        for logger, level, handlers in before:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+
+
+def test_the_log_at_debug_has_neither_the_password_nor_anything_of_a_record(secured: Secured) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=secured.broker.bootstrap)
+    topic = create_topic(admin)
+    admin.close()
+    login = {
+        "security_protocol": "SASL_SSL",
+        "ssl_cafile": str(secured.certificates),
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": NAME,
+        "sasl_plain_password": PASSWORD,
+    }
+    seen: list[Any] = []
+    with debug_log() as shown:
+        with closing(KafkaProducer(bootstrap_servers=secured.address, linger_ms=0, **login)) as producer:
+            producer.send(topic, b"marker-value", b"marker-key", headers=[("name", b"marker-header")]).get(30)
+        member = secured.member(topic=topic)
+        member.seen = seen.extend
+        member.source.start()
+        try:
+            member.turns_until(lambda: seen, "the record is read")
+        finally:
+            member.source.close(2.0)
+    assert (seen[0].value, '"logger":"kafka.' in shown.getvalue()) == (b"marker-value", True)
+    assert [word for word in (PASSWORD, "marker-") if word in shown.getvalue()] == []

@@ -1,6 +1,7 @@
 """The settings: where each comes from, every mistake at once, and no secret shown."""
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from tests.unit.samples import NEEDED
 from worker import config
 from worker.config import Loaded, Route, load
 from worker.errors import SettingsError
+from worker.redaction import HIDDEN
+from worker.words import clean
 
 SECRET = "hunter2-do-not-show"
 FILE = """
@@ -151,6 +154,170 @@ def test_a_setting_is_read_from_a_file_of_its_own_named_in_the_settings_file(fil
     )
 
 
+KINDS: list[type[config.Table]] = [Route, *config.TABLES.values()]
+TEXTS = [
+    f"{table}.{name}"
+    for table, kind in config.TABLES.items()
+    for name, field in config._fields(kind).items()
+    if "str" in str(field.type)
+]
+"""Every setting that is text, a list of texts, or a word."""
+
+FREE = {"kafka.sasl_plain_password", "kafka.ssl_password"}
+
+
+def default_of(name: str) -> str:
+    """Return some value of a setting of text, as a variable holds it."""
+    table, _, short = name.partition(".")
+    given = NEEDED.get(config._variable(table, short))
+    value = getattr(getattr(loaded().settings, table), short)
+    return given or (",".join(value) if isinstance(value, tuple) else value) or SAMPLES.get(name, "a")
+
+
+SAMPLES = {
+    "oss.endpoint": "https://oss.example.com",
+    "oss.proxy_url": "http://proxy:3128",
+    "dead_letter.accept_until": "2026-01-31T12:00:00Z",
+    "kafka.sasl_mechanism": "GSSAPI",
+    "kafka.client": '{"ssl_ciphers": "a"}',
+}
+
+
+def with_files(name: str, value: str, tmp_path: Path) -> str:
+    """Return the value, or the name of a file where the setting asks for one."""
+    is_file = name in ("kafka.ssl_cafile", "kafka.ssl_certfile", "kafka.ssl_keyfile", "oss.ca_file")
+    if not is_file:
+        return value
+    (tmp_path / "pem").write_text("x")
+    return str(tmp_path / "pem")
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name not in FREE])
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", "  {}\t", "\ufeff{}", "{}\u00a0"])
+def test_white_space_around_a_variable_is_dropped_and_in_a_file_of_its_own(
+    name: str, around: str, tmp_path: Path
+) -> None:
+    table, _, short = name.partition(".")
+    value = with_files(name, default_of(name), tmp_path)
+    plain = getattr(getattr(loaded(**{f"{table.upper()}__{short.upper()}": value}).settings, table), short)
+    for way in ("", "_FILE"):
+        given = around.format(value)
+        if way:
+            (tmp_path / "value").write_text(given, encoding="utf-8", newline="")
+            given = f" {tmp_path / 'value'}\n"
+        if name == "oss.credentials" and way:
+            continue  # its file is the setting credentials_file
+        environ = {**NEEDED, f"{config._variable(table, short)}{way}": given}
+        if way:
+            environ.pop(config._variable(table, short), None)
+        assert getattr(getattr(load(None, environ).settings, table), short) == plain
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(
+    "bad", ["{}\n", " {}", "{}\u2028", "{}\x00", "a\x1b[31m{}", "a\u202e{}", "a\u200b{}", "\ud800{}"]
+)
+def test_what_cannot_be_seen_is_refused_in_the_settings_file(name: str, bad: str) -> None:
+    """As a value of the document, since TOML itself takes neither a null byte nor half a pair of surrogates."""
+    table, _, short = name.partition(".")
+    field = config._fields(config.TABLES[table])[short]
+    is_list, is_table = "tuple" in str(field.type), "dict" in str(field.type)
+    text = bad.format(SECRET if is_table else default_of(name))
+    given: object = [text] if is_list else {"ssl_ciphers": [text]} if is_table else text
+    loader = config._Loader({}, to_run=False)
+    loader._fill(table, config.TABLES[table], {short: given}, "worker.toml")
+    found = [each for each in loader._mistakes if each.startswith(f"{name} = ")]
+    allowed = {
+        **dict.fromkeys(FREE, (" {}", "{}\u2028", "a\u202e{}", "a\u200b{}")),
+        "oss.credentials_process": ("{}\n", " {}"),
+    }
+    if bad in allowed.get(name, ()):
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert "white space before or after it" in found[0] or "which cannot be seen" in found[0]
+        assert SECRET not in found[0]
+
+
+def test_every_pattern_ends_at_the_end_of_the_text() -> None:
+    """A dollar sign matches before a line break at the end too."""
+    patterns = [
+        meta.pattern
+        for kind in KINDS
+        for field in config._fields(kind).values()
+        for meta in getattr(field.type, "__metadata__", ())
+        if isinstance(meta, msgspec.Meta) and meta.pattern
+    ]
+    assert len(patterns) >= 5
+    assert [pattern for pattern in patterns if not (pattern.startswith("^") and pattern.endswith(r"\Z"))] == []
+
+
+@pytest.mark.parametrize("password", [" p ", "p\t", "\u00a0p", "\u200bp"])
+def test_a_password_keeps_its_spaces_and_loses_a_line_break_at_its_end(password: str) -> None:
+    if "\t" in password:
+        (told,) = mistakes_with(KAFKA__SASL_PLAIN_PASSWORD=password)
+        assert "kafka.sasl_plain_password = ********" in told
+        return
+    assert loaded(KAFKA__SASL_PLAIN_PASSWORD=f"{password}\n").settings.kafka.sasl_plain_password == password
+
+
+def test_routes_are_looked_at_like_other_settings() -> None:
+    told = mistakes_with(
+        ROUTES=json.dumps([{"topic": "a\n", "index": "docs\n"}, {"topic": " b", "index": "do\u200bcs"}])
+    )
+    assert [each.partition(" (from")[0] for each in told] == [
+        'routes[0].topic = "a\\n"',
+        'routes[0].index = "docs\\n"',
+        'routes[1].topic = " b"',
+        'routes[1].index = "do\\u200bcs"',
+    ]
+
+
+def test_a_metadata_key_may_have_spaces() -> None:
+    routes = [{"topic": "a", "index": "docs", "non_filterable_metadata_keys": [" a b "]}]
+    assert loaded(ROUTES=json.dumps(routes)).settings.routes[0].non_filterable_metadata_keys == (" a b ",)
+
+
+def test_a_byte_order_mark_before_the_settings_is_dropped(file: Path) -> None:
+    file.write_text(FILE, encoding="utf-8-sig")
+    assert load(file, {}).settings.topics == ("vectors",)
+
+
+def test_a_command_may_stand_on_several_lines(file: Path) -> None:
+    path = with_lines(file, "credentials = 'process'\ncredentials_process = '''\n/bin/program\n  --flag\n'''\n")
+    assert load(path, {}).settings.oss.credentials_process.split() == ["/bin/program", "--flag"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "large"])
+@pytest.mark.parametrize("place", ["settings", "value", "certificate"])
+def test_what_is_no_small_file_is_refused_at_once(tmp_path: Path, kind: str, place: str) -> None:
+    path = tmp_path / "file"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**40)
+    if place == "settings":
+        (told,) = mistakes(path, NEEDED)
+    elif place == "value":
+        (told,) = mistakes_with(KAFKA__SASL_PLAIN_PASSWORD_FILE=str(path))
+    else:
+        (told,) = mistakes_with(OSS__CA_FILE=str(path))
+    assert "it is larger than " in told if kind == "large" else "it is no regular file" in told
+    assert str(path) in told
+
+
+def test_a_mistake_is_one_line_of_a_bounded_length_whatever_it_quotes() -> None:
+    (told,) = mistakes_with(RECORDS__FORMAT="x\n\x1b[31m" * 100_000)
+    assert (len(told) < 1000, told.isprintable()) == (True, True)
+    (told,) = mistakes_with(ROUTES="forged\nline" * 100_000)
+    assert (len(told) < 1000, told.isprintable()) == (True, True)
+    (told,) = mistakes_with(**{"NO__SETTING\nforged": "x"})
+    assert told.isprintable()
+
+
 def test_the_setting_credentials_file_is_a_setting_and_no_file_of_the_setting_credentials() -> None:
     oss = loaded(OSS__CREDENTIALS="file", OSS__CREDENTIALS_FILE="/not/read/here").settings.oss
     assert (oss.credentials, oss.credentials_file) == ("file", "/not/read/here")
@@ -163,6 +330,27 @@ def test_the_setting_credentials_file_is_a_setting_and_no_file_of_the_setting_cr
     ("variables", "expected"),
     [
         pytest.param({"BATCH__MAX_RECORDS": "501"}, ['batch.max_records = "501" (from OSS_VECTORS_BATCH__MAX_RECORDS)', "<= 500", "the service takes 500"], id="too much"),
+        pytest.param({"BATCH__MAX_RECORDS": "\u0665"}, ["batch.max_records", "Expected `int`"], id="an Arabic digit"),
+        pytest.param({"OSS__ACCOUNT_ID": "\u0661\u0662\u0663"}, ["oss.account_id", "digits"], id="an account in Arabic digits"),
+        pytest.param({"KAFKA__BOOTSTRAP_SERVERS": "a:\u0661"}, ["kafka.bootstrap_servers: 'a:\u0661' is not host:port"], id="a port in Arabic digits"),
+        pytest.param({"KAFKA__BOOTSTRAP_SERVERS": "a:0"}, ["'a:0' is not host:port"], id="port 0"),
+        pytest.param({"KAFKA__BOOTSTRAP_SERVERS": "a:65536"}, ["'a:65536' is not host:port"], id="a port beyond the last"),
+        pytest.param({"KAFKA__BOOTSTRAP_SERVERS": "[::1::]:9092"}, ["is not host:port"], id="no IPv6 address"),
+        pytest.param({"KAFKA__BOOTSTRAP_SERVERS": "a b:9092"}, ["'a b:9092' is not host:port"], id="a space within a server"),
+        pytest.param({"KAFKA__BOOTSTRAP_SERVERS": "http://a"}, ["is not host:port"], id="a URL for a server"),
+        pytest.param({"KAFKA__SESSION_TIMEOUT_MS": "9999999999", "KAFKA__MAX_POLL_INTERVAL_MS": "2147483647"}, ["kafka.session_timeout_ms", "<= 2147483647"], id="more than the protocol has room for"),
+        pytest.param({"BUFFER__MAX_BYTES": "1" * 30}, ["buffer.max_bytes", "<= "], id="a huge number"),
+        pytest.param({"DEAD_LETTER__LIMIT_WINDOW": "1" * 30}, ["dead_letter.limit_window", "<= "], id="a huge window"),
+        pytest.param({"BATCH__MAX_AGE_SECONDS": "1e400"}, ["batch.max_age_seconds", "out of range"], id="beyond a float"),
+        pytest.param({"OSS__ALLOW_HTTP": "yes"}, ["oss.allow_http", "`bool`"], id="yes"),
+        pytest.param({"KAFKA__CLIENT": '{"retry_backoff_ms": NaN}'}, ["kafka.client = ********", "JSON has no NaN"], id="JSON's NaN"),
+        pytest.param({"KAFKA__CLIENT": "[" * 100_000}, ["kafka.client = ********", "nested too deep"], id="JSON too deep"),
+        pytest.param({"KAFKA__CLIENT": '{"fetch_max_bytes": 9999999999}'}, ["kafka.client: fetch_max_bytes is larger than 2147483647"], id="a client setting that is too large"),
+        pytest.param({"ROUTES": "[" * 100_000}, ["OSS_VECTORS_ROUTES is not JSON", "nested too deep"], id="routes too deep"),
+        pytest.param({"ROUTES": "..:docs"}, ["'..' is no name of a topic"], id="a topic of dots"),
+        pytest.param({"OSS__CREDENTIALS": "process", "OSS__CREDENTIALS_PROCESS": "a 'b"}, ["oss.credentials_process: it is no command"], id="an open quotation mark"),
+        pytest.param({"KAFKA__SASL_PLAIN_PASSWORD_FILE": "a\x00b"}, ["kafka.sasl_plain_password from the file", "null"], id="a null byte in a path"),
+        pytest.param({"OSS__ENDPOINT": "https://us er:hunter2@h"}, ["oss.endpoint = ********"], id="a login in a wrong endpoint"),
         pytest.param({"BATCH__MAX_RECORDS": "many"}, ['batch.max_records = "many"', "Expected `int`"], id="no number"),
         pytest.param({"BATCH__MAX_AGE_SECONDS": "0"}, ["batch.max_age_seconds", "> 0"], id="zero seconds"),
         pytest.param({"BATCH__MAX_AGE_SECONDS": "nan"}, ["batch.max_age_seconds", "> 0"], id="not a number"),
@@ -231,7 +419,7 @@ ENDPOINTS_REFUSED = [
 @pytest.mark.parametrize("endpoint", ENDPOINTS_REFUSED)
 def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
     told = mistakes_with(OSS__ENDPOINT=endpoint)
-    shown = config.HIDDEN if "@" in endpoint else repr(endpoint)
+    shown = HIDDEN if "@" in endpoint else repr(endpoint)
     assert told == (f"oss.endpoint = {shown}: allowed is https://host or https://host:port",)
 
 
@@ -287,6 +475,11 @@ def test_what_is_needed_and_missing_is_told_by_its_name() -> None:
         pytest.param("oss = 5", "oss (in ", id="a value for a table"),
         pytest.param("routes = 5", "is not a list of tables; write each as [[routes]]", id="a value for the routes"),
         pytest.param("[routes]\ntopic = 'a'", "is not a list of tables; write each as [[routes]]", id="one table for the routes"),
+        pytest.param("a = " + "[" * 5000, "is nested too deep", id="nested too deep"),
+        pytest.param("a = " + "1" * 5000, "is not TOML", id="a number of thousands of digits"),
+        pytest.param("[http]\nport_file = 5", "http.port from the file 5", id="a number for a file"),
+        pytest.param("[kafka]\nbootstrap_servers = ['']", "kafka.bootstrap_servers: '' is not host:port", id="an empty string in a list"),
+        pytest.param("[kafka]\nbootstrap_servers = ['a:1 ']", "kafka.bootstrap_servers", id="white space in a list"),
         pytest.param("[batch]\nmax_age_seconds = inf", "batch.max_age_seconds", id="TOML's infinity"),
         pytest.param("[batch]\nmax_records = true", "batch.max_records = true", id="a boolean for a number"),
         pytest.param("[kafka]\nbootstrap_servers = 'a:1'", "kafka.bootstrap_servers", id="a string for a list"),
@@ -354,7 +547,7 @@ def test_the_settings_in_force_are_toml_with_every_name_its_origin_and_no_secret
     assert {name: sorted(table) for name, table in shown.items() if name != "routes"} == {
         name: sorted(kind.__struct_fields__) for name, kind in config.TABLES.items()
     }
-    assert shown["kafka"]["client"] == {"proxy_url": config.HIDDEN, "retries": config.HIDDEN}
+    assert shown["kafka"]["client"] == {"proxy_url": HIDDEN, "retries": HIDDEN}
     assert 'level = "debug"  # OSS_VECTORS_LOG__LEVEL' in text.splitlines()
     assert f'ssl_password = "********"  # {path}' in text.splitlines()
     assert 'sasl_plain_password = ""  # default' in text.splitlines()
@@ -420,6 +613,17 @@ def test_routes_of_one_index_that_contradict_each_other_are_told() -> None:
     assert mistakes_with(ROUTES=json.dumps(routes)) == (
         "routes: the routes to index 'docs' contradict each other: dimension is [3, 4]",
     )
+
+
+def test_the_secrets_of_the_settings_are_hidden_in_every_text() -> None:
+    settings = loaded(
+        KAFKA__SASL_PLAIN_PASSWORD="sasl-password", KAFKA__SSL_PASSWORD="key-password",
+        OSS__PROXY_URL="http://me:proxy-password@h:1",
+        KAFKA__CLIENT='{"proxy_url": "socks5://me:other-password@h", "ssl_ciphers": "ALL:!aNULL"}',
+    ).settings  # fmt: skip
+    config.remember_secrets(settings)
+    told = clean("sasl-password key-password proxy-password other-password ALL:!aNULL")
+    assert told == " ".join([HIDDEN] * 4 + ["ALL:!aNULL"])
 
 
 def test_missing_credentials_are_told_with_the_other_mistakes_where_they_are_needed(tmp_path: Path) -> None:

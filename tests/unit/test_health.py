@@ -12,6 +12,8 @@ from http import HTTPStatus
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.samples import FakeClock, opened
 from worker.config import Http
@@ -84,6 +86,55 @@ def test_metrics_come_in_the_form_that_is_asked_for(pages: Pages, accept: str, e
     assert body.endswith(b"# EOF\n") == (expected == "openmetrics")
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=abc",
+        "application/openmetrics-text; version=",
+        "application/openmetrics-text; version=1.0.0\r",
+        "application/openmetrics-text; version=99.9.9; escaping=x",
+        "text/plain; version=\xb2.0",
+        "*/*;q=x",
+        "\xff\xfe",
+        ";" * 10_000,
+        "application/openmetrics-text;" + "version=9" * 1000,
+    ],
+)
+def test_an_accept_header_that_makes_no_sense_gets_figures_all_the_same(pages: Pages, accept: str) -> None:
+    code, content_type, body, _ = pages.answer("/metrics", accept)
+    assert (code, b"oss_vectors_records_consumed" in body) == (HTTPStatus.OK, True)
+    assert content_type.isprintable()
+    content_type.encode("latin-1")
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["application/openmetrics-text", "text/plain", ";", ",", "version", "=", "1.0.0", "0.0.4", "2.0"]
+        )
+        | st.sampled_from(["escaping", "allow-utf-8", "dots", "values", "q", "-1", "1e9", "\xa0", "\t", ".", "\x1f"])
+        | st.text(max_size=3),
+        max_size=12,
+    ).map("".join)
+)
+def test_whatever_is_accepted_figures_come(accept: str) -> None:
+    ledger = Ledger(["vectors"], FakeClock())
+    status = Status(0.0)
+    registry = Metrics(ledger, status, ["vectors"], ["docs"]).registry
+    page = Page(registry, status, "", frozenset, FakeClock(), FakeClock())
+    code, content_type, body, _ = Pages(registry, status, ledger, page, FakeClock()).answer("/metrics", accept)
+    assert (code, len(body) > 1000, content_type.isascii() and content_type.isprintable()) == (
+        HTTPStatus.OK,
+        True,
+        True,
+    )
+
+
+def test_words_that_no_encoding_has_a_form_for_do_not_cost_readiness(pages: Pages, status: Status) -> None:
+    status.enter(State.BLOCKED, "half an emoji \ud83d\nforged")
+    assert msgspec.json.decode(pages.answer("/readyz", "").body)["reason"] == "half an emoji \ufffd forged"
+
+
 @pytest.mark.parametrize("path", ["/nothing", "//", "/index.html", ""])
 def test_another_path_is_not_found_and_told_which_there_are(pages: Pages, path: str) -> None:
     answer = pages.answer(path, "")
@@ -143,10 +194,11 @@ def test_a_head_request_gets_the_headers_alone(server: HttpServer, path: str) ->
 
 
 def test_the_server_lets_the_page_take_samples_without_any_request(
-    server: HttpServer, pages: Pages, monkeypatch: pytest.MonkeyPatch
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert server.port
     ticked = threading.Event()
-    monkeypatch.setattr(pages, "tick", ticked.set)
+    monkeypatch.setattr(Page, "tick", lambda _: ticked.set())
     assert ticked.wait(10.0) is True
 
 

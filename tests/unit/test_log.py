@@ -1,14 +1,18 @@
 """Lines for machines and for people, and the client's errors folded."""
 
+import ast
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worker import log
+import worker
+from worker import log, redaction
 from worker.config import Log
 
 
@@ -19,10 +23,17 @@ def record(message: str = "group joined", name: str = "worker.loop", level: int 
     return made
 
 
+def with_fields(given: dict[str, Any]) -> Any:
+    """Return a record with these fields, whatever their names."""
+    made = record()
+    made.__dict__.update(given)
+    return made
+
+
 @pytest.fixture
 def _loggers() -> Iterator[None]:
     """Set the loggers back afterwards."""
-    loggers = [logging.getLogger(name) for name in ("", "kafka", "urllib3", "alibabacloud_oss_v2")]
+    loggers = [logging.getLogger(name) for name in ("", "worker", "kafka", "urllib3", "alibabacloud_oss_v2")]
     before = [(logger.level, logger.handlers[:]) for logger in loggers]
     yield
     for logger, (level, handlers) in zip(loggers, before, strict=True):
@@ -113,3 +124,179 @@ def test_a_message_of_another_kind_is_not_folded(changed: dict[str, Any]) -> Non
     fold.filter(record("gone", "kafka.conn", logging.ERROR))
     given: dict[str, Any] = {"name": "kafka.conn", "level": logging.ERROR} | changed
     assert fold.filter(record("gone", **given))
+
+
+# -- what a message, a field or an error may hold
+
+
+HOSTILE = [
+    "half an emoji \ud83d",
+    "a\nforged line",
+    "a\r\x1b[31mred\x07\x00\x7f",
+    "turned \u202e round",
+    "\u2028\u2029\x85\x9b\ufeff",
+    "x" * 1_000_000,
+    "\ud800" * 1_000_000,
+]
+
+
+def lines_of(formatter: logging.Formatter, made: Any) -> list[str]:
+    """Return a record as the lines that a terminal or a collector sees."""
+    text = formatter.format(made)
+    text.encode()
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ufeff\ud800-\udfff]", text)
+    return text.split("\n")
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("form", [log.JsonFormatter, log.TextFormatter])
+@pytest.mark.parametrize(
+    "make",
+    [
+        record,
+        lambda text: record(name=text),
+        lambda text: record(value=text),
+        lambda text: with_fields({text[:300]: 1}),
+        lambda text: record(value=[{text: [text]}]),
+        lambda text: record(value=ValueError(text)),
+        lambda text: record(value={text}),
+    ],
+    ids=["message", "logger", "value", "name", "nested", "error", "set"],
+)
+def test_whatever_it_holds_one_line_comes_out(form: Any, make: Any, hostile: str) -> None:
+    (line,) = lines_of(form(), make(hostile))
+    assert len(line) < 6 * log.FIELD_CHARACTERS + 200
+    if form is log.JsonFormatter:
+        json.loads(line)
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> Any:
+    """Return what logging keeps of an error that was raised."""
+    try:
+        raise error from cause  # noqa: TRY301 - what is raised here is what is looked at
+    except BaseException:
+        return sys.exc_info()
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
+def test_an_errors_text_adds_no_line_to_those_of_its_traceback(hostile: str) -> None:
+    plain = lines_of(log.TextFormatter(), record(exc_info=raised(ValueError("plain"), KeyError("why"))))
+    found = lines_of(log.TextFormatter(), record(exc_info=raised(ValueError(hostile), KeyError(hostile))))
+    assert (len(found), [line for line in found[1:] if not line.startswith("    ")]) == (len(plain), [])
+    made = json.loads("".join(lines_of(log.JsonFormatter(), record(exc_info=raised(ValueError(hostile))))))
+    assert len(made["exception"]) <= log.EXCEPTION_CHARACTERS
+
+
+def test_an_error_is_told_with_what_led_to_it_and_the_place_of_each() -> None:
+    text = log.TextFormatter().format(record("failed", exc_info=raised(ValueError("second"), KeyError("first"))))
+    _, *below = [line.strip() for line in text.split("\n")]
+    words = [line for line in below if not line.startswith(("File ", "raise ", "^"))]
+    assert words == [
+        "KeyError: 'first'",
+        "It was the cause of:",
+        "Traceback (most recent call last):",
+        "ValueError: second",
+    ]
+    assert [line for line in below if "test_log.py" in line]
+
+
+def test_a_chain_of_errors_that_has_no_end_does() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    text = log.TextFormatter().format(record(exc_info=(ValueError, first, None)))
+    assert (text.count("first"), text.count("second")) == (1, 1)
+
+
+class Wordless:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+class WordlessError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("form", [log.JsonFormatter, log.TextFormatter])
+@pytest.mark.parametrize(
+    "made",
+    [
+        record(value=Wordless()),
+        record(message="%s", args=(Wordless(),)),
+        record(message="%d and %d", args=("x",)),
+        record(message=Wordless()),  # type: ignore[arg-type]  # some libraries log objects
+        record(exc_info=(WordlessError, WordlessError(), None)),
+        record(value=2**70),
+        record(value=-(2**70)),
+        record(value=b"\xff"),
+        record(value={1: {2: {3: {4: {5: {6: 7}}}}}}),
+        record(value=[list(range(1000))] * 1000),
+        with_fields({f"field{number}": number for number in range(1000)}),
+    ],
+    ids=range(11),
+)
+def test_what_has_no_text_or_no_form_costs_no_line(form: Any, made: Any) -> None:
+    (line, *more) = lines_of(form(), made)
+    assert (len(line) < 6 * log.FIELD_CHARACTERS, len(more) <= 1) == (True, True)
+
+
+def test_a_field_with_a_name_of_the_line_does_not_take_its_place() -> None:
+    made = with_fields({"time": "t", "level": "l", "logger": "x", "exception": "e", "msg": "told"})
+    line = json.loads(log.JsonFormatter().format(made))
+    assert (line["level"], line["logger"], line["message"]) == ("info", "worker.loop", "told")
+    assert (line["time_"], line["level_"], line["logger_"], line["exception_"]) == ("t", "l", "x", "e")
+
+
+def test_no_field_of_ours_has_a_name_that_logging_refuses() -> None:
+    """`logging` raises KeyError for it, where the line is logged."""
+    refused = (
+        set(logging.makeLogRecord({}).__dict__) | {"message", "asctime"} | {"time", "level", "logger", "exception"}
+    )
+    found = []
+    for path in Path(worker.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "extra":
+                assert isinstance(node.value, ast.Dict), f"{path.name}:{node.value.lineno}"
+                names = {str(name.value) for name in node.value.keys if isinstance(name, ast.Constant)}
+                found += [f"{path.name}:{node.value.lineno} {name}" for name in names & refused]
+    assert found == []
+
+
+@pytest.mark.parametrize("form", [log.JsonFormatter, log.TextFormatter])
+def test_a_secret_that_the_process_knows_is_in_no_line(form: Any) -> None:
+    secret = "log-secret-0123456789"
+    redaction.remember(secret)
+    error = ValueError(f"header value: {secret!r}")
+    made = with_fields({"msg": secret, "value": [secret], "exc_info": (ValueError, error, None), f"n{secret}": 1})
+    assert secret not in form().format(made)
+    long = record("x" * (log.FIELD_CHARACTERS - 5) + secret)
+    assert secret[:4] not in form().format(long)
+
+
+# -- libraries
+
+
+NOISY = ["kafka.conn", "kafka.protocol.parser", "kafka.producer.kafka", "urllib3.connectionpool", "requests", "asyncio", "alibabacloud_oss_v2", "any.other"]  # fmt: skip
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+@pytest.mark.usefixtures("_loggers")
+def test_no_library_logs_under_debug_whatever_the_level(capsys: pytest.CaptureFixture[str], level: Any) -> None:
+    log.configure(Log(level=level, format="json"))
+    for name in NOISY:
+        logging.getLogger(name).debug("a password and a record")
+    logging.getLogger("worker.loop").debug("ours")
+    found = [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
+    assert found == (["ours"] if level == "debug" else [])
+
+
+@pytest.mark.usefixtures("_loggers")
+def test_bytes_that_a_library_logs_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """kafka-python logs a response that it cannot read as an error, with all its bytes."""
+    log.configure(Log(level="info", format="json"))
+    given: tuple[Any, ...] = (6, b"secret")
+    logging.getLogger("kafka.protocol.parser").error("cannot decode %d bytes: %r", *given)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["message"] == "cannot decode 6 bytes: '<6 bytes>'"

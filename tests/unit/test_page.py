@@ -15,8 +15,8 @@ from worker.offsets import Outcome, Partition
 from worker.page import PARTITIONS_SHOWN, STEP_SECONDS, STEPS, Figures, History, Sample, quantile, sample
 from worker.state import Block, DeadLettered, State
 
-EVIL = "<script>alert(1)</script>\"'&\x00\ud800"
-ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;\"'&amp;\x00?"
+EVIL = "<script>alert(1)</script>\"'&\x00\ud800\x1b\u202e"
+ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;\"'&amp;" + 4 * "\ufffd"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from worker.errors import BlockReason, Reason
-from worker.state import DEAD_LETTERS_KEPT, Block, DeadLettered, Reading, State, Status
+from worker.state import DEAD_LETTERS_KEPT, REASON_CHARACTERS, Block, DeadLettered, Reading, State, Status
 
 
 def test_it_begins_as_starting_with_nothing_blocked() -> None:
@@ -110,3 +110,25 @@ def test_the_last_dead_letters_of_each_reason_are_kept_the_newest_first() -> Non
     for letter in many:
         status.dead_lettered(letter)
     assert status.dead_letters() == [*many[: -DEAD_LETTERS_KEPT - 1 : -1], rare]
+
+
+def test_words_of_others_are_fit_for_a_line_and_bounded_wherever_they_are_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    status = Status(0.0)
+    hostile = "half an emoji \ud83d\nforged \x1b[31m"
+    shown = "half an emoji \ufffd forged \ufffd[31m"
+    status.enter(State.BLOCKED, hostile)
+    status.block(STUCK, hostile, quote=hostile)
+    assert (status.read().reason, status.read().blocks[STUCK], status.messages()[STUCK]) == (
+        shown,
+        f"{shown}: {shown}",
+        shown,
+    )
+    assert [record.__dict__.get("reason") or record.__dict__["error"] for record in caplog.records] == [
+        shown,
+        f"{shown}: {shown}",
+    ]
+    status.enter(State.BLOCKED, "x" * 1_000_000)
+    status.block(STUCK, "x" * 1_000_000, quote="x" * 1_000_000)
+    assert (len(status.read().reason), len(status.read().blocks[STUCK])) == (REASON_CHARACTERS, 2002)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.words import clean
+from worker.words import clean, visible
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,7 @@ def test_a_long_text_is_cut_and_says_so() -> None:
 
 def test_a_text_of_the_length_allowed_is_whole() -> None:
     assert clean("a" * 10, 10) == "a" * 10
+
+
+def test_what_a_page_shows_keeps_its_lines_and_nothing_that_acts() -> None:
+    assert visible("a\n\tb  c\x1b\u202e\ud800\r") == "a\n\tb  c\ufffd\ufffd\ufffd\ufffd"
