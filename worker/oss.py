@@ -11,7 +11,8 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
@@ -34,6 +35,7 @@ from worker.config import Oss
 from worker.credentials import credentials_provider
 from worker.errors import (
     BlockReason,
+    NotSent,
     Refused,
     RetryReason,
     SinkError,
@@ -45,6 +47,7 @@ from worker.record import Target
 CREDENTIAL_STATUSES: Final = frozenset({401, 403})
 REFUSED_STATUSES: Final = frozenset({400, 413, 422})
 _MESSAGE_CHARACTERS: Final = 500
+_PIECE_BYTES: Final = 256 * 1024  # of a body, before each of which it is looked whether it may still leave
 
 
 class Sink(Protocol):
@@ -69,9 +72,17 @@ class Sink(Protocol):
 class OssSink:
     """The service itself, through the official SDK. Safe for several threads, each with a connection of its own."""
 
-    def __init__(self, settings: Oss, environ: Mapping[str, str], *, max_connections: int) -> None:
+    def __init__(
+        self,
+        settings: Oss,
+        environ: Mapping[str, str],
+        *,
+        max_connections: int,
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`may_send` is asked on the thread of each request, just before its bytes go; False raises `NotSent`."""
         self._bucket = settings.bucket
-        self._connections = _Connections(settings.write_timeout_seconds)
+        self._connections = _Connections(settings.write_timeout_seconds, may_send)
         self._session = _session(settings, self._connections, max_connections)
         self._http = _HttpClient(
             session=self._session,
@@ -146,6 +157,8 @@ class OssSink:
 
     def _classified(self, error: Exception) -> SinkError:
         cause = error.unwrap() if isinstance(error, sdk.exceptions.OperationError) else error
+        if self._connections.was_held_back():
+            return NotSent("held back before it had left: the group had not confirmed the membership for too long")
         if isinstance(cause, sdk.exceptions.ServiceError):
             return error_of_answer(
                 int(cause.status_code),
@@ -287,8 +300,10 @@ class _HttpClient(RequestsHttpClient):  # type: ignore[misc]  # the SDK ships no
 class _Connections:
     """The connections in use by thread, so that another thread can cut one; and how long a body may take to send."""
 
-    def __init__(self, write_timeout: float) -> None:
+    def __init__(self, write_timeout: float, may_send: Callable[[], bool]) -> None:
         self.write_timeout = write_timeout
+        self._may_send = may_send
+        self._held_back = threading.local()
         self._lock = threading.Lock()
         self._in_use: dict[int, HTTPConnection | None] = {}
         self._aborted: set[int] = set()
@@ -297,13 +312,22 @@ class _Connections:
         return _InUse(self._lock, self._in_use, self._aborted)
 
     def sending(self, connection: HTTPConnection) -> None:
-        """Note what this thread sends on. Raises `ConnectionAbortedError` if its request was aborted before it left."""
+        """Note what this thread sends on. Raises `ConnectionAbortedError` if its request must not leave, or was aborted."""
+        if not self._may_send():
+            self._held_back.is_set = True
+            raise ConnectionAbortedError("held back before it was sent")
         with self._lock:
             thread_id = threading.get_ident()
             if thread_id in self._aborted:
                 raise ConnectionAbortedError("aborted before it was sent")
             if thread_id in self._in_use:
                 self._in_use[thread_id] = connection
+
+    def was_held_back(self) -> bool:
+        """Return whether this thread's request must not leave, and forget it."""
+        held_back = getattr(self._held_back, "is_set", False)
+        self._held_back.is_set = False
+        return held_back
 
     def abort(self, thread_id: int) -> None:
         """Cut the thread's connection; a request that has none yet, for it still asks for credentials, does not leave."""
@@ -399,10 +423,12 @@ def _pool_classes(connections: _Connections) -> dict[str, Any]:
             self.sock.settimeout(connections.write_timeout)
 
         def send(self, data: Any) -> None:
-            connections.sending(self)  # type: ignore[arg-type]  # likewise
-            if self.sock is not None:
-                self.sock.settimeout(connections.write_timeout)
-            super().send(data)  # type: ignore[misc]  # likewise
+            deadline = time.monotonic() + connections.write_timeout
+            for piece in _pieces(data):
+                connections.sending(self)  # type: ignore[arg-type]  # likewise
+                if self.sock is not None:
+                    self.sock.settimeout(max(0.001, deadline - time.monotonic()))
+                super().send(piece)  # type: ignore[misc]  # likewise
 
     class HttpConnection(BoundedSend, HTTPConnection):
         pass
@@ -417,6 +443,16 @@ def _pool_classes(connections: _Connections) -> dict[str, Any]:
         ConnectionCls = HttpsConnection
 
     return {"http": HttpPool, "https": HttpsPool}
+
+
+def _pieces(data: Any) -> Iterator[Any]:
+    """Cut a body into pieces: one whose sender is frozen half-way does not go on when it wakes, and is never whole."""
+    if not isinstance(data, bytes) or len(data) <= _PIECE_BYTES:
+        yield data
+        return
+    view = memoryview(data)
+    for begin in range(0, len(view), _PIECE_BYTES):
+        yield view[begin : begin + _PIECE_BYTES]
 
 
 def _content_md5(body: bytes) -> str:

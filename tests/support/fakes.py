@@ -13,7 +13,7 @@ from typing import Any, Literal, Unpack
 import msgspec
 
 from tests.support.emulator import Fault
-from worker.errors import BlockReason, BrokerUnavailable, RetryReason, SinkError, Transient
+from worker.errors import BlockReason, BrokerUnavailable, NotSent, RetryReason, SinkError, Transient
 from worker.local.emulator.faults import Faults, Rule, code_of
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Partition, Phase
@@ -95,8 +95,10 @@ class FakeSink:
         waypoint: Callable[[Stage, Request], None] = _pass,
         read_timeout: float = 30.0,
         max_body_bytes: int = 20 * 1024 * 1024,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self.target = target
+        self._may_send = may_send
         self.status = "enable"
         self.vectors: dict[str, dict[str, Any]] = {}
         self.requests: list[Request] = []
@@ -151,6 +153,8 @@ class FakeSink:
 
     def _handle(self, request: Request, elements: dict[str, dict[str, Any] | None]) -> int:
         me = threading.get_ident()
+        if not self._may_send():
+            raise NotSent("held back before it had left")
         with self._lock:
             self.requests.append(request)
             self.overlaps += [

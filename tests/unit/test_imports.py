@@ -21,17 +21,17 @@ LAYERS = [
     {"delivery"},
     {"oss", "source"},
     {"client_figures", "credentials"},
-    {"wire"},
+    {"heartbeats", "wire"},
     {"health"},
     {"metrics", "page"},
     {"kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},
-    {"errors", "floats", "offsets", "pace", "runtime", "stop", "words"},
+    {"errors", "floats", "lease", "offsets", "pace", "runtime", "stop", "words"},
 ]
 """From the top down. A module imports from the layers below its own, and of its own layer nothing."""
 
 BELOW_COMMANDS = {module for layer in LAYERS[3:] for module in layer}
-CORE = ["record", "floats", "batch", "offsets", "pace"]
+CORE = ["record", "floats", "batch", "lease", "offsets", "pace"]
 CLIENTS = {"kafka", "requests", "urllib3", "http", "socket", "prometheus_client", "alibabacloud_oss_v2"}
 
 
