@@ -5,7 +5,8 @@ look at another window. Reading them changes them, too: a sample that has left i
 without the lock of those who record. So nothing is read of them here. Every request and every connection comes by the
 client's connection manager, which a client is made with; this one notes when a request leaves and how it is answered.
 
-Connections are handed to `wire` as they come, which receives for them. All of it runs on the client's IO thread, waits
+Connections are handed to `wire` as they come, which receives for them, and requests to `heartbeats`, which renews the
+lease by them. All of it runs on the client's IO thread, waits
 for nothing, and an error in it ends in the client's log.
 """
 
@@ -18,6 +19,7 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
 from worker import wire
+from worker.heartbeats import Heartbeats
 from worker.metrics import Metrics
 
 _NO_ERROR: Final = 0
@@ -28,8 +30,16 @@ _MEMBER_ID_REQUIRED: Final = 79  # the first answer to a new member, which joins
 class ClientFigures:
     """Makes the network part of consumers, one after the other, and counts what they do in the same series."""
 
-    def __init__(self, metrics: Metrics, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        make_heartbeats: Callable[..., Heartbeats],
+    ) -> None:
+        """`make_heartbeats(send=, call_later=)` returns what watches the requests of a new consumer for the lease."""
         self._metrics = metrics
+        self._make_heartbeats = make_heartbeats
         self._clock = clock
         self._wall = wall
         self._manager: _CountingManager | None = None
@@ -39,6 +49,7 @@ class ClientFigures:
         """Return the network part of a new consumer; the consumer's setting `kafka_client` takes this method."""
         net = NetworkSelector(**config)
         self._manager = _CountingManager(net, config, self._metrics, self._clock, self._wall)
+        self._manager.heartbeats = self._make_heartbeats(send=self._manager.send_uncounted, call_later=net.call_later)
         return KafkaNetClient(net, self._manager, **config)
 
     def _open_connections(self) -> int:
@@ -62,6 +73,7 @@ class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
         self._metrics = metrics
         self._clock = clock
         self._wall = wall
+        self.heartbeats: Heartbeats | None = None
         self._rebalance_began: float | None = None
         self._looks: dict[str, Callable[[float, Any], None]] = {
             "FetchRequest": self._fetched,
@@ -101,9 +113,17 @@ class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-p
 
     # -- requests
 
-    def send(self, request: Any, *args: Any, **options: Any) -> Any:
+    def send_uncounted(self, request: Any, node_id: Any) -> Any:
+        """As the parent's."""
+        return super().send(request, node_id)
+
+    def send(self, request: Any, node_id: Any = None, *args: Any, **options: Any) -> Any:
         """As the parent's; what comes of the requests that are counted is looked at, before anybody else does."""
-        answer = super().send(request, *args, **options)
+        heartbeats = self.heartbeats
+        handed_over_at = heartbeats.now() if heartbeats is not None else 0.0
+        answer = super().send(request, node_id, *args, **options)
+        if heartbeats is not None:
+            heartbeats.watch(request, node_id, handed_over_at, answer)
         name = type(request).__name__
         if (look := self._looks.get(name)) is not None:
             sent = self._clock()

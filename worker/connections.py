@@ -63,12 +63,17 @@ class Exchange:
         self.phase = Phase.CONNECTING
         self.connection: HTTPConnection | None = None
         self.is_aborted = False
+        self.is_held_back = False
 
 
 class Exchanges:
-    """The requests under way by thread, so that another thread can cut one."""
+    """The requests under way by thread, so that another thread can cut one.
 
-    def __init__(self) -> None:
+    `may_send` is asked just before bytes of a request go.
+    """
+
+    def __init__(self, may_send: Callable[[], bool] = lambda: True) -> None:
+        self._may_send = may_send
         self._lock = threading.Lock()
         self._by_thread: dict[int, Exchange] = {}
 
@@ -85,11 +90,15 @@ class Exchanges:
                 del self._by_thread[threading.get_ident()]
 
     def use(self, connection: HTTPConnection, phase: Phase) -> None:
-        """Note what this thread's request uses. Raises `ConnectionAbortedError` if it was aborted before it left."""
+        """Note what this thread's request uses. Raises `ConnectionAbortedError` if it must not leave, or was aborted."""
+        may_send = phase is not Phase.SENDING or self._may_send()
         with self._lock:
             exchange = self._by_thread.get(threading.get_ident())
             if exchange is None:
                 return
+            if not may_send:
+                exchange.is_held_back = True
+                raise ConnectionAbortedError("held back before it was sent")
             if exchange.is_aborted and phase is not Phase.WAITING:
                 raise ConnectionAbortedError("aborted before it was sent")
             exchange.connection, exchange.phase = connection, phase
@@ -326,10 +335,10 @@ def _pool_classes(exchanges: Exchanges, write_timeout: float, clock: Callable[[]
             if self._is_connecting:  # what a proxy is sent
                 super().send(data)  # type: ignore[misc]  # likewise
                 return
-            exchanges.use(self, Phase.SENDING)  # type: ignore[arg-type]  # likewise
             view, deadline = memoryview(data), clock() + write_timeout
             try:
-                while view:
+                while view:  # a body whose sender is frozen half-way does not go on when it wakes, and is never whole
+                    exchanges.use(self, Phase.SENDING)  # type: ignore[arg-type]  # likewise
                     self.sock.settimeout(max(_INSTANT, deadline - clock()))
                     view = view[self.sock.send(view[:_PIECE]) :]
             except TimeoutError:

@@ -19,7 +19,7 @@ from worker import kafka_client
 from worker.config import DeadLetter as DeadLetterSettings
 from worker.config import Kafka, accept_until
 from worker.delivery import DeadLetter
-from worker.errors import BlockReason
+from worker.errors import BlockReason, NotSent
 from worker.metrics import Metrics
 from worker.offsets import Ledger, Outcome
 from worker.state import Block, DeadLettered, Status
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 100
 _CLOSE_SECONDS: Final = 0.5
+_LEASE_LOOK_SECONDS: Final = 0.2  # between looks whether a dead letter may be written again
 _MAX_BLOCK_MS: Final = 5_000
 _DELIVERY_TIMEOUT_MS: Final = 20_000
 _MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides, not the client's of 1 MiB
@@ -181,6 +182,7 @@ class DeadLetterWriter:
         self._oversized: list[DeadLetter] = []
         self._try_oversized_at = 0.0  # in the clock's seconds
         self._writing = 0
+        self._is_held = False  # back, since the lease had run out
         self._stopping = False
         self._ready = not settings.topic
         self._thread = threading.Thread(target=self._run, name="dead-letters", daemon=True)
@@ -262,6 +264,21 @@ class DeadLetterWriter:
             if not self._stopping:
                 self._condition.wait(self._retry_seconds)
 
+    def _wait_for_the_lease(self, letters: Sequence[DeadLetter]) -> None:
+        """Wait while another process may own the partitions, and may have written these dead letters itself.
+
+        What the producer had queued before a freeze it sends when it wakes, at most the letters of one round (100): they
+        are in the topic twice then, which is allowed, and no vector is older for it.
+        """
+        while not (self._ledger.may_write or self._stopping) and self._owned_of(letters):
+            if not self._is_held:
+                self._is_held = True
+                self._metrics.lease_waits.inc()
+            with self._condition:
+                if not self._stopping:
+                    self._condition.wait(_LEASE_LOOK_SECONDS)
+        self._is_held = False
+
     def _find_topic(self) -> None:
         """Look for the dead-letter topic until it is there; until then nothing is consumed."""
         while not self._stopping:
@@ -326,7 +343,8 @@ class DeadLetterWriter:
         while waiting and not self._stopping:
             waiting = self._send(waiting)
             if waiting:
-                self._pause()
+                if self._ledger.may_write:
+                    self._pause()
                 waiting = self._owned(waiting)
         if not waiting:
             self._unblock()
@@ -352,14 +370,18 @@ class DeadLetterWriter:
 
     def _owned(self, letters: list[DeadLetter]) -> list[DeadLetter]:
         self._ledger.discard(letter for letter in letters if not letter.assignment.is_live)
+        return self._owned_of(letters)
+
+    @staticmethod
+    def _owned_of(letters: Sequence[DeadLetter]) -> list[DeadLetter]:
         return [letter for letter in letters if letter.assignment.is_live]
 
     def _send(self, letters: list[DeadLetter]) -> list[DeadLetter]:
         """Send all, wait for each; returns those that failed. One that is too large by itself is held, and not returned."""
+        self._wait_for_the_lease(letters)
         departed = [letter for letter in letters if self._ledger.depart((letter.assignment,))]
-        self._ledger.discard(letter for letter in letters if letter not in departed)
+        failed = self._owned([letter for letter in letters if letter not in departed])  # the lease ran out once more
         problems = self._attempt(departed)
-        failed = []
         for letter, first_problem in zip(departed, problems, strict=True):
             problem = first_problem
             if isinstance(problem, _TOO_LARGE) and len(departed) > 1:  # which of them it was, the client does not say
@@ -371,7 +393,8 @@ class DeadLetterWriter:
             elif isinstance(problem, _TOO_LARGE):
                 self._hold_oversized(letter, problem)
             else:
-                self._note_failure(letter, problem)
+                if not isinstance(problem, NotSent):
+                    self._note_failure(letter, problem)
                 failed.append(letter)
             self._ledger.land((letter.assignment,))
         return failed
@@ -387,7 +410,7 @@ class DeadLetterWriter:
             gave_up = futures and isinstance(futures[-1], BaseException) and not isinstance(futures[-1], _TOO_LARGE)
             futures.append(futures[-1] if gave_up else self._send_one(letter, with_value=with_value))
         problems = [_outcome(future) for future in futures]
-        if any(problem and not isinstance(problem, kafka_errors.KafkaTimeoutError) for problem in problems):
+        if any(problem and not isinstance(problem, (kafka_errors.KafkaTimeoutError, NotSent)) for problem in problems):
             self._close_producer()
         return problems
 
@@ -416,7 +439,7 @@ class DeadLetterWriter:
         """Return the producer's future, or the error that came at once."""
         try:
             return self._post(letter, with_value=with_value)
-        except _TOO_LARGE as error:
+        except (*_TOO_LARGE, NotSent) as error:
             return error
         except (
             Exception
@@ -434,7 +457,10 @@ class DeadLetterWriter:
             without_value=not with_value,
         )
         value = message.value if with_value else None
-        return self._connected().send(
+        producer = self._connected()
+        if not self._ledger.may_leave((letter.assignment,)):
+            raise NotSent("a partition was lost, or the lease ran out, before the dead letter was written")
+        return producer.send(
             self._settings.topic, value=_writable(message.key, value), key=message.key, headers=headers
         )
 

@@ -6,6 +6,7 @@ side by side. A slot keeps its batch until each record of it has its outcome, th
 
 What an answer means for the batch:
 
+    not sent     sent when the lease holds again, or given up with its partition; no attempt
     taken        settled as put or deleted, and the versions that it superseded with it
     transient    sent again after a full-jitter delay, without end; Retry-After closes the whole index that long
     refused      split until the bad record stands alone; that one is dead-lettered, and the version that it had
@@ -29,7 +30,7 @@ from worker.answers import CREDENTIAL_STATUSES
 from worker.batch import Batch, Envelope, Item, Message
 from worker.config import Batch as BatchSettings
 from worker.config import Delivery as DeliverySettings
-from worker.errors import Blame, BlockReason, Reason, Refused, RetryReason, SinkError, TargetError, Transient
+from worker.errors import Blame, BlockReason, NotSent, Reason, Refused, RetryReason, SinkError, TargetError, Transient
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Outcome, Partition
 from worker.oss import Sink
@@ -44,7 +45,8 @@ SERVER_ERROR: Final = 500  # what the service answers to content that it cannot 
 BISECT_AFTER: Final = 3  # answers that may blame the records
 HALVE_AFTER_WRITE_TIMEOUTS: Final = 2
 NARROW_SECONDS: Final = 600.0  # how long batches stay smaller after a body was too large for the connection
-_NOT_SENT: Final = Transient("a partition was given back before the request left", kind=RetryReason.NETWORK)
+_NOT_SENT: Final = NotSent("a partition was given back, or the lease ran out, before the request left")
+LEASE_LOOK_SECONDS: Final = 1.0  # the longest that what is held back waits until it looks again; it is woken before
 _LOOK_AHEAD: Final = 16  # queued batches that are looked through for one that may go
 
 
@@ -107,6 +109,7 @@ class _Part:
         self.service_doubt = _Doubt()
         self.write_timeouts = 0
         self.taken_when_sent = 0  # requests that the index had taken when this last left
+        self.is_held = False  # back, since the lease had run out
 
     def hold(self, items: list[Item]) -> None:
         """Be made of these, at least one."""
@@ -407,18 +410,22 @@ class Lane:
     def observed(self, operation: str, request: Callable[[], tuple[int, T]]) -> T:
         """Make a request and count it by its status and duration."""
         metrics, started = self.context.metrics, self.context.clock()
-        code = "error"
+        code: str | None = "error"
         try:
             status, result = request()
             code = str(status)
+        except NotSent:
+            code = None
+            raise
         except SinkError as error:
             code = str(error.status) if error.status else "error"
             raise
         else:
             return result
         finally:
-            metrics.request_duration.labels(operation).observe(self.context.clock() - started)
-            metrics.requests.labels(self.index, operation, code).inc()
+            if code is not None:
+                metrics.request_duration.labels(operation).observe(self.context.clock() - started)
+                metrics.requests.labels(self.index, operation, code).inc()
 
 
 class Courier:
@@ -449,16 +456,33 @@ class Courier:
         if self._lane.is_stopping:
             self._discard(part.items)
             return []
+        if not self._context.ledger.may_write:
+            self._hold_back(part)
+            return [part]
         admission = self._admitted(part)
         if admission is None:
             return [part]
+        part.is_held = False
         part.taken_when_sent = self._lane.taken
         if self._is_stuck(part):
             return self._probe(part, admission)
         error = self._attempt(part.items, admission)
-        if error is None:
-            return []
-        return [part] if error is _NOT_SENT else self._judge(part, error)
+        return [] if error is None else self._judge(part, error)
+
+    def _hold_back(self, part: _Part) -> None:
+        """Wait until the lease holds again, or the partitions are lost: another process may write newer versions by now.
+
+        The part loses its place with the pace, which is for those who may go. Nothing of it counts as an attempt.
+        """
+        self._note_held_back(part)
+        self._lane.pacer.leave(self)
+        self._lane.wake()
+        self._lane.pause(LEASE_LOOK_SECONDS, lambda: not part.is_live or self._context.ledger.may_write)
+
+    def _note_held_back(self, part: _Part) -> None:
+        if not part.is_held:
+            part.is_held = True
+            self._context.metrics.lease_waits.inc()
 
     def _is_stuck(self, part: _Part) -> bool:
         """Tell whether several records keep getting 500, or the like, together while nothing else of the index is taken.
@@ -475,7 +499,7 @@ class Courier:
         if error is None:
             rest = _Part(part.items[:place] + part.items[place + 1 :])
             return [rest] if rest.is_alone else self._split(rest)
-        return [part] if error is _NOT_SENT else self._judge(part, error)
+        return self._judge(part, error)
 
     def _body(self, items: list[Item]) -> bytes:
         envelope = self._lane.envelope
@@ -538,7 +562,6 @@ class Courier:
         context.ledger.hold(len(body))
         is_delete = items[0].fragment is None
         send = context.sink.delete if is_delete else context.sink.put
-        context.metrics.uploaded_bytes.labels(lane.index).inc(len(body))
         context.metrics.in_flight.labels(lane.index).inc()
         verdict = Verdict.FAILED  # also where something fails that is nobody's answer
         error: SinkError | None = None
@@ -550,6 +573,8 @@ class Courier:
             error, verdict = refusal, _verdict(refusal)
         finally:
             context.metrics.in_flight.labels(lane.index).dec()
+            if verdict is not Verdict.NOT_SENT:
+                context.metrics.uploaded_bytes.labels(lane.index).inc(len(body))
             context.ledger.hold(-len(body))
             context.ledger.land(assignments)
             lane.answered(admission, verdict, len(body))
@@ -571,6 +596,10 @@ class Courier:
 
     def _judge(self, part: _Part, error: SinkError) -> list[_Part]:
         """Return what an error makes of the part: split, dead-lettered, or to be sent again."""
+        if isinstance(error, NotSent):
+            if part.is_live:
+                self._note_held_back(part)
+            return [part]
         part.note(error, self._lane.taken)
         is_too_large = error.status == 413 or part.write_timeouts >= HALVE_AFTER_WRITE_TIMEOUTS
         if is_too_large and not part.is_alone:
@@ -666,6 +695,8 @@ def _may_not_ask(error: SinkError) -> bool:
 
 
 def _verdict(error: SinkError) -> Verdict:
+    if isinstance(error, NotSent):
+        return Verdict.NOT_SENT
     if isinstance(error, Refused):
         return Verdict.REFUSED
     if isinstance(error, Transient):

@@ -8,6 +8,7 @@
     ├── BrokerUnavailable      the broker cannot be reached, or refuses the login: tried again
     └── SinkError              the service did not take a request
         ├── Transient          it may take the same request later: retried without end
+        ├── NotSent            it was held back before it had left: no attempt, sent when it may be
         ├── Refused            it refuses the request for its content: bisected, then dead-lettered
         └── TargetError        it refuses the caller or the target: blocks the index until it works again
 
@@ -162,6 +163,10 @@ class Transient(SinkError):
         self.retry_after = retry_after
         self.unknown_outcome = unknown_outcome
         self.while_sending = while_sending
+
+
+class NotSent(SinkError):
+    """The request was held back at the last moment: the service got nothing of it, or less than its whole body."""
 
 
 class Refused(SinkError):

@@ -112,6 +112,11 @@ class Metrics:
             "oss_vectors_rebalances", "Rebalance events that moved partitions.", ["event"], registry=r
         )
         self.kafka_errors = Counter("oss_vectors_kafka_errors", "Errors of the Kafka client.", ["kind"], registry=r)
+        self.lease_waits = Counter(
+            "oss_vectors_lease_waits",
+            "Requests and dead letters held back: the group had not confirmed the membership for too long.",
+            registry=r,
+        )
 
     def _gauge(self, r: CollectorRegistry) -> None:
         self.in_flight = Gauge("oss_vectors_requests_in_flight", "Requests under way.", ["index"], registry=r)

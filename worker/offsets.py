@@ -151,8 +151,13 @@ class Books(NamedTuple):
 class Ledger:
     """Tracks and settles the offsets of all partitions that this process owns."""
 
-    def __init__(self, topics: Iterable[str], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, topics: Iterable[str], clock: Callable[[], float], may_write: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`may_write` returns whether the group still counts on this process (`worker.lease`)."""
         self._clock = clock
+        self._may_write = may_write
+        self._departed = threading.local()
         self._lock = threading.Lock()
         self._landed = threading.Condition(self._lock)
         self._assignments: dict[Partition, Assignment] = {}
@@ -287,17 +292,35 @@ class Ledger:
     # -- the wire
 
     def depart(self, assignments: Collection[Assignment]) -> bool:
-        """Note that a request with records of these is about to leave; False, and nothing noted, unless all are live.
+        """Note that a request of this thread with records of these is about to leave.
 
-        After `close` has returned, no request with the partition's records leaves: either it departed before and is
-        counted in `on_wire`, or it does not depart.
+        False, and nothing noted, unless all are live and the lease holds. After `close` has returned, no request with the
+        partition's records leaves: either it departed before and is counted in `on_wire`, or it does not depart.
         """
         with self._lock:
-            if not all(assignment.is_live for assignment in assignments):
+            if not (self._may_write() and all(assignment.is_live for assignment in assignments)):
                 return False
             for assignment in assignments:
                 assignment.on_wire += 1
+        self._departed.assignments = assignments
+        return True
+
+    @property
+    def may_write(self) -> bool:
+        """Whether the lease holds: the group still counts on this process."""
+        return self._may_write()
+
+    def may_leave(self, assignments: Collection[Assignment] | None = None) -> bool:
+        """Return whether what departed may still leave: the last look, just before its bytes go.
+
+        Without `assignments` it is about the last departure of this thread, until that has landed, and True where there is
+        none. Between departure and here may lie a freeze, after which the partitions are lost and the process is a member
+        again: so it is not enough that the lease holds.
+        """
+        departed = getattr(self._departed, "assignments", None) if assignments is None else assignments
+        if departed is None:
             return True
+        return self._may_write() and all(assignment.phase is not Phase.FENCED for assignment in departed)
 
     def land(self, assignments: Collection[Assignment]) -> None:
         """Note that the request is answered or given up, and its outcome entered."""
@@ -305,6 +328,7 @@ class Ledger:
             for assignment in assignments:
                 assignment.on_wire -= 1
             self._landed.notify_all()
+        self._departed.assignments = None
 
     # -- what is committed and shown
 

@@ -26,7 +26,7 @@ from worker.answers import Answer, error_of
 from worker.config import Oss
 from worker.connections import Connections, Exchange, Exchanges, Phase, error_of_connection, literal_host
 from worker.credentials import credentials_provider
-from worker.errors import BlockReason, RetryReason, SinkError, TargetError, Transient
+from worker.errors import BlockReason, NotSent, RetryReason, SinkError, TargetError, Transient
 from worker.record import Target
 
 _NOT_OF_A_HEADER: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
@@ -60,10 +60,12 @@ class OssSink:
         environ: Mapping[str, str],
         *,
         max_connections: int,
+        may_send: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`may_send` is asked on the thread of each request, just before its bytes go; False raises `NotSent`."""
         self._bucket = settings.bucket
-        self._exchanges = Exchanges()
+        self._exchanges = Exchanges(may_send)
         self._connections = Connections(settings, self._exchanges, max_connections, clock)
         endpoint = settings.endpoint or f"https://{sdk_vectors.endpoints.from_region(settings.region, 'default')}"
         parts = urlsplit(endpoint)
@@ -157,6 +159,8 @@ class OssSink:
         raise AssertionError("the SDK sent nothing")
 
     def _failed(self, failure: Exception, exchange: Exchange) -> SinkError:
+        if exchange.is_held_back:
+            return NotSent("held back before it had left: the group had not confirmed the membership for too long")
         if isinstance(failure, (OSError, HTTPError, http.client.HTTPException)):
             return error_of_connection(failure, self._where, exchange.phase)
         # Its message may hold what is secret; where it was raised says enough.

@@ -16,6 +16,7 @@ obvious about it:
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,8 @@ from worker.batch import Message
 from worker.client_figures import ClientFigures
 from worker.config import Kafka
 from worker.errors import BlockReason, BrokerUnavailable, Fenced
+from worker.heartbeats import Heartbeats
+from worker.lease import Lease
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Partition
 from worker.state import Block, Status
@@ -136,8 +139,12 @@ class KafkaSource:
         retry_seconds: float,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        lease: Lease | None = None,
     ) -> None:
+        """`lease` is the one that the ledger asks; without one, this has its own, to tell when the membership is over."""
         self._settings = settings
+        self._lease = lease or lease_of(settings)
+        self._was_cut = True  # what was on the wire when the lease ran out; there is none to begin with
         self._retry_seconds = retry_seconds
         self._open_again_at: dict[Partition, float] = {}
         self._unreadable: dict[Partition, _Unreadable] = {}
@@ -149,7 +156,7 @@ class KafkaSource:
         self._hooks = hooks
         self._clock = clock
         self._wall = wall
-        self._figures = ClientFigures(metrics, clock, wall)
+        self._figures = ClientFigures(metrics, clock, wall, self._make_heartbeats)
         self._consumer: Any = None
         self._committing_since: float | None = None
         self._stable_at = self._member_at = clock()  # when it last was a member; when it last was, or was about to be
@@ -159,6 +166,10 @@ class KafkaSource:
         self._hand_over_seconds = _HAND_OVER_SECONDS
         self._topic_ids: dict[str, object] = {}
         self._of_new_topics: set[Partition] = set()
+
+    def _make_heartbeats(self, **client: Any) -> Heartbeats:
+        interval = kafka_client.group(self._settings)["heartbeat_interval_ms"] / 1000
+        return Heartbeats(self._lease, interval, on_renewed=self._hooks.wake, **client)
 
     # -- membership
 
@@ -212,21 +223,38 @@ class KafkaSource:
         return self._joined
 
     def _watch_membership(self) -> None:
-        """Make a member anew that is none: a join that the client lost, or heartbeats that stopped."""
+        """Make a member anew that is none: one whose heartbeats are not answered, or a join that the client lost.
+
+        It is none one session after the last answered heartbeat was sent, when the group gives its partitions to others.
+        """
         now = self._clock()
-        if self._joined and now < self._watch_again_at:
+        self._cut_once_the_lease_has_run_out()
+        if self._joined and now < self._watch_again_at and self._lease.holds():
             return
         self._watch_again_at = now + _WATCH_SECONDS
-        session = self._settings.session_timeout_ms / 1000
-        if self._consumer.group_metadata().state == MemberState.STABLE and self._last_heartbeat_age() < session:
-            self._stable_at = self._member_at = now
+        age = self._lease.age()
+        if self._consumer.group_metadata().state == MemberState.STABLE and age < self._lease.session_seconds:
+            self._stable_at = self._member_at = now - age
             self._joined = True
         elif self._is_joining() and now - self._stable_at < self._longest_join_seconds():
             self._member_at = now
-        elif now - self._member_at > session:
+        elif (now - self._member_at if age == math.inf else age) >= self._lease.session_seconds:
             self._metrics.kafka_errors.labels("group").inc()
             self._abandon()
             raise BrokerUnavailable(f"no member of the group for {now - self._stable_at:.0f} s; joining anew")
+
+    def _cut_once_the_lease_has_run_out(self) -> None:
+        """Cut what is on the wire, as a revoke does: others may write newer versions soon."""
+        if self._lease.holds():
+            self._was_cut = False
+        elif not self._was_cut:
+            self._was_cut = True
+            log.warning(
+                "no heartbeat was answered for most of kafka.session_timeout_ms: nothing is written until one is; "
+                "look at the way to the brokers, and whether this process was frozen",
+                extra={"session_timeout_ms": self._settings.session_timeout_ms},
+            )
+            self._hooks.abort()
 
     def _is_joining(self) -> bool:
         """Tell whether the broker still owes the answer to a join: it waits for the other members' joins as long as they may take.
@@ -282,16 +310,12 @@ class KafkaSource:
             self._ledger.open(anew, offset, None)
             self._seek(assignment.partition, offset)
 
-    def _last_heartbeat_age(self) -> float:
-        """Return the seconds since the last heartbeat; 0 before the first, of which the figure says nothing."""
-        figures = self._consumer.metrics().get("consumer-coordinator-metrics", {})
-        age = float(figures.get("last-heartbeat-seconds-ago", 0.0))
-        return 0.0 if age == float("inf") and not self._joined else age
-
     def _abandon(self) -> None:
         """Drop a consumer that is no member any more, with all that it had."""
         consumer, self._consumer = self._consumer, None
-        self._end(self._ledger.assignments())
+        self._lease.end()
+        self._was_cut = True
+        self._end_and_cut(self._ledger.assignments())
         self._metrics.paused_partitions.set(0)
         self._joined = False
         _close(consumer)
@@ -676,10 +700,21 @@ class KafkaSource:
         self._hooks.wake()
         return returned
 
+    def _end_and_cut(self, assignments: Sequence[Assignment]) -> int:
+        """End ownerships that another process may have already, and cut what is on the wire of them.
+
+        In this order: what departs after the end is refused, and what departed before it is cut.
+        """
+        on_wire = any(assignment.on_wire for assignment in assignments)
+        returned = self._end(assignments)
+        if on_wire:
+            self._hooks.abort()
+        return returned
+
     async def _land(self, consumer: Any, closing: Sequence[Assignment]) -> None:
         """Wait until no request with records of these is on the wire; cut the connections after `revoke_seconds`.
 
-        The wait is the client's own timer, since nothing else can be awaited on its loop; heartbeats go on meanwhile.
+        They are cut at once where the lease runs out meanwhile. The wait is the client's own timer, since nothing else can be awaited on its loop; heartbeats go on meanwhile.
         The main loop, which stands in `poll` or `close` as long, cannot be told to stop by a signal: this looks for it.
         """
         self._hooks.wake()
@@ -689,7 +724,7 @@ class KafkaSource:
             now = self._clock()
             if not hurried and self._hooks.is_stopping():
                 hurried, deadline = True, min(deadline, now + _STOPPING_SECONDS)
-            if now >= deadline:
+            if now >= deadline or not (aborted or self._lease.holds()):
                 if aborted:
                     return
                 self._hooks.abort()
@@ -705,8 +740,13 @@ class KafkaSource:
         for assignor in consumer._coordinator._assignors.values():  # noqa: SLF001 - there is no other way; a test holds it
             assignor.member_assignment = None
         self._metrics.rebalances.labels("lost").inc()
-        returned = self._end(self._ledger.close([Partition(tp.topic, tp.partition) for tp in lost]))
+        returned = self._end_and_cut(self._ledger.close([Partition(tp.topic, tp.partition) for tp in lost]))
         log.warning("partitions lost", extra={"partitions": _named(lost), "returned": returned})
+
+
+def lease_of(settings: Kafka) -> Lease:
+    """Return the lease of a member with these settings, which has none yet."""
+    return Lease(settings.session_timeout_ms / 1000, settings.max_poll_interval_ms / 1000)
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types

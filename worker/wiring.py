@@ -20,7 +20,7 @@ from worker.offsets import Ledger
 from worker.oss import OssSink
 from worker.pace import Backoff
 from worker.page import Page
-from worker.source import EndWatcher, KafkaSource, RevokeHooks
+from worker.source import EndWatcher, KafkaSource, RevokeHooks, lease_of
 from worker.state import Status
 from worker.stop import Stop
 
@@ -35,8 +35,14 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
     Raises `SettingsError` where credentials are not there, `FatalError` where it cannot go on.
     """
     settings = loaded.settings
-    sink = OssSink(settings.oss, environ, max_connections=settings.delivery.max_in_flight * len(settings.indexes) + 2)
-    ledger = Ledger(settings.topics, time.monotonic)
+    lease = lease_of(settings.kafka)
+    ledger = Ledger(settings.topics, time.monotonic, lease.holds)
+    sink = OssSink(
+        settings.oss,
+        environ,
+        max_connections=settings.delivery.max_in_flight * len(settings.indexes) + 2,
+        may_send=ledger.may_leave,
+    )
     status = Status(time.monotonic())
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)
     metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
@@ -64,6 +70,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         retry_seconds=settings.delivery.retry_max_seconds,
         clock=time.monotonic,
         wall=time.time,
+        lease=lease,
     )
     page = Page(metrics.registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time)
     http = HttpServer(settings.http, Pages(metrics.registry, status, ledger, page, time.monotonic))

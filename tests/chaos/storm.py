@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from tests.support.bounded import join
 from tests.support.broker import create_topic
-from tests.support.emulator import Fault, running_emulator
+from tests.support.emulator import Fault, JournalEntry, running_emulator
 from tests.support.proxy import Proxy
 from tests.support.worker import Stage, WorkerProcess, free_port, read_topic, wait_for
 from worker.local.broker import Broker
@@ -27,6 +27,9 @@ KEYS: Final = 300
 MAX_WORKERS: Final = 3
 SESSION_SECONDS: Final = 6
 SETTLE_SECONDS: Final = 150.0
+LOOK_SECONDS: Final = 0.2  # between looks at the committed offsets and the journal
+QUEUED_LATENCY_SECONDS: Final = 0.5  # of the service while a worker is about to be frozen, so that it has work queued
+RETIRED_KEY: Final = KEYS // 2  # keys from here on are written no more once the faults are half over
 KIND: Final = "kind"  # the header that tells the model what a record is
 GOOD, DELETE, BAD, REFUSED = "good", "delete", "bad", "refused"
 _PART_OF_A_SECOND: Final = 0.05
@@ -56,6 +59,8 @@ class Report:
     vectors_written: int = 0
     lost: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    stale_writes: list[str] = field(default_factory=list)
+    replayed: int = 0
     not_deleted: list[str] = field(default_factory=list)
     wrong_dead_letters: list[str] = field(default_factory=list)
     dead_letters: int = 0
@@ -66,9 +71,13 @@ class Report:
     @property
     def is_clean(self) -> bool:
         """Tell whether every promise held."""
-        return not (
-            self.lost or self.stale or self.not_deleted or self.wrong_dead_letters or self.imbalances or self.deaths
-        )
+        return not self._broken_promises()
+
+    def _broken_promises(self) -> list[str]:
+        return [
+            *(self.lost + self.stale + self.stale_writes + self.not_deleted),
+            *(self.wrong_dead_letters + self.imbalances + self.deaths),
+        ]
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.published.items()))
@@ -82,14 +91,15 @@ class Report:
             "lost": len(self.lost),
             "stale": len(self.stale),
             "not deleted": len(self.not_deleted),
+            "stale writes": len(self.stale_writes),
+            "older versions written again by a new owner": self.replayed,
             "wrong dead letters": len(self.wrong_dead_letters),
             "books out of balance": len(self.imbalances),
             "unexpected ends": len(self.deaths),
         }
         lines = [f"seed {self.seed}, {self.seconds:.0f} s, {sum(self.published.values())} records: {kinds}"]
         lines += [f"faults: {faults or 'none'}", ", ".join(f"{name} {count}" for name, count in figures.items())]
-        details = [*self.lost, *self.stale, *self.not_deleted, *self.wrong_dead_letters, *self.imbalances, *self.deaths]
-        return "\n".join(lines + details[:20])
+        return "\n".join(lines + self._broken_promises()[:20])
 
 
 class Publisher:
@@ -101,6 +111,7 @@ class Publisher:
         self._rng = rng
         self._rate = rate
         self._stop = threading.Event()
+        self._last_key = KEYS - 1
         self._version = 0
         self.counts: Counter[str] = Counter()
         self._producer = KafkaProducer(
@@ -113,6 +124,10 @@ class Publisher:
         )
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
+
+    def retire(self) -> None:
+        """Write the last keys no more: what is stale of them stays stale, and is seen in the end."""
+        self._last_key = RETIRED_KEY - 1
 
     def finish(self) -> None:
         """Stop, and wait until what was sent is there or given up."""
@@ -142,11 +157,85 @@ class Publisher:
         if draw < 0.015:
             key = self._rng.choice(self._refused)
             return REFUSED, key.encode(), self._value(key)
-        key = f"key-{min(self._rng.randrange(KEYS), self._rng.randrange(KEYS))}"
+        key = f"key-{min(self._rng.randint(0, self._last_key), self._rng.randint(0, self._last_key))}"
         return (DELETE, key.encode(), None) if draw < 0.06 else (GOOD, key.encode(), self._value(key))
 
     def _value(self, key: str) -> bytes:
         return json.dumps({"key": key, "data": {"float32": [float(self._version), 1.0, 2.0, 3.0]}}).encode()
+
+
+class Observer:
+    """Keeps, in a thread, what the service applied, and what the group had committed at which moment.
+
+    A put of a record that lay below the committed offset when the request came is a stale write: who owns the partition
+    has read from that offset on, and commits nothing that it still has to write. So its sender did not own it any more. A
+    new owner that writes again what was not committed is none, though it may write an older version after a newer one.
+    A request that had left before, which nobody can call back, came before the offset was committed.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._stop = threading.Event()
+        self._entries: dict[int, JournalEntry] = {}
+        self._committed: list[tuple[float, dict[int, int]]] = []
+        self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> list[JournalEntry]:
+        """Look once more, stop, and return the journal."""
+        self._stop.set()
+        self._thread.join()
+        self._look_at_the_journal()
+        return list(self._entries.values())
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            with contextlib.suppress(Exception):  # the broker is down: what it had committed before is known
+                self._look_at_the_group()
+            self._look_at_the_journal()
+
+    def _look_at_the_group(self) -> None:
+        with closing(
+            KafkaAdminClient(bootstrap_servers=self._stage.broker.bootstrap, request_timeout_ms=2_000)
+        ) as admin:
+            found = admin.list_group_offsets(self._stage.group)[self._stage.group]
+        offsets = {tp.partition: at.offset for tp, at in found.items() if tp.topic == self._stage.topic}
+        self._committed.append((time.monotonic(), offsets))
+
+    def _look_at_the_journal(self) -> None:
+        under_way = [number for number, entry in self._entries.items() if entry.ended is None]
+        since = min(under_way, default=max(self._entries, default=0) + 1) - 1
+        for entry in self._stage.emulator.requests(since, bucket=self._stage.bucket):
+            self._entries[entry.sequence] = entry
+
+    def judge(self, places: Mapping[float, tuple[int, int]]) -> tuple[list[str], int]:
+        """Return the stale writes, and how often an older version came after a newer one; `places` by version."""
+        puts = sorted((entry for entry in self._entries.values() if entry.firsts), key=lambda entry: entry.started)
+        stale: list[str] = []
+        known: dict[int, int] = {}
+        looks = iter(self._committed)
+        upcoming = next(looks, None)
+        for entry in puts:
+            while upcoming is not None and upcoming[0] < entry.started:
+                known |= upcoming[1]
+                upcoming = next(looks, None)
+            for key, version in entry.changes:
+                partition, offset = places[version or 0.0]
+                if offset < known.get(partition, 0):
+                    stale.append(
+                        f"stale write: {key}, {partition}/{offset}, committed {known[partition]}, request {entry.sequence}"
+                    )
+        return stale, self._replayed(puts)
+
+    @staticmethod
+    def _replayed(puts: Sequence[JournalEntry]) -> int:
+        newest: dict[str, float] = {}
+        count = 0
+        for entry in sorted(puts, key=lambda entry: entry.change or 0):
+            for key, version in entry.changes:
+                count += (version or 0.0) < newest.get(key, 0.0)
+                newest[key] = max(version or 0.0, newest.get(key, 0.0))
+        return count
 
 
 class Chaos:
@@ -164,7 +253,7 @@ class Chaos:
         self._actions: dict[str, Callable[[], None]] = {
             "worker killed": self.kill_worker,
             "worker stopped by SIGTERM": self.restart_worker,
-            "worker paused beyond its session": self.pause_worker,
+            "worker frozen beyond its session with work queued": self.freeze_worker,
             "workers added or removed": self.scale,
             "broker killed": self.kill_broker,
             "broker connections cut": self.cut_broker,
@@ -201,6 +290,7 @@ class Chaos:
         self._emulator.fault(bucket=bucket, refuse_keys=self._refused)
         self._stack.callback(self._end_workers)
         self.start_worker()
+        self._observer = Observer(self._stage)
         self._publisher = Publisher(self._broker.bootstrap, topic, self._refused, self._rng, self._rate)
         return self
 
@@ -257,11 +347,19 @@ class Chaos:
         if code and not was_told_before_it_began:
             self.report.deaths.append(f"a worker ended with {code} on SIGTERM: {victim.last_words()}")
 
-    def pause_worker(self) -> None:
-        """Stop one for longer than its session, so that others take its partitions, and let it go on."""
+    def freeze_worker(self) -> None:
+        """Stop one that has work queued for longer than its session, so that others take its partitions, and wake it.
+
+        The others write newer versions meanwhile, quickly, and commit them.
+        """
+        if len(self._workers) < 2:
+            self.start_worker()
+            time.sleep(SESSION_SECONDS)  # in which it has joined
         worker = self._rng.choice(self._workers)
-        worker.send_signal(signal.SIGSTOP)
-        time.sleep(SESSION_SECONDS + 2)
+        with self._faulty_service(operation="PutVectors", latency_seconds=QUEUED_LATENCY_SECONDS):
+            time.sleep(self._rng.uniform(1, 3))
+            worker.send_signal(signal.SIGSTOP)
+        time.sleep(SESSION_SECONDS + self._rng.uniform(2, 6))
         worker.send_signal(signal.SIGCONT)
 
     def scale(self) -> None:
@@ -349,6 +447,8 @@ class Chaos:
         started = time.monotonic()
         names = list(only or self._actions)
         while time.monotonic() - started < seconds:
+            if time.monotonic() - started > seconds / 2:
+                self._publisher.retire()
             name = self._rng.choice(names)
             self._tell(f"{time.monotonic() - started:6.1f} s  {name}")
             self._actions[name]()
@@ -405,7 +505,8 @@ class Chaos:
         for worker in self._workers:
             if wrong := worker.metrics().imbalances():
                 report.imbalances.append(str(wrong))
-        journal = self._stage.requests()
+        journal = self._observer.finish()
+        report.stale_writes, report.replayed = self._observer.judge(_places(records))
         report.requests = len(journal)
         report.vectors_written = sum(len(entry.keys) for entry in journal if entry.applied)
         return report
@@ -427,6 +528,12 @@ def _kind(record: Any) -> str:
 
 def _identity(record: Any) -> tuple[bytes, bytes, bytes]:
     return record.key or b"", record.value or b"", dict(record.headers)["sequence"]
+
+
+def _places(records: Sequence[Any]) -> dict[float, tuple[int, int]]:
+    """Return where each version that was published stands, (partition, offset)."""
+    versions = [record for record in records if _kind(record) in (GOOD, REFUSED)]
+    return {json.loads(one.value)["data"]["float32"][0]: (one.partition, one.offset) for one in versions}
 
 
 def _model(records: Sequence[Any]) -> dict[str, list[float]]:

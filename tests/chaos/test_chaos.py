@@ -13,10 +13,10 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", "20260101"))
 
 SORTS = {
-    "workers killed, paused, added and removed under a slow service": [
+    "workers killed, frozen, added and removed under a slow service": [
         "worker killed",
         "worker stopped by SIGTERM",
-        "worker paused beyond its session",
+        "worker frozen beyond its session with work queued",
         "workers added or removed",
         "service slow",
     ],
@@ -42,7 +42,7 @@ def test_after_a_storm_nothing_is_lost_stale_or_stuck(faults: list[str]) -> None
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS + 240, check=False
     )
     assert done.returncode == 0, done.stdout
-    assert "lost 0, stale 0, not deleted 0, wrong dead letters 0" in done.stdout
+    assert "lost 0, stale 0, not deleted 0, stale writes 0," in done.stdout
 
 
 def test_every_fault_of_the_storm_is_of_some_sort(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from worker import credentials, oss
 from worker.batch import Envelope, Item
 from worker.config import Oss
 from worker.credentials import Provider
-from worker.errors import BlockReason, Refused, RetryReason, SettingsError, SinkError, TargetError, Transient
+from worker.errors import BlockReason, NotSent, Refused, RetryReason, SettingsError, SinkError, TargetError, Transient
 from worker.oss import OssSink, Sink
 from worker.record import Target
 
@@ -44,6 +44,8 @@ class Stage(Protocol):
     def sink(self) -> Sink: ...
     @property
     def index(self) -> str: ...
+    @property
+    def held_back(self) -> set[str]: ...
     def fault(self, **rule: Unpack[Fault]) -> None: ...
     def stored(self) -> dict[str, list[float]]: ...
     def puts(self) -> int: ...
@@ -58,6 +60,7 @@ class RealStage:
     index: str
     emulator: Emulator
     bucket: str
+    held_back: set[str]
 
     def fault(self, **rule: Unpack[Fault]) -> None:
         """Put a rule in force."""
@@ -83,6 +86,7 @@ class FakeStage:
 
     sink: FakeSink
     index: str
+    held_back: set[str]
 
     def fault(self, **rule: Unpack[Fault]) -> None:
         """Put a rule in force."""
@@ -111,9 +115,11 @@ def settings(bucket: str, endpoint: str, **changes: Any) -> Oss:
 
 
 @contextlib.contextmanager
-def real_sink(bucket: str, endpoint: str, **changes: Any) -> Iterator[OssSink]:
+def real_sink(
+    bucket: str, endpoint: str, *, may_send: Callable[[], bool] = lambda: True, **changes: Any
+) -> Iterator[OssSink]:
     """Yield a sink, and close it."""
-    sink = OssSink(settings(bucket, endpoint, **changes), ENVIRONMENT, max_connections=4)
+    sink = OssSink(settings(bucket, endpoint, **changes), ENVIRONMENT, max_connections=4, may_send=may_send)
     try:
         yield sink
     finally:
@@ -124,12 +130,15 @@ def real_sink(bucket: str, endpoint: str, **changes: Any) -> Iterator[OssSink]:
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     """Yield the service, real or fake, with an empty index of dimension 2."""
     if request.param == "fake":
-        yield FakeStage(FakeSink(Target("docs", 2, "cosine", frozenset({"title"}))), "docs")
+        held_back: set[str] = set()
+        target = Target("docs", 2, "cosine", frozenset({"title"}))
+        yield FakeStage(FakeSink(target, may_send=lambda: not held_back), "docs", held_back)
         return
     emulator: Emulator = request.getfixturevalue("emulator")
     bucket, index = emulator.new_index(2, "cosine", non_filterable=["title"], index="docs")
-    with real_sink(bucket, emulator.endpoint) as sink:
-        yield RealStage(sink, index, emulator, bucket)
+    held = set[str]()
+    with real_sink(bucket, emulator.endpoint, may_send=lambda: not held) as sink:
+        yield RealStage(sink, index, emulator, bucket, held)
     emulator.clear_faults(bucket)
 
 
@@ -316,6 +325,35 @@ def test_a_request_that_is_aborted_while_it_asks_for_credentials_does_not_leave(
         assert future.result(QUICK_SECONDS).kind is RetryReason.NETWORK
         assert [entry for entry in emulator.requests(bucket=bucket) if entry.operation == "PutVectors"] == []
         assert sink.put(put_body(index, a=[1, 0])) == 200
+
+
+def test_a_request_that_must_not_leave_is_held_back_and_the_service_gets_nothing_of_it(stage: Stage) -> None:
+    stage.sink.put(put_body(stage.index, a=[1, 0]))
+    stage.held_back.add("the lease has run out")
+    for request in (
+        lambda: stage.sink.put(put_body(stage.index, a=[0, 1])),
+        lambda: stage.sink.delete(delete_body(stage.index, "a")),
+    ):
+        assert isinstance(error_of(request), NotSent)
+    assert stage.stored() == {"a": [1, 0]}
+    stage.held_back.clear()
+    assert stage.sink.put(put_body(stage.index, a=[0, 1])) == 200
+    assert stage.stored() == {"a": [0, 1]}
+
+
+def test_a_body_whose_sender_was_frozen_half_way_is_never_whole(emulator: Emulator) -> None:
+    """The system took some of it before; the rest stays, and the connection is closed."""
+    bucket, index = emulator.new_index(2)
+    looks = iter([True] * 5)  # connected, headers, and some pieces of the body
+    body = put_body(index, **{f"key-{number}": [1.0, 0.0] for number in range(400)})
+    body += b" " * (4 * 1024 * 1024)
+    with real_sink(bucket, emulator.endpoint, may_send=lambda: next(looks, False)) as sink:
+        assert isinstance(error_of(lambda: sink.put(body)), NotSent)
+    with real_sink(bucket, emulator.endpoint) as sink:
+        sink.put(put_body(index, a=[1, 0]))
+    (cut, whole) = (entry for entry in emulator.requests(bucket=bucket) if entry.operation == "PutVectors")
+    assert (cut.applied, cut.status, whole.applied) == (False, None, True)
+    assert set(emulator.dump(bucket, index)) == {"a"}
 
 
 def test_the_bodies_of_batches_are_what_the_service_takes(stage: Stage) -> None:

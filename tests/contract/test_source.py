@@ -19,6 +19,7 @@ from tests.support.broker import create_topic
 from tests.support.fakes import FakeClock, FakeCluster, FakeSource
 from worker.config import Kafka
 from worker.errors import BlockReason, BrokerUnavailable
+from worker.lease import Lease
 from worker.local.broker import Broker
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Outcome, Partition, Phase
@@ -49,6 +50,7 @@ class Member:
     ledger: Ledger
     status: Status
     metrics: Metrics
+    lease: Lease
     calls: list[str] = field(default_factory=list)
     read: dict[Partition, list[int]] = field(default_factory=dict)
     opens: bool = True
@@ -131,13 +133,14 @@ class Stage(Protocol):
 
 
 def _member(make: Callable[..., Source], topic: str, clock: Callable[[], float]) -> Member:
-    ledger = Ledger([topic], clock)
+    lease = Lease(6.0, 300.0, clock)
+    ledger = Ledger([topic], clock, lease.holds)
     status = Status(clock())
     metrics = Metrics(ledger, status, [topic], ["docs"])
     calls: list[str] = []
     hooks = RevokeHooks(wake=lambda: calls.append("wake"), abort=lambda: calls.append("abort"))
-    source = make(topics=[topic], ledger=ledger, status=status, metrics=metrics, hooks=hooks, clock=clock)
-    return Member(source, ledger, status, metrics, calls)
+    source = make(topics=[topic], ledger=ledger, status=status, metrics=metrics, hooks=hooks, clock=clock, lease=lease)
+    return Member(source, ledger, status, metrics, lease, calls)
 
 
 class FakeStage:
@@ -598,6 +601,36 @@ def test_close_commits_what_is_settled_and_leaves_the_group_empty(stage: AnyStag
     assert (stage.members(), stage.committed()) == (0, 1)
     assert (member.owned, member.source.is_member) == ([], False)
     assert member.ledger.books().settled[stage.topic, Outcome.RETURNED] == 2
+
+
+def test_the_lease_holds_from_joining_the_group_until_leaving_it(stage: AnyStage) -> None:
+    stage.produce(3)
+    member = started(stage)
+    assert not member.ledger.may_write
+    stage.until(lambda: member.read != {} and member.ledger.may_write, member)
+    member.source.close(5.0)
+    assert not member.ledger.may_write
+
+
+# -- the fake one alone, whose time passes as the test says
+
+
+def test_a_member_that_is_cut_off_for_a_session_gives_up_what_another_has_by_then() -> None:
+    stage = FakeStage(1)
+    stage.produce(3)
+    first, second = started(stage), started(stage)
+    stage.until(lambda: first.read != {}, first)
+    (assignment,) = first.ledger.assignments()
+    assert isinstance(first.source, FakeSource)
+    first.source.is_cut_off = True
+    stage.clock.advance(5.5)  # most of its session
+    first.turn()
+    assert (first.ledger.depart([assignment]), first.owned) == (False, [assignment.partition])
+    stage.cluster.expel(first.source)
+    stage.until(lambda: second.read != {}, second)
+    with pytest.raises(BrokerUnavailable, match="joining anew"):
+        stage.until(lambda: False, first)
+    assert (first.owned, assignment.phase, second.owned) == ([], Phase.FENCED, [assignment.partition])
 
 
 # -- the real one alone

@@ -97,7 +97,17 @@ class JournalEntry:
     code: str | None
     request_id: str
     applied: bool
+    change: int | None
+    changed_keys: int
+    firsts: list[float]
     ended: float | None
+
+    @property
+    def changes(self) -> list[tuple[str, float | None]]:
+        """(key, the first number of its vector, or None where it was deleted) of what was applied."""
+        keys = self.keys[: self.changed_keys]
+        firsts: Sequence[float | None] = self.firsts or [None] * len(keys)
+        return list(zip(keys, firsts, strict=True))
 
 
 @dataclass(frozen=True)

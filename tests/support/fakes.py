@@ -5,6 +5,7 @@ The fake service and the fake consumer pass the same suites as the real ones (`t
 """
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ import msgspec
 
 from tests.support.emulator import Fault
 from worker.answers import Answer, error_of
-from worker.errors import BlockReason, BrokerUnavailable, RetryReason, SinkError, Transient
+from worker.errors import BlockReason, BrokerUnavailable, NotSent, RetryReason, SinkError, Transient
+from worker.lease import Lease
 from worker.local.emulator.answers import Rendered, answer_of, error_answer
 from worker.local.emulator.faults import Faults, Rule
 from worker.metrics import Metrics
@@ -97,8 +99,10 @@ class FakeSink:
         waypoint: Callable[[Stage, Request], None] = _pass,
         read_timeout: float = 30.0,
         max_body_bytes: int = 20 * 1024 * 1024,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self.target = target
+        self._may_send = may_send
         self.status = "enable"
         self.vectors: dict[str, dict[str, Any]] = {}
         self.requests: list[Request] = []
@@ -153,6 +157,8 @@ class FakeSink:
 
     def _handle(self, request: Request, elements: dict[str, dict[str, Any] | None]) -> int:
         me = threading.get_ident()
+        if not self._may_send():
+            raise NotSent("held back before it had left")
         with self._lock:
             self.requests.append(request)
             self.overlaps += [
@@ -334,6 +340,12 @@ class FakeCluster:
         found = [message for message in log.messages if message.offset >= position][:most]
         return found, (found[-1].offset + 1 if len(found) == most else log.end)
 
+    def expel(self, member: "FakeSource") -> None:
+        """Go on without a member: one that left, or was not heard of for a session; its partitions go to the others."""
+        if member in self.members:
+            self.members.remove(member)
+        self.owners = {partition: owner for partition, owner in self.owners.items() if owner is not member}
+
     def wanted(self) -> dict[Partition, "FakeSource"]:
         """Tell who should have which partition; one that is well placed stays."""
         wanted: dict[Partition, FakeSource] = {}
@@ -375,6 +387,7 @@ class FakeSource:
         auto_offset_reset: Literal["earliest", "none", "latest"] = "earliest",
         revoke_seconds: float = 15.0,
         max_poll_records: int = 500,
+        lease: Lease | None = None,
     ) -> None:
         self.topics = tuple(topics)
         self._cluster = cluster
@@ -387,6 +400,8 @@ class FakeSource:
         self._reset = auto_offset_reset
         self._revoke_seconds = revoke_seconds
         self._most = max_poll_records
+        self._lease = lease or Lease(45.0, 300.0, clock)
+        self.is_cut_off = False  # from the group: no heartbeat is answered, and no rebalance heard of
         self._read_at: dict[Partition, int] = {}
         self._fetched: set[Partition] = set()
         self._revoking: list[Partition] = []
@@ -407,8 +422,16 @@ class FakeSource:
         return self in self._cluster.members
 
     def poll(self, timeout: float) -> list[Polled]:
-        """Make the next step of a rebalance, and return messages of open partitions that are fetched."""
-        self._rebalance()
+        """Make the next step of a rebalance, and return messages of open partitions that are fetched.
+
+        A member that is not cut off has heartbeats answered. One whose last is a session old is none any more.
+        """
+        if self._lease.session_seconds <= self._lease.age() < math.inf:
+            self._abandon()
+            raise BrokerUnavailable(f"no member of the group for {self._lease.session_seconds:.0f} s; joining anew")
+        if not self.is_cut_off:
+            self._lease.confirm(self._lease.now())
+            self._rebalance()
         polled: list[Polled] = []
         for partition in sorted(self._fetched & self._read_at.keys()):
             assignment = self._ledger.assignment(partition)
@@ -418,6 +441,19 @@ class FakeSource:
         if not polled:
             self._idle(timeout)
         return polled
+
+    def _abandon(self) -> None:
+        """Give up everything; the cluster has given it to others already."""
+        gone = [assignment.partition for assignment in self._ledger.assignments()]
+        self._cluster.expel(self)
+        self._lease.end()
+        self._ledger.fence(gone)
+        self._hooks.wake()
+        self._hooks.abort()
+        for partition in gone:
+            self._read_at.pop(partition, None)
+            self._fetched.discard(partition)
+            self._status.forget(*partition)
 
     def lose(self) -> None:
         """Be put out of the group, as after a session time-out; nothing is committed. It joins again at once."""
@@ -435,8 +471,8 @@ class FakeSource:
             self._deadline = self._clock() + min(timeout, self._revoke_seconds)
             while not self._end_revoke():
                 self._idle(0.02)
-        if self in self._cluster.members:
-            self._cluster.members.remove(self)
+        self._cluster.expel(self)
+        self._lease.end()
 
     def _rebalance(self) -> None:
         if self._revoking and not self._end_revoke():

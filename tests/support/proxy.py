@@ -28,6 +28,7 @@ class Proxy:
         self._open_road = threading.Event()
         self._open_road.set()
         self._closed = False
+        self._refuse = False
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._acceptor = threading.Thread(target=self._accept, name="proxy", daemon=True)
@@ -49,6 +50,16 @@ class Proxy:
             yield
         finally:
             self._open_road.set()
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Reset all connections and refuse new ones, as a host does whose process is gone."""
+        self._refuse = True
+        self.cut()
+        try:
+            yield
+        finally:
+            self._refuse = False
 
     @contextmanager
     def delaying(self, seconds: float) -> Iterator[None]:
@@ -81,6 +92,10 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self._refuse:
+                _reset(client)
+                client.close()
+                continue
             try:
                 server = socket.create_connection(("127.0.0.1", self._upstream), timeout=5)
             except OSError:

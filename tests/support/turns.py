@@ -27,6 +27,7 @@ class Task:
         self.wakes_at: float | None = None
         self.error: BaseException | None = None
         self.has_ended = False
+        self.is_frozen = False  # gets no turn, as a thread of a process that is stopped
         self._work = work
         self.thread = threading.Thread(target=self._run, args=(), name=name, daemon=True)
         self.turns: Turns
@@ -83,6 +84,8 @@ class Turns:
         return [task for task in self._tasks if not task.has_ended and self._is_ready(task)]
 
     def _is_ready(self, task: Task) -> bool:
+        if task.is_frozen:
+            return False
         return task.ready() or (task.wakes_at is not None and self.clock() >= task.wakes_at)
 
     def step(self, choice: int) -> bool:
@@ -106,7 +109,8 @@ class Turns:
 
     def sleep_until_next(self) -> bool:
         """Let time pass until a task's pause is over; False where none has one."""
-        times = [task.wakes_at for task in self._tasks if not task.has_ended and task.wakes_at is not None]
+        awake = [task for task in self._tasks if not (task.has_ended or task.is_frozen)]
+        times = [task.wakes_at for task in awake if task.wakes_at is not None]
         if not times:
             return False
         self.clock.now = max(self.clock.now, min(times))

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from kafka import errors as kafka_errors
 
+from tests.support.worker import wait_for
 from tests.unit.samples import FakeClock, FakeMessage, opened
 from worker.config import DeadLetter as Settings
 from worker.config import Kafka
@@ -290,7 +291,8 @@ class Stage:
     def __init__(self, settings: Settings) -> None:
         self.broker = FakeBroker()
         self.events = Events()
-        self.ledger = WatchedLedger(["vectors"], FakeClock())
+        self.lease_holds = True
+        self.ledger = WatchedLedger(["vectors"], FakeClock(), lambda: self.lease_holds)
         self.status = WatchedStatus(0.0)
         self.ledger.events = self.status.events = self.events
         self.metrics = Metrics(self.ledger, self.status, ["vectors"], ["docs"])
@@ -316,6 +318,9 @@ class Stage:
         for message in messages:
             self.limit.note_read("vectors", good=0, bad=1)
             self.writer.submit(letter(self.assignment, message))
+
+    def lease_waits(self) -> float | None:
+        return self.metrics.registry.get_sample_value("oss_vectors_lease_waits_total")
 
     def settled(self) -> int:
         return self.ledger.books().settled["vectors", Outcome.DEAD_LETTERED]
@@ -370,6 +375,55 @@ def test_a_letter_with_neither_key_nor_value_is_written_with_an_empty_value(new_
     stage.events.wait_for("landed")
     stage.events.wait_for("landed")
     assert [sent[1:3] for sent in stage.broker.sent] == [(None, b""), (b"k", None)]
+
+
+def test_letters_are_held_back_while_the_lease_does_not_hold_and_written_when_it_does(new_stage: NewStage) -> None:
+    stage = new_stage()
+    stage.lease_holds = False
+    stage.writer.start()
+    stage.submit(*(FakeMessage(offset, key=b"k", value=b"v") for offset in range(3)))
+    wait_for(lambda: stage.lease_waits() == 1, "they are held back")
+    assert (stage.broker.sent, stage.ledger.buffer_bytes) == ([], 300)
+    stage.lease_holds = True
+    for _ in range(3):
+        stage.events.wait_for("landed")
+    assert (len(stage.broker.sent), stage.settled(), stage.lease_waits()) == (3, 3, 1)
+    assert (stage.written("failed"), stage.broker.closed) == (0, 0)
+
+
+def test_letters_that_are_held_back_are_given_up_with_their_partition(new_stage: NewStage) -> None:
+    stage = new_stage()
+    stage.lease_holds = False
+    stage.writer.start()
+    stage.submit(FakeMessage(0, key=b"k", value=b"v"))
+    wait_for(lambda: stage.lease_waits() == 1, "it is held back")
+    stage.ledger.fence([stage.assignment.partition])
+    stage.events.wait_for("discarded")
+    stage.lease_holds = True
+    assert (stage.broker.sent, stage.settled(), stage.ledger.buffer_bytes) == ([], 0, 0)
+
+
+def test_a_letter_whose_lease_runs_out_while_its_producer_is_made_is_not_written_and_no_failure(
+    new_stage: NewStage,
+) -> None:
+    stage = new_stage()
+    made = stage.broker.producer
+
+    def slow(idempotent: bool) -> FakeBroker:
+        stage.lease_holds = not stage.broker.asked_idempotent  # the first one finds the topic
+        return made(idempotent)
+
+    stage.writer._make_producer = slow
+    stage.writer.start()
+    wait_for(lambda: stage.writer.is_ready, "the topic is found")
+    stage.writer._close_producer()
+    stage.submit(FakeMessage(0, key=b"k", value=b"v"))
+    stage.events.wait_for("landed")
+    assert (stage.broker.sent, stage.written("failed")) == ([], 0)
+    wait_for(lambda: stage.lease_waits() == 1, "it is held back")
+    stage.lease_holds = True
+    stage.events.wait_for("landed")
+    assert (len(stage.broker.sent), stage.settled()) == (1, 1)
 
 
 @pytest.mark.parametrize("fault", [refuse, fail_at_once], ids=["an answer", "the sending itself"])

@@ -2,30 +2,35 @@
 
 The situation is drawn: versions (puts and deletes) of few keys over few partitions, some of which the service refuses;
 the limits of batches and slots; what the service answers to each request; and in which order the slots, the polls, the
-acknowledgements of dead letters and the moves of partitions between two members take their turns. The slots run
-`Courier.deliver` on threads of which one runs at a time (`tests.support.turns`), and a turn ends where a request is about
+acknowledgements of dead letters and the moves of partitions between two members take their turns. A member may be frozen
+at any moment, beyond its session or not; others get its partitions then, write newer versions, and commit, and when it
+wakes its slots run before it learns of it. The slots run `Courier.deliver` on threads of which one runs at a time (`tests.support.turns`), and a turn ends where a request is about
 to leave, on the wire, applied and not yet answered, answered and not yet settled or landed, and where a slot waits.
 
-What is left out is what no client can hold: a request that is applied after its connection was cut.
+What is left out is what no client can hold: a request that is applied after its connection was cut, or that had left
+before its process was frozen.
 """
 
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+from hypothesis import Phase as Step
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from tests.support.fakes import FakeClock, FakeMessage, FakeSink
+from tests.support.fakes import FakeClock, FakeMessage, FakeSink, Request, Stage
 from tests.support.turns import Turns
 from worker.batch import Batch, Item, OpenBatch, SealReason
 from worker.config import Batch as BatchSettings
 from worker.config import Delivery
 from worker.delivery import Courier, DeadLetter, Lane, LaneContext
 from worker.errors import BlockReason, Reason, RetryReason, SinkError, Transient
+from worker.lease import Lease
 from worker.local.emulator.faults import Rule
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Outcome, Partition, Phase, Tracked
@@ -37,7 +42,10 @@ TOPIC = "vectors"
 INDEX = "docs"
 ISOLATED_ATTEMPTS = 4
 MOST_TURNS = 20_000
-MOST_OTHER_TRAFFIC = 30
+SESSION_SECONDS = 6.0
+STEPS_BEFORE_IT_LEARNS = 40
+KINDS = 20  # of what may happen between two turns
+OTHER_TRAFFIC_KEY = 1_000  # the first of those that only other traffic has
 
 Offset = tuple[Partition, int]
 T = TypeVar("T")
@@ -66,6 +74,7 @@ class Situation:
     vectors_per_second: float
     answers: list[Rule | SinkError | None]
     members: int
+    is_frozen_in_the_end: bool  # the first of two
     turns: list[int]
 
 
@@ -107,15 +116,18 @@ class WatchedLedger(Ledger):
     """Holds every outcome against what the service really has, and every record to one outcome."""
 
     def __init__(self, world: "World", member: int) -> None:
-        super().__init__([TOPIC], world.clock)
+        self.lease = Lease(SESSION_SECONDS, 300.0, world.clock)
+        super().__init__([TOPIC], world.clock, self.lease.holds)
         self._world = world
         self._member = member
         self.outcomes: dict[tuple[Assignment, int], Outcome] = {}
 
     def depart(self, assignments: Collection[Assignment]) -> bool:
-        """Let others have a turn before: what was asked of the partitions until now may not hold any more."""
+        """Let others have a turn before and after: what was asked of the partitions until now may not hold any more."""
         self._world.turns.let_others()
-        return super().depart(assignments)
+        departed = super().depart(assignments)
+        self._world.turns.let_others()
+        return departed
 
     def land(self, assignments: Collection[Assignment]) -> None:
         """Let others have a turn before."""
@@ -127,7 +139,7 @@ class WatchedLedger(Ledger):
         self._world.turns.let_others()
         records = list(records)
         for record in records:
-            if record.assignment.phase is not Phase.FENCED:
+            if self._world.is_owned(record.assignment):
                 self._look_at(record, outcome)
         return super().settle(records, outcome)
 
@@ -166,8 +178,10 @@ class SteppedLane(Lane):
     def __init__(self, context: LaneContext, turns: Turns, name: str) -> None:
         super().__init__(INDEX, [TOPIC], context)
         self._turns = turns
-        for number in range(context.delivery.max_in_flight):
-            self._threads.append(turns.add(f"{name}-slot-{number}", self._work).thread)
+        self.tasks = [
+            turns.add(f"{name}-slot-{number}", self._work) for number in range(context.delivery.max_in_flight)
+        ]
+        self._threads += [task.thread for task in self.tasks]
 
     def pause(self, seconds: float, until: Callable[[], bool]) -> None:
         """Give the turn back for so long, a millisecond at the least: less may not move the clock at all."""
@@ -202,11 +216,20 @@ class Letters:
         self.waiting.append(letter)
 
 
+class Life(Enum):
+    """What a member's process does, and knows."""
+
+    RUNNING = "running"
+    FROZEN = "frozen"
+    WOKEN = "woken"  # its slots run, and no heartbeat has been answered yet
+
+
 class Member:
     """One worker without its main loop, whose steps the world makes."""
 
     def __init__(self, world: "World", number: int) -> None:
         situation = world.situation
+        self.life = Life.RUNNING
         self.ledger = WatchedLedger(world, number)
         self.status = Status(0.0)
         self.letters = Letters()
@@ -248,6 +271,15 @@ class Member:
         """Seal what is open."""
         self._submit(self.open_batch.seal(reason))
 
+    def outstanding(self) -> list[Offset]:
+        """Return the records that are tracked and have no outcome."""
+        return [
+            (assignment.partition, offset)
+            for assignment in self.ledger.assignments()
+            for offset in assignment._outstanding
+            if offset not in assignment._settled
+        ]
+
     def _submit(self, batch: Batch | None) -> None:
         if batch is not None:
             self.lane.submit(batch)
@@ -280,6 +312,7 @@ class World:
     committed: dict[Partition, int] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
     requests_before: dict[Assignment, int] = field(default_factory=dict)
+    owners: dict[Partition, Assignment] = field(default_factory=dict)  # as the group has it
     other_traffic: int = 0
     no_traffic_before: float = 0.0
 
@@ -289,8 +322,9 @@ class World:
         self.sink = FakeSink(
             Target(INDEX, 1, "euclidean"),
             judge=self._judge,
-            waypoint=lambda _stage, _request: self.turns.pause(),
+            waypoint=self._waypoint,
             max_body_bytes=situation.max_body_bytes,
+            may_send=lambda: all(member.ledger.may_leave() for member in self.members),  # by the thread that asks
         )
         self.sink.next_answers = list(situation.answers)
         self.logs: dict[Partition, list[Entry]] = {}
@@ -301,6 +335,7 @@ class World:
         for partition in self.logs:
             self.committed[partition] = 0
             self._assign(partition, self.members[0])
+        self._beat()
 
     def _publish(self, version: Version) -> None:
         partition = Partition(TOPIC, version.partition)
@@ -323,11 +358,28 @@ class World:
         """Return a record."""
         return next(entry for entry in self.logs[partition] if entry.offset == offset)
 
+    def _waypoint(self, stage: Stage, request: Request) -> None:
+        """Hold what was applied against the group: what is committed is written no more."""
+        if stage == "applied" and request.operation == "PutVectors":
+            for element in msgspec.json.decode(request.body)["vectors"]:
+                if element["key"] in request.applied:
+                    partition, offset = (
+                        Partition(TOPIC, int(element["key"].partition("-")[0])),
+                        element["data"]["float32"][0],
+                    )
+                    assert offset >= self.committed[partition], f"{partition} offset {offset} was committed"
+        self.turns.pause()
+
+    def is_owned(self, assignment: Assignment) -> bool:
+        """Tell whether the group has this ownership for the one that counts."""
+        return self.owners.get(assignment.partition) is assignment and assignment.phase is not Phase.FENCED
+
     # -- what may happen between two turns of the slots
 
     def happen(self, choice: int) -> None:
         """Make one step: mostly a slot's, else the main loop's of some member, the broker's, or the group's."""
-        kind, which = choice % 16, choice // 16
+        self._beat()
+        kind, which = choice % KINDS, choice // KINDS
         member = self.members[which % len(self.members)]
         if kind <= 6:
             self.turns.step(which)
@@ -341,16 +393,29 @@ class World:
             self.clock.advance(0.25)
         elif kind == 13:
             self.commit(member)
-        elif kind == 14:
-            self.begin_move(which)
         else:
-            self.lose(which)
+            self._befall(kind, which, member)
+        self._expire()
         for move in list(self.moves):
             self.go_on_with(move)
 
+    def _befall(self, kind: int, which: int, member: Member) -> None:
+        """Move a partition, or freeze a member, let its session pass, and wake it."""
+        if kind == 14:
+            self.begin_move(which)
+        elif kind == 15:
+            self.lose(which)
+        elif kind == 16:
+            self.freeze(member)
+        elif kind == 17:
+            self.clock.advance(SESSION_SECONDS / 2)
+            self._beat()
+        else:
+            self.wake(member)
+
     def poll(self, member: Member, which: int) -> bool:
         """Let a member read on in one of its partitions; False where none has more."""
-        for assignment in member.ledger.assignments():
+        for assignment in member.ledger.assignments() if member.life is not Life.FROZEN else []:
             partition = assignment.partition
             entries = [entry for entry in self.logs[partition] if entry.offset >= assignment.position]
             if assignment.phase is Phase.OPEN and entries:
@@ -362,11 +427,13 @@ class World:
 
     def acknowledge(self, member: Member) -> None:
         """Let the broker acknowledge the oldest dead letter, as long as its partition is owned."""
-        if member.letters.waiting:
-            letter = member.letters.waiting.popleft()
+        if member.letters.waiting and member.life is not Life.FROZEN:
+            letter = member.letters.waiting[0]
             if not member.ledger.depart((letter.assignment,)):
-                member.ledger.discard([letter])
+                if not letter.assignment.is_live:
+                    member.ledger.discard([member.letters.waiting.popleft()])
                 return
+            member.letters.waiting.popleft()
             self.letters.append(letter)
             self.acknowledged.add((letter.assignment, letter.offset))
             member.ledger.settle([letter], Outcome.DEAD_LETTERED)
@@ -376,6 +443,8 @@ class World:
         """Commit a member's watermarks; each must be complete."""
         final = {place for each in self.members for place in each.ledger.final()}
         for assignment, watermark in member.ledger.watermarks(assignments).items():
+            if not self.is_owned(assignment) or member.life is Life.FROZEN:
+                continue  # the group refuses it
             partition = assignment.partition
             unsettled = [
                 entry.offset
@@ -389,13 +458,15 @@ class World:
     def begin_move(self, which: int) -> None:
         """Ask a partition back, for another member, or the same one again."""
         partition = list(self.logs)[which % len(self.logs)]
-        giver = next((member for member in self.members if member.ledger.assignment(partition)), None)
+        giver = self._owner(partition)
+        taker = self.members[which // 3 % len(self.members)]
         if giver is not None and all(move.partition != partition for move in self.moves):
-            taker = self.members[which // 3 % len(self.members)]
             self.moves.append(Move(partition, giver, taker, giver.ledger.close([partition])))
 
     def go_on_with(self, move: Move) -> None:
         """End a revocation whose requests have landed; else cut them once, by the clock."""
+        if move.giver.life is not Life.RUNNING:
+            return
         on_wire = any(assignment.on_wire for assignment in move.closing)
         if on_wire and not move.was_cut:
             if int(self.clock() * 4) % 5 == 0:
@@ -409,20 +480,80 @@ class World:
         self.commit(move.giver, move.closing)
         move.giver.ledger.fence([move.partition])
         move.giver.status.forget(*move.partition)
-        self._assign(move.partition, move.taker)
+        self._assign(move.partition, move.taker if move.taker.life is Life.RUNNING else move.giver)
+
+    def _owner(self, partition: Partition) -> Member | None:
+        """Return who has the partition, and knows it."""
+        return next(
+            (
+                member
+                for member in self.members
+                if (mine := member.ledger.assignment(partition)) and self.is_owned(mine) and member.life is Life.RUNNING
+            ),
+            None,
+        )
 
     def lose(self, which: int) -> None:
         """Take a partition from its member without a commit, and give it to another."""
         partition = list(self.logs)[which % len(self.logs)]
-        if any(move.partition == partition for move in self.moves):
+        member = self._owner(partition)
+        taker = self.members[which // 3 % len(self.members)]
+        if member is None or any(move.partition == partition for move in self.moves):
             return
+        if not self.owners[partition].on_wire and taker.life is Life.RUNNING:
+            member.ledger.fence([partition])
+            member.status.forget(*partition)
+            self._assign(partition, taker)
+
+    # -- a process that is frozen
+
+    def _beat(self) -> None:
+        """Let the group accept a heartbeat of each member that runs."""
         for member in self.members:
-            assignment = member.ledger.assignment(partition)
-            if assignment is not None and not assignment.on_wire:
-                member.ledger.fence([partition])
+            if member.life is Life.RUNNING:
+                member.ledger.lease.confirm(self.clock())
+
+    def freeze(self, member: Member) -> None:
+        """Stop a member. What it has on the wire is never whole, or never answered."""
+        if member.life is Life.RUNNING:
+            member.life = Life.FROZEN
+            for task in member.lane.tasks:
+                task.is_frozen = True
+            member.lane.abort()
+
+    def _expire(self) -> None:
+        """Give the partitions of members that the group has not heard of for a session to others."""
+        takers = [member for member in self.members if member.life is Life.RUNNING]
+        for member in self.members:
+            if member.life is Life.RUNNING or member.ledger.lease.age() < SESSION_SECONDS:
+                continue
+            self.moves = [move for move in self.moves if move.giver is not member]
+            for assignment in member.ledger.assignments():
+                if self.is_owned(assignment):
+                    del self.owners[assignment.partition]
+        for number, partition in enumerate(partition for partition in self.logs if partition not in self.owners):
+            if takers:
+                self._assign(partition, takers[number % len(takers)])
+
+    def wake(self, member: Member) -> None:
+        """Let a frozen member's slots go on; or, once they do, let it hear what the group says to its heartbeat."""
+        if member.life is Life.FROZEN:
+            member.life = Life.WOKEN
+            for task in member.lane.tasks:
+                task.is_frozen = False
+        elif member.life is Life.WOKEN:
+            lost = [one.partition for one in member.ledger.assignments() if not self.is_owned(one)]
+            if lost:
+                member.ledger.lease.end()
+                member.ledger.fence(lost)
+                member.lane.abort()
+            for partition in lost:
                 member.status.forget(*partition)
-                self._assign(partition, self.members[which // 3 % len(self.members)])
-                return
+            member.life = Life.RUNNING
+            self.clock.advance(
+                0.001
+            )  # the heartbeat that is accepted again is sent after it heard that it is no member
+            self._beat()
 
     def _assert_what_was_taken_is_settled(self, member: Member, assignment: Assignment) -> None:
         """What the service took within an ownership that ends in peace must not be done again by the next owner."""
@@ -438,18 +569,43 @@ class World:
     def _assign(self, partition: Partition, member: Member) -> None:
         committed = self.committed[partition]
         assignment = member.ledger.assign(partition)
+        self.owners[partition] = assignment
         self.requests_before[assignment] = len(self.sink.requests)
         member.ledger.open(assignment, committed, committed)
 
     # -- the end
 
     def finish(self) -> None:
-        """Go on until everything has its outcome; the bad answers come to an end by themselves."""
+        """Go on until everything has its outcome; the bad answers come to an end by themselves.
+
+        Where a member is frozen, the others first do all that there is, and commit it; then it wakes with what it has queued,
+        and its slots run for a while before it learns of it.
+        """
+        if self.situation.is_frozen_in_the_end and len(self.members) > 1:
+            self.freeze(self.members[0])
+        if any(member.life is Life.RUNNING for member in self.members):
+            self.clock.advance(SESSION_SECONDS)
+            self._beat()
+            self._expire()
+            self._run_to_the_end()
+        asleep = [member for member in self.members if member.life is not Life.RUNNING]
+        for member in asleep:
+            if member.life is Life.FROZEN:
+                self.wake(member)
+        for number in range(STEPS_BEFORE_IT_LEARNS):
+            self.turns.step(number * 7)
+        for member in asleep:
+            self.wake(member)
+        self._expire()
+        self._run_to_the_end()
+
+    def _run_to_the_end(self) -> None:
         chance = random.Random(0)  # by rule, some task could come always too late for what the others take
         for _ in range(MOST_TURNS):
+            self._beat()
             for move in list(self.moves):
                 self.go_on_with(move)
-            for member in self.members:
+            for member in self._running():
                 while self.poll(member, 6):
                     pass
                 member.seal(SealReason.DRAIN)
@@ -459,30 +615,39 @@ class World:
             if self._is_at_rest():
                 break
             if self.turns.sleep_until_next():
+                self._beat()
                 self._let_others_pass()
             else:
                 self.clock.advance(0.25)
         else:
             message = "it does not come to an end"
             raise AssertionError(message)
-        for member in self.members:
+        for member in self._running():
             self.poll(member, 0)
             self.commit(member)
+
+    def _running(self) -> list[Member]:
+        return [member for member in self.members if member.life is Life.RUNNING]
 
     def _is_at_rest(self) -> bool:
         return not self.moves and all(
             member.lane.is_idle and not member.letters.waiting and not member.ledger.outstanding()
-            for member in self.members
+            for member in self._running()
         )
 
     def _let_others_pass(self) -> None:
-        """Publish to partitions with a record that gets 500, since only other traffic tells it from an outage."""
-        may_be_stuck = any(entry.status == 500 for log in self.logs.values() for entry in log)
-        if may_be_stuck and self.other_traffic < MOST_OTHER_TRAFFIC and self.clock() >= self.no_traffic_before:
-            self.other_traffic += 1
+        """Publish while a record that gets 500 has no outcome, since only other traffic tells it from an outage.
+
+        No more of it than the rate lets through: what was published before has its outcome first.
+        """
+        outstanding = [self.entry(*place) for member in self._running() for place in member.outstanding()]
+        may_be_stuck = any(entry.status == 500 for entry in outstanding)
+        is_on_its_way = any(int(entry.key.partition("-")[2]) >= OTHER_TRAFFIC_KEY for entry in outstanding)
+        if may_be_stuck and not is_on_its_way and self.clock() >= self.no_traffic_before:
             self.no_traffic_before = self.clock() + 10.0
             for partition in self.logs:
-                self._publish(Version(partition.partition, 1_000 + self.other_traffic, is_delete=False))
+                self._publish(Version(partition.partition, OTHER_TRAFFIC_KEY + self.other_traffic, is_delete=False))
+            self.other_traffic += 1
 
 
 # -- what is drawn
@@ -543,7 +708,8 @@ def situations(draw: st.DrawFn) -> Situation:
         draw(st.sampled_from([0.0, 2.0]), label="vectors per second"),
         _few_server_errors(_some(draw, st.sampled_from(ANSWERS), [0, 3, 12, 24], "answers")),
         draw(st.integers(1, 2), label="members"),
-        _some(draw, st.integers(0, 16 * 12 - 1), [0, 10, 60, 200], "turns"),
+        draw(st.booleans(), label="is frozen in the end"),
+        _some(draw, st.integers(0, KINDS * 12 - 1), [0, 10, 60, 200], "turns"),
     )
 
 
@@ -557,7 +723,12 @@ def _few_server_errors(answers: list[Rule | SinkError | None]) -> list[Rule | Si
     return kept
 
 
-@settings(max_examples=max(1000, settings().max_examples))  # each is an interleaving of many turns
+# Each is an interleaving of many turns. To shrink one takes more minutes than a test has: it is repeated by its blob.
+@settings(
+    max_examples=max(1000, settings().max_examples),
+    phases=[Step.explicit, Step.reuse, Step.generate],
+    print_blob=True,
+)
 @given(situations())
 def test_whatever_the_service_and_the_group_do_the_index_ends_as_if_records_were_applied_one_by_one(
     situation: Situation,
@@ -609,6 +780,8 @@ def _tell(world: World) -> None:
         event("outcome returned")
     for letter in world.letters:
         event(f"dead letter {letter.reason.value}")
+    if any(member.lane.context.metrics.lease_waits._value.get() for member in world.members):
+        event("held back")
     statuses = {request.status for request in world.sink.requests}
     for status in sorted(statuses):
         event(f"answered {status}")

@@ -21,19 +21,19 @@ LAYERS = [
     {"delivery"},
     {"oss", "source"},
     {"client_figures", "connections", "credentials"},
-    {"answers", "wire"},
+    {"answers", "heartbeats", "wire"},
     {"health"},
     {"metrics", "page"},
     {"http_server", "kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},
-    {"errors", "files", "floats", "offsets", "pace", "program", "runtime", "setting_text", "stop"},
+    {"errors", "files", "floats", "lease", "offsets", "pace", "program", "runtime", "setting_text", "stop"},
     {"words"},
     {"redaction"},
 ]
 """From the top down. A module imports from the layers below its own, and of its own layer nothing."""
 
 BELOW_COMMANDS = {module for layer in LAYERS[3:] for module in layer}
-CORE = ["record", "floats", "batch", "offsets", "pace"]
+CORE = ["record", "floats", "batch", "lease", "offsets", "pace"]
 CLIENTS = {"kafka", "requests", "urllib3", "http", "socket", "prometheus_client", "alibabacloud_oss_v2"}
 
 

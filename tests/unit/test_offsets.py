@@ -421,3 +421,34 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerAgainstItsModel = LedgerMachine.TestCase
+
+
+# -- the lease
+
+
+def test_nothing_departs_while_the_lease_does_not_hold(clock: FakeClock) -> None:
+    holds = [True]
+    ledger = Ledger(["vectors"], clock, lambda: holds[0])
+    assignment = opened(ledger)
+    assert ledger.depart({assignment})
+    holds[0] = False
+    assert not ledger.depart({assignment})
+    assert (assignment.on_wire, ledger.may_write) == (1, False)
+
+
+def test_what_departed_may_leave_until_the_lease_runs_out_or_its_partition_is_fenced(clock: FakeClock) -> None:
+    holds = [True]
+    ledger = Ledger(["vectors"], clock, lambda: holds[0])
+    assignment = opened(ledger)
+    assert ledger.may_leave()  # nothing of this thread departed: it asks for an index
+    ledger.depart({assignment})
+    ledger.close([P0])  # a revoke waits for what departed
+    assert ledger.may_leave()
+    holds[0] = False
+    assert not ledger.may_leave()
+    holds[0] = True
+    ledger.fence([P0])
+    assert not ledger.may_leave()
+    assert not ledger.may_leave([assignment])
+    ledger.land({assignment})
+    assert ledger.may_leave()

@@ -39,7 +39,9 @@ class Entry(msgspec.Struct, kw_only=True):
 
     started, ended: time.monotonic() seconds of this machine, at the arrival of the headers and before the answer is
     sent; `ended` None: still under way. at: seconds since the epoch. status: None when there was no answer. applied:
-    it changed what is stored (with a fault that applies half, half of it).
+    it changed what is stored (with a fault that applies half, half of it). change: the number of a PutVectors or
+    DeleteVectors among all changes, in the order in which they were made; changed_keys: how many of the keys, from the
+    first on; firsts: the first number of each vector that was put, so that a test can give versions numbers.
     """
 
     sequence: int
@@ -55,6 +57,9 @@ class Entry(msgspec.Struct, kw_only=True):
     code: str | None = None
     request_id: str = ""
     applied: bool = False
+    change: int | None = None
+    changed_keys: int = 0
+    firsts: list[float] = []
     ended: float | None = None
 
 

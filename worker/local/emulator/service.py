@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import orjson
@@ -51,6 +51,15 @@ class _Answer:
     status: int
     body: object = None
     applied: bool = False
+    change: "_Change | None" = None
+
+
+class _Change(NamedTuple):
+    """What a request changed of the vectors: its number among all changes, how many keys, and each put's first number."""
+
+    number: int
+    keys: int
+    firsts: list[float]
 
 
 @dataclass
@@ -215,6 +224,8 @@ class Service:
         if entry.operation in {"PutVectors", "DeleteVectors"}:
             self._adjustments.spend((account, bucket, entry.index), call.limits, len(entry.keys))
         answer = await self._in_thread(lambda: self._perform(call))
+        if answer.change is not None:
+            entry.change, entry.changed_keys, entry.firsts = answer.change
         if rule is None or not rule.answers:
             return answer
         entry.applied = answer.applied
@@ -268,15 +279,16 @@ class Service:
         index = self._index(call, writes=True)
         rows = rules.check_put(call.body, call.non_finite, index, call.limits.bad_vectors_status)
         part = dict(list(rows.items())[: round(len(rows) * call.share)])
-        self._store.put(call.account, call.bucket, index.name, part, call.limits.visibility_seconds)
-        return _Answer(200, applied=True)
+        number = self._store.put(call.account, call.bucket, index.name, part, call.limits.visibility_seconds)
+        firsts = [float(numbers_of(row)[0]) for row in part.values()]
+        return _Answer(200, applied=True, change=_Change(number, len(part), firsts))
 
     def _delete_vectors(self, call: _Call) -> _Answer:
         index = self._index(call, writes=True)
         keys = rules.check_delete(call.body)
         part = keys[: round(len(keys) * call.share)]
-        self._store.delete(call.account, call.bucket, index.name, part, call.limits.visibility_seconds)
-        return _Answer(204, applied=True)
+        number = self._store.delete(call.account, call.bucket, index.name, part, call.limits.visibility_seconds)
+        return _Answer(204, applied=True, change=_Change(number, len(part), []))
 
     def _get_vectors(self, call: _Call) -> _Answer:
         index = self._index(call)

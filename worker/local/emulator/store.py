@@ -86,6 +86,7 @@ class Store:
     def __init__(self, disk: Disk | None = None) -> None:
         self._disk = disk
         self._lock = threading.Lock()
+        self._changes = 0
         self._buckets: dict[tuple[str, str], Bucket] = {}
         if disk is not None:
             self._load(disk)
@@ -188,22 +189,26 @@ class Store:
 
     # Vectors
 
-    def put(self, account: str, bucket: str, name: str, rows: Mapping[str, Row], visibility_seconds: float) -> None:
-        """Insert or replace vectors; they are readable after `visibility_seconds`."""
+    def put(self, account: str, bucket: str, name: str, rows: Mapping[str, Row], visibility_seconds: float) -> int:
+        """Insert or replace vectors; they are readable after `visibility_seconds`. Returns the number of this change."""
         with self._lock:
             index = self._index(account, bucket, name)
             if self._disk is not None:
                 self._disk.put_rows(index.disk_id, rows)
             index.change(rows.items(), time.monotonic() + visibility_seconds)
+            self._changes += 1
+            return self._changes
 
-    def delete(self, account: str, bucket: str, name: str, keys: Iterable[str], visibility_seconds: float) -> None:
-        """Delete vectors; an absent key is no error."""
+    def delete(self, account: str, bucket: str, name: str, keys: Iterable[str], visibility_seconds: float) -> int:
+        """Delete vectors; an absent key is no error. Returns the number of this change."""
         with self._lock:
             index = self._index(account, bucket, name)
             keys = list(keys)
             if self._disk is not None:
                 self._disk.delete_rows(index.disk_id, keys)
             index.change(((key, None) for key in keys), time.monotonic() + visibility_seconds)
+            self._changes += 1
+            return self._changes
 
     def get(self, account: str, bucket: str, name: str, keys: Iterable[str]) -> dict[str, Row]:
         """The readable ones of `keys`."""

@@ -1,0 +1,165 @@
+"""What renews the lease, and what ends it, among the requests that the group's consumer sends to its coordinator.
+
+The lease (`worker.lease`) is renewed by answered heartbeats alone, counted from before the client is handed them. What else
+the group accepts does not renew the session at every broker: Apache Kafka answers a join, and a sync that comes late, of
+a group that is stable without it. The client sends no heartbeat between a join and its end, and the next one an interval
+after that. So this sends heartbeats of its own:
+
+- one at once when a sync was answered, so that a worker which has joined need not wait for the client's first;
+- one in each interval while a join waits for the other members, by the broker's other connection, since a broker answers
+  the requests of one connection one after the other. Else a member that hangs, for which the group waits
+  `kafka.max_poll_interval_ms`, would keep all others from writing.
+
+An answer which says that the group does not know the member, and a request to leave, end the lease at once. All of it
+runs on the client's IO thread, waits for nothing, and an error in it ends in the client's log.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from kafka import errors as kafka_errors
+from kafka.protocol.consumer import HeartbeatRequest
+
+from worker.lease import Lease
+
+_NO_ERROR: Final = 0
+_ILLEGAL_GENERATION: Final = 22
+_UNKNOWN_MEMBER_ID: Final = 25
+_REBALANCE_IN_PROGRESS: Final = 27
+_FENCED_INSTANCE_ID: Final = 82
+_NO_MEMBER: Final = frozenset({_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _FENCED_INSTANCE_ID})
+# The client has a connection of its own to the broker that coordinates the group, and calls it by this and the number.
+_COORDINATOR_PREFIX: Final = "coordinator-"
+
+Send = Callable[[Any, Any], Any]
+
+
+class _Member(NamedTuple):
+    """Who this process is in the group."""
+
+    group_id: str
+    generation_id: int
+    member_id: str
+    group_instance_id: str | None
+
+    @classmethod
+    def of(cls, request: Any) -> "_Member":
+        """Return who sends a heartbeat or a sync."""
+        return cls(request.group_id, request.generation_id, request.member_id, request.group_instance_id)
+
+
+class Heartbeats:
+    """Watches the requests of one consumer, renews the lease by them, and sends what the client does not.
+
+    `send(request, node_id)` hands a request to the client and returns the future of its answer; `call_later(seconds, function)`
+    calls it then, on the client's IO thread; `on_renewed` is called when the lease holds again that had run out.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        interval_seconds: float,
+        *,
+        send: Send,
+        call_later: Callable[[float, Callable[[], None]], Any],
+        on_renewed: Callable[[], None],
+    ) -> None:
+        self._lease = lease
+        self._interval = interval_seconds
+        self._send = send
+        self._call_later = call_later
+        self._on_renewed = on_renewed
+        self._member: _Member | None = None
+        self._looks: dict[str, Callable[[Any, Any, float, Any], None]] = {
+            "HeartbeatRequest": self._heartbeat_sent,
+            "JoinGroupRequest": self._join_sent,
+            "SyncGroupRequest": self._sync_sent,
+            "OffsetCommitRequest": self._commit_sent,
+        }
+
+    def now(self) -> float:
+        """Read the lease's clock, before a request is handed to the client."""
+        return self._lease.now()
+
+    def watch(self, request: Any, node_id: Any, sent_at: float, answer: Any) -> None:
+        """Look at a request that was handed to the client after `sent_at`, and at its answer when it comes."""
+        name = type(request).__name__
+        if name == "LeaveGroupRequest":
+            self._member = None
+            self._lease.end()
+        elif (look := self._looks.get(name)) is not None:
+            look(request, node_id, sent_at, answer)
+
+    def _heartbeat_sent(self, request: Any, _node_id: Any, sent_at: float, answer: Any) -> None:
+        self._member = _Member.of(request)
+        answer.add_callback(lambda response: self._heartbeat_answered(sent_at, response.error_code))
+
+    def _heartbeat_answered(self, sent_at: float, code: int) -> None:
+        if code in _NO_MEMBER:
+            self._lease.end()
+        elif code in (_NO_ERROR, _REBALANCE_IN_PROGRESS) and self._lease.confirm(
+            sent_at, in_rebalance=code == _REBALANCE_IN_PROGRESS
+        ):
+            self._on_renewed()
+
+    def _join_sent(self, request: Any, node_id: Any, _sent_at: float, answer: Any) -> None:
+        answer.add_callback(lambda response: self._end_unless_known(response.error_code))
+        member = self._member
+        if member is not None and member.member_id == request.member_id:
+            self._call_later(self._interval / 2, lambda: self._beat_while_joining(member, node_id, answer))
+
+    def _beat_while_joining(self, member: _Member, node_id: Any, join: Any) -> None:
+        """Send a heartbeat of the generation that the join leaves, and the next one later, until the join is answered.
+
+        One that comes after that is of an old generation, which tells nothing of the membership.
+        """
+        if join.is_done or self._member is not member:
+            return
+        sent_at = self.now()
+
+        def answered(response: Any) -> None:
+            if response.error_code != _ILLEGAL_GENERATION:
+                self._heartbeat_answered(sent_at, response.error_code)
+
+        self._beat(member, _other_connection(node_id), answered)
+        self._call_later(self._interval, lambda: self._beat_while_joining(member, node_id, join))
+
+    def _sync_sent(self, request: Any, node_id: Any, sent_at: float, answer: Any) -> None:
+        member = _Member.of(request)
+
+        def answered(response: Any) -> None:
+            self._end_unless_known(response.error_code)
+            if response.error_code == _NO_ERROR:
+                self._member = member
+                self._lease.join(sent_at)
+                again = self.now()
+                self._beat(member, node_id, lambda beat: self._heartbeat_answered(again, beat.error_code))
+
+        answer.add_callback(answered)
+
+    def _commit_sent(self, _request: Any, _node_id: Any, _sent_at: float, answer: Any) -> None:
+        def answered(response: Any) -> None:
+            for topic in response.topics:
+                for partition in topic.partitions:
+                    self._end_unless_known(partition.error_code)
+
+        answer.add_callback(answered)
+
+    def _end_unless_known(self, code: int) -> None:
+        if code in _NO_MEMBER:
+            self._lease.end()
+
+    def _beat(self, member: _Member, node_id: Any, answered: Callable[[Any], None]) -> None:
+        try:
+            answer = self._send(HeartbeatRequest(**member._asdict()), node_id)
+        except (
+            kafka_errors.KafkaError
+        ):  # the broker is not known by that name, or not reachable now: the next one may be
+            return
+        answer.add_callback(answered)
+
+
+def _other_connection(node_id: Any) -> Any:
+    """Return the client's name of the same broker on the connection that records are fetched by."""
+    number = str(node_id).removeprefix(_COORDINATOR_PREFIX)
+    return int(number) if number.isdecimal() else node_id

@@ -1,0 +1,88 @@
+"""The lease: for how long this process may still write what it read, though others may have its partitions soon.
+
+The group gives the partitions of a member that it has not heard of for a session time-out to others. It counts that from
+when it got the member's last heartbeat, which is never before the member sent it. So a process that counts from when it
+*sent* its last heartbeat of those that were answered well never believes to be a member for longer than the group does:
+
+1. The heartbeat is sent at 0 s, and the group gets it at 0.1 s. Its answer comes at 0.2 s.
+2. The process is frozen (SIGSTOP, a suspended or migrated machine, a throttled container), or its way to the group is gone.
+3. At 45.1 s, with the default session, the group gives its partitions away, and the new owner writes newer versions.
+4. The process wakes with requests that are ready to leave. At 40.5 s its lease had run out: none of them leaves.
+
+A departure is looked at where it is decided, and once more just before the bytes go to the system. What remains is a
+request whose bytes the system had before the process was frozen.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Final
+
+MARGIN_SHARE: Final = 0.1
+LEAST_MARGIN_SECONDS: Final = 1.0
+MOST_MARGIN_SHARE: Final = 0.25  # so that of three heartbeats in a session one may be late
+
+
+def boottime() -> float:
+    """Return seconds of a clock that also runs while the machine sleeps, where the system has one (Linux)."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+class Lease:
+    """Whether the group still counts on this process. All times are in seconds of `clock`.
+
+    It holds for a session time-out less a margin, from when the last heartbeat that the group accepted was sent. The
+    margin is a tenth of the session, at least a second: what left at the last moment is to arrive, and what is on the wire
+    to be cut, before the group gives the partitions away; the clocks of two machines differ by much less. It is a quarter
+    of the session at most. Safe for several threads, of which one confirms.
+    """
+
+    def __init__(self, session_seconds: float, rebalance_seconds: float, clock: Callable[[], float] = boottime) -> None:
+        self.session_seconds = session_seconds
+        self._rebalance_seconds = rebalance_seconds
+        margin = min(max(session_seconds * MARGIN_SHARE, LEAST_MARGIN_SECONDS), session_seconds * MOST_MARGIN_SHARE)
+        self._seconds = session_seconds - margin
+        self._clock = clock
+        self._confirmed_at = -math.inf
+        self._stable_at = -math.inf
+        self._ended_at = -math.inf
+
+    def now(self) -> float:
+        """Read the clock; what is given to `confirm` is read here before the request is handed to the client."""
+        return self._clock()
+
+    def confirm(self, sent_at: float, *, in_rebalance: bool = False) -> bool:
+        """Note that the group accepted a heartbeat sent at `sent_at`; returns whether the lease had run out, and holds now.
+
+        `in_rebalance`: the answer was that a rebalance waits for this member to join again. That renews its session, but
+        a member that does not join within `rebalance_seconds` is dropped all the same, however many heartbeats it sends.
+        The rebalance began after the last heartbeat that was answered without it was sent.
+        """
+        if sent_at <= self._ended_at:
+            return False
+        if not in_rebalance:
+            self._stable_at = max(self._stable_at, sent_at)
+        elif sent_at + self.session_seconds > self._stable_at + self._rebalance_seconds:
+            return False
+        had_run_out = not self.holds()
+        self._confirmed_at = max(self._confirmed_at, sent_at)
+        return had_run_out and self.holds()
+
+    def join(self, sent_at: float) -> None:
+        """Note that the group is settled with this member in it: the next rebalance begins after `sent_at`."""
+        if sent_at > self._ended_at:
+            self._stable_at = max(self._stable_at, sent_at)
+
+    def end(self) -> None:
+        """Note that the membership is over: what was sent until now confirms nothing any more."""
+        self._ended_at = self._clock()
+        self._confirmed_at = self._stable_at = -math.inf
+
+    def holds(self) -> bool:
+        """Return whether this process may write."""
+        return self._clock() - self._confirmed_at < self._seconds
+
+    def age(self) -> float:
+        """Return the seconds since the last accepted heartbeat was sent; infinite where the membership has none."""
+        return self._clock() - self._confirmed_at
