@@ -22,7 +22,7 @@ from tests.bench import naive as naive_script
 from tests.bench.naive import REQUEST_RECORDS
 from worker import config
 from worker.batch import Envelope, Item
-from worker.deadletter import Limit
+from worker.dead_letter_limit import Limit
 from worker.delivery import DeadLetter, Lane, LaneContext
 from worker.loop import Parts, Worker
 from worker.metrics import Metrics
