@@ -4,7 +4,7 @@ A dead letter counts once the broker has acknowledged it; until then its record 
 What keeps a letter from being written decides what waits for it:
 
     the limit, or no topic     parked: the topic, or the partition, is blocked until it is given back
-    refused by the service     waits until all before it in reading order is decided, a few seconds at most, for the limit
+    refused by the service     waits until all before it in reading order is decided, a minute at most, for the limit
     the broker, the topic      waits: every topic is blocked, and all of it is tried again
     the letter itself          written as a reference, which says why; where that is not wanted (too large), or cannot be
                                written either, held: its own partition is blocked, and it is tried again now and then
@@ -39,7 +39,8 @@ from worker.words import clean
 
 log = logging.getLogger(__name__)
 
-VERDICT_SECONDS: Final = 5.0  # the longest that a refused record waits for the limit's verdict
+VERDICT_SECONDS: Final = 5.0  # how long a refused record waits for those before it while none of them is decided
+LONGEST_VERDICT_SECONDS: Final = 60.0  # and while some are
 KEPT_BYTES: Final = 16 * 1024 * 1024  # of letters that wait for the broker; what is beyond is read again
 _AT_ONCE: Final = 100
 _BARE_BYTES: Final = 600  # what a letter without its record's bytes takes
@@ -133,6 +134,13 @@ class _Problem(NamedTuple):
         return clean(kafka_client.describe(self.error))
 
 
+class _Front(NamedTuple):
+    """The first place of a topic of which it is not known whether it becomes a dead letter, and since when that is so."""
+
+    place: int | None
+    since: float
+
+
 class _Entry:
     """A letter on its way, and what became of it so far. It belongs to the writer's thread."""
 
@@ -223,6 +231,7 @@ class DeadLetterWriter:
         self._condition = threading.Condition()
         self._queue: deque[tuple[DeadLetter, float]] = deque()  # with the time of each
         self._undecided: list[_Entry] = []  # refused by the service, and not yet judged by the limit
+        self._fronts: dict[str, _Front] = {}  # of topics with such records
         self._waiting: list[_Entry] = []  # to be written
         self._parked: dict[Block, list[_Entry]] = {}
         self._held: list[_Entry] = []
@@ -402,17 +411,38 @@ class DeadLetterWriter:
                 self._limit.note_bad(entry.partition, entry.letter.offset)
         undecided, self._undecided = self._undecided + self._owned(entries), []
         places = {entry: self._limit.place(entry.partition, entry.letter.offset) for entry in undecided}
-        first: dict[str, int | None] = {}
+        fronts: dict[str, _Front] = {}
         for entry in sorted(undecided, key=places.__getitem__):
             topic = entry.partition.topic
-            if entry.letter.refusal is not None and topic not in first:
-                first[topic] = self._first_undecided(topic, undecided)
-            place = first.get(topic)
-            is_open = entry.letter.refusal is not None and place is not None and place < places[entry]
-            if is_open and self._clock() - entry.submitted_at < VERDICT_SECONDS and self._may_go_on(topic):
+            if entry.letter.refusal is not None and topic not in fronts:
+                fronts[topic] = self._front(entry, undecided)
+            if entry.letter.refusal is not None and self._is_early(entry, places[entry], fronts[topic]):
                 self._undecided.append(entry)
             elif self._may_be_written(entry):
                 self._waiting.append(entry)
+        waiting_topics = {entry.partition.topic for entry in self._undecided}
+        self._fronts = {topic: front for topic, front in fronts.items() if topic in waiting_topics}
+
+    def _front(self, entry: _Entry, undecided: Iterable[_Entry]) -> _Front:
+        """Return how far a topic is decided now, and since when it is no further."""
+        topic = entry.partition.topic
+        place = self._first_undecided(topic, undecided)
+        before = self._fronts.get(topic)
+        if before is None:
+            return _Front(place, entry.submitted_at)
+        return before if before.place == place else _Front(place, self._clock())
+
+    def _is_early(self, entry: _Entry, place: int, front: _Front) -> bool:
+        """Return whether a refused record is not to be judged yet: records before it may still turn out to be bad."""
+        now = self._clock()
+        is_open = front.place is not None and front.place < place
+        is_moving = now - max(front.since, entry.submitted_at) < VERDICT_SECONDS
+        return (
+            is_open
+            and is_moving
+            and now - entry.submitted_at < LONGEST_VERDICT_SECONDS
+            and self._may_go_on(entry.partition.topic)
+        )
 
     def _may_go_on(self, topic: str) -> bool:
         return bool(self._settings.topic) and Block(topic, BlockReason.DEAD_LETTER_LIMIT) not in self._parked
@@ -575,7 +605,10 @@ class DeadLetterWriter:
                 made = build(entry.letter, self._writer, failed_at=failed_at)
             return producer.send(self._settings.topic, value=made.value, key=made.key, headers=made.headers)
         except (kafka_errors.KafkaError, OSError) as error:
-            return _Problem(error, is_own=isinstance(error, _OF_THE_LETTER))
+            is_own = isinstance(error, _OF_THE_LETTER)
+            if not is_own:  # one that failed for good raises from then on, and so does one that did not see the topic
+                self._close_producer()
+            return _Problem(error, is_own)
         except Exception as error:  # whatever a record holds costs no more than its own letter
             return _Problem(error, is_own=True)
 
