@@ -6,7 +6,7 @@ again should the service refuse the newer. Sealed batches do not change.
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -28,6 +28,16 @@ class Message(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
+class BareMessage(NamedTuple):
+    """The place of a message whose bytes were let go."""
+
+    offset: int
+    timestamp: int
+    key: None = None
+    value: None = None
+    headers: tuple[()] = ()
 
 
 class SealReason(StrEnum):

@@ -1,49 +1,64 @@
 """The dead-letter topic: records that can never be written, as they came, with what was wrong.
 
-A dead letter counts once the broker has acknowledged it. While the broker refuses it, or the topic is missing, the
-source topic is blocked and the letter is tried again; none is passed over.
+A dead letter counts once the broker has acknowledged it; until then its record is not settled, and none is passed over.
+What keeps a letter from being written decides what waits for it:
+
+    the limit, or no topic     parked: the topic, or the partition, is blocked until it is given back
+    refused by the service     waits until all before it in reading order is decided, a minute at most, for the limit
+    the broker, the topic      waits: every topic is blocked, and all of it is tried again
+    the letter itself          written as a reference, which says why; where that is not wanted (too large), or cannot be
+                               written either, held: its own partition is blocked, and it is tried again now and then
+
+What is parked or held, and what waits beyond a few megabytes, keeps its place and lets its bytes go, for they would fill
+the buffer and pause every partition. The record is read again from its topic when it can be written.
 """
 
 import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from typing import Any, Final, NamedTuple, Protocol
 
+import msgspec
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
 from worker import kafka_client
+from worker.batch import BareMessage, Message
 from worker.config import DeadLetter as DeadLetterSettings
-from worker.config import Kafka, accept_until
+from worker.config import Kafka
+from worker.dead_letter_headers import TEXT_CHARACTERS, Headers, Sizes, Writer, build, build_reference
+from worker.dead_letter_limit import Limit
 from worker.delivery import DeadLetter
 from worker.errors import BlockReason, NotSent
 from worker.metrics import Metrics
-from worker.offsets import Ledger, Outcome
+from worker.offsets import Assignment, Ledger, Outcome, Partition
 from worker.state import Block, DeadLettered, Status
+from worker.words import clean
 
 log = logging.getLogger(__name__)
 
+VERDICT_SECONDS: Final = 5.0  # how long a refused record waits for those before it while none of them is decided
+LONGEST_VERDICT_SECONDS: Final = 60.0  # and while some are
+KEPT_BYTES: Final = 16 * 1024 * 1024  # of letters that wait for the broker; what is beyond is read again
 _AT_ONCE: Final = 100
+_BARE_BYTES: Final = 600  # what a letter without its record's bytes takes
+_LOOK_SECONDS: Final = 0.05  # between looks whether all before a refused record is decided
+_ISOLATE_AFTER: Final = 3  # failures of one letter, while others are acknowledged
 _CLOSE_SECONDS: Final = 0.5
 _LEASE_LOOK_SECONDS: Final = 0.2  # between looks whether a dead letter may be written again
 _MAX_BLOCK_MS: Final = 5_000
 _DELIVERY_TIMEOUT_MS: Final = 20_000
+_SLOWEST_BYTES_PER_SECOND: Final = 1024 * 1024  # to compress and to send a large letter
 _MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides, not the client's of 1 MiB
-_FIRST_ALL_BAD: Final = 20
+# The one codec that every broker, Kafka-compatible service and reader has. The topic's limit is that of compressed batches:
+# what its producer had compressed into the limit of the source topic shall fit here too.
+_COMPRESSION: Final = "gzip"
 _TOO_LARGE: Final = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
-_ERROR_HEADER_PREFIX: Final = "__connect.errors."
-_OWN_HEADERS: Final = frozenset(
-    f"oss-vectors.{name}"
-    for name in (
-        *("reason", "index", "timestamp", "failed-at", "null-headers", "value-size"),
-        *("http-status", "error-code", "request-id", "attempts"),
-    )
-)
-
-Headers = list[tuple[str, bytes]]
+_OF_THE_LETTER: Final = (*_TOO_LARGE, kafka_errors.InvalidRecordError, kafka_errors.InvalidTimestampError)
+_NO_IDEMPOTENCE: Final = (kafka_errors.UnsupportedVersionError, kafka_errors.ClusterAuthorizationFailedError)
+_GONE: Final = "the record is gone from the source topic"
 
 
 class Producer(Protocol):
@@ -57,6 +72,16 @@ class Producer(Protocol):
 
     def close(self, timeout: float | None = None) -> None:
         """Close."""
+
+
+class RecordSource(Protocol):
+    """Where a record is read again."""
+
+    def read(self, partition: Partition, offset: int) -> Message | None:
+        """Return the record, None where it is gone. Raises kafka-python's errors."""
+
+    def close(self) -> None:
+        """Close what reading opened; it may be read from again."""
 
 
 class _Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python ships no types
@@ -81,74 +106,98 @@ def make_producer(settings: Kafka, *, idempotent: bool) -> Producer:
         "delivery_timeout_ms": _DELIVERY_TIMEOUT_MS,
         "max_request_size": _MAX_REQUEST_BYTES,
         "enable_idempotence": idempotent,
+        "compression_type": _COMPRESSION,
     }
     producer: Producer = _Producer(**(config | kafka_client.connection(settings, KafkaProducer.DEFAULT_CONFIG)))
     return producer
 
 
-class Limit:
-    """How many of a topic's records may be dead letters before something else must be wrong.
+class _Why(Enum):
+    """Why a letter is held. Of those held for one reason, one that fails ends the round for the others."""
 
-    It is reached when more than `limit_ratio` of the last `limit_window` records, and at least `limit_min`, were bad, or
-    when the first 20 all were. Safe for several threads.
-    """
-
-    def __init__(self, settings: DeadLetterSettings, now: Callable[[], float]) -> None:
-        self._settings = settings
-        self._now = now
-        self._lock = threading.Lock()
-        self._read: dict[str, int] = {}
-        self._bad_first: dict[str, int] = {}  # records that were bad before the first good one
-        self._has_good: set[str] = set()
-        self._bad: dict[str, deque[int]] = {}
-        self._bad_ever: dict[str, int] = {}
-        moment = accept_until(settings)
-        self._accept_until = moment.timestamp() if moment else 0.0
-
-    def note_read(self, topic: str, good: int, bad: int, bad_first: int | None = None) -> None:
-        """Note records that were read, and how many of them were good as far as can be told by themselves.
-
-        `bad_first` is how many were bad before the first good one; None where nothing is known of their order: none.
-        """
-        with self._lock:
-            self._read[topic] = self._read.get(topic, 0) + good + bad
-            if topic not in self._has_good:
-                leading = (0 if good else bad) if bad_first is None else bad_first
-                self._bad_first[topic] = self._bad_first.get(topic, 0) + leading
-            if good:
-                self._has_good.add(topic)
-
-    def allows(self, topic: str) -> bool:
-        """Tell whether one more dead letter may be written, and note it if so."""
-        with self._lock:
-            bad = self._bad.setdefault(topic, deque())
-            read = self._read.get(topic, 0)
-            while bad and bad[0] <= read - self._settings.limit_window:
-                bad.popleft()
-            if self._now() >= self._accept_until and self._is_reached(topic, len(bad), read):
-                return False
-            bad.append(read)
-            self._bad_ever[topic] = self._bad_ever.get(topic, 0) + 1
-            return True
-
-    def _is_reached(self, topic: str, bad: int, read: int) -> bool:
-        bad_ever = self._bad_ever.get(topic, 0)
-        first_were_bad = bad_ever == _FIRST_ALL_BAD and self._bad_first.get(topic, 0) >= _FIRST_ALL_BAD
-        if first_were_bad or (bad_ever >= _FIRST_ALL_BAD and topic not in self._has_good):
-            return True
-        share = bad / max(1, min(read, self._settings.limit_window))
-        return bad >= self._settings.limit_min and share > self._settings.limit_ratio
+    TOO_LARGE = "too large"
+    NOT_TAKEN = "not taken"
+    NO_ROOM = "no room"  # it waited for the broker, and its bytes were let go
 
 
-class _Parked(NamedTuple):
-    """A letter held back by the limit, or for want of a dead-letter topic, and what that blocks."""
+class _Problem(NamedTuple):
+    """What kept a letter from being written, and whether that is the letter's own. `was_tried` is False where it was not sent."""
 
-    letter: DeadLetter
-    block: Block
+    error: BaseException
+    is_own: bool
+    was_tried: bool = True
+
+    @property
+    def is_too_large(self) -> bool:
+        return isinstance(self.error, _TOO_LARGE)
+
+    def __str__(self) -> str:
+        return clean(kafka_client.describe(self.error))
+
+
+class _Front(NamedTuple):
+    """The first place of a topic of which it is not known whether it becomes a dead letter, and since when that is so."""
+
+    place: int | None
+    since: float
+
+
+class _Entry:
+    """A letter on its way, and what became of it so far. It belongs to the writer's thread."""
+
+    def __init__(self, letter: DeadLetter, submitted_at: float) -> None:
+        self.letter = msgspec.structs.replace(letter, text=clean(letter.text, TEXT_CHARACTERS))
+        self.submitted_at = submitted_at
+        self.sizes = Sizes.of(letter.message)
+        self.failures = 0
+        self.unread = 0  # how often its record could not be read again
+        self.acknowledged_before = 0  # letters of others, when it first failed
+        self.why: _Why | None = None
+        self._whole_bytes = letter.size
+
+    @property
+    def partition(self) -> Partition:
+        return self.letter.assignment.partition
+
+    @property
+    def is_live(self) -> bool:
+        return self.letter.assignment.is_live
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of the whole record."""
+        return (self.sizes.key or 0) + (self.sizes.value or 0) + self.sizes.headers
+
+    @property
+    def own_block(self) -> Block:
+        """What a letter blocks that is held."""
+        return Block(self.partition.topic, BlockReason.DEAD_LETTER_UNAVAILABLE, self.partition.partition)
+
+    def __str__(self) -> str:
+        return f"{self.partition} offset {self.letter.offset}"
+
+    def let_go(self, ledger: Ledger) -> None:
+        """Keep the record's place alone."""
+        message = self.letter.message
+        self._become(BareMessage(message.offset, message.timestamp), min(_BARE_BYTES, self._whole_bytes), ledger)
+
+    def fill(self, message: Message, ledger: Ledger) -> bool:
+        """Hold the record again; returns False where another record has its place: its topic was made again."""
+        if (Sizes.of(message), message.timestamp) != (self.sizes, self.letter.message.timestamp):
+            return False
+        self._become(message, self._whole_bytes, ledger)
+        return True
+
+    def _become(self, message: Message, size: int, ledger: Ledger) -> None:
+        ledger.hold(size - self.letter.size)
+        self.letter = msgspec.structs.replace(self.letter, message=message, size=size)
 
 
 class DeadLetterWriter:
-    """Writes dead letters on a thread of its own, and settles each when the broker has acknowledged it."""
+    """Writes dead letters on a thread of its own, and settles each when the broker has acknowledged it.
+
+    `clock` and `wall` are seconds, monotonic and of Unix time.
+    """
 
     def __init__(
         self,
@@ -161,28 +210,37 @@ class DeadLetterWriter:
         metrics: Metrics,
         limit: Limit,
         producer: Callable[[bool], Producer],
+        source: RecordSource,
         retry_seconds: float,
+        clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
         self._settings = settings
-        self._kafka = kafka
+        self._writer = Writer(kafka.group_id, kafka.client_id)
         self._topics = tuple(topics)
         self._ledger = ledger
         self._status = status
         self._metrics = metrics
         self._limit = limit
         self._make_producer = producer
+        self._source = source
         self._retry_seconds = retry_seconds
+        self._clock = clock
         self._wall = wall
         self._idempotent = settings.idempotent != "false"
         self._producer: Producer | None = None
         self._condition = threading.Condition()
-        self._queue: deque[DeadLetter] = deque()
-        self._parked: list[_Parked] = []
-        self._oversized: list[DeadLetter] = []
-        self._try_oversized_at = 0.0  # in the clock's seconds
-        self._writing = 0
-        self._is_held = False  # back, since the lease had run out
+        self._queue: deque[tuple[DeadLetter, float]] = deque()  # with the time of each
+        self._undecided: list[_Entry] = []  # refused by the service, and not yet judged by the limit
+        self._fronts: dict[str, _Front] = {}  # of topics with such records
+        self._waiting: list[_Entry] = []  # to be written
+        self._parked: dict[Block, list[_Entry]] = {}
+        self._held: list[_Entry] = []
+        self._is_source_away = False  # in this round of what is held
+        self._acknowledged = 0
+        self._write_again_at = self._try_held_at = 0.0  # in the clock's seconds
+        self._is_busy = False
+        self._is_held_back = False  # since the lease had run out
         self._stopping = False
         self._ready = not settings.topic
         self._thread = threading.Thread(target=self._run, name="dead-letters", daemon=True)
@@ -196,23 +254,23 @@ class DeadLetterWriter:
     def submit(self, letter: DeadLetter) -> None:
         """Take a dead letter; returns at once."""
         with self._condition:
-            self._queue.append(letter)
+            self._queue.append((letter, self._clock()))
             self._condition.notify()
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether the dead-letter topic was found, or none is wanted."""
+        """Return whether the dead-letter topic was found, or none is wanted."""
         return self._ready
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether nothing waits to be written that could be."""
+        """Return whether nothing waits to be written that could be."""
         with self._condition:
-            return not self._queue and not self._writing
+            return not self._queue and not self._is_busy
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether the thread runs, or was told to end."""
+        """Return whether the thread runs, or was told to end."""
         return self._stopping or self._thread.is_alive()
 
     def stop(self, timeout: float) -> None:
@@ -231,53 +289,62 @@ class DeadLetterWriter:
             if self._settings.topic:
                 self._find_topic()
             while (letters := self._next()) is not None:
-                try:
-                    self._write(letters)
-                    self._write_oversized()
-                finally:
-                    with self._condition:
-                        self._writing = 0
+                self._release_given_back()
+                self._judge([_Entry(letter, submitted_at) for letter, submitted_at in letters])
+                del letters  # what is let go of them is gone
+                self._write_waiting()
+                self._write_held()
+                self._unblock_if_none_waits()
         finally:
             self._close_producer()
+            self._source.close()
 
-    def _next(self) -> list[DeadLetter] | None:
+    def _next(self) -> list[tuple[DeadLetter, float]] | None:
+        """Wait for letters, or until something is to be tried again; None where the thread is to end."""
         with self._condition:
+            self._is_busy = bool(self._undecided or self._waiting)
             if not self._stopping and not self._queue:
-                self._condition.wait(self._retry_seconds)
-            self._forget_parked()
+                self._condition.wait(self._seconds_to_wait())
             if self._stopping:
                 return None
-            letters = [self._queue.popleft() for _ in range(min(_AT_ONCE, len(self._queue)))]
-            self._writing = len(letters)
+            letters = list(self._queue)
+            self._queue.clear()
+            self._is_busy = self._is_busy or bool(letters)
             return letters
 
-    def _forget_parked(self) -> None:
+    def _seconds_to_wait(self) -> float:
+        now, seconds = self._clock(), self._retry_seconds
+        if self._undecided:
+            seconds = min(seconds, _LOOK_SECONDS)
+        if self._waiting:
+            seconds = min(seconds, self._write_again_at - now)
+        if self._is_held_back:
+            seconds = min(seconds, _LEASE_LOOK_SECONDS)
+        if self._held:
+            seconds = min(seconds, self._try_held_at - now)
+        return max(0.0, seconds)
+
+    def _release_given_back(self) -> None:
         """Let go of letters whose partition was given back, and of what they blocked."""
-        gone = [parked for parked in self._parked if not parked.letter.assignment.is_live]
-        self._ledger.discard([parked.letter for parked in gone])
-        self._parked = [parked for parked in self._parked if parked.letter.assignment.is_live]
-        for block in {parked.block for parked in gone} - {parked.block for parked in self._parked}:
-            self._status.unblock(block)
+        for block in list(self._parked):
+            self._parked[block] = self._owned(self._parked[block])
+            if not self._parked[block]:
+                del self._parked[block]
+                self._status.unblock(block)
+        self._undecided = self._owned(self._undecided)
+        self._waiting = self._owned(self._waiting)
+        self._keep_held(self._owned(self._held))
+
+    def _owned(self, entries: list[_Entry]) -> list[_Entry]:
+        gone = [entry.letter for entry in entries if not entry.is_live]
+        if gone:
+            self._ledger.discard(gone)
+        return [entry for entry in entries if entry.is_live] if gone else entries
 
     def _pause(self) -> None:
         with self._condition:
             if not self._stopping:
                 self._condition.wait(self._retry_seconds)
-
-    def _wait_for_the_lease(self, letters: Sequence[DeadLetter]) -> None:
-        """Wait while another process may own the partitions, and may have written these dead letters itself.
-
-        What the producer had queued before a freeze it sends when it wakes, at most the letters of one round (100): they
-        are in the topic twice then, which is allowed, and no vector is older for it.
-        """
-        while not (self._ledger.may_write or self._stopping) and self._owned_of(letters):
-            if not self._is_held:
-                self._is_held = True
-                self._metrics.lease_waits.inc()
-            with self._condition:
-                if not self._stopping:
-                    self._condition.wait(_LEASE_LOOK_SECONDS)
-        self._is_held = False
 
     def _find_topic(self) -> None:
         """Look for the dead-letter topic until it is there; until then nothing is consumed."""
@@ -304,14 +371,17 @@ class DeadLetterWriter:
         if self._producer is None:
             try:
                 self._producer = self._make_producer(self._idempotent)
-            except (kafka_errors.UnsupportedVersionError, kafka_errors.ClusterAuthorizationFailedError):
+            except _NO_IDEMPOTENCE:
+                if not self._may_do_without_idempotence():
+                    raise
                 self._give_up_idempotence()
                 self._producer = self._make_producer(self._idempotent)
         return self._producer
 
+    def _may_do_without_idempotence(self) -> bool:
+        return self._settings.idempotent == "auto" and self._idempotent
+
     def _give_up_idempotence(self) -> None:
-        if self._settings.idempotent == "true" or not self._idempotent:
-            raise kafka_errors.UnsupportedVersionError("the broker takes no idempotent producer")
         self._idempotent = False
         log.warning("the broker takes no idempotent producer; dead letters may be written twice after a fault")
 
@@ -331,239 +401,347 @@ class DeadLetterWriter:
         for topic in self._topics:
             self._status.unblock(Block(topic, BlockReason.DEAD_LETTER_UNAVAILABLE))
 
-    def _write(self, letters: list[DeadLetter]) -> None:
-        """Write letters until each is acknowledged, held, or its partition given back.
-
-        Then nothing blocks any more: what was given back blocked only with its partition, and the next dead letter finds
-        out anew.
-        """
-        if not letters:
-            return
-        waiting = self._owned([letter for letter in letters if self._may_be_written(letter)])
-        while waiting and not self._stopping:
-            waiting = self._send(waiting)
-            if waiting:
-                if self._ledger.may_write:
-                    self._pause()
-                waiting = self._owned(waiting)
-        if not waiting:
+    def _unblock_if_none_waits(self) -> None:
+        """End what the broker's refusal blocked, once nothing waits for it: the next letter finds out how it is."""
+        if not self._waiting and not any(entry.why is _Why.NO_ROOM for entry in self._held):
             self._unblock()
 
-    def _may_be_written(self, letter: DeadLetter) -> bool:
-        topic, partition = letter.assignment.partition
+    # -- which letters may be written
+
+    def _judge(self, entries: list[_Entry]) -> None:
+        """Sort letters, in their reading order, into those to write, to park, and not to judge yet."""
+        for entry in entries:
+            if entry.letter.refusal is not None:
+                self._limit.note_bad(entry.partition, entry.letter.offset)
+        undecided, self._undecided = self._undecided + self._owned(entries), []
+        places = {entry: self._limit.place(entry.partition, entry.letter.offset) for entry in undecided}
+        fronts: dict[str, _Front] = {}
+        for entry in sorted(undecided, key=places.__getitem__):
+            topic = entry.partition.topic
+            if entry.letter.refusal is not None and topic not in fronts:
+                fronts[topic] = self._front(entry, undecided)
+            if entry.letter.refusal is not None and self._is_early(entry, places[entry], fronts[topic]):
+                self._undecided.append(entry)
+            elif self._may_be_written(entry):
+                self._waiting.append(entry)
+        waiting_topics = {entry.partition.topic for entry in self._undecided}
+        self._fronts = {topic: front for topic, front in fronts.items() if topic in waiting_topics}
+
+    def _front(self, entry: _Entry, undecided: Iterable[_Entry]) -> _Front:
+        """Return how far a topic is decided now, and since when it is no further."""
+        topic = entry.partition.topic
+        place = self._first_undecided(topic, undecided)
+        before = self._fronts.get(topic)
+        if before is None:
+            return _Front(place, entry.submitted_at)
+        return before if before.place == place else _Front(place, self._clock())
+
+    def _is_early(self, entry: _Entry, place: int, front: _Front) -> bool:
+        """Return whether a refused record is not to be judged yet: records before it may still turn out to be bad."""
+        now = self._clock()
+        is_open = front.place is not None and front.place < place
+        is_moving = now - max(front.since, entry.submitted_at) < VERDICT_SECONDS
+        return (
+            is_open
+            and is_moving
+            and now - entry.submitted_at < LONGEST_VERDICT_SECONDS
+            and self._may_go_on(entry.partition.topic)
+        )
+
+    def _may_go_on(self, topic: str) -> bool:
+        return bool(self._settings.topic) and Block(topic, BlockReason.DEAD_LETTER_LIMIT) not in self._parked
+
+    def _first_undecided(self, topic: str, undecided: Iterable[_Entry]) -> int | None:
+        """Return the first place of a topic of which it is not known whether it becomes a dead letter."""
+        given_up: dict[Assignment, set[int]] = {}
+        for entries in (undecided, self._waiting, self._held, *self._parked.values()):
+            for entry in entries:
+                given_up.setdefault(entry.letter.assignment, set()).add(entry.letter.offset)
+        found = self._ledger.first_undecided(topic, given_up)
+        return min((self._limit.place(*place) for place in found), default=None)
+
+    def _may_be_written(self, entry: _Entry) -> bool:
+        topic, partition = entry.partition
         if not self._settings.topic:
             block = Block(topic, BlockReason.NO_DEAD_LETTER, partition)
-            self._park(letter, block, f"there is no dead-letter topic for {_where(letter)}")
+            self._park(entry, block, f"there is no dead-letter topic for {entry}")
             return False
-        if not self._limit.allows(topic):
+        if not self._may_go_on(topic) or not self._limit.allows(entry.partition, entry.letter.offset):
             message = (
                 "more dead letters than dead_letter.limit_ratio allows: mend what sends them, or set "
-                f"dead_letter.accept_until; the next is {_where(letter)}, {letter.reason}"
+                f"dead_letter.accept_until; the next is {entry}, {entry.letter.reason}"
             )
-            self._park(letter, Block(topic, BlockReason.DEAD_LETTER_LIMIT), message)
+            self._park(entry, Block(topic, BlockReason.DEAD_LETTER_LIMIT), message)
             return False
         return True
 
-    def _park(self, letter: DeadLetter, block: Block, message: str) -> None:
-        self._status.block(block, message, quote=letter.text)
-        self._parked.append(_Parked(letter, block))
+    def _park(self, entry: _Entry, block: Block, message: str) -> None:
+        if block not in self._parked:
+            self._status.block(block, message, quote=entry.letter.text)
+        self._parked.setdefault(block, []).append(entry)
+        entry.let_go(self._ledger)
 
-    def _owned(self, letters: list[DeadLetter]) -> list[DeadLetter]:
-        self._ledger.discard(letter for letter in letters if not letter.assignment.is_live)
-        return self._owned_of(letters)
+    # -- writing them
 
-    @staticmethod
-    def _owned_of(letters: Sequence[DeadLetter]) -> list[DeadLetter]:
-        return [letter for letter in letters if letter.assignment.is_live]
+    def _write_waiting(self) -> None:
+        """Write what waits until each is acknowledged or held, or the broker takes no more for now."""
+        while self._waiting and not self._stopping and self._clock() >= self._write_again_at and self._may_write():
+            some, rest = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+            failed = self._write(some)
+            self._waiting = rest + failed
+            if failed and self._ledger.may_write:
+                self._write_again_at = self._clock() + self._retry_seconds
+        self._shed()
 
-    def _send(self, letters: list[DeadLetter]) -> list[DeadLetter]:
-        """Send all, wait for each; returns those that failed. One that is too large by itself is held, and not returned."""
-        self._wait_for_the_lease(letters)
-        departed = [letter for letter in letters if self._ledger.depart((letter.assignment,))]
-        failed = self._owned([letter for letter in letters if letter not in departed])  # the lease ran out once more
-        problems = self._attempt(departed)
-        for letter, first_problem in zip(departed, problems, strict=True):
-            problem = first_problem
-            if isinstance(problem, _TOO_LARGE) and len(departed) > 1:  # which of them it was, the client does not say
-                (problem,) = self._attempt([letter])
-            if isinstance(problem, _TOO_LARGE) and self._settings.oversize == "reference":
-                (problem,) = self._attempt([letter], with_value=False)
-            if problem is None:
-                self._settle(letter)
-            elif isinstance(problem, _TOO_LARGE):
-                self._hold_oversized(letter, problem)
-            else:
-                if not isinstance(problem, NotSent):
-                    self._note_failure(letter, problem)
-                failed.append(letter)
-            self._ledger.land((letter.assignment,))
-        return failed
+    def _may_write(self) -> bool:
+        """Return whether the lease holds; where not, another process may own the partitions, and the letters wait.
 
-    def _attempt(self, letters: list[DeadLetter], *, with_value: bool = True) -> list[BaseException | None]:
-        """Send all, wait for each, and return what went wrong with each.
-
-        An error that comes at once comes at the others too, each after some seconds: they are not tried. An idempotent
-        producer that was told of an error other than a time-out takes nothing any more, so the next attempt makes a new one.
+        What the producer had queued before a freeze it sends when it wakes, at most the letters of one round (100): they
+        are in the topic twice then, which is allowed, and no vector is older for it.
         """
-        futures: list[Any] = []
-        for letter in letters:
-            gave_up = futures and isinstance(futures[-1], BaseException) and not isinstance(futures[-1], _TOO_LARGE)
-            futures.append(futures[-1] if gave_up else self._send_one(letter, with_value=with_value))
-        problems = [_outcome(future) for future in futures]
-        if any(problem and not isinstance(problem, (kafka_errors.KafkaTimeoutError, NotSent)) for problem in problems):
+        may_write = self._ledger.may_write
+        if not may_write and not self._is_held_back:
+            self._metrics.lease_waits.inc()
+        self._is_held_back = not may_write
+        return may_write
+
+    def _shed(self) -> None:
+        """Let the bytes of letters go that wait for the broker, beyond `KEPT_BYTES`."""
+        kept, size = [], 0
+        for entry in self._waiting:
+            size += entry.bytes
+            if size <= KEPT_BYTES:
+                kept.append(entry)
+            else:
+                self._hold(entry, _Why.NO_ROOM, f"the dead letter of {entry} waits for the dead-letter topic")
+        self._waiting = kept
+
+    def _write(self, entries: list[_Entry]) -> list[_Entry]:
+        """Send all, wait for each; returns those that are to be tried again, those that were not tried first.
+
+        Where one is at fault itself, those that failed beside it are sent again, each alone: they shared a batch with it.
+        """
+        departed = [entry for entry in entries if self._ledger.depart((entry.letter.assignment,))]
+        held_back = self._owned([entry for entry in entries if entry not in departed])  # the lease ran out once more
+        problems = self._attempt(departed)
+        if len(departed) > 1 and any(problem is not None and problem.is_own for problem in problems):
+            problems = self._attempt_alone(departed, problems)
+        failed: list[tuple[bool, _Entry]] = [(False, entry) for entry in held_back]
+        for entry, first_problem in zip(departed, problems, strict=True):
+            if (problem := self._conclude(entry, first_problem)) is not None:
+                failed.append((problem.was_tried, entry))
+        if not failed:
+            self._unblock()
+        for entry in departed:
+            self._ledger.land((entry.letter.assignment,))
+        return [entry for _, entry in sorted(failed, key=lambda one: one[0])]
+
+    def _attempt_alone(self, entries: list[_Entry], problems: list[_Problem | None]) -> list[_Problem | None]:
+        again: list[_Problem | None] = []
+        gave_up: _Problem | None = None
+        for entry, problem in zip(entries, problems, strict=True):
+            if problem is not None:
+                (found,) = [gave_up] if gave_up is not None else self._attempt([entry])
+                gave_up = gave_up or (found._replace(was_tried=False) if found and not found.is_own else None)
+                again.append(found)
+            else:
+                again.append(None)
+        return again
+
+    def _conclude(self, entry: _Entry, problem: _Problem | None) -> _Problem | None:
+        """Settle a letter, or hold it; returns the problem where it is to be tried again soon."""
+        if problem is not None and problem.is_own:
+            problem = self._write_reference(entry, problem)
+        if problem is None:
+            self._settle(entry)
+        elif isinstance(problem.error, NotSent):
+            return problem
+        elif problem.is_own:
+            self._hold(entry, _Why.TOO_LARGE if problem.is_too_large else _Why.NOT_TAKEN, _not_written(entry, problem))
+        elif self._is_isolated(entry, problem):
+            self._hold(entry, _Why.NOT_TAKEN, _not_written(entry, problem))
+        else:
+            self._count_failure(problem)
+            self._block(f"the dead letter of {entry} was not taken: {problem}")
+            return problem
+        return None
+
+    def _is_isolated(self, entry: _Entry, problem: _Problem) -> bool:
+        """Note a failure of the broker, and return whether it must be this letter's: others were acknowledged meanwhile."""
+        if problem.was_tried:
+            if not entry.failures:
+                entry.acknowledged_before = self._acknowledged
+            entry.failures += 1
+        return entry.failures >= _ISOLATE_AFTER and self._acknowledged > entry.acknowledged_before
+
+    def _write_reference(self, entry: _Entry, problem: _Problem) -> _Problem | None:
+        """Write a letter that cannot be written whole as a reference, if that is wanted; returns what is wrong then."""
+        if problem.is_too_large and self._settings.oversize != "reference":
+            return problem
+        (again,) = self._attempt([entry], why=f"the record cannot be written whole: {problem}")
+        return again
+
+    def _attempt(self, entries: list[_Entry], *, why: str = "") -> list[_Problem | None]:
+        """Send all, wait for each, and return what went wrong with each. With `why` they are sent as references.
+
+        An error of the broker that comes at once comes at the others too, each after some seconds: they are not tried. An
+        idempotent producer that was told of an error other than a time-out takes nothing any more, so the next attempt
+        makes a new one.
+        """
+        sent: list[Any] = []
+        for entry in entries:
+            last = sent[-1] if sent else None
+            if isinstance(last, _Problem) and not last.is_own:
+                sent.append(last._replace(was_tried=False))
+            else:
+                sent.append(self._send(entry, why))
+        problems = [
+            one if isinstance(one, _Problem) else _outcome(one, entry.bytes)
+            for one, entry in zip(sent, entries, strict=True)
+        ]
+        errors = [problem.error for problem in problems if problem is not None]
+        if any(isinstance(error, _NO_IDEMPOTENCE) for error in errors) and self._may_do_without_idempotence():
+            self._give_up_idempotence()
+        if any(not isinstance(error, (kafka_errors.KafkaTimeoutError, NotSent)) for error in errors):
             self._close_producer()
         return problems
 
-    # -- letters larger than the topic takes
+    def _send(self, entry: _Entry, why: str) -> Any:
+        """Return the producer's future, or the problem that came at once.
 
-    def _hold_oversized(self, letter: DeadLetter, problem: BaseException) -> None:
-        """Block the letter's partition alone: the topic takes the others."""
-        self._metrics.dead_letter_writes.labels("failed").inc()
-        self._status.block(_oversize_block(letter), f"the dead letter of {_where(letter)} is too large: {problem}")
-        self._oversized.append(letter)
-
-    def _write_oversized(self) -> None:
-        """Try those again now and then, for the topic's limit may have been raised."""
-        if not self._oversized or time.monotonic() < self._try_oversized_at:
-            return
-        self._try_oversized_at = time.monotonic() + self._retry_seconds
-        held, self._oversized = self._oversized, []
-        failed = self._send(self._owned(held))
-        self._oversized = failed + self._oversized
-        if not failed:
-            self._unblock()
-        for block in {_oversize_block(one) for one in held} - {_oversize_block(one) for one in self._oversized}:
-            self._status.unblock(block)
-
-    def _send_one(self, letter: DeadLetter, *, with_value: bool) -> Any:
-        """Return the producer's future, or the error that came at once."""
+        Whatever comes of making the letter is its own; what comes of making the producer never is.
+        """
         try:
-            return self._post(letter, with_value=with_value)
-        except (*_TOO_LARGE, NotSent) as error:
-            return error
-        except (
-            Exception
-        ) as error:  # a producer that failed for good raises from then on: the next attempt makes a new one
-            self._close_producer()
-            return error
+            producer = self._connected()
+        except Exception as error:  # the client raises what it meets; each of them is told and tried again
+            return _Problem(error, is_own=False)
+        try:
+            failed_at = self._wall()
+            if why:
+                made = build_reference(entry.letter, self._writer, failed_at=failed_at, sizes=entry.sizes, why=why)
+            else:
+                made = build(entry.letter, self._writer, failed_at=failed_at)
+            if not self._ledger.may_leave((entry.letter.assignment,)):
+                return _Problem(NotSent("the lease ran out"), is_own=False, was_tried=False)
+            return producer.send(self._settings.topic, value=made.value, key=made.key, headers=made.headers)
+        except (kafka_errors.KafkaError, OSError) as error:
+            is_own = isinstance(error, _OF_THE_LETTER)
+            if not is_own:  # one that failed for good raises from then on, and so does one that did not see the topic
+                self._close_producer()
+            return _Problem(error, is_own)
+        except Exception as error:  # whatever a record holds costs no more than its own letter
+            return _Problem(error, is_own=True)
 
-    def _post(self, letter: DeadLetter, *, with_value: bool) -> Any:
-        message = letter.message
-        headers = build_headers(
-            letter,
-            group_id=self._kafka.group_id,
-            client_id=self._kafka.client_id,
-            failed_at=self._wall(),
-            without_value=not with_value,
-        )
-        value = message.value if with_value else None
-        producer = self._connected()
-        if not self._ledger.may_leave((letter.assignment,)):
-            raise NotSent("a partition was lost, or the lease ran out, before the dead letter was written")
-        return producer.send(
-            self._settings.topic, value=_writable(message.key, value), key=message.key, headers=headers
-        )
+    # -- letters that are held
 
-    def _note_failure(self, letter: DeadLetter, problem: BaseException) -> None:
+    def _hold(self, entry: _Entry, why: _Why, message: str) -> None:
+        """Block the letter's partition alone, and keep its place: the topic takes the others."""
+        if why is not _Why.NO_ROOM:
+            self._metrics.dead_letter_writes.labels("failed").inc()
+        self._status.block(entry.own_block, message)
+        entry.why, entry.failures = why, 0
+        entry.let_go(self._ledger)
+        if not self._held:
+            self._try_held_at = self._clock() + self._retry_seconds
+        self._held.append(entry)
+
+    def _write_held(self) -> None:
+        """Try those again now and then, the smallest first; the topic's limit may have been raised."""
+        if not self._held or self._clock() < self._try_held_at or not self._may_write():
+            return
+        failed: set[_Why | None] = set()
+        left: list[_Entry] = []
+        self._is_source_away = False
+        for entry in sorted(self._held, key=_turn_of):
+            if self._stopping or self._is_source_away or entry.why in failed or not self._is_written(entry):
+                failed.add(entry.why)
+                left.append(entry)
+        self._source.close()
+        self._keep_held(left)
+        self._try_held_at = self._clock() + self._retry_seconds
+
+    def _keep_held(self, left: list[_Entry]) -> None:
+        """Keep these of the held letters, and end what the others blocked."""
+        if left is not self._held:
+            blocks = {entry.own_block for entry in self._held} - {entry.own_block for entry in left}
+            self._held = left
+            for block in blocks:
+                self._status.unblock(block)
+
+    def _is_written(self, entry: _Entry) -> bool:
+        """Read a held letter's record again and write it; returns whether it needs to be held no longer."""
+        try:
+            message = self._source.read(entry.partition, entry.letter.offset)
+            is_there = message is not None and entry.fill(message, self._ledger)
+        except Exception as error:  # the client raises what it meets; each of them is told and tried again
+            self._source.close()
+            self._is_source_away = True
+            entry.unread += 1
+            unread = _Problem(error, is_own=False)
+            self._note_still_held(entry, f"the record of {entry} cannot be read again: {unread}", unread)
+            return False
+        if not self._ledger.depart((entry.letter.assignment,)):
+            if entry.is_live:  # the lease ran out meanwhile
+                entry.let_go(self._ledger)
+                return False
+            self._ledger.discard([entry.letter])
+            return True
+        (found,) = self._attempt([entry], why="" if is_there else _GONE)
+        problem = self._write_reference(entry, found) if found is not None and found.is_own and is_there else found
+        if problem is None:
+            self._settle(entry)
+            if not is_there:
+                log.error("%s; its dead letter is a reference", _GONE, extra=_place(entry))
+        self._ledger.land((entry.letter.assignment,))
+        if problem is not None:
+            entry.let_go(self._ledger)
+            if not isinstance(problem.error, NotSent):
+                self._note_still_held(entry, _not_written(entry, problem), problem)
+        return problem is None
+
+    def _note_still_held(self, entry: _Entry, message: str, problem: _Problem) -> None:
+        entry.failures += 1
+        self._count_failure(problem)
+        self._status.block(entry.own_block, message)
+
+    def _count_failure(self, problem: _Problem) -> None:
         self._metrics.dead_letter_writes.labels("failed").inc()
-        self._metrics.kafka_errors.labels(kafka_client.kind_of(problem)).inc()
-        self._block(f"the dead letter of {_where(letter)} was not taken: {kafka_client.describe(problem)}")
+        self._metrics.kafka_errors.labels(kafka_client.kind_of(problem.error)).inc()
 
-    def _settle(self, letter: DeadLetter) -> None:
+    # -- written
+
+    def _settle(self, entry: _Entry) -> None:
+        letter = entry.letter
+        self._acknowledged += 1
         self._metrics.dead_letter_writes.labels("ok").inc()
-        self._unblock()
-        topic, partition = letter.assignment.partition
+        topic, partition = entry.partition
         if self._ledger.settle((letter,), Outcome.DEAD_LETTERED):
             now = self._wall()
             self._metrics.dead_letters.labels(topic, letter.reason.value).inc()
             self._metrics.settled(topic, (letter.message.timestamp,), now)
             self._status.dead_lettered(DeadLettered(topic, partition, letter.offset, letter.reason, now))
-        log.warning(
-            "dead letter",
-            extra={
-                "topic": topic,
-                "partition": partition,
-                "offset": letter.offset,
-                "reason": letter.reason.value,
-                "error": letter.text,
-            },
-        )
+        log.warning("dead letter", extra=_place(entry) | {"reason": letter.reason.value, "error": letter.text})
 
 
-def _outcome(future: Any) -> BaseException | None:
-    """Wait for the broker's word; returns the error, None where it was acknowledged."""
-    if isinstance(future, BaseException):
-        return future
+def _outcome(future: Any, size: int) -> _Problem | None:
+    """Wait for the broker's word on so many bytes; returns what is wrong, None where it was acknowledged."""
     try:
-        future.get(timeout=_DELIVERY_TIMEOUT_MS / 1000 + 1)
+        future.get(timeout=_DELIVERY_TIMEOUT_MS / 1000 + 1 + size / _SLOWEST_BYTES_PER_SECOND)
     except Exception as error:  # the client raises what it meets; each of them is told and tried again
-        return error
+        return _Problem(error, is_own=isinstance(error, _OF_THE_LETTER))
     return None
 
 
-def _oversize_block(letter: DeadLetter) -> Block:
-    return Block(
-        letter.assignment.partition.topic, BlockReason.DEAD_LETTER_UNAVAILABLE, letter.assignment.partition.partition
-    )
+def _turn_of(entry: _Entry) -> tuple[int, int, int]:
+    """The order in which held letters are tried: in turn, and where size is at fault the smallest first."""
+    return entry.unread, 0 if entry.why is _Why.TOO_LARGE else entry.failures, entry.bytes
 
 
-def _where(letter: DeadLetter) -> str:
-    return f"{letter.assignment.partition} offset {letter.offset}"
+def _not_written(entry: _Entry, problem: _Problem) -> str:
+    what = "is too large" if problem.is_too_large else "cannot be written"
+    return f"the dead letter of {entry} {what}: {problem}"
 
 
-def _writable(key: bytes | None, value: bytes | None) -> bytes | None:
-    """The client cannot write a message with neither key nor value: its value is written empty."""
-    return b"" if key is None and value is None else value
-
-
-def build_headers(
-    letter: DeadLetter, *, group_id: str, client_id: str, failed_at: float, without_value: bool = False
-) -> Headers:
-    """Return the source record's headers, and on top of them what was wrong. `failed_at` is Unix time in seconds."""
-    source = [(name, value) for name, value in letter.message.headers if not _is_of_an_earlier_failure(name)]
-    headers = [(name, value if value is not None else b"") for name, value in source]
-    partition = letter.assignment.partition
-    refusal = letter.refusal
-    told = {
-        "__connect.errors.topic": partition.topic,
-        "__connect.errors.partition": str(partition.partition),
-        "__connect.errors.offset": str(letter.offset),
-        "__connect.errors.connector.name": group_id,
-        "__connect.errors.task.id": client_id,
-        "__connect.errors.stage": "TASK_PUT" if refusal is not None else "VALUE_CONVERTER",
-        "__connect.errors.class.name": letter.raised_by,
-        "__connect.errors.exception.class.name": letter.error_class,
-        "__connect.errors.exception.message": letter.text,
-        "oss-vectors.reason": letter.reason.value,
-        "oss-vectors.index": letter.index,
-        "oss-vectors.timestamp": _source_time(letter.message.timestamp),
-        "oss-vectors.failed-at": rfc3339(failed_at),
-    }
-    if nulls := [name for name, value in source if value is None]:
-        told["oss-vectors.null-headers"] = ",".join(nulls)
-    if without_value:
-        told["oss-vectors.value-size"] = str(len(letter.message.value or b""))
-    if refusal is not None:
-        told["oss-vectors.http-status"] = str(refusal.status)
-        told["oss-vectors.error-code"] = refusal.code
-        told["oss-vectors.request-id"] = refusal.request_id
-        told["oss-vectors.attempts"] = str(letter.attempts)
-    return headers + [(name, value.encode()) for name, value in told.items()]
-
-
-def _is_of_an_earlier_failure(name: str) -> bool:
-    """A record that fails again after a replay tells of its newest failure alone."""
-    return name.startswith(_ERROR_HEADER_PREFIX) or name in _OWN_HEADERS
-
-
-def _source_time(milliseconds: int) -> str:
-    """Return it as text, empty where there is none, or none that a calendar has (microseconds, by a producer's mistake)."""
-    try:
-        return rfc3339(milliseconds / 1000) if milliseconds >= 0 else ""
-    except (ValueError, OverflowError, OSError):
-        return ""
-
-
-def rfc3339(seconds: float) -> str:
-    """Return a Unix time as RFC 3339, UTC, with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _place(entry: _Entry) -> dict[str, object]:
+    topic, partition = entry.partition
+    return {"topic": topic, "partition": partition, "offset": entry.letter.offset}

@@ -27,7 +27,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from worker.answers import CREDENTIAL_STATUSES
-from worker.batch import Batch, Envelope, Item, Message
+from worker.batch import BareMessage, Batch, Envelope, Item, Message
 from worker.config import Batch as BatchSettings
 from worker.config import Delivery as DeliverySettings
 from worker.errors import Blame, BlockReason, NotSent, Reason, Refused, RetryReason, SinkError, TargetError, Transient
@@ -50,6 +50,14 @@ LEASE_LOOK_SECONDS: Final = 1.0  # the longest that what is held back waits unti
 _LOOK_AHEAD: Final = 16  # queued batches that are looked through for one that may go
 
 
+class Refusal(NamedTuple):
+    """What the service answered. The error that it came as would keep the request's body, by its traceback."""
+
+    status: int
+    code: str
+    request_id: str
+
+
 class DeadLetter(msgspec.Struct, frozen=True, eq=False):
     """A record that can never be written, with what is told of it. `refusal` is the service's answer, if it had one."""
 
@@ -61,7 +69,7 @@ class DeadLetter(msgspec.Struct, frozen=True, eq=False):
     text: str
     raised_by: str
     error_class: str
-    refusal: SinkError | None = None
+    refusal: Refusal | None = None
     attempts: int = 0
 
     @property
@@ -674,10 +682,12 @@ class Courier:
                 f"the service refused the record alone: {error}",
                 f"{__name__}.{type(self).__name__}",
                 f"{type(error).__module__}.{type(error).__name__}",
-                error,
+                Refusal(error.status, error.code, error.request_id),
                 part.attempts,
             )
         )
+        # The bytes are the dead letter's from here on; the batch keeps the item for its key until all of it is done.
+        item.message, item.fragment = BareMessage(item.offset, item.message.timestamp), None
         self._unstick([item])
         return [_Part([older])] if older is not None else []
 

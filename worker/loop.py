@@ -11,7 +11,8 @@ import msgspec
 from worker.batch import Batch, Item, Message, OpenBatch, SealReason
 from worker.config import Route as RouteSettings
 from worker.config import Settings
-from worker.deadletter import DeadLetterWriter, Limit
+from worker.dead_letter_limit import Limit
+from worker.deadletter import DeadLetterWriter
 from worker.delivery import DeadLetter, Lane, observe_latency
 from worker.errors import BlockReason, BrokerUnavailable, FatalError, RecordError, TargetError
 from worker.metrics import Metrics
@@ -215,13 +216,12 @@ class Worker:
     def _take_in(self, polled: Polled) -> None:
         """Track, decode and batch the messages of one partition."""
         assignment, messages = polled
-        if not self._ledger.track(assignment, [message.offset for message in messages]):
+        offsets = [message.offset for message in messages]
+        if not self._ledger.track(assignment, offsets):
             return
         route = self._routes[assignment.partition.topic]
         items, letters, ignored, held = self._decode(route, assignment, messages)
-        self._parts.limit.note_read(
-            route.topic, len(messages) - len(letters), len(letters), _bad_before_the_first_good(messages, letters)
-        )
+        self._parts.limit.note_read(assignment, offsets, [letter.offset for letter in letters])
         self._ledger.hold(held)
         for letter in letters:
             self._parts.dead_letters.submit(letter)
@@ -399,15 +399,6 @@ class Worker:
         self._parts.watcher.stop()
         for lane in self._parts.lanes.values():
             lane.join(max(0.0, deadline - self._clock()))
-
-
-def _bad_before_the_first_good(messages: Sequence[Message], letters: Sequence[DeadLetter]) -> int:
-    count = 0
-    for message, letter in zip(messages, letters, strict=False):
-        if letter.message is not message:
-            break
-        count += 1
-    return count
 
 
 def _header_bytes(message: Message) -> int:

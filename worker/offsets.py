@@ -10,7 +10,7 @@ back finds its assignment fenced and changes nothing.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum, StrEnum
 from typing import NamedTuple, Protocol
 
@@ -288,6 +288,20 @@ class Ledger:
         """Give free the bytes of records whose assignment is closing or fenced; they are counted when it is fenced."""
         with self._lock:
             self._bytes -= sum(record.size for record in records)
+
+    def first_undecided(
+        self, topic: str, given_up: Mapping[Assignment, Collection[int]]
+    ) -> list[tuple[Partition, int]]:
+        """Return each partition's first offset that is neither settled nor, by `given_up`, known to be a dead letter."""
+        found = []
+        with self._lock:
+            for partition, assignment in self._assignments.items():
+                if partition.topic == topic:
+                    decided = (assignment._settled, given_up.get(assignment, ()))  # noqa: SLF001 - the ledger's own
+                    outstanding = assignment._outstanding  # noqa: SLF001 - likewise
+                    first = next((o for o in outstanding if o not in decided[0] and o not in decided[1]), None)
+                    found += [] if first is None else [(partition, first)]
+        return found
 
     # -- the wire
 

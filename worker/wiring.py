@@ -11,7 +11,9 @@ from typing import Final
 
 from worker import __version__
 from worker.config import Loaded, Settings, in_force
-from worker.deadletter import DeadLetterWriter, Limit, make_producer
+from worker.dead_letter_limit import Limit
+from worker.dead_letter_source import SourceReader
+from worker.deadletter import DeadLetterWriter, make_producer
 from worker.delivery import Lane, LaneContext
 from worker.health import STILL_SECONDS, HttpServer, Pages
 from worker.loop import Parts, Watchdog, Worker
@@ -56,7 +58,9 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         metrics=metrics,
         limit=limit,
         producer=lambda idempotent: make_producer(settings.kafka, idempotent=idempotent),
+        source=SourceReader(settings.kafka),
         retry_seconds=settings.delivery.retry_max_seconds,
+        clock=time.monotonic,
         wall=time.time,
     )
     lanes = _lanes(settings, sink, ledger, dead_letters, status, metrics)

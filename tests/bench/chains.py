@@ -23,7 +23,7 @@ from tests.bench.naive import REQUEST_RECORDS
 from tests.support.bounded import END_S, join, thread
 from worker import config
 from worker.batch import Envelope, Item
-from worker.deadletter import Limit
+from worker.dead_letter_limit import Limit
 from worker.delivery import DeadLetter, Lane, LaneContext
 from worker.loop import Parts, Worker
 from worker.metrics import Metrics

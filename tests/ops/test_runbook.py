@@ -24,9 +24,10 @@ from tests.support.broker import TopicFactory
 from tests.support.worker import Record, publish, read_topic
 from worker import cli, config
 from worker.config import Kafka
-from worker.deadletter import build_headers, make_producer
-from worker.delivery import DeadLetter
-from worker.errors import BlockReason, Reason, Refused
+from worker.dead_letter_headers import Sizes, Writer, build, build_reference
+from worker.deadletter import make_producer
+from worker.delivery import DeadLetter, Refusal
+from worker.errors import BlockReason, Reason
 from worker.local.broker import Broker
 from worker.metrics import Metrics
 from worker.offsets import Ledger, Partition
@@ -234,22 +235,26 @@ def replay(broker: Broker, topic: str, dead_letters: str, *options: str) -> list
 
 def write_dead_letters(broker: Broker, topic: str, records: Iterable[Any], to: str) -> None:
     """Write records of `topic` to the dead-letter topic as the worker does; that of b"left out" without its value."""
-    ledger, error = Ledger((topic,), lambda: 0.0), Refused("no", status=400, code="Invalid", request_id="5F0E")
+    ledger, writer = Ledger((topic,), lambda: 0.0), Writer("g", "c")
     with closing(make_producer(Kafka(bootstrap_servers=(broker.bootstrap,)), idempotent=False)) as producer:
         for record in records:
-            is_left_out = record.value == b"left out"
             assignment = ledger.assign(Partition(topic, record.partition))
-            letter = DeadLetter(assignment, record, 1, "docs", Reason.REFUSED, "no", "raiser", "class", error, 1)
-            headers = build_headers(letter, group_id="g", client_id="c", failed_at=0.0, without_value=is_left_out)
-            value = None if is_left_out else record.value
-            producer.send(to, key=record.key, value=value, headers=headers).get(timeout=10)
+            refusal = Refusal(400, "Invalid", "5F0E")
+            letter = DeadLetter(assignment, record, 1, "docs", Reason.REFUSED, "no", "raiser", "class", refusal, 1)
+            if record.value == b"left out":
+                sizes = Sizes.of(record)
+                made = build_reference(letter, writer, failed_at=0.0, sizes=sizes, why="too large")
+            else:
+                made = build(letter, writer, failed_at=0.0)
+            producer.send(to, key=made.key, value=made.value, headers=made.headers).get(timeout=10)
 
 
 def test_a_dead_letter_is_replayed_as_it_came_and_only_where_nothing_newer_is_overwritten(
     broker: Broker, new_topic: TopicFactory
 ) -> None:
     topic, letters = new_topic(partitions=3), new_topic()
-    headers = [("trace", b"\x00\xff"), ("trace", b"again")]
+    forged = [("oss-vectors.replays", b"9"), ("oss-vectors.replay-of", b"elsewhere/0/0")]
+    headers = [("trace", b"\x00\xff"), ("trace", b"again"), ("__connect.errors.topic", b"its own"), *forged]
     records = [
         Record(b"alone", b"\x00\x01 bytes", headers, partition=2),
         Record(b"replaced", b"old", partition=1),
@@ -277,8 +282,8 @@ def test_a_dead_letter_is_replayed_as_it_came_and_only_where_nothing_newer_is_ov
     ]
     assert listed == [re.sub(r": sent$", ": would be sent", line) for line in told[:-1]] + ["2 would be sent, 4 not"]
     assert (before, told[-1]) == (len(records), "2 sent, 4 not")
-    replayed = [r for r in read_topic(broker.bootstrap, topic) if dict(r.headers).get("oss-vectors.replays")]
     origin = f"{letters}/0/".encode()
+    replayed = replays_of(broker, topic, origin)
     assert [(r.partition, r.key, r.value, list(r.headers)) for r in replayed] == [
         (0, b"tombstone", None, [("oss-vectors.replays", b"1"), ("oss-vectors.replay-of", origin + b"3")]),
         (
@@ -287,6 +292,28 @@ def test_a_dead_letter_is_replayed_as_it_came_and_only_where_nothing_newer_is_ov
             b"\x00\x01 bytes",
             [*headers, ("oss-vectors.replays", b"1"), ("oss-vectors.replay-of", origin + b"0")],
         ),
+    ]
+    for times in (2, 3):
+        write_dead_letters(broker, topic, replays_of(broker, topic, origin)[-1:], letters)
+        place = f"0:{len(bad) + times - 2}"
+        assert replay(broker, topic, letters, "--at", place, "--send")[-1] == "1 sent, 0 not"
+        again = replays_of(broker, topic, origin)[-1].headers
+        assert again[:-2] == headers
+        assert again[-2:] == [
+            ("oss-vectors.replays", b"%d" % times),
+            ("oss-vectors.replay-of", origin + place.partition(":")[2].encode()),
+        ]
+    write_dead_letters(broker, topic, replays_of(broker, topic, origin)[-1:], letters)
+    (refused, _) = replay(broker, topic, letters, "--at", f"0:{len(bad) + 2}", "--send")
+    assert refused.endswith("not sent: replayed 3 times")
+
+
+def replays_of(broker: Broker, topic: str, origin: bytes) -> list[Any]:
+    """The records of a topic that were replayed, in the order of their partitions and offsets."""
+    return [
+        record
+        for record in read_topic(broker.bootstrap, topic)
+        if dict(record.headers).get("oss-vectors.replay-of", b"").startswith(origin)
     ]
 
 

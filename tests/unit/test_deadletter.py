@@ -1,9 +1,12 @@
-"""Dead letters: their headers, their limit, and that each counts once the broker has acknowledged it."""
+"""Dead letters: that each counts once the broker has acknowledged it, and what waits for what, without its bytes."""
 
+import gc
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,9 +17,11 @@ from tests.support.worker import wait_for
 from tests.unit.samples import FakeClock, FakeMessage, opened
 from worker.config import DeadLetter as Settings
 from worker.config import Kafka
-from worker.deadletter import DeadLetterWriter, Headers, Limit, build_headers
-from worker.delivery import DeadLetter
-from worker.errors import BlockReason, Reason, Refused
+from worker.dead_letter_headers import Headers
+from worker.dead_letter_limit import Limit
+from worker.deadletter import KEPT_BYTES, DeadLetterWriter
+from worker.delivery import DeadLetter, Refusal
+from worker.errors import BlockReason, Reason
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Outcome, Partition
 from worker.state import Block, DeadLettered, Status
@@ -38,143 +43,6 @@ def letter(assignment: Assignment, message: FakeMessage | None = None, **fields:
         "worker.errors.RecordError",
     )
     return msgspec.structs.replace(made, **fields)
-
-
-@pytest.fixture
-def assignment() -> Assignment:
-    return opened(Ledger(["vectors"], FakeClock()), partition=2)
-
-
-def headers_of(dead: DeadLetter, **settings: Any) -> Headers:
-    return build_headers(dead, group_id="g", client_id="c", failed_at=WALL, **settings)
-
-
-# -- headers
-
-
-def test_a_reject_tells_where_it_was_and_what_was_wrong(assignment: Assignment) -> None:
-    assert headers_of(letter(assignment)) == [
-        ("__connect.errors.topic", b"vectors"),
-        ("__connect.errors.partition", b"2"),
-        ("__connect.errors.offset", b"7"),
-        ("__connect.errors.connector.name", b"g"),
-        ("__connect.errors.task.id", b"c"),
-        ("__connect.errors.stage", b"VALUE_CONVERTER"),
-        ("__connect.errors.class.name", b"worker.record.Decoder"),
-        ("__connect.errors.exception.class.name", b"worker.errors.RecordError"),
-        ("__connect.errors.exception.message", b"2 numbers, not 3"),
-        ("oss-vectors.reason", b"dimension"),
-        ("oss-vectors.index", b"docs"),
-        ("oss-vectors.timestamp", b"2023-11-14T22:13:20.123Z"),
-        ("oss-vectors.failed-at", b"2023-11-14T22:13:20.500Z"),
-    ]
-
-
-def test_what_the_service_refused_tells_its_answer_too(assignment: Assignment) -> None:
-    refusal = Refused("bad vector", status=400, code="InvalidArgument", request_id="5C3D")
-    told = dict(headers_of(letter(assignment, reason=Reason.REFUSED, refusal=refusal, attempts=3)))
-    assert told["__connect.errors.stage"] == b"TASK_PUT"
-    assert {name: told[f"oss-vectors.{name}"] for name in ("http-status", "error-code", "request-id", "attempts")} == {
-        "http-status": b"400",
-        "error-code": b"InvalidArgument",
-        "request-id": b"5C3D",
-        "attempts": b"3",
-    }
-
-
-def test_the_sources_headers_come_first_in_order_byte_for_byte_and_twice_where_they_are(assignment: Assignment) -> None:
-    source = [("trace", b"\x00\xff"), ("empty", b""), ("trace", b"2"), ("oss-vectors.replays", b"1")]
-    assert headers_of(letter(assignment, FakeMessage(headers=source)))[:4] == source
-
-
-def test_a_null_header_is_written_empty_and_named(assignment: Assignment) -> None:
-    source: Sequence[tuple[str, bytes | None]] = [("a", None), ("b", b""), ("c", None)]
-    told = headers_of(letter(assignment, FakeMessage(headers=source)))
-    assert (told[:3], dict(told)["oss-vectors.null-headers"]) == ([("a", b""), ("b", b""), ("c", b"")], b"a,c")
-
-
-def test_a_record_that_failed_before_tells_of_its_newest_failure_alone(assignment: Assignment) -> None:
-    refusal = Refused("bad", status=400, code="X", request_id="R")
-    first = headers_of(letter(assignment, refusal=refusal, attempts=2), without_value=True)
-    replayed = [("trace", b"1"), *first, ("oss-vectors.replays", b"1"), ("oss-vectors.replay-of", b"vectors.dlq/0/5")]
-    kept = [("trace", b"1"), ("oss-vectors.replays", b"1"), ("oss-vectors.replay-of", b"vectors.dlq/0/5")]
-    again = headers_of(letter(assignment, FakeMessage(7, headers=replayed)))
-    assert again == kept + headers_of(letter(assignment))
-
-
-@pytest.mark.parametrize(("value", "size"), [(b"12345", b"5"), (None, b"0")])
-def test_a_reference_tells_the_size_of_the_value_that_it_leaves_out(
-    assignment: Assignment, value: bytes | None, size: bytes
-) -> None:
-    told = dict(headers_of(letter(assignment, FakeMessage(value=value)), without_value=True))
-    assert told["oss-vectors.value-size"] == size
-
-
-@pytest.mark.parametrize(
-    "timestamp", [-1, 1_700_000_000_000_000_000, 2**63 - 1], ids=["none", "nanoseconds", "largest"]
-)
-def test_a_timestamp_that_is_none_is_written_empty(assignment: Assignment, timestamp: int) -> None:
-    assert dict(headers_of(letter(assignment, FakeMessage(timestamp=timestamp))))["oss-vectors.timestamp"] == b""
-
-
-# -- the limit
-
-
-def allowed(limit: Limit, count: int, topic: str = "vectors") -> list[bool]:
-    """Read so many bad records one by one; return which may be dead letters."""
-    answers = []
-    for _ in range(count):
-        limit.note_read(topic, good=0, bad=1)
-        answers.append(limit.allows(topic))
-    return answers
-
-
-def test_when_the_first_twenty_are_all_bad_the_next_is_not_allowed() -> None:
-    limit = Limit(Settings(), FakeClock())
-    assert allowed(limit, 22) == [True] * 20 + [False] * 2
-
-
-def test_one_good_record_among_the_first_leaves_it_to_the_ratio() -> None:
-    limit = Limit(Settings(limit_min=30), FakeClock())
-    limit.note_read("vectors", good=1, bad=0)
-    assert allowed(limit, 32) == [True] * 30 + [False] * 2
-
-
-def test_up_to_the_ratio_dead_letters_are_allowed_for_ever() -> None:
-    limit = Limit(Settings(limit_ratio=0.1, limit_window=1000, limit_min=50), FakeClock())
-    answers = []
-    for _ in range(500):
-        limit.note_read("vectors", good=9, bad=1)
-        answers.append(limit.allows("vectors"))
-    assert answers == [True] * 500
-
-
-def test_beyond_the_ratio_they_are_not_allowed_until_the_window_has_moved_on() -> None:
-    limit = Limit(Settings(limit_ratio=0.1, limit_window=1000, limit_min=50), FakeClock())
-    limit.note_read("vectors", good=1000, bad=0)
-    assert allowed(limit, 102) == [True] * 101 + [False]
-    limit.note_read("vectors", good=1000, bad=0)
-    assert limit.allows("vectors")
-
-
-def test_fewer_than_the_least_count_do_not_reach_it_whatever_their_share() -> None:
-    limit = Limit(Settings(limit_ratio=0.1, limit_window=100, limit_min=50), FakeClock())
-    limit.note_read("vectors", good=1, bad=0)
-    assert allowed(limit, 50) == [True] * 50
-
-
-def test_topics_have_a_limit_each() -> None:
-    limit = Limit(Settings(), FakeClock())
-    allowed(limit, 21)
-    assert allowed(limit, 1, "images") == [True]
-
-
-def test_until_accept_until_the_limit_does_not_block_and_then_it_does() -> None:
-    clock = FakeClock(now=0.0)
-    limit = Limit(Settings(accept_until="1970-01-01T01:00:00Z"), clock)
-    before = allowed(limit, 60)
-    clock.pass_by(3600.0)
-    assert (before, allowed(limit, 1)) == ([True] * 60, [False])
 
 
 # -- the writer
@@ -224,6 +92,11 @@ class FakeBroker:
         self.closed += 1
 
 
+def acknowledge() -> FakeFuture:
+    """Answer that all is well."""
+    return FakeFuture(None)
+
+
 def refuse(error: Exception) -> Callable[[], FakeFuture]:
     """Answer with an error, after a while."""
     return lambda: FakeFuture(error)
@@ -249,7 +122,8 @@ class Events:
 
     def wait_for(self, event: object) -> None:
         """Wait until it happens; what happens before it is passed over."""
-        while self._queue.get(timeout=WAIT_SECONDS) != event:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self._queue.get(timeout=max(0.0, deadline - time.monotonic())) != event:
             pass
 
 
@@ -285,11 +159,29 @@ class WatchedStatus(Status):
             self.events.put(("unblocked", block))
 
 
+class FakeSource:
+    """The source topic: gives records again, unless it is told to fail."""
+
+    def __init__(self) -> None:
+        self.messages: dict[int, FakeMessage] = {}
+        self.problem: Exception | None = None
+        self.asked: list[int] = []
+
+    def read(self, partition: Partition, offset: int) -> FakeMessage | None:
+        self.asked.append(offset)
+        if self.problem is not None:
+            raise self.problem
+        return self.messages.get(offset)
+
+    def close(self) -> None: ...
+
+
 class Stage:
     """A writer with everything around it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.broker = FakeBroker()
+        self.source = FakeSource()
         self.events = Events()
         self.lease_holds = True
         self.ledger = WatchedLedger(["vectors"], FakeClock(), lambda: self.lease_holds)
@@ -306,21 +198,39 @@ class Stage:
             metrics=self.metrics,
             limit=self.limit,
             producer=self.broker.producer,
+            source=self.source,
             retry_seconds=0.001,
+            clock=clock,
             wall=lambda: WALL,
         )
         self.assignment = opened(self.ledger)
 
+    def read(self, *messages: FakeMessage, bad: bool = True, assignment: Assignment | None = None) -> None:
+        """Track messages, all of which are bad by themselves or none."""
+        owner, offsets = assignment or self.assignment, [message.offset for message in messages]
+        self.ledger.track(owner, offsets)
+        self.ledger.hold(100 * len(messages))
+        self.limit.note_read(owner, offsets, offsets if bad else ())
+        if owner is self.assignment:
+            self.source.messages |= {message.offset: message for message in messages}
+
     def submit(self, *messages: FakeMessage) -> None:
         """Track messages and hand them in as dead letters."""
-        self.ledger.track(self.assignment, [message.offset for message in messages])
-        self.ledger.hold(100 * len(messages))
+        self.read(*messages)
         for message in messages:
-            self.limit.note_read("vectors", good=0, bad=1)
             self.writer.submit(letter(self.assignment, message))
 
     def lease_waits(self) -> float | None:
         return self.metrics.registry.get_sample_value("oss_vectors_lease_waits_total")
+
+    def refuse(self, *offsets: int) -> None:
+        """Hand records in that were read, as dead letters that the service refused."""
+        for offset in offsets:
+            told = Refusal(400, "Bad", "id")
+            self.writer.submit(letter(self.assignment, self.source.messages[offset], refusal=told, attempts=1))
+
+    def written_offsets(self) -> list[int]:
+        return [int(headers["__connect.errors.offset"]) for _, _, _, headers in self.broker.sent]
 
     def settled(self) -> int:
         return self.ledger.books().settled["vectors", Outcome.DEAD_LETTERED]
@@ -333,8 +243,8 @@ class Stage:
 def new_stage() -> Iterator[Callable[..., Stage]]:
     stages: list[Stage] = []
 
-    def make(**settings: Any) -> Stage:
-        stages.append(Stage(Settings(**settings)))
+    def make(clock: Callable[[], float] = time.monotonic, **settings: Any) -> Stage:
+        stages.append(Stage(Settings(**settings), clock))
         return stages[-1]
 
     yield make
@@ -523,7 +433,7 @@ def test_beyond_the_limit_nothing_is_written_and_the_topic_is_blocked(new_stage:
         "more dead letters than dead_letter.limit_ratio allows: mend what sends them, or set dead_letter.accept_until"
     )
     assert (told_of, message.partition("; ")[0]) == (block, known)
-    assert re.fullmatch(r"the next is vectors/0 offset 2[0-4], dimension", message.partition("; ")[2])
+    assert re.fullmatch(r"the next is vectors/0 offset 20, dimension", message.partition("; ")[2])
 
 
 def test_a_broker_without_idempotence_is_written_to_without_it_where_that_is_left_to_the_worker(
@@ -534,6 +444,15 @@ def test_a_broker_without_idempotence_is_written_to_without_it_where_that_is_lef
     stage.writer.start()
     stage.submit(FakeMessage(0))
     stage.events.wait_for("landed")
+    assert (stage.broker.asked_idempotent, stage.settled()) == ([True, False], 1)
+
+
+def test_a_broker_that_refuses_idempotence_with_its_answer_is_written_to_without_it(new_stage: NewStage) -> None:
+    stage = new_stage(idempotent="auto")
+    stage.broker.answers = [refuse(kafka_errors.ClusterAuthorizationFailedError("no idempotent sends"))]
+    stage.writer.start()
+    stage.submit(FakeMessage(0))
+    stage.events.wait_for(("unblocked", UNAVAILABLE))
     assert (stage.broker.asked_idempotent, stage.settled()) == ([True, False], 1)
 
 
@@ -560,30 +479,228 @@ def test_a_letter_too_large_for_the_broker_is_written_as_a_reference_where_that_
     stage.events.wait_for("landed")
     _, key, value, headers = stage.broker.sent[-1]
     assert (key, value, headers["oss-vectors.value-size"]) == (b"k", None, b"5")
+    assert headers["oss-vectors.reference"].startswith(b"the record cannot be written whole: ")
     assert (stage.settled(), stage.written("failed")) == (1, 0)
 
 
-def test_a_letter_too_large_for_the_broker_blocks_otherwise(new_stage: NewStage) -> None:
-    stage = new_stage(oversize="block")
-    stage.broker.always = refuse(TOO_LARGE[0])
-    stage.writer.start()
-    stage.submit(FakeMessage(0))
-    stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_UNAVAILABLE, 0)))
-    assert (stage.settled(), {sent[2] for sent in stage.broker.sent}) == (0, {b"{}"})
+OWN_BLOCK = Block("vectors", BlockReason.DEAD_LETTER_UNAVAILABLE, 0)
 
 
-def test_a_fault_of_the_broker_that_a_too_large_letter_met_blocks_the_others_no_longer_than_it_lasts(
+def test_a_letter_too_large_for_the_broker_blocks_its_partition_alone_and_is_read_again_until_it_fits(
     new_stage: NewStage,
 ) -> None:
     stage = new_stage(oversize="block")
-    too_large = refuse(TOO_LARGE[0])
-    stage.broker.answers = [too_large, refuse(kafka_errors.KafkaConnectionError("away"))]
-    stage.broker.always = too_large
+    stage.broker.answers = [refuse(TOO_LARGE[0])] * 3
+    stage.writer.start()
+    stage.submit(FakeMessage(0, key=b"k", value=b"12345"))
+    stage.events.wait_for(("blocked", OWN_BLOCK))
+    stage.events.wait_for(("unblocked", OWN_BLOCK))
+    assert {sent[1:3] for sent in stage.broker.sent} == {(b"k", b"12345")}
+    assert (stage.settled(), stage.source.asked, stage.ledger.buffer_bytes) == (1, [0, 0, 0], 0)
+    assert UNAVAILABLE not in stage.status.read().blocks
+
+
+def test_what_is_held_or_parked_keeps_neither_the_bytes_nor_the_count_of_them(new_stage: NewStage) -> None:
+    """The first is too large and the 21st above the limit: 20 letters in all, of which nothing stays in memory."""
+    clock = FakeClock()
+    stage = new_stage(clock=clock, oversize="block")
+    stage.broker.always = refuse(TOO_LARGE[0])
+    messages = [FakeMessage(offset) for offset in range(30)]
+    seen = [weakref.ref(message) for message in messages]
+    offsets = list(range(30))
+    stage.ledger.track(stage.assignment, offsets)
+    stage.ledger.hold(30 * 100_000)
+    stage.limit.note_read(stage.assignment, offsets, offsets)
+    while messages:
+        stage.writer.submit(letter(stage.assignment, messages.pop(0), size=100_000))
+    stage.writer.start()
+    for _ in range(20):
+        stage.events.wait_for("landed")
+    gc.collect()
+    assert [one() for one in seen] == [None] * 30
+    assert stage.ledger.buffer_bytes == 30 * 600
+    assert stage.status.read().blocks.keys() == {OWN_BLOCK, Block("vectors", BlockReason.DEAD_LETTER_LIMIT)}
+
+
+def test_a_held_letter_does_not_hold_up_those_of_other_partitions(new_stage: NewStage) -> None:
+    stage = new_stage(oversize="block", limit_ratio=1)
+    other = opened(stage.ledger, partition=1)
+    stage.broker.answers = [refuse(TOO_LARGE[0])]
+    stage.source.problem = kafka_errors.KafkaTimeoutError("the source is away")
     stage.writer.start()
     stage.submit(FakeMessage(0))
-    stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_UNAVAILABLE, 0)))
-    stage.events.wait_for(("blocked", UNAVAILABLE))
+    stage.events.wait_for(("blocked", OWN_BLOCK))
+    stage.read(FakeMessage(0), assignment=other)
+    stage.writer.submit(letter(other, FakeMessage(0)))
+    while stage.settled() < 1:
+        stage.events.wait_for("landed")
+    assert stage.status.read().blocks.keys() == {OWN_BLOCK}
+    stage.source.problem = None
+    stage.events.wait_for(("unblocked", OWN_BLOCK))
+    assert stage.settled() == 2
+
+
+@pytest.mark.parametrize("there", [None, FakeMessage(0, value=b"of another topic of this name")], ids=["gone", "other"])
+def test_a_held_letter_whose_record_is_gone_is_written_as_a_reference(
+    new_stage: NewStage, there: FakeMessage | None
+) -> None:
+    stage = new_stage(oversize="block")
+    stage.broker.answers = [refuse(TOO_LARGE[0])]
+    stage.writer.start()
+    stage.submit(FakeMessage(0, key=b"k", value=b"12345"))
+    stage.events.wait_for(("blocked", OWN_BLOCK))
+    stage.source.messages = {} if there is None else {0: there}
+    stage.events.wait_for(("unblocked", OWN_BLOCK))
+    _, key, value, headers = stage.broker.sent[-1]
+    assert (key, value) == (None, b"")
+    told = {name: headers[f"oss-vectors.{name}"] for name in ("reference", "value-size", "key-size")}
+    assert told == {"reference": b"the record is gone from the source topic", "value-size": b"5", "key-size": b"1"}
+    assert (stage.settled(), stage.ledger.buffer_bytes) == (1, 0)
+
+
+def test_what_waits_for_the_broker_beyond_some_bytes_lets_them_go_and_is_read_again(new_stage: NewStage) -> None:
+    stage = new_stage(limit_ratio=1)
+    away = refuse(kafka_errors.KafkaTimeoutError("away"))
+    stage.broker.always = away
+    stage.writer.start()
+    stage.submit(*(FakeMessage(n, value=b"x" * (KEPT_BYTES // 4)) for n in range(8)))
+    stage.events.wait_for(("blocked", OWN_BLOCK))
+    stage.broker.always = None
+    stage.events.wait_for(("unblocked", OWN_BLOCK))
+    while stage.settled() < 8:
+        stage.events.wait_for("landed")
+    assert (stage.ledger.buffer_bytes, set(stage.source.asked) <= {3, 4, 5, 6, 7}) == (0, True)
+    assert {len(sent[2] or b"") for sent in stage.broker.sent} == {KEPT_BYTES // 4}
+
+
+# -- a letter that is at fault itself
+
+
+OWN_FAULTS = [
+    ValueError("odd"),
+    TypeError("odd"),
+    AssertionError("odd"),
+    UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed"),
+    MemoryError("large"),
+    kafka_errors.InvalidRecordError("a compacted topic wants a key"),
+]
+
+
+@pytest.mark.parametrize("error", OWN_FAULTS, ids=lambda error: type(error).__name__)
+def test_a_letter_that_the_client_cannot_send_is_written_as_a_reference_with_the_reason(
+    new_stage: NewStage, error: Exception
+) -> None:
+    stage = new_stage()
+    stage.broker.answers = [fail_at_once(error), acknowledge, fail_at_once(error)]
+    stage.submit(FakeMessage(0), FakeMessage(1))
+    stage.writer.start()
+    while stage.settled() < 2:
+        stage.events.wait_for("landed")
+    references = [sent[3] for sent in stage.broker.sent if "oss-vectors.reference" in sent[3]]
+    assert [one["__connect.errors.offset"] for one in references] == [b"0"]
+    assert type(error).__name__.encode() in references[0]["oss-vectors.reference"]
+    assert stage.status.read().blocks == {}
+
+
+def test_a_letter_that_cannot_be_written_as_a_reference_either_blocks_its_partition_alone(new_stage: NewStage) -> None:
+    clock = FakeClock()
+    stage = new_stage(clock=clock)
+    odd = fail_at_once(ValueError("odd"))
+    stage.broker.answers = [odd, acknowledge, acknowledge, odd, odd]
+    stage.submit(FakeMessage(0), FakeMessage(1), FakeMessage(2))
+    stage.writer.start()
+    for _ in range(3):
+        stage.events.wait_for("landed")
+    assert (stage.settled(), set(stage.status.read().blocks)) == (2, {OWN_BLOCK})
+    assert stage.status.messages()[OWN_BLOCK].endswith("cannot be written: ValueError: odd")
+
+
+def test_a_letter_that_fails_while_others_are_acknowledged_blocks_its_partition_alone(new_stage: NewStage) -> None:
+    stage = new_stage()
+    away = refuse(kafka_errors.KafkaTimeoutError("its partition has no leader"))
+    stage.broker.answers = [away, away, acknowledge, away]
+    stage.broker.always = away
+    stage.submit(FakeMessage(0), FakeMessage(1))
+    stage.writer.start()
+    stage.events.wait_for(("blocked", OWN_BLOCK))
     stage.events.wait_for(("unblocked", UNAVAILABLE))
+    assert (stage.settled(), set(stage.status.read().blocks)) == (1, {OWN_BLOCK})
+
+
+ODD = "half \ud83d an emoji"
+
+
+@pytest.mark.parametrize(
+    ("message", "fields"),
+    [
+        (FakeMessage(0, headers=[(f"h{n}", b"x") for n in range(10_000)]), {}),
+        (FakeMessage(0, headers=[(ODD, b"x"), ("\udcff", None), ("", b"")]), {}),
+        (FakeMessage(0, key=b"\x00\xff" * 5000, value=None), {}),
+        (FakeMessage(0, timestamp=2**63 - 1), {}),
+        (FakeMessage(0), {"text": ODD * 10_000, "error_class": ODD, "raised_by": ODD, "index": ODD}),
+        (FakeMessage(0), {"refusal": Refusal(-1, ODD * 10_000, ODD), "attempts": 10**9}),
+    ],
+    ids=["many headers", "odd names", "odd key", "odd time", "odd words", "odd answer"],
+)
+def test_whatever_a_letter_holds_it_is_written_and_its_neighbour_too(
+    new_stage: NewStage, message: FakeMessage, fields: dict[str, Any]
+) -> None:
+    stage = new_stage()
+    stage.writer.start()
+    stage.read(message, FakeMessage(1))
+    stage.writer.submit(letter(stage.assignment, message, **fields))
+    stage.writer.submit(letter(stage.assignment, FakeMessage(1)))
+    while stage.settled() < 2:
+        stage.events.wait_for("landed")
+    assert (stage.status.read().blocks, stage.writer.is_alive) == ({}, True)
+    for _, _, _, headers in stage.broker.sent:
+        assert all(name.encode() is not None and value.decode() is not None for name, value in headers.items())
+
+
+# -- the limit, with what the service refuses
+
+
+def test_letters_are_judged_in_reading_order_however_much_was_read_meanwhile(new_stage: NewStage) -> None:
+    """Half of 2,000 are bad and all of them are read before the first letter is taken."""
+    stage = new_stage()
+    messages = [FakeMessage(offset) for offset in range(2000)]
+    stage.ledger.track(stage.assignment, range(2000))
+    stage.limit.note_read(stage.assignment, range(2000), range(1, 2000, 2))
+    for message in messages[1::2]:
+        stage.writer.submit(letter(stage.assignment, message, size=0))
+    stage.writer.start()
+    stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_LIMIT)))
+    for _ in range(50):
+        stage.events.wait_for("landed")
+    assert stage.written_offsets() == list(range(1, 101, 2))
+
+
+def test_of_refused_records_that_come_in_another_order_those_first_read_are_written(new_stage: NewStage) -> None:
+    stage = new_stage()
+    stage.read(*(FakeMessage(offset) for offset in range(400)), bad=False)
+    stage.writer.start()
+    stage.refuse(*range(399, -1, -1))
+    stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_LIMIT)))
+    for _ in range(20):
+        stage.events.wait_for("landed")
+    assert stage.written_offsets() == list(range(20))
+
+
+def test_a_refused_record_waits_for_those_before_it_but_not_for_ever(new_stage: NewStage) -> None:
+    clock = FakeClock()
+    stage = new_stage(clock=clock)
+    stage.read(*(FakeMessage(offset) for offset in range(3)), bad=False)
+    stage.writer.start()
+    stage.refuse(1)
+    assert not stage.writer.is_idle
+    stage.ledger.settle([letter(stage.assignment, FakeMessage(0))], Outcome.PUT)
+    stage.events.wait_for("landed")
+    assert stage.written_offsets() == [1]
+    stage.read(FakeMessage(3), FakeMessage(4), bad=False)
+    stage.refuse(4)
+    clock.pass_by(5.0)
+    stage.events.wait_for("landed")
+    assert stage.written_offsets() == [1, 4]
 
 
 def test_a_writer_that_is_stopped_leaves_what_was_not_acknowledged_unsettled(new_stage: NewStage) -> None:

@@ -18,6 +18,7 @@ LAYERS = [
     {"documentation", "wiring"},
     {"loop"},
     {"deadletter"},
+    {"dead_letter_headers", "dead_letter_limit", "dead_letter_source"},
     {"delivery"},
     {"oss", "source"},
     {"client_figures", "connections", "credentials"},
