@@ -495,7 +495,7 @@ def build_headers(
 ) -> Headers:
     """Return the source record's headers, and on top of them what was wrong. `failed_at` is Unix time in seconds."""
     source = [(name, value) for name, value in letter.message.headers if not _is_of_an_earlier_failure(name)]
-    headers = [(name, value if value is not None else b"") for name, value in source]
+    headers = [(_written_name(name), value if value is not None else b"") for name, value in source]
     partition = letter.assignment.partition
     refusal = letter.refusal
     told = {
@@ -522,7 +522,21 @@ def build_headers(
         told["oss-vectors.error-code"] = refusal.code
         told["oss-vectors.request-id"] = refusal.request_id
         told["oss-vectors.attempts"] = str(letter.attempts)
-    return headers + [(name, value.encode()) for name, value in told.items()]
+    return headers + [(name, value.encode(errors="surrogateescape")) for name, value in told.items()]
+
+
+class _RawName(str):
+    """A header's name that is not UTF-8: it is written with the bytes that it had.
+
+    The client's producer takes names as text alone, and writes what their `encode` returns.
+    """
+
+    def encode(self, *_: str) -> bytes:
+        return super().encode(errors="surrogateescape")
+
+
+def _written_name(name: str) -> str:
+    return name if name.isascii() else _RawName(name)
 
 
 def _is_of_an_earlier_failure(name: str) -> bool:

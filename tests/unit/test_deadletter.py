@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from kafka import errors as kafka_errors
+from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from tests.unit.samples import FakeClock, FakeMessage, opened
 from worker.config import DeadLetter as Settings
@@ -84,6 +85,18 @@ def test_what_the_service_refused_tells_its_answer_too(assignment: Assignment) -
 def test_the_sources_headers_come_first_in_order_byte_for_byte_and_twice_where_they_are(assignment: Assignment) -> None:
     source = [("trace", b"\x00\xff"), ("empty", b""), ("trace", b"2"), ("oss-vectors.replays", b"1")]
     assert headers_of(letter(assignment, FakeMessage(headers=source)))[:4] == source
+
+
+def test_a_header_s_name_that_is_not_utf_8_is_written_with_its_bytes(assignment: Assignment) -> None:
+    raw = [b"caf\xe9", b"\xff", b"\xed\xa0\x80", "é".encode(), b"plain", b""]
+    source = [(name.decode(errors="surrogateescape"), None) for name in raw]
+    headers = headers_of(letter(assignment, FakeMessage(headers=source)))
+    builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 20)
+    assert builder.append(0, 1, b"k", b"v", headers) is not None
+    written = bytes(builder.build())
+    for name in raw:
+        assert bytes([2 * len(name)]) + name + b"\x00" in written  # its length, itself, and a value of nothing
+    assert dict(headers)["oss-vectors.null-headers"] == b",".join(raw)
 
 
 def test_a_null_header_is_written_empty_and_named(assignment: Assignment) -> None:

@@ -26,7 +26,7 @@ LAYERS = [
     {"metrics", "page"},
     {"kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},
-    {"errors", "floats", "offsets", "pace", "runtime", "stop", "words"},
+    {"errors", "floats", "offsets", "pace", "runtime", "stop", "unpack", "words"},
 ]
 """From the top down. A module imports from the layers below its own, and of its own layer nothing."""
 
