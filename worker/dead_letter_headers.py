@@ -149,12 +149,30 @@ def _told(letter: DeadLetter, writer: Writer, failed_at: float, source: Sequence
 
 
 def _encoded(told: dict[str, Any]) -> Headers:
-    return [(name, str(value).encode(errors="replace")) for name, value in told.items()]
+    return [(name, str(value).encode(errors="backslashreplace")) for name, value in told.items()]
+
+
+class _RawName(str):
+    """A header's name that is not UTF-8: it is written with the bytes that it had.
+
+    The client's producer takes names as text alone, and writes what their `encode` returns.
+    """
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return super().encode(encoding, "surrogateescape" if errors == "strict" else errors)
 
 
 def _writable_name(name: str) -> str:
-    """Return a header's name as the client can write it: UTF-8, what has no form in it as an escape."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """Return a header's name as the client can write it: with the bytes that it had, what has none as an escape."""
+    if name.isascii():
+        return name
+    try:
+        name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode()
+    return _RawName(name)
 
 
 def _writable(key: bytes | None, value: bytes | None, headers: Headers) -> Written:

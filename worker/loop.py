@@ -16,7 +16,7 @@ from worker.deadletter import DeadLetterWriter
 from worker.delivery import DeadLetter, Lane, observe_latency
 from worker.errors import BlockReason, BrokerUnavailable, FatalError, RecordError, TargetError
 from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Outcome, Phase
+from worker.offsets import Assignment, Ledger, Outcome, OutOfOrder, Phase
 from worker.record import Decoder, Delete, Put, Target
 from worker.source import EndWatcher, Polled, Source
 from worker.state import State, Status
@@ -217,7 +217,7 @@ class Worker:
         """Track, decode and batch the messages of one partition."""
         assignment, messages = polled
         offsets = [message.offset for message in messages]
-        if not self._ledger.track(assignment, offsets):
+        if not self._track(assignment, offsets):
             return
         route = self._routes[assignment.partition.topic]
         items, letters, ignored, held = self._decode(route, assignment, messages)
@@ -229,6 +229,14 @@ class Worker:
             self._ledger.settle(ignored, Outcome.IGNORED)
             observe_latency(self._metrics, ignored, self._parts.wall())
         self._batch(route, items)
+
+    def _track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
+        """Track offsets; False where the partition is not open any more, or they come in an order that cannot be."""
+        try:
+            return self._ledger.track(assignment, offsets)
+        except OutOfOrder as error:
+            self._source.refuse(assignment, str(error))
+            return False
 
     def _decode(
         self, route: Route, assignment: Assignment, messages: Sequence[Message]
@@ -371,7 +379,7 @@ class Worker:
             self._connected = False
             return
         for assignment, messages in polled:
-            self._ledger.track(assignment, [message.offset for message in messages])
+            self._track(assignment, [message.offset for message in messages])
 
     def _is_idle(self) -> bool:
         return self._parts.dead_letters.is_idle and all(lane.is_idle for lane in self._parts.lanes.values())

@@ -107,6 +107,12 @@ class Metrics:
         self.skipped_offsets = Counter(
             "oss_vectors_skipped_offsets", "Offsets passed without being read.", ["topic", "reason"], registry=r
         )
+        self.truncated_offsets = Counter(
+            "oss_vectors_truncated_offsets",
+            "Offsets that were read, and whose records the log has lost since: a replica without them became the leader.",
+            ["topic"],
+            registry=r,
+        )
         self.commits = Counter("oss_vectors_commits", "Commits of offsets.", ["result"], registry=r)
         self.rebalances = Counter(
             "oss_vectors_rebalances", "Rebalance events that moved partitions.", ["event"], registry=r
@@ -253,6 +259,7 @@ class Metrics:
 
     def _make_topic_series(self, topic: str) -> None:
         self.key_mismatch.labels(topic)
+        self.truncated_offsets.labels(topic)
         self.kafka_client_fetched_bytes.labels(topic)
         for reason in Reason:
             self.dead_letters.labels(topic, reason.value)

@@ -8,11 +8,22 @@ back finds its assignment fenced and changes nothing.
        └───────────────┴────────────fence────────────────▲
 """
 
+import logging
+import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum, StrEnum
-from typing import NamedTuple, Protocol
+from itertools import islice
+from typing import Final, NamedTuple, Protocol
+
+log = logging.getLogger(__name__)
+
+_LEADER_EPOCHS: Final = 64  # of an assignment that are kept; there is one more with each election of a leader
+
+
+class OutOfOrder(ValueError):
+    """Offsets that do not ascend, or are below what was read already: tracked, they would make the watermark a lie."""
 
 
 class Outcome(StrEnum):
@@ -51,11 +62,12 @@ class Assignment:
     __slots__ = (
         "_outstanding",
         "_polled",
-        "_settled",
+        "_unsettled",
         "committed",
         "epoch",
         "is_live",
         "is_open",
+        "leader_epochs",
         "newest",
         "on_wire",
         "partition",
@@ -72,9 +84,12 @@ class Assignment:
         self.position = 0  # the next offset to read
         self.committed: int | None = None
         self.newest = -1  # the newest offset tracked
+        # (offset, epoch), ascending: what was read at this offset and behind it is of that leader's epoch, as far as the
+        # next one. Replaced as a whole, so that it can be read without the lock.
+        self.leader_epochs: tuple[tuple[int, int], ...] = ()
         self.on_wire = 0  # requests under way that carry its records
         self._outstanding: deque[int] = deque()  # tracked and not yet passed by the watermark, ascending
-        self._settled: set[int] = set()  # of these, the settled ones
+        self._unsettled: set[int] = set()  # of these, the ones without an outcome
         self._polled: deque[tuple[int, float]] = deque()  # (first offset, time) of each poll behind the watermark
 
     def __repr__(self) -> str:
@@ -88,7 +103,7 @@ class Assignment:
     @property
     def buffered(self) -> int:
         """The count of records tracked and not settled."""
-        return len(self._outstanding) - len(self._settled)
+        return len(self._unsettled)
 
     @property
     def span(self) -> int:
@@ -99,22 +114,47 @@ class Assignment:
         """Seconds since the record at the watermark was polled; 0 with nothing outstanding."""
         return now - self._polled[0][1] if self._outstanding else 0.0
 
+    def leader_epoch_at(self, offset: int) -> int:
+        """Return the leader's epoch of what was read before `offset`; -1 where it is not known.
+
+        With a commit of `offset` it tells whoever begins there whether the log is still the one that was read.
+        """
+        return next((epoch for begin, epoch in reversed(self.leader_epochs) if begin < offset), -1)
+
+    def _note_leader_epoch(self, offset: int, epoch: int) -> None:
+        if self.leader_epochs and self.leader_epochs[-1][1] == epoch:
+            return
+        watermark = self.watermark
+        later = [begin for begin, _ in self.leader_epochs[1:]] + [offset]
+        kept = (step for step, end in zip(self.leader_epochs, later, strict=True) if end >= watermark)
+        self.leader_epochs = (*kept, (offset, epoch))[-_LEADER_EPOCHS:]
+
     def _track(self, offsets: Sequence[int], now: float) -> None:
+        # Both at the speed of C: some 40 ns for each offset.
+        if offsets[0] < self.position or not all(map(operator.lt, offsets, islice(offsets, 1, None))):
+            raise OutOfOrder(
+                f"offsets {_abridged(offsets)} of {self.partition}, where {self.position} or later is next"
+            )
         self._outstanding.extend(offsets)
+        self._unsettled.update(offsets)
         self._polled.append((offsets[0], now))
         self.newest = offsets[-1]
         self.position = max(self.position, offsets[-1] + 1)
 
     def _advance(self) -> None:
-        outstanding, settled = self._outstanding, self._settled
-        while outstanding and outstanding[0] in settled:
-            settled.remove(outstanding.popleft())
+        outstanding, unsettled = self._outstanding, self._unsettled
+        while outstanding and outstanding[0] not in unsettled:
+            outstanding.popleft()
         watermark = outstanding[0] if outstanding else self.newest + 1
         polled = self._polled
         while len(polled) > 1 and polled[1][0] <= watermark:
             polled.popleft()
         if not outstanding:
             polled.clear()
+
+
+def _abridged(offsets: Sequence[int]) -> str:
+    return ", ".join(map(str, offsets[:5])) + (f", ... {offsets[-1]}" if len(offsets) > 5 else "")
 
 
 class Tracked(Protocol):
@@ -188,8 +228,11 @@ class Ledger:
         self._assignments[partition] = assignment = Assignment(partition, self._epochs)
         return assignment
 
-    def open(self, assignment: Assignment, position: int, committed: int | None) -> bool:
-        """Begin reading at `position`; False where the partition has gone meanwhile."""
+    def open(self, assignment: Assignment, position: int, committed: int | None, leader_epoch: int = -1) -> bool:
+        """Begin reading at `position`; False where the partition has gone meanwhile.
+
+        `leader_epoch` is that of what is before it, -1 where it is not known.
+        """
         with self._lock:
             if assignment.phase is not Phase.OPENING:
                 return False
@@ -198,6 +241,7 @@ class Ledger:
             assignment.position = position
             assignment.newest = position - 1
             assignment.committed = committed
+            assignment.leader_epochs = ((position - 1, leader_epoch),)
             return True
 
     def assignment(self, partition: Partition) -> Assignment | None:
@@ -244,7 +288,10 @@ class Ledger:
     # -- records
 
     def track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
-        """Enter polled offsets, ascending, at least one; False where the partition is not open any more."""
+        """Enter polled offsets, ascending, at least one; False where the partition is not open any more.
+
+        Raises `OutOfOrder`, and has entered none of them, where they do not ascend or begin below the position.
+        """
         with self._lock:
             if assignment.phase is not Phase.OPEN:
                 return False
@@ -252,11 +299,24 @@ class Ledger:
             self._consumed[assignment.partition.topic] += len(offsets)
             return True
 
-    def advance(self, assignment: Assignment, position: int) -> None:
-        """Move an open partition's position, past offsets that no record has (transaction markers, compaction)."""
+    def advance(self, assignment: Assignment, position: int, leader_epoch: int = -1) -> None:
+        """Move an open partition's position, past offsets that no record has (transaction markers, compaction).
+
+        `leader_epoch` is that of what was read last before it.
+        """
         with self._lock:
-            if assignment.phase is Phase.OPEN:
-                assignment.position = max(assignment.position, position)
+            if assignment.phase is Phase.OPEN and position > assignment.position:
+                assignment._note_leader_epoch(assignment.position, leader_epoch)  # noqa: SLF001 - the ledger is what changes an assignment
+                assignment.position = position
+
+    def note_leader_epoch(self, assignment: Assignment, offset: int, epoch: int) -> None:
+        """Note that what is read of a partition from `offset` on was written under a leader of this epoch.
+
+        Where nothing is read between two epochs, `offset` is the end of the earlier one's: the later one began somewhere
+        in between, and what is before its first record may be of either.
+        """
+        with self._lock:
+            assignment._note_leader_epoch(offset, epoch)  # noqa: SLF001 - the ledger is what changes an assignment
 
     def hold(self, size: int) -> None:
         """Enter bytes that are held: those of records until they are settled, and of a request's body; less than 0 frees."""
@@ -266,22 +326,33 @@ class Ledger:
     def settle(self, records: Iterable[Tracked], outcome: Outcome) -> int:
         """Enter a final outcome for each record and give their bytes free.
 
-        Returns how many counted; those of an assignment that was fenced do not.
+        Returns how many counted; those of an assignment that was fenced do not. Neither does what has no outcome to wait
+        for: settled before, or never tracked. It changes nothing, and is logged, for it is a fault of the worker.
         """
         freed = 0
         counts: dict[Assignment, int] = {}
+        strays: list[Tracked] = []
         fenced = Phase.FENCED
         with self._lock:
             for record in records:
-                freed += record.size
                 assignment = record.assignment
                 if assignment.phase is not fenced:
-                    assignment._settled.add(record.offset)  # noqa: SLF001 - the ledger is what changes an assignment
+                    unsettled = assignment._unsettled  # noqa: SLF001 - the ledger is what changes an assignment
+                    if record.offset not in unsettled:
+                        strays.append(record)
+                        continue
+                    unsettled.remove(record.offset)
                     counts[assignment] = counts.get(assignment, 0) + 1
+                freed += record.size
             self._bytes -= freed
             for assignment, count in counts.items():
                 assignment._advance()  # noqa: SLF001 - the ledger is what changes an assignment
                 self._settled[assignment.partition.topic, outcome] += count
+        for stray in strays:
+            log.error(
+                "settled what was not outstanding: a fault of the worker, and without effect",
+                extra={"partition": str(stray.assignment.partition), "offset": stray.offset, "outcome": outcome.value},
+            )
         return sum(counts.values())
 
     def discard(self, records: Iterable[Tracked]) -> None:
@@ -297,9 +368,9 @@ class Ledger:
         with self._lock:
             for partition, assignment in self._assignments.items():
                 if partition.topic == topic:
-                    decided = (assignment._settled, given_up.get(assignment, ()))  # noqa: SLF001 - the ledger's own
+                    unsettled, given = assignment._unsettled, given_up.get(assignment, ())  # noqa: SLF001 - the ledger's own
                     outstanding = assignment._outstanding  # noqa: SLF001 - likewise
-                    first = next((o for o in outstanding if o not in decided[0] and o not in decided[1]), None)
+                    first = next((o for o in outstanding if o in unsettled and o not in given), None)
                     found += [] if first is None else [(partition, first)]
         return found
 

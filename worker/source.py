@@ -27,6 +27,7 @@ from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.compat import KafkaNetClient
+from kafka.protocol.consumer import OffsetForLeaderEpochRequest
 from kafka.structs import MemberState
 
 from worker import kafka_client, wire
@@ -37,7 +38,7 @@ from worker.errors import BlockReason, BrokerUnavailable, Fenced
 from worker.heartbeats import Heartbeats
 from worker.lease import Lease
 from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Partition
+from worker.offsets import Assignment, Ledger, Partition, Phase
 from worker.state import Block, Status
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,9 @@ class Source(Protocol):
 
     def open(self, assignment: Assignment) -> bool:
         """Begin reading a partition at its committed offset; False where that cannot be known yet."""
+
+    def refuse(self, assignment: Assignment, problem: str) -> None:
+        """Hold what was polled of a partition for unreadable: block it, and read it again from its position later."""
 
     def steer(self, fetch: Mapping[Assignment, bool]) -> int:
         """Fetch those that are mapped to True and pause the others; returns how many are paused."""
@@ -295,20 +299,27 @@ class KafkaSource:
                 _park(self._consumer, TopicPartition(*partition))
                 self._ledger.reassign(assignment)
 
-    def _seek(self, partition: Partition, offset: int) -> bool:
-        """Go on reading at `offset`; False where the partition is being given back."""
+    def _seek(self, partition: Partition, offset: int, leader_epoch: int = -1) -> bool:
+        """Go on reading at `offset`; False where the partition is being given back.
+
+        With the epoch of what is before it, the client asks the leader whether its log goes on there, before it reads.
+        """
+        tp = TopicPartition(*partition)
         try:
-            self._consumer.seek(TopicPartition(*partition), offset)
+            self._consumer.seek(tp, offset)
+            if leader_epoch >= 0:
+                subscription = self._consumer._subscription  # noqa: SLF001 - the client's own seek takes no epoch; a test holds it
+                subscription.seek(tp, OffsetAndMetadata(offset, "", leader_epoch))
         except _GONE:
             return False
         return True
 
-    def _begin_anew(self, assignment: Assignment, offset: int) -> None:
+    def _begin_anew(self, assignment: Assignment, offset: int, leader_epoch: int = -1) -> None:
         """Fence what was read of a partition, and read it from `offset`, which may be lower."""
         anew = self._ledger.reassign(assignment)
         if anew is not None:
-            self._ledger.open(anew, offset, None)
-            self._seek(assignment.partition, offset)
+            self._ledger.open(anew, offset, None, leader_epoch)
+            self._seek(assignment.partition, offset, leader_epoch)
 
     def _abandon(self) -> None:
         """Drop a consumer that is no member any more, with all that it had."""
@@ -346,8 +357,21 @@ class KafkaSource:
             assignment = self._ledger.assignment(partition)
             if assignment is not None and assignment.epoch <= before:
                 polled.append(Polled(assignment, messages))
+                self._note_leader_epochs(assignment, messages)
                 self._note_read(partition, messages[-1].offset)
         return polled
+
+    def _note_leader_epochs(self, assignment: Assignment, messages: Sequence[Any]) -> None:
+        """Enter which leader's epoch messages are of. It changes with elections alone, and does not go back."""
+        known = assignment.leader_epochs[-1][1] if assignment.leader_epochs else None
+        if messages[0].leader_epoch == messages[-1].leader_epoch == known:
+            return
+        behind = assignment.position
+        for message in messages:
+            if message.leader_epoch != known:
+                known = message.leader_epoch
+                self._ledger.note_leader_epoch(assignment, behind, known)
+            behind = message.offset + 1
 
     def _clear_the_way(self) -> None:
         """Let the client hand over what it put aside of partitions that were paused meanwhile.
@@ -395,8 +419,7 @@ class KafkaSource:
             for tp, offset in dict(error.args[0]).items():
                 self._out_of_range(Partition(tp.topic, tp.partition), int(offset))
         elif isinstance(error, kafka_errors.LogTruncationError):
-            for tp, divergent in error.divergent_offsets.items():
-                self._truncated(Partition(tp.topic, tp.partition), divergent)
+            self._all_truncated(error)
         else:
             return self._is_unreadable(error)
         return True
@@ -416,11 +439,19 @@ class KafkaSource:
         in_line = self._consumer._fetcher._next_partition_records  # noqa: SLF001 - see above; a test holds it
         if in_line is not None and in_line.topic_partition == tp:
             in_line.drain()
-        partition = Partition(tp.topic, tp.partition)
+        self._cannot_read(Partition(tp.topic, tp.partition), offset, kafka_client.describe(error))
+        return True
+
+    def _cannot_read(self, partition: Partition, offset: int, problem: str) -> None:
         self._unreadable[partition] = _Unreadable(offset, self._clock() + self._retry_seconds)
         block = Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)
-        self._status.block(block, f"{partition} offset {offset}: {kafka_client.describe(error)}")
-        return True
+        self._status.block(block, f"{partition} offset {offset}: {problem}")
+
+    def refuse(self, assignment: Assignment, problem: str) -> None:
+        """Hold what was polled of a partition for unreadable: block it, and read it again from its position later."""
+        position = assignment.position
+        if self._seek(assignment.partition, position, assignment.leader_epoch_at(position)):
+            self._cannot_read(assignment.partition, position, problem)
 
     def _note_read(self, partition: Partition, offset: int) -> None:
         """Tell that a partition is readable again, once a record is there from where it was not."""
@@ -428,15 +459,38 @@ class KafkaSource:
             del self._unreadable[partition]
             self._status.unblock(Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition))
 
+    def _all_truncated(self, error: Any) -> None:
+        for tp, divergent in error.divergent_offsets.items():
+            self._truncated(Partition(tp.topic, tp.partition), divergent)
+
     def _truncated(self, partition: Partition, divergent: Any) -> None:
         """The log was cut behind what was read of it: go on from where it goes on."""
         assignment = self._ledger.assignment(partition)
         if assignment is None:
             return
-        position = assignment.position
-        target = int(divergent.offset) if divergent is not None else self._reset_offset(partition)
+        if assignment.phase is Phase.OPENING or divergent is None:
+            # From what is committed it is asked again, as often as it takes; the client has forgotten it by now.
+            log.error("log truncated, and where is not known: opening it again", extra={"partition": str(partition)})
+            self._open_anew(partition)
+            return
+        target, leader_epoch = self._where_it_goes_on(partition, assignment.position, divergent)
+        self._begin_anew(assignment, target, leader_epoch)
+
+    def _where_it_goes_on(self, partition: Partition, position: int, divergent: Any) -> tuple[int, int]:
+        """Return the offset where a log that was cut goes on, and the leader's epoch of what is before it.
+
+        What it lost was read, and is counted and logged; whoever needs the records has to publish them again.
+        """
+        if divergent is not None:
+            target, leader_epoch = int(divergent.offset), int(divergent.leader_epoch)
+        else:
+            target, leader_epoch = self._reset_offset(partition), -1
+        self._metrics.truncated_offsets.labels(partition.topic).inc(max(0, position - target))
+        if target > position:
+            reason = "reset_latest" if self._settings.auto_offset_reset == "latest" else "retention"
+            self._metrics.skipped_offsets.labels(partition.topic, reason).inc(target - position)
         log.error("log truncated", extra={"partition": str(partition), "from": position, "to": target})
-        self._begin_anew(assignment, target)
+        return target, leader_epoch
 
     def _note_fenced(self) -> None:
         self._fenced = Fenced(
@@ -480,7 +534,7 @@ class KafkaSource:
         if now < self._open_again_at.get(assignment.partition, 0.0):
             return False
         try:
-            position, committed = self._first_offset(assignment.partition)
+            position, committed, leader_epoch = self._first_offset(assignment.partition)
         except kafka_errors.KafkaError as error:
             self._count(error)
             log.warning(
@@ -494,25 +548,35 @@ class KafkaSource:
             return False
         self._open_again_at.pop(assignment.partition, None)
         self._of_new_topics.discard(assignment.partition)
-        return self._seek(assignment.partition, position) and self._ledger.open(assignment, position, committed)
+        is_there = self._seek(assignment.partition, position, leader_epoch)
+        return is_there and self._ledger.open(assignment, position, committed, leader_epoch)
 
-    def _first_offset(self, partition: Partition) -> tuple[int | None, int | None]:
-        """Return where to begin and what was committed; nowhere to begin, and the topic blocked, where policy forbids."""
+    def _first_offset(self, partition: Partition) -> tuple[int | None, int | None, int]:
+        """Return where to begin, what was committed, and the leader's epoch of what is before the first of them.
+
+        Nowhere to begin, and the topic blocked, where policy forbids.
+        """
         if partition in self._of_new_topics and self._settings.auto_offset_reset != "none":
             # A commit that was under way may stand in the new topic's name.
-            return self._beginning(partition), None
-        committed = self._consumer.committed(TopicPartition(*partition), timeout_ms=_CALL_TIMEOUT_MS)
+            return self._beginning(partition), None, -1
+        tp = TopicPartition(*partition)
+        found = self._consumer.committed(tp, metadata=True, timeout_ms=_CALL_TIMEOUT_MS)
+        committed = None if found is None else int(found.offset)
         if self._settings.auto_offset_reset != "none":
-            if committed is not None:
-                return int(committed), int(committed)
+            if found is not None:
+                return self._committed_start(partition, found)
             position = self._reset_offset(partition)
             if self._settings.auto_offset_reset == "latest":
                 log.warning(
                     "no committed offset: what was published before is not written",
                     extra={"partition": str(partition), "from": position},
                 )
-            return position, None
+            return position, None, -1
         problem = self._what_forbids(partition, committed)
+        start: tuple[int | None, int | None, int] = (None, None, -1)
+        if found is not None and problem is None:
+            start = self._committed_start(partition, found)
+            problem = BlockReason.OFFSET_OUT_OF_RANGE if start[0] is None else None
         for reason in (BlockReason.NO_COMMITTED_OFFSET, BlockReason.OFFSET_OUT_OF_RANGE):
             block = Block(partition.topic, reason, partition.partition)
             if reason is problem:
@@ -521,9 +585,48 @@ class KafkaSource:
                 )
             else:
                 self._status.unblock(block)
-        if committed is None or problem is not None:
-            return None, None
-        return int(committed), int(committed)
+        return start
+
+    def _committed_start(self, partition: Partition, committed: Any) -> tuple[int | None, int, int]:
+        """Return where to begin, the committed offset, and the leader's epoch of what is before the first of them.
+
+        1. Records are read, written to the index, and committed.
+        2. A replica without them is elected, and the log goes on from its end. Others have their offsets now.
+        3. The worker begins at the committed offset. Of the others it would never read those below.
+
+        So the leader is asked where the epoch of what was committed ends. What was committed without an epoch (by an older
+        worker, or by hand) is taken as it stands. None where policy forbids to choose a beginning.
+        """
+        tp, offset, leader_epoch = TopicPartition(*partition), int(committed.offset), int(committed.leader_epoch)
+        now = self._consumer._cluster.leader_epoch_for_partition(tp)  # noqa: SLF001 - the client tells it nowhere else; a test holds it
+        if self._settings.auto_offset_reset == "none" and now is not None and 0 <= now < leader_epoch:
+            return None, offset, -1  # another log has its name; under another policy the leader refuses the offset
+        if leader_epoch < 0 or not self._leaders_know_epochs() or not self._seek(partition, offset, leader_epoch):
+            return offset, offset, -1
+        try:
+            for _ in range(2):  # the first asks, the second raises what was answered
+                self._consumer.position(tp, timeout_ms=_CALL_TIMEOUT_MS)
+        except kafka_errors.LogTruncationError as error:
+            divergent_offsets = dict(error.divergent_offsets)
+            found = divergent_offsets.pop(tp, committed)
+            self._all_truncated(kafka_errors.LogTruncationError(divergent_offsets))
+            if found is None and self._settings.auto_offset_reset == "none":
+                return None, offset, -1
+            if found is not committed:
+                target, target_epoch = self._where_it_goes_on(partition, offset, found)
+                return target, offset, target_epoch
+        if self._consumer._subscription.is_offset_validation_needed(tp):  # noqa: SLF001 - as in `_seek`
+            raise kafka_errors.KafkaTimeoutError("the leader did not say whether its log still has what was committed")
+        return offset, offset, leader_epoch
+
+    def _leaders_know_epochs(self) -> bool:
+        """Return whether the brokers can be asked where an epoch ends; else the client would ask, and never read."""
+        try:
+            versions = self._consumer._manager.broker_version_data  # noqa: SLF001 - the client tells it nowhere else; a test holds it
+            versions.api_version(OffsetForLeaderEpochRequest)
+        except kafka_errors.IncompatibleBrokerVersion:
+            return False
+        return True
 
     def _what_forbids(self, partition: Partition, committed: int | None) -> BlockReason | None:
         if committed is None:
@@ -568,11 +671,20 @@ class KafkaSource:
             try:
                 tp = TopicPartition(*assignment.partition)
                 position = self._consumer.position(tp, timeout_ms=max(1, round(remaining * 1000)))
+                leader_epoch = self._leader_epoch_before(tp, position)
+            except kafka_errors.LogTruncationError as error:
+                self._count(error)
+                self._all_truncated(error)
+                continue
             except _GONE as error:
                 self._count(error)
                 continue
             if position is not None:
-                self._ledger.advance(assignment, int(position))
+                self._ledger.advance(assignment, int(position), leader_epoch)
+
+    def _leader_epoch_before(self, tp: TopicPartition, offset: int | None) -> int:
+        position = self._consumer._subscription.position(tp)  # noqa: SLF001 - as in `_seek`
+        return int(position.leader_epoch) if position is not None and position.offset == offset else -1
 
     # -- commits
 
@@ -792,7 +904,7 @@ def _park(consumer: Any, tp: TopicPartition) -> None:
 
 def _for_client(offsets: Mapping[Assignment, int]) -> dict[Any, Any]:
     return {
-        TopicPartition(*assignment.partition): OffsetAndMetadata(offset, "", -1)
+        TopicPartition(*assignment.partition): OffsetAndMetadata(offset, "", assignment.leader_epoch_at(offset))
         for assignment, offset in offsets.items()
     }
 

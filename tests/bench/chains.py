@@ -153,6 +153,8 @@ class _BatchSource:
     def open(self, assignment: Assignment) -> bool:
         return self._ledger.open(assignment, 0, None)
 
+    def refuse(self, assignment: Assignment, problem: str) -> None: ...
+
     def steer(self, fetch: Mapping[Assignment, bool]) -> int:
         return 0
 

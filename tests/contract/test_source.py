@@ -55,6 +55,7 @@ class Member:
     read: dict[Partition, list[int]] = field(default_factory=dict)
     opens: bool = True
     fetches: bool = True
+    refuses: bool = False  # what it polls next
 
     def turn(self) -> None:
         """Do what the main loop does in a turn, but nothing with the records."""
@@ -65,7 +66,10 @@ class Member:
         self.source.steer({a: self.fetches and a.phase is Phase.OPEN for a in assignments})
         for assignment, messages in self.source.poll(0.2):
             offsets = [message.offset for message in messages]
-            if self.ledger.track(assignment, offsets):
+            if self.refuses:
+                self.refuses = False
+                self.source.refuse(assignment, "the order is wrong")
+            elif self.ledger.track(assignment, offsets):
                 self.read.setdefault(assignment.partition, []).extend(offsets)
 
     def settle_all(self) -> None:
@@ -76,7 +80,7 @@ class Member:
     @staticmethod
     def unsettled(assignment: Assignment) -> list[int]:
         """Return the offsets that have no outcome."""
-        return [offset for offset in assignment._outstanding if offset not in assignment._settled]
+        return [offset for offset in assignment._outstanding if offset in assignment._unsettled]
 
     def commit(self) -> None:
         """Commit the watermarks, as the main loop does now and then."""
@@ -444,6 +448,19 @@ def test_a_partition_that_is_steered_to_stop_gives_nothing_and_goes_on_where_it_
     member.fetches = True
     stage.until(lambda: len(member.read[partition]) > 2, member)
     assert member.read == {partition: [0, 1, 2, 3]}
+
+
+def test_what_was_refused_blocks_its_partition_and_is_read_again(stage: AnyStage) -> None:
+    offsets = stage.produce(5)
+    member = stage.member()
+    member.refuses = True
+    member.source.start()
+    stage.until(lambda: not member.refuses and member.status.read().blocks != {}, member)
+
+    (assignment,) = member.ledger.assignments()
+    block = Block(assignment.partition.topic, BlockReason.PARTITION_UNREADABLE, assignment.partition.partition)
+    assert member.status.read().blocks == {block: f"{assignment.partition} offset 0: the order is wrong"}
+    stage.until(lambda: member.read.get(assignment.partition) == offsets, member)
 
 
 def test_the_position_passes_over_an_aborted_transaction_and_its_marker(stage: AnyStage) -> None:

@@ -568,6 +568,14 @@ class FakeSource:
         self._read_at[partition] = target
         return True
 
+    def refuse(self, assignment: Assignment, problem: str) -> None:
+        """Block it, and read it again from its position."""
+        partition = assignment.partition
+        if partition in self._read_at:
+            self._read_at[partition] = assignment.position
+            block = Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)
+            self._status.block(block, f"{partition} offset {assignment.position}: {problem}")
+
     def steer(self, fetch: Mapping[Assignment, bool]) -> int:
         """Fetch those that are mapped to True and pause the others."""
         self._fetched = {assignment.partition for assignment, fetched in fetch.items() if fetched}

@@ -137,8 +137,15 @@ def _write_raw(producer: Any, topic: str, record: Record) -> tuple[int, int]:
     number = record.partition or 0
     batch = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 20)
     batch.append(0, None, record.key, record.value, list(record.headers))
+    error, offset = write_batch(producer.config["bootstrap_servers"], topic, number, bytes(batch.build()))
+    assert error == 0
+    return number, offset
+
+
+def write_batch(bootstrap: Any, topic: str, number: int, batch: bytes) -> tuple[int, int]:
+    """Write a record batch as it is to a partition; tell the broker's error code, 0 for none, and where it stands."""
     topic_data = ProduceRequest.TopicProduceData
-    partition = topic_data.PartitionProduceData(index=number, records=batch.build())
+    partition = topic_data.PartitionProduceData(index=number, records=batch)
     request = ProduceRequest(
         transactional_id=None,
         acks=-1,
@@ -150,10 +157,9 @@ def _write_raw(producer: Any, topic: str, record: Record) -> tuple[int, int]:
     async def send() -> Any:
         return await admin._manager.send(request)
 
-    with closing(KafkaAdminClient(bootstrap_servers=producer.config["bootstrap_servers"])) as admin:
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
         answer = admin._manager.run(send).responses[0].partition_responses[0]
-    assert answer.error_code == 0
-    return number, answer.base_offset
+    return answer.error_code, answer.base_offset
 
 
 def read_topic(bootstrap: str, topic: str) -> list[Any]:

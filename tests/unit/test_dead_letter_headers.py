@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from tests.unit.samples import FakeClock, FakeMessage, opened
 from worker.dead_letter_headers import (
@@ -227,3 +228,17 @@ def test_a_replay_says_so_behind_the_records_own_headers_and_a_second_one_takes_
     source = read_headers(whole(letter(FakeMessage(headers=once))).headers).source
     twice = as_replayed(source, Replay(2, "vectors.dlq/0/6"), is_again=True)
     assert (twice[:2], claimed_replay(twice)) == (own, Replay(2, "vectors.dlq/0/6"))
+
+
+def test_a_header_s_name_that_is_not_utf_8_is_written_with_its_bytes() -> None:
+    raw = [b"caf\xe9", b"\xff", b"\xed\xa0\x80", "é".encode(), b"plain", b""]
+    source = [(name.decode(errors="surrogateescape"), None) for name in raw]
+    headers = whole(letter(FakeMessage(headers=source))).headers
+    builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 20)
+    assert builder.append(0, 1, b"k", b"v", headers) is not None
+    written = bytes(builder.build())
+    for name in raw:
+        assert bytes([2 * len(name)]) + name + b"\x00" in written  # its length, itself, and a value of nothing
+    told = dict(headers)
+    assert told["oss-vectors.null-headers"] == r"caf\udce9,\udcff,\udced\udca0\udc80,é,plain,".encode()
+    assert told["oss-vectors.null-header-places"] == b"0,1,2,3,4,5"

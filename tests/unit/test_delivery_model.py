@@ -277,7 +277,7 @@ class Member:
             (assignment.partition, offset)
             for assignment in self.ledger.assignments()
             for offset in assignment._outstanding
-            if offset not in assignment._settled
+            if offset in assignment._unsettled
         ]
 
     def _submit(self, batch: Batch | None) -> None:

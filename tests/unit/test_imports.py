@@ -27,7 +27,7 @@ LAYERS = [
     {"metrics", "page"},
     {"http_server", "kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},
-    {"errors", "files", "floats", "lease", "offsets", "pace", "program", "runtime", "setting_text", "stop"},
+    {"errors", "files", "floats", "lease", "offsets", "pace", "program", "runtime", "setting_text", "stop", "unpack"},
     {"words"},
     {"redaction"},
 ]

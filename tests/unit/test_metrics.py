@@ -51,6 +51,7 @@ watermark_offset gauge topic partition
 committed_offset gauge topic partition
 oldest_unsettled_age_seconds gauge topic partition
 skipped_offsets_total counter topic reason
+truncated_offsets_total counter topic
 commits_total counter result
 last_commit_timestamp_seconds gauge
 rebalances_total counter event

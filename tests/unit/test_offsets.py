@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.unit.samples import FakeClock, FakeTracked, opened
-from worker.offsets import Assignment, Ledger, Outcome, Partition, Phase
+from worker.offsets import Assignment, Ledger, Outcome, OutOfOrder, Partition, Phase
 
 P0 = Partition("vectors", 0)
 P1 = Partition("vectors", 1)
@@ -96,6 +96,93 @@ def test_the_span_reaches_from_the_watermark_to_the_newest(ledger: Ledger) -> No
     ledger.track(assignment, [0, 1, 5])
     settle(ledger, assignment, 5, 0)
     assert assignment.span == 5
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        pytest.param([3], id="below the position"),
+        pytest.param([4, 5], id="beginning below it"),
+        pytest.param([7, 6], id="backwards"),
+        pytest.param([5, 9, 7, 10], id="one out of order, between ends that fit"),
+        pytest.param([5, 6, 6], id="twice"),
+    ],
+)
+def test_offsets_that_do_not_ascend_from_the_position_are_refused_and_change_nothing(
+    ledger: Ledger, offsets: list[int]
+) -> None:
+    assignment = opened(ledger, position=5)
+    with pytest.raises(OutOfOrder, match="vectors/0, where 5 or later is next"):
+        ledger.track(assignment, offsets)
+    assert (assignment.watermark, assignment.buffered, ledger.books().consumed["vectors"]) == (5, 0, 0)
+    assert ledger.track(assignment, [5, 8])
+    with pytest.raises(OutOfOrder):
+        ledger.track(assignment, [8])
+    settle(ledger, assignment, 5, 8)
+    assert (assignment.watermark, assignment.buffered) == (9, 0)
+
+
+def test_what_is_not_outstanding_is_not_settled(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    """Once counted, it made the books lie for good, and its bytes were given free twice."""
+    assignment = opened(ledger)
+    ledger.track(assignment, [0, 1, 2])
+    ledger.hold(30)
+    records = [FakeTracked(assignment, offset, 10) for offset in (1, 1, 7, -1)]
+    assert ledger.settle(records, Outcome.PUT) == 1
+    assert ledger.settle(records, Outcome.PUT) == 0
+    assert (ledger.buffer_bytes, assignment.buffered, assignment.watermark) == (20, 2, 0)
+    assert settled(ledger, Outcome.PUT) == 1
+    assert settle(ledger, assignment, 0, 2) == 2
+    assert settle(ledger, assignment, 0) == 0
+    assert (assignment.watermark, assignment.buffered) == (3, 0)
+    assert len(caplog.records) == 3 + 4 + 1
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+
+
+# -- the epochs of leaders
+
+
+def test_a_commit_carries_the_epoch_of_what_was_read_before_it(ledger: Ledger) -> None:
+    assignment = ledger.assign(P0)
+    assert assignment.leader_epoch_at(0) == -1
+    ledger.open(assignment, 5, 5, 2)
+    assert assignment.leader_epoch_at(5) == 2
+    ledger.track(assignment, [5, 6, 7, 8, 11, 12])
+    ledger.note_leader_epoch(assignment, 7, 3)  # 7 is the first of it
+    ledger.note_leader_epoch(assignment, 9, 6)  # 11 is the first of it that was read; it began at 9, 10 or 11
+    assert [assignment.leader_epoch_at(at) for at in (5, 6, 7, 8, 9, 11, 12, 13)] == [2, 2, 2, 3, 3, 6, 6, 6]
+
+
+def test_an_epoch_that_begins_at_the_committed_offset_is_not_that_of_what_is_before_it(ledger: Ledger) -> None:
+    assignment = ledger.assign(P0)
+    ledger.open(assignment, 5, 5, 2)
+    ledger.note_leader_epoch(assignment, 5, 4)
+    assert (assignment.leader_epoch_at(5), assignment.leader_epoch_at(6)) == (2, 4)
+
+
+def test_what_no_record_has_brings_its_epoch_along(ledger: Ledger) -> None:
+    assignment = ledger.assign(P0)
+    ledger.open(assignment, 5, 5, 2)
+    ledger.advance(assignment, 7, 4)
+    assert (assignment.watermark, assignment.leader_epoch_at(7)) == (7, 4)
+    ledger.advance(assignment, 7, 9)  # nothing was read in between
+    ledger.advance(assignment, 6, 9)
+    assert assignment.leader_epoch_at(8) == 4
+
+
+def test_epochs_that_nobody_commits_any_more_are_forgotten(ledger: Ledger) -> None:
+    assignment = opened(ledger)
+    for number in range(500):
+        ledger.track(assignment, [number])
+        ledger.note_leader_epoch(assignment, number, number)
+        settle(ledger, assignment, number)
+    assert len(assignment.leader_epochs) <= 3
+    assert assignment.leader_epoch_at(assignment.watermark) == 499
+    for number in range(500, 1000):
+        ledger.track(assignment, [number])
+        ledger.note_leader_epoch(assignment, number, number)
+    assert len(assignment.leader_epochs) <= 64
+    assert (assignment.leader_epoch_at(500), assignment.leader_epoch_at(1000)) == (-1, 999)
 
 
 # -- ownership
@@ -326,6 +413,27 @@ class LedgerMachine(RuleBasedStateMachine):
             owned.settled |= dict.fromkeys(offsets, False)
             owned.sizes |= dict.fromkeys(offsets, size)
             owned.position = position  # fmt: skip
+
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data(), deltas=st.lists(st.integers(-4, 4), min_size=1, max_size=4))
+    def track_out_of_order(self, data: st.DataObject, deltas: list[int]) -> None:
+        """What breaks the order is refused as a whole."""
+        owned = data.draw(st.sampled_from(self.owners))
+        offsets = [owned.position + delta for delta in deltas]
+        assume(min(offsets) < owned.position or offsets != sorted(set(offsets)))
+        if owned.phase == "open":
+            with pytest.raises(OutOfOrder):
+                self.ledger.track(owned.real, offsets)
+        else:
+            assert not self.ledger.track(owned.real, offsets)
+
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data(), offset=st.integers(-2, 60), outcome=st.sampled_from(SETTLING))
+    def settle_a_stray(self, data: st.DataObject, offset: int, outcome: Outcome) -> None:
+        """What was settled before, or never tracked, is not settled."""
+        owned = data.draw(st.sampled_from([each for each in self.owners if each.phase != "fenced"] or self.owners))
+        assume(owned.phase != "fenced" and owned.settled.get(offset, True))
+        assert self.ledger.settle([FakeTracked(owned.real, offset, 3)], outcome) == 0
 
     @precondition(lambda self: any(owned.sizes for owned in self.owners))
     @rule(data=st.data(), outcome=st.sampled_from(SETTLING))

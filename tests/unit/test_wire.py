@@ -5,6 +5,7 @@ import ssl
 import struct
 import tracemalloc
 import weakref
+import zlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -15,7 +16,8 @@ import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka import TopicPartition
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka.codec import gzip_encode, zstd_encode
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError, InvalidReceiveError, KafkaConnectionError, UnsupportedCodecError
 from kafka.future import Future
@@ -23,14 +25,15 @@ from kafka.net.transport import KafkaTCPTransport
 from kafka.protocol.consumer import FetchRequest, FetchResponse, IsolationLevel
 from kafka.protocol.parser import KafkaProtocol
 from kafka.record import MemoryRecords
-from kafka.record.default_records import DefaultRecordBatchBuilder
+from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
 from tests.support.bounded import join, thread
 from worker import wire
+from worker.unpack import unpack
 
 PARTITION = TopicPartition("records", 3)
-CRC_AT, ATTRIBUTES_AT, COUNT_AT, RECORDS_AT = 17, 21, 57, 61
+CRC_AT, ATTRIBUTES_AT, LAST_DELTA_AT, COUNT_AT, RECORDS_AT = 17, 21, 23, 57, 61
 
 
 # -- record batches
@@ -72,6 +75,13 @@ def with_attributes(made: bytes, bits: int) -> bytes:
     """The batch with these bits of its attributes set."""
     (found,) = struct.unpack_from(">h", made, ATTRIBUTES_AT)
     return mended(made[:ATTRIBUTES_AT] + struct.pack(">h", found | bits) + made[ATTRIBUTES_AT + 2 :])
+
+
+def with_head(made: bytes, at: int, form: str, value: int) -> bytes:
+    """The batch with another field in its head."""
+    changed = bytearray(made)
+    struct.pack_into(form, changed, at, value)
+    return mended(bytes(changed))
 
 
 class Read(NamedTuple):
@@ -138,8 +148,12 @@ SAMPLES = st.builds(
 
 
 @given(
-    st.lists(st.tuples(st.lists(SAMPLES, min_size=1, max_size=5), st.integers(0, 4), st.integers(1, 90)), max_size=4),
-    st.integers(0, 12),
+    st.lists(
+        st.tuples(st.lists(SAMPLES, min_size=1, max_size=5), st.integers(0, 4), st.integers(1, 90)),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 500),
     st.integers(1, 4),
     st.binary(max_size=80),
 )
@@ -151,19 +165,148 @@ def test_records_are_read_as_the_client_reads_them(
         data += batch(first, samples, codec, gaps=gaps)
         first += len(samples) * gaps
     cut_off = batch(first, [Sample(1, b"k", b"v", [])])[: len(tail)]  # the broker ends a response anywhere
-    assert_alike(data + cut_off, from_offset=from_offset, at_a_time=at_a_time)
+    samples, _, gaps = batches[0]
+    within_the_first = from_offset % ((len(samples) - 1) * gaps + 1)  # as the broker begins it
+    assert_alike(data + cut_off, from_offset=within_the_first, at_a_time=at_a_time)
 
 
-@given(st.data(), st.lists(SAMPLES, min_size=1, max_size=3), st.sampled_from([0, 0, 0, 1, 2, 3, 4]))
-def test_a_damaged_batch_fails_as_it_does_for_the_client(
+# -- what Java reads
+
+
+class Corrupt(Exception):
+    """What the reference takes for corrupt."""
+
+
+class Cursor:
+    """The bytes of records as Java's client goes through them, one after the other."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> bytes:
+        """The next bytes."""
+        if not 0 <= count <= len(self.data) - self.at:
+            raise Corrupt
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self) -> int:
+        """A zigzag varint of up to 64 bits."""
+        value = 0
+        for place in range(10):
+            (byte,) = self.take(1)
+            value |= (byte & 0x7F) << 7 * place
+            if byte < 0x80:
+                value &= (1 << 64) - 1
+                return (value >> 1) ^ -(value & 1)
+        raise Corrupt
+
+    def counted(self) -> bytes | None:
+        """Bytes behind their count, None where that is below zero."""
+        count = self.number()
+        return None if count < 0 else self.take(count)
+
+
+def reference(made: bytes, records: bytes) -> list[tuple[int, int, bytes | None, bytes | None, list[Any]]]:
+    """Read a batch's unpacked records as `DefaultRecord.readFrom` of Java's client does, each within its own bytes.
+
+    Beside that, offsets ascend, within what the head of the batch gives. Raises `Corrupt`.
+    """
+    head = DefaultRecordBatch.HEADER_STRUCT.unpack_from(made)
+    base, last_delta, first_timestamp, count = head[0], head[6], head[7], head[12]
+    whole, found, newest = Cursor(records), [], -1
+    if not 0 <= count <= last_delta + 1:
+        raise Corrupt
+    for _ in range(count):
+        one = Cursor(whole.counted() or b"")
+        one.take(1)
+        timestamp, delta = first_timestamp + one.number(), one.number()
+        key, value = one.counted(), one.counted()
+        headers = []
+        names = one.number()
+        if not 0 <= names <= len(one.data):
+            raise Corrupt
+        for _ in range(names):
+            name = one.counted()
+            if name is None:
+                raise Corrupt
+            headers.append((name.decode(errors="surrogateescape"), one.counted()))
+        if one.at != len(one.data) or not newest < delta <= last_delta:
+            raise Corrupt
+        newest = delta
+        found.append((base + delta, timestamp, key, value, headers))
+    if count and whole.at != len(records):
+        raise Corrupt
+    return found
+
+
+def assert_as_java(made: bytes) -> Read:
+    """Read one batch without a codec, and hold what comes of it against the reference."""
+    own = read(wire.PartitionRecords, made)
+    try:
+        expected = reference(made, made[RECORDS_AT:])
+    except Corrupt:
+        assert own.error is CorruptRecordError
+    else:
+        assert (own.records, own.error) == (expected, None)
+    return own
+
+
+def with_records(records: bytes, count: int = 1, last_delta: int = 0, base: int = 0) -> bytes:
+    """A batch with a right checksum and these bytes as its records."""
+    made = bytearray(batch(base, [Sample(1, None, None, [])])[:RECORDS_AT] + records)
+    struct.pack_into(">i", made, 8, len(made) - 12)
+    struct.pack_into(">i", made, LAST_DELTA_AT, last_delta)
+    struct.pack_into(">i", made, COUNT_AT, count)
+    return mended(bytes(made))
+
+
+@given(st.data(), st.lists(SAMPLES, min_size=1, max_size=3))
+def test_a_damaged_batch_fails_where_java_fails(data: st.DataObject, samples: list[Sample]) -> None:
+    made = bytearray(batch(0, samples))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(COUNT_AT, len(made) - 1))
+        made[place] = data.draw(st.integers(0, 255))
+    assert_as_java(mended(bytes(made)))
+
+
+@given(st.data(), st.lists(SAMPLES, min_size=1, max_size=3), st.integers(1, 4))
+def test_a_damaged_packed_batch_is_read_in_order_or_is_corrupt(
     data: st.DataObject, samples: list[Sample], codec: int
 ) -> None:
     made = bytearray(batch(0, samples, codec))
     for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.integers(COUNT_AT if codec else RECORDS_AT - 4, len(made) - 1))
+        place = data.draw(st.integers(COUNT_AT, len(made) - 1))
         made[place] = data.draw(st.integers(0, 255))
-    whole = mended(bytes(made)) if data.draw(st.booleans()) else bytes(made)
-    assert_alike(whole)
+    found = read(wire.PartitionRecords, mended(bytes(made)))
+    offsets = [record[0] for record in found.records]
+    assert found.error in (None, CorruptRecordError)
+    assert offsets == sorted(set(offsets))
+    assert all(0 <= offset < len(samples) for offset in offsets)
+
+
+@given(st.binary(max_size=120), st.integers(0, 3), st.integers(0, 3))
+def test_any_bytes_as_records_are_read_as_java_reads_them(records: bytes, count: int, last_delta: int) -> None:
+    assert_as_java(with_records(records, count, last_delta))
+
+
+@given(st.data(), st.lists(st.lists(SAMPLES, min_size=1, max_size=3), min_size=1, max_size=3), st.integers(0, 4))
+def test_whatever_is_damaged_offsets_ascend_and_the_next_one_does_not_go_back(
+    data: st.DataObject, batches: list[list[Sample]], codec: int
+) -> None:
+    """Heads too, of which offset, length, epoch and format have no checksum."""
+    first, made = 7, bytearray()
+    for samples in batches:
+        made += batch(first, samples, codec)
+        first += len(samples)
+    for _ in range(data.draw(st.integers(1, 4))):
+        made[data.draw(st.integers(0, len(made) - 1))] = data.draw(st.integers(0, 255))
+    found = read(wire.PartitionRecords, bytes(made), from_offset=7, check_crcs=data.draw(st.booleans()))
+    offsets = [record[0] for record in found.records]
+    assert offsets == sorted(set(offsets))
+    assert all(offset >= 7 for offset in offsets)
+    assert found.next_offset >= max([6, *offsets]) + 1
+    assert found.next_offset < 1 << 63
 
 
 def test_a_flipped_bit_is_a_corrupt_record() -> None:
@@ -193,10 +336,225 @@ def test_an_unknown_codec_is_told_as_the_client_tells_it(codec: int) -> None:
     ],
 )
 def test_records_of_a_wrong_structure_are_corrupt(records: bytes) -> None:
-    made = batch(0, [Sample(1, None, None, [])])[:RECORDS_AT] + records
-    length = struct.pack(">i", len(made) - 12)
-    found = assert_alike(mended(made[:8] + length + made[12:]))
+    assert assert_as_java(with_records(records)).error is CorruptRecordError
+
+
+ONE = [Sample(1, b"k", b"v", [])]
+
+
+def number(value: int) -> bytes:
+    """A zigzag varint."""
+    rest, written = (value << 1) ^ (value >> 63), bytearray()
+    while rest >= 0x80:
+        written.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes(written) + bytes([rest])
+
+
+def record(
+    delta: int, value: bytes = b"v", *, attributes: int = 0, headers: bytes = b"\x00", timestamp: int = 0
+) -> bytes:
+    """A record without a key, as it is written."""
+    body = bytes([attributes]) + number(timestamp) + number(delta) + b"\x01" + number(len(value)) + value + headers
+    return number(len(body)) + body
+
+
+@pytest.mark.parametrize("attributes", [0x01, 0x7F, 0x80, 0xFF])
+def test_the_attributes_of_a_record_are_one_byte_whatever_is_in_it(attributes: int) -> None:
+    """As a varint 0x80 would take the next byte along, and with it every number would be another."""
+    records = record(0, attributes=attributes, timestamp=7) + record(1)
+    found = assert_as_java(with_records(records, count=2, last_delta=1, base=20))
+    assert [(one[0], one[1], one[3]) for one in found.records] == [(20, 8, b"v"), (21, 1, b"v")]
+
+
+def test_attributes_that_the_client_takes_for_a_varint_forge_no_offset() -> None:
+    """The client finds each number one place further on, and what was the length of the key is an offset to it."""
+    key = b"\x01" + number(299) + bytes(298)
+    body = b"\x80" + number(0) + number(0) + number(len(key)) + key + number(0) + number(0)
+    forged = with_records(number(len(body)) + body, base=20)
+    assert [one[0] for one in read(Fetcher.PartitionRecords, forged).records] == [321]
+    assert [one[:4] for one in assert_as_java(forged).records] == [(20, 1, key, b"")]
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        pytest.param([0, 301], id="beyond the batch"),
+        pytest.param([0, 3], id="one beyond the batch"),
+        pytest.param([0, -1], id="before the batch"),
+        pytest.param([0, 2, 1], id="out of order"),
+        pytest.param([0, 1, 1], id="twice"),
+        pytest.param([0, (1 << 62)], id="far away"),
+    ],
+)
+@pytest.mark.parametrize("codec", [0, 1, 4])
+def test_an_offset_that_its_batch_does_not_have_is_corrupt(deltas: list[int], codec: int) -> None:
+    records = b"".join(map(record, deltas))
+    made = with_records(records, count=len(deltas), last_delta=2, base=20)
+    if codec:
+        packed = {1: gzip_encode, 4: zstd_encode}[codec](records)
+        made = with_attributes(with_records(packed, count=len(deltas), last_delta=2, base=20), codec)
+    found = read(wire.PartitionRecords, made, from_offset=20)
     assert found.error is CorruptRecordError
+    assert [one[0] for one in found.records] in ([20], [20, 21])
+    # Whatever was read of it, it is not passed over: the next response begins within it.
+    again = read(wire.PartitionRecords, made + batch(23, ONE), from_offset=found.next_offset)
+    assert (again.records, again.next_offset, again.error) == ([], found.next_offset, CorruptRecordError)
+
+
+def test_what_is_behind_a_record_with_the_last_offset_is_not_passed_over() -> None:
+    for records, count in ((record(2) + record(1), 2), (record(2) + b"\xff", 2), (record(2) + b"\x00", 1)):
+        found = read(wire.PartitionRecords, with_records(records, count=count, last_delta=2) + batch(3, ONE))
+        assert (found.records, found.next_offset, found.error) == ([], 0, CorruptRecordError)
+
+
+@pytest.mark.parametrize(
+    ("second", "from_offset"),
+    [
+        pytest.param(batch(20, ONE), 20, id="the same again"),
+        pytest.param(batch(10, ONE), 20, id="before it"),
+        pytest.param(batch(21, ONE * 3), 20, id="within it"),
+        pytest.param(with_head(batch(22, ONE), LAST_DELTA_AT, ">i", -1), 20, id="ends before it begins"),
+        pytest.param(with_head(batch(22, ONE), COUNT_AT, ">i", 2), 20, id="more records than offsets"),
+        pytest.param(with_head(batch(22, ONE), COUNT_AT, ">i", -1), 20, id="less than no records"),
+        pytest.param(with_head(batch(22, ONE), COUNT_AT, ">i", (1 << 31) - 1), 20, id="two thousand million records"),
+        pytest.param(with_head(batch(22, ONE), 0, ">q", -5), 20, id="a negative offset"),
+        pytest.param(with_head(batch(22, ONE), 0, ">q", (1 << 63) - 1), 20, id="the last number there is"),
+    ],
+)
+def test_a_batch_that_does_not_follow_the_one_before_is_corrupt(second: bytes, from_offset: int) -> None:
+    found = read(wire.PartitionRecords, batch(20, ONE * 2) + second + batch(40, ONE), from_offset=from_offset)
+    assert ([one[0] for one in found.records], found.error) == ([20, 21], CorruptRecordError)
+    assert found.next_offset == 22
+
+
+def test_a_batch_of_what_was_read_already_is_corrupt_and_nothing_goes_back() -> None:
+    found = read(wire.PartitionRecords, batch(0, ONE * 3), from_offset=5)
+    assert (found.records, found.next_offset, found.error) == ([], 5, CorruptRecordError)
+
+
+def test_a_bad_record_before_the_offset_that_was_asked_for_does_not_take_the_position_back() -> None:
+    made = with_records(record(0) + record(0) + record(2), count=3, last_delta=5)
+    found = read(wire.PartitionRecords, made, from_offset=4)
+    assert (found.records, found.next_offset, found.error) == ([], 4, CorruptRecordError)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param(number(-3) + record(0), id="a record of less than nothing"),
+        pytest.param(number(1 << 40) + record(0), id="a record beyond everything"),
+        pytest.param(record(0, headers=number(1 << 31)), id="two thousand million headers"),
+        pytest.param(record(0, headers=number(1) + number(-1) + number(-1)), id="a header without a name"),
+        pytest.param(record(0, headers=number(1) + number(1 << 31) + b"n"), id="a name beyond the record"),
+        pytest.param(record(0, headers=number(1) + number(1) + b"n" + number(900)), id="a header's value beyond it"),
+        pytest.param(record(0, headers=number(2) + number(0) + number(-1)), id="a header fewer"),
+        pytest.param(number(7) + record(0)[1:] + record(1)[1:], id="one over another"),
+        pytest.param(record(0) + b"\x00", id="a byte behind the last one"),
+    ],
+)
+def test_lengths_that_do_not_fit_together_are_corrupt(records: bytes) -> None:
+    behind = batch(1, [Sample(1, bytes(5000), bytes(5000), [])])  # which none of them may reach into
+    made = with_records(records)
+    assert assert_as_java(made).error is CorruptRecordError
+    found = read(wire.PartitionRecords, made + behind)
+    assert (found.records, found.error) == ([], CorruptRecordError)
+
+
+def test_a_count_that_is_a_lie_costs_no_memory() -> None:
+    records = record(0, headers=number(1 << 31)) + bytes(4_000_000)
+    made = with_records(records)
+    tracemalloc.start()
+    assert read(wire.PartitionRecords, made).error is CorruptRecordError
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def packed_in_an_old_format(magic: int, offsets: list[int], last: int) -> bytes:
+    """Messages with these offsets in one that is packed, whose offset the broker gave."""
+    inner = b""
+    for offset in offsets:
+        builder = LegacyRecordBatchBuilder(magic=magic, compression_type=0, batch_size=1 << 20)
+        builder.append(0, 1000, b"key", b"value")
+        inner += struct.pack(">q", offset) + bytes(builder.build())[8:]
+    outer = LegacyRecordBatchBuilder(magic=magic, compression_type=0, batch_size=1 << 20)
+    outer.append(0, 1000, None, gzip_encode(inner))
+    made = bytearray(outer.build())
+    made[17] = 1  # the codec
+    made[12:16] = struct.pack(">I", zlib.crc32(made[16:]))
+    return as_the_broker_keeps_it(bytes(made), last)
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_messages_of_the_old_formats_ascend_too(magic: int) -> None:
+    def offsets(given: list[int], last: int, from_offset: int = 20) -> tuple[list[int], type[Exception] | None]:
+        first = packed_in_an_old_format(magic, given, last)
+        found = read(wire.PartitionRecords, first, from_offset=from_offset)
+        assert found.next_offset >= from_offset
+        return [one[0] for one in found.records], found.error
+
+    base = 20 if magic == 0 else 0  # relative ones in the later format
+    assert offsets([base, base + 1, base + 5], 25) == ([20, 21, 25], None)
+    assert offsets([base, base + 1, base + 5], 25, from_offset=21) == ([21, 25], None)
+    assert offsets([base, base + 3, base + 2, base + 5], 25) == ([], CorruptRecordError)
+    assert offsets([base, base], 20)[1] is CorruptRecordError
+    assert offsets([base, base + 1, base + 5], 25, from_offset=26) == ([], CorruptRecordError)
+    if magic == 0:
+        assert offsets([20, 321], 21) == ([20], CorruptRecordError)
+
+
+@pytest.mark.parametrize("length", [-12, -20, 0, 13, 1 << 30])
+def test_a_length_in_an_old_format_that_leads_nowhere_is_corrupt(length: int) -> None:
+    """At -12 the client finds the same message again, without end, and keeps each."""
+    inner = struct.pack(">qi", 0, length) + bytes(30)
+    outer = LegacyRecordBatchBuilder(magic=1, compression_type=0, batch_size=1 << 20)
+    outer.append(0, 1000, None, gzip_encode(inner))
+    made = bytearray(outer.build())
+    made[17] = 1
+    made[12:16] = struct.pack(">I", zlib.crc32(made[16:]))
+    assert read(wire.PartitionRecords, bytes(made)).error is CorruptRecordError
+
+
+def test_old_and_new_formats_in_one_response_follow_each_other() -> None:
+    old = packed_in_an_old_format(1, [0, 1], 21)
+    found = read(wire.PartitionRecords, old + batch(22, ONE), from_offset=20)
+    assert ([one[0] for one in found.records], found.next_offset, found.error) == ([20, 21, 22], 23, None)
+    found = read(wire.PartitionRecords, batch(22, ONE) + old, from_offset=20)
+    assert ([one[0] for one in found.records], found.next_offset, found.error) == ([22], 23, CorruptRecordError)
+
+
+@pytest.mark.parametrize("codec", [1, 2, 3, 4])
+def test_a_batch_that_unpacks_to_more_than_the_limit_is_corrupt(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = batch(0, [Sample(1, None, bytes(100_000), [])], codec)
+    assert read(wire.PartitionRecords, made).error is None
+    monkeypatch.setattr(wire, "unpack", lambda codec, data: unpack(codec, data, 100_000))
+    assert read(wire.PartitionRecords, made).error is CorruptRecordError
+
+
+# -- headers
+
+
+NOT_UTF_8 = [b"\xff\xfe", b"caf\xe9", b"\xed\xa0\x80", b"\x80", b"ok\xc3"]
+
+
+def test_the_names_of_headers_keep_their_bytes() -> None:
+    names = [*NOT_UTF_8, b"", b"", "é".encode(), b"twice", b"twice"]
+    written = number(len(names)) + b"".join(number(len(name)) + name + number(-1) for name in names)
+    found = read(wire.PartitionRecords, with_records(record(0, headers=written)))
+    ((*_, headers),) = found.records
+    assert [name.encode(errors="surrogateescape") for name, _ in headers] == names
+    assert [value for _, value in headers] == [None] * len(names)
+
+
+@pytest.mark.parametrize("codec", [0, 4])
+def test_a_record_may_have_very_many_headers_and_not_more(codec: int) -> None:
+    most = wire.MAX_HEADERS
+    for count, error in ((10_000, None), (most, None), (most + 1, CorruptRecordError)):
+        made = batch(0, [Sample(1, b"k", b"v", [("name", None)] * count)], codec)
+        found = read(wire.PartitionRecords, made)
+        assert found.error is error
+        assert [len(one[4]) for one in found.records] == ([] if error else [count])
 
 
 def test_a_record_does_not_reach_into_the_next_batch() -> None:
@@ -212,6 +570,11 @@ def test_the_broker_s_time_is_taken_where_the_topic_says_so() -> None:
     assert [record[1] for record in assert_alike(made).records] == [9, 9]
 
 
+def as_the_broker_keeps_it(made: bytes, last: int) -> bytes:
+    """A packed message of an old format with the offset of the last one in it."""
+    return struct.pack(">q", last) + made[8:]
+
+
 @pytest.mark.parametrize("magic", [0, 1])
 @pytest.mark.parametrize("codec", [0, 1, 2, 3])
 def test_messages_of_the_old_formats_are_read(magic: int, codec: int) -> None:
@@ -220,7 +583,7 @@ def test_messages_of_the_old_formats_are_read(magic: int, codec: int) -> None:
     builder = LegacyRecordBatchBuilder(magic=magic, compression_type=codec, batch_size=1 << 20)
     for offset in range(3):
         builder.append(offset, 1000 + offset, b"key", bytes([offset]) * 50)
-    found = assert_alike(bytes(builder.build()))
+    found = assert_alike(as_the_broker_keeps_it(bytes(builder.build()), 2 if codec else 0))
     assert [record[0] for record in found.records] == [0, 1, 2]
 
 
@@ -248,9 +611,7 @@ def test_checksums_are_looked_at_where_the_settings_say_so(check_crcs: bool) -> 
 def test_a_number_may_have_all_bytes_of_a_long(bytes_of_number: int) -> None:
     timestamp = b"\x80" * (bytes_of_number - 1) + b"\x00"
     record = b"\x00" + timestamp + b"\x00\x01\x01\x00"
-    made = batch(0, [Sample(1, None, None, [])])[:RECORDS_AT] + bytes([2 * len(record)]) + record
-    found = assert_alike(mended(made[:8] + struct.pack(">i", len(made) - 12) + made[12:]))
-    assert len(found.records) == 1
+    assert len(assert_as_java(with_records(bytes([2 * len(record)]) + record)).records) == 1
 
 
 def marker(first: int, producer: int, *, commit: bool) -> bytes:
@@ -292,6 +653,25 @@ def test_a_transaction_that_begins_within_a_batch_s_offsets_hides_it() -> None:
     assert found.records == []
 
 
+@pytest.mark.parametrize("codec", [0, 1])
+@pytest.mark.parametrize("tail", [b"", b"more"])
+def test_a_marker_may_be_packed_and_its_key_longer(codec: int, tail: bytes) -> None:
+    """Java reads both; the client fails at them, and for a packed one looks into the packed bytes."""
+    one = [Sample(1, b"k", b"v", [])]
+    control = Sample(1, struct.pack(">hh", 0, 0) + tail, bytes(600), [])
+    end = with_attributes(batch(1, [control], codec, producer=7, transactional=True), 0x20)
+    data = batch(0, one, producer=7, transactional=True) + end + batch(2, one, producer=7, transactional=True)
+    found = read(wire.PartitionRecords, data, isolation=1, aborted=[SimpleNamespace(producer_id=7, first_offset=0)])
+    assert ([record[0] for record in found.records], found.next_offset, found.error) == ([2], 3, None)
+
+
+@pytest.mark.parametrize("key", [None, b"", b"\x00\x00\x00"])
+def test_a_marker_without_a_kind_is_corrupt(key: bytes | None) -> None:
+    end = with_attributes(batch(0, [Sample(1, key, bytes(6), [])], producer=7, transactional=True), 0x20)
+    found = read(wire.PartitionRecords, end, isolation=1)
+    assert (found.next_offset, found.error) == (0, CorruptRecordError)
+
+
 def test_a_marker_that_was_compacted_away_is_passed_over() -> None:
     """Its batch stays, with no record in it; the client fails there, each time that it comes to it."""
     whole = marker(1, 7, commit=False)
@@ -304,9 +684,12 @@ def test_a_marker_that_was_compacted_away_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize("magic", [3, 127, 128, 255])
-def test_another_format_is_left_to_the_client(magic: int) -> None:
-    made = batch(0, [Sample(1, b"k", b"v", [])])
-    assert_alike(made[:16] + bytes([magic]) + made[17:])
+def test_another_format_is_corrupt(magic: int) -> None:
+    """No checksum covers the format: the client reads what it does not know as the newest that it knows."""
+    good = batch(0, [Sample(1, b"k", b"v", [])])
+    made = batch(1, [Sample(1, b"k", b"v", [])])
+    found = read(wire.PartitionRecords, good + made[:16] + bytes([magic]) + made[17:])
+    assert (len(found.records), found.next_offset, found.error) == (1, 1, CorruptRecordError)
 
 
 def test_a_compressed_batch_is_held_once_while_its_messages_are_handed_out() -> None:
@@ -324,6 +707,67 @@ def test_what_was_compacted_away_at_the_end_is_not_asked_for_again() -> None:
     made = bytearray(batch(0, [Sample(1, b"k", b"v", [])]))
     made[23:27] = struct.pack(">i", 41)  # the offset of the last record that the batch had
     assert assert_alike(mended(bytes(made))).next_offset == 42
+
+
+# -- what the consumer knows
+
+
+class Consumer:
+    """What of a consumer is used: where it stands in a partition, and where the partition ends."""
+
+    def __init__(self, position: int, leader_epoch: int, end: int | None) -> None:
+        self.state = SimpleNamespace(position=OffsetAndMetadata(position, "", leader_epoch), highwater=end)
+        self._subscription = SimpleNamespace(assignment={PARTITION: self.state})
+        self._fetcher = SimpleNamespace()
+        wire.read_in_place(self)
+
+    def read(self, data: bytes) -> Read:
+        """Read a response, and note where it ends."""
+        found = read(self._fetcher.PartitionRecords, data, from_offset=self.state.position.offset)
+        self.state.position = OffsetAndMetadata(found.next_offset, "", found.leader_epoch)
+        return found
+
+
+def with_epoch(made: bytes, epoch: int) -> bytes:
+    """The batch as a leader of that epoch wrote it."""
+    return made[:12] + struct.pack(">i", epoch) + made[16:]
+
+
+def test_the_epoch_of_what_was_read_outlives_a_response_that_brings_nothing() -> None:
+    consumer = Consumer(20, 3, 20)
+    assert consumer.read(b"").leader_epoch == 3
+    consumer.state.highwater = 21
+    assert consumer.read(with_epoch(batch(20, ONE), 4)).leader_epoch == 4
+    assert consumer.read(b"").leader_epoch == 4
+    consumer.state.position = OffsetAndMetadata(5, "", 4)
+    stale = read(consumer._fetcher.PartitionRecords, b"", from_offset=7)  # of a position that is not the one any more
+    assert stale.leader_epoch == -1
+
+
+def test_a_message_carries_the_epoch_of_its_batch() -> None:
+    part = wire.PartitionRecords(
+        0, PARTITION, MemoryRecords(with_epoch(batch(0, ONE * 2), 3) + with_epoch(batch(2, ONE, 1), 5))
+    )
+    assert [message.leader_epoch for message in part.take(10)] == [3, 3, 5]
+
+
+def test_a_batch_beyond_the_end_is_left_for_the_next_response_and_is_corrupt_there() -> None:
+    consumer = Consumer(20, 0, 21)
+    data = batch(20, ONE) + batch(21 + (1 << 40), ONE)
+    found = consumer.read(data)
+    assert ([one[0] for one in found.records], found.next_offset, found.error) == ([20], 21, None)
+    again = consumer.read(data[len(batch(20, ONE)) :])
+    assert (again.records, again.next_offset, again.error) == ([], 21, CorruptRecordError)
+
+
+def test_a_batch_that_was_written_just_after_the_end_was_noted_is_read_with_the_next_response() -> None:
+    consumer = Consumer(20, 0, 21)
+    assert [one[0] for one in consumer.read(batch(20, ONE) + batch(21, ONE)).records] == [20]
+    consumer.state.highwater = 22
+    found = consumer.read(batch(21, ONE) + batch(22, ONE))
+    assert ([one[0] for one in found.records], found.next_offset, found.error) == ([21], 22, None)
+    consumer.state.highwater = 23
+    assert [one[0] for one in consumer.read(batch(22, ONE)).records] == [22]
 
 
 # -- frames
