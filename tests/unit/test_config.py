@@ -526,6 +526,11 @@ def test_a_mistake_never_shows_a_secret(variables: dict[str, str]) -> None:
     assert [each for each in mistakes_with(**variables) if SECRET in each] == []
 
 
+def test_a_login_in_a_wrong_address_is_not_shown(file: Path) -> None:
+    (told,) = mistakes(with_lines(file, f'endpoint = "https://user:{SECRET}@h "\n'), {})
+    assert told.startswith("oss.endpoint = ******** (from")
+
+
 def test_a_secret_of_a_wrong_type_is_not_shown(file: Path) -> None:
     path = with_lines(file, f'[kafka]\nsasl_plain_password = ["{SECRET}"]\nssl_password = {{a = "{SECRET}"}}\n')
     told = mistakes(path, {})

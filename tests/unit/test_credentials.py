@@ -370,7 +370,11 @@ def test_an_error_of_the_package_loses_what_it_quotes(text: str, expected: str) 
 
 @pytest.mark.parametrize("mode", ["oidc", "default-chain"])
 def test_a_token_that_could_not_be_exchanged_is_nowhere(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    mode: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The package puts it into a URL, and the URL into its error and its own log."""
     token = tmp_path / "token"
@@ -389,7 +393,7 @@ def test_a_token_that_could_not_be_exchanged_is_nowhere(
         provider(mode).get_credentials()
     assert "sts" in str(raised.value)
     shown = capfd.readouterr()
-    assert (SECRET in str(raised.value), shown.out, shown.err) == (False, "", "")
+    assert (SECRET in str(raised.value), shown.out, shown.err, caplog.text) == (False, "", "", "")
 
 
 def test_this_module_hides_the_secrets_that_it_gives_out() -> None:

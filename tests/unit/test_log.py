@@ -230,12 +230,13 @@ class WordlessError(Exception):
         record(exc_info=(WordlessError, WordlessError(), None)),
         record(value=2**70),
         record(value=-(2**70)),
+        record(value=10**5000),
         record(value=b"\xff"),
         record(value={1: {2: {3: {4: {5: {6: 7}}}}}}),
         record(value=[list(range(1000))] * 1000),
         with_fields({f"field{number}": number for number in range(1000)}),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_has_no_text_or_no_form_costs_no_line(form: Any, made: Any) -> None:
     (line, *more) = lines_of(form(), made)

@@ -1,5 +1,6 @@
 """A program that prints credentials, and what can go wrong with one. Real programs, without a shell."""
 
+import os
 import shlex
 import sys
 import threading
@@ -53,7 +54,17 @@ def test_what_it_prints_is_returned_and_its_words_are_split_as_a_shell_does() ->
 
 
 def test_it_reads_nothing_from_this_process() -> None:
-    assert Program(python("import sys; print(repr(sys.stdin.read()))")).run() == b"''\n"
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"typed at the terminal")
+    os.close(write_end)
+    before = os.dup(0)
+    os.dup2(read_end, 0)
+    try:
+        assert Program(python("import sys; print(repr(sys.stdin.read()))")).run() == b"''\n"
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(read_end)
 
 
 def test_a_program_that_fails_shows_neither_its_output_nor_its_command() -> None:
