@@ -154,7 +154,7 @@ def test_a_backlog_with_fewer_bad_records_than_the_limit_does_not_block(
     new_stage: StageFactory, start_worker: WorkerFactory, count: int, every: int
 ) -> None:
     stage = new_stage(partitions=3)
-    stage.publish([mixed(number, every) for number in range(count)])
+    stage.publish([mixed(number, every, partitions=3) for number in range(count)])
     worker = start_worker(stage.settings())
 
     now = worker.wait_settled(count, timeout=90)
@@ -163,9 +163,12 @@ def test_a_backlog_with_fewer_bad_records_than_the_limit_does_not_block(
     assert now.outcomes() == {"put": count - count // every, "dead_lettered": count // every}
 
 
-def mixed(number: int, every: int) -> Record:
-    """One in so many is bad, the last of each."""
-    return Record(b"bad", BAD) if number % every == every - 1 else vector_record(f"good-{number}", GOOD)
+def mixed(number: int, every: int, partitions: int = 1) -> Record:
+    """One in so many is bad, the last of each, in every partition."""
+    partition = number // every % partitions
+    if number % every == every - 1:
+        return Record(b"bad", BAD, partition=partition)
+    return vector_record(f"good-{number}", GOOD, partition=partition)
 
 
 def test_a_backlog_with_more_bad_records_than_the_limit_stops_at_the_least_count(
