@@ -27,6 +27,7 @@ LAYERS = [
     {"metrics", "page"},
     {"http_server", "kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},
+    {"syntax"},
     {"errors", "files", "floats", "lease", "offsets", "pace", "program", "runtime", "setting_text", "stop", "unpack"},
     {"words"},
     {"redaction"},
@@ -34,7 +35,7 @@ LAYERS = [
 """From the top down. A module imports from the layers below its own, and of its own layer nothing."""
 
 BELOW_COMMANDS = {module for layer in LAYERS[3:] for module in layer}
-CORE = ["record", "floats", "batch", "lease", "offsets", "pace"]
+CORE = ["record", "syntax", "floats", "batch", "lease", "offsets", "pace"]
 CLIENTS = {"kafka", "requests", "urllib3", "http", "socket", "prometheus_client", "alibabacloud_oss_v2"}
 
 
