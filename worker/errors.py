@@ -14,8 +14,10 @@
 The class alone says whether the same request is worth another attempt: that of `Transient` is, and no other.
 """
 
+import traceback
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Self
 
 
 class Reason(StrEnum):
@@ -30,6 +32,7 @@ class Reason(StrEnum):
     METADATA = "metadata"
     TOMBSTONE = "tombstone"
     TOO_LARGE = "too_large"
+    INTERNAL_ERROR = "internal_error"
     REFUSED = "refused"
     ISOLATED_SERVER_ERROR = "isolated_server_error"
 
@@ -90,6 +93,18 @@ class RecordError(WorkerError):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+    @classmethod
+    def internal(cls, error: Exception) -> Self:
+        """Return what becomes of a record that could not be read for a fault of the worker.
+
+        The message has the error's type and place, and not its words, which may quote the record.
+        """
+        return cls(
+            Reason.INTERNAL_ERROR,
+            f"reading the record failed with {type(error).__qualname__} at {place_of(error)}; "
+            "that is a fault of the worker, please report it with this line",
+        )
 
 
 class FatalError(WorkerError):
@@ -161,3 +176,16 @@ class TargetError(SinkError):
     ) -> None:
         super().__init__(message, status=status, code=code, request_id=request_id)
         self.block = block
+
+
+def place_of(error: BaseException) -> str:
+    """Return where the error was raised: module, line and function; and where the worker called that, if it is another."""
+    frames = [
+        (str(frame.f_globals.get("__name__", "?")), line, frame.f_code.co_name)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    if not frames:
+        return "a place that is not known"
+    ours = next((frame for frame in reversed(frames) if frame[0].partition(".")[0] == "worker"), frames[-1])
+    raised, called = ("{}:{} in {}".format(*frame) for frame in (frames[-1], ours))
+    return raised if raised == called else f"{raised}, called from {called}"

@@ -1,7 +1,7 @@
 """The numbers of a JSON record read by simdjson, which hands them over without making a Python object of each.
 
 msgspec decodes the record, with a stand-in where the list of numbers was. For long vectors both together cost about half
-of msgspec alone. Nothing is taken that msgspec would not take: whatever is out of the ordinary is left to it.
+of msgspec alone. Nothing is taken that msgspec would not take: whatever is out of the ordinary is left to it, or to the caller.
 """
 
 import base64
@@ -40,8 +40,8 @@ R = TypeVar("R", bound=_Record)
 def with_numbers_apart(decode: Callable[[bytes], R], dimension: int) -> Callable[[bytes], R]:
     """Return a decoder of JSON records whose `data.float32` is an array of float64 where it was a list of numbers.
 
-    `decode` is msgspec's; it is returned as it is where vectors are short, or simdjson is not there. It raises what
-    `decode` raises.
+    `decode` is msgspec's; it is returned as it is where vectors are short, or simdjson is not there. What is returned
+    raises what `decode` raises, and also for some records that `decode` would take: who calls it has another way to read them.
 
     The list is cut out from the name `"float32"` to the first closing bracket, and a base64 string stands in for it that
     nobody can know beforehand. Where the decoded record has the stand-in as its `data.float32`, what was cut out stood at
@@ -56,16 +56,16 @@ def with_numbers_apart(decode: Callable[[bytes], R], dimension: int) -> Callable
     def decode_apart(body: bytes) -> R:
         name = body.find(_NAME)
         begin = body.find(b"[", name, name + _NAME_TO_LIST)
-        if name < 0 or begin < 0:
+        end = body.find(b"]", begin) + 1
+        if name < 0 or begin < 0 or end == 0:
+            return decode(body)
+        record = decode(body[:begin] + quoted + body[end:])
+        if record.data.float32 != stand_in:
             return decode(body)
         try:
-            end = body.index(b"]", begin) + 1
-            record = decode(body[:begin] + quoted + body[end:])
-            if record.data.float32 == stand_in:
-                record.data.float32 = np.frombuffer(parse(body[begin:end]).as_buffer(of_type="d"))
-                return record
-        except Exception:  # noqa: S110 - whatever is wrong, msgspec tells it better
-            pass
-        return decode(body)
+            record.data.float32 = np.frombuffer(parse(body[begin:end]).as_buffer(of_type="d"))
+        except (ValueError, TypeError, RuntimeError):  # what the parser raises for what is no list of numbers
+            return decode(body)
+        return record
 
     return decode_apart

@@ -238,23 +238,25 @@ class Worker:
         mismatches = held = 0
         decode = route.decoder.decode
         for message in messages:
-            key, value = message.key, message.value
-            size = ITEM_BYTES + (len(value) if value else 0) + (len(key) if key else 0)
-            if message.headers:
-                size += _header_bytes(message)
+            size = ITEM_BYTES
             try:
+                key, value = message.key, message.value
+                size += (len(value) if value else 0) + (len(key) if key else 0)
+                if message.headers:
+                    size += _header_bytes(message)
                 decoded = decode(value, key)
-            except RecordError as error:
-                letters.append(_dead_letter(route, assignment, message, size, error))
-            else:
                 if type(decoded) is Put:
-                    mismatches += decoded.key_mismatch
                     size += len(decoded.fragment)
+                    mismatches += decoded.key_mismatch
                     items.append(Item(assignment, message, decoded.key, decoded.fragment, size))
                 elif type(decoded) is Delete:
                     items.append(Item(assignment, message, decoded.key, None, size))
                 else:
                     ignored.append(Item(assignment, message, "", None, size))
+            except RecordError as error:
+                letters.append(_dead_letter(route, assignment, message, size, error))
+            except Exception as error:  # whatever it is, it costs this record and not the group
+                letters.append(_dead_letter(route, assignment, message, size, RecordError.internal(error)))
             held += size
         if mismatches:
             self._metrics.key_mismatch.labels(route.topic).inc(mismatches)

@@ -5,9 +5,10 @@ only where the service could never take it. Where the documentation leaves the m
 smallest reading is applied, and the service has the last word.
 """
 
-import binascii
 import math
+import re
 import struct
+import sys
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias
 
@@ -17,25 +18,33 @@ import orjson
 
 from worker.errors import Reason, RecordError
 from worker.floats import Float64s, with_numbers_apart
+from worker.syntax import JsonSyntax, Metadata, MsgpackSyntax, Numbers, Parts, Syntax, resembles, scalar_text, shown
 
 KEY_MAX_CHARACTERS: Final = 1024
 METADATA_MAX_BYTES: Final = 40 * 1024
 FILTERABLE_MAX_BYTES: Final = 2 * 1024
 FILTERABLE_MAX_KEYS: Final = 10
 _LIMIT_SOURCE: Final = "limit of PutVectors"
-_VECTOR: Final = "allowed are a list of numbers, or base64 of little-endian float32"
 
 _FLOAT32_OVERFLOW: Final = 2.0**128 - 2.0**103  # the least number that rounds to infinity as float32
 # Numpy releases the GIL to convert more elements. Done for each record, that keeps threads which wait for it from ever
 # asking for it: their wait begins anew each time.
 _WITH_THE_GIL: Final = 500
-_SHOWN_CHARACTERS: Final = 100  # of a key in a message, which becomes a header of the dead letter
 
 _JSON_FIRST_BYTES: Final = frozenset(b"{ \t\r\n")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _MSGPACK_MAP_BYTES: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
 _REGISTRY_PREFIX: Final = 0x00
 _REGISTRY_PREFIX_BYTES: Final = 5
+_UTF_16: Final = b"\x00{\x00"  # of the other byte order, without a mark
+_JSON_MAP: Final = re.compile(rb"[ \t\r\n]*\{")
+# Of what does not parse: whether it is JSON with a mistake, or Avro whose first byte is that of a bracket.
+_BEGINS_AS_JSON_MAP: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*(?:["}]|\Z)')
+
+# JSON that is decoded at once may cost 2 seconds for each megabyte: numbers near the ends of the float64 range do. So that
+# is bounded; longer records are read step by step, where the numbers are counted before they are decoded.
+_AT_ONCE_BYTES: Final = 48 * 1024  # for key and metadata
+_BYTES_OF_A_NUMBER: Final = 24  # as Python writes a float64, with comma and space
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -78,38 +87,18 @@ class Data(msgspec.Struct, gc=False):
     float32: list[float] | bytes
 
 
-class TextData(msgspec.Struct, gc=False):
-    """`data` in MessagePack as some write it: base64 as in JSON, where bytes would do."""
-
-    float32: list[float] | str
-
-
-class Record(msgspec.Struct, gc=False):
-    """One vector record as far as its metadata is not decoded. Fields that are not named here are ignored."""
-
-    data: Data
-    key: str | None = None
-    metadata: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class TextRecord(msgspec.Struct, gc=False):
-    """A record with such data."""
-
-    data: TextData
-    key: str | None = None
-    metadata: msgspec.Raw = msgspec.Raw(b"\xc0")
-
-
-StrictMetadata: TypeAlias = dict[str, str | list[str]]
-LooseMetadata: TypeAlias = dict[str, Any]
+# What stringify takes. A value of any type would be built of whatever a record holds, and a map whose names are numbers
+# that collide takes minutes to build.
+Scalar: TypeAlias = str | int | float | bool | None
+LooseMetadata: TypeAlias = dict[str, str | int | float | bool | list[Scalar] | None]
 
 
 class StrictRecord(msgspec.Struct, gc=False):
-    """One vector record, its metadata as the service takes it."""
+    """One vector record, its metadata as the service takes it. Fields that are not named here are ignored."""
 
     data: Data
     key: str | None = None
-    metadata: StrictMetadata | None = None
+    metadata: Metadata | None = None
 
 
 class LooseRecord(msgspec.Struct, gc=False):
@@ -127,57 +116,28 @@ KeyFormat = Literal["utf8", "json"]
 MetadataValues = Literal["strict", "stringify"]
 Tombstones = Literal["dead-letter", "delete", "ignore"]
 
-_encode_scalar: Final = msgspec.json.Encoder().encode
 _decode_json_key: Final = msgspec.json.Decoder(str).decode
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises, each by itself
 
 
-class _Syntax(msgspec.Struct, frozen=True):
-    """One of the two encodings: how it decodes a record at once, and step by step where that fails.
+class _Encoding(msgspec.Struct, frozen=True):
+    """One of the two encodings: how it decodes a record at once, and step by step where that does not do."""
 
-    Step by step tells which part is wrong, and takes what is right in parts only: a field that is there twice, once wrong.
-    """
-
-    name: str
     decode: Callable[[bytes], Whole]
-    decode_record: Callable[[bytes], Record]
-    decode_metadata: Callable[[msgspec.Raw], LooseMetadata | None]
+    most_at_once: int  # bytes of a record that is decoded at once
+    syntax: Syntax
 
 
-def _syntaxes(metadata_values: MetadataValues, dimension: int) -> tuple[_Syntax, _Syntax]:
+def _encodings(metadata_values: MetadataValues, dimension: int) -> tuple[_Encoding, _Encoding]:
     whole: Any = StrictRecord if metadata_values == "strict" else LooseRecord
-    metadata: Any = (StrictMetadata if metadata_values == "strict" else LooseMetadata) | None
-    json_syntax = _Syntax(
-        "JSON",
-        with_numbers_apart(msgspec.json.Decoder(whole).decode, dimension),
-        msgspec.json.Decoder(Record).decode,
-        msgspec.json.Decoder(metadata).decode,
+    return (
+        _Encoding(
+            with_numbers_apart(msgspec.json.Decoder(whole).decode, dimension),
+            _AT_ONCE_BYTES + _BYTES_OF_A_NUMBER * dimension,
+            JsonSyntax(),
+        ),
+        _Encoding(msgspec.msgpack.Decoder(whole).decode, sys.maxsize, MsgpackSyntax()),
     )
-    msgpack_syntax = _Syntax(
-        "MessagePack",
-        msgspec.msgpack.Decoder(whole).decode,
-        _msgpack_decode(),
-        msgspec.msgpack.Decoder(metadata).decode,
-    )
-    return json_syntax, msgpack_syntax
-
-
-def _msgpack_decode() -> Callable[[bytes], Record]:
-    """A type cannot hold both strings and bytes for msgspec, so base64 in MessagePack, which is rare, takes two looks."""
-    decode_record = msgspec.msgpack.Decoder(Record).decode
-    decode_text = msgspec.msgpack.Decoder(TextRecord).decode
-
-    def decode(body: bytes) -> Record:
-        try:
-            return decode_record(body)
-        except msgspec.ValidationError as error:
-            if "`str`" not in str(error):
-                raise
-            text = decode_text(body)
-            vector = text.data.float32
-            return Record(Data(_from_base64(vector) if isinstance(vector, str) else vector), text.key, text.metadata)
-
-    return decode
 
 
 class Decoder:
@@ -204,25 +164,37 @@ class Decoder:
         self._key_format = key_format
         self._stringify = metadata_values == "stringify"
         self._tombstones = tombstones
-        self._json, self._msgpack = _syntaxes(metadata_values, target.dimension)
+        self._json, self._msgpack = _encodings(metadata_values, target.dimension)
         self._pack = struct.Struct(f"<{target.dimension}f").pack
 
     def decode(self, value: bytes | None, kafka_key: bytes | None) -> Decoded:
         """Return what the message asks for.
 
-        Raises `RecordError` where it can never be written, with one of the fixed reasons.
+        Raises `RecordError`, and nothing else, where it can never be written, with one of the fixed reasons. What goes
+        wrong here in a way that nobody foresaw is one of them: it costs this record, not the worker.
         """
-        if value is None:
-            return self._tombstone(kafka_key)
-        syntax, body = self._syntax_of(value)
         try:
-            record = syntax.decode(body)
-        except _UNDECODABLE:
-            record = self._decode_step_by_step(syntax, body, kafka_key)
-        key = self._vector_key(record.key, kafka_key)
-        vector = self._float32_text(record.data.float32)
+            if value is None:
+                return self._tombstone(kafka_key)
+            encoding, body = self._encoding_of(value)
+            try:
+                record = encoding.decode(body) if len(body) <= encoding.most_at_once else None
+            except _UNDECODABLE:
+                record = None
+            if record is None:
+                return self._decode_step_by_step(encoding.syntax, value, body, kafka_key)
+            key = self._vector_key(record.key, kafka_key)
+            vector = self._float32_text(record.data.float32)
+            metadata: Any = record.metadata  # strict metadata, unless it is to be turned into that
+            return self._put(key, vector, _stringified(metadata) if self._stringify else metadata, kafka_key)
+        except RecordError:
+            raise
+        except Exception as error:
+            raise RecordError.internal(error) from error
+
+    def _put(self, key: str, vector: bytes, metadata: Metadata | None, kafka_key: bytes | None) -> Put:
         fragment = b"".join(
-            (b'{"key":', orjson.dumps(key), b',"data":{"float32":', vector, self._metadata_json(record.metadata), b"}")
+            (b'{"key":', orjson.dumps(key), b',"data":{"float32":', vector, self._metadata_json(metadata), b"}")
         )
         if len(fragment) > self._max_fragment_bytes:
             raise RecordError(
@@ -232,12 +204,29 @@ class Decoder:
             )
         return Put(key, fragment, kafka_key is not None and self._is_mismatch(key, kafka_key))
 
-    def _decode_step_by_step(self, syntax: _Syntax, body: bytes, kafka_key: bytes | None) -> Whole:
-        """Decode what could not be decoded at once. Of several faults the key's is told first, then the vector's."""
-        record = _decode_record(syntax, body)
-        self._vector_key(record.key, kafka_key)
-        self._float32_text(record.data.float32)
-        return LooseRecord(record.data, record.key, _decode_metadata(syntax, record.metadata))
+    def _decode_step_by_step(self, syntax: Syntax, value: bytes, body: bytes, kafka_key: bytes | None) -> Put:
+        """Decode what was not decoded at once.
+
+        Of several faults the first is told: in the form of the value, the key, the vector; then in what they are.
+        """
+        try:
+            parts = self._parts(syntax, value, body)
+            own, vector = syntax.key(parts), syntax.vector(parts)
+            key = self._vector_key(own, kafka_key)
+            if isinstance(vector, Numbers) and vector.length != self._dimension:
+                raise self._wrong_dimension(vector.length)
+            text = self._float32_text(syntax.floats(vector) if isinstance(vector, Numbers) else vector)
+            return self._put(key, text, syntax.metadata(parts, stringify=self._stringify), kafka_key)
+        except RecursionError:  # a few frames deeper than where it was well-formed
+            raise RecordError(Reason.MALFORMED, f"the {syntax.name} is nested too deep") from None
+
+    def _parts(self, syntax: Syntax, value: bytes, body: bytes) -> Parts:
+        try:
+            return syntax.parts(body)
+        except RecordError:
+            if value[0] == _REGISTRY_PREFIX and not _BEGINS_AS_JSON_MAP.match(body):
+                raise _not_json(value) from None
+            raise
 
     def _tombstone(self, kafka_key: bytes | None) -> Delete | Ignore:
         if self._tombstones == "ignore":
@@ -250,8 +239,8 @@ class Decoder:
             )
         return Delete(self._vector_key(None, kafka_key))
 
-    def _syntax_of(self, value: bytes) -> tuple[_Syntax, bytes]:
-        """Tell the encoding by the first byte, and strip what stands before the record."""
+    def _encoding_of(self, value: bytes) -> tuple[_Encoding, bytes]:
+        """Return the encoding, by the first byte, and the value without what is before the record."""
         if not value:
             raise RecordError(Reason.MALFORMED, "the value is empty (0 bytes); a record is a JSON or MessagePack map")
         first = value[0]
@@ -264,11 +253,12 @@ class Decoder:
                 return self._json, value[len(_BYTE_ORDER_MARK) :]
         if self._format != "json" and first in _MSGPACK_MAP_BYTES:
             return self._msgpack, value
+        known = resembles(value)
         expected = {"auto": "a JSON or MessagePack map", "json": "a JSON map", "msgpack": "a MessagePack map"}
         raise RecordError(
             Reason.MALFORMED,
-            f"the value begins with byte 0x{first:02x}, which begins no record; expected {expected[self._format]} "
-            f'(records.format = "{self._format}")',
+            f"the value begins with byte 0x{first:02x}, which begins no record{f': it looks like {known}' if known else ''}; "
+            f'expected {expected[self._format]} (records.format = "{self._format}")',
         )
 
     def _vector_key(self, key: str | None, kafka_key: bytes | None) -> str:
@@ -346,33 +336,34 @@ class Decoder:
             raise _beyond_float32(place, number) from None
 
     def _packed_bytes(self, data: bytes) -> bytes:
+        if len(data) == 4 * self._dimension:
+            return data
+        other = {8 * self._dimension: "float64", 2 * self._dimension: "float16"}.get(len(data))
+        hint = f" (its {len(data)} bytes would be as many {other} as the index has dimensions)" if other else ""
         if len(data) % 4:
             raise RecordError(
-                Reason.MALFORMED, f"data.float32 has {len(data)} bytes, which are no whole float32s of 4 bytes each"
+                Reason.MALFORMED,
+                f"data.float32 has {len(data)} bytes, which are no whole float32s of 4 bytes each{hint}",
             )
-        if len(data) // 4 != self._dimension:
-            raise self._wrong_dimension(len(data) // 4)
-        return data
+        raise self._wrong_dimension(len(data) // 4, hint)
 
-    def _wrong_dimension(self, found: int) -> RecordError:
+    def _wrong_dimension(self, found: int, hint: str = "") -> RecordError:
         return RecordError(
             Reason.DIMENSION,
-            f"data.float32 has {found} numbers, the index {self._target.index} has {self._dimension} dimensions",
+            f"data.float32 has {found} numbers, the index {self._target.index} has {self._dimension} dimensions{hint}",
         )
 
-    def _metadata_json(self, metadata: LooseMetadata | None) -> bytes:
+    def _metadata_json(self, metadata: Metadata | None) -> bytes:
         """Return what follows the vector: the end of `data`, and `"metadata":{...}` where the record has it."""
         if metadata is None:
             return b"}"
-        if self._stringify:
-            metadata = {key: _stringified(key, value) for key, value in metadata.items() if value is not None}
         text = orjson.dumps(metadata)
         # The text is longer than what the limits count, so most metadata need not be counted.
         if len(text) > FILTERABLE_MAX_BYTES or len(metadata) > FILTERABLE_MAX_KEYS:
             self._check_metadata_limits(metadata)
         return b'},"metadata":' + text
 
-    def _check_metadata_limits(self, metadata: dict[str, str | list[str]]) -> None:
+    def _check_metadata_limits(self, metadata: Metadata) -> None:
         """Sizes are UTF-8 bytes of keys and values, without quotes and commas."""
         total = filterable = filterable_keys = 0
         for key, value in metadata.items():
@@ -394,111 +385,47 @@ class Decoder:
 
 def _after_registry_prefix(value: bytes) -> bytes:
     """Return what follows a schema registry's prefix: 0x00, then the schema's id as four bytes, big-endian."""
-    body = value[_REGISTRY_PREFIX_BYTES:]
+    body = value[_REGISTRY_PREFIX_BYTES:].removeprefix(_BYTE_ORDER_MARK)
+    if value.startswith(_UTF_16):
+        raise RecordError(Reason.MALFORMED, f"the value looks like {resembles(value)}; expected JSON in UTF-8")
     if len(value) < _REGISTRY_PREFIX_BYTES:
         raise RecordError(
             Reason.UNSUPPORTED_ENCODING, f"the value begins with 0x00 and ends after {len(value)} bytes; expected JSON"
         )
-    body = body.removeprefix(_BYTE_ORDER_MARK)
-    if not body or body[0] not in _JSON_FIRST_BYTES:
-        schema_id = int.from_bytes(value[1:_REGISTRY_PREFIX_BYTES], "big")
-        raise RecordError(
-            Reason.UNSUPPORTED_ENCODING,
-            f"the value has a schema registry's prefix (schema id {schema_id}) and what follows is not JSON; Avro and "
-            "Protobuf are not read, JSON (also with JSON Schema) and MessagePack are",
-        )
+    if not _JSON_MAP.match(body):
+        raise _not_json(value)
     return body
 
 
-def _from_base64(text: str) -> bytes:
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as error:  # binascii.Error is one, and so is a character beyond ASCII
-        raise RecordError(
-            Reason.MALFORMED, f"data.float32 is a string that is not base64: {error}; {_VECTOR}"
-        ) from None
-
-
-def _decode_record(syntax: _Syntax, body: bytes) -> Record:
-    try:
-        return syntax.decode_record(body)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        if message.startswith("Number out of range") and "$.data.float32" in message:
-            raise RecordError(
-                Reason.NOT_FINITE, f"{message}; beyond the range of float32, about ±3.4e38 ({_LIMIT_SOURCE})"
-            ) from None
-        if message.startswith("Invalid base64"):
-            raise RecordError(Reason.MALFORMED, f"data.float32 is a string that is not base64; {_VECTOR}") from None
-        raise RecordError(Reason.MALFORMED, f"the {syntax.name} is not a vector record: {message}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed(syntax, error) from None
-
-
-def _decode_metadata(syntax: _Syntax, raw: msgspec.Raw) -> LooseMetadata | None:
-    try:
-        return syntax.decode_metadata(raw)
-    except msgspec.ValidationError:
-        raise RecordError(Reason.METADATA, _what_is_wrong_with_metadata(syntax, raw)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed(syntax, error) from None
-
-
-def _malformed(syntax: _Syntax, error: Exception) -> RecordError:
-    if isinstance(error, RecursionError):
-        return RecordError(Reason.MALFORMED, f"the {syntax.name} is nested too deep")
-    if isinstance(error, UnicodeDecodeError):
-        return RecordError(Reason.MALFORMED, f"the {syntax.name} holds a string that is not UTF-8: {error.reason}")
-    return RecordError(Reason.MALFORMED, f"the value is no whole {syntax.name} map: {error}")
-
-
-def _what_is_wrong_with_metadata(syntax: _Syntax, raw: msgspec.Raw) -> str:
-    """Name the first wrong value; msgspec's own message does not say its key."""
-    allowed = f"allowed is a map of strings to strings or lists of strings ({_LIMIT_SOURCE})"
-    try:
-        loose = msgspec.json.decode(raw) if syntax.name == "JSON" else msgspec.msgpack.decode(raw, strict=False)
-    except msgspec.DecodeError as error:  # a number of thousands of digits, a map as a key
-        return f"metadata holds what no metadata can hold: {error}; {allowed}"
-    if not isinstance(loose, dict):
-        return f"metadata is a {_type_name(loose)}; {allowed}"
-    for key, value in loose.items():
-        if not isinstance(key, str):
-            return f"metadata has a key that is a {_type_name(key)}; {allowed}"
-        if isinstance(value, list) and (wrong := next((v for v in value if not isinstance(v, str)), None)) is not None:
-            return f"metadata {_shown(key)} holds a {_type_name(wrong)} in its list; {allowed}"
-        if not isinstance(value, (str, list)):
-            return f'metadata {_shown(key)} is a {_type_name(value)}; {allowed} (records.metadata_values = "stringify" turns numbers and booleans into text)'
-    return f"metadata holds a null in a list; {allowed}"
-
-
-def _stringified(key: str, value: object) -> str | list[str]:
-    """Return the value with numbers and booleans as their JSON text; nulls in lists are dropped."""
-    if isinstance(value, list):
-        return [_scalar_text(key, element) for element in value if element is not None]
-    return _scalar_text(key, value)
-
-
-def _scalar_text(key: str, value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (bool, int, float)):
-        text = _encode_scalar(value).decode()
-        if text != "null":  # NaN and the infinities, which JSON has no text for
-            return text
-        raise RecordError(Reason.METADATA, f"metadata {_shown(key)} holds {value!r}, which JSON has no text for")
-    raise RecordError(
-        Reason.METADATA,
-        f"metadata {_shown(key)} holds a {_type_name(value)}; allowed are strings, numbers, booleans, and lists of them",
+def _not_json(value: bytes) -> RecordError:
+    schema_id = int.from_bytes(value[1:_REGISTRY_PREFIX_BYTES], "big")
+    return RecordError(
+        Reason.UNSUPPORTED_ENCODING,
+        f"the value has a schema registry's prefix (schema id {schema_id}) and what follows is not a JSON map; Avro and "
+        "Protobuf are not read, JSON (also with JSON Schema) and MessagePack are",
     )
 
 
-def _shown(key: str) -> str:
-    return repr(key if len(key) <= _SHOWN_CHARACTERS else f"{key[:_SHOWN_CHARACTERS]}…")
+def _stringified(metadata: LooseMetadata | None) -> Metadata | None:
+    """Return the metadata with numbers and booleans as their JSON text, and without nulls."""
+    if metadata is None:
+        return None
+    return {
+        key: [_scalar_text(key, element) for element in value if element is not None]
+        if isinstance(value, list)
+        else _scalar_text(key, value)
+        for key, value in metadata.items()
+        if value is not None
+    }
 
 
-def _type_name(value: object) -> str:
-    names = {dict: "map", list: "list", str: "string", bool: "boolean", int: "number", float: "number", bytes: "binary"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+def _scalar_text(key: str, value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    text = scalar_text(value)
+    if text is None:
+        raise RecordError(Reason.METADATA, f"metadata {shown(key)} holds {value!r}, which JSON has no text for")
+    return text
 
 
 def _metadata_limit(found: str, allowed: str) -> RecordError:

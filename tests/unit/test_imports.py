@@ -26,12 +26,13 @@ LAYERS = [
     {"metrics", "page"},
     {"kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},
+    {"syntax"},
     {"errors", "floats", "offsets", "pace", "runtime", "stop", "words"},
 ]
 """From the top down. A module imports from the layers below its own, and of its own layer nothing."""
 
 BELOW_COMMANDS = {module for layer in LAYERS[3:] for module in layer}
-CORE = ["record", "floats", "batch", "offsets", "pace"]
+CORE = ["record", "syntax", "floats", "batch", "offsets", "pace"]
 CLIENTS = {"kafka", "requests", "urllib3", "http", "socket", "prometheus_client", "alibabacloud_oss_v2"}
 
 

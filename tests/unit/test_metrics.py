@@ -84,6 +84,7 @@ KNOWN: dict[tuple[str, str], Iterable[str]] = {
         "metadata",
         "tombstone",
         "too_large",
+        "internal_error",
         "refused",
         "isolated_server_error",
     ],

@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import re
 import struct
 from typing import Any
 
@@ -97,6 +98,16 @@ def metadata_of(fragment: bytes) -> object:
         pytest.param(with_numbers("1,2.5,-3"), id="ints and floats"),
         pytest.param(b'{"key":"\\u0064oc-1","data":{"float32":[1,2.5,-3]}}', id="escaped key"),
         pytest.param(b'{"key":"doc-1","data":{"float32":[1,2.5,-3]},"x":"\xff"}', id="unknown field is not UTF-8"),
+        pytest.param(b'{"key":"doc-1","data":{"float32":[1,2.5,-3],"x":"\\ud800"},"\\udc00":1}', id="unknown field is half a surrogate pair"),
+        pytest.param(b'{"x":"\\\\ud800 \\ud83d\\ude00 \\ud83d","key":"doc-1","data":{"float32":[1,2.5,-3]}}', id="half a surrogate pair after a whole one"),
+        pytest.param(b'{"key":7,"key":"doc-1","data":{"float32":[1,2.5,-3]}}', id="two keys, the first is no string"),
+        pytest.param(b'{"key":"\xff","key":"\\ud800","key":"doc-1","data":{"float32":[1,2.5,-3]}}', id="two keys, the first is no text"),
+        pytest.param(b'{"key":"doc-1","data":[],"data":{"float32":"?","float32":[1,2.5,-3]}}', id="two vectors, the first is none"),
+        pytest.param(b'{"key":"doc-1","metadata":7,"data":{"float32":[1,2.5,-3]},"metadata":null}', id="two metadata, the first is a number"),
+        pytest.param(b"\x84\xa3key\x07" + pack({"key": "doc-1", "data": {"float32": VECTOR}, "metadata": None})[1:], id="MessagePack, two keys"),
+        pytest.param(b"\x85\x01\x02\x81\x01\x01\xc0\xc4\x03key\x09" + pack({"key": "doc-1", "data": {"float32": VECTOR}})[1:], id="MessagePack, names that are no strings"),
+        pytest.param(b"\x83\xa1x\xa1\xff" + pack({"key": "doc-1", "data": {"float32": VECTOR}})[1:], id="MessagePack, unknown field is not UTF-8"),
+        pytest.param(b"\x82" + pack("key") + pack("doc-1") + pack("data") + b"\x82\xc3\x01" + pack("float32") + pack(VECTOR), id="MessagePack, a name in data that is no string"),
     ],
 )  # fmt: skip
 def test_a_record_in_any_shape_becomes_the_same_fragment(value: bytes) -> None:
@@ -154,39 +165,63 @@ REFUSED: list[tuple[str, bytes | None, bytes | None, Reason, str]] = [
     ("MessagePack cut short", pack({"data": {"float32": VECTOR}})[:-1], b"k", Reason.MALFORMED, "no whole MessagePack map: Input data was truncated"),
     ("MessagePack trailing bytes", pack({"data": {"float32": VECTOR}}) + b"x", b"k", Reason.MALFORMED, "trailing characters"),
     ("MessagePack header alone", b"\xdf\xff\xff\xff\xff", b"k", Reason.MALFORMED, "truncated"),
-    ("NaN in JSON", with_numbers("NaN,1,2"), b"k", Reason.MALFORMED, "JSON is malformed"),
-    ("Infinity in JSON", with_numbers("-Infinity,1,2"), b"k", Reason.MALFORMED, "JSON is malformed"),
-    ("no data", b"{}", b"k", Reason.MALFORMED, "missing required field `data`"),
-    ("null data", b'{"data":null}', b"k", Reason.MALFORMED, r"Expected `object`, got `null` - at `\$.data`"),
-    ("no vector", b'{"data":{}}', b"k", Reason.MALFORMED, "missing required field `float32`"),
-    ("null vector", value(None), b"k", Reason.MALFORMED, "got `null`"),
-    ("vector of another type", value({"a": 1}), b"k", Reason.MALFORMED, r"got `object` - at `\$.data.float32`"),
-    ("a boolean in the vector", value([True, 1, 2]), b"k", Reason.MALFORMED, r"Expected `float`, got `bool` - at `\$.data.float32\[0\]`"),
-    ("a string in the vector", value(["1", 1, 2]), b"k", Reason.MALFORMED, "Expected `float`, got `str`"),
-    ("a null in the vector", value([None, 1, 2]), b"k", Reason.MALFORMED, "Expected `float`, got `null`"),
-    ("a boolean in MessagePack", pack({"data": {"float32": [1, 2, True]}}), b"k", Reason.MALFORMED, r"got `bool` - at `\$.data.float32\[2\]`"),
+    ("NaN in JSON", with_numbers("NaN,1,2"), b"k", Reason.MALFORMED, "JSON is malformed.*, which is NaN; JSON has none"),
+    ("Infinity in JSON", with_numbers("-Infinity,1,2"), b"k", Reason.MALFORMED, "which is -Infinity; JSON has none"),
+    ("no data", b"{}", b"k", Reason.MALFORMED, "it has no data; needed is data.float32"),
+    ("null data", b'{"data":null}', b"k", Reason.MALFORMED, "data is a null; allowed is a map with float32"),
+    ("no vector", b'{"data":{}}', b"k", Reason.MALFORMED, "data has no float32"),
+    ("null vector", value(None), b"k", Reason.MALFORMED, "data.float32 is a null; allowed are a list of numbers"),
+    ("vector of another type", value({"a": 1}), b"k", Reason.MALFORMED, "data.float32 is a map; allowed are a list of numbers"),
+    ("a boolean in the vector", value([True, 1, 2]), b"k", Reason.MALFORMED, "number 0 of data.float32 is a boolean; allowed are numbers"),
+    ("a string in the vector", value(["1", 1, 2]), b"k", Reason.MALFORMED, "number 0 of data.float32 is a string"),
+    ("a null in the vector", value([None, 1, 2]), b"k", Reason.MALFORMED, "number 0 of data.float32 is a null"),
+    ("a boolean in MessagePack", pack({"data": {"float32": [1, 2, True]}}), b"k", Reason.MALFORMED, "number 2 of data.float32 is a boolean"),
     ("not base64", value("AAA?"), b"k", Reason.MALFORMED, "not base64.*; allowed are a list of numbers, or base64 of little-endian float32"),
     ("base64 cut short", value("AAA"), b"k", Reason.MALFORMED, "not base64"),
     ("base64 with a line break in it", value("AACAPwAA\ngD8AAIA/"), b"k", Reason.MALFORMED, "not base64"),
     ("base64 beyond ASCII", value("ÀÀÀÀ"), b"k", Reason.MALFORMED, "not base64"),
     ("base64 of half a float", value("AAAA"), b"k", Reason.MALFORMED, "3 bytes, which are no whole float32s of 4 bytes each"),
     ("raw bytes of half a float", pack({"data": {"float32": b"12345"}}), b"k", Reason.MALFORMED, "5 bytes, which are no whole float32s"),
-    ("key of another type", value(key=5), b"k", Reason.MALFORMED, r"Expected `str \| null`, got `int` - at `\$.key`"),
-    ("key of bytes", pack({"key": b"x", "data": {"float32": VECTOR}}), b"k", Reason.MALFORMED, "got `bytes`"),
+    ("key of another type", value(key=5), b"k", Reason.MALFORMED, "key is a number; allowed is a string"),
+    ("key of bytes", pack({"key": b"x", "data": {"float32": VECTOR}}), b"k", Reason.MALFORMED, "key is a binary; allowed is a string"),
     ("key is not UTF-8", b'{"key":"\xff","data":{"float32":[1,2,3]}}', b"k", Reason.MALFORMED, "a string that is not UTF-8"),
     ("key is half a surrogate pair", b'{"key":"\\ud800","data":{"float32":[1,2,3]}}', b"k", Reason.MALFORMED, "surrogate"),
     ("key is not UTF-8 in MessagePack", pack({"key": "~", "data": {"float32": VECTOR}}).replace(b"~", b"\xff"), b"k", Reason.MALFORMED, "a string that is not UTF-8"),
+    ("metadata is not UTF-8 after a number", with_metadata(b'{"n":1,"t":"\xe9"}'), b"k", Reason.MALFORMED, "a string that is not UTF-8: .*in metadata 't'"),
+    ("metadata is not UTF-8 in a list after a number", with_metadata(b'{"t":[1,"\xe9"]}'), b"k", Reason.MALFORMED, "a string that is not UTF-8: .*in metadata 't'"),
+    ("a name in metadata is not UTF-8", with_metadata(b'{"n":1,"\xe9":"x"}'), b"k", Reason.MALFORMED, "a string that is not UTF-8: .*in a name in metadata"),
+    ("MessagePack metadata is not UTF-8 after a number", packed_with_metadata(b"\x82\xa1n\x01\xa1t\xa1\xe9"), b"k", Reason.MALFORMED, "a string that is not UTF-8: .*in metadata 't'"),
+    ("a MessagePack name is not UTF-8 beside a number", packed_with_metadata(b"\x82\x01\x01\xa1\xe9\xa1x"), b"k", Reason.MALFORMED, "a string that is not UTF-8: .*in a name in metadata"),
+    ("a name in metadata is half a surrogate pair", with_metadata(b'{"\\ud83d":"x"}'), b"k", Reason.MALFORMED, "half of a surrogate pair.*in a name in metadata"),
+    ("the last of two keys is no string", b'{"key":"a","key":7,"data":{"float32":[1,2,3]}}', b"k", Reason.MALFORMED, "key is a number"),
+    ("the last of two data has no vector", b'{"data":{"float32":[1,2,3]},"data":{}}', b"k", Reason.MALFORMED, "data has no float32"),
     ("metadata is not UTF-8", with_metadata(b'{"a":"\xff"}'), b"k", Reason.MALFORMED, "a string that is not UTF-8"),
-    ("metadata has half a surrogate pair", with_metadata(b'{"a":"\\udc00"}'), b"k", Reason.MALFORMED, "no whole JSON map"),
+    ("metadata has half a surrogate pair", with_metadata(b'{"a":"\\udc00"}'), b"k", Reason.MALFORMED, "half of a surrogate pair.*in metadata 'a'"),
     ("unknown field nested deep", b'{"x":' + DEEP, b"k", Reason.MALFORMED, "JSON is nested too deep"),
     ("metadata nested deep", with_metadata(b'{"a":' + DEEP + b"]" * 100_000 + b"}"), b"k", Reason.MALFORMED, "JSON is nested too deep"),
     ("MessagePack nested deep", b"\x81\xa1x" + DEEP_PACKED, b"k", Reason.MALFORMED, "MessagePack is nested too deep"),
     ("MessagePack metadata nested deep", packed_with_metadata(b"\x81\xa1a" + DEEP_PACKED + b"\x01"), b"k", Reason.MALFORMED, "MessagePack is nested too deep"),
-    ("registry prefix before Avro", REGISTRY + b"\x02abc", b"k", Reason.UNSUPPORTED_ENCODING, r"schema id 42\).* is not JSON; Avro and Protobuf are not read"),
+    ("registry prefix before Avro", REGISTRY + b"\x02abc", b"k", Reason.UNSUPPORTED_ENCODING, r"schema id 42\).* is not a JSON map; Avro and Protobuf are not read"),
     ("registry prefix before MessagePack", REGISTRY + pack({"data": {}}), b"k", Reason.UNSUPPORTED_ENCODING, "schema id 42"),
     ("registry prefix before nothing", REGISTRY, b"k", Reason.UNSUPPORTED_ENCODING, "schema id 42"),
     ("half a registry prefix", REGISTRY[:3], b"k", Reason.UNSUPPORTED_ENCODING, "begins with 0x00 and ends after 3 bytes; expected JSON"),
     ("registry prefix before broken JSON", REGISTRY + b"{", b"k", Reason.MALFORMED, "truncated"),
+    ("registry prefix before JSON cut short", REGISTRY + value()[:-1], b"k", Reason.MALFORMED, "truncated"),
+    ("registry prefix before JSON with NaN", REGISTRY + with_numbers("NaN,1,2"), b"k", Reason.MALFORMED, "which is NaN"),
+    ("registry prefix before JSON without a vector", REGISTRY + b"\n{ }", b"k", Reason.MALFORMED, "it has no data"),
+    ("registry prefix before Avro that begins with a tab", REGISTRY + b"\x09abc", b"k", Reason.UNSUPPORTED_ENCODING, "schema id 42"),
+    ("registry prefix before Avro that begins with a line feed", REGISTRY + b"\x0aabcde", b"k", Reason.UNSUPPORTED_ENCODING, "schema id 42"),
+    ("registry prefix before Avro that begins with a return", REGISTRY + b"\x0dabc", b"k", Reason.UNSUPPORTED_ENCODING, "schema id 42"),
+    ("registry prefix before Avro that begins with a space", REGISTRY + b"\x20" + b"d" * 16, b"k", Reason.UNSUPPORTED_ENCODING, "schema id 42"),
+    ("registry prefix before Avro that begins with a bracket", REGISTRY + b"\x7babc", b"k", Reason.UNSUPPORTED_ENCODING, "schema id 42"),
+    ("registry prefix before Avro that begins with a space and a bracket", REGISTRY + b"\x20\x7b\x00\x01", b"k", Reason.UNSUPPORTED_ENCODING, "schema id 42"),
+    ("registry prefix before a list", REGISTRY + b" [1]", b"k", Reason.UNSUPPORTED_ENCODING, "not a JSON map"),
+    ("gzip", b"\x1f\x8b\x08\x00", b"k", Reason.MALFORMED, "looks like gzip; expected a JSON or MessagePack map"),
+    ("a pickle", b"\x80\x04\x95\x00", b"k", Reason.MALFORMED, "looks like a Python pickle"),
+    ("UTF-16 without a mark", value().decode().encode("utf-16-le"), b"k", Reason.MALFORMED, "looks like UTF-16"),
+    ("UTF-16 of the other order without a mark", value().decode().encode("utf-16-be"), b"k", Reason.MALFORMED, "looks like UTF-16"),
+    ("float64 in base64", value(base64.b64encode(struct.pack("<3d", *VECTOR)).decode()), b"k", Reason.DIMENSION, "has 6 numbers.*24 bytes would be as many float64"),
+    ("float16 in base64", value(base64.b64encode(struct.pack("<3e", *VECTOR)).decode()), b"k", Reason.MALFORMED, "no whole float32s.*6 bytes would be as many float16"),
     ("no key at all", value(key=None), None, Reason.KEY, 'neither the value nor the message has a key; one of "key" and the Kafka key'),
     ("empty key", value(key=""), b"k", Reason.KEY, "the key is empty; allowed are 1 to 1024"),
     ("empty Kafka key", value(key=None), b"", Reason.KEY, "the key is empty; allowed are 1 to 1024"),
@@ -223,12 +258,12 @@ REFUSED: list[tuple[str, bytes | None, bytes | None, Reason, str]] = [
     ("metadata has a null", value(metadata={"n": None}), b"k", Reason.METADATA, "metadata 'n' is a null"),
     ("metadata has a map", value(metadata={"n": {}}), b"k", Reason.METADATA, "metadata 'n' is a map"),
     ("metadata has a number in a list", value(metadata={"n": ["a", 2]}), b"k", Reason.METADATA, "metadata 'n' holds a number in its list"),
-    ("metadata has a null in a list", value(metadata={"n": ["a", None]}), b"k", Reason.METADATA, "a null in a list"),
-    ("metadata has a number of 5,000 digits", with_metadata(b'{"n":' + b"9" * 5000 + b"}"), b"k", Reason.METADATA, "out of range.*; allowed is a map"),
+    ("metadata has a null in a list", value(metadata={"n": ["a", None]}), b"k", Reason.METADATA, "metadata 'n' holds a null in its list"),
+    ("metadata has a number of 5,000 digits", with_metadata(b'{"n":' + b"9" * 5000 + b"}"), b"k", Reason.METADATA, "metadata 'n' is a number; allowed is a map"),
     ("metadata has bytes", pack({"data": {"float32": VECTOR}, "metadata": {"n": b"x"}}), b"k", Reason.METADATA, "metadata 'n' is a binary"),
-    ("metadata has a number as a key", packed_with_metadata(b"\x81\x01\xa1x"), b"k", Reason.METADATA, "has a key that is a number"),
-    ("metadata has a map as a key", packed_with_metadata(b"\x81\x81\x01\x01\x01"), b"k", Reason.METADATA, "map keys must be hashable.*; allowed is a map"),
-    ("metadata has an extension type", packed_with_metadata(b"\x81\xa1n\xd4\x01\x01"), b"k", Reason.METADATA, "metadata 'n' is a "),
+    ("metadata has a number as a key", packed_with_metadata(b"\x81\x01\xa1x"), b"k", Reason.METADATA, "has a name that is a number"),
+    ("metadata has a map as a key", packed_with_metadata(b"\x81\x81\x01\x01\x01"), b"k", Reason.METADATA, "has a name that is a map; allowed is a map"),
+    ("metadata has an extension type", packed_with_metadata(b"\x81\xa1n\xd4\x01\x01"), b"k", Reason.METADATA, "metadata 'n' is a value of an extension type"),
     ("metadata too large", value(metadata={"text": "x" * 40 * 1024}), b"k", Reason.METADATA, "metadata has 40964 bytes; allowed are 40960 bytes a vector"),
     ("filterable metadata too large", value(metadata={"a": "x" * 2048}), b"k", Reason.METADATA, "filterable metadata has 2049 bytes; allowed are 2048 bytes a vector"),
     ("too many filterable keys", value(metadata={str(n): "x" for n in range(11)}), b"k", Reason.METADATA, "metadata has 11 filterable keys; allowed are 10"),
@@ -251,7 +286,11 @@ def test_a_record_that_can_never_be_written_is_refused_with_its_reason(
 
 
 def test_the_table_holds_every_reason_that_a_record_has_by_itself() -> None:
-    assert {case[3] for case in REFUSED} == set(Reason) - {Reason.REFUSED, Reason.ISOLATED_SERVER_ERROR}
+    assert {case[3] for case in REFUSED} == set(Reason) - {
+        Reason.REFUSED,
+        Reason.ISOLATED_SERVER_ERROR,
+        Reason.INTERNAL_ERROR,
+    }
 
 
 @pytest.mark.parametrize("bad", [1, [1], {}, None], ids=["number", "list", "map", "null"])
@@ -414,7 +453,7 @@ def test_stringify_turns_numbers_and_booleans_into_their_json_text(metadata: obj
         pytest.param(pack({"data": {"float32": VECTOR}, "metadata": {"a": float("nan")}}), "holds nan, which JSON has no text for", id="NaN"),
         pytest.param(pack({"data": {"float32": VECTOR}, "metadata": {"a": [float("inf")]}}), "holds inf", id="infinity in a list"),
         pytest.param(with_metadata(b'{"n":' + b"9" * 5000 + b"}"), "out of range", id="5,000 digits"),
-        pytest.param(packed_with_metadata(b"\x81\x81\x01\x01\x01"), "hashable", id="a map as a key"),
+        pytest.param(packed_with_metadata(b"\x81\x81\x01\x01\x01"), "has a name that is a map", id="a map as a key"),
         pytest.param(value(metadata={"a": ["x" * 2047, 12]}), "filterable metadata has 2050 bytes", id="too large as text"),
     ],
 )  # fmt: skip
@@ -430,6 +469,54 @@ def test_stringify_refuses_what_has_no_text(encoded: bytes, message: str) -> Non
 def test_a_fragment_of_just_the_size_that_fits_is_taken_and_one_byte_more_is_not() -> None:
     assert put(value(), by=decoder(max_fragment_bytes=len(FRAGMENT))).fragment == FRAGMENT
     assert refusal(value(), by=decoder(max_fragment_bytes=len(FRAGMENT) - 1)).reason == Reason.TOO_LARGE
+
+
+# -- what nobody foresaw
+
+
+class Nonsense(Exception):
+    """No exception that anybody raises."""
+
+
+@pytest.mark.parametrize(
+    "error", [Nonsense("secret"), MemoryError(), RecursionError(), UnicodeError("secret")], ids=repr
+)
+@pytest.mark.parametrize("where", ["_vector_key", "_float32_text", "_put", "_encoding_of"])
+def test_whatever_reading_a_record_raises_is_that_records_dead_letter(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    by = decoder()
+    monkeypatch.setattr(by, where, fail)
+    refused = refusal(value(), by=by)
+    assert refused.reason is Reason.INTERNAL_ERROR
+    assert re.search(
+        rf"failed with {type(error).__name__} at tests.unit.test_record:\d+ in fail, called from worker.record:\d+ in decode",
+        refused.message,
+    )
+    assert "secret" not in refused.message
+
+
+def test_an_interrupt_while_a_record_is_read_is_not_taken_for_the_records_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    by = decoder()
+    monkeypatch.setattr(by, "_put", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        by.decode(value(), b"k")
+
+
+@pytest.mark.parametrize("depth", range(900, 1000))
+@pytest.mark.parametrize("form", ["JSON", "MessagePack"])
+def test_a_value_nested_near_the_limit_is_malformed_or_has_wrong_metadata(form: str, depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth if form == "JSON" else b"\x91" * depth + b"\xc0"
+    encoded = with_metadata(nested) if form == "JSON" else packed_with_metadata(nested)
+    assert refusal(encoded).reason in (Reason.MALFORMED, Reason.METADATA)
 
 
 # -- for any record
@@ -533,7 +620,19 @@ def mutated_records(draw: st.DrawFn) -> bytes:
     return bytes(encoded)  # fmt: skip
 
 
-@given(anything | mutated_records(), st.none() | st.binary(max_size=8), every_decoder)
+odd_metadata = st.builds(
+    packed_with_metadata,
+    st.binary(max_size=30).map(lambda tail: b"\x82\xa1n\x01\xa1t" + tail) | st.binary(min_size=1, max_size=40),
+) | st.builds(
+    with_metadata,
+    st.lists(
+        st.sampled_from([b'"n":', b"1", b",", b'"\xe9"', b"{", b"}", b"[", b"]", b'"\\ud83d"', b"null", b"1e999", b"9" * 4400]),
+        max_size=12,
+    ).map(lambda parts: b"{" + b"".join(parts) + b"}"),
+)  # fmt: skip
+
+
+@given(anything | mutated_records() | odd_metadata, st.none() | st.binary(max_size=8), every_decoder)
 def test_any_bytes_are_decoded_or_refused_with_a_reason(
     encoded: bytes | None, key: bytes | None, decoder: Decoder
 ) -> None:
@@ -542,6 +641,7 @@ def test_any_bytes_are_decoded_or_refused_with_a_reason(
     except RecordError as error:
         outcome = error.reason if 0 < len(error.message.encode()) < 1000 else error
     assert isinstance(outcome, (Put, Delete, Ignore, Reason))
+    assert outcome is not Reason.INTERNAL_ERROR
 
 
 @given(mutated_records(), every_decoder)

@@ -1,0 +1,77 @@
+"""What people really publish, and what becomes of it with the default settings: the cases of `tests/cases/shapes.jsonl`."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from worker.errors import RecordError
+from worker.record import Decoder, Put, Target
+
+PATH: Final = Path(__file__).parents[1] / "cases" / "shapes.jsonl"
+CASES: Final[list[dict[str, Any]]] = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
+
+BASE64: Final = "base64 in other dress is not read yet"
+TEXT: Final = "a vector in text is not read yet"
+FIELDS: Final = "the message does not name the setting yet, which is not there"
+OUTCOME_NOT_YET: Final = {
+    "base64 with line breaks": BASE64,
+    "base64, URL alphabet": BASE64,
+    "base64 without padding": BASE64,
+    "vector as text, brackets": TEXT,
+    "vector as text, commas": TEXT,
+    "cloudevents structured, float32 in data, key in subject": "an envelope is not recognised yet",
+}
+MESSAGE_NOT_YET: Final = {
+    "flat, id and embedding": FIELDS,
+    "connect, schema and payload": FIELDS,
+    "debezium, create": FIELDS,
+    "debezium, unchanged TOAST column": "an envelope is not recognised yet",
+    "debezium, truncate": "an envelope is not recognised yet",
+    "cloudevents structured, record in data": FIELDS,
+    "a list of records": FIELDS,
+}
+
+
+def outcome_of(case: dict[str, Any]) -> tuple[str, str]:
+    """Return what becomes of the case's message, in the words of the cases, and what its dead letter says."""
+    decoder = Decoder(Target("docs", 8, "cosine"), max_fragment_bytes=1 << 20)
+    kafka_key = None if case["kafka_key"] is None else case["kafka_key"].encode()
+    try:
+        decoded = decoder.decode(base64.b64decode(case["value_base64"]), kafka_key)
+    except RecordError as error:
+        return f"dead-letter {error.reason.value}", error.message
+    assert isinstance(decoded, Put)
+    return "put", ""
+
+
+def marked(not_yet: dict[str, str], wanted: str) -> list[Any]:
+    """Return the cases that have this column; those that are not satisfied yet must fail, or their mark is to go."""
+    return [
+        pytest.param(
+            case,
+            id=case["name"],
+            marks=[pytest.mark.xfail(strict=True, reason=not_yet[case["name"]])] if case["name"] in not_yet else [],
+        )
+        for case in CASES
+        if wanted in case
+    ]
+
+
+@pytest.mark.parametrize("case", marked(OUTCOME_NOT_YET, "default"))
+def test_a_message_that_people_publish_ends_as_it_should(case: dict[str, Any]) -> None:
+    outcome, message = outcome_of(case)
+    assert outcome == case["default"], message
+
+
+@pytest.mark.parametrize("case", marked(MESSAGE_NOT_YET, "message_names"))
+def test_its_dead_letter_names_what_is_wrong(case: dict[str, Any]) -> None:
+    _, message = outcome_of(case)
+    assert [word for word in case["message_names"] if word.lower() not in message.lower()] == []
+
+
+def test_every_mark_is_of_a_case_that_is_there() -> None:
+    names = {case["name"] for case in CASES}
+    assert (OUTCOME_NOT_YET.keys() | MESSAGE_NOT_YET.keys()) - names == set()
