@@ -1,12 +1,13 @@
 """Records of one megabyte that are made to cost as much as they can: in numbers, names, escapes, nesting, repetition."""
 
 import base64
+import functools
 import struct
-import sys
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
+import numpy as np
 
 MEGABYTE: Final = 1_000_000
 pack = msgspec.msgpack.encode
@@ -48,17 +49,37 @@ def map_of(member: bytes) -> bytes:
     return _many(0xDF, members, len(members) // len(member))
 
 
+@functools.cache
 def colliding_names() -> bytes:
-    """Return a MessagePack map whose names are integers that a dict puts into one place: multiples of 2^61 - 1, and more.
+    """Return a MessagePack map whose names are integers that a dict finds a place for only after tens of thousands of looks.
 
-    A dict takes the hash of an integer, which is itself modulo 2^61 - 1, and looks on with all its bits.
+    A dict of 2^18 places looks for a name at its hash, which for an integer is itself, then at 5 i + 1 + perturb, where
+    perturb is the hash, shifted right by 5 with each look. So, once that is zero, all names go the same way round.
+
+    1. A third of the places is filled, in the order of that way, by one name each. The dict has then grown to this size.
+    2. Names are searched for that find every place filled until their perturb is zero. They begin the way where they are
+       then, and go it to the end of what is filled, which each of them moves on by one.
     """
-    modulus = sys.hash_info.modulus
-    names = []
-    for number in range((MEGABYTE - 200) // 10):
-        name = (number << 40) % modulus
-        names.append(b"\xcf" + struct.pack(">Q", name) + b"\x01")
-    return _many(0xDF, b"".join(names), len(names))
+    size = 1 << 18
+    filled = size // 3 + 10
+    way = [0]
+    while len(way) < filled:
+        way.append((5 * way[-1] + 1) % size)
+    step_of = np.full(size, size, np.int64)
+    step_of[way] = np.arange(filled)
+    found: list[tuple[int, int]] = []
+    for first in range(size, 1 << 25, 1 << 22):
+        names = np.arange(first, min(first + (1 << 22), 1 << 25))
+        places, perturb = names % size, names.copy()
+        for _ in range(5):
+            kept = step_of[places] < size
+            names, places, perturb = names[kept], places[kept], perturb[kept] >> 5
+            places = (5 * places + perturb + 1) % size
+        found += zip(step_of[places].tolist(), names.tolist(), strict=True)
+    found.sort()
+    names_in_order = way + [name for _, name in found[: 160_000 - filled]]
+    members = b"".join(struct.pack(">BIB", 0xCE, name, 1) for name in names_in_order)
+    return _many(0xDF, members, len(names_in_order))
 
 
 NUMBERS: Final = (
