@@ -127,13 +127,18 @@ class Events:
 
 
 class WatchedLedger(Ledger):
-    """Tells of each landing and discarding."""
+    """Tells of each landing, discarding, and look at what is not decided."""
 
     events: Events
 
     def land(self, assignments: Any) -> None:
         super().land(assignments)
         self.events.put("landed")
+
+    def first_undecided(self, topic: str, given_up: Any) -> list[tuple[Partition, int]]:
+        found = super().first_undecided(topic, given_up)
+        self.events.put("looked")
+        return found
 
     def discard(self, records: Any) -> None:
         gone = list(records)
@@ -229,6 +234,12 @@ class Stage:
 
     def settled(self) -> int:
         return self.ledger.books().settled["vectors", Outcome.DEAD_LETTERED]
+
+    def wait_settled(self, count: int) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self.settled() < count:
+            assert time.monotonic() < deadline
+            self.events.wait_for("landed")
 
     def written(self, result: str) -> float | None:
         return self.metrics.registry.get_sample_value("oss_vectors_dead_letter_writes_total", {"result": result})
@@ -478,8 +489,7 @@ def test_a_held_letter_does_not_hold_up_those_of_other_partitions(new_stage: New
     stage.events.wait_for(("blocked", OWN_BLOCK))
     stage.read(FakeMessage(0), assignment=other)
     stage.writer.submit(letter(other, FakeMessage(0)))
-    while stage.settled() < 1:
-        stage.events.wait_for("landed")
+    stage.wait_settled(1)
     assert stage.status.read().blocks.keys() == {OWN_BLOCK}
     stage.source.problem = None
     stage.events.wait_for(("unblocked", OWN_BLOCK))
@@ -513,8 +523,7 @@ def test_what_waits_for_the_broker_beyond_some_bytes_lets_them_go_and_is_read_ag
     stage.events.wait_for(("blocked", OWN_BLOCK))
     stage.broker.always = None
     stage.events.wait_for(("unblocked", OWN_BLOCK))
-    while stage.settled() < 8:
-        stage.events.wait_for("landed")
+    stage.wait_settled(8)
     assert (stage.ledger.buffer_bytes, set(stage.source.asked) <= {3, 4, 5, 6, 7}) == (0, True)
     assert {len(sent[2] or b"") for sent in stage.broker.sent} == {KEPT_BYTES // 4}
 
@@ -540,8 +549,7 @@ def test_a_letter_that_the_client_cannot_send_is_written_as_a_reference_with_the
     stage.broker.answers = [fail_at_once(error), acknowledge, fail_at_once(error)]
     stage.submit(FakeMessage(0), FakeMessage(1))
     stage.writer.start()
-    while stage.settled() < 2:
-        stage.events.wait_for("landed")
+    stage.wait_settled(2)
     references = [sent[3] for sent in stage.broker.sent if "oss-vectors.reference" in sent[3]]
     assert [one["__connect.errors.offset"] for one in references] == [b"0"]
     assert type(error).__name__.encode() in references[0]["oss-vectors.reference"]
@@ -596,8 +604,7 @@ def test_whatever_a_letter_holds_it_is_written_and_its_neighbour_too(
     stage.read(message, FakeMessage(1))
     stage.writer.submit(letter(stage.assignment, message, **fields))
     stage.writer.submit(letter(stage.assignment, FakeMessage(1)))
-    while stage.settled() < 2:
-        stage.events.wait_for("landed")
+    stage.wait_settled(2)
     assert (stage.status.read().blocks, stage.writer.is_alive) == ({}, True)
     for _, _, _, headers in stage.broker.sent:
         assert all(name.encode() is not None and value.decode() is not None for name, value in headers.items())
@@ -625,7 +632,9 @@ def test_of_refused_records_that_come_in_another_order_those_first_read_are_writ
     stage = new_stage()
     stage.read(*(FakeMessage(offset) for offset in range(400)), bad=False)
     stage.writer.start()
-    stage.refuse(*range(399, -1, -1))
+    stage.refuse(399)
+    stage.events.wait_for("looked")
+    stage.refuse(*range(398, -1, -1))
     stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_LIMIT)))
     for _ in range(20):
         stage.events.wait_for("landed")
@@ -638,7 +647,8 @@ def test_a_refused_record_waits_for_those_before_it_but_not_for_ever(new_stage: 
     stage.read(*(FakeMessage(offset) for offset in range(3)), bad=False)
     stage.writer.start()
     stage.refuse(1)
-    assert not stage.writer.is_idle
+    stage.events.wait_for("looked")
+    assert (stage.writer.is_idle, stage.written_offsets()) == (False, [])
     stage.ledger.settle([letter(stage.assignment, FakeMessage(0))], Outcome.PUT)
     stage.events.wait_for("landed")
     assert stage.written_offsets() == [1]
