@@ -308,9 +308,14 @@ def test_a_letter_that_was_refused_blocks_and_is_tried_until_it_is_taken(
     assert stage.status.read().blocks == {}
 
 
-def test_after_a_producer_that_fails_at_once_a_new_one_is_made(new_stage: NewStage) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [kafka_errors.KafkaError("fatal"), kafka_errors.KafkaTimeoutError("no metadata")],
+    ids=["fatal", "no topic"],
+)
+def test_after_a_producer_that_fails_at_once_a_new_one_is_made(new_stage: NewStage, error: Exception) -> None:
     stage = new_stage()
-    stage.broker.answers = [fail_at_once(kafka_errors.KafkaError("fatal"))]
+    stage.broker.answers = [fail_at_once(error)]
     stage.writer.start()
     stage.submit(FakeMessage(0))
     stage.events.wait_for(("unblocked", UNAVAILABLE))
@@ -391,6 +396,20 @@ def test_beyond_the_limit_nothing_is_written_and_the_topic_is_blocked(new_stage:
     )
     assert (told_of, message.partition("; ")[0]) == (block, known)
     assert re.fullmatch(r"the next is vectors/0 offset 20, dimension", message.partition("; ")[2])
+
+
+def test_once_above_the_limit_nothing_is_written_although_the_window_has_moved_on(new_stage: NewStage) -> None:
+    stage = new_stage(limit_window=40, limit_min=10)
+    stage.ledger.track(stage.assignment, range(1000))
+    bad = [*range(1, 21), 999]
+    stage.limit.note_read(stage.assignment, range(1000), bad)
+    for offset in bad:
+        stage.writer.submit(letter(stage.assignment, FakeMessage(offset), size=0))
+    stage.writer.start()
+    stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_LIMIT)))
+    for _ in range(10):
+        stage.events.wait_for("landed")
+    assert (stage.limit.allows(stage.assignment.partition, 999), stage.written_offsets()) == (True, list(range(1, 11)))
 
 
 def test_a_broker_without_idempotence_is_written_to_without_it_where_that_is_left_to_the_worker(
@@ -502,10 +521,10 @@ def test_a_held_letter_whose_record_is_gone_is_written_as_a_reference(
 ) -> None:
     stage = new_stage(oversize="block")
     stage.broker.answers = [refuse(TOO_LARGE[0])]
-    stage.writer.start()
     stage.submit(FakeMessage(0, key=b"k", value=b"12345"))
-    stage.events.wait_for(("blocked", OWN_BLOCK))
     stage.source.messages = {} if there is None else {0: there}
+    stage.writer.start()
+    stage.events.wait_for(("blocked", OWN_BLOCK))
     stage.events.wait_for(("unblocked", OWN_BLOCK))
     _, key, value, headers = stage.broker.sent[-1]
     assert (key, value) == (None, b"")
