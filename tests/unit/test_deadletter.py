@@ -128,13 +128,18 @@ class Events:
 
 
 class WatchedLedger(Ledger):
-    """Tells of each landing and discarding."""
+    """Tells of each landing, discarding, and look at what is not decided."""
 
     events: Events
 
     def land(self, assignments: Any) -> None:
         super().land(assignments)
         self.events.put("landed")
+
+    def first_undecided(self, topic: str, given_up: Any) -> list[tuple[Partition, int]]:
+        found = super().first_undecided(topic, given_up)
+        self.events.put("looked")
+        return found
 
     def discard(self, records: Any) -> None:
         gone = list(records)
@@ -234,6 +239,12 @@ class Stage:
 
     def settled(self) -> int:
         return self.ledger.books().settled["vectors", Outcome.DEAD_LETTERED]
+
+    def wait_settled(self, count: int) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self.settled() < count:
+            assert time.monotonic() < deadline
+            self.events.wait_for("landed")
 
     def written(self, result: str) -> float | None:
         return self.metrics.registry.get_sample_value("oss_vectors_dead_letter_writes_total", {"result": result})
@@ -351,9 +362,14 @@ def test_a_letter_that_was_refused_blocks_and_is_tried_until_it_is_taken(
     assert stage.status.read().blocks == {}
 
 
-def test_after_a_producer_that_fails_at_once_a_new_one_is_made(new_stage: NewStage) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [kafka_errors.KafkaError("fatal"), kafka_errors.KafkaTimeoutError("no metadata")],
+    ids=["fatal", "no topic"],
+)
+def test_after_a_producer_that_fails_at_once_a_new_one_is_made(new_stage: NewStage, error: Exception) -> None:
     stage = new_stage()
-    stage.broker.answers = [fail_at_once(kafka_errors.KafkaError("fatal"))]
+    stage.broker.answers = [fail_at_once(error)]
     stage.writer.start()
     stage.submit(FakeMessage(0))
     stage.events.wait_for(("unblocked", UNAVAILABLE))
@@ -434,6 +450,20 @@ def test_beyond_the_limit_nothing_is_written_and_the_topic_is_blocked(new_stage:
     )
     assert (told_of, message.partition("; ")[0]) == (block, known)
     assert re.fullmatch(r"the next is vectors/0 offset 20, dimension", message.partition("; ")[2])
+
+
+def test_once_above_the_limit_nothing_is_written_although_the_window_has_moved_on(new_stage: NewStage) -> None:
+    stage = new_stage(limit_window=40, limit_min=10)
+    stage.ledger.track(stage.assignment, range(1000))
+    bad = [*range(1, 21), 999]
+    stage.limit.note_read(stage.assignment, range(1000), bad)
+    for offset in bad:
+        stage.writer.submit(letter(stage.assignment, FakeMessage(offset), size=0))
+    stage.writer.start()
+    stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_LIMIT)))
+    for _ in range(10):
+        stage.events.wait_for("landed")
+    assert (stage.limit.allows(stage.assignment.partition, 999), stage.written_offsets()) == (True, list(range(1, 11)))
 
 
 def test_a_broker_without_idempotence_is_written_to_without_it_where_that_is_left_to_the_worker(
@@ -532,8 +562,7 @@ def test_a_held_letter_does_not_hold_up_those_of_other_partitions(new_stage: New
     stage.events.wait_for(("blocked", OWN_BLOCK))
     stage.read(FakeMessage(0), assignment=other)
     stage.writer.submit(letter(other, FakeMessage(0)))
-    while stage.settled() < 1:
-        stage.events.wait_for("landed")
+    stage.wait_settled(1)
     assert stage.status.read().blocks.keys() == {OWN_BLOCK}
     stage.source.problem = None
     stage.events.wait_for(("unblocked", OWN_BLOCK))
@@ -546,10 +575,10 @@ def test_a_held_letter_whose_record_is_gone_is_written_as_a_reference(
 ) -> None:
     stage = new_stage(oversize="block")
     stage.broker.answers = [refuse(TOO_LARGE[0])]
-    stage.writer.start()
     stage.submit(FakeMessage(0, key=b"k", value=b"12345"))
-    stage.events.wait_for(("blocked", OWN_BLOCK))
     stage.source.messages = {} if there is None else {0: there}
+    stage.writer.start()
+    stage.events.wait_for(("blocked", OWN_BLOCK))
     stage.events.wait_for(("unblocked", OWN_BLOCK))
     _, key, value, headers = stage.broker.sent[-1]
     assert (key, value) == (None, b"")
@@ -567,8 +596,7 @@ def test_what_waits_for_the_broker_beyond_some_bytes_lets_them_go_and_is_read_ag
     stage.events.wait_for(("blocked", OWN_BLOCK))
     stage.broker.always = None
     stage.events.wait_for(("unblocked", OWN_BLOCK))
-    while stage.settled() < 8:
-        stage.events.wait_for("landed")
+    stage.wait_settled(8)
     assert (stage.ledger.buffer_bytes, set(stage.source.asked) <= {3, 4, 5, 6, 7}) == (0, True)
     assert {len(sent[2] or b"") for sent in stage.broker.sent} == {KEPT_BYTES // 4}
 
@@ -594,8 +622,7 @@ def test_a_letter_that_the_client_cannot_send_is_written_as_a_reference_with_the
     stage.broker.answers = [fail_at_once(error), acknowledge, fail_at_once(error)]
     stage.submit(FakeMessage(0), FakeMessage(1))
     stage.writer.start()
-    while stage.settled() < 2:
-        stage.events.wait_for("landed")
+    stage.wait_settled(2)
     references = [sent[3] for sent in stage.broker.sent if "oss-vectors.reference" in sent[3]]
     assert [one["__connect.errors.offset"] for one in references] == [b"0"]
     assert type(error).__name__.encode() in references[0]["oss-vectors.reference"]
@@ -650,8 +677,7 @@ def test_whatever_a_letter_holds_it_is_written_and_its_neighbour_too(
     stage.read(message, FakeMessage(1))
     stage.writer.submit(letter(stage.assignment, message, **fields))
     stage.writer.submit(letter(stage.assignment, FakeMessage(1)))
-    while stage.settled() < 2:
-        stage.events.wait_for("landed")
+    stage.wait_settled(2)
     assert (stage.status.read().blocks, stage.writer.is_alive) == ({}, True)
     for _, _, _, headers in stage.broker.sent:
         assert all(name.encode() is not None and value.decode() is not None for name, value in headers.items())
@@ -679,7 +705,9 @@ def test_of_refused_records_that_come_in_another_order_those_first_read_are_writ
     stage = new_stage()
     stage.read(*(FakeMessage(offset) for offset in range(400)), bad=False)
     stage.writer.start()
-    stage.refuse(*range(399, -1, -1))
+    stage.refuse(399)
+    stage.events.wait_for("looked")
+    stage.refuse(*range(398, -1, -1))
     stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_LIMIT)))
     for _ in range(20):
         stage.events.wait_for("landed")
@@ -692,7 +720,8 @@ def test_a_refused_record_waits_for_those_before_it_but_not_for_ever(new_stage: 
     stage.read(*(FakeMessage(offset) for offset in range(3)), bad=False)
     stage.writer.start()
     stage.refuse(1)
-    assert not stage.writer.is_idle
+    stage.events.wait_for("looked")
+    assert (stage.writer.is_idle, stage.written_offsets()) == (False, [])
     stage.ledger.settle([letter(stage.assignment, FakeMessage(0))], Outcome.PUT)
     stage.events.wait_for("landed")
     assert stage.written_offsets() == [1]
