@@ -1,10 +1,8 @@
 """A batch that cannot be read stops its partition, which is told; the others go on, and so does it when it is mended."""
 
-import signal
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import crc32c
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from tests.support.emulator import Emulator
 from tests.support.fronted_broker import FrontedBroker, fronted_broker
 from tests.support.member import Member
-from tests.support.worker import Published, Scrape, Stage, WorkerFactory, publish, vector_record, wait_for
+from tests.support.worker import LIMIT_S, Published, Scrape, Stage, WorkerFactory, publish, vector_record, wait_for
 
 BATCH = 3
 GARBAGE = bytes(range(7, 250))
@@ -106,11 +104,13 @@ def test_a_batch_that_cannot_be_read_stops_its_partition_alone_until_it_is_mende
 
     worker = start_worker(stage.settings())
     readable = {partition: BATCH if partition in BAD else 3 * BATCH for partition in range(stage.partitions)}
-    worker.wait_settled(sum(readable.values()))
+    worker.wait_settled(sum(readable.values()), timeout=2 * LIMIT_S)
     expected = {f"{stage.topic}/{partition}: partition_unreadable" for partition in BAD}
     wait_for(lambda: {line["what"] for line in worker.log_lines("blocked")} == expected, "all are told")
     before = worker.metrics()
-    after = worker.wait_until(lambda now: polled_at(now) > polled_at(before) + 2, "it polls on")
+    after = worker.wait_until(
+        lambda now: polled_at(now) > polled_at(before) + 2 and errors(now) >= errors(before) + len(BAD), "it polls on"
+    )
 
     assert after.blocks() == {(stage.topic, "partition_unreadable")}
     assert after.state == "running"
@@ -119,7 +119,7 @@ def test_a_batch_that_cannot_be_read_stops_its_partition_alone_until_it_is_mende
     # Each is looked at twice a second, which is `delivery.retry_max_seconds`; the client itself would try without end.
     looks = errors(after) - errors(before)
     seconds = polled_at(after) - polled_at(before)
-    assert len(BAD) <= looks <= len(BAD) * (2 * seconds + 1)
+    assert looks <= len(BAD) * (2 * seconds + 1)
     assert all(f"offset {BATCH}: " in line["error"] for line in worker.log_lines("blocked"))
 
     for partition, (start, batch) in sound.items():
@@ -129,21 +129,9 @@ def test_a_batch_that_cannot_be_read_stops_its_partition_alone_until_it_is_mende
     assert stage.dump() == stage.model()
 
 
-@pytest.fixture
-def _alarm() -> Iterator[None]:
-    """Break off what would never end."""
-
-    def ring(_number: int, _frame: FrameType | None) -> None:
-        pytest.fail("it hangs")  # no `Exception`, for the source takes all of those
-
-    was = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(25)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, was)
-
-
-@pytest.mark.usefixtures("_alarm")
+@pytest.mark.timeout(
+    120
+)  # it ends a poll that hangs: what it raises is no `Exception`, for the source takes all of those
 def test_a_partition_that_is_paused_just_behind_its_bad_batch_does_not_hang_the_poll_when_it_is_resumed(
     front: FrontedBroker,
 ) -> None:
