@@ -76,7 +76,7 @@ def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Provider:
     if mode == "process":
         program = Program(settings.credentials_process)
         kept = Kept(lambda: _from_program(program, time.time), time.monotonic)
-        return Provider(kept.get, kept.forget, program.close)
+        return Provider(kept.current, kept.forget, program.close)
     return Provider(_from_credentials_package(mode))
 
 
@@ -200,7 +200,7 @@ class Kept:
         self._is_fetching = False
         self._problem = ""
 
-    def get(self) -> Credentials:
+    def current(self) -> Credentials:
         """Return credentials. Raises `CredentialsError` where there are none, and none come in `wait_seconds`."""
         with self._changed:
             self._fetch_if_due()

@@ -691,7 +691,12 @@ class DeadLetterWriter:
         if problem is None:
             self._settle(entry)
             if not is_there:
-                log.error("%s; its dead letter is a reference", _GONE, extra=_place(entry))
+                topic, partition = entry.partition
+                log.error(
+                    "%s; its dead letter is a reference",
+                    _GONE,
+                    extra={"topic": topic, "partition": partition, "offset": entry.letter.offset},
+                )
         self._ledger.land((entry.letter.assignment,))
         if problem is not None:
             entry.let_go(self._ledger)
@@ -720,7 +725,16 @@ class DeadLetterWriter:
             self._metrics.dead_letters.labels(topic, letter.reason.value).inc()
             self._metrics.settled(topic, (letter.message.timestamp,), now)
             self._status.dead_lettered(DeadLettered(topic, partition, letter.offset, letter.reason, now))
-        log.warning("dead letter", extra=_place(entry) | {"reason": letter.reason.value, "error": letter.text})
+        log.warning(
+            "dead letter",
+            extra={
+                "topic": topic,
+                "partition": partition,
+                "offset": letter.offset,
+                "reason": letter.reason.value,
+                "error": letter.text,
+            },
+        )
 
 
 def _outcome(future: Any, size: int) -> _Problem | None:
@@ -740,8 +754,3 @@ def _turn_of(entry: _Entry) -> tuple[int, int, int]:
 def _not_written(entry: _Entry, problem: _Problem) -> str:
     what = "is too large" if problem.is_too_large else "cannot be written"
     return f"the dead letter of {entry} {what}: {problem}"
-
-
-def _place(entry: _Entry) -> dict[str, object]:
-    topic, partition = entry.partition
-    return {"topic": topic, "partition": partition, "offset": entry.letter.offset}

@@ -184,7 +184,7 @@ class Observer:
     def finish(self) -> list[JournalEntry]:
         """Look once more, stop, and return the journal."""
         self._stop.set()
-        self._thread.join()
+        join(self._thread)
         self._look_at_the_journal()
         return list(self._entries.values())
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import trustme
+from alibabacloud_oss_v2.credentials import Credentials
 
 from tests.contract.test_sink import (
     ENVIRONMENT,
@@ -28,9 +29,11 @@ from tests.contract.test_sink import (
     settings,
     transient,
 )
+from tests.support.bounded import thread
 from tests.support.emulator import Emulator
 from tests.support.fakes import FakeClock
 from tests.support.http_proxy import HttpProxy
+from worker.credentials import Provider
 from worker.errors import BlockReason, RetryReason, SettingsError, TargetError
 from worker.oss import OssSink
 
@@ -321,8 +324,7 @@ def test_an_endpoint_may_be_an_ipv6_address(emulator: Emulator) -> None:
 
     def forward(connection: socket.socket) -> None:
         with connection, socket.create_connection(("127.0.0.1", emulator.port)) as upstream:
-            back = threading.Thread(target=pump, args=(upstream, connection))
-            back.start()
+            back = thread(pump, upstream, connection)
             pump(connection, upstream)
             back.join(QUICK_SECONDS)
 
@@ -519,10 +521,14 @@ def test_what_is_unforeseen_costs_the_request_and_tells_its_place_alone(monkeypa
     assert error.unknown_outcome is True
 
 
-def test_credentials_that_no_header_takes_block_and_are_not_said(emulator: Emulator) -> None:
+def test_credentials_that_no_header_takes_block_and_are_not_said(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider of another package may give such, which ours refuses before."""
     bucket, index = emulator.new_index(2)
-    environ = {**ENVIRONMENT, "OSS_SESSION_TOKEN": "secret\ntoken"}
-    sink = OssSink(settings(bucket, emulator.endpoint), environ, max_connections=1)
+    given = Provider(lambda: Credentials(emulator.access_key_id, emulator.access_key_secret, "secret\ntoken"))
+    monkeypatch.setattr(oss, "credentials_provider", lambda *_: given)
+    sink = OssSink(settings(bucket, emulator.endpoint), ENVIRONMENT, max_connections=1)
     error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
     sink.close()
     assert isinstance(error, TargetError)

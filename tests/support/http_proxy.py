@@ -91,7 +91,7 @@ class HttpProxy:
         upstream: socket.socket | None = None
         with contextlib.suppress(OSError):
             while True:
-                self._road.wait()
+                self._road.wait(_SECONDS)
                 data = b""
                 while b"\r\n\r\n" not in data:
                     piece = client.recv(_CHUNK)
@@ -136,7 +136,7 @@ class HttpProxy:
         length = next(int(line[15:]) for line in kept if line.lower().startswith(b"content-length:"))
         left = length - len(rest)
         while left > 0:
-            self._road.wait()
+            self._road.wait(_SECONDS)
             piece = client.recv(min(left, _CHUNK))
             if not piece:
                 raise ConnectionError
@@ -151,11 +151,11 @@ class HttpProxy:
         source.settimeout(None)
         with contextlib.suppress(OSError):
             while True:
-                self._road.wait()
+                self._road.wait(_SECONDS)
                 piece = source.recv(_CHUNK)
                 if not piece:
                     break
-                self._road.wait()
+                self._road.wait(_SECONDS)
                 target.sendall(piece)
         for one in (source, target):
             with contextlib.suppress(OSError):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from alibabacloud_oss_v2.credentials import AnonymousCredentialsProvider, Credentials
 
+from tests.support.bounded import join, thread
 from tests.unit.samples import FakeClock
 from worker.config import Oss
 from worker.credentials import (
@@ -204,10 +205,10 @@ def kept(source: Source, clock: FakeClock) -> Kept:
 
 def settled(kept: Kept) -> str:
     """Ask, wait for the run that this may have started, and ask again."""
-    kept.get()
+    kept.current()
     with kept._changed:
         assert kept._changed.wait_for(lambda: not kept._is_fetching, LIMIT_S)
-    return str(kept.get().access_key_id)
+    return str(kept.current().access_key_id)
 
 
 def test_without_an_end_they_are_fetched_again_every_few_minutes(kept: Kept, source: Source, clock: FakeClock) -> None:
@@ -235,7 +236,7 @@ def test_requests_use_the_old_ones_while_a_run_renews_them(kept: Kept, source: S
     assert settled(kept) == "id-1"
     clock.pass_by(3500.0)
     source.may_end.clear()
-    assert [kept.get().access_key_id for _ in range(5)] == ["id-1"] * 5
+    assert [kept.current().access_key_id for _ in range(5)] == ["id-1"] * 5
     source.may_end.set()
     assert (settled(kept), source.runs) == ("id-2", 2)
 
@@ -253,19 +254,16 @@ def test_a_run_that_fails_leaves_the_old_ones_for_as_long_as_they_are_good(
     assert (settled(kept), source.runs) == ("id-1", 3)
     clock.pass_by(100.0)
     with pytest.raises(CredentialsError, match="it ended with code 1"):
-        kept.get()
+        kept.current()
     assert [record.getMessage() for record in caplog.records] == ["credentials not renewed; those in use are kept"]
 
 
 def test_many_threads_wait_for_one_run(kept: Kept, source: Source) -> None:
     source.may_end.clear()
     found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(kept.get().access_key_id)) for _ in range(20)]
-    for thread in threads:
-        thread.start()
+    threads = [thread(lambda: found.append(kept.current().access_key_id)) for _ in range(20)]
     source.may_end.set()
-    for thread in threads:
-        thread.join(LIMIT_S)
+    join(*threads)
     assert (found, source.runs) == (["id-1"] * 20, 1)
 
 
@@ -274,7 +272,7 @@ def test_a_run_that_hangs_holds_a_request_for_a_bounded_time(source: Source, clo
     kept = Kept(source, clock, wait_seconds=0.05)
     for _ in range(2):
         with pytest.raises(CredentialsError, match="has given nothing within 0 s; it still runs"):
-            kept.get()
+            kept.current()
     assert source.runs == 1
     source.may_end.set()
 
@@ -283,7 +281,7 @@ def test_a_run_that_failed_is_not_tried_again_at_once(kept: Kept, source: Source
     source.error = RuntimeError(f"with {SECRET} in it")
     for _ in range(5):
         with pytest.raises(CredentialsError, match="an unforeseen error: RuntimeError"):
-            kept.get()
+            kept.current()
     assert source.runs == 1
     source.error = None
     clock.pass_by(AGAIN_SECONDS)

@@ -3,12 +3,12 @@
 import os
 import shlex
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.bounded import join, thread
 from worker.program import OUTPUT_BYTES, Program, ProgramError
 
 LIMIT_S = 30.0
@@ -111,11 +111,10 @@ def test_closing_ends_a_program_that_runs_and_starts_no_other(tmp_path: Path) ->
     pid = tmp_path / "pid"
     program = Program(python("import os,sys,time; open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)", pid))
     told: list[str] = []
-    thread = threading.Thread(target=lambda: told.append(failure(program)))
-    thread.start()
+    running = thread(lambda: told.append(failure(program)))
     wait_for_pid(pid)
     program.close()
-    thread.join(LIMIT_S)
+    join(running)
     assert told == ["oss.credentials_process ended with signal 9; run it by hand to see what it says"]
     assert failure(program) == "oss.credentials_process is not started: the worker ends"
 

@@ -40,10 +40,10 @@ from rich.table import Table
 from worker import config
 from worker.local.broker.errors import BrokerError
 from worker.local.broker.server import Broker
+from worker.local.client import Client
 from worker.local.process import Process, spawn
 from worker.local.provision import ProvisionError, provision
 from worker.local.sentences import DIMENSION, Sentence, Sentences, load
-from worker.oss import OssSink
 
 TOPIC: Final = "sentences"
 DEAD_LETTER_TOPIC: Final = "sentences.dlq"
@@ -313,24 +313,23 @@ class _Service:
     def __init__(self, endpoint: str) -> None:
         settings = config.Oss(region=REGION, bucket=BUCKET, account_id=ACCOUNT_ID, endpoint=endpoint)
         environ = {"OSS_ACCESS_KEY_ID": KEY_ID, "OSS_ACCESS_KEY_SECRET": KEY_SECRET}
-        self._sink = OssSink(settings, environ, max_connections=2)
-        self._client = self._sink.client
+        self._client = Client(settings, environ)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sink.close()
+        self._client.close()
 
     def all_vectors(self) -> dict[str, Mapping[str, Any]]:
         request = sdk_vectors.models.ListVectorsRequest(
             bucket=BUCKET, index_name=INDEX, return_data=True, return_metadata=True
         )
-        pages = self._client.list_vectors_paginator().iter_page(request)
+        pages = self._client.sdk.list_vectors_paginator().iter_page(request)
         return {vector["key"]: vector for page in pages for vector in page.vectors}
 
     def nearest(self, vector: Any) -> Iterator[tuple[float, str]]:
-        answer = self._client.query_vectors(
+        answer = self._client.sdk.query_vectors(
             sdk_vectors.models.QueryVectorsRequest(
                 bucket=BUCKET,
                 index_name=INDEX,

@@ -16,7 +16,7 @@ import click
 
 from worker.config import Oss
 from worker.errors import SettingsError
-from worker.oss import OssSink
+from worker.local.client import Client
 
 READY_SECONDS: Final = 60.0  # for a new index to take writes
 _CHECK_SECONDS: Final = 0.2
@@ -50,8 +50,7 @@ def provision(
     credentials = {"OSS_ACCESS_KEY_ID": access_key_id, "OSS_ACCESS_KEY_SECRET": access_key_secret}
     if session_token:
         credentials["OSS_SESSION_TOKEN"] = session_token
-    sink = _connect(Oss(region=region, bucket=bucket, account_id=account_id, endpoint=endpoint), credentials)
-    client = sink.client
+    client = _connect(Oss(region=region, bucket=bucket, account_id=account_id, endpoint=endpoint), credentials)
     models = sdk_vectors.models
     new_index = models.PutVectorIndexRequest(
         bucket=bucket, index_name=index, data_type="float32", dimension=dimension, distance_metric=distance_metric
@@ -59,21 +58,23 @@ def provision(
     wanted = models.GetVectorIndexRequest(bucket=bucket, index_name=index)
     try:
         made = []
-        if _make(lambda: client.put_vector_bucket(models.PutVectorBucketRequest(bucket=bucket))):
+        if _make(lambda: client.sdk.put_vector_bucket(models.PutVectorBucketRequest(bucket=bucket))):
             made.append("bucket")
-        if _make(lambda: client.put_vector_index(new_index)):
+        if _make(lambda: client.sdk.put_vector_index(new_index)):
             made.append("index")
-        _wait_until_ready(lambda: _retried(lambda: client.get_vector_index(wanted)).index, dimension, distance_metric)
+        _wait_until_ready(
+            lambda: _retried(lambda: client.sdk.get_vector_index(wanted)).index, dimension, distance_metric
+        )
     except sdk.exceptions.OperationError as error:
         raise ProvisionError(_reason(error)) from None
     finally:
-        sink.close()
+        client.close()
     return made
 
 
-def _connect(settings: Oss, credentials: Mapping[str, str]) -> OssSink:
+def _connect(settings: Oss, credentials: Mapping[str, str]) -> Client:
     try:
-        return OssSink(settings, credentials, max_connections=1)
+        return Client(settings, credentials)
     except SettingsError as error:
         raise ProvisionError("; ".join(error.mistakes)) from None
 
