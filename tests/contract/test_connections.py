@@ -527,7 +527,7 @@ def test_credentials_that_no_header_takes_block_and_are_not_said(
     """A provider of another package may give such, which ours refuses before."""
     bucket, index = emulator.new_index(2)
     given = Provider(lambda: Credentials(emulator.access_key_id, emulator.access_key_secret, "secret\ntoken"))
-    monkeypatch.setattr(oss, "credentials_provider", lambda *_: given)
+    monkeypatch.setattr("worker.oss.credentials_provider", lambda *_: given)
     sink = OssSink(settings(bucket, emulator.endpoint), ENVIRONMENT, max_connections=1)
     error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
     sink.close()
