@@ -13,11 +13,12 @@ from worker.config import Route as RouteSettings
 from worker.config import Settings
 from worker.deadletter import DeadLetterWriter, Limit
 from worker.delivery import DeadLetter, Lane, observe_latency
+from worker.ends import EndWatcher
 from worker.errors import BlockReason, BrokerUnavailable, FatalError, RecordError, TargetError
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Outcome, Phase
 from worker.record import Decoder, Delete, Put, Target
-from worker.source import EndWatcher, Polled, Source
+from worker.source import Polled, Source
 from worker.state import State, Status
 from worker.stop import Stop
 

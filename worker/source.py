@@ -16,7 +16,6 @@ obvious about it:
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
@@ -25,7 +24,6 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.net.compat import KafkaNetClient
 from kafka.structs import MemberState
 
 from worker import kafka_client, wire
@@ -166,7 +164,7 @@ class KafkaSource:
         """Connect and subscribe. Raises `BrokerUnavailable`, after which it may be called again."""
         tried = ", ".join(self._settings.bootstrap_servers)
         try:
-            consumer = _make_consumer(
+            consumer = kafka_client.make_consumer(
                 self._figures.make_client,
                 **kafka_client.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG),
                 **kafka_client.group(self._settings),
@@ -181,7 +179,7 @@ class KafkaSource:
         try:
             self._subscribe(consumer)
         except (kafka_errors.KafkaError, BrokerUnavailable) as error:
-            _close(consumer)
+            kafka_client.close_consumer(consumer)
             if isinstance(error, BrokerUnavailable):
                 raise
             self._count(error)
@@ -294,7 +292,7 @@ class KafkaSource:
         self._end(self._ledger.assignments())
         self._metrics.paused_partitions.set(0)
         self._joined = False
-        _close(consumer)
+        kafka_client.close_consumer(consumer)
 
     # -- reading
 
@@ -761,92 +759,6 @@ def _named(partitions: Iterable[TopicPartition]) -> list[str]:
     return [f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)]
 
 
-class EndWatcher:
-    """Asks for the end of each owned partition now and then, on a thread and with a consumer of its own.
-
-    The group's consumer tells the end only of partitions that it fetches, which is not when people look.
-    """
-
-    def __init__(
-        self, settings: Kafka, ledger: Ledger, metrics: Metrics, *, interval: float = 15.0, stop_timeout: float = 1.0
-    ) -> None:
-        self._settings = settings
-        self._ledger = ledger
-        self._metrics = metrics
-        self._interval = interval
-        self._stop_timeout = stop_timeout
-        self._stop = threading.Event()
-        self._now = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="end-offsets", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def look_now(self) -> None:
-        """Ask at once, since partitions were assigned."""
-        self._now.set()
-
-    @property
-    def is_alive(self) -> bool:
-        """Tell whether the thread runs, or was told to end."""
-        return self._stop.is_set() or self._thread.is_alive()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        self._now.set()
-        if self._thread.is_alive():
-            self._thread.join(self._stop_timeout)
-
-    def _run(self) -> None:
-        consumer: Any = None
-        while not self._stop.is_set():
-            try:
-                consumer = consumer or _make_consumer(
-                    KafkaNetClient, **kafka_client.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG)
-                )
-                self._look(consumer)
-            except Exception as error:  # the client raises what it meets; the figures get old, and it is tried again
-                self._metrics.kafka_errors.labels(kafka_client.kind_of(error)).inc()
-                log.warning("end offsets not known", extra={"error": kafka_client.describe(error)})
-                _close(consumer)
-                consumer = None
-            self._now.wait(self._interval)
-            self._now.clear()
-        _close(consumer)
-
-    def _look(self, consumer: Any) -> None:
-        partitions = [TopicPartition(*assignment.partition) for assignment in self._ledger.assignments()]
-        if not partitions:
-            self._metrics.ends.update({})
-            return
-        ends = consumer.end_offsets(partitions, timeout_ms=kafka_client.REQUEST_TIMEOUT_MS)
-        self._metrics.ends.update({Partition(tp.topic, tp.partition): int(end) for tp, end in ends.items()})
-
-
-def _make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
-    """Return a consumer; where it cannot be made, raise what a broker said to its login, if one said so.
-
-    The constructor raises that no broker was reached, whatever the reason, and leaves a thread and sockets to nobody.
-    """
-    clients: list[Any] = []
-
-    def make(**client_config: Any) -> Any:
-        clients.append(make_client(**client_config))
-        return clients[-1]
-
-    try:
-        return KafkaConsumer(**config, kafka_client=make)
-    except Exception as error:
-        for client in clients:
-            client.close()
-            refusal = getattr(client._manager, "login_refused", None)  # noqa: SLF001 - ours, where the client's metrics are
-            if refusal is not None:
-                raise refusal from error
-        raise
-
-
 def _denied_of(consumer: Any, missing: Sequence[str]) -> list[str]:
     """Return which of the topics are there, or may be, and are not shown to this user."""
     cluster, net = consumer._cluster, consumer._net  # noqa: SLF001 - the client tells it nowhere else; a test holds it
@@ -854,12 +766,3 @@ def _denied_of(consumer: Any, missing: Sequence[str]) -> list[str]:
     with contextlib.suppress(kafka_errors.KafkaError):  # which says it of one topic; of all of them the cluster knows
         net.run(consumer._manager.wait_for, cluster.request_update(), _CALL_TIMEOUT_MS)  # noqa: SLF001 - likewise
     return sorted(cluster.unauthorized_topics.intersection(missing))
-
-
-def _close(consumer: Any) -> None:
-    """Close a consumer that is of no more use, whatever it says to that."""
-    if consumer is not None:
-        try:
-            consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
-        except Exception as error:
-            log.warning("a consumer did not close", extra={"error": kafka_client.describe(error)})

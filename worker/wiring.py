@@ -13,6 +13,7 @@ from worker import __version__
 from worker.config import Loaded, Settings, in_force
 from worker.deadletter import DeadLetterWriter, Limit, make_producer
 from worker.delivery import Lane, LaneContext
+from worker.ends import EndWatcher
 from worker.health import STILL_SECONDS, HttpServer, Pages
 from worker.loop import Parts, Watchdog, Worker
 from worker.metrics import Metrics
@@ -20,7 +21,7 @@ from worker.offsets import Ledger
 from worker.oss import OssSink
 from worker.pace import Backoff
 from worker.page import Page
-from worker.source import EndWatcher, KafkaSource, RevokeHooks
+from worker.source import KafkaSource, RevokeHooks
 from worker.state import Status
 from worker.stop import Stop
 

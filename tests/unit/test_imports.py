@@ -19,7 +19,7 @@ LAYERS = [
     {"loop"},
     {"deadletter"},
     {"delivery"},
-    {"oss", "source"},
+    {"ends", "oss", "source"},
     {"client_figures", "credentials"},
     {"wire"},
     {"health"},
