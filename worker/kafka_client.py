@@ -153,3 +153,12 @@ def close_consumer(consumer: Any) -> None:
             consumer.close(timeout_ms=_CLOSE_TIMEOUT_MS)
         except Exception as error:
             log.warning("a consumer did not close", extra={"error": describe(error)})
+
+
+def wrongly_advertised(unreachable: Mapping[int, str]) -> str:
+    """Return what is to be said of brokers that the cluster names and that cannot be reached, "host:port" by number."""
+    named = ", ".join(f"broker {number} at {place}" for number, place in sorted(unreachable.items()))
+    return (
+        f"it answers, and names brokers that cannot be reached: {named}; "
+        "set advertised.listeners of the brokers to what this worker can reach, or open the way"
+    )

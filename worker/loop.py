@@ -181,16 +181,13 @@ class Worker:
         )
 
     def _open_partitions(self) -> None:
-        """Begin reading newly assigned partitions, for a second at most; the rest waits for the next turn."""
+        """Begin reading newly assigned partitions whose first offset is known; none waits for another."""
         if not self._parts.dead_letters.is_ready:
             return
-        deadline = self._clock() + 1.0
         opened = False
         for assignment in self._ledger.assignments():
             if assignment.phase is Phase.OPENING and assignment.partition.topic in self._routes:
                 opened |= self._source.open(assignment)
-                if self._clock() > deadline:
-                    break
         if opened:
             self._parts.watcher.look_now()
 
@@ -322,7 +319,7 @@ class Worker:
         if not self._connected:
             return
         if not self._source.is_member:
-            self._status.enter(State.STARTING, "joining the group")
+            self._status.enter(State.STARTING, self._source.waits_for)
             return
         assignments = self._ledger.assignments()
         if assignments and all(self._status.blocks_of(*assignment.partition) for assignment in assignments):

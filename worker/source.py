@@ -26,19 +26,26 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import MemberState
 
-from worker import kafka_client, wire
+from worker import client_internals, kafka_client, wire
+from worker import topics as topics_there
 from worker.batch import Message
 from worker.client_figures import ClientFigures
 from worker.config import Kafka
-from worker.errors import BlockReason, BrokerUnavailable, Fenced
+from worker.errors import BlockReason, BrokerUnavailable, FatalError, Fenced
+from worker.joins import Joins
+from worker.leaders import Leaders
 from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Partition
+from worker.offset_policy import FirstOffsets, Reset
+from worker.offsets import Assignment, Ledger, Partition, Phase
+from worker.repeats import Repeats
 from worker.state import Block, Status
 
 log = logging.getLogger(__name__)
 
 MAX_POLL_RECORDS: Final = 500
 _CALL_TIMEOUT_MS: Final = 1_000  # of a call that waits on the main loop
+_START_TIMEOUT_MS: Final = 5_000  # likewise, while there is nothing else to do
+_SOON_SECONDS: Final = 0.05  # a poll's time-out while an answer is to come that opens partitions
 _ERROR_PAUSE_SECONDS: Final = 0.2  # after an error of poll, which may come again at once
 _REVOKE_LOOK_SECONDS: Final = 0.02
 _ABORT_SECONDS: Final = 1.0  # for requests to end whose connection was cut
@@ -97,6 +104,10 @@ class Source(Protocol):
     def is_member(self) -> bool:
         """Tell whether the group was joined."""
 
+    @property
+    def waits_for(self) -> str:
+        """What a process that is no member waits for, with the group's reason where it refuses."""
+
     def close(self, timeout: float) -> None:
         """Give back all partitions and leave the group, within about `timeout` seconds."""
 
@@ -137,7 +148,6 @@ class KafkaSource:
     ) -> None:
         self._settings = settings
         self._retry_seconds = retry_seconds
-        self._open_again_at: dict[Partition, float] = {}
         self._unreadable: dict[Partition, _Unreadable] = {}
         self._topics = tuple(topics)
         self._paused: frozenset[Partition] = frozenset()
@@ -157,6 +167,13 @@ class KafkaSource:
         self._hand_over_seconds = _HAND_OVER_SECONDS
         self._topic_ids: dict[str, object] = {}
         self._of_new_topics: set[Partition] = set()
+        self._firsts = FirstOffsets(settings, status=status, metrics=metrics, retry_seconds=retry_seconds, clock=clock)
+        self._leaders = Leaders(status, clock)
+        self._routed = topics_there.Topics(status, clock)
+        self._joins = Joins(settings, retry_seconds, clock)
+        self._repeats = Repeats(clock)
+        self._steered: tuple[object, ...] = ()
+        self._denied: dict[str, float] = {}  # topics that may not be read, and when to try again
 
     # -- membership
 
@@ -175,15 +192,26 @@ class KafkaSource:
         except (kafka_errors.KafkaError, OSError, ValueError) as error:
             self._count(error)
             raise BrokerUnavailable(f"kafka at {tried}: {kafka_client.describe(error)}") from error
+        if missing := client_internals.missing_parts(consumer):
+            kafka_client.close_consumer(consumer)
+            raise FatalError(
+                f"kafka-python has no {', '.join(missing)}; install the version that this package asks for"
+            )
         wire.read_in_place(consumer)
         try:
             self._subscribe(consumer)
         except (kafka_errors.KafkaError, BrokerUnavailable) as error:
+            unreachable = client_internals.unreachable(consumer)
             kafka_client.close_consumer(consumer)
             if isinstance(error, BrokerUnavailable):
                 raise
             self._count(error)
-            raise BrokerUnavailable(f"kafka at {tried}: {kafka_client.describe(error)}") from error
+            problem = kafka_client.describe(error)
+            if unreachable:
+                problem = f"{kafka_client.wrongly_advertised(unreachable)} ({problem})"
+            raise BrokerUnavailable(f"kafka at {tried}: {problem}") from error
+        self._firsts.drop()
+        self._steered = ()
         self._consumer = consumer
         self._committing_since = None
         self._stable_at = self._member_at = self._clock()
@@ -194,20 +222,52 @@ class KafkaSource:
         In this order: the client compares metadata with what a join was made of, and notes it only for topics that it is
         subscribed to. Metadata that comes after the first join asks for a second one, which can be lost.
         """
-        consumer.subscribe(topics=self._topics, listener=_Listener(self, consumer))
-        missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
-        if missing and (denied := _denied_of(consumer, missing)):
+        absent = client_internals.wait(consumer, topics_there.ask_absent(consumer, self._topics), _START_TIMEOUT_MS)
+        if len(absent) == len(set(self._topics)):
+            raise self._all_absent(absent)
+        self._routed.begin(self._topics, absent)
+        self._listener = _Listener(self, consumer)
+        consumer.subscribe(topics=self._routed.present, listener=self._listener)
+        self._load_metadata(consumer, _START_TIMEOUT_MS)
+
+    def _all_absent(self, absent: Mapping[str, str]) -> BrokerUnavailable:
+        denied = [topic for topic, reason in absent.items() if reason == topics_there.DENIED]
+        if denied:
             self._metrics.kafka_errors.labels("authorization").inc()
-            raise BrokerUnavailable(
+            return BrokerUnavailable(
                 f"kafka does not show this user: {', '.join(denied)}; grant READ, or mend the routes"
             )
-        if missing:
-            raise BrokerUnavailable(f"kafka has no such topic: {', '.join(missing)}; make it, or mend the routes")
+        return BrokerUnavailable(f"kafka has no such topic: {', '.join(absent)}; make it, or mend the routes")
+
+    def _load_metadata(self, consumer: Any, timeout_ms: int) -> None:
+        """Wait until the partitions of all topics that are there are known. Raises kafka-python's errors."""
+        client_internals.set_topics(consumer, self._routed.present)
+        deadline = self._clock() + timeout_ms / 1000
+        while not all(client_internals.partitions(consumer, topic) for topic in self._routed.present):
+            remaining_ms = round((deadline - self._clock()) * 1000)
+            if remaining_ms <= 0:
+                raise kafka_errors.KafkaTimeoutError("the topics' partitions are not known")
+            client_internals.wait(consumer, client_internals.refresh_metadata(consumer), remaining_ms)
+
+    def _watch_absent_topics(self) -> None:
+        """Take up a topic that has appeared, and leave one that has gone; the others are read meanwhile."""
+        if not self._routed.look(self._consumer) or not self._routed.present:
+            return
+        try:
+            self._load_metadata(self._consumer, _CALL_TIMEOUT_MS)
+        except kafka_errors.KafkaError as error:
+            self._count(error)  # they come with the next metadata, and the group is joined again for them
+        self._consumer.subscribe(topics=self._routed.present, listener=self._listener)
 
     @property
     def is_member(self) -> bool:
         """Tell whether the group was joined."""
         return self._joined
+
+    @property
+    def waits_for(self) -> str:
+        """What a process that is no member waits for, with the group's reason where it refuses."""
+        return self._joins.waits_for
 
     def _watch_membership(self) -> None:
         """Make a member anew that is none: a join that the client lost, or heartbeats that stopped."""
@@ -299,8 +359,14 @@ class KafkaSource:
     def poll(self, timeout: float) -> list[Polled]:
         """Return messages of open partitions that are still owned, waiting `timeout` seconds at most."""
         self._metrics.last_poll.set(self._wall())
+        if wait := min(timeout, self._joins.wait_seconds):
+            time.sleep(wait)  # the group refused the join a moment ago
+            return []
         before = self._ledger.newest_epoch
         started = self._clock()
+        self._firsts.ask(self._consumer)
+        if self._firsts.is_soon:
+            timeout = min(timeout, _SOON_SECONDS)
         try:
             self._clear_the_way()
             records = self._consumer.poll(timeout_ms=max(0, round(timeout * 1000)))
@@ -312,8 +378,11 @@ class KafkaSource:
         if self._fenced is not None:
             raise self._fenced
         self._member_at += max(0.0, self._clock() - started - timeout - 1.0)  # in which a revoke was waited for
-        self._watch_membership()
-        self._watch_topics()
+        if self._joined or not self._joins.refusal:  # a join that is refused was not lost
+            self._watch_membership()
+        if self._joined:
+            self._joins.joined()
+        self._watch_partitions()
         polled = []
         for tp, messages in records.items():
             partition = Partition(tp.topic, tp.partition)
@@ -322,6 +391,16 @@ class KafkaSource:
                 polled.append(Polled(assignment, messages))
                 self._note_read(partition, messages[-1].offset)
         return polled
+
+    def _watch_partitions(self) -> None:
+        """Look after what is assigned: its topics, its leaders, its first offsets."""
+        self._watch_topics()
+        self._watch_absent_topics()
+        self._leaders.look(self._consumer, self._ledger.assignments())
+        self._watch_denied_topics()
+        self._firsts.ask(self._consumer)
+        for reset in self._firsts.found_resets():
+            self._apply(reset)
 
     def _clear_the_way(self) -> None:
         """Let the client hand over what it put aside of partitions that were paused meanwhile.
@@ -351,7 +430,9 @@ class KafkaSource:
         self._count(error)
         try:
             if not self._is_mended(error):
-                log.warning("poll failed", extra={"error": kafka_client.describe(error)})
+                if self._repeats.is_due(kafka_client.describe(error)):
+                    extra = {"error": kafka_client.describe(error), "left_out": self._repeats.left_out}
+                    log.warning("poll failed", extra=extra)
                 time.sleep(_ERROR_PAUSE_SECONDS)
         except kafka_errors.KafkaError as another:  # the next poll meets the first one again
             self._count(another)
@@ -371,6 +452,10 @@ class KafkaSource:
         elif isinstance(error, kafka_errors.LogTruncationError):
             for tp, divergent in error.divergent_offsets.items():
                 self._truncated(Partition(tp.topic, tp.partition), divergent)
+        elif isinstance(error, kafka_errors.TopicAuthorizationFailedError):
+            self._may_not_read(error)
+        elif self._joins.is_refusal(error):
+            pass
         else:
             return self._is_unreadable(error)
         return True
@@ -419,24 +504,28 @@ class KafkaSource:
         )
 
     def _out_of_range(self, partition: Partition, position: int) -> None:
-        """What was to be read next is gone, or never was: apply `auto_offset_reset`, and count what that skips."""
+        """What was to be read next is gone, or never was: find where `auto_offset_reset` says to go on."""
         assignment = self._ledger.assignment(partition)
         if assignment is None:
             return
         if self._settings.auto_offset_reset == "none":
             self._open_anew(partition)
             return
-        target = self._reset_offset(partition)
+        if partition not in self._firsts.resetting:
+            with contextlib.suppress(*_GONE):
+                self._consumer.pause(TopicPartition(*partition))  # it would be met again with every poll
+            self._firsts.search_reset(assignment, position)
+
+    def _apply(self, reset: Reset) -> None:
+        """Go on where `auto_offset_reset` says, and count what that skips."""
+        (topic, number), position, target = reset.assignment.partition, reset.position, reset.target
         reason = "retention" if self._settings.auto_offset_reset == "earliest" else "reset_latest"
-        self._metrics.skipped_offsets.labels(partition.topic, reason).inc(max(0, target - position))
-        log.error(
-            "offset out of range",
-            extra={"topic": partition.topic, "partition": partition.partition, "from": position, "to": target},
-        )
+        self._metrics.skipped_offsets.labels(topic, reason).inc(max(0, target - position))
+        log.error("offset out of range", extra={"topic": topic, "partition": number, "from": position, "to": target})
         if target < position:  # the topic was made anew, or cut: what follows has lower offsets than what is tracked
-            self._begin_anew(assignment, target)
+            self._begin_anew(reset.assignment, target)
         else:
-            self._seek(partition, target)
+            self._seek(reset.assignment.partition, target)
 
     def _reset_offset(self, partition: Partition) -> int:
         if self._settings.auto_offset_reset != "latest":
@@ -450,73 +539,61 @@ class KafkaSource:
 
     def open(self, assignment: Assignment) -> bool:
         """Begin reading a partition at its committed offset; False where that cannot be known yet."""
-        now = self._clock()
-        if now < self._open_again_at.get(assignment.partition, 0.0):
+        partition = assignment.partition
+        first = self._firsts.first_of(assignment, is_new_topic=partition in self._of_new_topics)
+        if first is None:
             return False
-        try:
-            position, committed = self._first_offset(assignment.partition)
-        except kafka_errors.KafkaError as error:
-            self._count(error)
-            log.warning(
-                "first offset not known yet",
-                extra={"partition": str(assignment.partition), "error": kafka_client.describe(error)},
-            )
-            self._open_again_at[assignment.partition] = now + 1.0
+        committed = None if first.committed is None else int(first.committed.offset)
+        if not (self._seek(partition, first.position) and self._ledger.open(assignment, first.position, committed)):
             return False
-        if position is None:
-            self._open_again_at[assignment.partition] = now + self._retry_seconds
-            return False
-        self._open_again_at.pop(assignment.partition, None)
-        self._of_new_topics.discard(assignment.partition)
-        return self._seek(assignment.partition, position) and self._ledger.open(assignment, position, committed)
+        self._of_new_topics.discard(partition)
+        self._metrics.skipped_offsets.labels(partition.topic, "reset_latest").inc(first.skipped)
+        return True
 
-    def _first_offset(self, partition: Partition) -> tuple[int | None, int | None]:
-        """Return where to begin and what was committed; nowhere to begin, and the topic blocked, where policy forbids."""
-        if partition in self._of_new_topics and self._settings.auto_offset_reset != "none":
-            # A commit that was under way may stand in the new topic's name.
-            return self._beginning(partition), None
-        committed = self._consumer.committed(TopicPartition(*partition), timeout_ms=_CALL_TIMEOUT_MS)
-        if self._settings.auto_offset_reset != "none":
-            if committed is not None:
-                return int(committed), int(committed)
-            position = self._reset_offset(partition)
-            if self._settings.auto_offset_reset == "latest":
-                log.warning(
-                    "no committed offset: what was published before is not written",
-                    extra={"partition": str(partition), "from": position},
-                )
-            return position, None
-        problem = self._what_forbids(partition, committed)
-        for reason in (BlockReason.NO_COMMITTED_OFFSET, BlockReason.OFFSET_OUT_OF_RANGE):
-            block = Block(partition.topic, reason, partition.partition)
-            if reason is problem:
-                self._status.block(
-                    block, f"{partition}: committed offset {committed}, and kafka.auto_offset_reset is none"
-                )
-            else:
-                self._status.unblock(block)
-        if committed is None or problem is not None:
-            return None, None
-        return int(committed), int(committed)
+    def _may_not_read(self, error: Exception) -> None:
+        """Stop fetching a topic that this user may not read any more, and try again later; the others go on."""
+        for topic in error.args[0]:
+            self._denied[topic] = self._clock() + self._retry_seconds
+            message = f"{topic} may not be read by this user any more (TOPIC_AUTHORIZATION_FAILED): grant READ on it"
+            for assignment in self._owned_of(topic):
+                client_internals.forget_high_watermark(self._consumer, TopicPartition(*assignment.partition))
+                self._status.block(_unreadable_block(assignment.partition), message)
 
-    def _what_forbids(self, partition: Partition, committed: int | None) -> BlockReason | None:
-        if committed is None:
-            return BlockReason.NO_COMMITTED_OFFSET
-        tp = TopicPartition(*partition)
-        beginning = self._consumer.beginning_offsets([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp]
-        end = self._consumer.end_offsets([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp]
-        return None if beginning <= committed <= end else BlockReason.OFFSET_OUT_OF_RANGE
+    def _watch_denied_topics(self) -> None:
+        """Let go of what is readable again: a fetch that succeeds tells a high watermark."""
+        for topic, again_at in list(self._denied.items()):
+            owned = self._owned_of(topic)
+            if self._clock() < again_at:
+                continue
+            readable = [one for one in owned if self._has_high_watermark(one.partition)]
+            for assignment in readable:
+                self._status.unblock(_unreadable_block(assignment.partition))
+            if len(readable) == len(owned):
+                del self._denied[topic]
+
+    def _owned_of(self, topic: str) -> list[Assignment]:
+        """Return the open partitions of a topic."""
+        owned = self._ledger.assignments()
+        return [one for one in owned if one.partition.topic == topic and one.phase is Phase.OPEN]
+
+    def _has_high_watermark(self, partition: Partition) -> bool:
+        with contextlib.suppress(*_GONE):
+            return self._consumer.highwater(TopicPartition(*partition)) is not None
+        return False
 
     def steer(self, fetch: Mapping[Assignment, bool]) -> int:
         """Fetch those that are mapped to True and pause the others; returns how many are paused."""
         if self._consumer is None:
             return 0
+        held = self._held()
+        denied = {topic for topic, again_at in self._denied.items() if self._clock() < again_at}
+        steered = (dict(fetch), held, denied, self._ledger.newest_epoch)
+        if steered == self._steered:
+            return len(self._paused)  # asking the client for each partition takes longer than all else of a turn
         assigned, paused = self._consumer.assignment(), self._consumer.paused()
-        now = self._clock()
-        held = {partition for partition, found in list(self._unreadable.items()) if now < found.again_at}
         wanted = {
-            TopicPartition(*assignment.partition): fetched and assignment.partition not in held
-            for assignment, fetched in fetch.items()
+            TopicPartition(*partition): fetched and partition not in held and partition.topic not in denied
+            for (partition, fetched) in ((assignment.partition, fetched) for assignment, fetched in fetch.items())
         }
         for tp in assigned:
             is_wanted = wanted.get(tp, False)
@@ -525,7 +602,14 @@ class KafkaSource:
                     (self._consumer.resume if is_wanted else self._consumer.pause)(tp)
         self._paused = frozenset(Partition(*tp) for tp in assigned if not wanted.get(tp, False))
         self._metrics.paused_partitions.set(len(self._paused))
+        self._steered = steered
         return len(self._paused)
+
+    def _held(self) -> frozenset[Partition]:
+        """Return the partitions that are not fetched whatever the main loop wants."""
+        now = self._clock()
+        unreadable = {partition for partition, found in list(self._unreadable.items()) if now < found.again_at}
+        return self._leaders.without | self._firsts.resetting | unreadable
 
     @property
     def paused(self) -> frozenset[Partition]:
@@ -534,19 +618,10 @@ class KafkaSource:
 
     def positions(self, assignments: Iterable[Assignment]) -> None:
         """Enter into the ledger how far partitions with nothing outstanding were read."""
-        deadline = self._clock() + _CALL_TIMEOUT_MS / 1000
         for assignment in assignments:
-            remaining = deadline - self._clock()
-            if remaining <= 0:
-                return  # the others' turn comes; until then their watermark stays where it is
-            try:
-                tp = TopicPartition(*assignment.partition)
-                position = self._consumer.position(tp, timeout_ms=max(1, round(remaining * 1000)))
-            except _GONE as error:
-                self._count(error)
-                continue
-            if position is not None:
-                self._ledger.advance(assignment, int(position))
+            position = client_internals.position(self._consumer, TopicPartition(*assignment.partition))
+            if position is not None and position > assignment.position:
+                self._ledger.advance(assignment, position)
 
     # -- commits
 
@@ -624,7 +699,6 @@ class KafkaSource:
             with contextlib.suppress(*_GONE):
                 _park(consumer, tp)
                 self._ledger.assign(Partition(tp.topic, tp.partition))
-                self._open_again_at.pop(Partition(tp.topic, tp.partition), None)
         self._metrics.rebalances.labels("assigned").inc()
         log.info("partitions assigned", extra={"partitions": _named(assigned)})
 
@@ -759,10 +833,5 @@ def _named(partitions: Iterable[TopicPartition]) -> list[str]:
     return [f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)]
 
 
-def _denied_of(consumer: Any, missing: Sequence[str]) -> list[str]:
-    """Return which of the topics are there, or may be, and are not shown to this user."""
-    cluster, net = consumer._cluster, consumer._net  # noqa: SLF001 - the client tells it nowhere else; a test holds it
-    # The client looked for them among all topics at last, of which a broker leaves out what may not be seen.
-    with contextlib.suppress(kafka_errors.KafkaError):  # which says it of one topic; of all of them the cluster knows
-        net.run(consumer._manager.wait_for, cluster.request_update(), _CALL_TIMEOUT_MS)  # noqa: SLF001 - likewise
-    return sorted(cluster.unauthorized_topics.intersection(missing))
+def _unreadable_block(partition: Partition) -> Block:
+    return Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)

@@ -68,7 +68,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
     )
     page = Page(metrics.registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time)
     http = HttpServer(settings.http, Pages(metrics.registry, status, ledger, page, time.monotonic))
-    watcher = EndWatcher(settings.kafka, ledger, metrics)
+    watcher = EndWatcher(settings.kafka, ledger, metrics, clock=time.monotonic)
     parts = Parts(
         settings, source, lanes, dead_letters, limit, watcher, ledger, status, metrics, time.monotonic, time.time
     )

@@ -151,6 +151,10 @@ class _BatchSource:
     def open(self, assignment: Assignment) -> bool:
         return self._ledger.open(assignment, 0, None)
 
+    @property
+    def waits_for(self) -> str:
+        return ""
+
     def steer(self, fetch: Mapping[Assignment, bool]) -> int:
         return 0
 

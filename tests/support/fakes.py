@@ -389,6 +389,11 @@ class FakeSource:
         """Tell whether it joined."""
         return self in self._cluster.members
 
+    @property
+    def waits_for(self) -> str:
+        """What it waits for while it is none."""
+        return "joining the group"
+
     def poll(self, timeout: float) -> list[Polled]:
         """Make the next step of a rebalance, and return messages of open partitions that are fetched."""
         self._rebalance()

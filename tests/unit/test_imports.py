@@ -20,13 +20,14 @@ LAYERS = [
     {"deadletter"},
     {"delivery"},
     {"ends", "oss", "source"},
-    {"client_figures", "credentials"},
-    {"wire"},
+    {"client_figures", "credentials", "joins", "leaders", "offset_policy", "topics"},
+    {"client_network", "offset_requests", "wire"},
+    {"client_internals"},
     {"health"},
     {"metrics", "page"},
     {"kafka_client", "log", "schema", "state"},
     {"batch", "config", "record"},
-    {"errors", "floats", "offsets", "pace", "runtime", "stop", "words"},
+    {"errors", "floats", "offsets", "pace", "repeats", "runtime", "stop", "words"},
 ]
 """From the top down. A module imports from the layers below its own, and of its own layer nothing."""
 
