@@ -26,6 +26,7 @@ _PARTS: Final = (
     "_cluster.request_update",
     "_cluster.brokers",
     "_subscription.assignment",
+    "_subscription.seek",
     "_coordinator.coordinator",
     "_coordinator.coordinator_dead",
     "_coordinator._failed_request",
@@ -94,6 +95,14 @@ def position(consumer: Any, tp: TopicPartition) -> int | None:
     state = consumer._subscription.assignment.get(tp)  # noqa: SLF001 - see above
     found = None if state is None else state.position
     return None if found is None else int(found.offset)
+
+
+def seek(consumer: Any, tp: TopicPartition, offset: int) -> None:
+    """Read a partition from an offset on. Raises `KeyError` where it is not assigned.
+
+    The client's own call copies the whole assignment to look for the partition in it.
+    """
+    consumer._subscription.seek(tp, offset)  # noqa: SLF001 - see above
 
 
 def forget_high_watermark(consumer: Any, tp: TopicPartition) -> None:

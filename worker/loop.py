@@ -290,14 +290,14 @@ class Worker:
         span = self._settings.buffer.max_offset_span
         assignments = self._ledger.assignments()
         self._too_far = {a for a in assignments if _hysteresis(a.span, span, was_above=a in self._too_far)}
-        fetch = {
-            assignment: assignment.phase is Phase.OPEN
-            and not self._buffer_full
-            and assignment not in self._too_far
-            and all(reason.is_read_on for reason in self._status.blocks_of(*assignment.partition))
-            for assignment in assignments
-        }
-        self._source.steer(fetch)
+        self._source.steer({assignment: self._is_wanted(assignment) for assignment in assignments})
+
+    def _is_wanted(self, assignment: Assignment) -> bool:
+        """Return whether records of a partition are wanted now."""
+        if self._buffer_full or assignment.phase is not Phase.OPEN or assignment in self._too_far:
+            return False
+        reasons = self._status.blocks_of(*assignment.partition)
+        return not reasons or all(reason.is_read_on for reason in reasons)
 
     def _commit_now_and_then(self) -> None:
         now = self._clock()

@@ -328,7 +328,7 @@ class KafkaSource:
     def _seek(self, partition: Partition, offset: int) -> bool:
         """Go on reading at `offset`; False where the partition is being given back."""
         try:
-            self._consumer.seek(TopicPartition(*partition), offset)
+            client_internals.seek(self._consumer, TopicPartition(*partition), offset)
         except _GONE:
             return False
         return True
@@ -819,7 +819,7 @@ def _place_of(error: Exception) -> tuple[TopicPartition, int] | None:
 
 def _park(consumer: Any, tp: TopicPartition) -> None:
     consumer.pause(tp)
-    consumer.seek(tp, 0)
+    client_internals.seek(consumer, tp, 0)
 
 
 def _for_client(offsets: Mapping[Assignment, int]) -> dict[Any, Any]:
