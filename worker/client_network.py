@@ -6,6 +6,7 @@
   between them.
 - A broker that takes a connection and drops it (a proxy before one that is down) is connected to again at once, for a
   connection counts as good before the first answer on it. Here it backs off like one that refuses.
+- A socket that does not connect is closed here, and left to the collector there.
 - A leader that the metadata names and has no address of makes `poll` raise in the middle of sending fetches: those to
   other brokers do not leave, and that leader is not asked again when it is back. Here that one request fails.
 """
@@ -164,6 +165,14 @@ class _ResolvedSocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python shi
     def dns_lookup(self, host: str, port: int, raise_error: bool = False) -> list[Any]:
         found = _RESOLVER.taken(host, port)
         return found if found is not None else list(super().dns_lookup(host, port, raise_error))
+
+    async def sock_connect(self, net: Any, sock: socket.socket, *args: Any, **options: Any) -> Any:
+        """As the parent's, which leaves a socket that does not connect to the collector."""
+        try:
+            return await super().sock_connect(net, sock, *args, **options)
+        except BaseException:
+            sock.close()
+            raise
 
 
 def _is_address(host: str) -> bool:

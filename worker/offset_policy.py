@@ -128,7 +128,7 @@ class FirstOffsets:
 
     def ask(self, consumer: Any) -> None:
         """Take in the answers that came, and ask for what is missing; waits for nothing."""
-        if not self._searches and not self._pending:
+        if not self._searches and not self._pending and not self._without_commit:
             return
         for assignment in [a for a in self._searches if a.phase in (Phase.CLOSING, Phase.FENCED)]:
             del self._searches[assignment]

@@ -378,10 +378,10 @@ class KafkaSource:
         if self._fenced is not None:
             raise self._fenced
         self._member_at += max(0.0, self._clock() - started - timeout - 1.0)  # in which a revoke was waited for
+        if self._joins.refusal and self._consumer.group_metadata().state == MemberState.STABLE:
+            self._joins.joined()
         if self._joined or not self._joins.refusal:  # a join that is refused was not lost
             self._watch_membership()
-        if self._joined:
-            self._joins.joined()
         self._watch_partitions()
         polled = []
         for tp, messages in records.items():

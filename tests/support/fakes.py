@@ -491,6 +491,9 @@ class FakeSource:
         position = self._reset_offset(partition) if committed is None else committed
         if not self._ledger.open(assignment, position, committed):
             return False
+        if committed is None and self._reset == "latest":
+            skipped = position - self._cluster.begin(partition)
+            self._metrics.skipped_offsets.labels(partition.topic, "reset_latest").inc(skipped)
         self._read_at[partition] = position
         return True
 
