@@ -286,9 +286,8 @@ class DeadLetterWriter:
         problem = kafka_client.describe(error)
         unreachable = client_internals.unreachable_of_producer(self._producer)
         if unreachable:
-            return f"cannot be looked for: kafka at {', '.join(self._kafka.bootstrap_servers)}: " + (
-                f"{kafka_client.wrongly_advertised(unreachable)} ({problem})"
-            )
+            told = kafka_client.wrongly_advertised(unreachable)
+            return f"cannot be looked for: kafka at {', '.join(self._kafka.bootstrap_servers)}: {told} ({problem})"
         # Where there is no such topic the client asks on until its time is up, and says that it timed out.
         asked = self._producer is not None and isinstance(error, kafka_errors.KafkaTimeoutError)
         return f"{'does not exist, as far as the broker told' if asked else 'cannot be looked for'}: {problem}"
