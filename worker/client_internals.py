@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from kafka import TopicPartition
+from kafka.future import Future
 
 _PARTS: Final = (
     "_manager.call_soon",
@@ -50,8 +51,11 @@ def _has(owner: Any, path: str) -> bool:
 
 
 def submit(consumer: Any, make: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
-    """Start a coroutine on the client's IO thread; returns the client's future at once."""
-    return consumer._manager.call_soon(make, *arguments)  # noqa: SLF001 - see above
+    """Start a coroutine on the client's IO thread; returns the client's future at once, a failed one if that has ended."""
+    try:
+        return consumer._manager.call_soon(make, *arguments)  # noqa: SLF001 - see above
+    except Exception as error:  # the thread raises what ended it
+        return Future().failure(error)
 
 
 def wait(consumer: Any, future: Any, timeout_ms: int) -> Any:
@@ -127,8 +131,11 @@ def partitions(consumer: Any, topic: str) -> frozenset[int]:
 
 
 def refresh_metadata(consumer: Any) -> Any:
-    """Ask for fresh metadata; returns a future."""
-    return consumer._cluster.request_update()  # noqa: SLF001 - see above
+    """Ask for fresh metadata; returns a future, a failed one if the client's IO thread has ended."""
+    try:
+        return consumer._cluster.request_update()  # noqa: SLF001 - see above
+    except Exception as error:  # the thread raises what ended it
+        return Future().failure(error)
 
 
 def set_topics(consumer: Any, topics: Iterable[str]) -> None:

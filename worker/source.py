@@ -255,7 +255,7 @@ class KafkaSource:
             return
         try:
             self._load_metadata(self._consumer, _CALL_TIMEOUT_MS)
-        except kafka_errors.KafkaError as error:
+        except Exception as error:  # the client raises what it meets
             self._count(error)  # they come with the next metadata, and the group is joined again for them
         self._consumer.subscribe(topics=self._routed.present, listener=self._listener)
 
@@ -592,8 +592,11 @@ class KafkaSource:
             return len(self._paused)  # asking the client for each partition takes longer than all else of a turn
         assigned, paused = self._consumer.assignment(), self._consumer.paused()
         wanted = {
-            TopicPartition(*partition): fetched and partition not in held and partition.topic not in denied
-            for (partition, fetched) in ((assignment.partition, fetched) for assignment, fetched in fetch.items())
+            TopicPartition(*assignment.partition): fetched
+            and assignment.partition not in held
+            and assignment.partition.topic not in denied
+            for assignment, fetched in fetch.items()
+            if assignment.phase is Phase.OPEN  # of one that is not, the client has no offset to read at
         }
         for tp in assigned:
             is_wanted = wanted.get(tp, False)
