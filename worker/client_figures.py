@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
-from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
 from worker import wire
+from worker.client_network import PatientManager
 from worker.heartbeats import Heartbeats
 from worker.metrics import Metrics
 
@@ -57,7 +57,7 @@ class ClientFigures:
         return 0 if self._manager is None else len(self._manager.open_connections)
 
 
-class _CountingManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types
+class _CountingManager(PatientManager):
     """The connections and requests of one consumer."""
 
     def __init__(

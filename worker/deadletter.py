@@ -24,7 +24,7 @@ import msgspec
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
-from worker import kafka_client
+from worker import client_internals, client_network, kafka_client
 from worker.batch import BareMessage, Message
 from worker.config import DeadLetter as DeadLetterSettings
 from worker.config import Kafka
@@ -107,6 +107,7 @@ def make_producer(settings: Kafka, *, idempotent: bool) -> Producer:
         "max_request_size": _MAX_REQUEST_BYTES,
         "enable_idempotence": idempotent,
         "compression_type": _COMPRESSION,
+        "kafka_client": client_network.make_client,
     }
     producer: Producer = _Producer(**(config | kafka_client.connection(settings, KafkaProducer.DEFAULT_CONFIG)))
     return producer
@@ -216,6 +217,7 @@ class DeadLetterWriter:
         wall: Callable[[], float],
     ) -> None:
         self._settings = settings
+        self._kafka = kafka
         self._writer = Writer(kafka.group_id, kafka.client_id)
         self._topics = tuple(topics)
         self._ledger = ledger
@@ -354,10 +356,7 @@ class DeadLetterWriter:
                 problem = f"the dead-letter topic {self._settings.topic!r} does not exist"
             except Exception as error:  # the client raises what it meets; each of them is told and tried again
                 self._metrics.kafka_errors.labels(kafka_client.kind_of(error)).inc()
-                # Where there is no such topic the client asks on until its time is up, and says that it timed out.
-                asked = self._producer is not None and isinstance(error, kafka_errors.KafkaTimeoutError)
-                what = "does not exist, as far as the broker told" if asked else "cannot be looked for"
-                problem = f"the dead-letter topic {self._settings.topic!r} {what}: {kafka_client.describe(error)}"
+                problem = f"the dead-letter topic {self._settings.topic!r} {self._why_not_found(error)}"
                 self._close_producer()
                 found = False
             if found:
@@ -366,6 +365,17 @@ class DeadLetterWriter:
                 return
             self._block(problem)
             self._pause()
+
+    def _why_not_found(self, error: BaseException) -> str:
+        """Return what is told of the dead-letter topic where asking for it failed."""
+        problem = kafka_client.describe(error)
+        unreachable = client_internals.unreachable_of_producer(self._producer)
+        if unreachable:
+            told = kafka_client.wrongly_advertised(unreachable)
+            return f"cannot be looked for: kafka at {', '.join(self._kafka.bootstrap_servers)}: {told} ({problem})"
+        # Where there is no such topic the client asks on until its time is up, and says that it timed out.
+        asked = self._producer is not None and isinstance(error, kafka_errors.KafkaTimeoutError)
+        return f"{'does not exist, as far as the broker told' if asked else 'cannot be looked for'}: {problem}"
 
     def _connected(self) -> Producer:
         if self._producer is None:

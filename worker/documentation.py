@@ -37,7 +37,7 @@ def _sample_registry() -> CollectorRegistry:
     partition = Partition("vectors", 0)
     ledger.open(ledger.assign(partition), 0, 0)
     made = Metrics(ledger, Status(0.0), ("vectors",), ("docs",))
-    made.ends.update({partition: 0})
+    made.ends.update({partition: 0}, {partition: 0})
     made.worker_info.labels("", "", "")
     return made.registry
 

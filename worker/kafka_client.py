@@ -2,9 +2,10 @@
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
+from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 
 from worker.config import Kafka
@@ -19,6 +20,7 @@ BOOTSTRAP_TIMEOUT_MS: Final = 5_000
 # A partition whose leader went is fetched again after the next look at the metadata.
 METADATA_MAX_AGE_MS: Final = 15_000
 HEARTBEAT_MAX_MS: Final = 3_000
+_CLOSE_TIMEOUT_MS: Final = 1_000
 
 
 def connection(settings: Kafka, known: Collection[str]) -> dict[str, Any]:
@@ -120,3 +122,43 @@ def describe(error: BaseException) -> str:
     # The client puts a number and the name before its text, once for each time that it passed the error on.
     text = re.sub(rf"^(\[Error \d+\] |{name}(: ?|$))+", "", " ".join(str(error).split()))
     return f"{name}: {text}" if text else name
+
+
+def make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
+    """Return a consumer; where it cannot be made, raise what a broker said to its login, if one said so.
+
+    The constructor raises that no broker was reached, whatever the reason, and leaves a thread and sockets to nobody.
+    """
+    clients: list[Any] = []
+
+    def make(**client_config: Any) -> Any:
+        clients.append(make_client(**client_config))
+        return clients[-1]
+
+    try:
+        return KafkaConsumer(**config, kafka_client=make)
+    except Exception as error:
+        for client in clients:
+            client.close()
+            refusal = getattr(client._manager, "login_refused", None)  # noqa: SLF001 - ours, where the client's metrics are
+            if refusal is not None:
+                raise refusal from error
+        raise
+
+
+def close_consumer(consumer: Any) -> None:
+    """Close a consumer that is of no more use, whatever it says to that."""
+    if consumer is not None:
+        try:
+            consumer.close(timeout_ms=_CLOSE_TIMEOUT_MS)
+        except Exception as error:
+            log.warning("a consumer did not close", extra={"error": describe(error)})
+
+
+def wrongly_advertised(unreachable: Mapping[int, str]) -> str:
+    """Return what is to be said of brokers that the cluster names and that cannot be reached, "host:port" by number."""
+    named = ", ".join(f"broker {number} at {place}" for number, place in sorted(unreachable.items()))
+    return (
+        f"it answers, and names brokers that cannot be reached: {named}; "
+        "set advertised.listeners of the brokers to what this worker can reach, or open the way"
+    )

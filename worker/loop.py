@@ -14,11 +14,12 @@ from worker.config import Settings
 from worker.dead_letter_limit import Limit
 from worker.deadletter import DeadLetterWriter
 from worker.delivery import DeadLetter, Lane, observe_latency
+from worker.ends import EndWatcher
 from worker.errors import BlockReason, BrokerUnavailable, FatalError, RecordError, TargetError
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Outcome, OutOfOrder, Phase
 from worker.record import Decoder, Delete, Put, Target
-from worker.source import EndWatcher, Polled, Source
+from worker.source import Polled, Source
 from worker.state import State, Status
 from worker.stop import Stop
 
@@ -183,16 +184,13 @@ class Worker:
         )
 
     def _open_partitions(self) -> None:
-        """Begin reading newly assigned partitions, for a second at most; the rest waits for the next turn."""
+        """Begin reading newly assigned partitions whose first offset is known; none waits for another."""
         if not self._parts.dead_letters.is_ready:
             return
-        deadline = self._clock() + 1.0
         opened = False
         for assignment in self._ledger.assignments():
             if assignment.phase is Phase.OPENING and assignment.partition.topic in self._routes:
                 opened |= self._source.open(assignment)
-                if self._clock() > deadline:
-                    break
         if opened:
             self._parts.watcher.look_now()
 
@@ -304,14 +302,14 @@ class Worker:
         span = self._settings.buffer.max_offset_span
         assignments = self._ledger.assignments()
         self._too_far = {a for a in assignments if _hysteresis(a.span, span, was_above=a in self._too_far)}
-        fetch = {
-            assignment: assignment.phase is Phase.OPEN
-            and not self._buffer_full
-            and assignment not in self._too_far
-            and all(reason.is_read_on for reason in self._status.blocks_of(*assignment.partition))
-            for assignment in assignments
-        }
-        self._source.steer(fetch)
+        self._source.steer({assignment: self._is_wanted(assignment) for assignment in assignments})
+
+    def _is_wanted(self, assignment: Assignment) -> bool:
+        """Return whether records of a partition are wanted now."""
+        if self._buffer_full or assignment.phase is not Phase.OPEN or assignment in self._too_far:
+            return False
+        reasons = self._status.blocks_of(*assignment.partition)
+        return not reasons or all(reason.is_read_on for reason in reasons)
 
     def _commit_now_and_then(self) -> None:
         now = self._clock()
@@ -333,7 +331,7 @@ class Worker:
         if not self._connected:
             return
         if not self._source.is_member:
-            self._status.enter(State.STARTING, "joining the group")
+            self._status.enter(State.STARTING, self._source.waits_for)
             return
         assignments = self._ledger.assignments()
         if assignments and all(self._status.blocks_of(*assignment.partition) for assignment in assignments):

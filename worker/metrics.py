@@ -338,16 +338,27 @@ class EndOffsets:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ends: dict[Partition, int] = {}
+        self._highs: dict[Partition, int] = {}
 
-    def update(self, ends: Mapping[Partition, int]) -> None:
-        """Replace all."""
+    def update(self, ends: Mapping[Partition, int], highs: Mapping[Partition, int] | None = None) -> None:
+        """Replace all. `highs` has the ends with what is not committed yet, where those are other ends."""
         with self._lock:
             self._ends = dict(ends)
+            self._highs = dict(highs or {})
 
     def read(self) -> dict[Partition, int]:
         """Return all."""
         with self._lock:
             return dict(self._ends)
+
+    def uncommitted(self) -> dict[Partition, int]:
+        """Return how many offsets of each partition wait for a transaction to end, as far as that is known."""
+        with self._lock:
+            return {
+                partition: max(0, high - self._ends[partition])
+                for partition, high in self._highs.items()
+                if partition in self._ends
+            }
 
 
 class _LedgerCollector:
@@ -361,6 +372,7 @@ class _LedgerCollector:
         books = self._ledger.books()
         yield from _record_families(books)
         yield from _partition_families(books, self._ends.read())
+        yield _open_transactions(self._ends.uncommitted())
 
 
 def _record_families(books: Books) -> Iterator[Metric]:
@@ -407,6 +419,17 @@ def _partition_families(books: Books, ends: Mapping[Partition, int]) -> Iterator
                 # The end is asked for now and then, so the watermark may be past it.
                 lag.add_metric(values, max(0, at - figures.watermark))
     yield from (lag, end, watermark, committed, age)
+
+
+def _open_transactions(waiting: Mapping[Partition, int]) -> Metric:
+    family = GaugeMetricFamily(
+        "oss_vectors_open_transaction_offsets",
+        "Offsets behind the first record of an open transaction, which are not read before it ends.",
+        labels=["topic", "partition"],
+    )
+    for partition, count in waiting.items():
+        family.add_metric([partition.topic, str(partition.partition)], count)
+    return family
 
 
 class _StatusCollector:

@@ -201,6 +201,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._landed = threading.Condition(self._lock)
         self._assignments: dict[Partition, Assignment] = {}
+        self._in_order: list[Assignment] | None = None  # the same, sorted; None when they have changed
         self._epochs = 0
         self._bytes = 0
         self._consumed = dict.fromkeys(topics, 0)
@@ -226,6 +227,7 @@ class Ledger:
     def _begin(self, partition: Partition) -> Assignment:
         self._epochs += 1
         self._assignments[partition] = assignment = Assignment(partition, self._epochs)
+        self._in_order = None
         return assignment
 
     def open(self, assignment: Assignment, position: int, committed: int | None, leader_epoch: int = -1) -> bool:
@@ -256,7 +258,9 @@ class Ledger:
     def assignments(self) -> list[Assignment]:
         """Return all that this process owns, in the order of topic and partition."""
         with self._lock:
-            return sorted(self._assignments.values(), key=lambda assignment: assignment.partition)
+            if self._in_order is None:
+                self._in_order = sorted(self._assignments.values(), key=lambda assignment: assignment.partition)
+            return list(self._in_order)
 
     def close(self, partitions: Iterable[Partition]) -> list[Assignment]:
         """Send nothing more of these; what is on the wire may land. Returns their assignments."""
@@ -270,11 +274,13 @@ class Ledger:
     def fence(self, partitions: Iterable[Partition]) -> int:
         """End the ownership of these; returns how many records are returned unsettled."""
         with self._lock:
+            self._in_order = None
             return sum(self._fence(self._assignments.pop(p)) for p in partitions if p in self._assignments)
 
     def end(self, assignments: Iterable[Assignment]) -> int:
         """End these periods of ownership, as far as they stand; returns how many records are returned unsettled."""
         with self._lock:
+            self._in_order = None
             standing = [a for a in assignments if self._assignments.get(a.partition) is a]
             return sum(self._fence(self._assignments.pop(assignment.partition)) for assignment in standing)
 

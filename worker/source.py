@@ -17,7 +17,6 @@ obvious about it:
 import contextlib
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
@@ -26,25 +25,30 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.net.compat import KafkaNetClient
-from kafka.protocol.consumer import OffsetForLeaderEpochRequest
 from kafka.structs import MemberState
 
-from worker import kafka_client, wire
+from worker import client_internals, kafka_client, wire
+from worker import topics as topics_there
 from worker.batch import Message
 from worker.client_figures import ClientFigures
 from worker.config import Kafka
-from worker.errors import BlockReason, BrokerUnavailable, Fenced
+from worker.errors import BlockReason, BrokerUnavailable, FatalError, Fenced
 from worker.heartbeats import Heartbeats
+from worker.joins import Joins
+from worker.leaders import Leaders
 from worker.lease import Lease
 from worker.metrics import Metrics
+from worker.offset_policy import FirstOffsets, Reset
 from worker.offsets import Assignment, Ledger, Partition, Phase
+from worker.repeats import Repeats
 from worker.state import Block, Status
 
 log = logging.getLogger(__name__)
 
 MAX_POLL_RECORDS: Final = 500
 _CALL_TIMEOUT_MS: Final = 1_000  # of a call that waits on the main loop
+_START_TIMEOUT_MS: Final = 5_000  # likewise, while there is nothing else to do
+_SOON_SECONDS: Final = 0.05  # a poll's time-out while an answer is to come that opens partitions
 _ERROR_PAUSE_SECONDS: Final = 0.2  # after an error of poll, which may come again at once
 _REVOKE_LOOK_SECONDS: Final = 0.02
 _ABORT_SECONDS: Final = 1.0  # for requests to end whose connection was cut
@@ -106,6 +110,10 @@ class Source(Protocol):
     def is_member(self) -> bool:
         """Tell whether the group was joined."""
 
+    @property
+    def waits_for(self) -> str:
+        """What a process that is no member waits for, with the group's reason where it refuses."""
+
     def close(self, timeout: float) -> None:
         """Give back all partitions and leave the group, within about `timeout` seconds."""
 
@@ -150,7 +158,6 @@ class KafkaSource:
         self._lease = lease or lease_of(settings)
         self._was_cut = True  # what was on the wire when the lease ran out; there is none to begin with
         self._retry_seconds = retry_seconds
-        self._open_again_at: dict[Partition, float] = {}
         self._unreadable: dict[Partition, _Unreadable] = {}
         self._topics = tuple(topics)
         self._paused: frozenset[Partition] = frozenset()
@@ -170,6 +177,13 @@ class KafkaSource:
         self._hand_over_seconds = _HAND_OVER_SECONDS
         self._topic_ids: dict[str, object] = {}
         self._of_new_topics: set[Partition] = set()
+        self._firsts = FirstOffsets(settings, status=status, metrics=metrics, retry_seconds=retry_seconds, clock=clock)
+        self._leaders = Leaders(status, clock)
+        self._routed = topics_there.Topics(status, clock)
+        self._joins = Joins(settings, retry_seconds, clock)
+        self._repeats = Repeats(clock)
+        self._steered: tuple[object, ...] = ()
+        self._denied: dict[str, float] = {}  # topics that may not be read, and when to try again
 
     def _make_heartbeats(self, **client: Any) -> Heartbeats:
         interval = kafka_client.group(self._settings)["heartbeat_interval_ms"] / 1000
@@ -181,7 +195,7 @@ class KafkaSource:
         """Connect and subscribe. Raises `BrokerUnavailable`, after which it may be called again."""
         tried = ", ".join(self._settings.bootstrap_servers)
         try:
-            consumer = _make_consumer(
+            consumer = kafka_client.make_consumer(
                 self._figures.make_client,
                 **kafka_client.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG),
                 **kafka_client.group(self._settings),
@@ -192,15 +206,26 @@ class KafkaSource:
         except (kafka_errors.KafkaError, OSError, ValueError) as error:
             self._count(error)
             raise BrokerUnavailable(f"kafka at {tried}: {kafka_client.describe(error)}") from error
+        if missing := client_internals.missing_parts(consumer):
+            kafka_client.close_consumer(consumer)
+            raise FatalError(
+                f"kafka-python has no {', '.join(missing)}; install the version that this package asks for"
+            )
         wire.read_in_place(consumer)
         try:
             self._subscribe(consumer)
         except (kafka_errors.KafkaError, BrokerUnavailable) as error:
-            _close(consumer)
+            unreachable = client_internals.unreachable(consumer)
+            kafka_client.close_consumer(consumer)
             if isinstance(error, BrokerUnavailable):
                 raise
             self._count(error)
-            raise BrokerUnavailable(f"kafka at {tried}: {kafka_client.describe(error)}") from error
+            problem = kafka_client.describe(error)
+            if unreachable:
+                problem = f"{kafka_client.wrongly_advertised(unreachable)} ({problem})"
+            raise BrokerUnavailable(f"kafka at {tried}: {problem}") from error
+        self._firsts.drop()
+        self._steered = ()
         self._consumer = consumer
         self._committing_since = None
         self._stable_at = self._member_at = self._clock()
@@ -211,20 +236,52 @@ class KafkaSource:
         In this order: the client compares metadata with what a join was made of, and notes it only for topics that it is
         subscribed to. Metadata that comes after the first join asks for a second one, which can be lost.
         """
-        consumer.subscribe(topics=self._topics, listener=_Listener(self, consumer))
-        missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
-        if missing and (denied := _denied_of(consumer, missing)):
+        absent = client_internals.wait(consumer, topics_there.ask_absent(consumer, self._topics), _START_TIMEOUT_MS)
+        if len(absent) == len(set(self._topics)):
+            raise self._all_absent(absent)
+        self._routed.begin(self._topics, absent)
+        self._listener = _Listener(self, consumer)
+        consumer.subscribe(topics=self._routed.present, listener=self._listener)
+        self._load_metadata(consumer, _START_TIMEOUT_MS)
+
+    def _all_absent(self, absent: Mapping[str, str]) -> BrokerUnavailable:
+        denied = [topic for topic, reason in absent.items() if reason == topics_there.DENIED]
+        if denied:
             self._metrics.kafka_errors.labels("authorization").inc()
-            raise BrokerUnavailable(
+            return BrokerUnavailable(
                 f"kafka does not show this user: {', '.join(denied)}; grant READ, or mend the routes"
             )
-        if missing:
-            raise BrokerUnavailable(f"kafka has no such topic: {', '.join(missing)}; make it, or mend the routes")
+        return BrokerUnavailable(f"kafka has no such topic: {', '.join(absent)}; make it, or mend the routes")
+
+    def _load_metadata(self, consumer: Any, timeout_ms: int) -> None:
+        """Wait until the partitions of all topics that are there are known. Raises kafka-python's errors."""
+        client_internals.set_topics(consumer, self._routed.present)
+        deadline = self._clock() + timeout_ms / 1000
+        while not all(client_internals.partitions(consumer, topic) for topic in self._routed.present):
+            remaining_ms = round((deadline - self._clock()) * 1000)
+            if remaining_ms <= 0:
+                raise kafka_errors.KafkaTimeoutError("the topics' partitions are not known")
+            client_internals.wait(consumer, client_internals.refresh_metadata(consumer), remaining_ms)
+
+    def _watch_absent_topics(self) -> None:
+        """Take up a topic that has appeared, and leave one that has gone; the others are read meanwhile."""
+        if not self._routed.look(self._consumer) or not self._routed.present:
+            return
+        try:
+            self._load_metadata(self._consumer, _CALL_TIMEOUT_MS)
+        except Exception as error:  # the client raises what it meets
+            self._count(error)  # they come with the next metadata, and the group is joined again for them
+        self._consumer.subscribe(topics=self._routed.present, listener=self._listener)
 
     @property
     def is_member(self) -> bool:
         """Tell whether the group was joined."""
         return self._joined
+
+    @property
+    def waits_for(self) -> str:
+        """What a process that is no member waits for, with the group's reason where it refuses."""
+        return self._joins.waits_for
 
     def _watch_membership(self) -> None:
         """Make a member anew that is none: one whose heartbeats are not answered, or a join that the client lost.
@@ -306,10 +363,10 @@ class KafkaSource:
         """
         tp = TopicPartition(*partition)
         try:
-            self._consumer.seek(tp, offset)
-            if leader_epoch >= 0:
-                subscription = self._consumer._subscription  # noqa: SLF001 - the client's own seek takes no epoch; a test holds it
-                subscription.seek(tp, OffsetAndMetadata(offset, "", leader_epoch))
+            if leader_epoch >= 0 and client_internals.leaders_know_epochs(self._consumer):
+                client_internals.seek(self._consumer, tp, OffsetAndMetadata(offset, "", leader_epoch))
+            else:
+                client_internals.seek(self._consumer, tp, offset)
         except _GONE:
             return False
         return True
@@ -329,15 +386,21 @@ class KafkaSource:
         self._end_and_cut(self._ledger.assignments())
         self._metrics.paused_partitions.set(0)
         self._joined = False
-        _close(consumer)
+        kafka_client.close_consumer(consumer)
 
     # -- reading
 
     def poll(self, timeout: float) -> list[Polled]:
         """Return messages of open partitions that are still owned, waiting `timeout` seconds at most."""
         self._metrics.last_poll.set(self._wall())
+        if wait := min(timeout, self._joins.wait_seconds):
+            time.sleep(wait)  # the group refused the join a moment ago
+            return []
         before = self._ledger.newest_epoch
         started = self._clock()
+        self._firsts.ask(self._consumer)
+        if self._firsts.is_soon:
+            timeout = min(timeout, _SOON_SECONDS)
         try:
             self._clear_the_way()
             records = self._consumer.poll(timeout_ms=max(0, round(timeout * 1000)))
@@ -349,8 +412,11 @@ class KafkaSource:
         if self._fenced is not None:
             raise self._fenced
         self._member_at += max(0.0, self._clock() - started - timeout - 1.0)  # in which a revoke was waited for
-        self._watch_membership()
-        self._watch_topics()
+        if self._joins.refusal and self._consumer.group_metadata().state == MemberState.STABLE:
+            self._joins.joined()
+        if self._joined or not self._joins.refusal:  # a join that is refused was not lost
+            self._watch_membership()
+        self._watch_partitions()
         polled = []
         for tp, messages in records.items():
             partition = Partition(tp.topic, tp.partition)
@@ -372,6 +438,16 @@ class KafkaSource:
                 known = message.leader_epoch
                 self._ledger.note_leader_epoch(assignment, behind, known)
             behind = message.offset + 1
+
+    def _watch_partitions(self) -> None:
+        """Look after what is assigned: its topics, its leaders, its first offsets."""
+        self._watch_topics()
+        self._watch_absent_topics()
+        self._leaders.look(self._consumer, self._ledger.assignments())
+        self._watch_denied_topics()
+        self._firsts.ask(self._consumer)
+        for reset in self._firsts.found_resets():
+            self._apply(reset)
 
     def _clear_the_way(self) -> None:
         """Let the client hand over what it put aside of partitions that were paused meanwhile.
@@ -401,7 +477,9 @@ class KafkaSource:
         self._count(error)
         try:
             if not self._is_mended(error):
-                log.warning("poll failed", extra={"error": kafka_client.describe(error)})
+                if self._repeats.is_due(kafka_client.describe(error)):
+                    extra = {"error": kafka_client.describe(error), "left_out": self._repeats.left_out}
+                    log.warning("poll failed", extra=extra)
                 time.sleep(_ERROR_PAUSE_SECONDS)
         except kafka_errors.KafkaError as another:  # the next poll meets the first one again
             self._count(another)
@@ -420,6 +498,10 @@ class KafkaSource:
                 self._out_of_range(Partition(tp.topic, tp.partition), int(offset))
         elif isinstance(error, kafka_errors.LogTruncationError):
             self._all_truncated(error)
+        elif isinstance(error, kafka_errors.TopicAuthorizationFailedError):
+            self._may_not_read(error)
+        elif self._joins.is_refusal(error):
+            pass
         else:
             return self._is_unreadable(error)
         return True
@@ -473,24 +555,17 @@ class KafkaSource:
             log.error("log truncated, and where is not known: opening it again", extra={"partition": str(partition)})
             self._open_anew(partition)
             return
-        target, leader_epoch = self._where_it_goes_on(partition, assignment.position, divergent)
-        self._begin_anew(assignment, target, leader_epoch)
+        position, target = assignment.position, int(divergent.offset)
+        self._note_truncated(partition, position, target)
+        self._begin_anew(assignment, target, int(divergent.leader_epoch))
 
-    def _where_it_goes_on(self, partition: Partition, position: int, divergent: Any) -> tuple[int, int]:
-        """Return the offset where a log that was cut goes on, and the leader's epoch of what is before it.
-
-        What it lost was read, and is counted and logged; whoever needs the records has to publish them again.
-        """
-        if divergent is not None:
-            target, leader_epoch = int(divergent.offset), int(divergent.leader_epoch)
-        else:
-            target, leader_epoch = self._reset_offset(partition), -1
+    def _note_truncated(self, partition: Partition, position: int, target: int) -> None:
+        """Count and log what a log lost that was cut: it was read, and whoever needs it has to publish it again."""
         self._metrics.truncated_offsets.labels(partition.topic).inc(max(0, position - target))
         if target > position:
             reason = "reset_latest" if self._settings.auto_offset_reset == "latest" else "retention"
             self._metrics.skipped_offsets.labels(partition.topic, reason).inc(target - position)
         log.error("log truncated", extra={"partition": str(partition), "from": position, "to": target})
-        return target, leader_epoch
 
     def _note_fenced(self) -> None:
         self._fenced = Fenced(
@@ -499,153 +574,93 @@ class KafkaSource:
         )
 
     def _out_of_range(self, partition: Partition, position: int) -> None:
-        """What was to be read next is gone, or never was: apply `auto_offset_reset`, and count what that skips."""
+        """What was to be read next is gone, or never was: find where `auto_offset_reset` says to go on."""
         assignment = self._ledger.assignment(partition)
         if assignment is None:
             return
         if self._settings.auto_offset_reset == "none":
             self._open_anew(partition)
             return
-        target = self._reset_offset(partition)
+        if partition not in self._firsts.resetting:
+            with contextlib.suppress(*_GONE):
+                self._consumer.pause(TopicPartition(*partition))  # it would be met again with every poll
+            self._firsts.search_reset(assignment, position)
+
+    def _apply(self, reset: Reset) -> None:
+        """Go on where `auto_offset_reset` says, and count what that skips."""
+        (topic, number), position, target = reset.assignment.partition, reset.position, reset.target
         reason = "retention" if self._settings.auto_offset_reset == "earliest" else "reset_latest"
-        self._metrics.skipped_offsets.labels(partition.topic, reason).inc(max(0, target - position))
-        log.error(
-            "offset out of range",
-            extra={"topic": partition.topic, "partition": partition.partition, "from": position, "to": target},
-        )
+        self._metrics.skipped_offsets.labels(topic, reason).inc(max(0, target - position))
+        log.error("offset out of range", extra={"topic": topic, "partition": number, "from": position, "to": target})
         if target < position:  # the topic was made anew, or cut: what follows has lower offsets than what is tracked
-            self._begin_anew(assignment, target)
+            self._begin_anew(reset.assignment, target)
         else:
-            self._seek(partition, target)
-
-    def _reset_offset(self, partition: Partition) -> int:
-        if self._settings.auto_offset_reset != "latest":
-            return self._beginning(partition)
-        tp = TopicPartition(*partition)
-        return int(self._consumer.end_offsets([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp])
-
-    def _beginning(self, partition: Partition) -> int:
-        tp = TopicPartition(*partition)
-        return int(self._consumer.beginning_offsets([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp])
+            self._seek(reset.assignment.partition, target)
 
     def open(self, assignment: Assignment) -> bool:
         """Begin reading a partition at its committed offset; False where that cannot be known yet."""
-        now = self._clock()
-        if now < self._open_again_at.get(assignment.partition, 0.0):
+        partition = assignment.partition
+        first = self._firsts.first_of(assignment, is_new_topic=partition in self._of_new_topics)
+        if first is None:
             return False
-        try:
-            position, committed, leader_epoch = self._first_offset(assignment.partition)
-        except kafka_errors.KafkaError as error:
-            self._count(error)
-            log.warning(
-                "first offset not known yet",
-                extra={"partition": str(assignment.partition), "error": kafka_client.describe(error)},
-            )
-            self._open_again_at[assignment.partition] = now + 1.0
+        committed = None if first.committed is None else int(first.committed.offset)
+        position, leader_epoch = first.position, first.leader_epoch
+        is_there = self._seek(partition, position, leader_epoch)
+        if not (is_there and self._ledger.open(assignment, position, committed, leader_epoch)):
             return False
-        if position is None:
-            self._open_again_at[assignment.partition] = now + self._retry_seconds
-            return False
-        self._open_again_at.pop(assignment.partition, None)
-        self._of_new_topics.discard(assignment.partition)
-        is_there = self._seek(assignment.partition, position, leader_epoch)
-        return is_there and self._ledger.open(assignment, position, committed, leader_epoch)
-
-    def _first_offset(self, partition: Partition) -> tuple[int | None, int | None, int]:
-        """Return where to begin, what was committed, and the leader's epoch of what is before the first of them.
-
-        Nowhere to begin, and the topic blocked, where policy forbids.
-        """
-        if partition in self._of_new_topics and self._settings.auto_offset_reset != "none":
-            # A commit that was under way may stand in the new topic's name.
-            return self._beginning(partition), None, -1
-        tp = TopicPartition(*partition)
-        found = self._consumer.committed(tp, metadata=True, timeout_ms=_CALL_TIMEOUT_MS)
-        committed = None if found is None else int(found.offset)
-        if self._settings.auto_offset_reset != "none":
-            if found is not None:
-                return self._committed_start(partition, found)
-            position = self._reset_offset(partition)
-            if self._settings.auto_offset_reset == "latest":
-                log.warning(
-                    "no committed offset: what was published before is not written",
-                    extra={"partition": str(partition), "from": position},
-                )
-            return position, None, -1
-        problem = self._what_forbids(partition, committed)
-        start: tuple[int | None, int | None, int] = (None, None, -1)
-        if found is not None and problem is None:
-            start = self._committed_start(partition, found)
-            problem = BlockReason.OFFSET_OUT_OF_RANGE if start[0] is None else None
-        for reason in (BlockReason.NO_COMMITTED_OFFSET, BlockReason.OFFSET_OUT_OF_RANGE):
-            block = Block(partition.topic, reason, partition.partition)
-            if reason is problem:
-                self._status.block(
-                    block, f"{partition}: committed offset {committed}, and kafka.auto_offset_reset is none"
-                )
-            else:
-                self._status.unblock(block)
-        return start
-
-    def _committed_start(self, partition: Partition, committed: Any) -> tuple[int | None, int, int]:
-        """Return where to begin, the committed offset, and the leader's epoch of what is before the first of them.
-
-        1. Records are read, written to the index, and committed.
-        2. A replica without them is elected, and the log goes on from its end. Others have their offsets now.
-        3. The worker begins at the committed offset. Of the others it would never read those below.
-
-        So the leader is asked where the epoch of what was committed ends. What was committed without an epoch (by an older
-        worker, or by hand) is taken as it stands. None where policy forbids to choose a beginning.
-        """
-        tp, offset, leader_epoch = TopicPartition(*partition), int(committed.offset), int(committed.leader_epoch)
-        now = self._consumer._cluster.leader_epoch_for_partition(tp)  # noqa: SLF001 - the client tells it nowhere else; a test holds it
-        if self._settings.auto_offset_reset == "none" and now is not None and 0 <= now < leader_epoch:
-            return None, offset, -1  # another log has its name; under another policy the leader refuses the offset
-        if leader_epoch < 0 or not self._leaders_know_epochs() or not self._seek(partition, offset, leader_epoch):
-            return offset, offset, -1
-        try:
-            for _ in range(2):  # the first asks, the second raises what was answered
-                self._consumer.position(tp, timeout_ms=_CALL_TIMEOUT_MS)
-        except kafka_errors.LogTruncationError as error:
-            divergent_offsets = dict(error.divergent_offsets)
-            found = divergent_offsets.pop(tp, committed)
-            self._all_truncated(kafka_errors.LogTruncationError(divergent_offsets))
-            if found is None and self._settings.auto_offset_reset == "none":
-                return None, offset, -1
-            if found is not committed:
-                target, target_epoch = self._where_it_goes_on(partition, offset, found)
-                return target, offset, target_epoch
-        if self._consumer._subscription.is_offset_validation_needed(tp):  # noqa: SLF001 - as in `_seek`
-            raise kafka_errors.KafkaTimeoutError("the leader did not say whether its log still has what was committed")
-        return offset, offset, leader_epoch
-
-    def _leaders_know_epochs(self) -> bool:
-        """Return whether the brokers can be asked where an epoch ends; else the client would ask, and never read."""
-        try:
-            versions = self._consumer._manager.broker_version_data  # noqa: SLF001 - the client tells it nowhere else; a test holds it
-            versions.api_version(OffsetForLeaderEpochRequest)
-        except kafka_errors.IncompatibleBrokerVersion:
-            return False
+        self._of_new_topics.discard(partition)
+        if first.is_truncated and committed is not None:
+            self._note_truncated(partition, committed, position)
+        self._metrics.skipped_offsets.labels(partition.topic, "reset_latest").inc(first.skipped)
         return True
 
-    def _what_forbids(self, partition: Partition, committed: int | None) -> BlockReason | None:
-        if committed is None:
-            return BlockReason.NO_COMMITTED_OFFSET
-        tp = TopicPartition(*partition)
-        beginning = self._consumer.beginning_offsets([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp]
-        end = self._consumer.end_offsets([tp], timeout_ms=_CALL_TIMEOUT_MS)[tp]
-        return None if beginning <= committed <= end else BlockReason.OFFSET_OUT_OF_RANGE
+    def _may_not_read(self, error: Exception) -> None:
+        """Stop fetching a topic that this user may not read any more, and try again later; the others go on."""
+        for topic in error.args[0]:
+            self._denied[topic] = self._clock() + self._retry_seconds
+            message = f"{topic} may not be read by this user any more (TOPIC_AUTHORIZATION_FAILED): grant READ on it"
+            for assignment in self._owned_of(topic):
+                client_internals.forget_high_watermark(self._consumer, TopicPartition(*assignment.partition))
+                self._status.block(_unreadable_block(assignment.partition), message)
+
+    def _watch_denied_topics(self) -> None:
+        """Let go of what is readable again: a fetch that succeeds tells a high watermark."""
+        for topic, again_at in list(self._denied.items()):
+            owned = self._owned_of(topic)
+            if self._clock() < again_at:
+                continue
+            readable = [one for one in owned if self._has_high_watermark(one.partition)]
+            for assignment in readable:
+                self._status.unblock(_unreadable_block(assignment.partition))
+            if len(readable) == len(owned):
+                del self._denied[topic]
+
+    def _owned_of(self, topic: str) -> list[Assignment]:
+        """Return the open partitions of a topic."""
+        owned = self._ledger.assignments()
+        return [one for one in owned if one.partition.topic == topic and one.phase is Phase.OPEN]
+
+    def _has_high_watermark(self, partition: Partition) -> bool:
+        with contextlib.suppress(*_GONE):
+            return self._consumer.highwater(TopicPartition(*partition)) is not None
+        return False
 
     def steer(self, fetch: Mapping[Assignment, bool]) -> int:
         """Fetch those that are mapped to True and pause the others; returns how many are paused."""
         if self._consumer is None:
             return 0
+        held = self._held()
+        denied = {topic for topic, again_at in self._denied.items() if self._clock() < again_at}
+        steered = (dict(fetch), held, denied, self._ledger.newest_epoch)
+        if steered == self._steered:
+            return len(self._paused)  # asking the client for each partition takes longer than all else of a turn
         assigned, paused = self._consumer.assignment(), self._consumer.paused()
-        now = self._clock()
-        held = {partition for partition, found in list(self._unreadable.items()) if now < found.again_at}
         wanted = {
-            TopicPartition(*assignment.partition): fetched and assignment.partition not in held
+            TopicPartition(*assignment.partition): fetched
+            and assignment.partition not in held
+            and assignment.partition.topic not in denied
             for assignment, fetched in fetch.items()
+            if assignment.phase is Phase.OPEN  # of one that is not, the client has no offset to read at
         }
         for tp in assigned:
             is_wanted = wanted.get(tp, False)
@@ -654,7 +669,14 @@ class KafkaSource:
                     (self._consumer.resume if is_wanted else self._consumer.pause)(tp)
         self._paused = frozenset(Partition(*tp) for tp in assigned if not wanted.get(tp, False))
         self._metrics.paused_partitions.set(len(self._paused))
+        self._steered = steered
         return len(self._paused)
+
+    def _held(self) -> frozenset[Partition]:
+        """Return the partitions that are not fetched whatever the main loop wants."""
+        now = self._clock()
+        unreadable = {partition for partition, found in list(self._unreadable.items()) if now < found.again_at}
+        return self._leaders.without | self._firsts.resetting | unreadable
 
     @property
     def paused(self) -> frozenset[Partition]:
@@ -663,28 +685,10 @@ class KafkaSource:
 
     def positions(self, assignments: Iterable[Assignment]) -> None:
         """Enter into the ledger how far partitions with nothing outstanding were read."""
-        deadline = self._clock() + _CALL_TIMEOUT_MS / 1000
         for assignment in assignments:
-            remaining = deadline - self._clock()
-            if remaining <= 0:
-                return  # the others' turn comes; until then their watermark stays where it is
-            try:
-                tp = TopicPartition(*assignment.partition)
-                position = self._consumer.position(tp, timeout_ms=max(1, round(remaining * 1000)))
-                leader_epoch = self._leader_epoch_before(tp, position)
-            except kafka_errors.LogTruncationError as error:
-                self._count(error)
-                self._all_truncated(error)
-                continue
-            except _GONE as error:
-                self._count(error)
-                continue
-            if position is not None:
-                self._ledger.advance(assignment, int(position), leader_epoch)
-
-    def _leader_epoch_before(self, tp: TopicPartition, offset: int | None) -> int:
-        position = self._consumer._subscription.position(tp)  # noqa: SLF001 - as in `_seek`
-        return int(position.leader_epoch) if position is not None and position.offset == offset else -1
+            position = client_internals.position(self._consumer, TopicPartition(*assignment.partition))
+            if position is not None and position.offset > assignment.position:
+                self._ledger.advance(assignment, int(position.offset), int(position.leader_epoch))
 
     # -- commits
 
@@ -762,7 +766,6 @@ class KafkaSource:
             with contextlib.suppress(*_GONE):
                 _park(consumer, tp)
                 self._ledger.assign(Partition(tp.topic, tp.partition))
-                self._open_again_at.pop(Partition(tp.topic, tp.partition), None)
         self._metrics.rebalances.labels("assigned").inc()
         log.info("partitions assigned", extra={"partitions": _named(assigned)})
 
@@ -899,7 +902,7 @@ def _place_of(error: Exception) -> tuple[TopicPartition, int] | None:
 
 def _park(consumer: Any, tp: TopicPartition) -> None:
     consumer.pause(tp)
-    consumer.seek(tp, 0)
+    client_internals.seek(consumer, tp, 0)
 
 
 def _for_client(offsets: Mapping[Assignment, int]) -> dict[Any, Any]:
@@ -913,105 +916,5 @@ def _named(partitions: Iterable[TopicPartition]) -> list[str]:
     return [f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)]
 
 
-class EndWatcher:
-    """Asks for the end of each owned partition now and then, on a thread and with a consumer of its own.
-
-    The group's consumer tells the end only of partitions that it fetches, which is not when people look.
-    """
-
-    def __init__(
-        self, settings: Kafka, ledger: Ledger, metrics: Metrics, *, interval: float = 15.0, stop_timeout: float = 1.0
-    ) -> None:
-        self._settings = settings
-        self._ledger = ledger
-        self._metrics = metrics
-        self._interval = interval
-        self._stop_timeout = stop_timeout
-        self._stop = threading.Event()
-        self._now = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="end-offsets", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def look_now(self) -> None:
-        """Ask at once, since partitions were assigned."""
-        self._now.set()
-
-    @property
-    def is_alive(self) -> bool:
-        """Tell whether the thread runs, or was told to end."""
-        return self._stop.is_set() or self._thread.is_alive()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        self._now.set()
-        if self._thread.is_alive():
-            self._thread.join(self._stop_timeout)
-
-    def _run(self) -> None:
-        consumer: Any = None
-        while not self._stop.is_set():
-            try:
-                consumer = consumer or _make_consumer(
-                    KafkaNetClient, **kafka_client.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG)
-                )
-                self._look(consumer)
-            except Exception as error:  # the client raises what it meets; the figures get old, and it is tried again
-                self._metrics.kafka_errors.labels(kafka_client.kind_of(error)).inc()
-                log.warning("end offsets not known", extra={"error": kafka_client.describe(error)})
-                _close(consumer)
-                consumer = None
-            self._now.wait(self._interval)
-            self._now.clear()
-        _close(consumer)
-
-    def _look(self, consumer: Any) -> None:
-        partitions = [TopicPartition(*assignment.partition) for assignment in self._ledger.assignments()]
-        if not partitions:
-            self._metrics.ends.update({})
-            return
-        ends = consumer.end_offsets(partitions, timeout_ms=kafka_client.REQUEST_TIMEOUT_MS)
-        self._metrics.ends.update({Partition(tp.topic, tp.partition): int(end) for tp, end in ends.items()})
-
-
-def _make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
-    """Return a consumer; where it cannot be made, raise what a broker said to its login, if one said so.
-
-    The constructor raises that no broker was reached, whatever the reason, and leaves a thread and sockets to nobody.
-    """
-    clients: list[Any] = []
-
-    def make(**client_config: Any) -> Any:
-        clients.append(make_client(**client_config))
-        return clients[-1]
-
-    try:
-        return KafkaConsumer(**config, kafka_client=make)
-    except Exception as error:
-        for client in clients:
-            client.close()
-            refusal = getattr(client._manager, "login_refused", None)  # noqa: SLF001 - ours, where the client's metrics are
-            if refusal is not None:
-                raise refusal from error
-        raise
-
-
-def _denied_of(consumer: Any, missing: Sequence[str]) -> list[str]:
-    """Return which of the topics are there, or may be, and are not shown to this user."""
-    cluster, net = consumer._cluster, consumer._net  # noqa: SLF001 - the client tells it nowhere else; a test holds it
-    # The client looked for them among all topics at last, of which a broker leaves out what may not be seen.
-    with contextlib.suppress(kafka_errors.KafkaError):  # which says it of one topic; of all of them the cluster knows
-        net.run(consumer._manager.wait_for, cluster.request_update(), _CALL_TIMEOUT_MS)  # noqa: SLF001 - likewise
-    return sorted(cluster.unauthorized_topics.intersection(missing))
-
-
-def _close(consumer: Any) -> None:
-    """Close a consumer that is of no more use, whatever it says to that."""
-    if consumer is not None:
-        try:
-            consumer.close(timeout_ms=_CALL_TIMEOUT_MS)
-        except Exception as error:
-            log.warning("a consumer did not close", extra={"error": kafka_client.describe(error)})
+def _unreadable_block(partition: Partition) -> Block:
+    return Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)

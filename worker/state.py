@@ -80,6 +80,7 @@ class Status:
         self._state = State.STARTING
         self._reason = "starting"
         self._blocks: dict[Block, _Told] = {}
+        self._reasons: dict[str, dict[int | None, list[BlockReason]]] = {}  # of the blocks, by topic and partition
         self._dead_letters: dict[Reason, deque[DeadLettered]] = {}
         self._last_turn = now
 
@@ -106,6 +107,8 @@ class Status:
         with self._lock:
             new = block not in self._blocks
             self._blocks[block] = told
+            if new:
+                self._index()
         if new:
             log.error("blocked", extra={"what": str(block), "error": str(told)})
 
@@ -115,22 +118,31 @@ class Status:
             return
         with self._lock:
             was = self._blocks.pop(block, None)
+            self._index()
         if was is not None:
             log.info("no longer blocked", extra={"what": str(block)})
 
     def forget(self, topic: str, partition: int) -> None:
         """Drop what was noted of one partition, since it was given back."""
+        if partition not in self._reasons.get(topic, ()):
+            return
         with self._lock:
             self._blocks = {
                 b: message for b, message in self._blocks.items() if (b.topic, b.partition) != (topic, partition)
             }
+            self._index()
+
+    def _index(self) -> None:
+        """Sort the blocks by what they stop; a reader keeps the index that it has."""
+        reasons: dict[str, dict[int | None, list[BlockReason]]] = {}
+        for block in self._blocks:
+            reasons.setdefault(block.topic, {}).setdefault(block.partition, []).append(block.reason)
+        self._reasons = reasons
 
     def blocks_of(self, topic: str, partition: int) -> list[BlockReason]:
         """Return what blocks a partition, by itself or with its topic."""
-        if not self._blocks:
-            return []
-        with self._lock:
-            return [b.reason for b in self._blocks if b.topic == topic and b.partition in (None, partition)]
+        reasons = self._reasons.get(topic)
+        return [] if reasons is None else [*reasons.get(None, ()), *reasons.get(partition, ())]
 
     def read(self) -> Reading:
         """Return one consistent reading."""

@@ -15,6 +15,7 @@ from worker.dead_letter_limit import Limit
 from worker.dead_letter_source import SourceReader
 from worker.deadletter import DeadLetterWriter, make_producer
 from worker.delivery import Lane, LaneContext
+from worker.ends import EndWatcher
 from worker.health import STILL_SECONDS, HttpServer, Pages
 from worker.loop import Parts, Watchdog, Worker
 from worker.metrics import Metrics
@@ -22,7 +23,7 @@ from worker.offsets import Ledger
 from worker.oss import OssSink
 from worker.pace import Backoff
 from worker.page import Page
-from worker.source import EndWatcher, KafkaSource, RevokeHooks, lease_of
+from worker.source import KafkaSource, RevokeHooks, lease_of
 from worker.state import Status
 from worker.stop import Stop
 
@@ -78,7 +79,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
     )
     page = Page(metrics.registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time)
     http = HttpServer(settings.http, Pages(metrics.registry, status, ledger, page, time.monotonic))
-    watcher = EndWatcher(settings.kafka, ledger, metrics)
+    watcher = EndWatcher(settings.kafka, ledger, metrics, clock=time.monotonic)
     parts = Parts(
         settings, source, lanes, dead_letters, limit, watcher, ledger, status, metrics, time.monotonic, time.time
     )

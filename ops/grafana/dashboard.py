@@ -465,6 +465,7 @@ def _partitions() -> Sequence[Panel]:
                 "Committed": (committed, "locale"),
                 "Lag": (LAG, "locale"),
                 "Oldest unsettled": (of_partition("oss_vectors_oldest_unsettled_age_seconds"), "s"),
+                "In an open transaction": (of_partition("oss_vectors_open_transaction_offsets"), "locale"),
             },
         ),
         graph(

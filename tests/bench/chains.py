@@ -155,6 +155,10 @@ class _BatchSource:
 
     def refuse(self, assignment: Assignment, problem: str) -> None: ...
 
+    @property
+    def waits_for(self) -> str:
+        return ""
+
     def steer(self, fetch: Mapping[Assignment, bool]) -> int:
         return 0
 

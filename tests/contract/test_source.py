@@ -395,13 +395,23 @@ def test_without_a_committed_offset_reading_begins_at_the_oldest_record(stage: A
     assert (member.read, assignment.committed) == ({assignment.partition: [2, 3]}, None)
 
 
-def test_latest_begins_at_the_end_where_nothing_was_committed(stage: AnyStage) -> None:
+def test_latest_begins_at_the_end_where_nothing_was_committed_and_counts_what_it_passes(stage: AnyStage) -> None:
     stage.produce(2)
     member = started(stage, auto_offset_reset="latest")
     stage.until(lambda: any(a.phase is Phase.OPEN for a in member.ledger.assignments()), member)
     stage.produce(1)
     stage.until(lambda: member.read != {}, member)
     assert list(member.read.values()) == [[2]]
+    assert member.skipped(stage.topic, "reset_latest") == 2
+
+
+def test_latest_passes_nothing_over_where_something_was_committed(stage: AnyStage) -> None:
+    stage.produce(3)
+    stage.commit(1)
+    member = started(stage, auto_offset_reset="latest")
+    stage.until(lambda: member.read != {}, member)
+    assert list(member.read.values()) == [[1, 2]]
+    assert member.skipped(stage.topic, "reset_latest") == 0
 
 
 def test_none_blocks_a_partition_without_a_committed_offset_until_there_is_one(stage: AnyStage) -> None:

@@ -24,7 +24,7 @@ main()
 THREADS = {
     "slot-vectors-": "from worker.delivery import Courier; Courier.deliver = die",
     "dead-letters": "from worker.deadletter import DeadLetterWriter; DeadLetterWriter._write = die",
-    "end-offsets": "from worker.source import EndWatcher; EndWatcher._run = die",
+    "end-offsets": "from worker.ends import EndWatcher; EndWatcher._run = die",
     "index-vectors": "from worker.delivery import Lane; Lane.describe = die",
 }
 

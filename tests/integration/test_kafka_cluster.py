@@ -1,16 +1,16 @@
 """Three nodes: the leader of partitions goes, and the coordinator of the group moves."""
 
-import re
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from tests.support.cluster import running_cluster
 from tests.support.emulator import Emulator
-from tests.support.worker import Stage, WorkerFactory, free_port, versions_of, wait_for
+from tests.support.worker import Stage, WorkerFactory, versions_of, wait_for
 from worker.local.broker import Broker
 
 OFFSETS = "__consumer_offsets"
@@ -24,29 +24,9 @@ REPLICATED = {
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[list[Broker]]:
+def cluster(tmp_path: Path) -> Iterator[Sequence[Broker]]:
     """Node 1, which is the controller too and stays, and nodes 2 and 3."""
-    with ExitStack() as stack:
-        first = stack.enter_context(Broker.start(data=tmp_path / "1", config=REPLICATED))
-        settings = (first.data / "server.properties").read_text()
-        voters = re.search(r"^controller.quorum.voters=(.*)$", settings, re.MULTILINE)
-        known = (first.data / "records" / "meta.properties").read_text()
-        cluster_id = re.search(r"^cluster.id=(.*)$", known, re.MULTILINE)
-        assert voters is not None
-        assert cluster_id is not None
-        nodes = [first]
-        for number in (2, 3):
-            port, data = free_port(), tmp_path / str(number)
-            (data / "records").mkdir(parents=True)
-            meta = f"version=1\ncluster.id={cluster_id[1]}\nnode.id={number}\n"
-            (data / "records" / "meta.properties").write_text(meta)
-            config = REPLICATED | {
-                "process.roles": "broker",
-                "node.id": str(number),
-                "controller.quorum.voters": voters[1],
-                "listeners": f"CLIENTS://127.0.0.1:{port}",
-            }
-            nodes.append(stack.enter_context(Broker.start(data=data, port=port, config=config)))
+    with running_cluster(tmp_path, 3, REPLICATED) as nodes:
         yield nodes
 
 
@@ -67,7 +47,7 @@ def _leader(bootstrap: str, topic: str, partition: int) -> int:
 
 
 def test_leaders_that_go_and_a_coordinator_that_moves_lose_nothing(
-    cluster: list[Broker], emulator: Emulator, start_worker: WorkerFactory
+    cluster: Sequence[Broker], emulator: Emulator, start_worker: WorkerFactory
 ) -> None:
     first = cluster[0]
     with closing(KafkaAdminClient(bootstrap_servers=first.bootstrap)) as admin:

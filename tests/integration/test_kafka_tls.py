@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +11,16 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from kafka.admin import ACL, ACLFilter, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
 from tests.support.broker import create_topic
 from tests.support.member import Member
 from tests.support.worker import Record, free_port, publish
 from worker import log, wire
 from worker.config import Log
-from worker.errors import BrokerUnavailable
+from worker.errors import BlockReason, BrokerUnavailable
 from worker.local.broker import Broker
+from worker.state import Block
 
 NAME, PASSWORD = "worker", "a password of the test"
 RECORDS = [Record(None, bytes([number % 251]) * 30_000) for number in range(400)]
@@ -34,11 +35,12 @@ class Secured(NamedTuple):
     topic: str
     denied: str
 
-    def member(self, password: str = PASSWORD, topic: str = "") -> Member:
+    def member(self, password: str = PASSWORD, topic: str = "", more: Sequence[str] = ()) -> Member:
         """A member that comes by that listener."""
         return Member(
             self.address,
             topic or self.topic,
+            more=more,
             security_protocol="SASL_SSL",
             ssl_cafile=str(self.certificates),
             sasl_mechanism="PLAIN",
@@ -185,3 +187,32 @@ def test_the_log_at_debug_has_neither_the_password_nor_anything_of_a_record(secu
             member.source.close(2.0)
     assert (seen[0].value, '"logger":"kafka.' in shown.getvalue()) == (b"marker-value", True)
     assert [word for word in (PASSWORD, "marker-") if word in shown.getvalue()] == []
+
+
+def test_a_topic_that_may_not_be_read_any_more_is_told_and_the_others_are_read(secured: Secured) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=secured.broker.bootstrap)
+    revoked = create_topic(admin)
+    publish(secured.broker.bootstrap, revoked, RECORDS[:10])
+    member = secured.member(more=[revoked])
+    member.source.start()
+    resource = ResourcePattern(ResourceType.TOPIC, revoked)
+    block = Block(revoked, BlockReason.PARTITION_UNREADABLE, 0)
+    try:
+        member.turns_until(lambda: member.count == len(RECORDS) + 10, "all is read")
+        admin.create_acls([ACL(f"User:{NAME}", "*", ACLOperation.READ, ACLPermissionType.DENY, resource)])
+        member.turns_until(lambda: block in member.status.read().blocks, "that it may not be read is told")
+        assert "TOPIC_AUTHORIZATION_FAILED" in member.status.read().blocks[block]
+        publish(secured.broker.bootstrap, secured.topic, RECORDS[:50])
+        publish(secured.broker.bootstrap, revoked, RECORDS[:5])
+        member.turns_until(lambda: member.count == len(RECORDS) + 60, "the other is read on")
+        # It is tried again once in `retry_seconds`, and blocks all the while.
+        errors = member.kafka_errors("authorization")
+        member.turns_until(lambda: member.kafka_errors("authorization") >= errors + 2, "it is tried again")
+        assert block in member.status.read().blocks
+
+        admin.delete_acls([ACLFilter(f"User:{NAME}", "*", ACLOperation.READ, ACLPermissionType.DENY, resource)])
+        member.turns_until(lambda: member.count == len(RECORDS) + 65, "it is read again")
+        member.turns_until(lambda: block not in member.status.read().blocks, "and nothing blocks")
+    finally:
+        member.source.close(2.0)
+        admin.close()

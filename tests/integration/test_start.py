@@ -246,13 +246,34 @@ def test_without_the_dead_letter_topic_nothing_is_consumed_until_it_is_made(
     assert stage.dump() == {"a": VECTOR}
 
 
-def test_a_missing_source_topic_is_named_and_waited_for(new_stage: StageFactory, start_worker: WorkerFactory) -> None:
+def test_a_missing_source_topic_is_named_and_waited_for_while_the_others_are_read(
+    new_stage: StageFactory, start_worker: WorkerFactory
+) -> None:
     stage = new_stage()
     missing = f"{stage.topic}.later"
 
     worker = start_worker(stage.settings(routes={stage.topic: stage.index, missing: stage.index}))
+    worker.wait_ready()
+    assert worker.metrics().blocks() == {(missing, "partition_unreadable")}
+    assert missing in worker.wait_line("blocked")["error"]
+    publish(stage.broker.bootstrap, stage.topic, [vector_record("b", VECTOR)])
+    worker.wait_settled(1)
+
+    stage.admin.create_topics([NewTopic(missing, 1, 1)], wait_for_metadata=True)
+    publish(stage.broker.bootstrap, missing, [vector_record("a", VECTOR)])
+    worker.wait_settled(2)
+    assert worker.metrics().blocks() == set()
+    assert stage.dump() == {"a": VECTOR, "b": VECTOR}
+
+
+def test_a_route_whose_only_topic_is_missing_is_named_and_waited_for(
+    new_stage: StageFactory, start_worker: WorkerFactory
+) -> None:
+    stage = new_stage()
+    missing = f"{stage.topic}.later"
+
+    worker = start_worker(stage.settings(routes={missing: stage.index}))
     assert not_ready_because(worker, missing).json["state"] == "starting"
-    assert worker.metrics().consumed == 0
 
     stage.admin.create_topics([NewTopic(missing, 1, 1)], wait_for_metadata=True)
     publish(stage.broker.bootstrap, missing, [vector_record("a", VECTOR)])

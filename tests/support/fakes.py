@@ -421,6 +421,11 @@ class FakeSource:
         """Tell whether it joined."""
         return self in self._cluster.members
 
+    @property
+    def waits_for(self) -> str:
+        """What it waits for while it is none."""
+        return "joining the group"
+
     def poll(self, timeout: float) -> list[Polled]:
         """Make the next step of a rebalance, and return messages of open partitions that are fetched.
 
@@ -539,6 +544,9 @@ class FakeSource:
         position = self._reset_offset(partition) if committed is None else committed
         if not self._ledger.open(assignment, position, committed):
             return False
+        if committed is None and self._reset == "latest":
+            skipped = position - self._cluster.begin(partition)
+            self._metrics.skipped_offsets.labels(partition.topic, "reset_latest").inc(skipped)
         self._read_at[partition] = position
         return True
 

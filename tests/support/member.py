@@ -17,18 +17,21 @@ from worker.state import Status
 class Member:
     """A source with a group of its own, driven as the main loop drives it."""
 
-    def __init__(self, bootstrap: str, topic: str, session_seconds: float = 6.0, **kafka: Any) -> None:
-        self.ledger = Ledger([topic], time.monotonic)
+    def __init__(
+        self, bootstrap: str, topic: str, session_seconds: float = 6.0, *, more: Sequence[str] = (), **kafka: Any
+    ) -> None:
+        topics = [topic, *more]
+        own: dict[str, Any] = {
+            "group_id": f"member-{uuid.uuid4().hex[:12]}",
+            "session_timeout_ms": round(session_seconds * 1000),
+        }
+        self.ledger = Ledger(topics, time.monotonic)
         self.status = Status(time.monotonic())
-        self.metrics = Metrics(self.ledger, self.status, [topic], [])
+        self.metrics = Metrics(self.ledger, self.status, topics, [])
+        self.settings = Kafka(bootstrap_servers=(bootstrap,), **(own | kafka))
         self.source = KafkaSource(
-            Kafka(
-                bootstrap_servers=(bootstrap,),
-                group_id=f"member-{uuid.uuid4().hex[:12]}",
-                session_timeout_ms=round(session_seconds * 1000),
-                **kafka,
-            ),
-            [topic],
+            self.settings,
+            topics,
             ledger=self.ledger,
             status=self.status,
             metrics=self.metrics,

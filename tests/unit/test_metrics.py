@@ -49,6 +49,7 @@ consumer_lag_records gauge topic partition
 end_offset gauge topic partition
 watermark_offset gauge topic partition
 committed_offset gauge topic partition
+open_transaction_offsets gauge topic partition
 oldest_unsettled_age_seconds gauge topic partition
 skipped_offsets_total counter topic reason
 truncated_offsets_total counter topic
@@ -170,7 +171,7 @@ def full(setup: Setup) -> Setup:
     """Every metric with a series."""
     opened(setup.ledger, position=3)
     setup.ledger.committed({setup.ledger.assignments()[0]: 3})
-    setup.metrics.ends.update({Partition("vectors", 0): 5})
+    setup.metrics.ends.update({Partition("vectors", 0): 5}, {Partition("vectors", 0): 7})
     setup.metrics.worker_info.labels("1", "g", "c").set(1)
     return setup
 
@@ -406,3 +407,11 @@ def test_latency_is_0_for_a_timestamp_of_the_future_and_left_out_without_one(set
     assert setup.value("record_latency_seconds_count", topic="vectors") == 2
     assert setup.value("record_latency_seconds_sum", topic="vectors") == pytest.approx(10.0)
     assert setup.value("record_latency_seconds_bucket", topic="vectors", le="86400.0") == 2
+
+
+def test_offsets_of_open_transactions_are_known_only_where_both_ends_are(full: Setup) -> None:
+    partitions = [Partition("vectors", number) for number in range(3)]
+    full.metrics.ends.update(
+        {partitions[0]: 5, partitions[1]: 5}, {partitions[0]: 8, partitions[1]: 4, partitions[2]: 9}
+    )
+    assert full.metrics.ends.uncommitted() == {partitions[0]: 3, partitions[1]: 0}

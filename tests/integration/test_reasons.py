@@ -1,0 +1,287 @@
+"""What stands in the way on Kafka's side is told, with what to do about it, and the others go on where they can."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.admin import NewTopic
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+
+from tests.support.broker import GroupFactory, TopicFactory
+from tests.support.fronted_broker import BriefAdmin
+from tests.support.member import Member
+from tests.support.worker import (
+    Record,
+    StageFactory,
+    WorkerFactory,
+    free_port,
+    publish,
+    vector_record,
+    versions_of,
+    wait_for,
+)
+from worker import client_internals
+from worker.client_network import LOOKUP_PAUSE_SECONDS
+from worker.config import DeadLetter, Kafka
+from worker.dead_letter_limit import Limit
+from worker.dead_letter_source import SourceReader
+from worker.deadletter import DeadLetterWriter, make_producer
+from worker.ends import EndWatcher
+from worker.errors import BrokerUnavailable
+from worker.local.broker import Broker
+from worker.metrics import Metrics
+from worker.offsets import Ledger, Partition
+from worker.state import Status
+
+
+@contextmanager
+def started(member: Member) -> Iterator[Member]:
+    member.source.start()
+    try:
+        yield member
+    finally:
+        member.source.close(1.0)
+
+
+# -- joins
+
+
+@pytest.fixture
+def other_assignor(broker: Broker, new_group: GroupFactory, topic: str) -> Iterator[str]:
+    """A group whose one member uses another assignor; yields its name."""
+    group = new_group()
+    with closing(
+        KafkaConsumer(
+            bootstrap_servers=broker.bootstrap, group_id=group, partition_assignment_strategy=[RangePartitionAssignor]
+        )
+    ) as other:
+        other.subscribe([topic])
+
+        def joined() -> bool:
+            other.poll(timeout_ms=100)
+            return bool(other.assignment())
+
+        wait_for(joined, "the other has joined")
+        yield group
+
+
+def test_a_group_with_another_assignor_is_the_reason_and_the_log_says_it_once(
+    other_assignor: str, new_stage: StageFactory, start_worker: WorkerFactory
+) -> None:
+    worker = start_worker(new_stage().settings(kafka__group_id=other_assignor))
+    wait_for(lambda: "cooperative-sticky" in worker.readyz().json["reason"], "it is told", told=worker.last_words)
+    assert other_assignor in worker.readyz().json["reason"]
+    refused = len(worker.log_lines("join refused"))
+    failed = worker.metrics().total("kafka_client_failed_rebalances_total")
+    worker.wait_until(lambda m: m.total("kafka_client_failed_rebalances_total") > failed + 3, "it tries again")
+    assert (refused, len(worker.log_lines("join refused")), worker.log_lines("poll failed")) == (1, 1, [])
+    assert worker.healthz().status == 200
+
+
+def test_a_session_out_of_the_brokers_bounds_is_the_reason(broker: Broker, topic: str) -> None:
+    with started(Member(broker.bootstrap, topic, session_timeout_ms=7_000_000)) as member:
+        member.turns_until(lambda: "kafka.session_timeout_ms = 7000000" in member.source.waits_for, "it is told")
+        assert not member.source.is_member
+
+
+def test_a_refusal_is_forgotten_once_the_group_takes_the_member(
+    broker: Broker, topic: str, new_group: GroupFactory
+) -> None:
+    group = new_group()
+    other = KafkaConsumer(
+        bootstrap_servers=broker.bootstrap, group_id=group, partition_assignment_strategy=[RangePartitionAssignor]
+    )
+    other.subscribe([topic])
+    wait_for(lambda: other.poll(timeout_ms=100) is not None and other.assignment(), "the other has joined")
+    with started(Member(broker.bootstrap, topic, group_id=group)) as member:
+        member.turns_until(lambda: "refuses" in member.source.waits_for, "it is told")
+        other.close()
+        member.turns_until(lambda: member.source.is_member, "it joins")
+        assert member.source.waits_for == "joining the group"
+
+
+def test_a_coordinator_that_refuses_connections_is_looked_up_with_pauses(broker: Broker, topic: str) -> None:
+    with started(Member(broker.bootstrap, topic)) as member:
+        consumer: Any = member.source._consumer
+        cluster, manager = consumer._cluster, consumer._manager
+        add, send, looked_up = cluster.add_coordinator, manager._send_now, []
+
+        def add_wrong(response: Any, *args: Any, **options: Any) -> Any:
+            response.port = wrong
+            return add(response, *args, **options)
+
+        def count(request: Any, *args: Any, **options: Any) -> Any:
+            if type(request).__name__ == "FindCoordinatorRequest":
+                looked_up.append(time.monotonic())
+            return send(request, *args, **options)
+
+        wrong = free_port()
+        cluster.add_coordinator, manager._send_now = add_wrong, count
+        member.turns_until(lambda: len(looked_up) == 5, "it looks for the coordinator again and again")
+        assert looked_up[-1] - looked_up[0] > 3 * LOOKUP_PAUSE_SECONDS
+
+
+# -- addresses
+
+
+def test_an_advertised_address_that_cannot_be_reached_is_named() -> None:
+    wrong = free_port()
+    port = free_port()
+    with Broker.start(port=port, config={"advertised.listeners": f"CLIENTS://127.0.0.1:{wrong}"}) as broker:
+        member = Member(broker.bootstrap, "vectors")
+        with pytest.raises(BrokerUnavailable, match=f"broker 1 at 127.0.0.1:{wrong}; set advertised.listeners"):
+            member.source.start()
+        writer = DeadLetterWriter(
+            DeadLetter(),
+            member.settings,
+            topics=["vectors"],
+            ledger=member.ledger,
+            status=member.status,
+            metrics=member.metrics,
+            limit=Limit(DeadLetter(), time.time),
+            producer=lambda idempotent: make_producer(member.settings, idempotent=idempotent),
+            source=SourceReader(member.settings),
+            retry_seconds=0.5,
+            clock=time.monotonic,
+            wall=time.time,
+        )
+        writer.start()
+        try:
+            told = wait_for(lambda: [*member.status.read().blocks.values()], "the dead-letter writer tells it", 60)
+            assert f"broker 1 at 127.0.0.1:{wrong}" in told[0]
+            assert "does not exist" not in told[0]
+        finally:
+            writer.stop(10.0)
+
+
+# -- topics
+
+
+def test_a_missing_topic_of_several_waits_and_the_others_are_read(
+    new_stage: StageFactory, start_worker: WorkerFactory, broker: Broker
+) -> None:
+    stage = new_stage()
+    missing = f"{stage.topic}-missing"
+    stage.publish_versions(versions_of(20, 50))
+    routes = {missing: stage.index, stage.topic: stage.index}
+    worker = start_worker(stage.settings(routes=routes)).wait_ready()
+    worker.wait_settled(50)
+    assert worker.metrics().blocks() == {(missing, "partition_unreadable")}
+    assert "no such topic" in str(worker.log_lines("blocked"))
+
+    BriefAdmin(broker.bootstrap).create_topics([NewTopic(missing, 2, 1)])
+    publish(broker.bootstrap, missing, [vector_record(f"late-{n}", [1.0, 2.0, 3.0, 4.0]) for n in range(10)])
+    worker.wait_settled(60)
+    worker.wait_until(lambda m: not m.blocks(), "nothing blocks any more")
+    # A topic that is deleted while it is read is left; the other one is read on.
+    BriefAdmin(broker.bootstrap).delete_topics([missing])
+    worker.wait_until(lambda m: m.blocks() == {(missing, "partition_unreadable")}, "that it is gone is told", 60)
+    stage.publish_versions(versions_of(20, 50, first=50))
+    worker.wait_settled(110)
+
+
+# -- what nobody can read yet, or once more
+
+
+def watcher_of(
+    bootstrap: str, topic: str, partitions: int, level: str = "read_committed"
+) -> tuple[EndWatcher, Metrics, Callable[[str], dict[str, float]]]:
+    """A watcher of a topic's ends, which looks often; the last is a metric by partition."""
+    ledger = Ledger([topic], time.monotonic)
+    for number in range(partitions):
+        ledger.open(ledger.assign(Partition(topic, number)), 0, 0)
+    metrics = Metrics(ledger, Status(0.0), [topic], [])
+    settings = Kafka(bootstrap_servers=(bootstrap,), isolation_level=level)  # type: ignore[arg-type]
+    watcher = EndWatcher(settings, ledger, metrics, clock=time.monotonic, interval=0.1, open_transaction_seconds=0.5)
+
+    def by_partition(name: str) -> dict[str, float]:
+        families = [family for family in metrics.registry.collect() if family.name == name]
+        return {one.labels["partition"]: one.value for family in families for one in family.samples}
+
+    return watcher, metrics, by_partition
+
+
+def test_an_open_transaction_is_shown_and_told(
+    broker: Broker, new_topic: TopicFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = new_topic(2)
+    publish(broker.bootstrap, topic, [Record(None, b"{}", partition=number) for number in range(2)])
+    watcher, _, by_partition = watcher_of(broker.bootstrap, topic, 2)
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"open-{topic}")
+    producer.init_transactions()
+    producer.begin_transaction()
+    for _ in range(3):
+        producer.send(topic, b"{}", partition=1).get(10)
+    watcher.start()
+    try:
+        waiting = "oss_vectors_open_transaction_offsets"
+        wait_for(
+            lambda: by_partition(waiting) == {"0": 0, "1": 3}, "they are shown", told=lambda: str(by_partition(waiting))
+        )
+        assert by_partition("oss_vectors_end_offset") == {"0": 1, "1": 1}
+        wait_for(lambda: "a transaction is open for long" in caplog.text, "it is told")
+        (told,) = [record for record in caplog.records if "a transaction is open" in record.message]
+        assert (told.partition, getattr(told, "from"), told.until) == (f"{topic}/1", 1, 4)  # type: ignore[attr-defined]
+        producer.commit_transaction()
+        wait_for(lambda: by_partition(waiting) == {"0": 0, "1": 0}, "it is over")
+    finally:
+        watcher.stop()
+        producer.close()
+
+
+def test_a_partition_whose_end_is_not_known_hides_that_of_no_other(broker: Broker, new_topic: TopicFactory) -> None:
+    """There are two partitions, and the third that is asked for is not known to the broker."""
+    topic = new_topic(2)
+    publish(broker.bootstrap, topic, [Record(None, b"{}", partition=1)])
+    watcher, metrics, by_partition = watcher_of(broker.bootstrap, topic, 3)
+    watcher.start()
+    try:
+        wait_for(lambda: by_partition("oss_vectors_end_offset") == {"0": 0, "1": 1}, "the two are known")
+        assert by_partition("oss_vectors_consumer_lag_records") == {"0": 0, "1": 1}
+        publish(broker.bootstrap, topic, [Record(None, b"{}", partition=1)])
+        wait_for(lambda: by_partition("oss_vectors_end_offset") == {"0": 0, "1": 2}, "and followed")
+        assert metrics.kafka_errors.labels("metadata")._value.get() > 0
+    finally:
+        watcher.stop()
+
+
+@pytest.mark.parametrize("others", ["committed", "none"])
+def test_what_is_read_for_want_of_a_committed_offset_is_told(
+    broker: Broker,
+    admin: KafkaAdminClient,
+    new_topic: TopicFactory,
+    new_group: GroupFactory,
+    caplog: pytest.LogCaptureFixture,
+    others: str,
+) -> None:
+    """Kafka drops offsets that expired, one by one; without any the group may as well be new."""
+    caplog.set_level(logging.INFO, "worker")
+    topic, group = new_topic(3), new_group()
+    publish(broker.bootstrap, topic, [Record(None, b"{}", partition=number) for number in (0, 0, 1)])
+    if others == "committed":
+        admin.alter_group_offsets(group, {TopicPartition(topic, 1): OffsetAndMetadata(1, "", -1)})
+    with started(Member(broker.bootstrap, topic, group_id=group)) as member:
+        member.turns_until(lambda: len(member.opened) == 3, "all are open")
+        member.turns_until(lambda: "no committed offset" in caplog.text, "it is told")
+        (told,) = [record for record in caplog.records if "no committed offset" in record.message]
+        named = [f"{topic}/0"] if others == "committed" else [f"{topic}/0", f"{topic}/1"]
+        level = "WARNING" if others == "committed" else "INFO"
+        assert (told.levelname, told.partitions, told.offsets) == (level, named, len(named) + 1)  # type: ignore[attr-defined]
+
+
+# -- the client
+
+
+def test_the_client_has_every_part_that_is_used_of_it(broker: Broker, topic: str) -> None:
+    with started(Member(broker.bootstrap, topic)) as member:
+        consumer: Any = member.source._consumer
+        assert client_internals.missing_parts(consumer) == []
+        kept, consumer._cluster = consumer._cluster, object()
+        try:
+            assert "_cluster.leader_for_partition" in client_internals.missing_parts(consumer)
+        finally:
+            consumer._cluster = kept

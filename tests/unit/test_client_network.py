@@ -1,0 +1,131 @@
+"""The network part of the client: what it waits for, and how often it tries."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from kafka import errors as kafka_errors
+from kafka.net.selector import NetworkSelector
+from kafka.protocol.metadata import MetadataRequest, MetadataResponse
+
+from tests.support.proxy import Proxy
+from tests.support.worker import free_port, wait_for
+from worker.client_network import PatientManager
+
+LIMIT_MS = 5_000
+
+
+@pytest.fixture
+def manager() -> Iterator[Any]:
+    """Connections of a client whose IO thread runs, and which knows no broker."""
+    config = {"bootstrap_servers": ["127.0.0.1:9"], "request_timeout_ms": LIMIT_MS, "reconnect_backoff_max_ms": 2_000}
+    net = NetworkSelector(**config)
+    net.start()
+    made = PatientManager(net, **config)
+    yield made
+    made.close()
+    net.close()
+
+
+def node(host: str, port: int, number: int = 7) -> Any:
+    return MetadataResponse.MetadataResponseBroker(number, host, port, None)
+
+
+def add(manager: Any, broker: Any) -> None:
+    manager.cluster._brokers = {broker.node_id: broker}
+
+
+def test_a_name_that_takes_long_to_resolve_stops_nothing_else(manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answered, real = threading.Event(), threading.Event(), socket.getaddrinfo
+
+    def slow(host: str, *args: Any, **options: Any) -> Any:
+        if host == "slow.test":
+            asked.set()
+            assert answered.wait(30)
+            return real("127.0.0.1", *args, **options)
+        return real(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        add(manager, node("slow.test", listener.getsockname()[1]))
+        manager.call_soon(manager.get_connection, 7)
+        assert asked.wait(30)
+        done = threading.Event()
+        manager.call_soon(done.set)
+        assert done.wait(30)  # while the name is not resolved
+        answered.set()
+        listener.settimeout(30)
+        listener.accept()[0].close()  # and then it connects
+
+
+@pytest.mark.parametrize("answer", ["none in time", "no such name"])
+def test_a_name_that_is_not_resolved_is_told(manager: Any, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    over = threading.Event()
+
+    def resolve(*_: Any, **__: Any) -> Any:
+        if answer == "none in time":
+            over.wait(30)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    try:
+        add(manager, node("missing.test", 9092))
+
+        async def connect() -> Any:
+            return await manager.get_connection(7, timeout_ms=100)
+
+        with pytest.raises(kafka_errors.KafkaConnectionError, match=r"missing\.test"):
+            manager.run(connect)
+    finally:
+        over.set()
+
+
+def test_a_broker_that_takes_connections_and_drops_them_is_tried_ever_less_often(manager: Any) -> None:
+    """A proxy before a broker that is down."""
+    with Proxy(free_port()) as proxy:
+        add(manager, node("127.0.0.1", proxy.port))
+        ended = threading.Event()
+
+        async def connect() -> None:
+            ended.clear()
+            with contextlib.suppress(kafka_errors.KafkaError):
+                await manager.get_connection(7)
+            ended.set()
+
+        def has_failed(times: int) -> bool:
+            return bool(manager._backoff.get(7, (0,))[0] >= times)
+
+        for failures in (1, 2, 3):
+            wait_for(lambda: manager.connection_delay(7) == 0, "it may be tried")
+            manager.run(connect)
+            wait_for(partial(has_failed, failures), "the failure is counted")
+        assert manager._backoff[7][0] == 3
+
+
+def test_a_broker_that_nobody_knows_fails_its_own_request_alone(manager: Any) -> None:
+    future = manager.send(MetadataRequest(topics=[]), node_id=99)
+    assert isinstance(future.exception, kafka_errors.UnknownBrokerIdError)
+
+
+def test_a_socket_that_does_not_connect_is_closed(manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[socket.socket] = []
+    real = socket.socket
+
+    class Kept(real):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(socket, "socket", Kept)
+    add(manager, node("127.0.0.1", free_port()))
+
+    async def connect() -> Any:
+        return await manager.get_connection(7)
+
+    with pytest.raises(kafka_errors.KafkaConnectionError):
+        manager.run(connect)
+    assert [one.fileno() for one in made if one.type == socket.SOCK_STREAM][-1] == -1

@@ -1,0 +1,99 @@
+"""Which partitions cannot be fetched, by what the client knows of their leaders."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from kafka import TopicPartition
+
+from tests.support.fakes import FakeClock
+from worker.errors import BlockReason
+from worker.leaders import GRACE_SECONDS, LOOK_SECONDS, Leaders
+from worker.offsets import Assignment, Ledger, Partition
+from worker.state import Block, Status
+
+PARTITIONS = [Partition("vectors", number) for number in range(3)]
+
+
+class Known:
+    """What of a consumer is asked: leaders, and connections by the number of the broker."""
+
+    def __init__(self, leaders: Sequence[int], connected: dict[int, bool]) -> None:
+        self.leaders = dict(enumerate(leaders))
+        self.refreshed = 0
+        self._cluster = self
+        brokers = [SimpleNamespace(node_id=number, host="host", port=9000 + number) for number in connected]
+        connections = {number: SimpleNamespace(connected=up) for number, up in connected.items()}
+        self._manager = SimpleNamespace(
+            cluster=SimpleNamespace(brokers=lambda: brokers), _conns=connections, _backoff={}
+        )
+
+    def leader_for_partition(self, tp: TopicPartition) -> int:
+        return self.leaders[tp.partition]
+
+    def request_update(self) -> None:
+        self.refreshed += 1
+
+
+class Look:
+    """Looks with a clock of its own."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.status = Status(0.0)
+        self.leaders = Leaders(self.status, self.clock)
+        ledger = Ledger(["vectors"], self.clock)
+        self.assignments: list[Assignment] = [ledger.assign(partition) for partition in PARTITIONS]
+
+    def over(self, seconds: float, known: Any) -> None:
+        for _ in range(round(seconds / LOOK_SECONDS) + 1):
+            self.leaders.look(known, self.assignments)
+            self.clock.advance(LOOK_SECONDS)
+
+    def blocks(self) -> dict[Block, str]:
+        return self.status.read().blocks
+
+
+def block(number: int) -> Block:
+    return Block("vectors", BlockReason.PARTITION_UNREADABLE, number)
+
+
+def test_a_partition_without_a_leader_is_held_at_once_and_blocked_after_a_while() -> None:
+    look, known = Look(), Known([-1, 1, 1], {1: True})
+    look.over(0, known)
+    assert (look.leaders.without, look.blocks(), known.refreshed) == (frozenset(PARTITIONS[:1]), {}, 1)
+    look.over(GRACE_SECONDS, known)
+    assert list(look.blocks()) == [block(0)]
+    known.leaders[0] = 1
+    look.over(0, known)
+    assert (look.leaders.without, look.blocks()) == (frozenset(), {})
+
+
+def test_an_election_blocks_nothing() -> None:
+    look, known = Look(), Known([-1, 1, 1], {1: True})
+    look.over(GRACE_SECONDS / 2, known)
+    known.leaders[0] = 1
+    look.over(0, known)
+    known.leaders[0] = -1
+    look.over(GRACE_SECONDS / 2, known)
+    assert look.blocks() == {}
+
+
+def test_a_leader_that_cannot_be_reached_is_named_and_its_partition_still_fetched() -> None:
+    look, known = Look(), Known([2, 1, 1], {1: True, 2: False})
+    look.over(GRACE_SECONDS, known)
+    assert look.leaders.without == set()
+    assert "broker 2 at host:9002" in look.blocks()[block(0)]
+
+
+def test_an_outage_of_all_brokers_is_no_fault_of_a_partition() -> None:
+    look, known = Look(), Known([2, 1, 1], {1: False, 2: False})
+    look.over(2 * GRACE_SECONDS, known)
+    assert look.blocks() == {}
+
+
+def test_a_block_that_another_put_up_stays() -> None:
+    look, known = Look(), Known([1, 1, 1], {1: True})
+    look.status.block(block(1), "a batch that cannot be decoded")
+    look.over(GRACE_SECONDS, known)
+    assert list(look.blocks()) == [block(1)]
