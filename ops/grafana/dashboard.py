@@ -700,15 +700,17 @@ def _kafka_client() -> Sequence[Panel]:
             rebalance,
         ),
         bars(
-            "Failed joins and connections",
+            "Failed joins and connections, what they hold back",
             "Joins and syncs that were refused or not answered, and connections to brokers that could not be made or "
-            "broke. All are tried again.",
+            "broke. All are tried again. Held back: requests and dead letters that waited, since the group had answered "
+            "no heartbeat for most of kafka.session_timeout_ms.",
             "short",
             query(increase(of("oss_vectors_kafka_client_failed_rebalances_total"), "instance"), "{{instance}}: joins"),
             query(
                 increase(of("oss_vectors_kafka_client_connection_errors_total"), "instance"),
                 "{{instance}}: connections",
             ),
+            query(increase(of("oss_vectors_lease_waits_total"), "instance"), "{{instance}}: held back"),
         )
         .links([runbook("ossvectorsrebalancestorm")])
         .axis_soft_max(1),

@@ -50,14 +50,29 @@ def test_a_rebalance_that_waits_for_a_hung_member_is_no_lost_join(
     new_stage: StageFactory, start_worker: WorkerFactory
 ) -> None:
     stage = new_stage(partitions=4)
-    settings = stage.settings(kafka__session_timeout_ms=SESSION_SECONDS * 1000, kafka__max_poll_interval_ms=60_000)
+    settings = stage.settings(
+        kafka__session_timeout_ms=SESSION_SECONDS * 1000,
+        kafka__max_poll_interval_ms=60_000,
+        batch__max_records=5,
+        delivery__max_in_flight=2,
+    )
     first = start_worker(settings).wait_ready()
     with hung_member(stage):
         wait_for(lambda: first.metrics().total("assigned_partitions") < 4, "the other member has partitions")
+        stage.emulator.fault(bucket=stage.bucket, operation="PutVectors", latency_seconds=0.5)
+        stage.publish([vector_record(f"key-{number}", [1.0, 2.0, 3.0, 4.0]) for number in range(1000)])
+        first.wait_until(
+            lambda now: now.buffered > 20 * HUNG_SECONDS, "it has enough to write for as long as that lasts"
+        )
         second = start_worker(settings)
-        stage.publish([vector_record(f"key-{number}", [1.0, 2.0, 3.0, 4.0]) for number in range(100)])
         # The broker waits for the hung member as long as that may go without a poll, then goes on without it.
-        wait_for(lambda: len(stage.dump()) == 100, "all is written", timeout=HUNG_SECONDS + 30)
+        second.wait_until(
+            lambda now: now.total("assigned_partitions") > 0, "the second has partitions", HUNG_SECONDS + 30
+        )
+        stage.emulator.clear_faults(stage.bucket)
+        wait_for(lambda: len(stage.dump()) == 1000, "all is written", timeout=HUNG_SECONDS + 30)
         for worker in (first, second):
             anew = [line for line in worker.log_lines("not connected") if "joining anew" in line["error"]]
             assert anew == []
+            # Heartbeats were answered while the join waited, for four sessions: what was there to write did not wait.
+            assert worker.metrics().total("lease_waits_total") == 0
