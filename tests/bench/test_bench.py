@@ -1,7 +1,6 @@
 """The benchmark works, no ratio is far off, and replicas come to terms."""
 
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from tests.bench import pacing
 from tests.bench.pacing import Scenario
+from tests.support.bounded import run_group
 
 ROOT = Path(__file__).parents[2]
 SEEDS = range(3)
@@ -17,8 +17,8 @@ SEEDS = range(3)
 @pytest.mark.timeout(900)
 def test_the_benchmark_runs_and_no_ratio_is_far_off_its_target() -> None:
     command = [sys.executable, "-m", "tests.bench", "--smoke", "--no-kafka"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=840, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    ended = run_group(command, timeout=840, cwd=ROOT)
+    assert ended.returncode == 0, ended.stdout
 
 
 @pytest.mark.parametrize("scenario", pacing.SCENARIOS[:6], ids=lambda scenario: scenario.name)

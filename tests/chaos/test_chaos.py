@@ -1,13 +1,13 @@
 """Short storms, one of each sort; `python -m tests.chaos` runs long ones."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.storm import Chaos
+from tests.support.bounded import run_group
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", "20260101"))
@@ -39,9 +39,7 @@ def test_after_a_storm_nothing_is_lost_stale_or_stuck(faults: list[str]) -> None
     # A process of its own: while a broker is away the client that publishes leaves many sockets to the collector.
     command = [sys.executable, "-m", "tests.chaos", "--minutes", str(SECONDS / 60), "--seed", str(SEED)]
     command += [f"--only={fault}" for fault in faults]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS + 600, check=False
-    )
+    done = run_group(command, timeout=SECONDS + 600)
     assert done.returncode == 0, done.stdout
     assert "lost 0, stale 0, not deleted 0, stale writes 0," in done.stdout
 

@@ -4,6 +4,8 @@
 """
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +32,21 @@ def running(
         yield process
     finally:
         end(process, stop_seconds)
+
+
+def run_group(command: Sequence[str | Path], timeout: float, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, in a process group of its own, of which nothing is left then: also where the time is up.
+
+    The output and the errors are one text. `subprocess.run` kills the command alone; what that has started goes on.
+    """
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with running(command, start_new_session=True, **pipe, **options) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 def end(process: "subprocess.Popen[Any]", stop_seconds: float = STOP_S) -> int:

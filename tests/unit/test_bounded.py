@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bounded import join, running, thread
+from tests.support.bounded import join, run_group, running, thread
+from tests.support.worker import wait_for
 
 TESTS = Path(__file__).parents[1]
 FILES = sorted(path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py"))
@@ -29,6 +30,19 @@ def test_a_process_is_gone_also_after_a_test_that_failed() -> None:
     with pytest.raises(ZeroDivisionError), running(["sleep", "600"]) as process:
         raise ZeroDivisionError
     assert process.returncode == -signal.SIGTERM
+
+
+def test_what_a_command_has_started_is_gone_with_it() -> None:
+    ended = run_group(["bash", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"], timeout=60)
+    wait_for(lambda: not is_running(ended.stdout.strip()), "the command's own child has ended")
+
+
+def is_running(process_id: str) -> bool:
+    """Whether a process is there, and is no corpse that nobody has buried yet."""
+    listed = subprocess.run(
+        ["ps", "-o", "stat=", "-p", process_id], capture_output=True, text=True, check=False, timeout=60
+    )
+    return listed.stdout.strip()[:1] not in {"", "Z"}
 
 
 def test_a_thread_that_does_not_end_fails_the_test_with_its_stack() -> None:
