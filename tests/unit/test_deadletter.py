@@ -228,6 +228,10 @@ class Stage:
     def lease_waits(self) -> float | None:
         return self.metrics.registry.get_sample_value("oss_vectors_lease_waits_total")
 
+    def lose_lease(self, then: Callable[[], FakeFuture]) -> FakeFuture:
+        self.lease_holds = False
+        return then()
+
     def refuse(self, *offsets: int) -> None:
         """Hand records in that were read, as dead letters that the service refused."""
         for offset in offsets:
@@ -310,6 +314,23 @@ def test_letters_are_held_back_while_the_lease_does_not_hold_and_written_when_it
         stage.events.wait_for("landed")
     assert (len(stage.broker.sent), stage.settled(), stage.lease_waits()) == (3, 3, 1)
     assert (stage.written("failed"), stage.broker.closed) == (0, 0)
+
+
+@pytest.mark.parametrize("is_held", [False, True], ids=["that wait", "that are held"])
+def test_letters_held_back_for_the_lease_are_looked_at_now_and_then_only(new_stage: NewStage, is_held: bool) -> None:
+    stage = new_stage()
+    looks = []
+    if is_held:
+        stage.broker.answers = [lambda: stage.lose_lease(fail_at_once(kafka_errors.MessageSizeTooLargeError()))]
+    else:
+        stage.lease_holds = False
+    stage.writer.start()
+    stage.submit(FakeMessage(0, key=b"k", value=b"v"))
+    wait_for(lambda: stage.lease_waits() == 1, "it is held back")
+    begun = time.monotonic()
+    stage.ledger._may_write = lambda: bool(looks.append(None))
+    wait_for(lambda: len(looks) >= 6, "it looks again")
+    assert time.monotonic() - begun > 0.3
 
 
 def test_letters_that_are_held_back_are_given_up_with_their_partition(new_stage: NewStage) -> None:
