@@ -401,7 +401,7 @@ class DeadLetterWriter:
         if producer is not None:
             try:
                 producer.close(timeout=_CLOSE_SECONDS)
-            except kafka_errors.KafkaError as error:
+            except Exception as error:  # whatever it says to that, another one is made
                 log.warning("producer not closed", extra={"error": kafka_client.describe(error)})
 
     def _block(self, problem: str) -> None:

@@ -397,6 +397,20 @@ def test_after_a_producer_that_fails_at_once_a_new_one_is_made(new_stage: NewSta
     assert (stage.broker.asked_idempotent, stage.broker.closed) == ([True, True], 1)
 
 
+def test_a_producer_that_fails_to_close_does_not_end_the_thread(new_stage: NewStage) -> None:
+    stage = new_stage()
+
+    def fail(timeout: float | None = None) -> None:
+        raise RuntimeError("an unforeseen error")
+
+    stage.broker.close = fail  # type: ignore[method-assign]
+    stage.broker.answers = [fail_at_once(kafka_errors.KafkaTimeoutError())]
+    stage.writer.start()
+    stage.submit(FakeMessage(0, key=b"k", value=b"v"))
+    stage.wait_settled(1)
+    assert stage.writer.is_alive
+
+
 def test_one_letter_that_is_refused_does_not_hold_up_the_settling_of_others(new_stage: NewStage) -> None:
     stage = new_stage()
     stage.broker.answers = [refuse(kafka_errors.KafkaTimeoutError("away"))]
