@@ -459,11 +459,12 @@ def test_a_request_that_is_cut_sends_nothing_outside_its_tls(tmp_path: Path, mon
         assert sink.put(b"{}") == 200
         with sink._exchanges.open() as exchange:
             pool = sink._connections._manager.connection_from_url(server.endpoint)
-            exchange.connection = pool._get_conn()
+            connection: Any = pool._get_conn()
+            exchange.connection = connection
             monkeypatch.setattr(socket.socket, "shutdown", noted)
             sink.abort(threading.get_ident())
             monkeypatch.undo()
-            exchange.connection.close()
+            connection.close()
     assert outside == [False]
 
 

@@ -319,7 +319,7 @@ def test_letters_are_held_back_while_the_lease_does_not_hold_and_written_when_it
 @pytest.mark.parametrize("is_held", [False, True], ids=["that wait", "that are held"])
 def test_letters_held_back_for_the_lease_are_looked_at_now_and_then_only(new_stage: NewStage, is_held: bool) -> None:
     stage = new_stage()
-    looks = []
+    looks: list[float] = []
     if is_held:
         stage.broker.answers = [lambda: stage.lose_lease(fail_at_once(kafka_errors.MessageSizeTooLargeError()))]
     else:
@@ -328,7 +328,12 @@ def test_letters_held_back_for_the_lease_are_looked_at_now_and_then_only(new_sta
     stage.submit(FakeMessage(0, key=b"k", value=b"v"))
     wait_for(lambda: stage.lease_waits() == 1, "it is held back")
     begun = time.monotonic()
-    stage.ledger._may_write = lambda: bool(looks.append(None))
+
+    def look() -> bool:
+        looks.append(time.monotonic())
+        return False
+
+    stage.ledger._may_write = look
     wait_for(lambda: len(looks) >= 6, "it looks again")
     assert time.monotonic() - begun > 0.3
 
