@@ -25,7 +25,6 @@ _PARTS: Final = (
     "_net.run",
     "_cluster._topics",
     "_cluster.leader_for_partition",
-    "_cluster.leader_epoch_for_partition",
     "_manager.broker_version_data",
     "_cluster.partitions_for_topic",
     "_cluster.request_update",
@@ -130,12 +129,6 @@ def leader(consumer: Any, tp: TopicPartition) -> int | None:
     """Return the number of the broker that leads a partition: -1 where it has none, None where that is unknown."""
     found: int | None = consumer._cluster.leader_for_partition(tp)  # noqa: SLF001 - see above
     return found
-
-
-def leader_epoch(consumer: Any, tp: TopicPartition) -> int:
-    """Return the epoch of a partition's leader, -1 where it is not known."""
-    found = consumer._cluster.leader_epoch_for_partition(tp)  # noqa: SLF001 - see above
-    return -1 if found is None else int(found)
 
 
 def leaders_know_epochs(consumer: Any) -> bool:

@@ -113,8 +113,9 @@ class _Resolver:
         with self._lock:
             waiting = self._under_way.get(place)
             if waiting is None:
-                self._under_way[place] = [(manager, answer)]
+                # Started first: where the system has no thread to give, the next one who asks tries again.
                 threading.Thread(target=self._resolve, args=place, name=f"resolve-{host}", daemon=True).start()
+                self._under_way[place] = [(manager, answer)]
             else:
                 waiting.append((manager, answer))
         timeout_ms = None if timeout_at is None else max(1.0, (timeout_at - time.monotonic()) * 1000)

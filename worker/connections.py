@@ -112,8 +112,18 @@ class Exchanges:
             exchange.is_aborted = True
             sock = exchange.connection.sock if exchange.connection is not None else None
         if sock is not None:
-            with contextlib.suppress(OSError):  # it was closed meanwhile, which is what was wanted
-                sock.shutdown(socket.SHUT_RDWR)
+            _cut(sock)
+
+
+def _cut(sock: Any) -> None:
+    """End a connection below its TLS.
+
+    `SSLSocket.shutdown` lets go of TLS first: what the connection's own thread sends in that moment would leave as it is. And
+    TLS in TLS, to a service through a proxy that speaks TLS, has no `shutdown` at all.
+    """
+    below = getattr(sock, "socket", sock)
+    with contextlib.suppress(OSError):  # it was closed meanwhile, which is what was wanted
+        socket.socket.shutdown(below, socket.SHUT_RDWR)
 
 
 class Connections:

@@ -224,8 +224,9 @@ class Kept:
 
     def _fetch_if_due(self) -> None:
         if not self._is_fetching and self._clock() >= self._fetch_at:
-            self._is_fetching = True
+            # Started first: where the system has no thread to give, the next request tries again.
             threading.Thread(target=self._run, name="credentials", daemon=True).start()
+            self._is_fetching = True
 
     def _run(self) -> None:
         fetched, problem = None, ""

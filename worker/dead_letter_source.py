@@ -1,21 +1,18 @@
 """Reads one record of a source topic again, for a dead letter that was kept without its bytes."""
 
-import contextlib
 import time
 from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.net.compat import KafkaNetClient
 
-from worker import kafka_client, wire
+from worker import client_network, kafka_client, wire
 from worker.batch import Message
 from worker.config import Kafka
 from worker.offsets import Partition
 
 READ_SECONDS: Final = 5.0  # other letters wait as long
 _POLL_MS: Final = 500
-_CLOSE_MS: Final = 1_000
 
 
 class SourceReader:
@@ -51,30 +48,15 @@ class SourceReader:
 
     def _connected(self) -> Any:
         if self._consumer is None:
-            self._consumer = _make_consumer(self._settings)
+            self._consumer = kafka_client.make_consumer(
+                client_network.make_client,
+                **kafka_client.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG),
+                auto_offset_reset="none",
+            )
             wire.read_in_place(self._consumer)
         return self._consumer
 
     def close(self) -> None:
         """Close the consumer; the next read makes another."""
         consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            with contextlib.suppress(Exception):  # it is of no more use, whatever it says to that
-                consumer.close(timeout_ms=_CLOSE_MS)
-
-
-def _make_consumer(settings: Kafka) -> Any:
-    """Return a consumer. Where it cannot be made, its client is closed, which the constructor leaves running."""
-    clients: list[Any] = []
-
-    def make(**config: Any) -> Any:
-        clients.append(KafkaNetClient(**config))
-        return clients[-1]
-
-    config = kafka_client.consumer(settings, KafkaConsumer.DEFAULT_CONFIG)
-    try:
-        return KafkaConsumer(**config, auto_offset_reset="none", kafka_client=make)
-    except Exception:
-        for client in clients:
-            client.close()
-        raise
+        kafka_client.close_consumer(consumer)

@@ -318,10 +318,10 @@ class DeadLetterWriter:
         now, seconds = self._clock(), self._retry_seconds
         if self._undecided:
             seconds = min(seconds, _LOOK_SECONDS)
+        if self._is_held_back:  # when the others are due means nothing until the lease holds
+            return _LOOK_SECONDS if self._undecided else _LEASE_LOOK_SECONDS
         if self._waiting:
             seconds = min(seconds, self._write_again_at - now)
-        if self._is_held_back:
-            seconds = min(seconds, _LEASE_LOOK_SECONDS)
         if self._held:
             seconds = min(seconds, self._try_held_at - now)
         return max(0.0, seconds)
@@ -336,6 +336,7 @@ class DeadLetterWriter:
         self._undecided = self._owned(self._undecided)
         self._waiting = self._owned(self._waiting)
         self._keep_held(self._owned(self._held))
+        self._is_held_back = self._is_held_back and bool(self._waiting or self._held)
 
     def _owned(self, entries: list[_Entry]) -> list[_Entry]:
         gone = [entry.letter for entry in entries if not entry.is_live]
@@ -400,7 +401,7 @@ class DeadLetterWriter:
         if producer is not None:
             try:
                 producer.close(timeout=_CLOSE_SECONDS)
-            except kafka_errors.KafkaError as error:
+            except Exception as error:  # whatever it says to that, another one is made
                 log.warning("producer not closed", extra={"error": kafka_client.describe(error)})
 
     def _block(self, problem: str) -> None:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 METHODS: Final = ("GET", "HEAD")
 _BACKLOG: Final = 128
 _TURN_SECONDS: Final = 0.5  # between two looks at deadlines, where nothing comes
+_STOP_SECONDS: Final = 2.0  # for the answer that is being made; one that takes longer ends with the process
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _RECEIVED_AT_ONCE: Final = 65_536
 _END_OF_HEAD: Final = re.compile(rb"\r?\n\r?\n")
@@ -182,7 +183,9 @@ class HttpServer:
         """Stop answering, and close all connections."""
         self._is_stopping = True
         self._waker.send(b".")
-        self._thread.join()
+        self._thread.join(_STOP_SECONDS)
+        if self._thread.is_alive():
+            return
         for connection in list(self._connections):
             self._close(connection)
         self._selector.close()

@@ -352,6 +352,7 @@ class KafkaSource:
         """Fence what there is of a partition, and leave it to the main loop to open it."""
         assignment = self._ledger.assignment(partition)
         if assignment is not None:
+            self._forget_unreadable(partition)
             with contextlib.suppress(*_GONE):
                 _park(self._consumer, TopicPartition(*partition))
                 self._ledger.reassign(assignment)
@@ -375,6 +376,7 @@ class KafkaSource:
         """Fence what was read of a partition, and read it from `offset`, which may be lower."""
         anew = self._ledger.reassign(assignment)
         if anew is not None:
+            self._forget_unreadable(assignment.partition)
             self._ledger.open(anew, offset, None, leader_epoch)
             self._seek(assignment.partition, offset, leader_epoch)
 
@@ -394,6 +396,7 @@ class KafkaSource:
         """Return messages of open partitions that are still owned, waiting `timeout` seconds at most."""
         self._metrics.last_poll.set(self._wall())
         if wait := min(timeout, self._joins.wait_seconds):
+            self._cut_once_the_lease_has_run_out()
             time.sleep(wait)  # the group refused the join a moment ago
             return []
         before = self._ledger.newest_epoch
@@ -526,8 +529,7 @@ class KafkaSource:
 
     def _cannot_read(self, partition: Partition, offset: int, problem: str) -> None:
         self._unreadable[partition] = _Unreadable(offset, self._clock() + self._retry_seconds)
-        block = Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)
-        self._status.block(block, f"{partition} offset {offset}: {problem}")
+        self._status.block(_unreadable_block(partition), f"{partition} offset {offset}: {problem}")
 
     def refuse(self, assignment: Assignment, problem: str) -> None:
         """Hold what was polled of a partition for unreadable: block it, and read it again from its position later."""
@@ -538,8 +540,12 @@ class KafkaSource:
     def _note_read(self, partition: Partition, offset: int) -> None:
         """Tell that a partition is readable again, once a record is there from where it was not."""
         if partition in self._unreadable and offset >= self._unreadable[partition].offset:
-            del self._unreadable[partition]
-            self._status.unblock(Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition))
+            self._forget_unreadable(partition)
+
+    def _forget_unreadable(self, partition: Partition) -> None:
+        """Forget that a partition was not readable: it is, or another log has its place, whose offsets may never come so far."""
+        if self._unreadable.pop(partition, None) is not None:
+            self._status.unblock(_unreadable_block(partition))
 
     def _all_truncated(self, error: Any) -> None:
         for tp, divergent in error.divergent_offsets.items():

@@ -63,11 +63,6 @@ class Topics:
         """Those that are there, as far as is known."""
         return tuple(topic for topic in self.all if topic not in self._absent)
 
-    @property
-    def absent(self) -> Mapping[str, str]:
-        """Those that are not, with the reason."""
-        return self._absent
-
     def begin(self, topics: Iterable[str], absent: Mapping[str, str]) -> None:
         """Note what was found at the start of a consumer."""
         self.all = tuple(topics)

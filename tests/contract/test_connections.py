@@ -1,6 +1,7 @@
 """The connections to the service, over real sockets: bounds in time and size, certificates, proxies, kept connections."""
 
 import contextlib
+import queue
 import socket
 import ssl
 import threading
@@ -33,6 +34,8 @@ from tests.support.bounded import thread
 from tests.support.emulator import Emulator
 from tests.support.fakes import FakeClock
 from tests.support.http_proxy import HttpProxy
+from tests.support.worker import wait_for
+from worker.connections import Phase
 from worker.credentials import Provider
 from worker.errors import BlockReason, RetryReason, SettingsError, TargetError
 from worker.oss import OssSink
@@ -414,6 +417,55 @@ def test_a_request_through_a_proxy_is_cut(proxied: tuple[HttpProxy, Secured], si
                 time.sleep(0.05)
             assert future.done()
     assert future.result().kind is RetryReason.NETWORK
+
+
+@pytest.mark.parametrize("size", [2, 32 * 1024 * 1024])
+def test_a_request_through_a_proxy_with_tls_of_its_own_is_cut(tmp_path: Path, size: int) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    both, threads = tmp_path / "both.pem", queue.Queue[int]()
+
+    def put() -> Any:
+        threads.put(threading.get_ident())
+        return transient(lambda: sink.put(bytes(size)))
+
+    with tls_server(tmp_path, "127.0.0.1") as server, HttpProxy(PLAIN_LOGIN, tls=context) as proxy:
+        both.write_bytes(Path(server.ca_file).read_bytes() + authority.cert_pem.bytes())
+        with proxied_sink(proxy, server, ca_file=str(both)) as sink, ThreadPoolExecutor(1) as pool:
+            assert pool.submit(sink.put, b"{}").result(QUICK_SECONDS) == 200
+            with proxy.stalled():
+                future = pool.submit(put)
+                thread_id = threads.get(timeout=QUICK_SECONDS)
+                exchanges, before = sink._exchanges._by_thread, (None, Phase.CONNECTING)
+                wait_for(lambda: getattr(exchanges.get(thread_id), "phase", None) not in before, "it is sent")
+                sink.abort(thread_id)
+                assert future.result(QUICK_SECONDS).kind is RetryReason.NETWORK
+
+
+def test_a_request_that_is_cut_sends_nothing_outside_its_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own thread may be about to send, in the moment in which another one cuts it."""
+    outside: list[bool] = []
+    shutdown = socket.socket.shutdown
+
+    def noted(self: socket.socket, how: int) -> None:
+        if isinstance(self, ssl.SSLSocket) and not self.server_side:
+            outside.append(self.version() is None)
+        shutdown(self, how)
+
+    with (
+        tls_server(tmp_path, "127.0.0.1") as server,
+        real_sink("bucket", server.endpoint, ca_file=server.ca_file) as sink,
+    ):
+        assert sink.put(b"{}") == 200
+        with sink._exchanges.open() as exchange:
+            pool = sink._connections._manager.connection_from_url(server.endpoint)
+            connection: Any = pool._get_conn()
+            exchange.connection = connection
+            monkeypatch.setattr(socket.socket, "shutdown", noted)
+            sink.abort(threading.get_ident())
+            monkeypatch.undo()
+            connection.close()
+    assert outside == [False]
 
 
 def test_a_proxy_that_refuses_the_login_blocks_and_no_secret_is_said(proxied: tuple[HttpProxy, Secured]) -> None:

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Self
@@ -17,13 +18,17 @@ class HttpProxy:
 
     `resolve` is where every connection goes to, whatever its name, as (host, port); None goes where the name says.
     `heads` are the requests as they came, without bodies. `answer` is given in place of a connection, where it is set.
+    With `tls` it is spoken to by TLS.
     """
 
-    def __init__(self, login: str = "", resolve: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self, login: str = "", resolve: tuple[str, int] | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.heads: list[bytes] = []
         self.answer: bytes = b""
         self._wanted = base64.b64encode(login.encode()).decode() if login else ""
         self._resolve = resolve
+        self._tls = tls
         self._road = threading.Event()
         self._road.set()
         self._sockets: set[socket.socket] = set()
@@ -36,7 +41,8 @@ class HttpProxy:
 
     def url(self, login: str = "") -> str:
         """The setting `oss.proxy_url` for it."""
-        return f"http://{login}@127.0.0.1:{self.port}" if login else f"http://127.0.0.1:{self.port}"
+        scheme = "https" if self._tls is not None else "http"
+        return f"{scheme}://{login}@127.0.0.1:{self.port}" if login else f"{scheme}://127.0.0.1:{self.port}"
 
     @contextlib.contextmanager
     def stalled(self) -> Iterator[None]:
@@ -90,6 +96,8 @@ class HttpProxy:
     def _serve(self, client: socket.socket) -> None:
         upstream: socket.socket | None = None
         with contextlib.suppress(OSError):
+            if self._tls is not None:
+                client = self._keep(self._tls.wrap_socket(client, server_side=True))
             while True:
                 self._road.wait(_SECONDS)
                 data = b""

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from kafka.protocol.metadata import MetadataRequest, MetadataResponse
 
 from tests.support.proxy import Proxy
 from tests.support.worker import free_port, wait_for
+from worker import client_network
 from worker.client_network import PatientManager
 
 LIMIT_MS = 5_000
@@ -60,6 +62,21 @@ def test_a_name_that_takes_long_to_resolve_stops_nothing_else(manager: Any, monk
         answered.set()
         listener.settimeout(30)
         listener.accept()[0].close()  # and then it connects
+
+
+def test_a_name_is_resolved_again_after_a_time_without_threads(manager: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def resolve() -> None:
+        await client_network._RESOLVER.ready(manager, "localhost", 9092, time.monotonic() + LIMIT_MS / 1000)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            manager.run(resolve)
+    manager.run(resolve)
+    assert client_network._RESOLVER.taken("localhost", 9092)
 
 
 @pytest.mark.parametrize("answer", ["none in time", "no such name"])

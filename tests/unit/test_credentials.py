@@ -211,6 +211,19 @@ def settled(kept: Kept) -> str:
     return str(kept.current().access_key_id)
 
 
+def test_where_no_thread_can_be_started_the_next_request_tries_again(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            kept.current()
+    assert settled(kept) == "id-1"
+
+
 def test_without_an_end_they_are_fetched_again_every_few_minutes(kept: Kept, source: Source, clock: FakeClock) -> None:
     assert [settled(kept) for _ in range(100)] == ["id-1"] * 100
     clock.pass_by(KEPT_SECONDS - 1)

@@ -228,6 +228,10 @@ class Stage:
     def lease_waits(self) -> float | None:
         return self.metrics.registry.get_sample_value("oss_vectors_lease_waits_total")
 
+    def lose_lease(self, then: Callable[[], FakeFuture]) -> FakeFuture:
+        self.lease_holds = False
+        return then()
+
     def refuse(self, *offsets: int) -> None:
         """Hand records in that were read, as dead letters that the service refused."""
         for offset in offsets:
@@ -312,6 +316,28 @@ def test_letters_are_held_back_while_the_lease_does_not_hold_and_written_when_it
     assert (stage.written("failed"), stage.broker.closed) == (0, 0)
 
 
+@pytest.mark.parametrize("is_held", [False, True], ids=["that wait", "that are held"])
+def test_letters_held_back_for_the_lease_are_looked_at_now_and_then_only(new_stage: NewStage, is_held: bool) -> None:
+    stage = new_stage()
+    looks: list[float] = []
+    if is_held:
+        stage.broker.answers = [lambda: stage.lose_lease(fail_at_once(kafka_errors.MessageSizeTooLargeError()))]
+    else:
+        stage.lease_holds = False
+    stage.writer.start()
+    stage.submit(FakeMessage(0, key=b"k", value=b"v"))
+    wait_for(lambda: stage.lease_waits() == 1, "it is held back")
+    begun = time.monotonic()
+
+    def look() -> bool:
+        looks.append(time.monotonic())
+        return False
+
+    stage.ledger._may_write = look
+    wait_for(lambda: len(looks) >= 6, "it looks again")
+    assert time.monotonic() - begun > 0.3
+
+
 def test_letters_that_are_held_back_are_given_up_with_their_partition(new_stage: NewStage) -> None:
     stage = new_stage()
     stage.lease_holds = False
@@ -374,6 +400,20 @@ def test_after_a_producer_that_fails_at_once_a_new_one_is_made(new_stage: NewSta
     stage.submit(FakeMessage(0))
     stage.events.wait_for(("unblocked", UNAVAILABLE))
     assert (stage.broker.asked_idempotent, stage.broker.closed) == ([True, True], 1)
+
+
+def test_a_producer_that_fails_to_close_does_not_end_the_thread(new_stage: NewStage) -> None:
+    stage = new_stage()
+
+    def fail(timeout: float | None = None) -> None:
+        raise RuntimeError("an unforeseen error")
+
+    stage.broker.close = fail  # type: ignore[method-assign]
+    stage.broker.answers = [fail_at_once(kafka_errors.KafkaTimeoutError())]
+    stage.writer.start()
+    stage.submit(FakeMessage(0, key=b"k", value=b"v"))
+    stage.wait_settled(1)
+    assert stage.writer.is_alive
 
 
 def test_one_letter_that_is_refused_does_not_hold_up_the_settling_of_others(new_stage: NewStage) -> None:

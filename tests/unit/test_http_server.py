@@ -382,3 +382,24 @@ def test_an_error_in_a_turn_does_not_end_the_port(
     assert status_of(ask(server, b"GET / HTTP/1.1\r\n\r\n")) == 200
     wait_for(lambda: caplog.records)
     assert [record.getMessage() for record in caplog.records] == ["a turn of the HTTP port failed"]
+
+
+def test_an_answer_that_takes_for_ever_does_not_keep_the_process_from_its_end(serve: Open) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def hang(_: Request) -> Answer:
+        asked.set()
+        assert over.wait(LIMIT_S)
+        return plain(HTTPStatus.OK, "late")
+
+    server = serve(hang)
+    client = connected(server, b"GET / HTTP/1.1\r\n\r\n")
+    assert asked.wait(LIMIT_S)
+    stopping = threading.Thread(target=server.stop, daemon=True)
+    stopping.start()
+    stopping.join(LIMIT_S / 2)
+    was_stopped = not stopping.is_alive()
+    over.set()
+    server._thread.join(LIMIT_S)
+    client.close()
+    assert was_stopped
