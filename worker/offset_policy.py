@@ -313,22 +313,23 @@ class FirstOffsets:
         """Say what is read although it may have been written before, or is not read at all; one line for each topic."""
         found, self._without_commit = self._without_commit, defaultdict(list)
         for topic, partitions in found.items():
-            told = {"topic": topic, **_named([partition for partition, _, _ in partitions])}
-            told["offsets"] = sum(end - beginning for _, beginning, end in partitions)
+            level = logging.WARNING
             if self._reset == "latest":
-                log.warning("no committed offset: what was published before is not written", extra=told)
+                message = "no committed offset: what was published before is not written"
             elif topic in self._has_commits:
-                log.warning(
+                message = (
                     "no committed offset for these partitions, while the group has some for others of the topic: they are "
-                    "new, or their offsets expired or were deleted; all that is kept of them is read and written (again)",
-                    extra=told,
+                    "new, or their offsets expired or were deleted; all that is kept of them is read and written (again)"
                 )
             else:
-                log.info(
+                level = logging.INFO
+                message = (
                     "the group has no committed offset for the topic: it is new, or its offsets expired "
-                    "(offsets.retention.minutes of the brokers); all that is kept of the topic is read and written",
-                    extra=told,
+                    "(offsets.retention.minutes of the brokers); all that is kept of the topic is read and written"
                 )
+            offsets = sum(end - beginning for _, beginning, end in partitions)
+            named = _named([partition for partition, _, _ in partitions])
+            log.log(level, message, extra={"topic": topic, "offsets": offsets, **named})
 
 
 def _named(partitions: Sequence[Partition]) -> dict[str, Any]:

@@ -516,13 +516,14 @@ def _records() -> Sequence[Panel]:
         bars(
             "Foreign keys and skipped offsets",
             "Records whose Kafka key is not the vector's key, so that no order holds among its versions; "
-            "and offsets that were passed without being read.",
+            "offsets that were passed without being read; and offsets that a log lost after they were read.",
             "short",
             query(increase(of_topic("oss_vectors_key_mismatch_total"), "topic"), "{{topic}}: key mismatch"),
             query(
                 increase(of_topic("oss_vectors_skipped_offsets_total"), "topic", "reason"),
                 "{{topic}}: skipped, {{reason}}",
             ),
+            query(increase(of_topic("oss_vectors_truncated_offsets_total"), "topic"), "{{topic}}: log truncated"),
         )
         .links([runbook("ossvectorskeymismatch"), runbook("ossvectorsoffsetsskipped").title("What to do: offsets")])
         .axis_soft_max(1),

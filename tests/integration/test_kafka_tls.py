@@ -107,7 +107,7 @@ def test_every_record_is_read_whole_by_tls(secured: Secured) -> None:
             type(getattr(each.parser.receive_bytes, "__self__", None)) for each in connections if each.connected
         }
         assert received == {wire._Frames}
-        assert member.source._consumer._fetcher.PartitionRecords is wire.PartitionRecords
+        assert member.source._consumer._fetcher.PartitionRecords.func is wire.PartitionRecords
     finally:
         member.source.close(2.0)
 
