@@ -182,6 +182,11 @@ def test_a_missing_topic_of_several_waits_and_the_others_are_read(
     worker.wait_until(lambda m: m.blocks() == {(missing, "partition_unreadable")}, "that it is gone is told", 60)
     stage.publish_versions(versions_of(20, 50, first=50))
     worker.wait_settled(110)
+    # When the last one goes nothing is assigned any more, and nothing can move either.
+    BriefAdmin(broker.bootstrap).delete_topics([stage.topic])
+    told = wait_for(lambda: (now := worker.readyz()).status == 503 and now.json, "that nothing is there is told")
+    assert (told["state"], told["assigned_partitions"]) == ("blocked", 0)
+    assert f"{stage.topic}: kafka has no such topic" in told["reason"]
 
 
 # -- what nobody can read yet, or once more
