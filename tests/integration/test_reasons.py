@@ -123,6 +123,10 @@ def test_a_coordinator_that_refuses_connections_is_looked_up_with_pauses(broker:
         cluster.add_coordinator, manager._send_now = add_wrong, count
         member.turns_until(lambda: len(looked_up) == 5, "it looks for the coordinator again and again")
         assert looked_up[-1] - looked_up[0] > 3 * LOOKUP_PAUSE_SECONDS
+        member.turns_until(lambda: "its coordinator is not there" in member.source.waits_for, "that is the reason")
+        cluster.add_coordinator = add
+        member.turns_until(lambda: member.source.is_member, "it joins")
+        assert member.source.waits_for == "joining the group"
 
 
 # -- addresses
