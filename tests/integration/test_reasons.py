@@ -188,7 +188,8 @@ def test_a_missing_topic_of_several_waits_and_the_others_are_read(
     worker.wait_settled(110)
     # When the last one goes nothing is assigned any more, and nothing can move either.
     BriefAdmin(broker.bootstrap).delete_topics([stage.topic])
-    told = wait_for(lambda: (now := worker.readyz()).status == 503 and now.json, "that nothing is there is told")
+    wait_for(lambda: worker.readyz().status == 503, "that nothing is there is told", told=worker.last_words)
+    told = worker.readyz().json
     assert (told["state"], told["assigned_partitions"]) == ("blocked", 0)
     assert f"{stage.topic}: kafka has no such topic" in told["reason"]
 
