@@ -32,6 +32,7 @@ _PARTS: Final = (
     "_subscription.assignment",
     "_subscription.seek",
     "_coordinator.coordinator",
+    "_coordinator.coordinator_id",
     "_coordinator.coordinator_dead",
     "_coordinator._failed_request",
 )
@@ -82,6 +83,13 @@ def any_broker(consumer: Any) -> Any:
 def coordinator(consumer: Any) -> Any:
     """Return the node of the group's coordinator, None where it is not known or not connected."""
     return consumer._coordinator.coordinator()  # noqa: SLF001 - see above
+
+
+def has_coordinator(consumer: Any) -> bool:
+    """Return whether the group's coordinator is known and connected, from memory: the client is not made to look."""
+    node = consumer._coordinator.coordinator_id  # noqa: SLF001 - see above
+    connection = None if node is None else consumer._manager._conns.get(node)  # noqa: SLF001 - see above
+    return connection is not None and bool(connection.connected)
 
 
 def coordinator_failed(consumer: Any, node: Any, request: Any, error: BaseException) -> None:

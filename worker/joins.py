@@ -13,6 +13,10 @@ from worker.repeats import Repeats
 log = logging.getLogger(__name__)
 
 JOINING: Final = "joining the group"
+NO_COORDINATOR: Final = (
+    "its coordinator is not there: start the broker that leads the group's partition of __consumer_offsets, or correct the "
+    "way to it"
+)
 _AGAIN_SECONDS: Final = 5.0
 
 

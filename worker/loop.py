@@ -334,7 +334,7 @@ class Worker:
             self._status.enter(State.STARTING, self._source.waits_for)
             return
         assignments = self._ledger.assignments()
-        if assignments and all(self._status.blocks_of(*assignment.partition) for assignment in assignments):
+        if self._nothing_can_move(assignments):
             blocks = self._status.read().blocks
             self._status.enter(State.BLOCKED, "; ".join(f"{block}: {message}" for block, message in blocks.items()))
         elif not self._parts.dead_letters.is_ready:
@@ -343,6 +343,13 @@ class Worker:
             self._status.enter(State.STARTING, self._why_no_index())
         else:
             self._status.enter(State.RUNNING, "running")
+
+    def _nothing_can_move(self, assignments: Sequence[Assignment]) -> bool:
+        """Tell whether all that is assigned is blocked, or nothing is since none of the topics is there any more."""
+        if assignments:
+            return all(self._status.blocks_of(*assignment.partition) for assignment in assignments)
+        unreadable = BlockReason.PARTITION_UNREADABLE
+        return all(unreadable in self._status.blocks_of(topic) for topic in self._settings.topics)
 
     def _why_no_index(self) -> str:
         lanes = self._parts.lanes.values()

@@ -34,7 +34,7 @@ from worker.client_figures import ClientFigures
 from worker.config import Kafka
 from worker.errors import BlockReason, BrokerUnavailable, FatalError, Fenced
 from worker.heartbeats import Heartbeats
-from worker.joins import Joins
+from worker.joins import JOINING, NO_COORDINATOR, Joins
 from worker.leaders import Leaders
 from worker.lease import Lease
 from worker.metrics import Metrics
@@ -59,6 +59,7 @@ _HAND_OVER_SECONDS: Final = 5.0  # for the answer to the last commit of partitio
 _COMMIT_LOST_SECONDS: Final = 30.0
 # What the client raises for a partition that it does not own any more: it changes its assignment on its own thread.
 _GONE: Final = (kafka_errors.KafkaError, AssertionError, KeyError, ValueError)
+_COORDINATOR_GRACE_SECONDS: Final = 3.0  # to find the group's coordinator, which takes a moment at each start
 _WATCH_SECONDS: Final = 1.0  # between looks at the membership, once joined
 # Of the client's errors those that tell of what a partition holds; "UnknownError" is what a broker answers whose own
 # reading of a file failed in a way that it has no number for.
@@ -171,6 +172,7 @@ class KafkaSource:
         self._consumer: Any = None
         self._committing_since: float | None = None
         self._stable_at = self._member_at = clock()  # when it last was a member; when it last was, or was about to be
+        self._coordinated_at = clock()  # when the group's coordinator was last known and connected
         self._joined = False
         self._watch_again_at = 0.0
         self._fenced: Fenced | None = None
@@ -228,7 +230,7 @@ class KafkaSource:
         self._steered = ()
         self._consumer = consumer
         self._committing_since = None
-        self._stable_at = self._member_at = self._clock()
+        self._stable_at = self._member_at = self._coordinated_at = self._clock()
 
     def _subscribe(self, consumer: Any) -> None:
         """Subscribe, and load the metadata of every topic before the first join.
@@ -281,7 +283,12 @@ class KafkaSource:
     @property
     def waits_for(self) -> str:
         """What a process that is no member waits for, with the group's reason where it refuses."""
-        return self._joins.waits_for
+        return f"{JOINING}: {NO_COORDINATOR}" if self._has_no_coordinator else self._joins.waits_for
+
+    @property
+    def _has_no_coordinator(self) -> bool:
+        """Tell whether nobody can answer a join: not for a moment, as at each start."""
+        return not self._joins.refusal and self._clock() - self._coordinated_at >= _COORDINATOR_GRACE_SECONDS
 
     def _watch_membership(self) -> None:
         """Make a member anew that is none: one whose heartbeats are not answered, or a join that the client lost.
@@ -289,6 +296,8 @@ class KafkaSource:
         It is none one session after the last answered heartbeat was sent, when the group gives its partitions to others.
         """
         now = self._clock()
+        if client_internals.has_coordinator(self._consumer):
+            self._coordinated_at = now
         self._cut_once_the_lease_has_run_out()
         if self._joined and now < self._watch_again_at and self._lease.holds():
             return
@@ -301,8 +310,11 @@ class KafkaSource:
             self._member_at = now
         elif (now - self._member_at if age == math.inf else age) >= self._lease.session_seconds:
             self._metrics.kafka_errors.labels("group").inc()
+            problem = f"no member of the group for {now - self._stable_at:.0f} s; joining anew"
+            if self._has_no_coordinator:
+                problem = f"{problem}: {NO_COORDINATOR}"
             self._abandon()
-            raise BrokerUnavailable(f"no member of the group for {now - self._stable_at:.0f} s; joining anew")
+            raise BrokerUnavailable(problem)
 
     def _cut_once_the_lease_has_run_out(self) -> None:
         """Cut what is on the wire, as a revoke does: others may write newer versions soon."""
@@ -385,7 +397,8 @@ class KafkaSource:
         consumer, self._consumer = self._consumer, None
         self._lease.end()
         self._was_cut = True
-        self._end_and_cut(self._ledger.assignments())
+        if owned := self._ledger.assignments():
+            self._lose(owned)
         self._metrics.paused_partitions.set(0)
         self._joined = False
         kafka_client.close_consumer(consumer)
@@ -860,9 +873,14 @@ class KafkaSource:
         """
         for assignor in consumer._coordinator._assignors.values():  # noqa: SLF001 - there is no other way; a test holds it
             assignor.member_assignment = None
+        self._lose(self._ledger.close([Partition(tp.topic, tp.partition) for tp in lost]))
+
+    def _lose(self, assignments: Sequence[Assignment]) -> None:
+        """End ownerships that were not given back in order; the alert on lost partitions sees nothing but this count."""
         self._metrics.rebalances.labels("lost").inc()
-        returned = self._end_and_cut(self._ledger.close([Partition(tp.topic, tp.partition) for tp in lost]))
-        log.warning("partitions lost", extra={"partitions": _named(lost), "returned": returned})
+        returned = self._end_and_cut(assignments)
+        partitions = _named(assignment.partition for assignment in assignments)
+        log.warning("partitions lost", extra={"partitions": partitions, "returned": returned})
 
 
 def lease_of(settings: Kafka) -> Lease:
@@ -918,7 +936,7 @@ def _for_client(offsets: Mapping[Assignment, int]) -> dict[Any, Any]:
     }
 
 
-def _named(partitions: Iterable[TopicPartition]) -> list[str]:
+def _named(partitions: Iterable[TopicPartition | Partition]) -> list[str]:
     return [f"{tp.topic}/{tp.partition}" for tp in sorted(partitions)]
 
 

@@ -25,7 +25,7 @@ class State(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
-    BLOCKED = "blocked"  # no assigned partition can move
+    BLOCKED = "blocked"  # no assigned partition can move, or no topic is there
     DRAINING = "draining"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -139,10 +139,13 @@ class Status:
             reasons.setdefault(block.topic, {}).setdefault(block.partition, []).append(block.reason)
         self._reasons = reasons
 
-    def blocks_of(self, topic: str, partition: int) -> list[BlockReason]:
-        """Return what blocks a partition, by itself or with its topic."""
+    def blocks_of(self, topic: str, partition: int | None = None) -> list[BlockReason]:
+        """Return what blocks a topic as a whole, or a partition, by itself or with its topic."""
         reasons = self._reasons.get(topic)
-        return [] if reasons is None else [*reasons.get(None, ()), *reasons.get(partition, ())]
+        if reasons is None:
+            return []
+        own = () if partition is None else reasons.get(partition, ())
+        return [*reasons.get(None, ()), *own]
 
     def read(self) -> Reading:
         """Return one consistent reading."""

@@ -131,6 +131,7 @@ def test_a_member_that_is_none_is_noticed_within_a_session_and_made_anew(
 
     assert SESSION_S * 0.5 < took < SESSION_S * 2.5 + BUSY_S
     assert member.lost_members() == 1
+    assert member.lost_partitions() == 1  # what the alert on them counts
     assert (member.source.is_member, member.ledger.assignments(), stale._closed) == (False, [], True)
     member.source.start()
     member.turns_until(lambda: member.source.is_member and member.count, "it has joined again and reads")

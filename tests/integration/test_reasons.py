@@ -123,6 +123,10 @@ def test_a_coordinator_that_refuses_connections_is_looked_up_with_pauses(broker:
         cluster.add_coordinator, manager._send_now = add_wrong, count
         member.turns_until(lambda: len(looked_up) == 5, "it looks for the coordinator again and again")
         assert looked_up[-1] - looked_up[0] > 3 * LOOKUP_PAUSE_SECONDS
+        member.turns_until(lambda: "its coordinator is not there" in member.source.waits_for, "that is the reason")
+        cluster.add_coordinator = add
+        member.turns_until(lambda: member.source.is_member, "it joins")
+        assert member.source.waits_for == "joining the group"
 
 
 # -- addresses
@@ -182,6 +186,12 @@ def test_a_missing_topic_of_several_waits_and_the_others_are_read(
     worker.wait_until(lambda m: m.blocks() == {(missing, "partition_unreadable")}, "that it is gone is told", 60)
     stage.publish_versions(versions_of(20, 50, first=50))
     worker.wait_settled(110)
+    # When the last one goes nothing is assigned any more, and nothing can move either.
+    BriefAdmin(broker.bootstrap).delete_topics([stage.topic])
+    wait_for(lambda: worker.readyz().status == 503, "that nothing is there is told", told=worker.last_words)
+    told = worker.readyz().json
+    assert (told["state"], told["assigned_partitions"]) == ("blocked", 0)
+    assert f"{stage.topic}: kafka has no such topic" in told["reason"]
 
 
 # -- what nobody can read yet, or once more

@@ -82,3 +82,7 @@ class Member:
     def lost_members(self) -> float:
         """How often the watchdog made a member anew."""
         return self.kafka_errors("group")
+
+    def lost_partitions(self) -> float:
+        """How often partitions were given up that had not been revoked in order."""
+        return float(self.metrics.rebalances.labels("lost")._value.get())
