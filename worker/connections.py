@@ -1,7 +1,9 @@
 """Connections to the service: bounded in time and size, cut from other threads, with and without a proxy.
 
-urllib3 is used by itself, without requests on top of it: no cookies, no redirects, no environment, no unpacking, and one
-place where time-outs, certificates and proxies are set.
+The HTTP client is a `requests.Session` with one adapter, which gives it urllib3's pools with connections of our own. The
+session sends a request and nothing more: it retries nothing, follows no redirect, keeps no cookies, and takes nothing from
+the environment. requests reads, unpacks and parses nothing of an answer: its status, headers and body are read here, from
+urllib3's response.
 
 What bounds a request:
 
@@ -24,13 +26,16 @@ from enum import Enum
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-import certifi
+import requests
+from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3 import PoolManager, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
-from urllib3.util import Timeout, make_headers, parse_url
+from urllib3.util import make_headers, parse_url
 from urllib3.util.ssl_ import create_urllib3_context
 
 from worker.answers import Answer
@@ -40,6 +45,7 @@ from worker.errors import BlockReason, RetryReason, SettingsError, SinkError, Ta
 MOST_HEADER_BYTES: Final = 262144  # of an answer, with all that comes before it (100 Continue)
 MOST_BODY_BYTES: Final = 1048576  # an answer has no more than one index's description, or an error
 _CHUNKED_OVERHEAD: Final = 2  # for what stands between the chunks of a body
+_HOSTS: Final = 4  # that connections are kept to: there is one, or one proxy
 _IDLE_SECONDS: Final = 30.0  # after which a kept connection is not used again: balancers forget it without a word
 _KEEPALIVE_SECONDS: Final = 15  # of silence, after which the system asks whether the other side is still there
 _PIECE: Final = 65536
@@ -133,52 +139,30 @@ class Connections:
     """
 
     def __init__(self, settings: Oss, exchanges: Exchanges, most: int, clock: Callable[[], float]) -> None:
-        self._timeout = Timeout(connect=settings.connect_timeout_seconds, read=settings.read_timeout_seconds)
-        self._literal_host = literal_host(settings.endpoint)
-        shared: dict[str, Any] = {
-            "num_pools": 4,
-            "maxsize": most,
-            "ssl_context": _tls(settings.ca_file),
-            "socket_options": [*HTTPConnection.default_socket_options, *_keepalive(settings.write_timeout_seconds)],
-        }
+        self._timeout = (settings.connect_timeout_seconds, settings.read_timeout_seconds)
         self.proxy = ""  # its address, without the login
-        self._manager: PoolManager
         if settings.proxy_url:
-            proxy = parse_url(settings.proxy_url)
-            self.proxy = proxy._replace(auth=None, path=None).url
-            self._manager = ProxyManager(
-                self.proxy, proxy_headers=_login(settings.proxy_url), proxy_ssl_context=_tls(settings.ca_file), **shared
-            )
-        else:
-            self._manager = PoolManager(**shared)
-        self._manager.pool_classes_by_scheme = _pool_classes(exchanges, settings.write_timeout_seconds, clock)
+            self.proxy = parse_url(settings.proxy_url)._replace(auth=None, path=None).url
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.stream = True
+        self._session.cookies = _NoCookies()
+        self._session.proxies = {"all": self.proxy} if self.proxy else {}
+        adapter = _Adapter(settings, self.proxy, most, _pool_classes(exchanges, settings.write_timeout_seconds, clock))
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes, exchange: Exchange) -> Answer:
         """Send a request and return the answer, whatever it is. Raises what `error_of_connection` reads."""
         sent = {**headers, "Accept-Encoding": "identity"}
-        if self._literal_host is not None:
-            # The Host header keeps the name that the SDK made, which may not resolve.
-            parts = urlsplit(url)
-            sent["Host"] = parts.netloc
-            host = f"[{self._literal_host}]" if ":" in self._literal_host else self._literal_host
-            url = parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host).geturl()
-        response = self._manager.urlopen(
-            "POST",
-            url,
-            body=body,
-            headers=sent,
-            redirect=False,
-            retries=False,
-            preload_content=False,
-            decode_content=False,
-            timeout=self._timeout,
-        )
+        request = requests.Request("POST", url, headers=sent, data=body).prepare()
+        response = self._session.send(request, timeout=self._timeout, allow_redirects=False).raw
         was_all_sent = exchange.phase is Phase.WAITING
         return Answer(response.status, response.headers, _content(response, keep=was_all_sent), was_all_sent)
 
     def close(self) -> None:
         """Close all connections."""
-        self._manager.clear()
+        self._session.close()
 
 
 def literal_host(endpoint: str) -> str | None:
@@ -190,6 +174,72 @@ def literal_host(endpoint: str) -> str | None:
         return str(ipaddress.ip_address(host))
     except ValueError:
         return None
+
+
+class LiteralHosts(HTTPAdapter):
+    """Reaches an endpoint below which no name can be made, as `literal_host` returns it.
+
+    The SDK always makes the host `{bucket}-{account}.{endpoint}`, which may not resolve there. The connection goes to the
+    endpoint, and the Host header keeps the name. Nothing is retried.
+    """
+
+    def __init__(self, literal_host: str | None, connections: int = 10) -> None:
+        self._literal_host = literal_host
+        super().__init__(pool_connections=_HOSTS, pool_maxsize=connections, max_retries=0)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        if self._literal_host is not None:
+            parts = urlsplit(request.url or "")
+            request.headers["Host"] = parts.netloc
+            host = f"[{self._literal_host}]" if ":" in self._literal_host else self._literal_host
+            request.url = parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host).geturl()
+        return super().send(request, *args, **kwargs)
+
+
+class _Adapter(LiteralHosts):
+    """Gives the session our connections, direct or through the proxy, and leaves its answers unread."""
+
+    def __init__(self, settings: Oss, proxy: str, most: int, pool_classes: Mapping[str, Any]) -> None:
+        self._options: dict[str, Any] = {
+            "ssl_context": _tls(settings.ca_file),
+            "socket_options": [*HTTPConnection.default_socket_options, *_keepalive(settings.write_timeout_seconds)],
+        }
+        self._proxy = proxy
+        if proxy:
+            self._options["proxy_headers"] = _login(settings.proxy_url)
+            self._options["proxy_ssl_context"] = _tls(settings.ca_file)
+        self._pool_classes = pool_classes
+        super().__init__(literal_host(settings.endpoint), most)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **_: Any) -> None:
+        """Make the pools. `HTTPAdapter` calls it as it is made."""
+        shared = {"num_pools": connections, "maxsize": maxsize, "block": block, **self._options}
+        self.poolmanager = ProxyManager(self._proxy, **shared) if self._proxy else PoolManager(**shared)
+        self.poolmanager.pool_classes_by_scheme = self._pool_classes
+
+    def get_connection_with_tls_context(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> Any:
+        """Return the pool for a request; certificates are checked by the context that all pools have."""
+        return self.poolmanager.connection_from_url(request.url)
+
+    def cert_verify(self, *_: Any) -> None:
+        """Do nothing, where requests would add the authorities that it trusts to those of `oss.ca_file`."""
+
+    def build_response(self, req: requests.PreparedRequest, resp: BaseHTTPResponse) -> requests.Response:
+        """Wrap an answer without its headers, so that requests finds nothing in them to act upon.
+
+        It would parse the cookies, which takes seconds where they are made for it, and read and unpack the body of a redirect,
+        though it follows none.
+        """
+        response = requests.Response()
+        response.status_code, response.raw, response.request = resp.status, resp, req
+        return response
+
+
+class _NoCookies(RequestsCookieJar):
+    """Keeps nothing, and parses nothing."""
+
+    def extract_cookies(self, *_: Any) -> None:
+        """Do nothing."""
 
 
 def _content(response: BaseHTTPResponse, *, keep: bool) -> bytes | None:
@@ -220,7 +270,7 @@ def _content(response: BaseHTTPResponse, *, keep: bool) -> bytes | None:
 def _tls(ca_file: str) -> ssl.SSLContext:
     context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
     try:
-        context.load_verify_locations(cafile=ca_file or certifi.where())
+        context.load_verify_locations(cafile=ca_file or DEFAULT_CA_BUNDLE_PATH)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise SettingsError([f"oss.ca_file = {ca_file!r}: no certificates in PEM: {error}"]) from None
     return context
@@ -413,7 +463,7 @@ def _error_of_tunnel(status: int, where: str) -> SinkError:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Walk an exception's causes, outermost first; urllib3 wraps its own as arguments and attributes."""
+    """Walk an exception's causes, outermost first; requests and urllib3 wrap them as arguments and attributes."""
     seen: set[int] = set()
     queue = [error]
     while queue:

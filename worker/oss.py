@@ -29,7 +29,7 @@ from worker.credentials import credentials_provider
 from worker.errors import BlockReason, NotSent, RetryReason, SinkError, TargetError, Transient
 from worker.record import Target
 
-_NOT_OF_A_HEADER: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+_NOT_OF_A_HEADER: Final = re.compile(r"^\s|[^\t\x20-\x7e\x80-\xff]")  # requests refuses a space before a value
 
 
 class Sink(Protocol):
@@ -198,7 +198,7 @@ def _headers(signed: Mapping[str, str | None]) -> dict[str, str]:
     headers = {name: value for name, value in signed.items() if value is not None}
     for name, value in headers.items():
         if _NOT_OF_A_HEADER.search(value):
-            message = f"the header {name} cannot be sent: the credentials hold a line break or another character that no header takes"
+            message = f"the header {name} cannot be sent: the credentials hold a line break, a space before them, or another character that no header takes"
             raise TargetError(message, block=BlockReason.CREDENTIALS)
     return headers
 

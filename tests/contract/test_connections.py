@@ -147,6 +147,40 @@ def test_an_answer_that_is_packed_is_not_unpacked_and_not_believed() -> None:
     assert b"accept-encoding: identity" in requests[0].lower()
 
 
+def test_a_redirect_that_is_packed_is_not_unpacked() -> None:
+    packer = zlib.compressobj(wbits=31)
+    packed = b"".join(packer.compress(bytes(1_000_000)) for _ in range(400)) + packer.flush()
+    head = b"HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(
+        packed
+    )
+    with (
+        RawServer(answering(head + packed)) as server,
+        real_sink("bucket", server.endpoint) as sink,
+        little_memory(),
+    ):
+        error = error_of(lambda: sink.put(b"{}"))
+    assert (type(error), error.status) == (TargetError, 302)
+
+
+def test_cookies_are_neither_parsed_nor_sent_again() -> None:
+    """The standard library parses some in a time that grows with the square of their length, and fails on others."""
+    requests: list[bytes] = []
+    slow = b"".join(b"Set-Cookie2: " + b"a," * 32000 + b"\r\n" for _ in range(3))
+    odd = b"Set-Cookie: b=c; max-age=" + b"9" * 3000 + b"\r\n"
+
+    def handle(connection: socket.socket) -> None:
+        while True:
+            requests.append(read_request(connection))
+            connection.sendall(OK.replace(b"\r\n", b"\r\nSet-Cookie: a=b; Path=/\r\n" + odd + slow, 1))
+
+    with RawServer(handle) as server, real_sink("bucket", server.endpoint) as sink:
+        started = time.thread_time()
+        assert [sink.put(b"{}") for _ in range(2)] == [200, 200]
+        assert time.thread_time() - started < 1.0
+    assert len(requests) == 2
+    assert b"\r\ncookie:" not in requests[1].lower()
+
+
 # -- answers on a kept connection
 
 
@@ -286,6 +320,18 @@ def test_a_certificate_of_another_host_is_not_accepted(tmp_path: Path) -> None:
     assert server.requests == []
 
 
+def test_with_a_ca_file_no_other_authority_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "another.pem")
+    with tls_server(tmp_path, "127.0.0.1") as server:
+        monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", server.ca_file)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", server.ca_file)
+        monkeypatch.setenv("SSL_CERT_FILE", server.ca_file)
+        with real_sink("bucket", server.endpoint, ca_file=str(tmp_path / "another.pem")) as sink:
+            error = transient(lambda: sink.put(b"{}"))
+    assert "certificate verify failed" in error.message
+    assert server.requests == []
+
+
 def test_a_ca_file_without_certificates_is_a_wrong_setting(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(SettingsError, match=r"oss\.ca_file"):
@@ -340,6 +386,25 @@ def test_an_endpoint_may_be_an_ipv6_address(emulator: Emulator) -> None:
 
 
 # -- through a proxy
+
+
+def test_the_proxy_and_login_of_the_environment_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login worker password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    requests: list[bytes] = []
+
+    def handle(connection: socket.socket) -> None:
+        requests.append(read_request(connection))
+        connection.sendall(OK)
+
+    with RawServer(handle) as server, real_sink("bucket", server.endpoint) as sink:
+        assert sink.put(b"{}") == 200
+    assert requests[0].startswith(b"POST /?putVectors")  # a proxy would be sent the whole address
+    assert b"authorization: oss4" in requests[0].lower()
 
 
 @pytest.fixture(params=["http", "https"])
@@ -573,12 +638,13 @@ def test_what_is_unforeseen_costs_the_request_and_tells_its_place_alone(monkeypa
     assert error.unknown_outcome is True
 
 
+@pytest.mark.parametrize("token", ["secret\ntoken", " secret", "\u00a0secret", "secret\u2028"])
 def test_credentials_that_no_header_takes_block_and_are_not_said(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
     """A provider of another package may give such, which ours refuses before."""
     bucket, index = emulator.new_index(2)
-    given = Provider(lambda: Credentials(emulator.access_key_id, emulator.access_key_secret, "secret\ntoken"))
+    given = Provider(lambda: Credentials(emulator.access_key_id, emulator.access_key_secret, token))
     monkeypatch.setattr("worker.oss.credentials_provider", lambda *_: given)
     sink = OssSink(settings(bucket, emulator.endpoint), ENVIRONMENT, max_connections=1)
     error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
