@@ -316,18 +316,18 @@ class FirstOffsets:
             told = {"topic": topic, **_named([partition for partition, _, _ in partitions])}
             told["offsets"] = sum(end - beginning for _, beginning, end in partitions)
             if self._reset == "latest":
-                log.warning("no committed offset: what was published before is not written", extra=told)
+                log.warning("no committed offset: what was published before is not written", extra={**told})
             elif topic in self._has_commits:
                 log.warning(
                     "no committed offset for these partitions, while the group has some for others of the topic: they are "
                     "new, or their offsets expired or were deleted; all that is kept of them is read and written (again)",
-                    extra=told,
+                    extra={**told},
                 )
             else:
                 log.info(
                     "the group has no committed offset for the topic: it is new, or its offsets expired "
                     "(offsets.retention.minutes of the brokers); all that is kept of the topic is read and written",
-                    extra=told,
+                    extra={**told},
                 )
 
 
