@@ -11,7 +11,7 @@ import math
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +28,8 @@ from worker.words import clean
 
 ENV_PREFIX: Final = "OSS_VECTORS_"
 CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
-CREDENTIAL_VARIABLES: Final = ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN")
+SECRET_VARIABLES: Final = ("OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN")
+CREDENTIAL_VARIABLES: Final = ("OSS_ACCESS_KEY_ID", *SECRET_VARIABLES)
 SECRETS: Final = frozenset(
     {
         *("kafka.sasl_plain_password", "kafka.ssl_password", "kafka.client", "oss.proxy_url"),
@@ -398,6 +399,7 @@ class _Loader:
         self._origins: dict[str, str] = {}
 
     def load(self, path: Path | None) -> Loaded:
+        redaction.remember(*(self._environ.get(name, "").strip() for name in SECRET_VARIABLES))
         document = self._read(path)
         source = str(path or self._environ.get(CONFIG_VARIABLE) or "")
         self._refuse_unknown_tables(document, source)
@@ -422,14 +424,16 @@ class _Loader:
         try:
             content = files.read(path, files.SETTINGS_BYTES)
         except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-            self._mistakes.append(f"the settings file {path} cannot be read: {files.why(error)}")
+            self._mistakes.append(
+                f"the settings file {setting_text.shown_path(path)} cannot be read: {files.why(error)}"
+            )
             return {}
         try:
             return tomllib.loads(content.decode("utf-8-sig"))
         except ValueError as error:  # also not UTF-8, and a number of thousands of digits
-            self._mistakes.append(f"the settings file {path} is not TOML: {error}")
+            self._mistakes.append(f"the settings file {setting_text.shown_path(path)} is not TOML: {error}")
         except RecursionError:
-            self._mistakes.append(f"the settings file {path} is nested too deep")
+            self._mistakes.append(f"the settings file {setting_text.shown_path(path)} is nested too deep")
         return {}
 
     def _refuse_unknown_tables(self, document: Mapping[str, Any], source: str) -> None:
@@ -488,7 +492,7 @@ class _Loader:
             return value
         pairs = [pair.strip().rpartition(":") for pair in text.split(",") if pair.strip()]
         if not all(topic and index for topic, _, index in pairs):
-            shown = _quoted(text)
+            shown = HIDDEN if setting_text.may_be_secret(text) else _quoted(text)
             self._mistakes.append(f"{ENV_PREFIX}ROUTES = {shown}: allowed are topic:index,topic:index and JSON")
             return None
         return [{"topic": topic, "index": index} for topic, _, index in pairs]
@@ -513,6 +517,7 @@ class _Loader:
         self._take_environment(table, kind, values, origins)
         for name in _fields(kind):
             self._origins[f"{table}.{name}"] = origins.get(name, "default")
+        _remember({name: value for name, value in values.items() if f"{table}.{name}" in SECRETS})
         return self._fill(table, kind, values, source, origins)
 
     def _take_environment(self, table: str, kind: type[Table], values: dict[str, Any], origins: dict[str, str]) -> None:
@@ -535,7 +540,8 @@ class _Loader:
             content = files.read(Path(str(path).strip()), files.SECRET_BYTES)
             values[name] = _FromText(setting_text.stripped(name, content.decode()))
         except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null byte
-            self._mistakes.append(f"{table}.{name} from the file {_quoted(path)} ({origin}): {files.why(error)}")
+            shown = setting_text.shown_path(path, of_secret=f"{table}.{name}" in SECRETS)
+            self._mistakes.append(f"{table}.{name} from the file {shown} ({origin}): {files.why(error)}")
             self._wrong.add(f"{table}.{name}")
             values.pop(name, None)
 
@@ -567,7 +573,8 @@ class _Loader:
                 converted[name] = _converted(name, values[name], field.type)
             except (msgspec.ValidationError, ValueError) as error:
                 origin = (origins or {}).get(name, source)
-                shown = HIDDEN if f"{place}.{name}" in SECRETS or _has_login(values[name]) else _shown(values[name])
+                is_hidden = f"{place}.{name}" in SECRETS or setting_text.may_be_secret(values[name])
+                shown = HIDDEN if is_hidden else _shown(values[name])
                 self._mistakes.append(f"{place}.{name} = {shown} (from {origin}): {error}; {_description(field.type)}")
                 self._wrong.add(f"{place}.{name}")
                 if field.required:
@@ -612,8 +619,12 @@ def _refuse_constant(_: str) -> NoReturn:
     raise ValueError("JSON has no NaN and no Infinity")
 
 
-def _has_login(value: Any) -> bool:
-    return isinstance(value, str) and "@" in value
+def _remember(secrets: Mapping[str, Any]) -> None:
+    """Have every text hide these values, which may be wrong; also where one was given to another setting too."""
+    for value in secrets.values():
+        if isinstance(value, str):
+            redaction.remember(str(value))
+            redaction.remember_url(str(value))
 
 
 def _fields(kind: type[Table]) -> dict[str, msgspec.structs.FieldInfo]:
@@ -666,11 +677,13 @@ def credential_mistakes(environ: Mapping[str, str]) -> list[str]:
 
 def _contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) -> list[str]:
     mistakes = _route_contradictions(tuple(routes), tables["dead_letter"])
-    kafka, oss, dead_letter = tables["kafka"], tables["oss"], tables["dead_letter"]
+    kafka, oss, dead_letter, http = (tables[name] for name in ("kafka", "oss", "dead_letter", "http"))
     if isinstance(kafka, Kafka):
         mistakes += _kafka_contradictions(kafka)
     if isinstance(oss, Oss):
         mistakes += _oss_contradictions(oss)
+    if isinstance(http, Http) and not (_is_host_name(http.host) or _is_address(http.host)):
+        mistakes.append(f"http.host = {http.host!r}: allowed is an address of this machine, or its name")
     if isinstance(dead_letter, DeadLetter) and dead_letter.accept_until and accept_until(dead_letter) is None:
         mistakes.append(
             f"dead_letter.accept_until = {dead_letter.accept_until!r}: not a time of RFC 3339, such as 2026-01-31T12:00:00Z"
@@ -714,7 +727,7 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
             f"kafka.client: {', '.join(owned)} cannot be set here; the worker owns {', '.join(sorted(OWNED_CLIENT_SETTINGS))}"
         )
     mistakes += [
-        f"kafka.bootstrap_servers: {server!r} is not host:port"
+        f"kafka.bootstrap_servers: {HIDDEN if setting_text.may_be_secret(server) else repr(server)} is not host:port"
         for server in kafka.bootstrap_servers
         if not _is_server(server)
     ]
@@ -733,7 +746,10 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
             for name in ("sasl_plain_username", "sasl_plain_password")
             if not getattr(kafka, name)
         ]
-    mistakes += _file_mistakes("kafka", kafka, ("ssl_cafile", "ssl_certfile", "ssl_keyfile"))
+    given = {name: getattr(kafka, name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")}
+    mistakes += _file_mistakes("kafka", given)
+    if isinstance(crl_file := kafka.client.get("ssl_crlfile"), str):
+        mistakes += _file_mistakes("kafka.client", {"ssl_crlfile": crl_file})
     return mistakes
 
 
@@ -745,12 +761,21 @@ def _is_server(server: str) -> bool:
     return not found[1] or _is_address(found[1])
 
 
-def _file_mistakes(table: str, settings: Table, names: Iterable[str]) -> list[str]:
+def _is_proxy(address: str) -> bool:
+    """Return whether the client can read the address. Where it cannot, its errors quote parts of it, a password too."""
+    try:
+        parts = urlsplit(address)
+        return bool(parts.scheme and parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _file_mistakes(table: str, paths: Mapping[str, str]) -> list[str]:
     """Return a mistake for each certificate or key that cannot be read."""
     return [
-        f"{table}.{name} = {_quoted(path)}: {found}"
-        for name in names
-        if (path := getattr(settings, name)) and (found := files.problem(path, files.CERTIFICATE_BYTES))
+        f"{table}.{name} = {setting_text.shown_path(path)}: {found}"
+        for name, path in paths.items()
+        if path and (found := files.problem(path, files.CERTIFICATE_BYTES))
     ]
 
 
@@ -761,13 +786,51 @@ def _client_settings() -> dict[str, Any]:
     return {**KafkaProducer.DEFAULT_CONFIG, **KafkaConsumer.DEFAULT_CONFIG}
 
 
+def _is_text(value: Any, pattern: str) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _is_socket_options(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(option, list) and len(option) == 3 and all(type(part) is int for part in option) for option in value
+    )
+
+
+# Settings of kafka-python whose default is None, and what each may be; and those that are objects of a program.
+_CLIENT_FORMS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = MappingProxyType(
+    {
+        "api_version": ('text such as "2.8.2"', lambda value: _is_text(value, r"[0-9]{1,4}(\.[0-9]{1,4}){1,3}")),
+        "compression_type": ("gzip, snappy, lz4 or zstd", lambda value: _is_text(value, "gzip|snappy|lz4|zstd")),
+        "proxy_url": ("scheme://[user:password@]host:port", lambda value: isinstance(value, str) and _is_proxy(value)),
+        "receive_buffer_bytes": ("a number from 1 on", lambda value: type(value) is int and value > 0),
+        "sasl_kerberos_domain_name": ("text", lambda value: isinstance(value, str)),
+        "sasl_kerberos_name": ("text", lambda value: isinstance(value, str)),
+        "send_buffer_bytes": ("a number from 1 on", lambda value: type(value) is int and value > 0),
+        "socket_options": ("a list of lists of three numbers", _is_socket_options),
+        "socks5_proxy": (
+            "scheme://[user:password@]host:port",
+            lambda value: isinstance(value, str) and _is_proxy(value),
+        ),
+        "ssl_ciphers": ("text", lambda value: isinstance(value, str)),
+        "ssl_crlfile": ("the name of a file", lambda value: isinstance(value, str)),
+        **dict.fromkeys(
+            ("metric_reporters", "partitioner", "selector", "ssl_context"),
+            ("an object of a program, which no setting can be", lambda _: False),
+        ),
+    }
+)
+
+
 def _client_type_mistakes(client: Mapping[str, Any]) -> list[str]:
-    """Compare with the defaults' types, as far as they have one that a settings file can hold."""
+    """Compare with the defaults' types, or with the form that a value may have whose default has none."""
     defaults = _client_settings() if client else {}
     mistakes = []
     for name, value in client.items():
         kind = type(defaults.get(name))
-        if kind in (bool, int, float, str) and not (type(value) is kind or (kind is float and type(value) is int)):
+        form, is_right = _CLIENT_FORMS.get(name, ("", lambda _: True))
+        if not is_right(value):
+            mistakes.append(f"kafka.client: {name} is not what it may be: {form}")
+        elif kind in (bool, int, float, str) and not (type(value) is kind or (kind is float and type(value) is int)):
             mistakes.append(f"kafka.client: {name} is of type {kind.__name__} in kafka-python, the value given is not")
         elif isinstance(value, (int, float)) and not math.isfinite(value):
             mistakes.append(f"kafka.client: {name} is not a finite number")
@@ -800,7 +863,7 @@ def _oss_contradictions(oss: Oss) -> list[str]:
         mistakes.append('oss.credentials_process is needed with oss.credentials = "process"')
     if oss.credentials_process and not _command(oss.credentials_process):
         mistakes.append("oss.credentials_process: it is no command; a quotation mark or a backslash is left open")
-    mistakes += _file_mistakes("oss", oss, ("ca_file",))
+    mistakes += _file_mistakes("oss", {"ca_file": oss.ca_file})
     return mistakes
 
 
@@ -822,7 +885,13 @@ def _scheme_and_host(endpoint: str, *, with_user: bool = False) -> tuple[str, st
         )
     except ValueError:  # a bracket that is not closed, a port that is none
         return "", ""
-    return parts.scheme, (parts.hostname or "") if usable else ""
+    host = parts.hostname or ""
+    return parts.scheme, host if usable and (_is_host_name(host) or _is_address(host)) else ""
+
+
+def _is_host_name(host: str) -> bool:
+    """Return whether it is a name that can be looked up: labels of 1 to 63 letters, digits, - and _."""
+    return all(re.fullmatch(r"[A-Za-z0-9_-]{1,63}", label) for label in host.removesuffix(".").split("."))
 
 
 def _is_loopback(host: str) -> bool:
@@ -871,6 +940,8 @@ def secret_safe(name: str, value: Any) -> str:
             if not isinstance(value, dict)
             else "{ " + ", ".join(f'{key} = "{HIDDEN}"' for key in value) + " }"
         )
+    if name.endswith("file") and setting_text.shown_path(value) == HIDDEN:
+        return as_toml(HIDDEN)
     return as_toml(value)
 
 

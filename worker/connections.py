@@ -13,6 +13,7 @@ What bounds a request:
     the answer      `MOST_HEADER_BYTES` and `MOST_BODY_BYTES`
 """
 
+import base64
 import contextlib
 import http.client
 import io
@@ -24,7 +25,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -35,7 +36,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
-from urllib3.util import make_headers, parse_url
+from urllib3.util import parse_url
 from urllib3.util.ssl_ import create_urllib3_context
 
 from worker.answers import Answer
@@ -280,8 +281,8 @@ def _login(proxy_url: str) -> dict[str, str]:
     parts = urlsplit(proxy_url)
     if not parts.username:
         return {}
-    name, password = (unquote(part or "") for part in (parts.username, parts.password))
-    return make_headers(proxy_basic_auth=f"{name}:{password}")
+    name, password = (unquote_to_bytes(part or "") for part in (parts.username, parts.password))
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(name + b':' + password).decode()}"}
 
 
 def _keepalive(write_timeout: float) -> list[tuple[int, int, int]]:

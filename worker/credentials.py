@@ -26,7 +26,7 @@ from worker import files, redaction
 from worker.config import Oss, credential_mistakes
 from worker.errors import SettingsError
 from worker.program import Program, ProgramError
-from worker.setting_text import credential_problem
+from worker.setting_text import credential_problem, shown_path
 from worker.words import clean
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,9 @@ class CredentialsFile:
             self._credentials = self._read_again()
         except (OSError, ValueError, CredentialsError) as error:
             expected = "expected JSON with access_key_id, access_key_secret and, if any, session_token"
-            raise SettingsError([f"oss.credentials_file = {str(path)!r}: {_what_failed(error)}; {expected}"]) from None
+            raise SettingsError(
+                [f"oss.credentials_file = {shown_path(str(path))}: {_what_failed(error)}; {expected}"]
+            ) from None
 
     def read(self) -> Credentials:
         """Return the credentials in force."""

@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from itertools import accumulate
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -42,7 +43,10 @@ log = logging.getLogger(__name__)
 VERDICT_SECONDS: Final = 5.0  # how long a refused record waits for those before it while none of them is decided
 LONGEST_VERDICT_SECONDS: Final = 60.0  # and while some are
 KEPT_BYTES: Final = 16 * 1024 * 1024  # of letters that wait for the broker; what is beyond is read again
-_AT_ONCE: Final = 100
+_AT_ONCE: Final = (
+    100  # letters of one round, and their bytes: none is settled before all are acknowledged or have failed
+)
+_AT_ONCE_BYTES: Final = 4 * 1024 * 1024  # so much goes in the time for one, also where broker or machine is slow
 _BARE_BYTES: Final = 600  # what a letter without its record's bytes takes
 _LOOK_SECONDS: Final = 0.05  # between looks whether all before a refused record is decided
 _ISOLATE_AFTER: Final = 3  # failures of one letter, while others are acknowledged
@@ -497,7 +501,8 @@ class DeadLetterWriter:
     def _write_waiting(self) -> None:
         """Write what waits until each is acknowledged or held, or the broker takes no more for now."""
         while self._waiting and not self._stopping and self._clock() >= self._write_again_at and self._may_write():
-            some, rest = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
+            count = _count_at_once(self._waiting)
+            some, rest = self._waiting[:count], self._waiting[count:]
             failed = self._write(some)
             self._waiting = rest + failed
             if failed and self._ledger.may_write:
@@ -746,6 +751,12 @@ class DeadLetterWriter:
                 "error": letter.text,
             },
         )
+
+
+def _count_at_once(entries: Sequence[_Entry]) -> int:
+    """Return how many of the first letters make a round: at least one, which may be of any size."""
+    sizes = accumulate(entry.bytes for entry in entries[:_AT_ONCE])
+    return max(1, sum(size <= _AT_ONCE_BYTES for size in sizes))
 
 
 def _outcome(future: Any, size: int) -> _Problem | None:

@@ -7,7 +7,7 @@ import base64
 import re
 import threading
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 HIDDEN: Final = "********"
 _SHORTEST: Final = 8  # characters; a shorter secret is part of too many words
@@ -44,7 +44,7 @@ def remember_url(url: str) -> None:
     except ValueError:
         return
     if password:
-        basic = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+        basic = base64.b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password)).decode()
         remember(password, unquote(password), basic)
 
 

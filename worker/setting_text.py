@@ -8,7 +8,11 @@ written on purpose, so it is a mistake and refused. Characters that nobody can s
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
+
+from worker.redaction import HIDDEN
+from worker.words import clean
 
 # Text in which a space at either end can be right. A password keeps all but a line break at its end.
 _SPACES_COUNT: Final = frozenset({"sasl_plain_password", "ssl_password", "non_filterable_metadata_keys"})
@@ -17,8 +21,13 @@ _NEVER: Final = frozenset({"Cc", "Cs"})  # control characters, and halves of a p
 _NOT_IN_NAMES: Final = frozenset(
     {"Cc", "Cs", "Cf", "Zl", "Zp"}
 )  # also what has no width or turns the direction of text
+_SHOWN_CHARACTERS: Final = 200
 _VISIBLE_ASCII: Final = re.compile("[!-~]+")
 _BYTE_ORDER_MARK: Final = "\ufeff"
+# A login in an address, several lines, a key in PEM, or JSON: what somebody put where only its name or place belongs.
+_MAY_BE_SECRET: Final = re.compile(r'@|\S[ \t]*[\r\n]\s*\S|-----BEGIN|\{\s*"')
+_NO_NAME_OF_A_FILE: Final = re.compile(r'[\r\n{"]|-----BEGIN')
+_BEGINS_A_PATH: Final = ("/", "./", "../", "~/")
 
 
 def stripped(name: str, text: str) -> str:
@@ -37,6 +46,26 @@ def credential_problem(text: str) -> str:
     if not text:
         return "is empty"
     return "" if _VISIBLE_ASCII.fullmatch(text) else "holds a character other than the visible ones of ASCII"
+
+
+def may_be_secret(value: Any) -> bool:
+    """Return whether a wrong value looks like a secret in the wrong place, so that no message may show it.
+
+    A table, where there should be none, is what belongs into a file of its own.
+    """
+    return isinstance(value, Mapping) or any(_MAY_BE_SECRET.search(text) for text in _texts(value))
+
+
+def shown_path(path: Any, *, of_secret: bool = False) -> str:
+    """Return the name of a file for a message, hidden where it may be the content that belongs into the file.
+
+    The value of a setting is quoted, a path is not. `of_secret`: the file holds nothing but a secret, which has often been given in its place.
+    """
+    text = str(path)
+    is_hidden = _NO_NAME_OF_A_FILE.search(text) or (of_secret and not text.strip().startswith(_BEGINS_A_PATH))
+    if is_hidden:
+        return HIDDEN
+    return clean(text if isinstance(path, Path) else repr(path), _SHOWN_CHARACTERS)
 
 
 def _texts(value: Any) -> Iterator[str]:

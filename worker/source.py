@@ -495,7 +495,7 @@ class KafkaSource:
             if not self._is_mended(error):
                 if self._repeats.is_due(kafka_client.describe(error)):
                     extra = {"error": kafka_client.describe(error), "left_out": self._repeats.left_out}
-                    log.warning("poll failed", extra=extra)
+                    log.warning("poll failed", extra={**extra})
                 time.sleep(_ERROR_PAUSE_SECONDS)
         except kafka_errors.KafkaError as another:  # the next poll meets the first one again
             self._count(another)

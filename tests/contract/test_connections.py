@@ -441,6 +441,16 @@ def test_requests_pass_through_a_proxy_with_its_login(proxied: tuple[HttpProxy, 
     )
 
 
+def test_a_login_of_any_characters_is_sent_to_the_proxy_in_utf_8() -> None:
+    requests: list[int] = []
+    with (
+        HttpProxy("wörker:Ω-pässword") as proxy,
+        RawServer(kept(requests)) as plain,
+        proxied_sink(proxy, Secured(plain.endpoint, "", requests), "wörker:%CE%A9-pässword") as sink,
+    ):
+        assert sink.put(b"{}") == 200
+
+
 def test_a_body_through_a_proxy_has_the_write_time_out(proxied: tuple[HttpProxy, Secured]) -> None:
     proxy, server = proxied
     with proxied_sink(proxy, server, connect_timeout_seconds=0.3, write_timeout_seconds=1.0) as sink:

@@ -412,7 +412,14 @@ def test_a_region_has_no_dots(region: str) -> None:
 
 ENDPOINTS_REFUSED = [
     *("docs", "oss.example.com", "ftp://oss.example.com", "https://", "https://[::1", "https://h:99999", "https://h:x"),
-    *("https://h/path", "https://h?query", "https://user:secret@h"),
+    *(
+        "https://h/path",
+        "https://h?query",
+        "https://user:secret@h",
+        "https://a b",
+        "https://a..b",
+        f"https://{'a' * 64}",
+    ),
 ]
 
 
@@ -421,6 +428,17 @@ def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
     told = mistakes_with(OSS__ENDPOINT=endpoint)
     shown = HIDDEN if "@" in endpoint else repr(endpoint)
     assert told == (f"oss.endpoint = {shown}: allowed is https://host or https://host:port",)
+
+
+@pytest.mark.parametrize("host", ["é..x", "a b", "[::]", "a" * 64, "127.0.0.1:80"])
+def test_what_the_port_cannot_listen_on_is_told(host: str) -> None:
+    (told,) = mistakes_with(HTTP__HOST=host)
+    assert told.startswith(f"http.host = {host!r}: ")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost", "worker-0.workers.default.svc."])
+def test_the_port_listens_on_an_address_or_a_name(host: str) -> None:
+    assert loaded(HTTP__HOST=host).settings.http.host == host
 
 
 @pytest.mark.parametrize("host", ["oss.example.com", "10.0.0.1", "127.example.com", "127.0.0.1.example.com", "[::2]"])
@@ -526,6 +544,42 @@ def test_a_mistake_never_shows_a_secret(variables: dict[str, str]) -> None:
     assert [each for each in mistakes_with(**variables) if SECRET in each] == []
 
 
+KEY_PEM = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({"KAFKA__SASL_PLAIN_PASSWORD_FILE": SECRET}, id="password for the name of its file"),
+        pytest.param({"OSS__PROXY_URL_FILE": f"http://me:{SECRET}@h:1"}, id="address for the name of its file"),
+        pytest.param({"KAFKA__SSL_KEYFILE": KEY_PEM}, id="key for the name of its file"),
+        pytest.param({"KAFKA__SSL_KEYFILE": KEY_PEM.replace("\n", " ")}, id="key in one line"),
+        pytest.param({"OSS__PROXY_URL": f"http://me:{SECRET}@a b:1"}, id="proxy without a name"),
+        pytest.param({"OSS__CA_FILE": json.dumps({"secret": SECRET})}, id="credentials for certificates"),
+        pytest.param({"CONFIG": f'[kafka]\nssl_password = "{SECRET}"'}, id="settings for the name of their file"),
+        pytest.param({"KAFKA__BOOTSTRAP_SERVERS": f"me:{SECRET}@h:1"}, id="login before a broker"),
+        pytest.param({"ROUTES": f"me:{SECRET}@h"}, id="login in a route"),
+        pytest.param({"KAFKA__CLIENT": f'{{"proxy_url": "socks5://me:{SECRET}/x@h:1"}}'}, id="proxy with a slash in the password"),
+        pytest.param({"KAFKA__SASL_PLAIN_PASSWORD": SECRET, "KAFKA__SASL_MECHANISM": SECRET}, id="password in two settings"),
+    ],
+)  # fmt: skip
+def test_a_secret_in_the_wrong_place_is_a_mistake_and_not_shown(variables: dict[str, str]) -> None:
+    told = mistakes_with(**variables)
+    assert told != ()
+    assert SECRET not in "".join(told)
+
+
+def test_a_secret_of_the_credentials_is_not_shown_in_another_setting() -> None:
+    environ = {"OSS_ACCESS_KEY_SECRET": f"{SECRET} ", "OSS_VECTORS_OSS__REGION": SECRET.upper() + SECRET}
+    told = mistakes(None, NEEDED | environ)
+    assert [each.partition(" (from")[0] for each in told] == [f'oss.region = "{SECRET.upper()}{HIDDEN}"']
+
+
+def test_what_is_given_for_the_credentials_file_is_not_shown_in_force() -> None:
+    inline = json.dumps({"access_key_id": "id", "access_key_secret": SECRET})
+    assert SECRET not in config.in_force(load(None, NEEDED | {"OSS_VECTORS_OSS__CREDENTIALS_FILE": inline}))
+
+
 def test_a_login_in_a_wrong_address_is_not_shown(file: Path) -> None:
     (told,) = mistakes(with_lines(file, f'endpoint = "https://user:{SECRET}@h "\n'), {})
     assert told.startswith("oss.endpoint = ******** (from")
@@ -543,7 +597,8 @@ def test_a_secret_of_a_wrong_type_is_not_shown(file: Path) -> None:
 
 def test_the_settings_in_force_are_toml_with_every_name_its_origin_and_no_secret(file: Path) -> None:
     path = with_lines(
-        file, f'[kafka]\nssl_password = "{SECRET}"\n[kafka.client]\nproxy_url = "{SECRET}"\nretries = 3\n'
+        file,
+        f'[kafka]\nssl_password = "{SECRET}"\n[kafka.client]\nproxy_url = "socks5://me:{SECRET}@h:1"\nretries = 3\n',
     )
     environ = {"OSS_VECTORS_OSS__PROXY_URL": f"http://me:{SECRET}@proxy:1", "OSS_VECTORS_LOG__LEVEL": "debug"}
     text = config.in_force(load(path, environ))
@@ -611,6 +666,45 @@ def test_what_the_client_would_choke_on_is_told_before_it_starts() -> None:
             "oss.proxy_url: allowed is http://host:port or http://user:password@host:port",
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("api_version", wrong) for wrong in (SECRET, [2, 8], 2, "", "2.", "\u0662.8")),
+        *(("compression_type", wrong) for wrong in ("none", 1, ["gzip"])),
+        *(("socket_options", wrong) for wrong in ("x", [[6, 1]], [[6, 1, "1"]], 1)),
+        *(("receive_buffer_bytes", wrong) for wrong in (0, -1, "1", True, 1.5)),
+        *(("proxy_url", wrong) for wrong in (1, "h", "http://h:x", "http://[h", "http://h:0")),
+        *((name, "x") for name in ("metric_reporters", "partitioner", "selector", "ssl_context")),
+        *((name, 1) for name in ("ssl_ciphers", "ssl_crlfile", "sasl_kerberos_name", "sasl_kerberos_domain_name", "socks5_proxy")),
+    ],
+)  # fmt: skip
+def test_a_client_setting_whose_default_is_none_has_a_form_too(name: str, value: object) -> None:
+    (told,) = mistakes_with(KAFKA__CLIENT=json.dumps({name: value}))
+    assert told.startswith(f"kafka.client: {name} is not what it may be: ")
+    assert SECRET not in told
+
+
+def test_every_client_setting_without_a_typed_default_has_a_form() -> None:
+    untyped = {
+        name for name, default in config._client_settings().items() if type(default) not in (bool, int, float, str)
+    }
+    assert untyped - config.OWNED_CLIENT_SETTINGS == config._CLIENT_FORMS.keys()
+
+
+def test_client_settings_of_the_right_form_are_taken() -> None:
+    given = {
+        "api_version": "2.8.2", "compression_type": "zstd", "socket_options": [[6, 1, 1]], "receive_buffer_bytes": 65536,
+        "proxy_url": "socks5://me:it@h:1080", "ssl_ciphers": "ALL",
+    }  # fmt: skip
+    assert loaded(KAFKA__CLIENT=json.dumps(given)).settings.kafka.client == given
+
+
+def test_a_list_of_revoked_certificates_that_is_no_file_is_told_before_it_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (told,) = mistakes_with(KAFKA__CLIENT=json.dumps({"ssl_crlfile": str(tmp_path / "fifo")}))
+    assert told == f"kafka.client.ssl_crlfile = '{tmp_path}/fifo': it is no regular file"
 
 
 def test_routes_of_one_index_that_contradict_each_other_are_told() -> None:

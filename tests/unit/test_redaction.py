@@ -61,6 +61,11 @@ def test_the_password_of_a_url_is_hidden_in_every_form() -> None:
     assert redact(text, 200) == f"{HIDDEN} {HIDDEN} {HIDDEN}"
 
 
+def test_the_login_of_a_url_is_hidden_as_it_is_sent_whatever_bytes_it_has() -> None:
+    redaction.remember_url("http://me:%ff%00long-password@proxy:1")
+    assert redact(base64.b64encode(b"me:\xff\x00long-password").decode(), 100) == HIDDEN
+
+
 @pytest.mark.parametrize("url", ["", "http://proxy:1", "http://[x", "http://user@proxy"])
 def test_a_url_without_a_password_hides_nothing(url: str) -> None:
     redaction.remember_url(url)
