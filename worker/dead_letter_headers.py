@@ -113,7 +113,7 @@ def build_reference(letter: DeadLetter, writer: Writer, *, failed_at: float, siz
 
 
 def _source_headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
-    return [(_writable_name(name), value if value is not None else b"") for name, value in headers]
+    return [(writable_name(name), value if value is not None else b"") for name, value in headers]
 
 
 def _told(letter: DeadLetter, writer: Writer, failed_at: float, source: Sequence[tuple[str, bytes | None]]) -> Headers:
@@ -138,7 +138,7 @@ def _told(letter: DeadLetter, writer: Writer, failed_at: float, source: Sequence
     if nulls := {place: name for place, (name, value) in enumerate(source) if value is None}:
         told["oss-vectors.null-headers"] = ",".join(nulls.values())
         told[_NULL_PLACES] = ",".join(map(str, nulls))
-    if renamed := {place: name for place, (name, _) in enumerate(source) if _writable_name(name) != name}:
+    if renamed := {place: name for place, (name, _) in enumerate(source) if writable_name(name) != name}:
         told[_NAMES] = json.dumps(renamed)
     if refusal is not None:
         told["oss-vectors.http-status"] = refusal.status
@@ -164,7 +164,7 @@ class _RawName(str):
         return super().encode(encoding, "surrogateescape" if errors == "strict" else errors)
 
 
-def _writable_name(name: str) -> str:
+def writable_name(name: str) -> str:
     """Return a header's name as the client can write it: with the bytes that it had, what has none as an escape."""
     if name.isascii():
         return name

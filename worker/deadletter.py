@@ -601,8 +601,8 @@ class DeadLetterWriter:
         """Send all, wait for each, and return what went wrong with each. With `why` they are sent as references.
 
         An error of the broker that comes at once comes at the others too, each after some seconds: they are not tried. An
-        idempotent producer that was told of an error other than a time-out takes nothing any more, so the next attempt
-        makes a new one.
+        idempotent producer that was told of an error other than a time-out takes nothing any more, and one that has not
+        said in time what became of a letter may never say it, so the next attempt makes a new one.
         """
         sent: list[Any] = []
         for entry in entries:
@@ -611,14 +611,17 @@ class DeadLetterWriter:
                 sent.append(last._replace(was_tried=False))
             else:
                 sent.append(self._send(entry, why))
+        # One limit for all: were each given its own, a producer that says nothing would hold up a round for half an hour.
+        size = sum(entry.bytes for entry in entries)
+        until = self._clock() + _DELIVERY_TIMEOUT_MS / 1000 + 1 + size / _SLOWEST_BYTES_PER_SECOND
         problems = [
-            one if isinstance(one, _Problem) else _outcome(one, entry.bytes)
-            for one, entry in zip(sent, entries, strict=True)
+            one if isinstance(one, _Problem) else _outcome(one, max(0.0, until - self._clock())) for one in sent
         ]
+        is_silent = any(not isinstance(one, _Problem) and not one.is_done for one in sent)
         errors = [problem.error for problem in problems if problem is not None]
         if any(isinstance(error, _NO_IDEMPOTENCE) for error in errors) and self._may_do_without_idempotence():
             self._give_up_idempotence()
-        if any(not isinstance(error, (kafka_errors.KafkaTimeoutError, NotSent)) for error in errors):
+        if is_silent or any(not isinstance(error, (kafka_errors.KafkaTimeoutError, NotSent)) for error in errors):
             self._close_producer()
         return problems
 
@@ -759,10 +762,10 @@ def _count_at_once(entries: Sequence[_Entry]) -> int:
     return max(1, sum(size <= _AT_ONCE_BYTES for size in sizes))
 
 
-def _outcome(future: Any, size: int) -> _Problem | None:
-    """Wait for the broker's word on so many bytes; returns what is wrong, None where it was acknowledged."""
+def _outcome(future: Any, seconds: float) -> _Problem | None:
+    """Wait so long for the broker's word; returns what is wrong, None where it was acknowledged."""
     try:
-        future.get(timeout=_DELIVERY_TIMEOUT_MS / 1000 + 1 + size / _SLOWEST_BYTES_PER_SECOND)
+        future.get(timeout=seconds)
     except Exception as error:  # the client raises what it meets; each of them is told and tried again
         return _Problem(error, is_own=isinstance(error, _OF_THE_LETTER))
     return None

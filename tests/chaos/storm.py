@@ -15,6 +15,8 @@ from typing import Any, Final, Self, Unpack
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
+from tests.chaos.poison import BROKEN, ODD_NAMES
+from tests.chaos.rotation import RotatedKey
 from tests.support.bounded import join
 from tests.support.broker import create_topic
 from tests.support.emulator import Fault, JournalEntry, running_emulator
@@ -26,7 +28,7 @@ PARTITIONS: Final = 6
 KEYS: Final = 300
 MAX_WORKERS: Final = 3
 SESSION_SECONDS: Final = 6
-SETTLE_SECONDS: Final = 150.0
+SETTLE_SECONDS: Final = 150.0  # in which more of every partition that is behind is committed
 LOOK_SECONDS: Final = 0.2  # between looks at the committed offsets and the journal
 QUEUED_LATENCY_SECONDS: Final = 0.5  # of the service while a worker is about to be frozen, so that it has work queued
 RETIRED_KEY: Final = KEYS // 2  # keys from here on are written no more once the faults are half over
@@ -34,16 +36,15 @@ KIND: Final = "kind"  # the header that tells the model what a record is
 GOOD, DELETE, BAD, REFUSED = "good", "delete", "bad", "refused"
 _PART_OF_A_SECOND: Final = 0.05
 
-BROKEN: Final[tuple[bytes | None, ...]] = (
-    b"",
-    b"no record",
-    b'{"data": {"float32": [1, 2]}}',
-    b'{"data": {"float32": [1, 2, 3, "4"]}}',
-    b'{"key": "", "data": {"float32": [1, 2, 3, 4]}}',
-    b'{"key": "x", "data": {"float32": [1, 2, 3, 1e39]}}',
-    b'{"key": "x", "data": {"float32": [1, 2, 3, 4]}, "metadata": {"n": 1}}',
-    b"\x00\x00\x00\x00\x07avro",
-    b"[" * 100_000,
+_PAGE = "<html><head><title>%s</title></head><body><h1>%s</h1></body></html>"
+PAGES: Final[tuple[tuple[int, str], ...]] = (
+    (200, "Down for maintenance"),
+    (204, "No Content"),
+    (302, "Please log in"),
+    (400, "Bad Request"),
+    (403, "Access denied by the firewall"),
+    (413, "Request Entity Too Large"),
+    (502, "Bad Gateway"),
 )
 
 
@@ -54,6 +55,7 @@ class Report:
     seed: int
     seconds: float = 0.0
     published: Counter[str] = field(default_factory=Counter)
+    poison: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     vectors_written: int = 0
@@ -82,6 +84,7 @@ class Report:
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.published.items()))
         faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items()))
+        poison = ", ".join(f"{count} {name}" for name, count in sorted(self.poison.items()))
         figures = {
             "requests": self.requests,
             "vectors and keys written": self.vectors_written,
@@ -98,7 +101,8 @@ class Report:
             "unexpected ends": len(self.deaths),
         }
         lines = [f"seed {self.seed}, {self.seconds:.0f} s, {sum(self.published.values())} records: {kinds}"]
-        lines += [f"faults: {faults or 'none'}", ", ".join(f"{name} {count}" for name, count in figures.items())]
+        lines += [f"faults: {faults or 'none'}", f"poison: {poison}"]
+        lines += [", ".join(f"{name} {count}" for name, count in figures.items())]
         return "\n".join(lines + self._broken_promises()[:20])
 
 
@@ -114,6 +118,7 @@ class Publisher:
         self._last_key = KEYS - 1
         self._version = 0
         self.counts: Counter[str] = Counter()
+        self.poison: Counter[str] = Counter()
         self._producer = KafkaProducer(
             bootstrap_servers=bootstrap,
             linger_ms=5,
@@ -144,7 +149,7 @@ class Publisher:
 
     def _send(self) -> None:
         kind, key, value = self._next()
-        headers = [(KIND, kind.encode()), ("sequence", str(self._version).encode())]
+        headers = [(KIND, kind.encode()), ("sequence", str(self._version).encode()), *self._odd_headers()]
         self._producer.send(self._topic, key=key, value=value, headers=headers)
         self.counts[kind] += 1
 
@@ -152,13 +157,20 @@ class Publisher:
         self._version += 1
         draw = self._rng.random()
         if draw < 0.01:
-            number = self._rng.randrange(len(BROKEN))
-            return BAD, f"broken-{number}".encode(), BROKEN[number]
+            name = self._rng.choice(list(BROKEN))
+            self.poison[name] += 1
+            return BAD, f"broken-{self._rng.randrange(20)}".encode(), BROKEN[name]
         if draw < 0.015:
             key = self._rng.choice(self._refused)
             return REFUSED, key.encode(), self._value(key)
         key = f"key-{min(self._rng.randint(0, self._last_key), self._rng.randint(0, self._last_key))}"
         return (DELETE, key.encode(), None) if draw < 0.06 else (GOOD, key.encode(), self._value(key))
+
+    def _odd_headers(self) -> list[tuple[str, bytes]]:
+        if self._rng.random() >= 0.02:
+            return []
+        self.poison["header name that is not UTF-8, or empty"] += 1
+        return [(self._rng.choice(ODD_NAMES), b"\xff")]
 
     def _value(self, key: str) -> bytes:
         return json.dumps({"key": key, "data": {"float32": [float(self._version), 1.0, 2.0, 3.0]}}).encode()
@@ -258,6 +270,7 @@ class Chaos:
             "broker killed": self.kill_broker,
             "broker connections cut": self.cut_broker,
             "broker swallowed": self.swallow_broker,
+            "broker refused": self.refuse_broker,
             "service connections cut": self.cut_service,
             "service slow network": self.delay_service,
             "service swallowed": self.swallow_service,
@@ -266,6 +279,8 @@ class Chaos:
             "service resets": self.resets,
             "service errors, some applied in part": self.errors,
             "service slow": self.slow_service,
+            "a proxy's page in place of the answer": self.page_of_a_proxy,
+            "credentials replaced": self.rotate_credentials,
         }
 
     @property
@@ -288,6 +303,7 @@ class Chaos:
         self._stage = Stage(self._broker, self._emulator, None, topic, dead_letters, "chaos", bucket, index, PARTITIONS)
         self._refused = [f"refused-{number}" for number in range(10)]
         self._emulator.fault(bucket=bucket, refuse_keys=self._refused)
+        self._key = RotatedKey(self._emulator, self._folder / "credentials.json")
         self._stack.callback(self._end_workers)
         self.start_worker()
         self._observer = Observer(self._stage)
@@ -303,6 +319,8 @@ class Chaos:
             kafka__session_timeout_ms=SESSION_SECONDS * 1000,
             kafka__revoke_seconds=4,
             oss__endpoint=f"http://127.0.0.1:{self._service_proxy.port}",
+            oss__credentials="file",
+            oss__credentials_file=self._key.path,
             oss__read_timeout_seconds=3,
             oss__write_timeout_seconds=3,
             records__tombstones="delete",
@@ -386,6 +404,11 @@ class Chaos:
         with self._broker_proxy.swallowing():
             time.sleep(self._rng.choice([2, SESSION_SECONDS + 2]))
 
+    def refuse_broker(self) -> None:
+        """Refuse all connections to the broker, for shorter or longer than a session."""
+        with self._broker_proxy.refusing():
+            time.sleep(self._rng.choice([2, SESSION_SECONDS + 2]))
+
     # -- faults of the service
 
     def cut_service(self) -> None:
@@ -440,6 +463,26 @@ class Chaos:
         """Answers take longer."""
         self._fault_for_a_while(latency_seconds=self._rng.uniform(0.2, 1.0))
 
+    def page_of_a_proxy(self) -> None:
+        """Something on the way answers with a page of its own, and passes nothing on."""
+        status, title = self._rng.choice(PAGES)
+        headers = {"Content-Type": "text/html"} | ({"Location": "http://127.0.0.1:1/login"} if status == 302 else {})
+        content = "" if status == 204 else _PAGE % (title, title)
+        self.report.faults[f"a proxy's page: {status} {title}"] += 1
+        self._fault_for_a_while(status=status, headers=headers, content=content)
+
+    def rotate_credentials(self) -> None:
+        """Replace the key that the service accepts, and the file that workers read it from."""
+        # A worker that starts while the file is away would rightly end.
+        wait_for(
+            lambda: all(one.log_lines("http") or not one.is_running() for one in self._workers),
+            "all have read their credentials",
+        )
+        way = self._rng.choice(list(self._key.ways))
+        overlap_seconds = self._rng.choice([0.0, 0.5, 2.0])
+        self.report.faults[f"credentials replaced: {way}, {overlap_seconds} s of both"] += 1
+        self._key.rotate(way, overlap_seconds=overlap_seconds)
+
     # -- the run
 
     def storm(self, seconds: float, only: Sequence[str] | None = None) -> None:
@@ -468,7 +511,7 @@ class Chaos:
     def settle(self) -> None:
         """Stop publishing, and wait until everything is committed."""
         self._publisher.finish()
-        self.report.published = self._publisher.counts
+        self.report.published, self.report.poison = self._publisher.counts, self._publisher.poison
         self._tell("waiting until all is committed")
         bootstrap = self._broker.bootstrap
         partitions = [TopicPartition(self._stage.topic, number) for number in range(PARTITIONS)]
@@ -476,21 +519,33 @@ class Chaos:
             KafkaConsumer(bootstrap_servers=bootstrap, group_id=self._stage.group, enable_auto_commit=False)
         ) as reader:
             ends = reader.end_offsets(partitions)
-            behind = dict(ends)
+            while behind := self._behind(reader, ends):
+                self._wait_for_a_commit(reader, ends, behind)
 
-            def is_committed() -> bool:
-                self._note_deaths()
-                for partition in list(behind):
-                    if (reader.committed(partition) or 0) >= ends[partition]:
-                        del behind[partition]
-                return not behind
+    @staticmethod
+    def _behind(reader: KafkaConsumer, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Return how many records are not committed, by partition."""
+        left = {partition: end - (reader.committed(partition) or 0) for partition, end in ends.items()}
+        return {partition: count for partition, count in left.items() if count > 0}
 
-            words = [worker.last_words() for worker in self._workers]
-            wait_for(is_committed, "all is committed", SETTLE_SECONDS, lambda: f"{behind} {words}")
+    def _wait_for_a_commit(
+        self, reader: KafkaConsumer, ends: Mapping[TopicPartition, int], behind: Mapping[TopicPartition, int]
+    ) -> None:
+        """Wait until less is behind: a busy machine may take long for what a long storm left, but nothing may be stuck."""
+
+        def is_less() -> bool:
+            self._note_deaths()
+            now = self._behind(reader, ends)
+            return all(now.get(partition, 0) < count for partition, count in behind.items())
+
+        def told() -> str:
+            return f"{behind} {[worker.last_words() for worker in self._workers]}"
+
+        wait_for(is_less, "more of each partition is committed", SETTLE_SECONDS, told)
 
     def judge(self) -> Report:
         """Hold the index, the dead letters and the books against the model."""
-        records = read_topic(self._broker.bootstrap, self._stage.topic)
+        records = read_topic(self._broker.bootstrap, self._stage.topic, has_odd_names=True)
         model = _model(records)
         index = self._stage.dump()
         report = self.report
@@ -513,7 +568,7 @@ class Chaos:
 
     def _judge_dead_letters(self, records: Sequence[Any]) -> None:
         expected = {_identity(record) for record in records if _kind(record) in (BAD, REFUSED)}
-        found = Counter(_identity(letter) for letter in self._stage.dead_letters())
+        found = Counter(_identity(letter) for letter in self._stage.dead_letters(has_odd_names=True))
         self.report.dead_letters = sum(found.values())
         self.report.dead_letters_twice = sum(count - 1 for count in found.values())
         self.report.wrong_dead_letters = [

@@ -20,7 +20,12 @@ SORTS = {
         "workers added or removed",
         "service slow",
     ],
-    "broker killed, cut off and swallowed": ["broker killed", "broker connections cut", "broker swallowed"],
+    "broker killed, cut off, refused and swallowed": [
+        "broker killed",
+        "broker connections cut",
+        "broker swallowed",
+        "broker refused",
+    ],
     "service down, throttling, resetting, half applying": [
         "service connections cut",
         "service slow network",
@@ -30,6 +35,7 @@ SORTS = {
         "service resets",
         "service errors, some applied in part",
     ],
+    "pages of a proxy, and credentials replaced": ["a proxy's page in place of the answer", "credentials replaced"],
 }
 
 

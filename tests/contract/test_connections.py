@@ -533,7 +533,8 @@ def test_a_request_that_is_cut_sends_nothing_outside_its_tls(tmp_path: Path, mon
     ):
         assert sink.put(b"{}") == 200
         with sink._exchanges.open() as exchange:
-            pool = sink._connections._manager.connection_from_url(server.endpoint)
+            manager: Any = sink._connections._session.get_adapter(server.endpoint)
+            pool = manager.poolmanager.connection_from_url(server.endpoint)
             connection: Any = pool._get_conn()
             exchange.connection = connection
             monkeypatch.setattr(socket.socket, "shutdown", noted)

@@ -18,12 +18,12 @@ from alibabacloud_oss_v2 import exceptions
 from alibabacloud_oss_v2.types import CaseInsensitiveDict, OperationInput
 from alibabacloud_oss_v2.vectors import models
 
-from tests.support.emulator import ACCOUNT, REGION, Emulator
+from tests.support.emulator import ACCOUNT, REGION, Emulator, running_emulator
 from worker.local.emulator import signature
 from worker.local.emulator.errors import Refusal
 
 NOW = dt.datetime(2026, 5, 4, 3, 2, 1, tzinfo=dt.UTC)
-PAIR = signature.KeyPair("test", "test")
+KEYS = signature.AccessKeys(signature.KeyPair("test", "test"))
 
 
 def list_with(emulator: Emulator, target: tuple[str, str], **settings: Any) -> Any:
@@ -62,6 +62,28 @@ def test_wrong_credentials_are_refused(
 ) -> None:
     credentials = oss.credentials.StaticCredentialsProvider(access_key_id, secret)
     assert refusal(emulator, emulator.new_index(), credentials_provider=credentials) == expected
+
+
+def test_access_keys_are_replaced_at_run_time_and_a_reset_brings_the_first_back() -> None:
+    with running_emulator() as emulator:
+        target = emulator.new_index()
+        new = oss.credentials.StaticCredentialsProvider("new", "secret")
+        emulator.accept_keys({"test": "test", "new": "secret"})
+        assert list_with(emulator, target).status_code == 200
+        assert list_with(emulator, target, credentials_provider=new).status_code == 200
+        emulator.accept_keys({"new": "secret"})
+        assert refusal(emulator, target) == (403, "InvalidAccessKeyId")
+        assert list_with(emulator, target, credentials_provider=new).status_code == 200
+        emulator.accept_keys({"new": "another"})
+        assert refusal(emulator, target, credentials_provider=new) == (403, "SignatureDoesNotMatch")
+        keys = f"{emulator.url}/_emulator/keys"
+        assert emulator.session.put(keys, json={"keys": [{"id": "x"}]}, timeout=10).status_code == 400
+        assert emulator.session.get(keys, timeout=10).json() == {"ids": ["new"]}
+        emulator.session.delete(keys, timeout=10)
+        assert list_with(emulator, target).status_code == 200
+        emulator.accept_keys({})
+        emulator.session.post(f"{emulator.url}/_emulator/reset", timeout=10)
+        assert emulator.new_index()
 
 
 def test_an_unsigned_request_is_refused(emulator: Emulator) -> None:
@@ -110,14 +132,14 @@ def signed_request(query: str, bucket: str, at: dt.datetime, **headers: str) -> 
 @pytest.mark.parametrize("seconds", [-900, 0, 900])
 def test_a_clock_up_to_15_minutes_off_is_accepted(seconds: int) -> None:
     request = signed_request("putVectors", "bucket", NOW + dt.timedelta(seconds=seconds))
-    assert signature.verify(request, PAIR, NOW) == REGION
+    assert signature.verify(request, KEYS, NOW) == REGION
 
 
 @pytest.mark.parametrize("seconds", [-901, 901])
 def test_a_clock_further_off_is_refused(seconds: int) -> None:
     request = signed_request("putVectors", "bucket", NOW + dt.timedelta(seconds=seconds))
     with pytest.raises(Refusal) as caught:
-        signature.verify(request, PAIR, NOW)
+        signature.verify(request, KEYS, NOW)
     assert (caught.value.status, caught.value.code) == (403, "RequestTimeTooSkewed")
 
 
@@ -127,8 +149,8 @@ def test_a_signed_header_that_was_changed_breaks_the_signature(header: str) -> N
     changed = {**request.headers, header: "changed"}
     tampered = signature.SignedRequest(request.method, request.query, changed, request.account, request.bucket)
     with pytest.raises(Refusal) as caught:
-        signature.verify(tampered, PAIR, NOW)
-    assert (signature.verify(request, PAIR, NOW), caught.value.code) == (REGION, "SignatureDoesNotMatch")
+        signature.verify(tampered, KEYS, NOW)
+    assert (signature.verify(request, KEYS, NOW), caught.value.code) == (REGION, "SignatureDoesNotMatch")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +160,7 @@ def test_a_signed_header_that_was_changed_breaks_the_signature(header: str) -> N
 def test_an_authorization_header_that_cannot_be_read_is_refused(header: str) -> None:
     request = signature.SignedRequest("POST", "putVectors", {"authorization": header}, ACCOUNT, "bucket")
     with pytest.raises(Refusal) as caught:
-        signature.verify(request, PAIR, NOW)
+        signature.verify(request, KEYS, NOW)
     assert (caught.value.status, caught.value.code) == (403, "AccessDenied")
 
 

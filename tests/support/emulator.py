@@ -193,6 +193,11 @@ class Emulator:
         """Adjust limits, of one `bucket` or `index` if given; see `worker.local.emulator.faults.Limits`."""
         self._control("POST", "limits", json=limits)
 
+    def accept_keys(self, keys: Mapping[str, str]) -> None:
+        """Accept these access keys, secrets by their ids, and no others; its own client goes on with the first."""
+        pairs = [{"access_key_id": key_id, "secret": secret} for key_id, secret in keys.items()]
+        self._control("PUT", "keys", json={"keys": pairs})
+
     def requests(self, since: int = 0, bucket: str | None = None) -> list[JournalEntry]:
         """The journal above the number `since`, of one bucket if given."""
         found = self._control("GET", "requests", params={"since": str(since)})["requests"]

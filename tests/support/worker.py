@@ -31,6 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.bounded import join
 from tests.support.broker import GroupFactory, TopicFactory
 from tests.support.emulator import Emulator, JournalEntry, Stored
+from worker import wire
 from worker.local.broker import Broker
 from worker.local.broker.server import FREE_PORTS
 from worker.local.process import Process, spawn
@@ -162,9 +163,29 @@ def write_batch(bootstrap: Any, topic: str, number: int, batch: bytes) -> tuple[
     return answer.error_code, answer.base_offset
 
 
-def read_topic(bootstrap: str, topic: str) -> list[Any]:
-    """All records of a topic up to its end of now, partition by partition."""
+@dataclass(frozen=True)
+class ReadRecord:
+    """A record that was read, and where it stands."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+def _read(partition: Any, message: Any) -> ReadRecord:
+    return ReadRecord(partition.partition, message.offset, message.key, message.value, list(message.headers))
+
+
+def read_topic(bootstrap: str, topic: str, *, has_odd_names: bool = False) -> list[Any]:
+    """All records of a topic up to its end of now, partition by partition.
+
+    They are `ReadRecord`s. `has_odd_names`: a header's name may not be UTF-8, where the client's own receive path raises.
+    """
     with closing(KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")) as consumer:
+        if has_odd_names:
+            wire.read_in_place(consumer)
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
         consumer.assign(partitions)
         ends = consumer.end_offsets(partitions)
@@ -172,7 +193,7 @@ def read_topic(bootstrap: str, topic: str) -> list[Any]:
 
         def reached_the_end() -> bool:
             for partition, records in consumer.poll(timeout_ms=200).items():
-                found[partition] += records
+                found[partition] += [_read(partition, record) for record in records]
             return all(consumer.position(partition) >= end for partition, end in ends.items())
 
         wait_for(reached_the_end, f"{topic} is read to its end")
@@ -594,9 +615,9 @@ class Stage:
             told=lambda: f"{self.committed()}\n{worker.last_words()}",
         )
 
-    def dead_letters(self) -> list[Any]:
+    def dead_letters(self, *, has_odd_names: bool = False) -> list[Any]:
         """All dead letters."""
-        return read_topic(self.broker.bootstrap, self.dead_letter_topic)
+        return read_topic(self.broker.bootstrap, self.dead_letter_topic, has_odd_names=has_odd_names)
 
     def requests(self, operation: str | None = None) -> list[JournalEntry]:
         """The emulator's journal of this bucket's index."""

@@ -50,17 +50,17 @@ def map_of(member: bytes) -> bytes:
 
 
 @functools.cache
-def colliding_names() -> bytes:
-    """Return a MessagePack map whose names are integers that a dict finds a place for only after tens of thousands of looks.
+def colliding_names(bits: int = 18) -> bytes:
+    """Return a MessagePack map whose names are integers that a dict finds a place for only after many looks.
 
-    A dict of 2^18 places looks for a name at its hash, which for an integer is itself, then at 5 i + 1 + perturb, where
+    With the default these are tens of thousands, and the map has nearly a megabyte. A dict of 2^bits places looks for a name at its hash, which for an integer is itself, then at 5 i + 1 + perturb, where
     perturb is the hash, shifted right by 5 with each look. So, once that is zero, all names go the same way round.
 
     1. A third of the places is filled, in the order of that way, by one name each. The dict has then grown to this size.
     2. Names are searched for that find every place filled until their perturb is zero. They begin the way where they are
        then, and go it to the end of what is filled, which each of them moves on by one.
     """
-    size = 1 << 18
+    size = 1 << bits
     filled = size // 3 + 10
     way = [0]
     while len(way) < filled:
@@ -77,7 +77,7 @@ def colliding_names() -> bytes:
             places = (5 * places + perturb + 1) % size
         found += zip(step_of[places].tolist(), names.tolist(), strict=True)
     found.sort()
-    names_in_order = way + [name for _, name in found[: 160_000 - filled]]
+    names_in_order = way + [name for _, name in found[: size * 61 // 100 - filled]]
     members = b"".join(struct.pack(">BIB", 0xCE, name, 1) for name in names_in_order)
     return _many(0xDF, members, len(names_in_order))
 

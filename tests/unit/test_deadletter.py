@@ -51,12 +51,29 @@ def letter(assignment: Assignment, message: FakeMessage | None = None, **fields:
 class FakeFuture:
     """The broker's word on one message."""
 
+    is_done = True
+
     def __init__(self, problem: BaseException | None) -> None:
         self._problem = problem
 
     def get(self, timeout: float) -> None:
         if self._problem is not None:
             raise self._problem
+
+
+class SilentFuture(FakeFuture):
+    """A message of which the producer says nothing, not even that its time is over."""
+
+    is_done = False
+
+    def __init__(self, waited: list[float], pass_by: Callable[[float], None]) -> None:
+        super().__init__(kafka_errors.KafkaTimeoutError("Timeout after waiting"))
+        self._waited, self._pass_by = waited, pass_by
+
+    def get(self, timeout: float) -> None:
+        self._waited.append(timeout)
+        self._pass_by(timeout)
+        super().get(timeout)
 
 
 class FakeBroker:
@@ -414,6 +431,18 @@ def test_a_producer_that_fails_to_close_does_not_end_the_thread(new_stage: NewSt
     stage.submit(FakeMessage(0, key=b"k", value=b"v"))
     stage.wait_settled(1)
     assert stage.writer.is_alive
+
+
+def test_a_producer_that_says_nothing_is_waited_for_once_for_all_letters_and_replaced(new_stage: NewStage) -> None:
+    passed = FakeClock()
+    stage = new_stage(clock=lambda: time.monotonic() + passed())
+    waited: list[float] = []
+    stage.broker.answers = [lambda: SilentFuture(waited, passed.pass_by)] * 10
+    stage.submit(*[FakeMessage(number) for number in range(10)])
+    stage.writer.start()
+    stage.wait_settled(10)
+    assert sum(waited) < 60
+    assert stage.broker.asked_idempotent == [True, True]
 
 
 def test_one_letter_that_is_refused_does_not_hold_up_the_settling_of_others(new_stage: NewStage) -> None:

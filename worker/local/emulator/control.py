@@ -7,10 +7,13 @@
     POST   /_emulator/limits                 adjust limits (fields: faults.Limits)
     GET    /_emulator/limits                 {"limits": [..]}
     DELETE /_emulator/limits                 back to the defaults
+    PUT    /_emulator/keys                   accept these access keys and no others (fields: Keys)
+    GET    /_emulator/keys                   {"ids": [..]} of those that are accepted
+    DELETE /_emulator/keys                   accept the one of the start alone
     GET    /_emulator/requests?since=N       {"requests": [..]}, entries whose number is above N (fields: Entry)
     DELETE /_emulator/requests               forget the finished ones
     GET    /_emulator/dump?account=&bucket=&index=   {"vectors": [{"key", "data": [..], "metadata"}]}, all of them
-    POST   /_emulator/reset                  everything gone: data, faults, limits, journal
+    POST   /_emulator/reset                  everything gone: data, faults, limits, keys, journal
 
 A request that cannot be understood is answered 400 {"error"}; the journal keeps the last JOURNAL_ENTRIES requests
 with the last JOURNAL_KEYS keys at the most, and sequence numbers without a gap prove that none was dropped between two.
@@ -28,10 +31,17 @@ from starlette.routing import Route
 
 from worker.local.emulator.errors import Refusal
 from worker.local.emulator.faults import Adjustments, Faults, Limits, Rule
+from worker.local.emulator.signature import AccessKeys, KeyPair
 from worker.local.emulator.store import Store, metadata_of, numbers_of
 
 JOURNAL_ENTRIES = 20_000
 JOURNAL_KEYS = 2_000_000
+
+
+class Keys(msgspec.Struct, forbid_unknown_fields=True):
+    """Access keys, by id and secret."""
+
+    keys: list[KeyPair]
 
 
 class Entry(msgspec.Struct, kw_only=True):
@@ -103,11 +113,14 @@ class Journal:
 class Control:
     """The endpoints of the control path."""
 
-    def __init__(self, store: Store, faults: Faults, adjustments: Adjustments, journal: Journal) -> None:
+    def __init__(
+        self, store: Store, faults: Faults, adjustments: Adjustments, journal: Journal, keys: AccessKeys
+    ) -> None:
         self._store = store
         self._faults = faults
         self._adjustments = adjustments
         self._journal = journal
+        self._keys = keys
 
     def routes(self) -> list[Route]:
         """Routes below `/_emulator`."""
@@ -119,6 +132,9 @@ class Control:
             ("POST", "/limits", self._adjust),
             ("GET", "/limits", lambda _request, _body: {"limits": self._adjustments.listed()}),
             ("DELETE", "/limits", lambda _request, _body: self._adjustments.clear()),
+            ("PUT", "/keys", self._accept_keys),
+            ("GET", "/keys", lambda _request, _body: {"ids": self._keys.ids}),
+            ("DELETE", "/keys", lambda _request, _body: self._keys.reset()),
             ("GET", "/requests", self._requests),
             ("DELETE", "/requests", lambda _request, _body: self._journal.clear()),
             ("GET", "/dump", self._dump),
@@ -138,6 +154,10 @@ class Control:
         self._adjustments.adjust(msgspec.json.decode(body, type=Limits))
         return None
 
+    def _accept_keys(self, _request: Request, body: bytes) -> object:
+        self._keys.accept(msgspec.json.decode(body, type=Keys).keys)
+        return None
+
     def _requests(self, request: Request, _body: bytes) -> object:
         return {"requests": self._journal.since(int(request.query_params.get("since", "0")))}
 
@@ -155,6 +175,7 @@ class Control:
         self._store.clear()
         self._faults.clear()
         self._adjustments.clear()
+        self._keys.reset()
         self._journal.clear()
         return None
 

@@ -21,7 +21,7 @@ from worker.local.emulator.control import Control, Journal
 from worker.local.emulator.disk import Disk
 from worker.local.emulator.faults import Adjustments, Faults
 from worker.local.emulator.service import Service
-from worker.local.emulator.signature import KeyPair
+from worker.local.emulator.signature import AccessKeys, KeyPair
 from worker.local.emulator.store import Store
 
 ADDRESS = "127.0.0.1"
@@ -78,8 +78,9 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 async def _serve(listener: socket.socket, store: Store, key: KeyPair) -> None:
     faults, adjustments, journal = Faults(), Adjustments(), Journal()
-    service = Service(store, faults, adjustments, journal, key)
-    control = Control(store, faults, adjustments, journal)
+    keys = AccessKeys(key)
+    service = Service(store, faults, adjustments, journal, keys)
+    control = Control(store, faults, adjustments, journal, keys)
     application = Starlette(
         routes=[Mount("/_emulator", routes=control.routes()), Route("/{path:path}", endpoint=service)]
     )

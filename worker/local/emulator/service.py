@@ -114,13 +114,13 @@ class Service:
     """
 
     def __init__(
-        self, store: Store, faults: Faults, adjustments: Adjustments, journal: Journal, key: signature.KeyPair
+        self, store: Store, faults: Faults, adjustments: Adjustments, journal: Journal, keys: signature.AccessKeys
     ) -> None:
         self._store = store
         self._faults = faults
         self._adjustments = adjustments
         self._journal = journal
-        self._key = key
+        self._keys = keys
         # Decoding, checking and writing happen beside the event loop, which goes on reading other requests.
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="emulator")
         self._stopping = asyncio.Event()
@@ -236,7 +236,7 @@ class Service:
         for name, value in request.headers.items():
             headers[name] = f"{headers[name]},{value}" if name in headers else value
         signed = signature.SignedRequest(request.method, request.url.query, headers, account, bucket)
-        return signature.verify(signed, self._key, dt.datetime.now(dt.UTC))
+        return signature.verify(signed, self._keys, dt.datetime.now(dt.UTC))
 
     async def _in_thread(self, function: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)

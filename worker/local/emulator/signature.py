@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -16,10 +16,36 @@ MAX_SKEW_SECONDS = 15 * 60
 
 @dataclass(frozen=True)
 class KeyPair:
-    """The one access key that the emulator knows."""
+    """An access key."""
 
     access_key_id: str
     secret: str
+
+
+class AccessKeys:
+    """The access keys that are accepted: at first the one of the start, until others take its place."""
+
+    def __init__(self, first: KeyPair) -> None:
+        self.first = first
+        self._secrets: dict[str, str] = {}
+        self.reset()
+
+    def accept(self, keys: Iterable[KeyPair]) -> None:
+        """Accept these, and no others."""
+        self._secrets = {key.access_key_id: key.secret for key in keys}
+
+    def reset(self) -> None:
+        """Accept the one of the start alone."""
+        self.accept([self.first])
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of those that are accepted."""
+        return list(self._secrets)
+
+    def secret(self, access_key_id: str) -> str | None:
+        """The secret of one, None where it is not accepted."""
+        return self._secrets.get(access_key_id)
 
 
 @dataclass(frozen=True)
@@ -43,13 +69,14 @@ class _Authorization:
     signature: str
 
 
-def verify(request: SignedRequest, key: KeyPair, now: dt.datetime) -> str:
+def verify(request: SignedRequest, keys: AccessKeys, now: dt.datetime) -> str:
     """Return the region that the request was signed for; raise Refusal (403) when the signature does not hold."""
     authorization = _parse(request.headers.get("authorization"))
-    if authorization.access_key_id != key.access_key_id:
+    secret = keys.secret(authorization.access_key_id)
+    if secret is None:
         raise Refusal(403, "InvalidAccessKeyId", "The OSS Access Key Id you provided does not exist in our records.")
     timestamp = _check_time(request.headers.get("x-oss-date"), authorization.date, now)
-    expected = _sign(request, authorization, timestamp, key.secret)
+    expected = _sign(request, authorization, timestamp, secret)
     if not hmac.compare_digest(expected.encode(), authorization.signature.encode()):
         message = "The request signature we calculated does not match the signature you provided."
         raise Refusal(403, "SignatureDoesNotMatch", message)
