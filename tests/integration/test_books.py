@@ -52,7 +52,9 @@ class YieldingLock:
         self.release()
 
 
-worker.offsets.threading = types.SimpleNamespace(Lock=YieldingLock, Condition=threading.Condition)
+worker.offsets.threading = types.SimpleNamespace(
+    Lock=YieldingLock, Condition=threading.Condition, local=threading.local
+)
 """
 """Runs first in the worker's process, and lets others run whenever the ledger's lock was let go.
 

@@ -73,7 +73,7 @@ class Bench:
     def _tracked(self, partition: Partition, keys: Sequence[str]) -> list[Item]:
         assignment = self.ledger.assignment(partition)
         assert assignment is not None
-        messages = [FakeMessage(offset, b"", key.encode()) for offset, key in enumerate(keys)]
+        messages = [FakeMessage(assignment.position + place, b"", key.encode()) for place, key in enumerate(keys)]
         self.ledger.track(assignment, [message.offset for message in messages])
         self.ledger.hold(len(messages))
         return [

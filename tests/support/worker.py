@@ -172,10 +172,12 @@ class ReadRecord:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
+    timestamp: int = -1
 
 
 def _read(partition: Any, message: Any) -> ReadRecord:
-    return ReadRecord(partition.partition, message.offset, message.key, message.value, list(message.headers))
+    place = (partition.partition, message.offset)
+    return ReadRecord(*place, message.key, message.value, list(message.headers), message.timestamp)
 
 
 def read_topic(bootstrap: str, topic: str, *, has_odd_names: bool = False) -> list[Any]:
