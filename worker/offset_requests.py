@@ -174,8 +174,7 @@ async def _list_offsets(
         for topic in response.topics
         for found in topic.partitions
     }
-    if any(isinstance(answer, kafka_errors.InvalidMetadataError) for answer in answers.values()):
-        client_internals.refresh_metadata(consumer)
+    _refresh_what_is_old(consumer, answers)
     return answers
 
 
@@ -195,9 +194,14 @@ async def _list_epoch_ends(consumer: Any, node: int | None, epochs: Mapping[Topi
         for topic in response.topics
         for found in topic.partitions
     }
+    _refresh_what_is_old(consumer, answers)
+    return answers
+
+
+def _refresh_what_is_old(consumer: Any, answers: Answers) -> None:
+    """Ask for fresh metadata where a broker says that it does not lead a partition any more."""
     if any(isinstance(answer, kafka_errors.InvalidMetadataError) for answer in answers.values()):
         client_internals.refresh_metadata(consumer)
-    return answers
 
 
 def _epoch_end(found: Any) -> EpochEnd:
