@@ -2,8 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from worker.batch import Item
+from worker.delivery import DeadLetter
+from worker.errors import Reason
 from worker.offsets import Assignment, Ledger, Partition
 from worker.record import Target
 
@@ -62,3 +67,18 @@ def opened(ledger: Ledger, topic: str = "vectors", partition: int = 0, position:
 def item(assignment: Assignment, offset: int, key: str, fragment: bytes | None) -> Item:
     """Return a record on its way to the index."""
     return Item(assignment, FakeMessage(offset), key, fragment, 0)
+
+
+def rejected(assignment: Assignment, message: FakeMessage | None = None, **fields: Any) -> DeadLetter:
+    """Return the dead letter of a record with too few numbers, with `fields` in place of its own."""
+    made = DeadLetter(
+        assignment,
+        message or FakeMessage(7),
+        100,
+        "docs",
+        Reason.DIMENSION,
+        "2 numbers, not 3",
+        "worker.record.Decoder",
+        "worker.errors.RecordError",
+    )
+    return msgspec.structs.replace(made, **fields)

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
-from tests.unit.samples import FakeClock, FakeMessage, opened
+from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
 from worker.dead_letter_headers import (
     REFERENCE_HEADER_BYTES,
     REFERENCE_KEY_BYTES,
@@ -35,17 +34,7 @@ SourceHeaders = Sequence[tuple[str, bytes | None]]
 
 
 def letter(message: FakeMessage | None = None, **fields: Any) -> DeadLetter:
-    made = DeadLetter(
-        ASSIGNMENT,
-        message or FakeMessage(7),
-        100,
-        "docs",
-        Reason.DIMENSION,
-        "2 numbers, not 3",
-        "worker.record.Decoder",
-        "worker.errors.RecordError",
-    )
-    return msgspec.structs.replace(made, **fields)
+    return rejected(ASSIGNMENT, message, **fields)
 
 
 def whole(dead: DeadLetter) -> Written:

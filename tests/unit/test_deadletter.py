@@ -9,18 +9,17 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
 import pytest
 from kafka import errors as kafka_errors
 
 from tests.support.worker import wait_for
-from tests.unit.samples import FakeClock, FakeMessage, opened
+from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
 from worker.config import DeadLetter as Settings
 from worker.config import Kafka
 from worker.dead_letter_headers import Headers
 from worker.dead_letter_limit import Limit
 from worker.deadletter import KEPT_BYTES, DeadLetterWriter
-from worker.delivery import DeadLetter, Refusal
+from worker.delivery import Refusal
 from worker.errors import BlockReason, Reason
 from worker.metrics import Metrics
 from worker.offsets import Assignment, Ledger, Outcome, Partition
@@ -29,20 +28,6 @@ from worker.state import Block, DeadLettered, Status
 WALL = 1_700_000_000.5
 WAIT_SECONDS = 10.0  # for an event of the writer's thread, which is there at once unless something is broken
 UNAVAILABLE = Block("vectors", BlockReason.DEAD_LETTER_UNAVAILABLE)
-
-
-def letter(assignment: Assignment, message: FakeMessage | None = None, **fields: Any) -> DeadLetter:
-    made = DeadLetter(
-        assignment,
-        message or FakeMessage(7),
-        100,
-        "docs",
-        Reason.DIMENSION,
-        "2 numbers, not 3",
-        "worker.record.Decoder",
-        "worker.errors.RecordError",
-    )
-    return msgspec.structs.replace(made, **fields)
 
 
 # -- the writer
@@ -240,7 +225,7 @@ class Stage:
         """Track messages and hand them in as dead letters."""
         self.read(*messages)
         for message in messages:
-            self.writer.submit(letter(self.assignment, message))
+            self.writer.submit(rejected(self.assignment, message))
 
     def lease_waits(self) -> float | None:
         return self.metrics.registry.get_sample_value("oss_vectors_lease_waits_total")
@@ -253,7 +238,7 @@ class Stage:
         """Hand records in that were read, as dead letters that the service refused."""
         for offset in offsets:
             told = Refusal(400, "Bad", "id")
-            self.writer.submit(letter(self.assignment, self.source.messages[offset], refusal=told, attempts=1))
+            self.writer.submit(rejected(self.assignment, self.source.messages[offset], refusal=told, attempts=1))
 
     def written_offsets(self) -> list[int]:
         return [int(headers["__connect.errors.offset"]) for _, _, _, headers in self.broker.sent]
@@ -543,7 +528,7 @@ def test_once_above_the_limit_nothing_is_written_although_the_window_has_moved_o
     bad = [*range(1, 21), 999]
     stage.limit.note_read(stage.assignment, range(1000), bad)
     for offset in bad:
-        stage.writer.submit(letter(stage.assignment, FakeMessage(offset), size=0))
+        stage.writer.submit(rejected(stage.assignment, FakeMessage(offset), size=0))
     stage.writer.start()
     stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_LIMIT)))
     for _ in range(10):
@@ -627,7 +612,7 @@ def test_what_is_held_or_parked_keeps_neither_the_bytes_nor_the_count_of_them(ne
     stage.ledger.hold(30 * 100_000)
     stage.limit.note_read(stage.assignment, offsets, offsets)
     while messages:
-        stage.writer.submit(letter(stage.assignment, messages.pop(0), size=100_000))
+        stage.writer.submit(rejected(stage.assignment, messages.pop(0), size=100_000))
     stage.writer.start()
     for _ in range(20):
         stage.events.wait_for("landed")
@@ -646,7 +631,7 @@ def test_a_held_letter_does_not_hold_up_those_of_other_partitions(new_stage: New
     stage.submit(FakeMessage(0))
     stage.events.wait_for(("blocked", OWN_BLOCK))
     stage.read(FakeMessage(0), assignment=other)
-    stage.writer.submit(letter(other, FakeMessage(0)))
+    stage.writer.submit(rejected(other, FakeMessage(0)))
     stage.wait_settled(1)
     assert stage.status.read().blocks.keys() == {OWN_BLOCK}
     stage.source.problem = None
@@ -760,8 +745,8 @@ def test_whatever_a_letter_holds_it_is_written_and_its_neighbour_too(
     stage = new_stage()
     stage.writer.start()
     stage.read(message, FakeMessage(1))
-    stage.writer.submit(letter(stage.assignment, message, **fields))
-    stage.writer.submit(letter(stage.assignment, FakeMessage(1)))
+    stage.writer.submit(rejected(stage.assignment, message, **fields))
+    stage.writer.submit(rejected(stage.assignment, FakeMessage(1)))
     stage.wait_settled(2)
     assert (stage.status.read().blocks, stage.writer.is_alive) == ({}, True)
     for _, _, _, headers in stage.broker.sent:
@@ -778,7 +763,7 @@ def test_letters_are_judged_in_reading_order_however_much_was_read_meanwhile(new
     stage.ledger.track(stage.assignment, range(2000))
     stage.limit.note_read(stage.assignment, range(2000), range(1, 2000, 2))
     for message in messages[1::2]:
-        stage.writer.submit(letter(stage.assignment, message, size=0))
+        stage.writer.submit(rejected(stage.assignment, message, size=0))
     stage.writer.start()
     stage.events.wait_for(("blocked", Block("vectors", BlockReason.DEAD_LETTER_LIMIT)))
     for _ in range(50):
@@ -807,7 +792,7 @@ def test_a_refused_record_waits_for_those_before_it_but_not_for_ever(new_stage: 
     stage.refuse(1)
     stage.events.wait_for("looked")
     assert (stage.writer.is_idle, stage.written_offsets()) == (False, [])
-    stage.ledger.settle([letter(stage.assignment, FakeMessage(0))], Outcome.PUT)
+    stage.ledger.settle([rejected(stage.assignment, FakeMessage(0))], Outcome.PUT)
     stage.events.wait_for("landed")
     assert stage.written_offsets() == [1]
     stage.read(FakeMessage(3), FakeMessage(4), bad=False)
