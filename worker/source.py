@@ -441,6 +441,7 @@ class KafkaSource:
                 polled.append(Polled(assignment, messages))
                 self._note_leader_epochs(assignment, messages)
                 self._note_read(partition, messages[-1].offset)
+                self._routed.note_read(partition.topic)
         return polled
 
     def _note_leader_epochs(self, assignment: Assignment, messages: Sequence[Any]) -> None:

@@ -85,6 +85,11 @@ class Topics:
                 self._asked = ask_absent(consumer, self.all)
         return False
 
+    def note_read(self, topic: str) -> None:
+        """Note that records of a topic were read: it is there, whatever the last look found."""
+        if topic in self._absent:
+            self._note({name: reason for name, reason in self._absent.items() if name != topic})
+
     def _note(self, absent: Mapping[str, str]) -> None:
         before, self._absent = self._absent, {topic: absent[topic] for topic in self.all if topic in absent}
         for topic, reason in self._absent.items():
