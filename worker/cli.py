@@ -12,10 +12,12 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from worker import config as settings_module
-from worker import runtime
+from worker.app import runtime
+from worker.app.stop import Stop
 from worker.errors import FatalError, SettingsError
-from worker.stop import Stop
+from worker.settings.load import Loaded, load
+from worker.settings.show import example as example_of
+from worker.settings.show import in_force, remember_secrets
 from worker.words import clean
 
 EXIT_FAILED: Final = 1  # the reason is the last line
@@ -48,7 +50,8 @@ def run(config_file: Path | None) -> None:
     stop = Stop()
     _stop_on_signals(stop)
     with runtime.prepared():
-        from worker import log, wiring  # noqa: PLC0415 - the other commands start without the clients
+        from worker.app import wiring  # noqa: PLC0415 - the other commands start without the clients
+        from worker.telemetry import log  # noqa: PLC0415 - the other commands start without the clients
 
         loaded = _load(config_file, to_run=True)
     log.configure(loaded.settings.log)
@@ -65,13 +68,13 @@ def run(config_file: Path | None) -> None:
 @click.option("--example", is_flag=True, help="Print a commented file with every setting at its default instead.")
 def config(config_file: Path | None, example: bool) -> None:
     """Print the settings in force with their origin, secrets hidden."""
-    click.echo(settings_module.example() if example else settings_module.in_force(_load(config_file)))
+    click.echo(example_of() if example else in_force(_load(config_file)))
 
 
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of a record's value."""
-    from worker.schema import record_schema  # noqa: PLC0415 - the other commands do without the record's modules
+    from worker.records.schema import record_schema  # noqa: PLC0415 - the other commands do without the record's modules
 
     click.echo(json.dumps(record_schema(), indent=2))
 
@@ -124,12 +127,12 @@ def _local(name: str) -> Any:
         _fail(f"{error.name} is not installed; the local stack needs: pip install 'oss-vectors-worker[demo]'")
 
 
-def _load(config_file: Path | None, *, to_run: bool = False) -> settings_module.Loaded:
+def _load(config_file: Path | None, *, to_run: bool = False) -> Loaded:
     try:
-        loaded = settings_module.load(config_file, os.environ, to_run=to_run)
+        loaded = load(config_file, os.environ, to_run=to_run)
     except SettingsError as error:
         _refuse(error)
-    settings_module.remember_secrets(loaded.settings)
+    remember_secrets(loaded.settings)
     return loaded
 
 

@@ -9,15 +9,15 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from worker import config
-from worker.metrics import Metrics
-from worker.offsets import Ledger, Partition
-from worker.state import Status
+from worker.ledger import Ledger, Partition
+from worker.settings import show
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 
 def settings() -> str:
     """Return the settings with their defaults, as a block of TOML."""
-    return f"```toml\n{config.example()}\n```\n"
+    return f"```toml\n{show.example()}\n```\n"
 
 
 def metrics() -> str:

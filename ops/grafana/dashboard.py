@@ -59,7 +59,7 @@ from ops.grafana.panels import (
     thresholds,
     variable,
 )
-from worker.state import State
+from worker.telemetry.state import State
 
 FILE: Final = Path(__file__).parent / "dashboards/oss-vectors-worker.json"
 Panel: TypeAlias = heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel

@@ -21,20 +21,20 @@ from tests.bench import data
 from tests.bench import naive as naive_script
 from tests.bench.naive import REQUEST_RECORDS
 from tests.support.bounded import END_S, join, thread
-from worker import config
-from worker.batch import Envelope, Item
-from worker.dead_letter_limit import Limit
-from worker.delivery import DeadLetter, Lane, LaneContext
-from worker.loop import Parts, Worker
-from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Partition, Phase
-from worker.oss import OssSink
-from worker.pace import Backoff
-from worker.record import Decoder, Put, Target
-from worker.source import Polled
-from worker.state import Status
-from worker.stop import Stop
-from worker.wire import Message
+from worker.app.loop import Parts, Worker
+from worker.app.stop import Stop
+from worker.consumer.receive import Message
+from worker.deadletters.limit import Limit
+from worker.delivery.batch import Envelope, Item
+from worker.delivery.lane import Lane, LaneContext
+from worker.delivery.pace.backoff import Backoff
+from worker.ledger import Assignment, Ledger, Partition, Phase
+from worker.oss.sink import OssSink
+from worker.ports import DeadLetter, Polled
+from worker.records.decode import Decoder, Put, Target
+from worker.settings import tables
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 TOPIC: Final = "bench"
 INDEX: Final = "bench"
@@ -197,20 +197,20 @@ class _NoWatcher:
     def look_now(self) -> None: ...
 
 
-def settings(port: int, dimension: int, **delivery: Any) -> config.Settings:
+def settings(port: int, dimension: int, **delivery: Any) -> tables.Settings:
     """Return the defaults, on the sink, without a rate limit of our own."""
-    return config.Settings(
-        routes=(config.Route(topic=TOPIC, index=INDEX, dimension=dimension, distance_metric="cosine"),),
-        kafka=config.Kafka(),
-        oss=config.Oss(region="cn-hangzhou", bucket="bench", account_id="1", endpoint=f"http://127.0.0.1:{port}"),
-        records=config.Records(),
-        batch=config.Batch(max_bytes=20 << 20),
-        delivery=config.Delivery(**({"vectors_per_second": 0.0} | delivery)),
-        buffer=config.Buffer(),
-        dead_letter=config.DeadLetter(),
-        http=config.Http(),
-        log=config.Log(),
-        shutdown=config.Shutdown(),
+    return tables.Settings(
+        routes=(tables.Route(topic=TOPIC, index=INDEX, dimension=dimension, distance_metric="cosine"),),
+        kafka=tables.Kafka(),
+        oss=tables.Oss(region="cn-hangzhou", bucket="bench", account_id="1", endpoint=f"http://127.0.0.1:{port}"),
+        records=tables.Records(),
+        batch=tables.Batch(max_bytes=20 << 20),
+        delivery=tables.Delivery(**({"vectors_per_second": 0.0} | delivery)),
+        buffer=tables.Buffer(),
+        dead_letter=tables.DeadLetter(),
+        http=tables.Http(),
+        log=tables.Log(),
+        shutdown=tables.Shutdown(),
     )
 
 

@@ -24,16 +24,19 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.support.emulator import ACCOUNT, REGION, running_emulator
-from worker.batch import Batch as SealedBatch
-from worker.batch import Item, SealReason
-from worker.config import Batch, Delivery, Oss
-from worker.delivery import DeadLetter, Lane, LaneContext
-from worker.metrics import Metrics
-from worker.offsets import Ledger, Outcome, Partition
-from worker.oss import OssSink
-from worker.pace import Backoff, Pacer, TokenBucket, Verdict
-from worker.state import Status
-from worker.wire import Message
+from worker.consumer.receive import Message
+from worker.delivery.batch import Batch as SealedBatch
+from worker.delivery.batch import Item
+from worker.delivery.lane import Lane, LaneContext
+from worker.delivery.pace.backoff import Backoff
+from worker.delivery.pace.pacer import Pacer, Verdict
+from worker.delivery.pace.rate import TokenBucket
+from worker.ledger import Ledger, Outcome, Partition
+from worker.oss.sink import OssSink
+from worker.ports import DeadLetter, SealReason
+from worker.settings.tables import Batch, Delivery, Oss
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 LIMIT: Final = 2500.0  # vectors a second, of the service
 VECTORS: Final = 500  # in a request

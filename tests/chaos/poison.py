@@ -3,7 +3,7 @@
 from typing import Final
 
 from tests.unit.hostile_records import colliding_names, in_json, packed
-from worker.dead_letter_headers import writable_name
+from worker.deadletters.headers import writable_name
 
 _VECTOR_OF_FOUR: Final = b"[1,2,3,4]"
 _PACKED_VECTOR_OF_FOUR: Final = b"\x94\x01\x02\x03\x04"

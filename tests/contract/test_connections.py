@@ -35,10 +35,10 @@ from tests.support.emulator import Emulator
 from tests.support.fakes import FakeClock
 from tests.support.http_proxy import HttpProxy
 from tests.support.worker import wait_for
-from worker.connections import Phase
-from worker.credentials import Provider
 from worker.errors import BlockReason, RetryReason, SettingsError, TargetError
-from worker.oss import OssSink
+from worker.oss.credentials.providers import Provider
+from worker.oss.http import Phase
+from worker.oss.sink import OssSink
 
 LOGIN, PASSWORD = "worker%40corp:p%3Ass%2Fword", "p:ss/word"
 PLAIN_LOGIN = "worker@corp:p:ss/word"
@@ -641,7 +641,7 @@ def test_what_is_unforeseen_costs_the_request_and_tells_its_place_alone(monkeypa
     def fail(*_: object) -> None:
         raise KeyError("a secret")
 
-    monkeypatch.setattr("worker.oss.error_of", fail)
+    monkeypatch.setattr("worker.oss.sink.error_of", fail)
     with RawServer(kept([])) as server, real_sink("bucket", server.endpoint) as sink:
         error = transient(lambda: sink.put(b"{}"))
     assert "unforeseen KeyError at test_connections.py:" in error.message
@@ -656,7 +656,7 @@ def test_credentials_that_no_header_takes_block_and_are_not_said(
     """A provider of another package may give such, which ours refuses before."""
     bucket, index = emulator.new_index(2)
     given = Provider(lambda: Credentials(emulator.access_key_id, emulator.access_key_secret, token))
-    monkeypatch.setattr("worker.oss.credentials_provider", lambda *_: given)
+    monkeypatch.setattr("worker.oss.sink.credentials_provider", lambda *_: given)
     sink = OssSink(settings(bucket, emulator.endpoint), ENVIRONMENT, max_connections=1)
     error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
     sink.close()

@@ -1,4 +1,4 @@
-"""One suite for the service, as `worker.oss.Sink` promises it: over the emulator through the official SDK, and the fake.
+"""One suite for the service, as `worker.ports.Sink` promises it: over the emulator through the official SDK, and the fake.
 
 What only a connection can do (time-outs of the network, bodies that are no JSON, credentials) is asked of `OssSink`
 alone, below.
@@ -25,13 +25,15 @@ from alibabacloud_oss_v2.credentials import Credentials
 from tests.support.bounded import join, thread
 from tests.support.emulator import Emulator, Fault
 from tests.support.fakes import FakeSink
-from worker import credentials, oss
-from worker.batch import Envelope, Item
-from worker.config import Oss
-from worker.credentials import Provider
+from worker.delivery.batch import Envelope, Item
 from worker.errors import BlockReason, NotSent, Refused, RetryReason, SettingsError, SinkError, TargetError, Transient
-from worker.oss import OssSink, Sink
-from worker.record import Target
+from worker.oss import sink as sink_module
+from worker.oss.credentials import providers
+from worker.oss.credentials.providers import Provider
+from worker.oss.sink import OssSink
+from worker.ports import Sink
+from worker.records.decode import Target
+from worker.settings.tables import Oss
 
 QUICK_SECONDS = 20.0  # far less than any time-out of the settings here
 ENVIRONMENT = {"OSS_ACCESS_KEY_ID": "test", "OSS_ACCESS_KEY_SECRET": "test"}
@@ -309,7 +311,7 @@ def test_a_request_that_is_aborted_while_it_asks_for_credentials_does_not_leave(
         released.wait(QUICK_SECONDS)
         return Credentials(emulator.access_key_id, emulator.access_key_secret)
 
-    monkeypatch.setattr(oss, "credentials_provider", lambda *_: Provider(fetch))
+    monkeypatch.setattr(sink_module, "credentials_provider", lambda *_: Provider(fetch))
     bucket, index = emulator.new_index(2)
     threads: list[int] = []
 
@@ -701,7 +703,7 @@ def test_a_file_without_credentials_is_wrong_settings_and_its_content_not_told(
 def test_what_a_program_gave_is_asked_for_anew_once_the_service_refuses_it(
     emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(providers, "AGAIN_SECONDS", 0.0)
     answers = tmp_path / "answers"
     answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "revoked"}))
     bucket, index = emulator.new_index(2)

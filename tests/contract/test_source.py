@@ -1,4 +1,4 @@
-"""One suite for the consumer, as `worker.source.Source` promises it: over a real broker, and the fake.
+"""One suite for the consumer, as `worker.consumer.source.Source` promises it: over a real broker, and the fake.
 
 A test drives members as the main loop does: it opens what was assigned, steers, and polls, until what it awaits is there.
 """
@@ -17,14 +17,15 @@ from kafka.admin import NewPartitions
 from tests.support.bounded import join, thread
 from tests.support.broker import create_topic
 from tests.support.fakes import FakeClock, FakeCluster, FakeSource
-from worker.config import Kafka
+from worker.consumer.source import KafkaSource, RevokeHooks
 from worker.errors import BlockReason, BrokerUnavailable
 from worker.lease import Lease
+from worker.ledger import Assignment, Ledger, Outcome, Partition, Phase
 from worker.local.broker import Broker
-from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Outcome, Partition, Phase
-from worker.source import KafkaSource, RevokeHooks, Source
-from worker.state import Block, Status
+from worker.ports import Source
+from worker.settings.tables import Kafka
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Block, Status
 
 LIMIT_SECONDS = 60.0
 Reset = Literal["earliest", "none", "latest"]

@@ -32,7 +32,7 @@ import threading
 import time
 import types
 
-import worker.offsets
+import worker.ledger
 
 
 class YieldingLock:
@@ -52,7 +52,7 @@ class YieldingLock:
         self.release()
 
 
-worker.offsets.threading = types.SimpleNamespace(
+worker.ledger.threading = types.SimpleNamespace(
     Lock=YieldingLock, Condition=threading.Condition, local=threading.local
 )
 """

@@ -12,7 +12,7 @@ import pytest
 from kafka import KafkaProducer
 
 from tests.support.worker import Record, Stage, StageFactory, WorkerFactory, WorkerProcess, vector_record, wait_for
-from worker.dead_letter_headers import read_headers
+from worker.deadletters.headers import read_headers
 
 GOOD = [1.0, 2.0, 3.0, 4.0]
 MAX_BYTES = 2048  # batch.max_bytes of these tests

@@ -25,7 +25,7 @@ from tests.support.worker import (
     vector_record,
     wait_for,
 )
-from worker.dead_letter_headers import read_headers
+from worker.deadletters.headers import read_headers
 
 GOOD = [1.0, 2.0, 3.0, 4.0]
 BAD = b"no record"

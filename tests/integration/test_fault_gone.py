@@ -12,10 +12,11 @@ import pytest
 from tests.support.emulator import Fault
 from tests.support.lane import GOES, INDEX, STAYS, TOPIC, Bench, running
 from tests.support.worker import wait_for
-from worker.batch import Batch, SealReason
+from worker.delivery.batch import Batch
 from worker.errors import BlockReason
-from worker.offsets import Outcome
-from worker.state import Block
+from worker.ledger import Outcome
+from worker.ports import SealReason
+from worker.telemetry.state import Block
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.lane import GOES, INDEX, STAYS, TOPIC, Bench, running
 from tests.support.worker import wait_for
-from worker.offsets import Outcome
+from worker.ledger import Outcome
 
 
 @pytest.fixture

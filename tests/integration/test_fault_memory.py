@@ -17,8 +17,8 @@ from tests.support.worker import (
     vector_record,
     wait_for,
 )
-from worker.loop import RESUME_SHARE, _hysteresis
-from worker.source import MAX_POLL_RECORDS
+from worker.app.loop import RESUME_SHARE, _hysteresis
+from worker.consumer.source import MAX_POLL_RECORDS
 
 MB = 1024 * 1024
 DIMENSION = 1024

@@ -22,18 +22,19 @@ main()
 """
 
 THREADS = {
-    "slot-vectors-": "from worker.delivery import Courier; Courier.deliver = die",
-    "dead-letters": "from worker.deadletter import DeadLetterWriter; DeadLetterWriter._write = die",
-    "end-offsets": "from worker.ends import EndWatcher; EndWatcher._run = die",
-    "index-vectors": "from worker.delivery import Lane; Lane.describe = die",
+    "slot-vectors-": "from worker.delivery.lane import Courier; Courier.deliver = die",
+    "dead-letters": "from worker.deadletters.writer import DeadLetterWriter; DeadLetterWriter._write = die",
+    "end-offsets": "from worker.consumer.ends import EndWatcher; EndWatcher._run = die",
+    "index-vectors": "from worker.delivery.lane import Lane; Lane.describe = die",
 }
 
 QUICK_WATCHDOG = """
 import time
-from worker import health, loop, wiring
+from worker.app import watchdog, wiring
+from worker.telemetry import health
 health.STILL_SECONDS = wiring.STILL_SECONDS = 1.0
 wiring.MAIN_LOOP_STILL_SECONDS = 4.0
-loop.Watchdog.LOOK_SECONDS = 0.5
+watchdog.Watchdog.LOOK_SECONDS = 0.5
 """
 
 
@@ -89,7 +90,7 @@ def test_a_thread_that_dies_ends_the_process_and_is_named(
 def test_an_error_in_the_main_loop_ends_the_process_with_its_reason(
     new_stage: StageFactory, start_broken: Break
 ) -> None:
-    worker = start_broken(new_stage().settings(), "from worker.loop import Worker; Worker._seal_due_batches = die")
+    worker = start_broken(new_stage().settings(), "from worker.app.loop import Worker; Worker._seal_due_batches = die")
 
     assert worker.wait() == 1
     assert worker.last_line().startswith("error: the main loop failed")

@@ -10,12 +10,12 @@ import pytest
 from tests.support.bounded import running
 from tests.support.broker import TopicFactory
 from tests.support.worker import Record, publish
-from worker.config import Kafka
+from worker.consumer.source import KafkaSource, RevokeHooks
+from worker.ledger import Assignment, Ledger
 from worker.local.broker import Broker
-from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger
-from worker.source import KafkaSource, RevokeHooks
-from worker.state import Status
+from worker.settings.tables import Kafka
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 STARTS = 50
 PARTITIONS = 6

@@ -15,7 +15,7 @@ from kafka.codec import lz4_encode, snappy_encode, zstd_encode
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from tests.support.worker import Stage, StageFactory, WorkerFactory, wait_for, write_batch
-from worker import wire
+from worker.consumer import receive
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 ATTRIBUTES_AT, RECORDS_AT = 21, 61
@@ -170,7 +170,7 @@ NAMES = (b"\xff\xfe", b"caf\xe9", b"\xed\xa0\x80", b"", b"", "é".encode(), b"tw
 def letters(stage: Stage) -> list[Any]:
     """The dead letters, with the bytes of their headers' names."""
     with closing(KafkaConsumer(bootstrap_servers=stage.broker.bootstrap)) as consumer:
-        wire.read_in_place(consumer)
+        receive.read_in_place(consumer)
         place = TopicPartition(stage.dead_letter_topic, 0)
         consumer.assign([place])
         consumer.seek(place, 0)

@@ -3,8 +3,8 @@
 from tests.support.broker import TopicFactory
 from tests.support.member import Member
 from tests.support.worker import Record, publish
+from worker.consumer.source import MAX_POLL_RECORDS
 from worker.local.broker import Broker
-from worker.source import MAX_POLL_RECORDS
 
 EACH = MAX_POLL_RECORDS * 2 + 200  # one fetch, three polls
 

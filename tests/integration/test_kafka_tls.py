@@ -16,11 +16,12 @@ from kafka.admin import ACL, ACLFilter, ACLOperation, ACLPermissionType, Resourc
 from tests.support.broker import create_topic
 from tests.support.member import Member
 from tests.support.worker import Record, free_port, publish
-from worker import log, wire
-from worker.config import Log
+from worker.consumer import receive
 from worker.errors import BlockReason, BrokerUnavailable
 from worker.local.broker import Broker
-from worker.state import Block
+from worker.settings.tables import Log
+from worker.telemetry import log
+from worker.telemetry.state import Block
 
 NAME, PASSWORD = "worker", "a password of the test"
 RECORDS = [Record(None, bytes([number % 251]) * 30_000) for number in range(400)]
@@ -113,9 +114,9 @@ def test_every_record_is_read_whole_by_tls(secured: Secured) -> None:
         received = {
             type(getattr(each.parser.receive_bytes, "__self__", None)) for each in connections if each.connected
         }
-        assert received == {wire._Frames}
+        assert received == {receive._Frames}
         made = member.source._consumer._fetcher.PartitionRecords
-        assert getattr(made, "func", made) is wire.PartitionRecords
+        assert getattr(made, "func", made) is receive.PartitionRecords
     finally:
         member.source.close(2.0)
 

@@ -15,9 +15,9 @@ from tests.support.emulator import Emulator
 from tests.support.member import Member
 from tests.support.proxy import Proxy
 from tests.support.worker import Record, Scrape, Stage, WorkerFactory, publish, vector_record
-from worker.leaders import GRACE_SECONDS
+from worker.consumer.leaders import GRACE_SECONDS
+from worker.ledger import Phase
 from worker.local.broker import Broker
-from worker.offsets import Phase
 
 RECORDS = 3_000
 SLOW_TURN_SECONDS = 1.5  # a turn of a member waits 0.1 s for records; more than a second would be a wait for the other

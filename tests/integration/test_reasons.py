@@ -24,18 +24,19 @@ from tests.support.worker import (
     versions_of,
     wait_for,
 )
-from worker import client_internals
-from worker.client_network import LOOKUP_PAUSE_SECONDS
-from worker.config import DeadLetter, Kafka
-from worker.dead_letter_limit import Limit
-from worker.dead_letter_source import SourceReader
-from worker.deadletter import DeadLetterWriter, make_producer
-from worker.ends import EndWatcher
+from worker.consumer import client_internals
+from worker.consumer.client_network import LOOKUP_PAUSE_SECONDS
+from worker.consumer.ends import EndWatcher
+from worker.deadletters.limit import Limit
+from worker.deadletters.producer import make_producer
+from worker.deadletters.reader import SourceReader
+from worker.deadletters.writer import DeadLetterWriter
 from worker.errors import BrokerUnavailable
+from worker.ledger import Ledger, Partition
 from worker.local.broker import Broker
-from worker.metrics import Metrics
-from worker.offsets import Ledger, Partition
-from worker.state import Status
+from worker.settings.tables import DeadLetter, Kafka
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 
 @contextmanager

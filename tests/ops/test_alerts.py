@@ -21,9 +21,9 @@ from tests.support.programs import program
 from tests.support.worker import free_port, wait_for
 from tests.unit.samples import FakeClock, opened
 from worker.errors import BlockReason
-from worker.metrics import Metrics
-from worker.offsets import Ledger, Partition
-from worker.state import Status
+from worker.ledger import Ledger, Partition
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 OPS = Path(__file__).parents[2] / "ops"
 RULE_FILES = sorted((OPS / "prometheus/rules").glob("*.yml"))

@@ -13,10 +13,10 @@ import click
 import pytest
 import yaml
 
-from worker import config
-from worker.config import Settings
 from worker.local import provision, sample_producer
 from worker.local.sentences import DIMENSION
+from worker.settings import load, tables
+from worker.settings.tables import Settings
 
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE_TEXT: Final = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ PRODUCTION: Final[dict[str, Any]] = yaml.load(
 @pytest.fixture(scope="module")
 def settings() -> Settings:
     """The settings of the worker in docker-compose.yml."""
-    return config.load(None, SERVICES["worker"]["environment"]).settings
+    return load.load(None, SERVICES["worker"]["environment"]).settings
 
 
 def options_of(service: str, command: click.Command) -> dict[str, Any]:
@@ -140,8 +140,8 @@ def keys_of(node: yaml.MappingNode) -> set[str]:
 
 @pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "OSS_VECTORS_" in str(service)])
 def test_settings_in_the_compose_file_are_settings_of_the_worker(name: str) -> None:
-    names = {name for name in SERVICES[name]["environment"] if name.startswith(config.ENV_PREFIX)}
-    loaded = config.load(None, SERVICES[name]["environment"])
+    names = {name for name in SERVICES[name]["environment"] if name.startswith(tables.ENV_PREFIX)}
+    loaded = load.load(None, SERVICES[name]["environment"])
     assert names - {"OSS_VECTORS_ROUTES"} == set(loaded.origins.values()) - {"default", "OSS_VECTORS_ROUTES"}
 
 
@@ -404,8 +404,8 @@ def test_the_production_example_has_the_least_that_the_worker_wants_and_no_secre
     given = variables("")
     empty = {name for name, value in given.items() if value == ""}
     assert empty == {name for name in given if SECRET_NAMES.search(name)}
-    loaded = config.load(None, given | dict.fromkeys(empty, "filled in"))
-    names = {name for name in given if name.startswith(config.ENV_PREFIX)} - {"OSS_VECTORS_ROUTES"}
+    loaded = load.load(None, given | dict.fromkeys(empty, "filled in"))
+    names = {name for name in given if name.startswith(tables.ENV_PREFIX)} - {"OSS_VECTORS_ROUTES"}
     assert set(loaded.origins.values()) - {"default", "OSS_VECTORS_ROUTES"} == names
     assert (loaded.settings.kafka.security_protocol, loaded.settings.oss.endpoint) == ("SASL_SSL", "")
 
@@ -417,7 +417,7 @@ def test_what_the_production_example_offers_besides_are_settings_too(tmp_path: P
     files = {name: str(there) for name, value in offered.items() if value.startswith("/")}
     given = variables("") | {"OSS_ACCESS_KEY_ID": "x", "OSS_ACCESS_KEY_SECRET": "x"}
     instead = {name.removesuffix("_FILE") for name in offered}
-    loaded = config.load(None, {name: given[name] for name in given.keys() - instead} | offered | files)
+    loaded = load.load(None, {name: given[name] for name in given.keys() - instead} | offered | files)
     assert offered.keys() - set(loaded.origins.values()) == set()
     assert len(offered) >= 5
 

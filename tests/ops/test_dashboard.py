@@ -18,9 +18,9 @@ from ops.grafana.panels import RUNBOOK
 from tests.ops.promql import DASHBOARD, ROOT, Query, filled, panels, queries, selectors
 from tests.unit.samples import FakeClock
 from worker.errors import BlockReason
-from worker.metrics import Metrics
-from worker.offsets import Ledger
-from worker.state import State, Status
+from worker.ledger import Ledger
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import State, Status
 
 GRAFANA = ROOT / "ops/grafana"
 RUNBOOK_FILE = ROOT / "ops/runbook.md"

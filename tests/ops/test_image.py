@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from ops.requirements import FILES, File, build_requirements, header
 from tests.support.bounded import join, thread
-from worker.config import Http
+from worker.settings.tables import Http
 
 ROOT: Final = Path(__file__).parents[2]
 DOCKERFILE: Final = (ROOT / "ops/Dockerfile").read_text(encoding="utf-8")

@@ -14,9 +14,11 @@ import pytest
 import yaml
 
 from tests.support.programs import program
-from worker import config, health, loop, wiring
-from worker.config import Settings
-from worker.credentials import credentials_provider
+from worker.app import loop, watchdog, wiring
+from worker.oss.credentials.providers import credentials_provider
+from worker.settings import load, tables
+from worker.settings.tables import Settings
+from worker.telemetry import health
 
 ROOT: Final = Path(__file__).parents[2]
 KUBERNETES: Final = ROOT / "ops/kubernetes"
@@ -130,7 +132,7 @@ def settings_of(built: Built, mounts: Path) -> Settings:
     file = mounts / Path(environ["OSS_VECTORS_CONFIG"]).relative_to(MOUNTED)
     file.parent.mkdir()
     file.write_text(built.toml.replace(f'"{MOUNTED}/', f'"{mounts}/'), encoding="utf-8")
-    return config.load(file, environ, to_run=True).settings
+    return load.load(file, environ, to_run=True).settings
 
 
 @pytest.fixture
@@ -223,7 +225,7 @@ def test_credentials_are_read_again_when_their_secret_changes(built: Built, tmp_
 
 def test_no_secret_stands_in_the_settings(built: Built) -> None:
     document = tomllib.loads(built.toml)
-    wrong = [name for name in config.SECRETS if name.partition(".")[2] in document.get(name.partition(".")[0], {})]
+    wrong = [name for name in tables.SECRETS if name.partition(".")[2] in document.get(name.partition(".")[0], {})]
     assert wrong == []
 
 
@@ -248,8 +250,8 @@ def test_liveness_comes_after_the_watchdog_and_never_before_the_drain_is_over(bu
     first_failure_to_last = (probe["failureThreshold"] - 1) * probe["periodSeconds"]
     still = max(wiring.MAIN_LOOP_STILL_SECONDS, 2 * settings.kafka.revoke_seconds + health.STILL_SECONDS)
     # It looks every LOOK_SECONDS: one look to see the last turn, and one that may be missed.
-    watchdog = still + 2 * loop.Watchdog.LOOK_SECONDS
-    assert health.STILL_SECONDS + first_failure_to_last > watchdog
+    ends_after = still + 2 * watchdog.Watchdog.LOOK_SECONDS
+    assert health.STILL_SECONDS + first_failure_to_last > ends_after
     assert first_failure_to_last > built.pod["terminationGracePeriodSeconds"]
 
 
@@ -286,7 +288,7 @@ def test_a_node_drains_one_worker_at_a_time_and_a_blocked_one_does_not_hold_it_u
 def test_memory_holds_the_measured_peak_and_what_may_come_on_top(built: Built, settings: Settings) -> None:
     resources = built.container["resources"]
     requested, limit = (in_bytes(resources[name]["memory"]) for name in ("requests", "limits"))
-    beyond_default = settings.buffer.max_bytes - config.Buffer().max_bytes
+    beyond_default = settings.buffer.max_bytes - tables.Buffer().max_bytes
     peak = PEAK_MIB * MIB + beyond_default
     assert requested >= peak
     # Two more brokers than were measured with, and a compressed batch that is unpacked to as much as the buffer

@@ -10,10 +10,10 @@ from tests.support.browser import Browser, running_browser
 from tests.support.page import PageStage, busy_stage
 from tests.support.programs import program
 from tests.unit.samples import opened
-from worker.config import Http
 from worker.errors import BlockReason, Reason
-from worker.health import HttpServer, Pages
-from worker.state import Block, DeadLettered, State
+from worker.settings.tables import Http
+from worker.telemetry.health import HttpServer, Pages
+from worker.telemetry.state import Block, DeadLettered, State
 
 PHONE, TABLET, DESK = 360, 768, 1280
 LONG_NAME = "a-topic-whose-name-is-as-long-as-they-come." * 5

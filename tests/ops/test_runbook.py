@@ -22,17 +22,18 @@ from kafka.structs import OffsetAndMetadata
 
 from tests.support.broker import TopicFactory
 from tests.support.worker import Record, publish, read_topic
-from worker import cli, config
-from worker.config import Kafka
-from worker.dead_letter_headers import Sizes, Writer, build, build_reference
-from worker.deadletter import make_producer
-from worker.delivery import DeadLetter, Refusal
+from worker import cli
+from worker.deadletters.headers import Sizes, Writer, build, build_reference
+from worker.deadletters.producer import make_producer
 from worker.errors import BlockReason, Reason
+from worker.ledger import Ledger, Partition
 from worker.local.broker import Broker
-from worker.metrics import Metrics
-from worker.offsets import Ledger, Partition
-from worker.oss import OssSink
-from worker.state import Status
+from worker.oss.sink import OssSink
+from worker.ports import DeadLetter, Refusal
+from worker.settings import tables
+from worker.settings.tables import Kafka
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 ROOT = Path(__file__).parents[2]
 PATH = ROOT / "ops/runbook.md"
@@ -128,21 +129,21 @@ def test_reasons_of_dead_letters_named_in_replays_and_counts_are_those_of_the_co
 
 def setting(table: str, name: str) -> object:
     """The default of a setting; KeyError where there is none."""
-    fields = {field.name: field for field in msgspec.structs.fields(config.TABLES[table])}
+    fields = {field.name: field for field in msgspec.structs.fields(tables.TABLES[table])}
     return fields[name].default
 
 
 def settings_named() -> Iterator[tuple[str, str]]:
-    tables = "|".join(config.TABLES)
+    names = "|".join(tables.TABLES)
     for code in CODE:
-        yield from re.findall(rf"(?<![\w.-])({tables})\.([a-z_]+)\b", re.sub(r"python -m kafka\.admin", "", code))
+        yield from re.findall(rf"(?<![\w.-])({names})\.([a-z_]+)\b", re.sub(r"python -m kafka\.admin", "", code))
         for table, name in re.findall(r"\bOSS_VECTORS_([A-Z_]+?)__([A-Z_]+)\b", code):
             yield table.lower(), name.lower()
 
 
 def test_settings_named_are_settings_of_the_worker() -> None:
     named = set(settings_named())
-    there_are = {(table, field.name) for table, kind in config.TABLES.items() for field in msgspec.structs.fields(kind)}
+    there_are = {(table, field.name) for table, kind in tables.TABLES.items() for field in msgspec.structs.fields(kind)}
     assert (named - there_are, len(named) > 20) == (set(), True)
 
 

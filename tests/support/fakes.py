@@ -14,16 +14,17 @@ from typing import Any, Literal, Unpack
 import msgspec
 
 from tests.support.emulator import Fault
-from worker.answers import Answer, error_of
+from worker.consumer.source import RevokeHooks
 from worker.errors import BlockReason, BrokerUnavailable, NotSent, RetryReason, SinkError, Transient
 from worker.lease import Lease
+from worker.ledger import Assignment, Ledger, Partition, Phase
 from worker.local.emulator.answers import Rendered, answer_of, error_answer
 from worker.local.emulator.faults import Faults, Rule
-from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Partition, Phase
-from worker.record import Target
-from worker.source import Polled, RevokeHooks
-from worker.state import Block, Status
+from worker.oss.answers import Answer, error_of
+from worker.ports import Polled
+from worker.records.decode import Target
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Block, Status
 
 Operation = Literal["PutVectors", "DeleteVectors", "GetVectorIndex"]
 Stage = Literal["arrived", "applied"]
@@ -82,7 +83,7 @@ def _pass(_stage: Stage, _request: Request) -> None:
 
 
 class FakeSink:
-    """The service in memory, for one index (`worker.oss.Sink`).
+    """The service in memory, for one index (`worker.oss.sink.Sink`).
 
     What goes wrong is said in four ways, asked in this order: `next_answers`, one for each request that comes (None is a
     good one); `fault`, the emulator's own rules; `max_body_bytes` (413); `judge`, which looks at each element (None for a
@@ -366,7 +367,7 @@ class FakeCluster:
 
 
 class FakeSource:
-    """A member of the cluster's group (`worker.source.Source`).
+    """A member of the cluster's group (`worker.consumer.source.Source`).
 
     It asks the ledger the same things in the same order as the real one. A rebalance makes its steps in `poll`, one look
     at a time: a revoke closes, waits over as many polls as the wire needs, at most `revoke_seconds`, commits, fences.

@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.support.fakes import FakeMessage, FakeSink, Request, Stage
-from worker.batch import Batch, Item, SealReason
-from worker.config import Batch as BatchSettings
-from worker.config import Delivery
-from worker.delivery import DeadLetter, Lane, LaneContext
-from worker.metrics import Metrics
-from worker.offsets import Ledger, Partition
-from worker.pace import Backoff
-from worker.record import Target
-from worker.state import Block, Status
+from worker.delivery.batch import Batch, Item
+from worker.delivery.lane import Lane, LaneContext
+from worker.delivery.pace.backoff import Backoff
+from worker.ledger import Ledger, Partition
+from worker.ports import DeadLetter, SealReason
+from worker.records.decode import Target
+from worker.settings.tables import Batch as BatchSettings
+from worker.settings.tables import Delivery
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Block, Status
 
 TOPIC, INDEX = "vectors", "docs"
 GOES, STAYS = Partition(TOPIC, 0), Partition(TOPIC, 1)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.support.worker import wait_for
-from worker.batch import Message
-from worker.config import Kafka
-from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger
-from worker.source import KafkaSource, RevokeHooks
-from worker.state import Status
+from worker.consumer.source import KafkaSource, RevokeHooks
+from worker.ledger import Assignment, Ledger
+from worker.ports import Message
+from worker.settings.tables import Kafka
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 
 class Member:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from tests.unit.samples import FakeClock, FakeTracked, opened
 from worker.errors import BlockReason, Reason
-from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Outcome, Partition
-from worker.page import STEP_SECONDS, STEPS, Page
-from worker.state import Block, DeadLettered, State, Status
+from worker.ledger import Assignment, Ledger, Outcome, Partition
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.page.figures import STEP_SECONDS, STEPS
+from worker.telemetry.page.page import Page
+from worker.telemetry.state import Block, DeadLettered, State, Status
 
 WALL = 1_790_000_000.0
 """Unix time, in seconds, when the clock shows 0."""

@@ -31,7 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.bounded import join
 from tests.support.broker import GroupFactory, TopicFactory
 from tests.support.emulator import Emulator, JournalEntry, Stored
-from worker import wire
+from worker.consumer import receive
 from worker.local.broker import Broker
 from worker.local.broker.server import FREE_PORTS
 from worker.local.process import Process, spawn
@@ -187,7 +187,7 @@ def read_topic(bootstrap: str, topic: str, *, has_odd_names: bool = False) -> li
     """
     with closing(KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")) as consumer:
         if has_odd_names:
-            wire.read_in_place(consumer)
+            receive.read_in_place(consumer)
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
         consumer.assign(partitions)
         ends = consumer.end_offsets(partitions)

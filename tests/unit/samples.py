@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from worker.batch import Item
-from worker.delivery import DeadLetter
+from worker.delivery.batch import Item
 from worker.errors import Reason
-from worker.offsets import Assignment, Ledger, Partition
-from worker.record import Target
+from worker.ledger import Assignment, Ledger, Partition
+from worker.ports import DeadLetter
+from worker.records.decode import Target
 
 TARGET = Target("docs", 3, "cosine", frozenset({"text"}))
 

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.answer_cases import AnswerCase, read_cases
-from worker.answers import ACCEPTED, CODES, REFUSED_STATUSES, About, Answer, error_of, error_of_answer, retry_after
 from worker.errors import Blame, BlockReason, Refused, RetryReason, SinkError, TargetError, Transient
+from worker.oss.answers import ACCEPTED, CODES, REFUSED_STATUSES, About, Answer, error_of, error_of_answer, retry_after
 from worker.words import CODE_CHARACTERS, MESSAGE_CHARACTERS, clean
 
 REQUEST_ID = {"x-oss-request-id": "5F0E1D2C3B4A59687786A5B4"}

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.unit.samples import FakeClock, item, opened
-from worker.batch import Batch, Envelope, Item, OpenBatch, SealReason
-from worker.offsets import Ledger
+from worker.delivery.batch import Batch, Envelope, Item, OpenBatch
+from worker.ledger import Ledger
+from worker.ports import SealReason
 
 ENVELOPE = Envelope.of("docs")
 ASSIGNMENT = opened(Ledger(["vectors"], FakeClock()))

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from worker.errors import RecordError
-from worker.record import Decoder, Put, Target
+from worker.records.decode import Decoder, Put, Target
 
 PATH: Final = Path(__file__).parents[1] / "cases" / "shapes.jsonl"
 CASES: Final[list[dict[str, Any]]] = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]

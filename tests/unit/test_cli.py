@@ -9,9 +9,10 @@ from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
 
 from tests.unit.samples import NEEDED
-from worker import __version__, config
+from worker import __version__
 from worker.cli import EXIT_WRONG_SETTINGS, main
-from worker.schema import record_schema
+from worker.records.schema import record_schema
+from worker.settings import load, show
 
 SECRET = "hunter2-do-not-show"
 
@@ -44,7 +45,7 @@ def test_the_example_needs_no_settings_loads_again_and_equals_the_defaults(tmp_p
     example = invoke("config", "--example")
     path = tmp_path / "example.toml"
     path.write_text(example.stdout)
-    assert (example.exit_code, config.load(path, {}).settings) == (0, config.load(None, NEEDED).settings)
+    assert (example.exit_code, load.load(path, {}).settings) == (0, load.load(None, NEEDED).settings)
     assert invoke("config", "--config", str(path)).exit_code == 0
 
 
@@ -77,7 +78,7 @@ def test_a_settings_file_that_is_missing_exits_78(tmp_path: Path) -> None:
 
 def test_the_variable_names_the_settings_file(tmp_path: Path) -> None:
     path = tmp_path / "worker.toml"
-    path.write_text(config.example())
+    path.write_text(show.example())
     assert invoke("config", CONFIG=str(path)).exit_code == 0
 
 

@@ -15,8 +15,8 @@ from kafka.protocol.metadata import MetadataRequest, MetadataResponse
 
 from tests.support.proxy import Proxy
 from tests.support.worker import free_port, wait_for
-from worker import client_network
-from worker.client_network import PatientManager
+from worker.consumer import client_network
+from worker.consumer.client_network import PatientManager
 
 LIMIT_MS = 5_000
 

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from tests.unit.samples import NEEDED
-from worker import config
-from worker.config import Loaded, Route, load
 from worker.errors import SettingsError
 from worker.redaction import HIDDEN
+from worker.settings import rules, show, tables
+from worker.settings.load import Loaded, _Loader, _variable, load
+from worker.settings.tables import Route
 from worker.words import clean
 
 SECRET = "hunter2-do-not-show"
@@ -63,7 +64,7 @@ def with_lines(file: Path, text: str) -> Path:
 def test_the_environment_wins_over_the_file_and_the_file_over_the_default(file: Path) -> None:
     path = with_lines(file, "[batch]\nmax_records = 100\nmax_bytes = 2048\n")
     result = load(path, {"OSS_VECTORS_BATCH__MAX_RECORDS": "7"})
-    assert result.settings.batch == config.Batch(max_records=7, max_bytes=2048, max_age_seconds=1.0)
+    assert result.settings.batch == tables.Batch(max_records=7, max_bytes=2048, max_age_seconds=1.0)
     assert [result.origins[f"batch.{name}"] for name in ("max_records", "max_bytes", "max_age_seconds")] == [
         "OSS_VECTORS_BATCH__MAX_RECORDS",
         str(path),
@@ -82,7 +83,7 @@ def test_the_path_wins_over_the_variable(file: Path) -> None:
 
 def test_the_environment_alone_is_enough() -> None:
     settings = loaded().settings
-    assert (settings.routes, settings.kafka) == ((Route(topic="vectors", index="docs"),), config.Kafka())
+    assert (settings.routes, settings.kafka) == ((Route(topic="vectors", index="docs"),), tables.Kafka())
 
 
 @pytest.mark.parametrize(
@@ -154,11 +155,11 @@ def test_a_setting_is_read_from_a_file_of_its_own_named_in_the_settings_file(fil
     )
 
 
-KINDS: list[type[config.Table]] = [Route, *config.TABLES.values()]
+KINDS: list[type[tables.Table]] = [Route, *tables.TABLES.values()]
 TEXTS = [
     f"{table}.{name}"
-    for table, kind in config.TABLES.items()
-    for name, field in config._fields(kind).items()
+    for table, kind in tables.TABLES.items()
+    for name, field in tables.fields_of(kind).items()
     if "str" in str(field.type)
 ]
 """Every setting that is text, a list of texts, or a word."""
@@ -169,7 +170,7 @@ FREE = {"kafka.sasl_plain_password", "kafka.ssl_password"}
 def default_of(name: str) -> str:
     """Return some value of a setting of text, as a variable holds it."""
     table, _, short = name.partition(".")
-    given = NEEDED.get(config._variable(table, short))
+    given = NEEDED.get(_variable(table, short))
     value = getattr(getattr(loaded().settings, table), short)
     return given or (",".join(value) if isinstance(value, tuple) else value) or SAMPLES.get(name, "a")
 
@@ -207,9 +208,9 @@ def test_white_space_around_a_variable_is_dropped_and_in_a_file_of_its_own(
             given = f" {tmp_path / 'value'}\n"
         if name == "oss.credentials" and way:
             continue  # its file is the setting credentials_file
-        environ = {**NEEDED, f"{config._variable(table, short)}{way}": given}
+        environ = {**NEEDED, f"{_variable(table, short)}{way}": given}
         if way:
-            environ.pop(config._variable(table, short), None)
+            environ.pop(_variable(table, short), None)
         assert getattr(getattr(load(None, environ).settings, table), short) == plain
 
 
@@ -220,12 +221,12 @@ def test_white_space_around_a_variable_is_dropped_and_in_a_file_of_its_own(
 def test_what_cannot_be_seen_is_refused_in_the_settings_file(name: str, bad: str) -> None:
     """As a value of the document, since TOML itself takes neither a null byte nor half a pair of surrogates."""
     table, _, short = name.partition(".")
-    field = config._fields(config.TABLES[table])[short]
+    field = tables.fields_of(tables.TABLES[table])[short]
     is_list, is_table = "tuple" in str(field.type), "dict" in str(field.type)
     text = bad.format(SECRET if is_table else default_of(name))
     given: object = [text] if is_list else {"ssl_ciphers": [text]} if is_table else text
-    loader = config._Loader({}, to_run=False)
-    loader._fill(table, config.TABLES[table], {short: given}, "worker.toml")
+    loader = _Loader({}, to_run=False)
+    loader._fill(table, tables.TABLES[table], {short: given}, "worker.toml")
     found = [each for each in loader._mistakes if each.startswith(f"{name} = ")]
     allowed = {
         **dict.fromkeys(FREE, (" {}", "{}\u2028", "a\u202e{}", "a\u200b{}")),
@@ -244,7 +245,7 @@ def test_every_pattern_ends_at_the_end_of_the_text() -> None:
     patterns = [
         meta.pattern
         for kind in KINDS
-        for field in config._fields(kind).values()
+        for field in tables.fields_of(kind).values()
         for meta in getattr(field.type, "__metadata__", ())
         if isinstance(meta, msgspec.Meta) and meta.pattern
     ]
@@ -577,7 +578,7 @@ def test_a_secret_of_the_credentials_is_not_shown_in_another_setting() -> None:
 
 def test_what_is_given_for_the_credentials_file_is_not_shown_in_force() -> None:
     inline = json.dumps({"access_key_id": "id", "access_key_secret": SECRET})
-    assert SECRET not in config.in_force(load(None, NEEDED | {"OSS_VECTORS_OSS__CREDENTIALS_FILE": inline}))
+    assert SECRET not in show.in_force(load(None, NEEDED | {"OSS_VECTORS_OSS__CREDENTIALS_FILE": inline}))
 
 
 def test_a_login_in_a_wrong_address_is_not_shown(file: Path) -> None:
@@ -601,11 +602,11 @@ def test_the_settings_in_force_are_toml_with_every_name_its_origin_and_no_secret
         f'[kafka]\nssl_password = "{SECRET}"\n[kafka.client]\nproxy_url = "socks5://me:{SECRET}@h:1"\nretries = 3\n',
     )
     environ = {"OSS_VECTORS_OSS__PROXY_URL": f"http://me:{SECRET}@proxy:1", "OSS_VECTORS_LOG__LEVEL": "debug"}
-    text = config.in_force(load(path, environ))
+    text = show.in_force(load(path, environ))
     shown: dict[str, Any] = tomllib.loads(text)
     assert SECRET not in text
     assert {name: sorted(table) for name, table in shown.items() if name != "routes"} == {
-        name: sorted(kind.__struct_fields__) for name, kind in config.TABLES.items()
+        name: sorted(kind.__struct_fields__) for name, kind in tables.TABLES.items()
     }
     assert shown["kafka"]["client"] == {"proxy_url": HIDDEN, "retries": HIDDEN}
     assert 'level = "debug"  # OSS_VECTORS_LOG__LEVEL' in text.splitlines()
@@ -618,17 +619,17 @@ def test_the_settings_in_force_are_toml_with_every_name_its_origin_and_no_secret
 
 def test_the_example_loads_again_and_holds_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "example.toml"
-    path.write_text(config.example())
+    path.write_text(show.example())
     assert load(path, {}).settings == loaded().settings
 
 
 def test_the_example_shows_every_setting_with_its_meaning() -> None:
-    shown = tomllib.loads(config.example())
+    shown = tomllib.loads(show.example())
     assert {name: list(table) for name, table in shown.items() if name != "routes"} == {
-        name: list(kind.__struct_fields__) for name, kind in config.TABLES.items()
+        name: list(kind.__struct_fields__) for name, kind in tables.TABLES.items()
     }
     assert list(shown["routes"][0]) == list(Route.__struct_fields__)
-    settings = [line for line in config.example().splitlines() if " = " in line and not line.startswith("#")]
+    settings = [line for line in show.example().splitlines() if " = " in line and not line.startswith("#")]
     assert [line for line in settings if len(line.partition("  # ")[2]) < 4] == []
 
 
@@ -643,7 +644,7 @@ def test_the_settings_are_frozen() -> None:
     [("2026-01-31T12:00:00Z", "2026-01-31T12:00:00+00:00"), ("2026-01-31T12:00:00+08:00", "2026-01-31T12:00:00+08:00")],
 )
 def test_a_time_of_rfc_3339_is_read_with_its_zone(text: str, expected: str) -> None:
-    moment = config.accept_until(loaded(DEAD_LETTER__ACCEPT_UNTIL=text).settings.dead_letter)
+    moment = rules.accept_until(loaded(DEAD_LETTER__ACCEPT_UNTIL=text).settings.dead_letter)
     assert moment is not None
     assert moment.isoformat() == expected
 
@@ -688,9 +689,9 @@ def test_a_client_setting_whose_default_is_none_has_a_form_too(name: str, value:
 
 def test_every_client_setting_without_a_typed_default_has_a_form() -> None:
     untyped = {
-        name for name, default in config._client_settings().items() if type(default) not in (bool, int, float, str)
+        name for name, default in rules._client_settings().items() if type(default) not in (bool, int, float, str)
     }
-    assert untyped - config.OWNED_CLIENT_SETTINGS == config._CLIENT_FORMS.keys()
+    assert untyped - tables.OWNED_CLIENT_SETTINGS == rules._CLIENT_FORMS.keys()
 
 
 def test_client_settings_of_the_right_form_are_taken() -> None:
@@ -720,7 +721,7 @@ def test_the_secrets_of_the_settings_are_hidden_in_every_text() -> None:
         OSS__PROXY_URL="http://me:proxy-password@h:1",
         KAFKA__CLIENT='{"proxy_url": "socks5://me:other-password@h", "ssl_ciphers": "ALL:!aNULL"}',
     ).settings  # fmt: skip
-    config.remember_secrets(settings)
+    show.remember_secrets(settings)
     told = clean("sasl-password key-password proxy-password other-password ALL:!aNULL")
     assert told == " ".join([HIDDEN] * 4 + ["ALL:!aNULL"])
 

@@ -15,8 +15,9 @@ from alibabacloud_oss_v2.credentials import AnonymousCredentialsProvider, Creden
 
 from tests.support.bounded import join, thread
 from tests.unit.samples import FakeClock
-from worker.config import Oss
-from worker.credentials import (
+from worker.errors import SettingsError
+from worker.oss.credentials.program import ProgramError
+from worker.oss.credentials.providers import (
     AGAIN_SECONDS,
     KEPT_SECONDS,
     CredentialsError,
@@ -27,8 +28,7 @@ from worker.credentials import (
     credentials_provider,
     without_answers,
 )
-from worker.errors import SettingsError
-from worker.program import ProgramError
+from worker.settings.tables import Oss
 from worker.words import clean
 
 LIMIT_S = 30.0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
-from worker.dead_letter_headers import (
+from worker.deadletters.headers import (
     REFERENCE_HEADER_BYTES,
     REFERENCE_KEY_BYTES,
     Replay,
@@ -22,9 +22,9 @@ from worker.dead_letter_headers import (
     claimed_replay,
     read_headers,
 )
-from worker.delivery import DeadLetter, Refusal
 from worker.errors import Reason
-from worker.offsets import Ledger
+from worker.ledger import Ledger
+from worker.ports import DeadLetter, Refusal
 
 WALL = 1_700_000_000.5
 ODD = "half \ud83d an emoji"

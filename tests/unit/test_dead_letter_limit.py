@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.samples import FakeClock, opened
-from worker.config import DeadLetter as Settings
-from worker.dead_letter_limit import FIRST_ALL_BAD, Limit
-from worker.offsets import Assignment, Ledger, Partition
+from worker.deadletters.limit import FIRST_ALL_BAD, Limit
+from worker.ledger import Assignment, Ledger, Partition
+from worker.settings.tables import DeadLetter as Settings
 
 
 def new_assignment(partition: int = 0, topic: str = "vectors") -> Assignment:

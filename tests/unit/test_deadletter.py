@@ -14,16 +14,16 @@ from kafka import errors as kafka_errors
 
 from tests.support.worker import wait_for
 from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
-from worker.config import DeadLetter as Settings
-from worker.config import Kafka
-from worker.dead_letter_headers import Headers
-from worker.dead_letter_limit import Limit
-from worker.deadletter import KEPT_BYTES, DeadLetterWriter
-from worker.delivery import Refusal
+from worker.deadletters.headers import Headers
+from worker.deadletters.limit import Limit
+from worker.deadletters.writer import KEPT_BYTES, DeadLetterWriter
 from worker.errors import BlockReason, Reason
-from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Outcome, Partition
-from worker.state import Block, DeadLettered, Status
+from worker.ledger import Assignment, Ledger, Outcome, Partition
+from worker.ports import Refusal
+from worker.settings.tables import DeadLetter as Settings
+from worker.settings.tables import Kafka
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Block, DeadLettered, Status
 
 WALL = 1_700_000_000.5
 WAIT_SECONDS = 10.0  # for an event of the writer's thread, which is there at once unless something is broken

@@ -25,18 +25,19 @@ from hypothesis import strategies as st
 
 from tests.support.fakes import FakeClock, FakeMessage, FakeSink, Request, Stage
 from tests.support.turns import Turns
-from worker.batch import Batch, Item, OpenBatch, SealReason
-from worker.config import Batch as BatchSettings
-from worker.config import Delivery
-from worker.delivery import Courier, DeadLetter, Lane, LaneContext
+from worker.delivery.batch import Batch, Item, OpenBatch
+from worker.delivery.lane import Courier, Lane, LaneContext
+from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, Reason, RetryReason, SinkError, Transient
 from worker.lease import Lease
+from worker.ledger import Assignment, Ledger, Outcome, Partition, Phase, Tracked
 from worker.local.emulator.faults import Rule
-from worker.metrics import Metrics
-from worker.offsets import Assignment, Ledger, Outcome, Partition, Phase, Tracked
-from worker.pace import Backoff
-from worker.record import Target
-from worker.state import Status
+from worker.ports import DeadLetter, SealReason
+from worker.records.decode import Target
+from worker.settings.tables import Batch as BatchSettings
+from worker.settings.tables import Delivery
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 TOPIC = "vectors"
 INDEX = "docs"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from worker import files
+from worker.settings import files
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX has these files")
 

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.samples import FakeClock, opened
-from worker.config import Http
 from worker.errors import BlockReason, FatalError
-from worker.health import HttpServer, Pages
-from worker.metrics import Metrics
-from worker.offsets import Ledger
-from worker.page import Page
-from worker.state import Block, State, Status
+from worker.ledger import Ledger
+from worker.settings.tables import Http
+from worker.telemetry.health import HttpServer, Pages
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.page.page import Page
+from worker.telemetry.state import Block, State, Status
 
 
 @pytest.fixture

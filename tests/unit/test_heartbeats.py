@@ -15,7 +15,7 @@ from kafka.protocol.consumer import (
 )
 
 from tests.support.fakes import FakeClock
-from worker.heartbeats import Heartbeats
+from worker.consumer.heartbeats import Heartbeats
 from worker.lease import Lease
 
 OK, ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCING, FENCED = 0, 22, 25, 27, 82

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.samples import FakeClock
-from worker import http_server
-from worker.http_server import Answer, BadRequest, HttpServer, Limits, Request, parsed, plain
+from worker.telemetry import http_server
+from worker.telemetry.http_server import Answer, BadRequest, HttpServer, Limits, Request, parsed, plain
 
 LIMIT_S = 30.0
 Open = Callable[..., HttpServer]

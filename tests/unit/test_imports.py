@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,47 +16,33 @@ ROOT = Path(worker.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"documentation", "wiring"},
-    {"loop"},
-    {"deadletter"},
-    {"dead_letter_headers", "dead_letter_limit", "dead_letter_source"},
-    {"delivery"},
-    {"ends", "oss", "source"},
-    {"client_figures", "connections", "credentials", "joins", "leaders", "offset_policy", "topics"},
-    {"client_network", "heartbeats", "offset_requests", "wire"},
-    {"answers", "client_internals"},
-    {"health"},
-    {"metrics", "page"},
-    {"http_server", "kafka_client", "log", "schema", "state"},
-    {"batch", "config", "record"},
-    {"syntax"},
-    {
-        "errors",
-        "files",
-        "floats",
-        "lease",
-        "offsets",
-        "pace",
-        "program",
-        "repeats",
-        "runtime",
-        "setting_text",
-        "stop",
-        "unpack",
-    },
+    {"app", "documentation"},
+    {"deadletters"},
+    {"consumer", "delivery"},
+    {"oss"},
+    {"telemetry"},
+    {"ports", "settings"},
+    {"ledger", "lease", "records"},
+    {"errors"},
     {"words"},
     {"redaction"},
 ]
-"""From the top down. A module imports from the layers below its own, and of its own layer nothing."""
+"""Packages and single modules, from the top down. Each imports from the layers below its own, and from itself."""
 
-BELOW_COMMANDS = {module for layer in LAYERS[3:] for module in layer}
-CORE = ["record", "syntax", "floats", "batch", "lease", "offsets", "pace"]
+CORE = ["ledger", "lease", "ports", "records", "delivery.batch", "delivery.pace"]
 CLIENTS = {"kafka", "requests", "urllib3", "http", "socket", "prometheus_client", "alibabacloud_oss_v2"}
 
 
 def modules() -> dict[str, Path]:
-    """Return the worker's own modules, by name; the packages in it come under their own tests."""
-    return {path.stem: path for path in sorted(ROOT.glob("*.py")) if path.stem != "__init__"}
+    """Return the worker's own modules by their names below `worker`, without the local stack."""
+    paths = (path.relative_to(ROOT) for path in sorted(ROOT.rglob("*.py")))
+    names = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): ROOT / path for path in paths}
+    return {name: path for name, path in names.items() if name != "__init__" and room_of(name) != "local"}
+
+
+def room_of(module: str) -> str:
+    """Return the package, or the single module, that a module is in."""
+    return module.partition(".")[0]
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -70,51 +57,59 @@ def imported(path: Path) -> Iterator[str]:
 
 def imported_of_worker(path: Path) -> set[str]:
     """Return the worker's own modules that a file imports, without the package itself (`worker.__version__`)."""
-    parts = (name.split(".") for name in imported(path))
-    return {part[1] for part in parts if part[0] == "worker" and len(part) > 1 and part[1] != "__version__"}
+    found = {name.removeprefix("worker.") for name in imported(path) if name.startswith("worker.")} - {"__version__"}
+    known = modules()
+    return {name if name in known or room_of(name) == "local" else name.rpartition(".")[0] for name in found}
 
 
 def layer_of(module: str) -> int:
-    """Return a module's layer; a command that has none stands with the composition root."""
-    return next((place for place, layer in enumerate(LAYERS) if module in layer), 2)
+    """Return the layer of a module's room."""
+    return next(place for place, layer in enumerate(LAYERS) if room_of(module) in layer)
 
 
 @pytest.mark.parametrize("module", modules())
-def test_a_module_imports_from_the_layers_below_its_own(module: str) -> None:
-    others = imported_of_worker(modules()[module]) - {"local"}
-    upward = {other for other in others if layer_of(other) <= layer_of(module)}
-    if layer_of(module) == 2:  # one command may use another, which imports no command in turn
-        upward = {other for other in upward if layer_of(other) < 2}
+def test_a_module_imports_from_its_own_room_and_from_the_layers_below(module: str) -> None:
+    others = {other for other in imported_of_worker(modules()[module]) if room_of(other) != "local"}
+    upward = {o for o in others if room_of(o) != room_of(module) and layer_of(o) <= layer_of(module)}
     assert upward == set()
 
 
-def test_every_module_of_the_order_exists() -> None:
-    assert {module for layer in LAYERS for module in layer} - {"documentation"} - modules().keys() == set()
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: imported_of_worker(path) - {name} for name, path in modules().items()}
+    assert list(TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("module", sorted(BELOW_COMMANDS))
+def test_every_room_has_its_place_in_the_order() -> None:
+    assert {room for layer in LAYERS for room in layer} == {room_of(module) for module in modules()}
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if layer_of(name) > 2 or room_of(name) == "app"])
 def test_what_runs_in_production_imports_nothing_of_the_local_stack(module: str) -> None:
-    assert "local" not in imported_of_worker(modules()[module])
+    assert {room_of(other) for other in imported_of_worker(modules()[module])} & {"local"} == set()
 
 
-@pytest.mark.parametrize("module", CORE)
+@pytest.mark.parametrize("module", [name for name in modules() if name in CORE or room_of(name) in CORE])
 def test_the_core_knows_neither_kafka_nor_http_nor_metrics(module: str) -> None:
     loaded = f"import sys, worker.{module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     code = f"import sys, numpy, msgspec, orjson, worker; before = set(sys.modules); {loaded}"
     # What numpy, msgspec and the package itself bring along is theirs; what the module adds to it is counted.
     code = code.replace("for name in sys.modules", "for name in set(sys.modules) - before")
     added = set(run_python(code).split())
-    assert (added & CLIENTS, {name.partition(".")[0] for name in imported(modules()[module])} & CLIENTS) == (
-        set(),
-        set(),
-    )
+    direct = {name.partition(".")[0] for name in imported(modules()[module])}
+    assert (added & CLIENTS, direct & CLIENTS) == (set(), set())
 
 
 @pytest.mark.parametrize(
     "path", [pytest.param(path, id=str(path.relative_to(ROOT))) for path in sorted(ROOT.glob("local/emulator/**/*.py"))]
 )
 def test_the_emulator_shares_nothing_with_the_worker(path: Path) -> None:
-    assert imported_of_worker(path) - {"local"} == set()
+    assert {room_of(other) for other in imported_of_worker(path)} - {"local"} == set()
+
+
+def test_names_that_leave_the_process_do_not_follow_the_files() -> None:
+    """Loggers are named by text, so that a file may move without a change for who filters the log by them."""
+    own = [name for name, path in modules().items() if "getLogger(__name__)" in path.read_text(encoding="utf-8")]
+    assert own == []
 
 
 def test_nothing_reads_the_environment_at_import() -> None:

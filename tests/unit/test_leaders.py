@@ -7,10 +7,10 @@ from typing import Any
 from kafka import TopicPartition
 
 from tests.support.fakes import FakeClock
+from worker.consumer.leaders import GRACE_SECONDS, LOOK_SECONDS, Leaders
 from worker.errors import BlockReason
-from worker.leaders import GRACE_SECONDS, LOOK_SECONDS, Leaders
-from worker.offsets import Assignment, Ledger, Partition
-from worker.state import Block, Status
+from worker.ledger import Assignment, Ledger, Partition
+from worker.telemetry.state import Block, Status
 
 PARTITIONS = [Partition("vectors", number) for number in range(3)]
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import worker
-from worker import log, redaction
-from worker.config import Log
+from worker import redaction
+from worker.settings.tables import Log
+from worker.telemetry import log
 
 
 def record(message: str = "group joined", name: str = "worker.loop", level: int = logging.INFO, **extra: Any) -> Any:

@@ -8,19 +8,18 @@ import pytest
 
 from tests.support.fakes import FakeClock, FakeSink
 from tests.unit.samples import FakeMessage, opened
-from worker import config
-from worker.batch import Message
-from worker.dead_letter_limit import Limit
-from worker.delivery import DeadLetter, Lane, LaneContext
+from worker.app.loop import Parts, Route, Worker
+from worker.app.stop import Stop
+from worker.deadletters.limit import Limit
+from worker.delivery.lane import Lane, LaneContext
+from worker.delivery.pace.backoff import Backoff
 from worker.errors import Reason
-from worker.loop import Parts, Route, Worker
-from worker.metrics import Metrics
-from worker.offsets import Ledger
-from worker.pace import Backoff
-from worker.record import Decoder, Target
-from worker.source import Polled
-from worker.state import Status
-from worker.stop import Stop
+from worker.ledger import Ledger
+from worker.ports import DeadLetter, Message, Polled
+from worker.records.decode import Decoder, Target
+from worker.settings import tables
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 TOPIC, INDEX = "vectors", "docs"
 GOOD = b'{"key":"%s","data":{"float32":[1,2,3]}}'
@@ -41,18 +40,18 @@ class Bench:
 
     def __init__(self) -> None:
         clock = FakeClock()
-        settings = config.Settings(
-            routes=(config.Route(topic=TOPIC, index=INDEX),),
-            kafka=config.Kafka(),
-            oss=config.Oss(region="cn-hangzhou", bucket="bucket", account_id="1"),
-            records=config.Records(),
-            batch=config.Batch(),
-            delivery=config.Delivery(),
-            buffer=config.Buffer(),
-            dead_letter=config.DeadLetter(),
-            http=config.Http(),
-            log=config.Log(),
-            shutdown=config.Shutdown(),
+        settings = tables.Settings(
+            routes=(tables.Route(topic=TOPIC, index=INDEX),),
+            kafka=tables.Kafka(),
+            oss=tables.Oss(region="cn-hangzhou", bucket="bucket", account_id="1"),
+            records=tables.Records(),
+            batch=tables.Batch(),
+            delivery=tables.Delivery(),
+            buffer=tables.Buffer(),
+            dead_letter=tables.DeadLetter(),
+            http=tables.Http(),
+            log=tables.Log(),
+            shutdown=tables.Shutdown(),
         )
         self.ledger = Ledger((TOPIC,), clock)
         self.status = Status(clock())
@@ -100,7 +99,7 @@ def test_a_message_that_the_loop_itself_cannot_take_costs_that_message(broken: A
     written, letters = bench.decode([message(0), message(1, **broken), message(2)])
     assert written == ["0", "2"]
     assert [letter[:2] for letter in letters] == [(1, Reason.INTERNAL_ERROR)]
-    assert f"failed with {error} at worker.loop:" in letters[0][2]
+    assert f"failed with {error} at worker.app.loop:" in letters[0][2]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), MemoryError(), RecursionError()], ids=repr)

@@ -15,11 +15,11 @@ from prometheus_client.samples import Sample
 
 from tests.support.bounded import join, thread
 from tests.unit.samples import FakeClock, FakeTracked, opened
-from worker.batch import SealReason
 from worker.errors import BlockReason
-from worker.metrics import Metrics
-from worker.offsets import Ledger, Outcome, Partition
-from worker.state import Block, State, Status
+from worker.ledger import Ledger, Outcome, Partition
+from worker.ports import SealReason
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Block, State, Status
 
 TOPICS = ("vectors", "images")
 INDEXES = ("docs", "pictures")

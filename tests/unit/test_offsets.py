@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.unit.samples import FakeClock, FakeTracked, opened
-from worker.offsets import Assignment, Ledger, Outcome, OutOfOrder, Partition, Phase
+from worker.ledger import Assignment, Ledger, Outcome, OutOfOrder, Partition, Phase
 
 P0 = Partition("vectors", 0)
 P1 = Partition("vectors", 1)

@@ -7,7 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.samples import FakeClock
-from worker.pace import AdaptiveRate, Admission, Backoff, Gate, InFlightLimit, Pacer, TokenBucket, Verdict
+from worker.delivery.pace.backoff import Backoff
+from worker.delivery.pace.gate import Gate
+from worker.delivery.pace.in_flight import InFlightLimit
+from worker.delivery.pace.pacer import Admission, Pacer, Verdict
+from worker.delivery.pace.rate import AdaptiveRate, TokenBucket
 
 
 class Extreme(random.Random):

@@ -11,9 +11,10 @@ from tests.support.bounded import join, thread
 from tests.support.page import PageStage, busy_stage
 from tests.unit.samples import opened
 from worker.errors import BlockReason, Reason
-from worker.offsets import Outcome, Partition
-from worker.page import PARTITIONS_SHOWN, STEP_SECONDS, STEPS, Figures, History, Sample, quantile, sample
-from worker.state import Block, DeadLettered, State
+from worker.ledger import Outcome, Partition
+from worker.telemetry.page.figures import STEP_SECONDS, STEPS, Figures, History, Sample, quantile, sample
+from worker.telemetry.page.page import PARTITIONS_SHOWN
+from worker.telemetry.state import Block, DeadLettered, State
 
 EVIL = "<script>alert(1)</script>\"'&\x00\ud800\x1b\u202e"
 ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;\"'&amp;" + 4 * "\ufffd"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bounded import join, thread
-from worker.program import OUTPUT_BYTES, Program, ProgramError
+from worker.oss.credentials.program import OUTPUT_BYTES, Program, ProgramError
 
 LIMIT_S = 30.0
 SECRET = "secret-on-stderr"

@@ -2,15 +2,17 @@
 
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import click
 import pytest
 
 from ops.requirements import BUILD, FILES
-from worker import cli, config, documentation
+from worker import cli, documentation
 from worker.errors import Reason
-from worker.offsets import Outcome
+from worker.ledger import Outcome
+from worker.settings import load, tables
 
 FILES_OF_EXTRA = {file.extras[-1]: file.name for file in FILES if file.extras}
 INSTALL_PROJECT = ".venv/bin/pip install --quiet --no-build-isolation --no-deps ."
@@ -41,8 +43,8 @@ def test_settings_shown_load_without_a_mistake(tmp_path: Path) -> None:
     assert block is not None
     path = tmp_path / "worker.toml"
     path.write_text(block[1])
-    assert set(tomllib.loads(block[1])) == {"routes", *config.TABLES}
-    assert config.load(path, {}).settings.topics == ("vectors",)
+    assert set(tomllib.loads(block[1])) == {"routes", *tables.TABLES}
+    assert load.load(path, {}).settings.topics == ("vectors",)
 
 
 def test_commands_shown_are_the_commands_there_are() -> None:
@@ -64,10 +66,11 @@ def test_exit_codes_shown_are_those_of_the_code() -> None:
 
 
 def test_modules_shown_are_the_modules_there_are() -> None:
-    shown = set(re.findall(r"(\w+)\.py", _section("How the parts fit").partition("```text")[2].partition("```")[0]))
     package = Path(cli.__file__).parent
-    helpers = {"__init__", "__main__", "documentation", "kafka_client"}
-    assert shown == {path.stem for path in package.glob("*.py")} - helpers
+    table = (package / "README.md").read_text(encoding="utf-8").partition("| Package |")[2].partition("\n## ")[0]
+    paths = (path.relative_to(package) for path in package.rglob("*.py"))
+    there_are = Counter(path.stem for path in paths if path.parts[0] != "local" and not path.stem.startswith("__"))
+    assert Counter(re.findall(r"(\w+)\.py", table)) == there_are
 
 
 def test_the_two_commands_install_what_is_pinned_and_nothing_else() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.unit.samples import TARGET
 from worker.errors import Reason, RecordError
-from worker.record import Decoder, Delete, Ignore, Put, Target
+from worker.records.decode import Decoder, Delete, Ignore, Put, Target
 
 pack = msgspec.msgpack.encode
 MIB = 1024 * 1024
@@ -493,7 +493,7 @@ def test_whatever_reading_a_record_raises_is_that_records_dead_letter(
     refused = refusal(value(), by=by)
     assert refused.reason is Reason.INTERNAL_ERROR
     assert re.search(
-        rf"failed with {type(error).__name__} at tests.unit.test_record:\d+ in fail, called from worker.record:\d+ in decode",
+        rf"failed with {type(error).__name__} at tests.unit.test_record:\d+ in fail, called from worker.records.decode:\d+ in decode",
         refused.message,
     )
     assert "secret" not in refused.message

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.unit import slow_record
 from worker.errors import RecordError
-from worker.record import Decoder, Put, Target
+from worker.records.decode import Decoder, Put, Target
 
 SHORT: Final = 3
 LONG: Final = 300  # enough for the numbers to be read apart

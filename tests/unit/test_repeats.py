@@ -1,7 +1,7 @@
 """Messages that come again and again."""
 
 from tests.support.fakes import FakeClock
-from worker.repeats import LEAST_SECONDS, REPEAT_SECONDS, Repeats
+from worker.consumer.repeats import LEAST_SECONDS, REPEAT_SECONDS, Repeats
 
 
 def test_the_same_message_is_let_through_once_in_a_while_with_how_many_were_left_out() -> None:

@@ -6,7 +6,7 @@ import sys
 
 SCRIPT = """
 import gc, os, threading
-from worker import runtime
+from worker.app import runtime
 with runtime.prepared():
     assert not gc.isenabled()
     import numpy
@@ -17,7 +17,7 @@ print(os.environ["OPENBLAS_NUM_THREADS"], gc.get_freeze_count() > 10_000, len(os
 
 FAILS = """
 import gc
-from worker import runtime
+from worker.app import runtime
 try:
     with runtime.prepared():
         raise ImportError

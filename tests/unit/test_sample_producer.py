@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from tests.unit.samples import FakeClock
+from worker.app.stop import Stop
 from worker.errors import RecordError
 from worker.local import sample_producer
 from worker.local.sample_producer import Failures, broken_messages, publish, records
 from worker.local.sentences import DIMENSION, Sentences, load
-from worker.record import Decoder, Put, Target
-from worker.stop import Stop
+from worker.records.decode import Decoder, Put, Target
 
 DECODER = Decoder(Target("docs", DIMENSION, "cosine"), max_fragment_bytes=8388608)
 

@@ -8,8 +8,8 @@ from jsonschema import Draft202012Validator
 
 from tests.unit.samples import TARGET
 from worker.errors import RecordError
-from worker.record import Decoder, Put
-from worker.schema import record_schema
+from worker.records.decode import Decoder, Put
+from worker.records.schema import record_schema
 
 DATA = {"float32": [1, 2.5, -3]}
 

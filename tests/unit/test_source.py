@@ -9,12 +9,12 @@ from kafka import errors as kafka_errors
 
 from tests.support.fakes import FakeClock
 from tests.unit.samples import opened
-from worker.config import Kafka
+from worker.consumer.source import KafkaSource, RevokeHooks
 from worker.lease import Lease
-from worker.metrics import Metrics
-from worker.offsets import Ledger, Partition
-from worker.source import KafkaSource, RevokeHooks
-from worker.state import Status
+from worker.ledger import Ledger, Partition
+from worker.settings.tables import Kafka
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 PARTITION = Partition("vectors", 0)
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from worker.errors import BlockReason, Reason
-from worker.state import DEAD_LETTERS_KEPT, REASON_CHARACTERS, Block, DeadLettered, Reading, State, Status
+from worker.telemetry.state import DEAD_LETTERS_KEPT, REASON_CHARACTERS, Block, DeadLettered, Reading, State, Status
 
 
 def test_it_begins_as_starting_with_nothing_blocked() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 
-from worker.unpack import GZIP, LZ4, SNAPPY, ZSTD, UnpackError, unpack
+from worker.consumer.unpack import GZIP, LZ4, SNAPPY, ZSTD, UnpackError, unpack
 
 ENCODERS: dict[int, Callable[[bytes], bytes]] = {
     GZIP: gzip_encode,

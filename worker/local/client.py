@@ -7,9 +7,9 @@ import alibabacloud_oss_v2.vectors as sdk_vectors
 import requests
 from alibabacloud_oss_v2.transport import RequestsHttpClient
 
-from worker.config import Oss
-from worker.connections import LiteralHosts, literal_host
-from worker.credentials import credentials_provider
+from worker.oss.credentials.providers import credentials_provider
+from worker.oss.http import LiteralHosts, literal_host
+from worker.settings.tables import Oss
 
 
 class Client:

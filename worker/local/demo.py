@@ -37,13 +37,13 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from worker import config
 from worker.local.broker.errors import BrokerError
 from worker.local.broker.server import Broker
 from worker.local.client import Client
 from worker.local.process import Process, spawn
 from worker.local.provision import ProvisionError, provision
 from worker.local.sentences import DIMENSION, Sentence, Sentences, load
+from worker.settings import tables
 
 TOPIC: Final = "sentences"
 DEAD_LETTER_TOPIC: Final = "sentences.dlq"
@@ -165,7 +165,7 @@ class Demo:
         self._console.print(f"[green]✓[/] oss-vectors-worker run, metrics on {self._metrics_url}/metrics")
 
     def _worker_environment(self) -> dict[str, str]:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(config.ENV_PREFIX)}
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(tables.ENV_PREFIX)}
         return ours | {
             "OSS_VECTORS_ROUTES": f"{TOPIC}:{INDEX}",
             "OSS_VECTORS_KAFKA__BOOTSTRAP_SERVERS": self._broker.bootstrap,
@@ -311,7 +311,7 @@ class _Service:
     """The emulator, through the official SDK."""
 
     def __init__(self, endpoint: str) -> None:
-        settings = config.Oss(region=REGION, bucket=BUCKET, account_id=ACCOUNT_ID, endpoint=endpoint)
+        settings = tables.Oss(region=REGION, bucket=BUCKET, account_id=ACCOUNT_ID, endpoint=endpoint)
         environ = {"OSS_ACCESS_KEY_ID": KEY_ID, "OSS_ACCESS_KEY_SECRET": KEY_SECRET}
         self._client = Client(settings, environ)
 

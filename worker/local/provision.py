@@ -14,9 +14,9 @@ import alibabacloud_oss_v2 as sdk
 import alibabacloud_oss_v2.vectors as sdk_vectors
 import click
 
-from worker.config import Oss
 from worker.errors import SettingsError
 from worker.local.client import Client
+from worker.settings.tables import Oss
 
 READY_SECONDS: Final = 60.0  # for a new index to take writes
 _CHECK_SECONDS: Final = 0.2

@@ -19,8 +19,8 @@ import orjson
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from worker.app.stop import Stop
 from worker.local.sentences import DIMENSION, Sentence, Sentences, load
-from worker.stop import Stop
 
 REPORT_SECONDS: Final = 10.0
 BOOTSTRAP_SECONDS: Final = 10.0  # for a broker to answer at the start

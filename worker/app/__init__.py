@@ -1,0 +1,1 @@
+"""The process: the main loop, and what it is made of."""

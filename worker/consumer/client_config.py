@@ -1,0 +1,164 @@
+"""What every client of the brokers shares: connection settings, and what its errors mean."""
+
+import logging
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from kafka import KafkaConsumer
+from kafka import errors as kafka_errors
+
+from worker.settings.tables import Kafka
+
+log = logging.getLogger("worker.kafka_client")
+
+# Vector records are large: a default of 1 MiB for each partition would be some 30 records of 1,536 dimensions.
+FETCH_MAX_BYTES: Final = 16 * 1024 * 1024
+PARTITION_FETCH_MAX_BYTES: Final = 4 * 1024 * 1024
+REQUEST_TIMEOUT_MS: Final = 15_000
+BOOTSTRAP_TIMEOUT_MS: Final = 5_000
+# A partition whose leader went is fetched again after the next look at the metadata.
+METADATA_MAX_AGE_MS: Final = 15_000
+HEARTBEAT_MAX_MS: Final = 3_000
+_CLOSE_TIMEOUT_MS: Final = 1_000
+
+
+def connection(settings: Kafka, known: Collection[str]) -> dict[str, Any]:
+    """Return how to reach the brokers, and of `[kafka.client]` what this kind of client knows."""
+    config: dict[str, Any] = {
+        "bootstrap_servers": list(settings.bootstrap_servers),
+        "client_id": settings.client_id,
+        "security_protocol": settings.security_protocol,
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+        "reconnect_backoff_max_ms": 5_000,
+        "allow_auto_create_topics": False,
+    }
+    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password"):
+        config[name] = getattr(settings, name) or None
+    for name in ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password"):
+        config[name] = getattr(settings, name) or None
+    config |= settings.client
+    return {name: value for name, value in config.items() if name in known}
+
+
+def consumer(settings: Kafka, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a consumer, without its group."""
+    defaults = {
+        "enable_auto_commit": False,
+        "fetch_max_bytes": FETCH_MAX_BYTES,
+        "max_partition_fetch_bytes": PARTITION_FETCH_MAX_BYTES,
+        "isolation_level": settings.isolation_level,
+    }
+    return defaults | connection(settings, known)
+
+
+def group(settings: Kafka) -> dict[str, Any]:
+    """Return the settings of membership in the group."""
+    return {
+        "group_id": settings.group_id,
+        "group_instance_id": settings.group_instance_id or None,
+        "session_timeout_ms": settings.session_timeout_ms,
+        "heartbeat_interval_ms": min(settings.session_timeout_ms // 3, HEARTBEAT_MAX_MS),
+        "max_poll_interval_ms": settings.max_poll_interval_ms,
+    }
+
+
+_KINDS: Final[tuple[tuple[str, tuple[type[BaseException], ...]], ...]] = (
+    (
+        "authentication",
+        (
+            kafka_errors.SaslAuthenticationFailedError,
+            kafka_errors.UnsupportedSaslMechanismError,
+            kafka_errors.IllegalSaslStateError,
+        ),
+    ),
+    ("authorization", (kafka_errors.AuthorizationError,)),
+    (
+        "group",
+        (
+            kafka_errors.UnknownMemberIdError,
+            kafka_errors.IllegalGenerationError,
+            kafka_errors.FencedInstanceIdError,
+            kafka_errors.RebalanceInProgressError,
+            kafka_errors.CoordinatorNotAvailableError,
+            kafka_errors.CoordinatorLoadInProgressError,
+            kafka_errors.NotCoordinatorError,
+        ),
+    ),
+    ("commit", (kafka_errors.CommitFailedError,)),
+    (
+        "fetch",
+        (
+            kafka_errors.OffsetOutOfRangeError,
+            kafka_errors.CorruptRecordError,
+            kafka_errors.InvalidFetchRequestError,
+            kafka_errors.LogTruncationError,
+        ),
+    ),
+    (
+        "connection",
+        (
+            kafka_errors.KafkaConnectionError,
+            kafka_errors.NodeNotReadyError,
+            kafka_errors.KafkaTimeoutError,
+            kafka_errors.RequestTimedOutError,
+            OSError,
+        ),
+    ),
+    ("metadata", (kafka_errors.InvalidMetadataError, kafka_errors.UnknownBrokerIdError)),
+)
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the label `kind` of the metric `oss_vectors_kafka_errors_total`."""
+    return next((kind for kind, classes in _KINDS if isinstance(error, classes)), "other")
+
+
+def describe(error: BaseException) -> str:
+    """Return an error of the client in one line."""
+    name = type(error).__name__
+    # The client puts a number and the name before its text, once for each time that it passed the error on.
+    text = re.sub(rf"^(\[Error \d+\] |{name}(: ?|$))+", "", " ".join(str(error).split()))
+    return f"{name}: {text}" if text else name
+
+
+def make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
+    """Return a consumer; where it cannot be made, raise what a broker said to its login, if one said so.
+
+    The constructor raises that no broker was reached, whatever the reason, and leaves a thread and sockets to nobody.
+    """
+    clients: list[Any] = []
+
+    def make(**client_config: Any) -> Any:
+        clients.append(make_client(**client_config))
+        return clients[-1]
+
+    try:
+        return KafkaConsumer(**config, kafka_client=make)
+    except Exception as error:
+        for client in clients:
+            client.close()
+            refusal = getattr(client._manager, "login_refused", None)  # noqa: SLF001 - ours, where the client's metrics are
+            if refusal is not None:
+                raise refusal from error
+        raise
+
+
+def close_consumer(consumer: Any) -> None:
+    """Close a consumer that is of no more use, whatever it says to that."""
+    if consumer is not None:
+        try:
+            consumer.close(timeout_ms=_CLOSE_TIMEOUT_MS)
+        except Exception as error:
+            log.warning("a consumer did not close", extra={"error": describe(error)})
+
+
+def wrongly_advertised(unreachable: Mapping[int, str]) -> str:
+    """Return what is to be said of brokers that the cluster names and that cannot be reached, "host:port" by number."""
+    named = ", ".join(f"broker {number} at {place}" for number, place in sorted(unreachable.items()))
+    return (
+        f"it answers, and names brokers that cannot be reached: {named}; "
+        "set advertised.listeners of the brokers to what this worker can reach, or open the way"
+    )

@@ -1,0 +1,234 @@
+"""How far each partition goes: its end, asked for beside the consumer.
+
+The group's consumer tells the end only of partitions that it fetches, which is not when people look. Each leader is
+asked by itself, and each partition has an answer or none: one that is not answered is shown as not known, while those of
+the others go on.
+"""
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+
+from worker.consumer import client_config, client_internals, client_network
+from worker.consumer.offset_requests import Asked, Edge, ask_edge
+from worker.consumer.repeats import Repeats
+from worker.ledger import Ledger, Partition
+from worker.settings.tables import Kafka
+from worker.telemetry.metrics import Metrics
+
+log = logging.getLogger("worker.ends")
+
+ANSWER_SECONDS: Final = 5.0  # after which the end of a partition is not known
+OPEN_TRANSACTION_SECONDS: Final = (
+    60.0  # a transaction that is open for longer is told; it is the producers' default limit
+)
+_LOOK_SECONDS: Final = 0.02  # between looks whether an answer is there
+_METADATA_MS: Final = 5_000
+_NAMED: Final = 10  # partitions that a log line names
+
+
+class _Pending(NamedTuple):
+    asked: Asked
+    is_high: bool  # the end of all, committed or not
+
+
+class EndWatcher:
+    """Asks for the end of each owned partition now and then, on a thread and with a consumer of its own."""
+
+    def __init__(
+        self,
+        settings: Kafka,
+        ledger: Ledger,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float],
+        interval: float = 15.0,
+        stop_timeout: float = 1.0,
+        open_transaction_seconds: float = OPEN_TRANSACTION_SECONDS,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._metrics = metrics
+        self._clock = clock
+        self._interval = interval
+        self._stop_timeout = stop_timeout
+        self._ends: dict[TopicPartition, int] = {}
+        self._highs: dict[TopicPartition, int] = {}
+        self._pending: list[_Pending] = []
+        self._transactions = _OpenTransactions(clock, open_transaction_seconds)
+        self._repeats = Repeats(clock)
+        self._stop = threading.Event()
+        self._now = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="end-offsets", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def look_now(self) -> None:
+        """Ask at once, since partitions were assigned."""
+        self._now.set()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs, or was told to end."""
+        return self._stop.is_set() or self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._now.set()
+        if self._thread.is_alive():
+            self._thread.join(self._stop_timeout)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        consumer: Any = None
+        while not self._stop.is_set():
+            try:
+                consumer = consumer or client_config.make_consumer(
+                    client_network.make_client, **client_config.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG)
+                )
+                self._look(consumer)
+            except Exception as error:  # the client raises what it meets: nothing is known then, and it is tried again
+                self._tell(error, [])
+                client_config.close_consumer(consumer)
+                consumer = None
+                self._forget_all()
+            self._now.wait(self._interval)
+            self._now.clear()
+        client_config.close_consumer(consumer)
+
+    def _look(self, consumer: Any) -> None:
+        owned = {TopicPartition(*assignment.partition) for assignment in self._ledger.assignments()}
+        self._keep(owned)
+        if not owned:
+            self._publish()
+            return
+        self._track(consumer, {tp.topic for tp in owned})
+        self._ask(consumer, owned)
+        self._take_answers(owned)
+        self._publish()
+        self._transactions.look(self._ends, self._highs)
+
+    def _track(self, consumer: Any, topics: Collection[str]) -> None:
+        client_internals.set_topics(consumer, topics)
+        if not all(client_internals.partitions(consumer, topic) for topic in topics):
+            with suppress(kafka_errors.KafkaError):  # a topic that is not there; those of the others are known then
+                client_internals.wait(consumer, client_internals.refresh_metadata(consumer), _METADATA_MS)
+
+    def _ask(self, consumer: Any, owned: Collection[TopicPartition]) -> None:
+        """Ask for what is not asked for yet.
+
+        First for the end of all, then for that of what is committed: in this order the second is lower only where a
+        transaction is open, not where records came in between.
+        """
+        level = self._settings.isolation_level
+        for is_high in (True, False) if level == "read_committed" else (False,):
+            under_way = {tp for one in self._pending if one.is_high is is_high for tp in one.asked.partitions}
+            asked = ask_edge(
+                consumer,
+                [tp for tp in owned if tp not in under_way],
+                Edge.END,
+                "read_uncommitted" if is_high else level,
+            )
+            self._pending += [_Pending(one, is_high) for one in asked]
+
+    def _take_answers(self, owned: Collection[TopicPartition]) -> None:
+        """Enter answers as they come; what does not come in time is not known, until it comes after all."""
+        deadline = self._clock() + ANSWER_SECONDS
+        while True:
+            done = [pending for pending in self._pending if pending.asked.is_done]
+            self._pending = [pending for pending in self._pending if pending not in done]
+            for pending in done:
+                self._enter(pending, owned)
+            if done:
+                self._publish()
+            if not self._pending or self._clock() >= deadline or self._now.is_set():
+                break
+            self._stop.wait(_LOOK_SECONDS)
+        late = {tp for pending in self._pending for tp in pending.asked.partitions}
+        if late and self._clock() >= deadline:
+            self._tell(kafka_errors.KafkaTimeoutError("no answer of the leader"), late)
+            self._keep(self._ends.keys() - late)
+
+    def _enter(self, pending: _Pending, owned: Collection[TopicPartition]) -> None:
+        into = self._highs if pending.is_high else self._ends
+        failed: dict[str, tuple[BaseException, list[TopicPartition]]] = {}
+        for tp, answer in pending.asked.answers().items():
+            if isinstance(answer, BaseException):
+                into.pop(tp, None)
+                failed.setdefault(client_config.describe(answer), (answer, []))[1].append(tp)
+            elif tp in owned:
+                into[tp] = answer
+        if not pending.is_high:  # the other says the same
+            for error, partitions in failed.values():
+                self._tell(error, partitions)
+
+    def _keep(self, partitions: Collection[TopicPartition]) -> None:
+        self._ends = {tp: end for tp, end in self._ends.items() if tp in partitions}
+        self._highs = {tp: end for tp, end in self._highs.items() if tp in partitions}
+
+    def _forget_all(self) -> None:
+        self._pending = []
+        self._keep(())
+        self._publish()
+
+    def _publish(self) -> None:
+        self._metrics.ends.update(_by_partition(self._ends), _by_partition(self._highs))
+
+    def _tell(self, error: BaseException, partitions: Collection[TopicPartition]) -> None:
+        self._metrics.kafka_errors.labels(client_config.kind_of(error)).inc()
+        described = client_config.describe(error)
+        if self._repeats.is_due(described):
+            named = [str(Partition(*tp)) for tp in sorted(partitions)[:_NAMED]] or "all"
+            log.warning("end offsets not known", extra={"error": described, "partitions": named})
+
+
+def _by_partition(offsets: Mapping[TopicPartition, int]) -> dict[Partition, int]:
+    return {Partition(tp.topic, tp.partition): offset for tp, offset in offsets.items()}
+
+
+class _OpenTransactions:
+    """Tells of transactions that stay open: what comes after their first record is not read until they end."""
+
+    def __init__(self, clock: Callable[[], float], seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._since: dict[TopicPartition, tuple[int, float]] = {}  # where it is held up, and since when
+        self._repeats = Repeats(clock)
+
+    def look(self, ends: Mapping[TopicPartition, int], highs: Mapping[TopicPartition, int]) -> None:
+        """Look at the ends of what is committed, and of all."""
+        now = self._clock()
+        since = {}
+        for tp, high in highs.items():
+            if tp in ends and ends[tp] < high:
+                before = self._since.get(tp)
+                since[tp] = before if before is not None and before[0] == ends[tp] else (ends[tp], now)
+        self._since = since
+        by_topic = defaultdict(list)
+        for tp, (offset, at) in since.items():
+            if now - at >= self._seconds:
+                by_topic[tp.topic].append((now - at, tp, offset))
+        held = [max(found) for found in by_topic.values()]
+        if held and self._repeats.is_due(str(sorted(by_topic))):
+            for seconds, tp, offset in held:
+                log.warning(
+                    "a transaction is open for long: what comes after its first record is not read until it ends; look for "
+                    "its producer, or abort it (kafka-transactions.sh find-hanging)",
+                    extra={
+                        "partition": f"{tp.topic}/{tp.partition}",
+                        "from": offset,
+                        "until": highs[tp],
+                        "seconds": round(seconds),
+                        "partitions_of_topic": len(by_topic[tp.topic]),
+                    },
+                )

@@ -1,0 +1,73 @@
+"""Partitions that cannot be fetched, since their leader is gone or cannot be reached.
+
+The client asks for fresh metadata with every poll while a partition that it is to fetch has no leader, some ten times
+a second. Such a partition is therefore not fetched until the metadata, asked for once a second, names a leader.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from kafka import TopicPartition
+
+from worker.consumer import client_internals
+from worker.errors import BlockReason
+from worker.ledger import Assignment, Partition
+from worker.telemetry.state import Block, Status
+
+LOOK_SECONDS: Final = 1.0
+GRACE_SECONDS: Final = 10.0  # an election, or the restart of a broker, takes less
+
+
+class Leaders:
+    """Looks after the leaders of the assigned partitions. All calls are the main loop's."""
+
+    def __init__(self, status: Status, clock: Callable[[], float]) -> None:
+        self._status = status
+        self._clock = clock
+        self._look_again_at = 0.0
+        self._since: dict[Partition, float] = {}
+        self._blocked: set[Partition] = set()
+        self.without: frozenset[Partition] = frozenset()
+        """The partitions that have no leader, as of the last look."""
+
+    def look(self, consumer: Any, assignments: Iterable[Assignment]) -> None:
+        """Look once a second which partitions cannot be fetched; those for which that lasts are blocked."""
+        now = self._clock()
+        if now < self._look_again_at:
+            return
+        self._look_again_at = now + LOOK_SECONDS
+        problems = self._problems(consumer, [assignment.partition for assignment in assignments])
+        self._since = {partition: self._since.get(partition, now) for partition in problems}
+        lasting = {partition for partition, since in self._since.items() if now - since >= GRACE_SECONDS}
+        for partition in lasting:
+            self._status.block(_block(partition), f"{partition}: {problems[partition]}")
+        for partition in self._blocked - lasting:
+            self._status.unblock(_block(partition))
+        self._blocked = lasting
+
+    def _problems(self, consumer: Any, partitions: Iterable[Partition]) -> dict[Partition, str]:
+        """Return what is wrong with which partition, and note those without a leader.
+
+        Where no broker at all can be reached the fault is none of a partition, and is told elsewhere.
+        """
+        unreachable = client_internals.unreachable(consumer) if client_internals.is_connected(consumer) else {}
+        problems: dict[Partition, str] = {}
+        without: list[Partition] = []
+        for partition in partitions:
+            leader = client_internals.leader(consumer, TopicPartition(*partition))
+            if leader == -1:
+                without.append(partition)
+                problems[partition] = "it has no leader: start the brokers that hold it, or wait for their return"
+            elif leader in unreachable:
+                problems[partition] = (
+                    f"its leader, broker {leader} at {unreachable[leader]}, cannot be reached: "
+                    "look at that broker, the network, and its advertised.listeners"
+                )
+        self.without = frozenset(without)
+        if without:
+            client_internals.refresh_metadata(consumer)
+        return problems
+
+
+def _block(partition: Partition) -> Block:
+    return Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)

@@ -1,0 +1,337 @@
+"""Where reading begins: at the committed offset, or where `kafka.auto_offset_reset` says.
+
+Finding that takes requests to the group's coordinator and to leaders. They are sent for all partitions at once and
+waited for by none: a partition whose answer is there begins, and one whose leader is away is asked for again later.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+
+from worker.consumer import client_config, client_internals
+from worker.consumer.offset_requests import Asked, Edge, EpochEnd, ask_committed, ask_edge, ask_epoch_ends
+from worker.consumer.repeats import Repeats
+from worker.errors import BlockReason
+from worker.ledger import Assignment, Partition, Phase
+from worker.settings.tables import Kafka
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Block, Status
+
+log = logging.getLogger("worker.offset_policy")
+
+_AGAIN_SECONDS: Final = 1.0  # after an answer that was an error
+_LOST_SECONDS: Final = 2 * client_config.REQUEST_TIMEOUT_MS / 1000  # after which no answer comes any more
+_NAMED: Final = 10  # partitions that a log line names
+_SOON_SECONDS: Final = 1.0  # within which a healthy broker has answered
+
+
+class First(NamedTuple):
+    """Where a partition begins."""
+
+    position: int
+    committed: OffsetAndMetadata | None
+    skipped: int = 0  # offsets that are passed over, since only what comes from now on is wanted
+    leader_epoch: int = -1  # of what is before the position; -1 where it is not known
+    is_truncated: bool = False  # the log lost what was committed, and goes on at the position
+
+
+class Reset(NamedTuple):
+    """Where a partition goes on whose next offset is gone."""
+
+    assignment: Assignment
+    position: int  # where it was
+    target: int
+
+
+class _Epoch(Enum):
+    """What else is asked of a leader, beside the edges."""
+
+    END = "end"  # of the epoch under which what was committed was written
+
+
+_Wanted = Edge | _Epoch | None  # None: what is committed
+
+
+@dataclass(eq=False)
+class _Search:
+    """What is known of one partition so far. `committed` is a list, empty until it is known, for None is an answer."""
+
+    is_new_topic: bool = False
+    lost_position: int | None = None  # set where the position turned out to be out of range
+    committed: list[OffsetAndMetadata | None] = field(default_factory=list)
+    edges: dict[Edge, int] = field(default_factory=dict)
+    epoch_end: EpochEnd | None = None
+    asked: set[_Wanted] = field(default_factory=set)  # what an answer is to come for
+    again_at: float = 0.0
+
+    @property
+    def epoch(self) -> int:
+        """The leader's epoch of what was committed; -1 where it has none: an older worker, or a person, committed it."""
+        return self.committed[0].leader_epoch if self.committed and self.committed[0] is not None else -1
+
+
+class _Pending(NamedTuple):
+    asked: Asked
+    wanted: _Wanted
+    searches: dict[TopicPartition, _Search]
+    at: float
+
+
+class FirstOffsets:
+    """Finds where to begin each partition. All calls are the main loop's."""
+
+    def __init__(
+        self, settings: Kafka, *, status: Status, metrics: Metrics, retry_seconds: float, clock: Callable[[], float]
+    ) -> None:
+        self._settings = settings
+        self._reset = settings.auto_offset_reset
+        self._status = status
+        self._metrics = metrics
+        self._retry_seconds = retry_seconds
+        self._clock = clock
+        self._searches: dict[Assignment, _Search] = {}
+        self._pending: list[_Pending] = []
+        self._leaders_know_epochs = False
+        self._failures: dict[str, list[TopicPartition]] = {}
+        self._has_commits: set[str] = set()  # topics of which the group has committed something
+        self._without_commit: dict[str, list[tuple[Partition, int, int]]] = defaultdict(list)
+        self._repeats = Repeats(clock)
+
+    # -- what the consumer asks
+
+    def first_of(self, assignment: Assignment, *, is_new_topic: bool = False) -> First | None:
+        """Return where to begin, None where that is not known yet, or policy forbids to begin: then its topic blocks."""
+        search = self._searches.get(assignment)
+        if search is None:
+            self._searches[assignment] = _Search(is_new_topic=is_new_topic and self._reset != "none")
+            return None
+        if search.lost_position is not None or self._missing(search):
+            return None
+        if self._reset == "none" and not self._may_begin(assignment.partition, search):
+            self._searches[assignment] = _Search(again_at=self._clock() + self._retry_seconds)
+            return None
+        del self._searches[assignment]
+        return self._first(assignment.partition, search)
+
+    def search_reset(self, assignment: Assignment, position: int) -> None:
+        """Find where a partition goes on whose position is out of range; `found_resets` has it then."""
+        self._searches[assignment] = _Search(lost_position=position)
+
+    def found_resets(self) -> list[Reset]:
+        """Return the resets that were found since the last call."""
+        found = []
+        for assignment, search in list(self._searches.items()):
+            if search.lost_position is not None and not self._missing(search):
+                del self._searches[assignment]
+                found.append(Reset(assignment, search.lost_position, search.edges[self._target_edge]))
+        return found
+
+    @property
+    def resetting(self) -> frozenset[Partition]:
+        """The partitions that cannot be read until their reset is found."""
+        if not self._searches:
+            return frozenset()
+        return frozenset(a.partition for a, search in self._searches.items() if search.lost_position is not None)
+
+    @property
+    def is_soon(self) -> bool:
+        """Whether an answer is to come within moments."""
+        now = self._clock()
+        return any(now - pending.at < _SOON_SECONDS for pending in self._pending)
+
+    def ask(self, consumer: Any) -> None:
+        """Take in the answers that came, and ask for what is missing; waits for nothing."""
+        if not self._searches and not self._pending and not self._without_commit:
+            return
+        self._leaders_know_epochs = client_internals.leaders_know_epochs(consumer)
+        for assignment in [a for a in self._searches if a.phase in (Phase.CLOSING, Phase.FENCED)]:
+            del self._searches[assignment]
+        self._take_in()
+        self._send(consumer)
+        self._tell_failures()
+        self._tell_without_commit()
+
+    def drop(self) -> None:
+        """Forget all, with the consumer that was asked."""
+        self._searches.clear()
+        self._pending.clear()
+
+    # -- policy
+
+    @property
+    def _target_edge(self) -> Edge:
+        return Edge.END if self._reset == "latest" else Edge.BEGINNING
+
+    def _missing(self, search: _Search) -> list[_Wanted]:
+        """Return what must still be asked for.
+
+        A commit with a leader's epoch is held against the log:
+
+        1. Records are read, written to the index, and committed.
+        2. A replica without them is elected, and the log goes on from its end. Others have their offsets now.
+        3. The worker begins at the committed offset. Of the others it would never read those below.
+
+        So the leader is asked where the epoch of what was committed ends.
+        """
+        wanted: list[Edge]
+        if search.lost_position is not None:
+            wanted = [self._target_edge]
+        elif search.is_new_topic:
+            wanted = [Edge.BEGINNING]
+        elif not search.committed:
+            return [None]
+        elif search.epoch >= 0 and self._leaders_know_epochs and search.epoch_end is None:
+            return [_Epoch.END]
+        elif search.epoch_end is not None and search.epoch_end.offset < 0 and self._reset != "none":
+            wanted = [self._target_edge]  # another log has the partition's name
+        else:
+            # With "none" a committed offset is held against them, with the others they stand in for one.
+            are_needed = (search.committed[0] is not None) == (self._reset == "none")
+            wanted = [Edge.BEGINNING, Edge.END] if are_needed else []
+        return [edge for edge in wanted if edge not in search.edges]
+
+    def _may_begin(self, partition: Partition, search: _Search) -> bool:
+        """Return whether there is a committed offset that the partition still has; its topic blocks if not."""
+        committed = search.committed[0]
+        problem: BlockReason | None = None
+        if committed is None:
+            problem = BlockReason.NO_COMMITTED_OFFSET
+        elif not search.edges[Edge.BEGINNING] <= committed.offset <= search.edges[Edge.END] or (
+            search.epoch_end is not None and search.epoch_end.offset < 0
+        ):
+            problem = BlockReason.OFFSET_OUT_OF_RANGE
+        for reason in (BlockReason.NO_COMMITTED_OFFSET, BlockReason.OFFSET_OUT_OF_RANGE):
+            block = Block(partition.topic, reason, partition.partition)
+            if reason is problem:
+                offset = None if committed is None else committed.offset
+                self._status.block(
+                    block, f"{partition}: committed offset {offset}, and kafka.auto_offset_reset is none"
+                )
+            else:
+                self._status.unblock(block)
+        return problem is None
+
+    def _first(self, partition: Partition, search: _Search) -> First:
+        if search.is_new_topic:  # a commit that was under way may stand in the new topic's name
+            return First(search.edges[Edge.BEGINNING], None)
+        committed, epoch_end = search.committed[0], search.epoch_end
+        if committed is not None:
+            if epoch_end is not None and epoch_end.offset < 0:
+                return First(search.edges[self._target_edge], committed, is_truncated=True)
+            if epoch_end is not None and epoch_end.offset < committed.offset:
+                return First(epoch_end.offset, committed, leader_epoch=epoch_end.leader_epoch, is_truncated=True)
+            return First(committed.offset, committed, leader_epoch=committed.leader_epoch)
+        beginning, end = search.edges[Edge.BEGINNING], search.edges[Edge.END]
+        if end > beginning:
+            self._without_commit[partition.topic].append((partition, beginning, end))
+        return First(search.edges[self._target_edge], None, end - beginning if self._reset == "latest" else 0)
+
+    # -- requests
+
+    def _send(self, consumer: Any) -> None:
+        now = self._clock()
+        wanted: dict[_Wanted, dict[TopicPartition, _Search]] = defaultdict(dict)
+        for assignment, search in self._searches.items():
+            if now >= search.again_at:
+                for one in self._missing(search):
+                    if one not in search.asked:
+                        search.asked.add(one)
+                        wanted[one][TopicPartition(*assignment.partition)] = search
+        for one, searches in wanted.items():
+            self._pending += self._ask(consumer, one, searches, now)
+
+    def _ask(
+        self, consumer: Any, wanted: _Wanted, searches: dict[TopicPartition, _Search], now: float
+    ) -> list[_Pending]:
+        if isinstance(wanted, Edge):
+            asked = ask_edge(consumer, searches, wanted, self._settings.isolation_level)
+        elif wanted is not None:
+            asked = ask_epoch_ends(consumer, {tp: search.epoch for tp, search in searches.items()})
+        else:
+            # Of all partitions of these topics: what the group has of the others tells whether it is new.
+            others = {
+                TopicPartition(topic, number)
+                for topic in {tp.topic for tp in searches}
+                for number in client_internals.partitions(consumer, topic)
+            }
+            is_stable = self._settings.isolation_level == "read_committed"
+            asked = [ask_committed(consumer, self._settings.group_id, others | searches.keys(), is_stable=is_stable)]
+        return [
+            _Pending(one, wanted, {tp: searches[tp] for tp in one.partitions & searches.keys()}, now) for one in asked
+        ]
+
+    def _take_in(self) -> None:
+        now = self._clock()
+        waiting: list[_Pending] = []
+        for pending in self._pending:
+            if pending.asked.is_done:
+                answers = pending.asked.answers()
+            elif now - pending.at > _LOST_SECONDS:
+                answers = dict.fromkeys(pending.searches, kafka_errors.KafkaTimeoutError("no answer"))
+            else:
+                waiting.append(pending)
+                continue
+            if pending.wanted is None:
+                self._has_commits |= {tp.topic for tp, at in answers.items() if isinstance(at, OffsetAndMetadata)}
+            for tp, search in pending.searches.items():
+                self._enter(tp, search, pending.wanted, answers[tp])
+        self._pending = waiting
+
+    def _enter(self, tp: TopicPartition, search: _Search, wanted: _Wanted, answer: Any) -> None:
+        search.asked.discard(wanted)
+        if isinstance(answer, BaseException):
+            search.again_at = self._clock() + _AGAIN_SECONDS
+            partitions = self._failures.setdefault(client_config.describe(answer), [])
+            partitions.append(tp)
+            if len(partitions) == 1:  # one request, one error
+                self._metrics.kafka_errors.labels(client_config.kind_of(answer)).inc()
+        elif wanted is None:
+            search.committed = [answer]
+        elif isinstance(wanted, Edge):
+            search.edges[wanted] = answer
+        else:
+            search.epoch_end = answer
+
+    # -- what is logged
+
+    def _tell_failures(self) -> None:
+        failures, self._failures = self._failures, {}
+        for error, partitions in failures.items():
+            if self._repeats.is_due(error):
+                log.warning(
+                    "first offset not known yet: asking again",
+                    extra={"error": error, **_named([Partition(*tp) for tp in partitions])},
+                )
+
+    def _tell_without_commit(self) -> None:
+        """Say what is read although it may have been written before, or is not read at all; one line for each topic."""
+        found, self._without_commit = self._without_commit, defaultdict(list)
+        for topic, partitions in found.items():
+            level = logging.WARNING
+            if self._reset == "latest":
+                message = "no committed offset: what was published before is not written"
+            elif topic in self._has_commits:
+                message = (
+                    "no committed offset for these partitions, while the group has some for others of the topic: they are "
+                    "new, or their offsets expired or were deleted; all that is kept of them is read and written (again)"
+                )
+            else:
+                level = logging.INFO
+                message = (
+                    "the group has no committed offset for the topic: it is new, or its offsets expired "
+                    "(offsets.retention.minutes of the brokers); all that is kept of the topic is read and written"
+                )
+            offsets = sum(end - beginning for _, beginning, end in partitions)
+            named = _named([partition for partition, _, _ in partitions])
+            log.log(level, message, extra={"topic": topic, "offsets": offsets, **named})
+
+
+def _named(partitions: Sequence[Partition]) -> dict[str, Any]:
+    """Return some of them by name, and how many there are."""
+    return {"partitions": [str(one) for one in sorted(partitions)[:_NAMED]], "count": len(partitions)}

@@ -1,0 +1,217 @@
+"""Requests for offsets that wait for nothing: what a group has committed, where partitions begin and where they end.
+
+Each partition has an answer or an error of its own: one whose leader is away, or which may not be read, says nothing
+of the others. Every request is one of a few for all partitions: one to the group's coordinator, one to each leader.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.protocol.consumer import (
+    IsolationLevel,
+    ListOffsetsRequest,
+    OffsetFetchRequest,
+    OffsetForLeaderEpochRequest,
+)
+
+from worker.consumer import client_internals
+
+_LIST_OFFSETS_MAX_VERSION: Final = 7  # later ones know more edges, which nobody asks for here
+_OFFSET_FETCH_MAX_VERSION: Final = 8  # of the later ones the client knows no names
+
+Answers = Mapping[TopicPartition, Any]
+"""An offset (`OffsetAndMetadata`, int, `EpochEnd`, None where nothing is committed) or an error, for each partition asked for."""
+
+
+class Edge(IntEnum):
+    """Which offset of a partition; the number is the timestamp that Kafka has for it."""
+
+    END = -1  # at the isolation level: of what is committed, or of all
+    BEGINNING = -2
+
+
+class EpochEnd(NamedTuple):
+    """Where a leader's epoch, or the last one before it that the log has, ends: the offset behind its last record.
+
+    Both are -1 where the leader knows of no such epoch: another log has the partition's name.
+    """
+
+    leader_epoch: int
+    offset: int
+
+
+class Asked(NamedTuple):
+    """A request that was sent, and for which partitions."""
+
+    partitions: frozenset[TopicPartition]
+    future: Any
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer, or the error in its place, is there."""
+        return bool(self.future.is_done)
+
+    def answers(self) -> Answers:
+        """Return what came; the error of the whole request for each partition, where it failed. It must be done."""
+        if self.future.exception is not None:
+            return dict.fromkeys(self.partitions, self.future.exception)
+        found: Answers = self.future.value
+        return {tp: found.get(tp, kafka_errors.UnknownTopicOrPartitionError()) for tp in self.partitions}
+
+
+def ask_committed(consumer: Any, group_id: str, partitions: Collection[TopicPartition], *, is_stable: bool) -> Asked:
+    """Ask for what the group has committed of these partitions.
+
+    `is_stable`: not while a transaction may still change it, as a reader of committed records wants it.
+    """
+    future = client_internals.submit(consumer, _fetch_committed, consumer, group_id, tuple(partitions), is_stable)
+    return Asked(frozenset(partitions), future)
+
+
+def ask_edge(consumer: Any, partitions: Iterable[TopicPartition], edge: Edge, isolation_level: str) -> list[Asked]:
+    """Ask each leader for an edge of its partitions; where there is no leader, that is the answer."""
+    return [
+        Asked(
+            frozenset(owned),
+            client_internals.submit(consumer, _list_offsets, consumer, node, owned, edge, isolation_level),
+        )
+        for node, owned in _by_leader(consumer, partitions).items()
+    ]
+
+
+def ask_epoch_ends(consumer: Any, epochs: Mapping[TopicPartition, int]) -> list[Asked]:
+    """Ask each leader where these epochs of its partitions end; where there is no leader, that is the answer."""
+    return [
+        Asked(
+            frozenset(owned),
+            client_internals.submit(consumer, _list_epoch_ends, consumer, node, {tp: epochs[tp] for tp in owned}),
+        )
+        for node, owned in _by_leader(consumer, epochs).items()
+    ]
+
+
+def _by_leader(consumer: Any, partitions: Iterable[TopicPartition]) -> dict[int | None, list[TopicPartition]]:
+    by_leader: dict[int | None, list[TopicPartition]] = defaultdict(list)
+    for tp in partitions:
+        node = client_internals.leader(consumer, tp)
+        by_leader[None if node == -1 else node].append(tp)
+    if None in by_leader:
+        client_internals.refresh_metadata(consumer)
+    return by_leader
+
+
+async def _fetch_committed(
+    consumer: Any, group_id: str, partitions: Collection[TopicPartition], is_stable: bool
+) -> Answers:
+    node = client_internals.coordinator(consumer)
+    if node is None:
+        raise kafka_errors.CoordinatorNotAvailableError
+    group = OffsetFetchRequest.OffsetFetchRequestGroup
+    request = OffsetFetchRequest(
+        group_id=group_id,
+        topics=_by_topic(partitions, OffsetFetchRequest.OffsetFetchRequestTopic),
+        groups=[group(group_id=group_id, topics=_by_topic(partitions, group.OffsetFetchRequestTopics))],
+        require_stable=is_stable,
+        max_version=_OFFSET_FETCH_MAX_VERSION,
+    )
+    try:
+        response = await client_internals.send(consumer, request, node)
+    except Exception as error:
+        client_internals.coordinator_failed(consumer, node, request, error)
+        raise
+    whole = response.groups[0] if response.groups else response
+    if refusal := _error(whole.error_code):
+        if isinstance(refusal, kafka_errors.NotCoordinatorError):
+            client_internals.coordinator_moved(consumer, refusal)
+        raise refusal
+    return {
+        TopicPartition(topic.name, found.partition_index): _error(found.error_code) or _committed(found)
+        for topic in whole.topics
+        for found in topic.partitions
+    }
+
+
+def _by_topic(partitions: Iterable[TopicPartition], make: Callable[..., Any]) -> list[Any]:
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for tp in partitions:
+        numbers[tp.topic].append(tp.partition)
+    return [make(name=topic, partition_indexes=found) for topic, found in numbers.items()]
+
+
+def _committed(found: Any) -> OffsetAndMetadata | None:
+    if found.committed_offset < 0:
+        return None
+    epoch = found.committed_leader_epoch
+    return OffsetAndMetadata(found.committed_offset, found.metadata or "", -1 if epoch is None else epoch)
+
+
+async def _list_offsets(
+    consumer: Any, node: int | None, partitions: Iterable[TopicPartition], edge: Edge, isolation_level: str
+) -> Answers:
+    if node is None:
+        raise kafka_errors.LeaderNotAvailableError
+    level = IsolationLevel.build_from(isolation_level)
+    topics: dict[str, list[Any]] = defaultdict(list)
+    for tp in partitions:
+        topics[tp.topic].append(
+            ListOffsetsRequest.ListOffsetsTopic.ListOffsetsPartition(
+                partition_index=tp.partition, current_leader_epoch=-1, timestamp=int(edge)
+            )
+        )
+    request = ListOffsetsRequest(
+        isolation_level=level,
+        topics=list(topics.items()),
+        min_version=max(1, ListOffsetsRequest.min_version_for_isolation_level(level)),
+        max_version=_LIST_OFFSETS_MAX_VERSION,
+    )
+    response = await client_internals.send(consumer, request, node)
+    answers = {
+        TopicPartition(topic.name, found.partition_index): _error(found.error_code) or _edge(found)
+        for topic in response.topics
+        for found in topic.partitions
+    }
+    _refresh_what_is_old(consumer, answers)
+    return answers
+
+
+async def _list_epoch_ends(consumer: Any, node: int | None, epochs: Mapping[TopicPartition, int]) -> Answers:
+    if node is None:
+        raise kafka_errors.LeaderNotAvailableError
+    topic_type = OffsetForLeaderEpochRequest.OffsetForLeaderTopic
+    topics: dict[str, list[Any]] = defaultdict(list)
+    for tp, epoch in epochs.items():
+        topics[tp.topic].append(
+            topic_type.OffsetForLeaderPartition(partition=tp.partition, current_leader_epoch=-1, leader_epoch=epoch)
+        )
+    request = OffsetForLeaderEpochRequest(replica_id=-1, topics=list(topics.items()))
+    response = await client_internals.send(consumer, request, node)
+    answers = {
+        TopicPartition(topic.topic, found.partition): _error(found.error_code) or _epoch_end(found)
+        for topic in response.topics
+        for found in topic.partitions
+    }
+    _refresh_what_is_old(consumer, answers)
+    return answers
+
+
+def _refresh_what_is_old(consumer: Any, answers: Answers) -> None:
+    """Ask for fresh metadata where a broker says that it does not lead a partition any more."""
+    if any(isinstance(answer, kafka_errors.InvalidMetadataError) for answer in answers.values()):
+        client_internals.refresh_metadata(consumer)
+
+
+def _epoch_end(found: Any) -> EpochEnd:
+    epoch = -1 if found.leader_epoch is None else int(found.leader_epoch)
+    return EpochEnd(epoch, int(found.end_offset)) if epoch >= 0 and found.end_offset >= 0 else EpochEnd(-1, -1)
+
+
+def _edge(found: Any) -> int | kafka_errors.KafkaError:
+    return int(found.offset) if found.offset >= 0 else kafka_errors.OffsetNotAvailableError()
+
+
+def _error(code: int | None) -> kafka_errors.KafkaError | None:
+    return kafka_errors.for_code(code)() if code else None

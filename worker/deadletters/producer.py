@@ -1,0 +1,64 @@
+"""The producer of dead letters, with kafka-python's traps around closing it."""
+
+from typing import Any, Final, Protocol
+
+from kafka import KafkaProducer
+
+from worker.consumer import client_config, client_network
+from worker.deadletters.headers import Headers
+from worker.settings.tables import Kafka
+
+_MAX_BLOCK_MS: Final = 5_000
+
+
+DELIVERY_TIMEOUT_MS: Final = 20_000
+
+
+_MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides, not the client's of 1 MiB
+
+
+# The one codec that every broker, Kafka-compatible service and reader has. The topic's limit is that of compressed batches:
+# what its producer had compressed into the limit of the source topic shall fit here too.
+_COMPRESSION: Final = "gzip"
+
+
+class Producer(Protocol):
+    """What of kafka-python's producer is used."""
+
+    def send(self, topic: str, *, value: bytes | None, key: bytes | None, headers: Headers) -> Any:
+        """Queue a message; returns a future."""
+
+    def partitions_for(self, topic: str) -> set[int]:
+        """Return a topic's partitions, none where it does not exist."""
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close."""
+
+
+class _Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python ships no types
+    """Closes whatever it still has to send, which is kept until it is acknowledged, by this producer or by the next.
+
+    The client's own `close` waits for that, and where it does not go it raises, leaves its thread running, and raises once
+    more when the process ends.
+    """
+
+    def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
+        if not getattr(self, "_closed", True):
+            self._sender.force_close()
+        super().close(timeout=timeout, null_logger=null_logger)
+
+
+def make_producer(settings: Kafka, *, idempotent: bool) -> Producer:
+    """Return a producer that waits for all replicas. Raises kafka-python's errors."""
+    config = {
+        "acks": "all",
+        "linger_ms": 5,
+        "max_block_ms": _MAX_BLOCK_MS,
+        "delivery_timeout_ms": DELIVERY_TIMEOUT_MS,
+        "max_request_size": _MAX_REQUEST_BYTES,
+        "enable_idempotence": idempotent,
+        "compression_type": _COMPRESSION,
+        "kafka_client": client_network.make_client,
+    }
+    producer: Producer = _Producer(**(config | client_config.connection(settings, KafkaProducer.DEFAULT_CONFIG)))
+    return producer

@@ -1,0 +1,51 @@
+"""The gate that an index closes when it asks for a pause."""
+
+from typing import Final
+
+
+class Gate:
+    """Closed while an index asks for a pause or refuses everything; afterwards one probe goes first.
+
+    CLOSED until a time, then HALF-OPEN: one request passes as the probe and the others wait for its answer, which opens
+    the gate or closes it again. Answers to requests that left before it closed say nothing about it.
+    """
+
+    _LOOK_AGAIN: Final = 0.05  # seconds until those who wait for the probe's answer ask again
+
+    def __init__(self) -> None:
+        self._closed_until: float | None = None
+        self._probed: float | None = None  # until when it was closed as the probe left
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether requests pass freely."""
+        return self._closed_until is None
+
+    def close(self, until: float) -> None:
+        """Let nothing pass before `until`; of several, the latest holds."""
+        self._closed_until = until if self._closed_until is None else max(self._closed_until, until)
+
+    def wait(self, now: float) -> float:
+        """Return the seconds to wait; 0 where the caller may go."""
+        if self._closed_until is None:
+            return 0.0
+        if now < self._closed_until:
+            return self._closed_until - now
+        return self._LOOK_AGAIN if self._probing else 0.0
+
+    def enter(self) -> bool:
+        """Note that the caller goes, and tell whether as the probe."""
+        self._probing = not self.is_open
+        self._probed = self._closed_until
+        return self._probing
+
+    def answered(self, *, well: bool) -> None:
+        """Note the probe's answer: a good one opens the gate; after one that closed nothing, the next may probe.
+
+        The probe leaves, an older request's answer closes the gate anew, the probe's good answer comes: the newer pause
+        holds.
+        """
+        self._probing = False
+        if well and self._closed_until == self._probed:
+            self._closed_until = None

@@ -1,0 +1,1 @@
+"""The OSS vector service: requests, connections, and what answers mean."""

@@ -1,0 +1,345 @@
+"""Where the service's credentials come from, as `oss.credentials` says.
+
+Whatever gives them is not trusted to give them well: white space around a part is dropped, other characters that a header
+cannot carry are refused, and no error quotes a part, what a program wrote, or what a server answered.
+"""
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from alibabacloud_oss_v2.credentials import (
+    AnonymousCredentialsProvider,
+    Credentials,
+    CredentialsProvider,
+    StaticCredentialsProvider,
+)
+
+from worker import redaction
+from worker.errors import SettingsError
+from worker.oss.credentials.program import Program, ProgramError
+from worker.settings import files
+from worker.settings.rules import credential_mistakes
+from worker.settings.tables import Oss
+from worker.settings.value_text import credential_problem, shown_path
+from worker.words import clean
+
+log = logging.getLogger("worker.credentials")
+
+KEPT_SECONDS: Final = 300.0  # credentials for which the program names no end
+RENEWED_BEFORE_SECONDS: Final = 180.0  # their end, or at half of their time if that is later
+WAIT_SECONDS: Final = 10.0  # for the program, where there are no credentials yet; it runs on meanwhile
+AGAIN_SECONDS: Final = 5.0  # after a run that failed, or that gave what the service refuses
+
+Clock = Callable[[], float]
+
+
+class CredentialsError(Exception):
+    """There are no credentials now; the message says why, and quotes nothing of them."""
+
+
+class Provider(CredentialsProvider):  # type: ignore[misc]  # the SDK ships no types
+    """The SDK's provider, and what the worker asks of it beside."""
+
+    def __init__(
+        self,
+        get: Callable[[], Credentials],
+        forget: Callable[[], None] = lambda: None,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._get = get
+        self.forget = forget
+        """Ask anew at the next request, since the service refused what was given last."""
+        self.close = close
+        """End what runs for it."""
+
+    def get_credentials(self) -> Credentials:
+        """Return credentials for one request; the SDK calls it for each. Raises whatever failed."""
+        return self._get()
+
+
+def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Provider:
+    """Return the provider for `oss.credentials`. Raises `SettingsError` where there are none to begin with."""
+    mode = settings.credentials
+    if mode == "anonymous":
+        return _Anonymous()
+    if mode == "environment":
+        return Provider(_from_environment(environ).get_credentials)
+    if mode == "file":
+        file = CredentialsFile(Path(settings.credentials_file))
+        return Provider(file.read, file.forget)
+    if mode == "process":
+        program = Program(settings.credentials_process)
+        kept = Kept(lambda: _from_program(program, time.time), time.monotonic)
+        return Provider(kept.current, kept.forget, program.close)
+    return Provider(_from_credentials_package(mode))
+
+
+class _Anonymous(Provider, AnonymousCredentialsProvider):  # type: ignore[misc]  # the SDK ships no types
+    """For this class of its own, and for no other, the SDK leaves a request unsigned."""
+
+    def __init__(self) -> None:
+        super().__init__(AnonymousCredentialsProvider().get_credentials)
+
+
+def _made(key_id: object, secret: object, token: object) -> Credentials:
+    """Return credentials of their parts, without white space around them. Raises `CredentialsError`."""
+    parts = [part.strip() if isinstance(part, str) else "" for part in (key_id, secret, token)]
+    for name, part in zip(("access key id", "access key secret", "session token"), parts, strict=True):
+        if (part or name != "session token") and (problem := credential_problem(part)):
+            raise CredentialsError(f"the {name} {problem}")
+    redaction.remember(parts[1], parts[2])
+    return Credentials(parts[0], parts[1], parts[2] or None)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Any:
+    if mistakes := credential_mistakes(environ):
+        raise SettingsError(mistakes)
+    made = _made(environ["OSS_ACCESS_KEY_ID"], environ["OSS_ACCESS_KEY_SECRET"], environ.get("OSS_SESSION_TOKEN"))
+    return StaticCredentialsProvider(made.access_key_id, made.access_key_secret, made.security_token)
+
+
+# -- a file
+
+
+class CredentialsFile:
+    """JSON with `access_key_id`, `access_key_secret` and, if any, `session_token`; read again when it changes.
+
+    A file that is away, or half written, costs nothing: the credentials read last are kept, and it is read again at the
+    next request. Raises `SettingsError` where it cannot be read at the start.
+    """
+
+    class Content(msgspec.Struct):
+        access_key_id: str
+        access_key_secret: str
+        session_token: str | None = None
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, ...] | None = None
+        self._problem = ""
+        try:
+            self._credentials = self._read_again()
+        except (OSError, ValueError, CredentialsError) as error:
+            expected = "expected JSON with access_key_id, access_key_secret and, if any, session_token"
+            raise SettingsError(
+                [f"oss.credentials_file = {shown_path(str(path))}: {_what_failed(error)}; {expected}"]
+            ) from None
+
+    def read(self) -> Credentials:
+        """Return the credentials in force."""
+        with self._lock:
+            try:
+                if self._stamp is None or _stamp(self._path) != self._stamp:
+                    self._credentials = self._read_again()
+            except (OSError, ValueError, CredentialsError) as error:
+                self._tell(_what_failed(error))
+            else:
+                self._tell("")
+            return self._credentials
+
+    def forget(self) -> None:
+        """Read the file again at the next request, even if it looks unchanged."""
+        self._stamp = None
+
+    def _read_again(self) -> Credentials:
+        stamp = _stamp(self._path)  # before the content, so that a change in between is read at the next request
+        content = msgspec.json.decode(files.read(self._path, files.SECRET_BYTES), type=self.Content)
+        made = _made(content.access_key_id, content.access_key_secret, content.session_token)
+        self._stamp = stamp
+        return made
+
+    def _tell(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            log.warning(
+                "credentials file not read; the credentials read before are kept, and it is read again",
+                extra={"file": str(self._path), "error": problem},
+            )
+        elif self._problem and not problem:
+            log.info("credentials file read again", extra={"file": str(self._path)})
+        self._problem = problem
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return (status.st_mtime_ns, status.st_ino, status.st_dev, status.st_size)
+
+
+def _what_failed(error: Exception) -> str:
+    return clean(files.why(error))
+
+
+# -- a program
+
+
+class Fetched(NamedTuple):
+    """Credentials, and for how many seconds they are good from now on, None where that is not known."""
+
+    credentials: Credentials
+    seconds: float | None
+
+
+class Kept:
+    """Credentials that cost something to fetch: fetched by one thread at a time, and kept for as long as they are good.
+
+    They are fetched again before they end, while requests still use the old ones; where that fails, the old ones are used
+    for as long as they are good.
+    """
+
+    def __init__(self, fetch: Callable[[], Fetched], clock: Clock, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._wait_seconds = wait_seconds
+        self._changed = threading.Condition()
+        self._credentials: Credentials | None = None
+        self._good_until = self._fetched_at = self._fetch_at = float("-inf")
+        self._is_fetching = False
+        self._problem = ""
+
+    def current(self) -> Credentials:
+        """Return credentials. Raises `CredentialsError` where there are none, and none come in `wait_seconds`."""
+        with self._changed:
+            self._fetch_if_due()
+            if (good := self._good()) is None and self._is_fetching:
+                self._changed.wait_for(lambda: not self._is_fetching, self._wait_seconds)
+                good = self._good()
+            if good is not None:
+                return good
+            still = f"oss.credentials_process has given nothing within {self._wait_seconds:.0f} s; it still runs"
+            ended = self._problem or "the credentials that oss.credentials_process gave have expired"
+            raise CredentialsError(still if self._is_fetching else ended)
+
+    def forget(self) -> None:
+        """Fetch anew at the next request. What was fetched a moment ago is kept: the refusal was of older ones."""
+        with self._changed:
+            if self._clock() - self._fetched_at >= AGAIN_SECONDS:
+                self._good_until = self._fetch_at = float("-inf")
+
+    def _good(self) -> Credentials | None:
+        return self._credentials if self._clock() < self._good_until else None
+
+    def _fetch_if_due(self) -> None:
+        if not self._is_fetching and self._clock() >= self._fetch_at:
+            # Started first: where the system has no thread to give, the next request tries again.
+            threading.Thread(target=self._run, name="credentials", daemon=True).start()
+            self._is_fetching = True
+
+    def _run(self) -> None:
+        fetched, problem = None, ""
+        try:
+            fetched = self._fetch()
+        except (CredentialsError, ProgramError) as error:
+            problem = str(error)
+        except Exception as error:  # whatever it is, those who wait hear of it; its text may quote a secret
+            problem = f"an unforeseen error: {type(error).__name__}"
+        with self._changed:
+            self._take(fetched, problem)
+            self._is_fetching = False
+            self._changed.notify_all()
+
+    def _take(self, fetched: Fetched | None, problem: str) -> None:
+        now = self._clock()
+        if fetched is None:
+            if problem != self._problem and self._good() is not None:
+                log.warning("credentials not renewed; those in use are kept", extra={"error": problem})
+            self._problem, self._fetch_at = problem, now + AGAIN_SECONDS
+            return
+        seconds = fetched.seconds
+        self._credentials, self._problem, self._fetched_at = fetched.credentials, "", now
+        self._good_until = float("inf") if seconds is None else now + seconds
+        self._fetch_at = now + (KEPT_SECONDS if seconds is None else max(seconds / 2, seconds - RENEWED_BEFORE_SECONDS))
+
+
+class _Output(msgspec.Struct):
+    """What the program prints, as the Alibaba Cloud CLI's profiles of mode External expect it."""
+
+    access_key_id: str
+    access_key_secret: str
+    mode: str = ""
+    sts_token: str | None = None
+    expiration: str | None = None
+
+
+def _from_program(program: Program, wall: Clock) -> Fetched:
+    """Run the program. Raises `ProgramError` and `CredentialsError`."""
+    try:
+        output = msgspec.json.decode(program.run(), type=_Output)
+    except ValueError as error:  # its text names a place in the output, and never what is there
+        raise CredentialsError(f"oss.credentials_process printed no credentials: {clean(str(error))}") from None
+    if output.mode == "StsToken" and not output.sts_token:
+        raise CredentialsError("oss.credentials_process printed no sts_token, which mode StsToken needs")
+    made = _made(output.access_key_id, output.access_key_secret, output.sts_token)
+    if not output.expiration:
+        return Fetched(made, None)
+    seconds = _unix_time(output.expiration) - wall()
+    if seconds <= 0:
+        raise CredentialsError("oss.credentials_process printed credentials that have expired")
+    return Fetched(made, seconds)
+
+
+def _unix_time(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise CredentialsError("oss.credentials_process printed an expiration that is no time") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+# -- the package for roles and profiles
+
+
+def _from_credentials_package(mode: str) -> Callable[[], Credentials]:
+    try:
+        from alibabacloud_credentials import provider as providers  # noqa: PLC0415 - an extra, needed by these modes alone
+    except ImportError:
+        raise SettingsError(
+            [f"oss.credentials = {json.dumps(mode)} needs the extra: pip install 'oss-vectors-worker[credentials]'"]
+        ) from None
+    # Its loggers write to stderr by themselves, past the log: each error with the OIDC token and a traceback, and with the
+    # variable DEBUG=sdk each request. The errors come to us all the same.
+    for name in ("credentials", "alibabacloud-tea"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).disabled = True
+    try:
+        provider = {
+            "default-chain": providers.DefaultCredentialsProvider,
+            "ecs-ram-role": providers.EcsRamRoleCredentialsProvider,
+            "oidc": providers.OIDCRoleArnCredentialsProvider,
+        }[mode]()
+    except Exception as error:  # whatever it misses, it says so
+        raise SettingsError([f"oss.credentials = {json.dumps(mode)}: {without_answers(str(error))}"]) from None
+
+    def fetch() -> Credentials:
+        try:
+            found = provider.get_credentials()
+        except Exception as error:
+            raise CredentialsError(f"{mode}: {without_answers(str(error))}") from None
+        return _made(found.get_access_key_id(), found.get_access_key_secret(), found.get_security_token())
+
+    return fetch
+
+
+_QUERY: Final = re.compile(r"\?[^\s'\"()]*")
+_ANSWER: Final = re.compile(r"\b(result|response|stderr|body):", re.IGNORECASE)
+_CODE: Final = re.compile(r"\"Code\"\s*:\s*\"([A-Za-z0-9._-]{1,100})\"")
+
+
+def without_answers(text: str) -> str:
+    """Return an error of the package without what it quotes: the URL's query, which holds the OIDC token, and an answer.
+
+    Of an answer the service's code is kept.
+    """
+    text = _QUERY.sub("?...", text)
+    quoted = _ANSWER.search(text)
+    if quoted:
+        codes = " ".join(dict.fromkeys(_CODE.findall(text[quoted.start() :])))
+        text = f"{text[: quoted.start()].rstrip(' ,')}{f' ({codes})' if codes else ''}"
+    return clean(text)

@@ -1,0 +1,150 @@
+"""What the core asks of the outside: messages, a source, a sink, and a place for dead letters. Imports no client."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from worker.errors import (
+    Reason,
+)
+from worker.ledger import Assignment
+from worker.records.decode import Target
+
+
+class Message(Protocol):
+    """A message as it came from the topic; `timestamp` is in milliseconds since 1970, negative where there is none."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
+class BareMessage(NamedTuple):
+    """The place of a message whose bytes were let go."""
+
+    offset: int
+    timestamp: int
+    key: None = None
+    value: None = None
+    headers: tuple[()] = ()
+
+
+class SealReason(StrEnum):
+    """Why a batch was closed; the label `reason` of the metric `oss_vectors_batches_total`."""
+
+    COUNT = "count"
+    BYTES = "bytes"
+    AGE = "age"
+    DRAIN = "drain"
+
+
+class Polled(NamedTuple):
+    """Messages of one partition, ascending by offset, at least one."""
+
+    assignment: Assignment
+    messages: Sequence[Message]
+
+
+class Source(Protocol):
+    """Where records come from. All calls are the main loop's."""
+
+    def start(self) -> None:
+        """Connect and subscribe. Raises `BrokerUnavailable`, after which it may be called again."""
+
+    def poll(self, timeout: float) -> list[Polled]:
+        """Return messages of open partitions that are still owned, waiting `timeout` seconds at most.
+
+        Raises `Fenced`, and `BrokerUnavailable` where membership was lost and `start` is to be called again.
+        """
+
+    def open(self, assignment: Assignment) -> bool:
+        """Begin reading a partition at its committed offset; False where that cannot be known yet."""
+
+    def refuse(self, assignment: Assignment, problem: str) -> None:
+        """Hold what was polled of a partition for unreadable: block it, and read it again from its position later."""
+
+    def steer(self, fetch: Mapping[Assignment, bool]) -> int:
+        """Fetch those that are mapped to True and pause the others; returns how many are paused."""
+
+    def positions(self, assignments: Iterable[Assignment]) -> None:
+        """Enter into the ledger how far partitions with nothing outstanding were read."""
+
+    def commit(self, offsets: Mapping[Assignment, int]) -> bool:
+        """Begin a commit, whose result enters the ledger later; False where none can be begun now."""
+
+    def commit_now(self, offsets: Mapping[Assignment, int], timeout: float) -> bool:
+        """Commit and wait `timeout` seconds at most; tells whether the broker acknowledged."""
+
+    @property
+    def is_member(self) -> bool:
+        """Tell whether the group was joined."""
+
+    @property
+    def waits_for(self) -> str:
+        """What a process that is no member waits for, with the group's reason where it refuses."""
+
+    def close(self, timeout: float) -> None:
+        """Give back all partitions and leave the group, within about `timeout` seconds."""
+
+
+class Sink(Protocol):
+    """Where batches go. Every call is one attempt, bounded by the time-outs of the settings, and raises `SinkError`."""
+
+    def put(self, body: bytes) -> int:
+        """Send a PutVectors body; returns the HTTP status."""
+
+    def delete(self, body: bytes) -> int:
+        """Send a DeleteVectors body; returns the HTTP status."""
+
+    def describe(self, index: str) -> Target:
+        """Ask for an index's dimension, metric and metadata keys; it must be ready for writes."""
+
+    def abort(self, thread_id: int) -> None:
+        """Cut the connection on which that thread waits for an answer, if it does."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+
+class Refusal(NamedTuple):
+    """What the service answered. The error that it came as would keep the request's body, by its traceback."""
+
+    status: int
+    code: str
+    request_id: str
+
+
+class DeadLetter(msgspec.Struct, frozen=True, eq=False):
+    """A record that can never be written, with what is told of it. `refusal` is the service's answer, if it had one."""
+
+    assignment: Assignment
+    message: Message
+    size: int
+    index: str
+    reason: Reason
+    text: str
+    raised_by: str
+    error_class: str
+    refusal: Refusal | None = None
+    attempts: int = 0
+
+    @property
+    def offset(self) -> int:
+        """The record's offset in its partition."""
+        return self.message.offset
+
+
+class DeadLetters(Protocol):
+    """Where dead letters go. They are settled once the broker has acknowledged them."""
+
+    def submit(self, letter: DeadLetter) -> None:
+        """Take a dead letter; returns at once."""

@@ -1,0 +1,1 @@
+"""From the bytes of a message to a validated vector and its finished JSON fragment."""

@@ -1,0 +1,1 @@
+"""The settings: their tables, reading them, their rules, and showing them."""

@@ -1,0 +1,120 @@
+"""The page, /metrics, /healthz and /readyz on one port."""
+
+import logging
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+
+from worker.errors import FatalError
+from worker.ledger import Ledger
+from worker.settings.tables import Http
+from worker.telemetry import http_server
+from worker.telemetry.http_server import Answer, plain
+from worker.telemetry.page.page import Page
+from worker.telemetry.state import State, Status
+
+log = logging.getLogger("worker.health")
+
+STILL_SECONDS: Final = 60.0  # without a turn of the main loop, after which it is not healthy
+DEAR_PATHS: Final = frozenset({"/", "/metrics"})  # they read every figure
+
+
+class Pages:
+    """What each path answers."""
+
+    def __init__(
+        self, registry: CollectorRegistry, status: Status, ledger: Ledger, page: Page, clock: Callable[[], float]
+    ) -> None:
+        self._registry = registry
+        self._status = status
+        self._ledger = ledger
+        self._page = page
+        self._clock = clock
+
+    def answer(self, path: str, accept: str) -> Answer:
+        """Return what a GET of `path` is answered with; `accept` is its Accept header."""
+        if path == "/":
+            return Answer(HTTPStatus.OK, "text/html; charset=utf-8", self._page.html(), self._page.headers)
+        if path == "/metrics":
+            return self._metrics(accept)
+        if path == "/healthz":
+            return self._healthz()
+        if path == "/readyz":
+            return self._readyz()
+        return plain(HTTPStatus.NOT_FOUND, "there are /, /metrics, /healthz and /readyz")
+
+    def tick(self) -> None:
+        """Let the page take its samples; called about twice a second. It never raises: the other paths go on."""
+        try:
+            self._page.tick()
+        except Exception:
+            log.exception("the page could not take a sample")
+
+    def _metrics(self, accept: str) -> Answer:
+        """Answer in the form that is asked for, and in the plain one where that cannot be made out."""
+        try:
+            encode, content_type = choose_encoder(accept)
+            return Answer(HTTPStatus.OK, content_type, encode(self._registry))
+        except Exception:  # the library takes a version as it comes, and fails on one that is none
+            return Answer(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry))
+
+    def _healthz(self) -> Answer:
+        """Healthy in every state while the main loop turns: a restart mends nothing that blocks."""
+        still = self._clock() - self._status.read().last_turn
+        body = {"seconds_since_last_turn": round(still, 3)}
+        return _json(HTTPStatus.OK if still < STILL_SECONDS else HTTPStatus.SERVICE_UNAVAILABLE, body)
+
+    def _readyz(self) -> Answer:
+        reading = self._status.read()
+        body = {
+            "state": reading.state.value,
+            "reason": reading.reason,
+            "assigned_partitions": len(self._ledger.assignments()),
+        }
+        is_ready = reading.state is State.RUNNING
+        return _json(HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, body)
+
+
+def _json(status: HTTPStatus, body: dict[str, Any]) -> Answer:
+    return Answer(status, "application/json", msgspec.json.encode(body))
+
+
+class HttpServer:
+    """Serves the pages on one port. Raises `FatalError` where it cannot be had."""
+
+    def __init__(self, settings: Http, pages: Pages, clock: Callable[[], float] = time.monotonic) -> None:
+        try:
+            self._server = http_server.HttpServer(
+                (settings.host, settings.port),
+                lambda request: pages.answer(request.path, request.accept),
+                is_cheap=lambda path: path not in DEAR_PATHS,
+                tick=pages.tick,
+                clock=clock,
+                name="oss-vectors-worker",
+            )
+        except OSError as error:
+            raise FatalError(f"http.host = {settings.host!r}, http.port = {settings.port}: {error.strerror}") from None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._server.port
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections it holds now."""
+        return self._server.open_connections
+
+    def start(self) -> None:
+        """Start to answer."""
+        self._server.start()
+        log.info("http", extra={"port": self.port})
+
+    def stop(self) -> None:
+        """Stop answering."""
+        self._server.stop()

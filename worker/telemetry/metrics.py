@@ -1,0 +1,452 @@
+"""Every metric of the worker, with its meaning and unit.
+
+What the ledger and the status know is read from them at each scrape, in one reading, so that the books balance in it:
+consumed = all settled outcomes + buffered. The rest is counted here as it happens, per request or per poll.
+"""
+
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import Final
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.utils import floatToGoString
+
+from worker.errors import BlockReason, Reason, RetryReason
+from worker.ledger import Books, Ledger, Partition
+from worker.ports import SealReason
+from worker.telemetry.state import State, Status
+
+OPERATIONS: Final = ("PutVectors", "DeleteVectors", "GetVectorIndex")
+KAFKA_ERROR_KINDS: Final = (
+    "connection",
+    "authentication",
+    "authorization",
+    "metadata",
+    "fetch",
+    "commit",
+    "group",
+    "other",
+)
+SKIP_REASONS: Final = ("retention", "reset_latest")
+_REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_FETCH_SECONDS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 15)  # a broker with nothing new waits 0.5 s
+_REBALANCE_SECONDS: Final = (0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 1.2, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 28800, 86400)
+_BATCH_RECORDS: Final = (1, 5, 10, 25, 50, 100, 200, 300, 400, 500)
+_BATCH_BYTES: Final = (1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4e6, 8e6, 12e6, 16e6, 21e6)
+
+
+class Metrics:
+    """The registry of this process, and what is counted as it happens."""
+
+    def __init__(self, ledger: Ledger, status: Status, topics: Iterable[str], indexes: Iterable[str]) -> None:
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it ships without a signature
+        self.registry = registry = CollectorRegistry()
+        self.topics = tuple(topics)
+        self.indexes = tuple(indexes)
+        self.ends = EndOffsets()
+        self._count(registry)
+        self._gauge(registry)
+        self._observe(registry)
+        self._watch_the_client(registry)
+        self._make_known_series()
+        # The ledger knows it also where the main loop does not turn, or has no consumer to ask.
+        self.assigned_partitions.set_function(lambda: len(ledger.assignments()))
+        registry.register(_LedgerCollector(ledger, self.ends))
+        registry.register(_StatusCollector(status, self.topics))
+        prometheus_client.ProcessCollector(registry=registry)
+        prometheus_client.PlatformCollector(registry=registry)
+        prometheus_client.GCCollector(registry=registry)
+
+    def _count(self, r: CollectorRegistry) -> None:
+        self.dead_letters = Counter(
+            "oss_vectors_dead_letters",
+            "Records dead-lettered, acknowledged by the broker.",
+            ["topic", "reason"],
+            registry=r,
+        )
+        self.dead_letter_writes = Counter(
+            "oss_vectors_dead_letter_writes", "Attempts to write a dead letter.", ["result"], registry=r
+        )
+        self.key_mismatch = Counter(
+            "oss_vectors_key_mismatch", "Records whose Kafka key is not the vector's key.", ["topic"], registry=r
+        )
+        self.batches = Counter(
+            "oss_vectors_batches", "Sealed batches, by what sealed them.", ["index", "reason"], registry=r
+        )
+        self.requests = Counter(
+            "oss_vectors_requests",
+            "Requests to the service by HTTP status; error where no answer came.",
+            ["index", "operation", "code"],
+            registry=r,
+        )
+        self.uploaded_bytes = Counter(
+            "oss_vectors_uploaded_bytes",
+            "Bytes of PutVectors and DeleteVectors bodies, each attempt.",
+            ["index"],
+            unit="bytes",
+            registry=r,
+        )
+        self.retries = Counter("oss_vectors_retries", "Requests that are sent again.", ["reason"], registry=r)
+        self.unknown_outcomes = Counter(
+            "oss_vectors_unknown_outcomes", "Requests that may or may not have been applied.", ["index"], registry=r
+        )
+        self.bisects = Counter("oss_vectors_bisects", "Refused batches split.", ["index"], registry=r)
+        self.rate_limit_wait = Counter(
+            "oss_vectors_rate_limit_wait_seconds",
+            "Seconds that requests waited for the rate limit or a closed gate.",
+            ["index"],
+            unit="seconds",
+            registry=r,
+        )
+        self.skipped_offsets = Counter(
+            "oss_vectors_skipped_offsets", "Offsets passed without being read.", ["topic", "reason"], registry=r
+        )
+        self.truncated_offsets = Counter(
+            "oss_vectors_truncated_offsets",
+            "Offsets that were read, and whose records the log has lost since: a replica without them became the leader.",
+            ["topic"],
+            registry=r,
+        )
+        self.commits = Counter("oss_vectors_commits", "Commits of offsets.", ["result"], registry=r)
+        self.rebalances = Counter(
+            "oss_vectors_rebalances", "Rebalance events that moved partitions.", ["event"], registry=r
+        )
+        self.kafka_errors = Counter("oss_vectors_kafka_errors", "Errors of the Kafka client.", ["kind"], registry=r)
+        self.lease_waits = Counter(
+            "oss_vectors_lease_waits",
+            "Requests and dead letters held back: the group had not confirmed the membership for too long.",
+            registry=r,
+        )
+
+    def _gauge(self, r: CollectorRegistry) -> None:
+        self.in_flight = Gauge("oss_vectors_requests_in_flight", "Requests under way.", ["index"], registry=r)
+        self.in_flight_limit = Gauge(
+            "oss_vectors_in_flight_limit", "Requests that may be under way at once.", ["index"], registry=r
+        )
+        self.rate_limit = Gauge(
+            "oss_vectors_rate_limit_vectors_per_second",
+            "The rate in force, vectors a second; 0 for no limit.",
+            ["index"],
+            unit="vectors_per_second",
+            registry=r,
+        )
+        self.last_commit = Gauge(
+            "oss_vectors_last_commit_timestamp_seconds",
+            "When offsets were last committed, Unix time.",
+            unit="seconds",
+            registry=r,
+        )
+        self.last_put = Gauge(
+            "oss_vectors_last_put_timestamp_seconds",
+            "When the service last took a request, Unix time.",
+            unit="seconds",
+            registry=r,
+        )
+        self.last_poll = Gauge(
+            "oss_vectors_last_poll_timestamp_seconds",
+            "When the consumer last polled, Unix time.",
+            unit="seconds",
+            registry=r,
+        )
+        self.assigned_partitions = Gauge(
+            "oss_vectors_assigned_partitions", "Partitions that this process owns.", registry=r
+        )
+        self.paused_partitions = Gauge(
+            "oss_vectors_paused_partitions", "Of these, how many are not fetched now.", registry=r
+        )
+        self.buffer_limit = Gauge("oss_vectors_buffer_limit_bytes", "buffer.max_bytes.", unit="bytes", registry=r)
+        self.worker_info = Gauge(
+            "oss_vectors_worker_info",
+            "1, with the version and who it is in Kafka.",
+            ["version", "group_id", "client_id"],
+            registry=r,
+        )
+
+    def _observe(self, r: CollectorRegistry) -> None:
+        self.batch_records = Histogram(
+            "oss_vectors_batch_records",
+            "Records in a sealed batch.",
+            ["index"],
+            unit="records",
+            buckets=_BATCH_RECORDS,
+            registry=r,
+        )
+        self.batch_bytes = Histogram(
+            "oss_vectors_batch_bytes",
+            "Bytes of a sealed batch's PutVectors body.",
+            ["index"],
+            unit="bytes",
+            buckets=_BATCH_BYTES,
+            registry=r,
+        )
+        self.request_duration = Histogram(
+            "oss_vectors_request_duration_seconds",
+            "Seconds of one attempt, sent to answered.",
+            ["operation"],
+            unit="seconds",
+            buckets=_REQUEST_SECONDS,
+            registry=r,
+        )
+        self.record_latency = _RecordLatency(self.topics)
+        r.register(self.record_latency)
+
+    def _watch_the_client(self, r: CollectorRegistry) -> None:
+        """What `worker.consumer.client_metrics` counts of the group's consumer, over all that this process makes in its time."""
+        self.kafka_client_fetch_duration = Histogram(
+            "oss_vectors_kafka_client_fetch_duration_seconds",
+            "Seconds from a fetch to its answer, for which a broker with nothing new waits fetch_max_wait_ms.",
+            unit="seconds",
+            buckets=_FETCH_SECONDS,
+            registry=r,
+        )
+        self.kafka_client_fetched_bytes = Counter(
+            "oss_vectors_kafka_client_fetched_bytes",
+            "Bytes of record batches fetched, as they came, so compressed.",
+            ["topic"],
+            unit="bytes",
+            registry=r,
+        )
+        self.kafka_client_rebalance_duration = Histogram(
+            "oss_vectors_kafka_client_rebalance_duration_seconds",
+            "Seconds from asking to join the group to the assignment, with what failed in between.",
+            unit="seconds",
+            buckets=_REBALANCE_SECONDS,
+            registry=r,
+        )
+        self.kafka_client_failed_rebalances = Counter(
+            "oss_vectors_kafka_client_failed_rebalances",
+            "Joins and syncs that were refused or not answered; they are tried again.",
+            registry=r,
+        )
+        self.kafka_client_last_heartbeat = Gauge(
+            "oss_vectors_kafka_client_last_heartbeat_timestamp_seconds",
+            "When the group last took a heartbeat, Unix time; there are none during a join.",
+            unit="seconds",
+            registry=r,
+        )
+        self.kafka_client_connections = Gauge(
+            "oss_vectors_kafka_client_connections", "Connections of the consumer to brokers that are open.", registry=r
+        )
+        self.kafka_client_connection_errors = Counter(
+            "oss_vectors_kafka_client_connection_errors",
+            "Connections of the consumer to brokers that could not be made, or ended with an error.",
+            registry=r,
+        )
+
+    def _make_known_series(self) -> None:
+        """Make the series whose labels are known, at 0, so that rate() sees their first step."""
+        for topic in self.topics:
+            self._make_topic_series(topic)
+        for index in self.indexes:
+            self._make_index_series(index)
+        known: tuple[tuple[Counter | Histogram, Iterable[str]], ...] = (
+            (self.request_duration, OPERATIONS),
+            (self.retries, RetryReason),
+            (self.dead_letter_writes, ("ok", "failed")),
+            (self.commits, ("ok", "failed")),
+            (self.rebalances, ("assigned", "revoked", "lost")),
+            (self.kafka_errors, KAFKA_ERROR_KINDS),
+        )
+        for metric, values in known:
+            for value in values:
+                metric.labels(str(value))
+
+    def _make_topic_series(self, topic: str) -> None:
+        self.key_mismatch.labels(topic)
+        self.truncated_offsets.labels(topic)
+        self.kafka_client_fetched_bytes.labels(topic)
+        for reason in Reason:
+            self.dead_letters.labels(topic, reason.value)
+        for skip in SKIP_REASONS:
+            self.skipped_offsets.labels(topic, skip)
+
+    def _make_index_series(self, index: str) -> None:
+        for metric in (
+            self.uploaded_bytes, self.unknown_outcomes, self.bisects, self.rate_limit_wait, self.in_flight,
+            self.in_flight_limit, self.rate_limit, self.batch_records, self.batch_bytes,
+        ):  # fmt: skip
+            metric.labels(index)
+        for seal in SealReason:
+            self.batches.labels(index, seal.value)
+        for operation, code in zip(OPERATIONS, ("200", "204", "200"), strict=True):
+            self.requests.labels(index, operation, code)
+
+    def sealed(self, index: str, records: int, size: int, reason: SealReason) -> None:
+        """Count a sealed batch."""
+        self.batches.labels(index, reason.value).inc()
+        self.batch_records.labels(index).observe(records)
+        self.batch_bytes.labels(index).observe(size)
+
+    def settled(self, topic: str, timestamps_ms: Iterable[int], now: float) -> None:
+        """Observe the latency of settled records; `now` is Unix time in seconds, a negative timestamp is none."""
+        self.record_latency.observe(topic, timestamps_ms, now * 1000)
+
+
+class _RecordLatency:
+    """The histogram of record latencies. It takes the records of a batch at once.
+
+    prometheus-client's takes one at a time, under its lock, which costs more than all else that settling a record does.
+    """
+
+    _BOUNDS_MS: Final = tuple(bound * 1000 for bound in _LATENCY_SECONDS)
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        self._lock = threading.Lock()
+        self._counts = {topic: [0] * (len(_LATENCY_SECONDS) + 1) for topic in topics}
+        self._sums_ms = dict.fromkeys(self._counts, 0.0)
+
+    def observe(self, topic: str, timestamps_ms: Iterable[int], now_ms: float) -> None:
+        """Observe `now_ms` less each timestamp, at least 0; a negative timestamp is none."""
+        bounds = self._BOUNDS_MS
+        with self._lock:
+            counts = self._counts[topic]
+            total = 0.0
+            for timestamp in timestamps_ms:
+                if timestamp >= 0:
+                    latency = now_ms - timestamp
+                    if latency > 0.0:
+                        total += latency
+                        counts[bisect_left(bounds, latency)] += 1
+                    else:
+                        counts[0] += 1
+            self._sums_ms[topic] += total
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(
+            "oss_vectors_record_latency_seconds",
+            "Seconds from the message's timestamp to its final outcome.",
+            labels=["topic"],
+            unit="seconds",
+        )
+        with self._lock:
+            for topic, counts in self._counts.items():
+                names = [*map(floatToGoString, _LATENCY_SECONDS), "+Inf"]
+                buckets = list(zip(names, accumulate(counts), strict=True))
+                family.add_metric([topic], buckets, self._sums_ms[topic] / 1000)
+        yield family
+
+
+class EndOffsets:
+    """The end of each partition, as the broker last told it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: dict[Partition, int] = {}
+        self._highs: dict[Partition, int] = {}
+
+    def update(self, ends: Mapping[Partition, int], highs: Mapping[Partition, int] | None = None) -> None:
+        """Replace all. `highs` has the ends with what is not committed yet, where those are other ends."""
+        with self._lock:
+            self._ends = dict(ends)
+            self._highs = dict(highs or {})
+
+    def read(self) -> dict[Partition, int]:
+        """Return all."""
+        with self._lock:
+            return dict(self._ends)
+
+    def uncommitted(self) -> dict[Partition, int]:
+        """Return how many offsets of each partition wait for a transaction to end, as far as that is known."""
+        with self._lock:
+            return {
+                partition: max(0, high - self._ends[partition])
+                for partition, high in self._highs.items()
+                if partition in self._ends
+            }
+
+
+class _LedgerCollector:
+    """What the ledger knows, from one reading."""
+
+    def __init__(self, ledger: Ledger, ends: EndOffsets) -> None:
+        self._ledger = ledger
+        self._ends = ends
+
+    def collect(self) -> Iterator[Metric]:
+        books = self._ledger.books()
+        yield from _record_families(books)
+        yield from _partition_families(books, self._ends.read())
+        yield _open_transactions(self._ends.uncommitted())
+
+
+def _record_families(books: Books) -> Iterator[Metric]:
+    consumed = CounterMetricFamily("oss_vectors_records_consumed", "Records polled and tracked.", labels=["topic"])
+    settled = CounterMetricFamily(
+        "oss_vectors_records_settled", "Records by their final outcome.", labels=["topic", "outcome"]
+    )
+    buffered = GaugeMetricFamily("oss_vectors_records_buffered", "Records tracked and not settled.", labels=["topic"])
+    for topic, count in books.consumed.items():
+        consumed.add_metric([topic], count)
+        buffered.add_metric([topic], books.buffered[topic])
+    for (topic, outcome), count in books.settled.items():
+        settled.add_metric([topic, outcome.value], count)
+    yield from (consumed, settled, buffered)
+    yield GaugeMetricFamily(
+        "oss_vectors_buffer_bytes", "Bytes held by records not yet settled.", value=books.buffer_bytes, unit="bytes"
+    )
+
+
+def _partition_families(books: Books, ends: Mapping[Partition, int]) -> Iterator[Metric]:
+    labels = ["topic", "partition"]
+    lag = GaugeMetricFamily(
+        "oss_vectors_consumer_lag_records", "End offset less watermark.", labels=labels, unit="records"
+    )
+    end = GaugeMetricFamily("oss_vectors_end_offset", "End of the partition, at the isolation level.", labels=labels)
+    watermark = GaugeMetricFamily("oss_vectors_watermark_offset", "The lowest offset not yet settled.", labels=labels)
+    committed = GaugeMetricFamily("oss_vectors_committed_offset", "The offset last committed.", labels=labels)
+    age = GaugeMetricFamily(
+        "oss_vectors_oldest_unsettled_age_seconds",
+        "Seconds since the oldest unsettled record was polled.",
+        labels=labels,
+        unit="seconds",
+    )
+    for figures in books.partitions:
+        values = [figures.partition.topic, str(figures.partition.partition)]
+        age.add_metric(values, figures.oldest_unsettled_age)
+        if figures.is_open:
+            watermark.add_metric(values, figures.watermark)
+        if figures.committed is not None:
+            committed.add_metric(values, figures.committed)
+        if (at := ends.get(figures.partition)) is not None:
+            end.add_metric(values, at)
+            if figures.is_open:
+                # The end is asked for now and then, so the watermark may be past it.
+                lag.add_metric(values, max(0, at - figures.watermark))
+    yield from (lag, end, watermark, committed, age)
+
+
+def _open_transactions(waiting: Mapping[Partition, int]) -> Metric:
+    family = GaugeMetricFamily(
+        "oss_vectors_open_transaction_offsets",
+        "Offsets behind the first record of an open transaction, which are not read before it ends.",
+        labels=["topic", "partition"],
+    )
+    for partition, count in waiting.items():
+        family.add_metric([partition.topic, str(partition.partition)], count)
+    return family
+
+
+class _StatusCollector:
+    """The state, and what blocks."""
+
+    def __init__(self, status: Status, topics: Iterable[str]) -> None:
+        self._status = status
+        self._topics = tuple(topics)
+
+    def collect(self) -> Iterator[Metric]:
+        reading = self._status.read()
+        state = GaugeMetricFamily("oss_vectors_state", "1 for the state in force.", labels=["state"])
+        for each in State:
+            state.add_metric([each.value], float(each is reading.state))
+        blocked = GaugeMetricFamily("oss_vectors_blocked", "1 while it holds.", labels=["topic", "reason"])
+        holding = {(block.topic, block.reason) for block in reading.blocks}
+        for topic in self._topics:
+            for reason in BlockReason:
+                blocked.add_metric([topic, reason.value], float((topic, reason) in holding))
+        yield from (state, blocked)

@@ -1,0 +1,120 @@
+"""The page's charts, as SVG."""
+
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Final
+
+from worker.ledger import Outcome
+from worker.telemetry.page.figures import STEP_SECONDS, STEPS, Points, View
+from worker.telemetry.page.html import node, section_of
+from worker.telemetry.page.words import duration, plain, rate_of
+
+_WIDTH: Final = STEPS * 2  # of a chart, in its own units: two for a step
+
+
+_HEIGHT: Final = 100
+
+
+_AREA: Final = "M0 0h16v10H0z"
+
+
+_LINE: Final = "M0 5h16"
+
+
+def _x(seconds_ago: float) -> str:
+    return f"{max(0.0, _WIDTH - seconds_ago / STEP_SECONDS * 2):.0f}"
+
+
+def _chart(label: str, scale: Sequence[str], *paths: ET.Element) -> ET.Element:
+    """Return a chart with the labels of its horizontal lines, from the top down."""
+    lines = [
+        node("path", d=f"M0 {_HEIGHT * place / (len(scale) - 1):.1f}H{_WIDTH}", class_="grid")
+        for place in range(len(scale))
+    ]
+    drawing = node(
+        "svg",
+        *lines,
+        *paths,
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        preserveAspectRatio="none",
+        role="img",
+        aria_label=label,
+    )
+    labels = node("div", *(node("span", text) for text in scale), class_="scale", aria_hidden="true")
+    minutes = f"{STEPS * STEP_SECONDS / 60:.0f} min ago"
+    times = node("div", node("span", minutes), node("span", "now"), class_="times", aria_hidden="true")
+    return node("div", labels, drawing, times, class_="chart")
+
+
+def throughput_of(view: View) -> ET.Element:
+    """Records settled a second, the outcomes stacked in the order of the legend, the first at the bottom."""
+    steps = list(view.history.steps)
+    ages = [view.now - step.at for step in steps]
+    bottom = [0.0] * len(steps)
+    stacked: list[tuple[Outcome, list[float], list[float]]] = []
+    for outcome in Outcome:
+        top = [low + step.rates.get((outcome.value,), 0.0) for low, step in zip(bottom, steps, strict=True)]
+        if top != bottom:
+            stacked.append((outcome, bottom, top))
+        bottom = top
+    most = _round_up(max(bottom, default=0.0))
+    paths = [node("path", d=_area(ages, low, high, most), class_=outcome.value) for outcome, low, high in stacked]
+    scale = [plain(most), plain(most / 2), "0"]
+    legend = [_legend(outcome.value, _AREA, rate_of(view.a_second(outcome))) for outcome in reversed(Outcome)]
+    chart = _chart(f"records settled a second by outcome, at most {plain(most)}", scale, *paths)
+    return section_of("Records settled a second", chart, node("ul", *legend, class_="legend"), name="throughput")
+
+
+def _area(ages: Sequence[float], low: Sequence[float], high: Sequence[float], most: float) -> str:
+    def places(values: Sequence[float]) -> list[str]:
+        return [f"{_x(ago)} {_HEIGHT - _HEIGHT * value / most:.0f}" for ago, value in zip(ages, values, strict=True)]
+
+    return "M" + "L".join([*places(high), *reversed(places(low))]) + "Z"
+
+
+def _round_up(value: float) -> float:
+    """Return the next of 1, 2, 5, 10, 20, ..., at least 1."""
+    if value <= 1:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
+
+
+def latency_of(view: View) -> ET.Element:
+    """The record latency on a scale of powers of ten, from 10 ms to a second at least."""
+    steps = list(view.history.steps)
+    highest = max((step.p99 for step in steps if step.p99 is not None), default=1.0)
+    decades = max(2, math.ceil(math.log10(max(highest, 1e-9))) + 2)
+    scale = [*(f"{10**place:,} s" for place in range(decades - 2, -1, -1)), "100 ms", "10 ms"]
+    lines = {
+        "p99": [(view.now - step.at, step.p99) for step in steps],
+        "p50": [(view.now - step.at, step.p50) for step in steps],
+    }
+    paths = [node("path", d=_line(points, decades), class_=name) for name, points in lines.items()]
+    now = {"p99": duration(view.latency(0.99)), "p50": duration(view.latency(0.5))}
+    legend = [_legend(name, _LINE, value) for name, value in now.items()]
+    label = f"record latency, now p50 {now['p50']}, p99 {now['p99']}"
+    chart = _chart(label, scale, *paths)
+    return section_of("Record latency", chart, node("ul", *legend, class_="legend"), name="latency")
+
+
+def _line(points: Points, decades: int) -> str:
+    """Return a path that is broken where there is no value; a value that stands alone is a dot."""
+    drawn = []
+    is_open = False
+    for ago, value in points:
+        if value is None:
+            is_open = False
+            continue
+        height = _HEIGHT * (math.log10(max(value, 0.01)) + 2) / decades
+        place = f"{_x(ago)} {_HEIGHT - height:.0f}"
+        drawn.append(f"L{place}" if is_open else f"M{place}h0")
+        is_open = True
+    return "".join(drawn)
+
+
+def _legend(name: str, drawn: str, value: str) -> ET.Element:
+    """Return a line of a legend: a piece of what is drawn, its name, its value of the last minute."""
+    swatch = node("svg", node("path", d=drawn, class_=name), viewBox="0 0 16 10", aria_hidden="true")
+    return node("li", swatch, node("span", name), node("b", value))

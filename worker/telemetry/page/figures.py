@@ -1,0 +1,177 @@
+"""The page's figures: read from the metrics, kept for 15 minutes."""
+
+import math
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import Final, NamedTuple
+
+from prometheus_client import CollectorRegistry
+
+from worker.ledger import Outcome, Partition
+from worker.telemetry.state import Block, DeadLettered, Reading
+
+STEP_SECONDS: Final = 5.0  # between two samples of the ring
+
+
+STEPS: Final = 180  # that the ring keeps: 15 minutes
+
+
+_RECENT_SECONDS: Final = 60.0  # "last minute"
+
+
+_PREFIX: Final = "oss_vectors_"
+
+
+_COUNTED: Final = ("retries_total", "kafka_errors_total", "unknown_outcomes_total")
+
+
+_COUNTED_FAILURES: Final = ("commits_total", "dead_letter_writes_total")
+
+
+Key = tuple[str, ...]
+
+
+Labels = Mapping[str, str]
+
+
+Points = list[tuple[float, float | None]]  # (seconds ago, value), the oldest first
+
+
+class Figures:
+    """One reading of the registry. Names go without `oss_vectors_`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._rows: dict[str, list[tuple[Labels, float]]] = {}
+        for family in registry.collect():
+            for sample in family.samples:
+                self._rows.setdefault(sample.name.removeprefix(_PREFIX), []).append((sample.labels, sample.value))
+
+    def rows(self, name: str) -> list[tuple[Labels, float]]:
+        """Return (labels, value) of each of a metric's samples."""
+        return self._rows.get(name, [])
+
+    def value(self, name: str) -> float:
+        """Return the sum over all labels."""
+        return sum(value for _, value in self.rows(name))
+
+    def by(self, name: str, *labels: str) -> dict[Key, float]:
+        """Return the sums by these labels' values."""
+        sums: dict[Key, float] = {}
+        for found, value in self.rows(name):
+            key = tuple(found[label] for label in labels)
+            sums[key] = sums.get(key, 0.0) + value
+        return sums
+
+
+class Sample(NamedTuple):
+    """What of the figures the ring keeps: counters, so that two samples make a rate. `at` is monotonic, in seconds."""
+
+    at: float
+    settled: dict[Key, float]  # by outcome
+    latency: dict[float, float]  # records by upper bound in seconds, cumulative
+    counts: dict[Key, float]  # requests, retries and errors, by name and labels
+
+
+def sample(figures: Figures, now: float) -> Sample:
+    """Take what the ring keeps."""
+    counts = {
+        ("requests", *key): value for key, value in figures.by("requests_total", "index", "operation", "code").items()
+    }
+    for name in _COUNTED:
+        for labels, value in figures.rows(name):
+            counts[name.removesuffix("_total"), *labels.values()] = value
+    for name in _COUNTED_FAILURES:
+        counts[name.removesuffix("_total"), "failed"] = figures.by(name, "result").get(("failed",), 0.0)
+    buckets = figures.by("record_latency_seconds_bucket", "le")
+    latency = {float(bound): buckets[bound,] for (bound,) in buckets}
+    return Sample(now, figures.by("records_settled_total", "outcome"), dict(sorted(latency.items())), counts)
+
+
+def quantile(share: float, older: Sample, newer: Sample) -> float | None:
+    """Return the latency in seconds that `share` of the records settled between two samples stayed below.
+
+    It is interpolated within its bucket, as `histogram_quantile` does; None where no record was settled.
+    """
+    cumulative = [(bound, count - older.latency.get(bound, 0.0)) for bound, count in newer.latency.items()]
+    if not cumulative or cumulative[-1][1] <= 0:
+        return None
+    wanted = share * cumulative[-1][1]
+    lower, below = 0.0, 0.0
+    for bound, count in cumulative:
+        if count >= wanted and not math.isinf(bound):
+            return lower + (bound - lower) * (wanted - below) / max(count - below, 1e-9)
+        if not math.isinf(bound):
+            lower, below = bound, count
+    return lower
+
+
+class Step(NamedTuple):
+    """What one step of the charts shows: records settled a second by outcome, and the quantiles of their latency."""
+
+    at: float
+    rates: dict[Key, float]
+    p50: float | None
+    p99: float | None
+
+
+def _step(older: Sample, newer: Sample) -> Step:
+    seconds = max(newer.at - older.at, 1e-9)
+    rates = {key: (count - older.settled.get(key, 0.0)) / seconds for key, count in newer.settled.items()}
+    return Step(newer.at, rates, quantile(0.5, older, newer), quantile(0.99, older, newer))
+
+
+class History:
+    """The ring: the steps of the last minutes, and the samples of the last one."""
+
+    def __init__(self) -> None:
+        self._samples: deque[Sample] = deque(maxlen=math.ceil(_RECENT_SECONDS / STEP_SECONDS) + 1)
+        self.steps: deque[Step] = deque(maxlen=STEPS)
+
+    def add(self, one: Sample) -> None:
+        """Keep a sample, and let the oldest go."""
+        if self._samples:
+            self.steps.append(_step(self._samples[-1], one))
+        self._samples.append(one)
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether it is time for another."""
+        return not self._samples or now - self._samples[-1].at >= STEP_SECONDS
+
+    def recent(self, now: float) -> Sample | None:
+        """Return the sample of a minute ago, else the oldest; None where that is not a second ago."""
+        old = [one for one in self._samples if now - one.at >= _RECENT_SECONDS]
+        found = old[-1] if old else self._samples[0] if self._samples else None
+        return found if found is not None and now - found.at >= 1.0 else None
+
+
+class View(NamedTuple):
+    """All that one page shows. `recent` is the sample of a minute ago; `now` is monotonic, `wall` Unix time."""
+
+    figures: Figures
+    current: Sample
+    recent: Sample | None
+    history: History
+    reading: Reading
+    messages: dict[Block, str]
+    letters: list[DeadLettered]
+    paused: Collection[Partition]
+    settings: str
+    now: float
+    wall: float
+    uptime: float
+
+    def a_second(self, outcome: Outcome) -> float | None:
+        """Records settled a second in the last minute, None in the first second."""
+        if self.recent is None:
+            return None
+        key = (outcome.value,)
+        count = self.current.settled.get(key, 0.0) - self.recent.settled.get(key, 0.0)
+        return count / (self.current.at - self.recent.at)
+
+    def latency(self, share: float) -> float | None:
+        """That quantile of the last minute's record latency, in seconds."""
+        return quantile(share, self.recent, self.current) if self.recent is not None else None
+
+    def in_last_minute(self, key: Key) -> float | None:
+        """How much a count has grown in the last minute."""
+        return self.current.counts[key] - self.recent.counts.get(key, 0.0) if self.recent is not None else None

@@ -1,0 +1,170 @@
+"""What the worker tells of itself: its state with the reason, what blocks which topic, and the last dead letters.
+
+Written by the threads that know, read by metrics, health and the page. It has a lock of its own, for nothing here
+decides about records.
+"""
+
+import logging
+import threading
+from collections import deque
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from worker.errors import BlockReason, Reason
+from worker.words import clean
+
+log = logging.getLogger("worker.state")
+
+REASON_CHARACTERS: Final = 4000  # it may name every block
+_MESSAGE_CHARACTERS: Final = 1000
+DEAD_LETTERS_KEPT: Final = 3  # of each reason, so that many of one do not push the few of another out
+
+
+class State(StrEnum):
+    """The worker's state; the label `state` of the metric `oss_vectors_state`."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    BLOCKED = "blocked"  # no assigned partition can move, or no topic is there
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Block(NamedTuple):
+    """What cannot move: a topic, or one partition of it, and why."""
+
+    topic: str
+    reason: BlockReason
+    partition: int | None = None
+
+    def __str__(self) -> str:
+        where = self.topic if self.partition is None else f"{self.topic}/{self.partition}"
+        return f"{where}: {self.reason.value}"
+
+
+class DeadLettered(NamedTuple):
+    """Where a dead letter came from, and why. It holds nothing of the record. `at` is Unix time in seconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: Reason
+    at: float
+
+
+class _Told(NamedTuple):
+    """What is told of a block, and what of that may quote a record."""
+
+    message: str
+    quote: str
+
+    def __str__(self) -> str:
+        return f"{self.message}: {self.quote}" if self.quote else self.message
+
+
+class Reading(NamedTuple):
+    """One reading of the status. `blocks` has a message for each, which may quote a record."""
+
+    state: State
+    reason: str
+    blocks: dict[Block, str]
+    last_turn: float
+
+
+class Status:
+    """The state and the blocks of this process."""
+
+    def __init__(self, now: float) -> None:
+        self._lock = threading.Lock()
+        self._state = State.STARTING
+        self._reason = "starting"
+        self._blocks: dict[Block, _Told] = {}
+        self._reasons: dict[str, dict[int | None, list[BlockReason]]] = {}  # of the blocks, by topic and partition
+        self._dead_letters: dict[Reason, deque[DeadLettered]] = {}
+        self._last_turn = now
+
+    def enter(self, state: State, reason: str) -> None:
+        """Enter a state; a change is logged."""
+        reason = clean(reason, REASON_CHARACTERS)
+        with self._lock:
+            changed = state is not self._state or (reason != self._reason and state is not State.RUNNING)
+            self._state, self._reason = state, reason
+        if changed:
+            level = logging.WARNING if state in (State.BLOCKED, State.FAILED) else logging.INFO
+            log.log(level, "state: %s", state.value, extra={"reason": reason})
+
+    def turned(self, now: float) -> None:
+        """Note that the main loop turned, at `now` seconds of the monotonic clock."""
+        self._last_turn = now
+
+    def block(self, block: Block, message: str, quote: str = "") -> None:
+        """Note that a topic or partition cannot move; the first time is logged.
+
+        `quote` is the rest of the message where it may quote a record: log and /readyz tell it, the page does not.
+        """
+        told = _Told(clean(message, _MESSAGE_CHARACTERS), clean(quote, _MESSAGE_CHARACTERS))
+        with self._lock:
+            new = block not in self._blocks
+            self._blocks[block] = told
+            if new:
+                self._index()
+        if new:
+            log.error("blocked", extra={"what": str(block), "error": str(told)})
+
+    def unblock(self, block: Block) -> None:
+        """Note that it is over; that too is logged."""
+        if block not in self._blocks:
+            return
+        with self._lock:
+            was = self._blocks.pop(block, None)
+            self._index()
+        if was is not None:
+            log.info("no longer blocked", extra={"what": str(block)})
+
+    def forget(self, topic: str, partition: int) -> None:
+        """Drop what was noted of one partition, since it was given back."""
+        if partition not in self._reasons.get(topic, ()):
+            return
+        with self._lock:
+            self._blocks = {
+                b: message for b, message in self._blocks.items() if (b.topic, b.partition) != (topic, partition)
+            }
+            self._index()
+
+    def _index(self) -> None:
+        """Sort the blocks by what they stop; a reader keeps the index that it has."""
+        reasons: dict[str, dict[int | None, list[BlockReason]]] = {}
+        for block in self._blocks:
+            reasons.setdefault(block.topic, {}).setdefault(block.partition, []).append(block.reason)
+        self._reasons = reasons
+
+    def blocks_of(self, topic: str, partition: int | None = None) -> list[BlockReason]:
+        """Return what blocks a topic as a whole, or a partition, by itself or with its topic."""
+        reasons = self._reasons.get(topic)
+        if reasons is None:
+            return []
+        own = () if partition is None else reasons.get(partition, ())
+        return [*reasons.get(None, ()), *own]
+
+    def read(self) -> Reading:
+        """Return one consistent reading."""
+        with self._lock:
+            blocks = {block: str(told) for block, told in self._blocks.items()}
+            return Reading(self._state, self._reason, blocks, self._last_turn)
+
+    def messages(self) -> dict[Block, str]:
+        """Return what blocks with its message, as far as that quotes no record."""
+        with self._lock:
+            return {block: told.message for block, told in self._blocks.items()}
+
+    def dead_lettered(self, letter: DeadLettered) -> None:
+        """Note a dead letter that was written."""
+        with self._lock:
+            self._dead_letters.setdefault(letter.reason, deque(maxlen=DEAD_LETTERS_KEPT)).append(letter)
+
+    def dead_letters(self) -> list[DeadLettered]:
+        """Return the last `DEAD_LETTERS_KEPT` dead letters of each reason, the newest first."""
+        with self._lock:
+            kept = [letter for letters in self._dead_letters.values() for letter in letters]
+        return sorted(kept, key=lambda letter: letter.at, reverse=True)
