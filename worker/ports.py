@@ -116,7 +116,7 @@ class Sink(Protocol):
 
 
 class Refusal(NamedTuple):
-    """What the service answered. The error that it came as would keep the request's body, by its traceback."""
+    """What the service answered, without the error that carried it: its traceback keeps the request's body."""
 
     status: int
     code: str
@@ -124,7 +124,7 @@ class Refusal(NamedTuple):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, eq=False):
-    """A record that can never be written, with what is told of it. `refusal` is the service's answer, if it had one."""
+    """A record that can never be written, and why. `refusal` is the service's answer, if there was one."""
 
     assignment: Assignment
     message: Message
@@ -146,5 +146,5 @@ class DeadLetter(msgspec.Struct, frozen=True, eq=False):
 class DeadLetters(Protocol):
     """Where dead letters go. They are settled once the broker has acknowledged them."""
 
-    def submit(self, letter: DeadLetter) -> None:
-        """Take a dead letter; returns at once."""
+    def submit(self, dead_letter: DeadLetter) -> None:
+        """Queue a dead letter; returns at once."""

@@ -23,7 +23,7 @@ main()
 
 THREADS = {
     "slot-vectors-": "from worker.delivery.lane import Courier; Courier.deliver = die",
-    "dead-letters": "from worker.deadletters.writer import DeadLetterWriter; DeadLetterWriter._write = die",
+    "dead-letters": "from worker.deadletters.rounds import Rounds; Rounds._write_round = die",
     "end-offsets": "from worker.consumer.ends import EndWatcher; EndWatcher._run = die",
     "index-vectors": "from worker.delivery.lane import Lane; Lane.describe = die",
 }

@@ -16,7 +16,8 @@ from tests.support.worker import wait_for
 from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
 from worker.deadletters.headers import Headers
 from worker.deadletters.limit import Limit
-from worker.deadletters.writer import KEPT_BYTES, DeadLetterWriter
+from worker.deadletters.rounds import KEPT_BYTES
+from worker.deadletters.writer import DeadLetterWriter
 from worker.errors import BlockReason, Reason
 from worker.ledger import Assignment, Ledger, Outcome, Partition
 from worker.ports import Refusal
@@ -362,10 +363,10 @@ def test_a_letter_whose_lease_runs_out_while_its_producer_is_made_is_not_written
         stage.lease_holds = not stage.broker.asked_idempotent  # the first one finds the topic
         return made(idempotent)
 
-    stage.writer._make_producer = slow
+    stage.writer._sender._make_producer = slow
     stage.writer.start()
     wait_for(lambda: stage.writer.is_ready, "the topic is found")
-    stage.writer._close_producer()
+    stage.writer._sender.close()
     stage.submit(FakeMessage(0, key=b"k", value=b"v"))
     stage.events.wait_for("landed")
     assert (stage.broker.sent, stage.written("failed")) == ([], 0)
@@ -516,7 +517,7 @@ def test_beyond_the_limit_nothing_is_written_and_the_topic_is_blocked(new_stage:
     assert (stage.settled(), len(stage.broker.sent), stage.assignment.watermark) == (20, 20, 20)
     ((told_of, message),) = stage.status.messages().items()
     known = (
-        "more dead letters than dead_letter.limit_ratio allows: mend what sends them, or set dead_letter.accept_until"
+        "more dead letters than dead_letter.limit_ratio allows: fix what sends them, or set dead_letter.accept_until"
     )
     assert (told_of, message.partition("; ")[0]) == (block, known)
     assert re.fullmatch(r"the next is vectors/0 offset 20, dimension", message.partition("; ")[2])

@@ -9,11 +9,7 @@ from worker.deadletters.headers import Headers
 from worker.settings.tables import Kafka
 
 _MAX_BLOCK_MS: Final = 5_000
-
-
 DELIVERY_TIMEOUT_MS: Final = 20_000
-
-
 _MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides, not the client's of 1 MiB
 
 
