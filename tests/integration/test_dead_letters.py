@@ -93,7 +93,7 @@ def run_to_the_end(stage: Stage, start_worker: WorkerFactory, records: int, **ov
 
 
 def headers_of(letter: Any, source: Record) -> dict[str, str]:
-    """The headers on top of the source record's own, which must come first, a null value as an empty one."""
+    """Return the headers on top of the source record's own, which must come first, a null value as an empty one."""
     own = [(name, value or b"") for name, value in source.headers]
     assert letter.headers[: len(own)] == own
     told = [(name, value) for name, value in letter.headers[len(own) :] if name not in HOW_TO_READ]

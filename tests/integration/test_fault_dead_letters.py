@@ -1,4 +1,4 @@
-"""Dead letters that cannot be written, or are too many: blocked and told, none passed over, gone on with when mended."""
+"""Dead letters that cannot be written, or are too many: blocked with a reason, none passed over, resumed when fixed."""
 
 import json
 import random
@@ -25,6 +25,7 @@ from tests.support.worker import (
     vector_record,
     wait_for,
 )
+from worker.deadletters import headers as names
 from worker.deadletters.headers import read_headers
 
 GOOD = [1.0, 2.0, 3.0, 4.0]
@@ -41,8 +42,8 @@ def bads(count: int, partition: int = 0) -> list[Record]:
     return [Record(b"bad-%d" % one, BAD, partition=partition) for one in range(count)]
 
 
-def told_by(letter: Any) -> dict[str, str]:
-    return {name: value.decode() for name, value in letter.headers}
+def headers_of(dead_letter: Any) -> dict[str, str]:
+    return {name: value.decode() for name, value in dead_letter.headers}
 
 
 def test_a_dead_letter_topic_that_is_deleted_while_running_passes_nothing_over(
@@ -73,7 +74,7 @@ def test_a_dead_letter_topic_that_is_deleted_while_running_passes_nothing_over(
 
     worker.wait_until(lambda m: not m.blocks() and m.state == "running", "nothing blocks any more")
     assert now.outcomes() == {"put": 20, "dead_lettered": 4}
-    assert sorted({letter.key for letter in stage.dead_letters()}) == [b"bad-0", b"bad-1", b"bad-2"]
+    assert sorted({dead_letter.key for dead_letter in stage.dead_letters()}) == [b"bad-0", b"bad-1", b"bad-2"]
     assert now.imbalances() == {}
 
 
@@ -127,13 +128,17 @@ def test_above_the_limit_a_topic_blocks_before_it_has_drained_and_the_others_go_
     ill.wait_committed_to_the_end(again)
 
     assert again.metrics().blocks() == set()
-    places = [told_by(letter)["__connect.errors.offset"] for letter in ill.dead_letters() if is_of(letter, ill.topic)]
+    places = [
+        headers_of(dead_letter)[names.SOURCE_OFFSET]
+        for dead_letter in ill.dead_letters()
+        if is_of(dead_letter, ill.topic)
+    ]
     assert {int(place) for place in places} == set(range(1, 2000, 2))
     assert len(ill.dump()) == 1000
 
 
-def is_of(letter: Any, topic: str) -> bool:
-    return told_by(letter)["__connect.errors.topic"] == topic
+def is_of(dead_letter: Any, topic: str) -> bool:
+    return headers_of(dead_letter)[names.SOURCE_TOPIC] == topic
 
 
 def test_when_the_first_20_are_all_bad_it_blocks_at_once(new_stage: StageFactory, start_worker: WorkerFactory) -> None:
@@ -224,15 +229,15 @@ def test_a_dead_letter_larger_than_the_topic_takes_blocks_its_partition_or_is_a_
     """All other dead letters are written: it is this record that is too large, not the topic that is missing."""
     stage = new_stage(partitions=2)
     other = new_stage(partitions=1)
-    letters = new_topic(1, max_message_bytes="4000")
+    dead_letters = new_topic(1, max_message_bytes="4000")
     routes = {stage.topic: stage.index, other.topic: stage.index}
     own = [("trace", b"1"), ("none", None)]
     stage.publish([*goods(2, 0), *bads(1, 0), Record(b"large", LARGE, own, partition=0), *bads(1, 0), *goods(2, 0, 2)])
     stage.publish([*goods(2, 1), *bads(1, 1)])
-    settings = stage.settings(dead_letter_topic=letters, routes=routes, dead_letter__limit_ratio=1)
+    settings = stage.settings(dead_letter_topic=dead_letters, routes=routes, dead_letter__limit_ratio=1)
     worker = start_worker(settings).wait_ready()
 
-    worker.wait_until(lambda m: (stage.topic, "dead_letter_unavailable") in m.blocks(), "it is told")
+    worker.wait_until(lambda m: (stage.topic, "dead_letter_unavailable") in m.blocks(), "it blocks")
     publish(stage.broker.bootstrap, other.topic, [*goods(2, 0, 50), *bads(1, 0)])
     stage.publish([*goods(1, 1, 2), *bads(1, 1)])
     now = worker.wait_until(lambda m: m.buffered == 1, "all others are settled")
@@ -241,24 +246,24 @@ def test_a_dead_letter_larger_than_the_topic_takes_blocks_its_partition_or_is_a_
     assert now.state == "running"
     wait_for(lambda: stage.committed() == {0: 3, 1: 5}, "it is not passed over", told=lambda: str(stage.committed()))
     assert worker.terminate() == 0
-    assert b"large" not in [letter.key for letter in read_topic(stage.broker.bootstrap, letters)]
+    assert b"large" not in [dead_letter.key for dead_letter in read_topic(stage.broker.bootstrap, dead_letters)]
 
     again = start_worker(settings | {"OSS_VECTORS_DEAD_LETTER__OVERSIZE": "reference"})
     stage.wait_committed_to_the_end(again)
 
     assert again.metrics().blocks() == set()
-    (letter,) = [one for one in read_topic(stage.broker.bootstrap, letters) if one.key == b"large"]
-    assert letter.value is None
-    assert letter.headers[:2] == [("trace", b"1"), ("none", b"")]
-    told = told_by(letter)
-    assert told["oss-vectors.value-size"] == str(len(LARGE))
-    assert told["oss-vectors.null-headers"] == "none"
-    place = (told["__connect.errors.topic"], told["__connect.errors.partition"], told["__connect.errors.offset"])
+    (dead_letter,) = [one for one in read_topic(stage.broker.bootstrap, dead_letters) if one.key == b"large"]
+    assert dead_letter.value is None
+    assert dead_letter.headers[:2] == [("trace", b"1"), ("none", b"")]
+    values = headers_of(dead_letter)
+    assert values[names.VALUE_SIZE] == str(len(LARGE))
+    assert values[names.NULL_HEADERS] == "none"
+    place = (values[names.SOURCE_TOPIC], values[names.SOURCE_PARTITION], values[names.SOURCE_OFFSET])
     assert place == (stage.topic, "0", "3")
 
 
 MB = 1024 * 1024
-LIMIT_OF_THE_LETTERS = 2 * MB
+LIMIT_OF_THE_TOPIC = 2 * MB
 
 
 def incompressible(size: int, seed: int) -> bytes:
@@ -270,14 +275,14 @@ def test_dead_letters_too_large_to_write_do_not_fill_the_buffer_and_are_written_
 ) -> None:
     """Fifteen of 3 MB, in a buffer of 16 MB: the other partition goes on, and in the end each is written as it was."""
     stage = new_stage(partitions=2)
-    letters = new_topic(1, max_message_bytes=str(LIMIT_OF_THE_LETTERS))
+    dead_letters = new_topic(1, max_message_bytes=str(LIMIT_OF_THE_TOPIC))
     large_limit(stage, stage.topic, 8 * MB)
     large = [Record(b"large-%d" % number, incompressible(3 * MB, number), partition=0) for number in range(15)]
-    settings = stage.settings(dead_letter_topic=letters, dead_letter__limit_ratio=1, buffer__max_bytes=16 * MB)
+    settings = stage.settings(dead_letter_topic=dead_letters, dead_letter__limit_ratio=1, buffer__max_bytes=16 * MB)
     worker = start_worker(settings).wait_ready()
     before = rss(worker.metrics())
     publish_large(stage, large)
-    worker.wait_until(lambda m: (stage.topic, "dead_letter_unavailable") in m.blocks(), "it is told")
+    worker.wait_until(lambda m: (stage.topic, "dead_letter_unavailable") in m.blocks(), "it blocks")
 
     stage.publish([*goods(2000, 1), *bads(5, 1)])
     now = worker.wait_until(lambda m: m.outcomes() == {"put": 2000, "dead_lettered": 5}, "the other partition goes on")
@@ -285,11 +290,11 @@ def test_dead_letters_too_large_to_write_do_not_fill_the_buffer_and_are_written_
     worker.wait_until(lambda m: m.total("buffer_bytes") < 100_000, "their bytes are let go")
     assert rss(worker.metrics()) - before < 150 * MB
 
-    large_limit(stage, letters, 8 * MB)
+    large_limit(stage, dead_letters, 8 * MB)
     stage.wait_committed_to_the_end(worker)
 
     worker.wait_until(lambda m: not m.blocks(), "nothing blocks any more")
-    found = read_large(stage, letters)
+    found = read_large(stage, dead_letters)
     assert {record.key: found[record.key] for record in large} == {record.key: record.value for record in large}
     assert worker.metrics().total("buffer_bytes") == 0
 
@@ -298,23 +303,23 @@ def test_a_dead_letter_whose_record_is_gone_when_it_could_be_written_is_a_refere
     new_stage: StageFactory, new_topic: TopicFactory, start_worker: WorkerFactory
 ) -> None:
     stage = new_stage(partitions=1)
-    letters = new_topic(1, max_message_bytes="4000")
+    dead_letters = new_topic(1, max_message_bytes="4000")
     stage.publish([Record(b"large", incompressible(8000, 1), [("h", b"1")]), *goods(1, 0)])
-    worker = start_worker(stage.settings(dead_letter_topic=letters)).wait_ready()
-    worker.wait_until(lambda m: (stage.topic, "dead_letter_unavailable") in m.blocks(), "it is told")
+    worker = start_worker(stage.settings(dead_letter_topic=dead_letters)).wait_ready()
+    worker.wait_until(lambda m: (stage.topic, "dead_letter_unavailable") in m.blocks(), "it blocks")
 
     stage.admin.delete_records({TopicPartition(stage.topic, 0): 1})
     stage.wait_committed_to_the_end(worker)
 
-    (letter,) = read_topic(stage.broker.bootstrap, letters)
-    told = told_by(letter)
-    assert (letter.key, letter.value, told["oss-vectors.value-size"], told["oss-vectors.key-size"]) == (
+    (dead_letter,) = read_topic(stage.broker.bootstrap, dead_letters)
+    values = headers_of(dead_letter)
+    assert (dead_letter.key, dead_letter.value, values[names.VALUE_SIZE], values[names.KEY_SIZE]) == (
         None,
         b"",
         "8000",
         "5",
     )
-    assert (told["oss-vectors.reference"], told["__connect.errors.offset"]) == (
+    assert (values[names.REFERENCE], values[names.SOURCE_OFFSET]) == (
         "the record is gone from the source topic",
         "0",
     )
@@ -326,15 +331,15 @@ def test_a_bad_record_that_its_producer_had_compressed_below_the_limit_is_writte
     new_stage: StageFactory, new_topic: TopicFactory, start_worker: WorkerFactory
 ) -> None:
     stage = new_stage(partitions=1)
-    letters = new_topic(1, max_message_bytes="20000")
+    dead_letters = new_topic(1, max_message_bytes="20000")
     value = b"[0.25, 0.5]" * 20_000
     stage.publish([Record(b"compressed", value)], codec="gzip")
-    worker = start_worker(stage.settings(dead_letter_topic=letters)).wait_ready()
+    worker = start_worker(stage.settings(dead_letter_topic=dead_letters)).wait_ready()
 
     stage.wait_committed_to_the_end(worker)
 
-    (letter,) = read_topic(stage.broker.bootstrap, letters)
-    assert (letter.value, "oss-vectors.reference" in told_by(letter)) == (value, False)
+    (dead_letter,) = read_topic(stage.broker.bootstrap, dead_letters)
+    assert (dead_letter.value, names.REFERENCE in headers_of(dead_letter)) == (value, False)
 
 
 @pytest.mark.parametrize(
@@ -346,17 +351,20 @@ def test_a_reference_leaves_a_large_key_and_large_headers_out_too(
     new_stage: StageFactory, new_topic: TopicFactory, start_worker: WorkerFactory, record: Record
 ) -> None:
     stage = new_stage(partitions=1)
-    letters = new_topic(1, max_message_bytes="4000")
+    dead_letters = new_topic(1, max_message_bytes="4000")
     stage.publish([record])
-    worker = start_worker(stage.settings(dead_letter_topic=letters, dead_letter__oversize="reference")).wait_ready()
+    worker = start_worker(
+        stage.settings(dead_letter_topic=dead_letters, dead_letter__oversize="reference")
+    ).wait_ready()
 
     stage.wait_committed_to_the_end(worker)
 
-    (letter,) = read_topic(stage.broker.bootstrap, letters)
-    source, told = read_headers(letter.headers)
-    sizes = [told.get(f"oss-vectors.{name}-size") for name in ("value", "key", "headers")]
+    (dead_letter,) = read_topic(stage.broker.bootstrap, dead_letters)
+    found = read_headers(dead_letter.headers)
+    source, values = found.source, found.values
+    sizes = [values.get(name) for name in (names.VALUE_SIZE, names.KEY_SIZE, names.HEADERS_SIZE)]
     is_key = len(record.key or b"") == 8000
-    assert (letter.key, source, sizes) == (
+    assert (dead_letter.key, source, sizes) == (
         None if is_key else b"k",
         [],
         ["1", "8000" if is_key else None, None if is_key else "8001"],
@@ -389,13 +397,13 @@ def test_a_records_own_headers_are_kept_whatever_their_names_and_the_workers_com
     stage = new_stage(partitions=1)
     own: list[tuple[str, bytes | None]] = [
         ("own", b"1"),
-        ("__connect.errors.topic", b"elsewhere"),
-        ("__connect.errors.exception.stacktrace", b"of another tool"),
-        ("oss-vectors.reason", b"dimension"),
-        ("oss-vectors.source-headers", b"1"),
-        ("oss-vectors.null-headers", b"gone"),
-        ("oss-vectors.replays", b"2"),
-        ("oss-vectors.replay-of", b"letters/0/5"),
+        (names.SOURCE_TOPIC, b"elsewhere"),
+        (names.STACKTRACE, b"of another tool"),
+        (names.REASON, b"dimension"),
+        (names.SOURCE_HEADERS, b"1"),
+        (names.NULL_HEADERS, b"gone"),
+        (names.REPLAYS, b"2"),
+        (names.REPLAY_OF, b"vectors.dlq/0/5"),
     ]
     stage.publish([Record(b"k", BAD, own), Record(None, None, [("nothing", None)]), *goods(1, 0)])
     before = time.time()
@@ -404,13 +412,14 @@ def test_a_records_own_headers_are_kept_whatever_their_names_and_the_workers_com
     worker.wait_settled(3)
 
     first, empty = stage.dead_letters()
-    source, told = read_headers(first.headers)
+    read = read_headers(first.headers)
+    source, values = read.source, read.values
     assert (source, first.headers[: len(own)]) == (own, own)
-    assert datetime.fromisoformat(told["oss-vectors.failed-at"]).timestamp() >= before - 1
-    last = told_by(first)
-    for name, value in {"__connect.errors.topic": stage.topic, "oss-vectors.reason": "malformed"}.items():
-        assert last[name] == told[name] == value
-    assert "oss-vectors.replays" not in told
+    assert datetime.fromisoformat(values[names.FAILED_AT]).timestamp() >= before - 1
+    last = headers_of(first)
+    for name, value in {names.SOURCE_TOPIC: stage.topic, names.REASON: "malformed"}.items():
+        assert last[name] == values[name] == value
+    assert names.REPLAYS not in values
     assert (empty.key, empty.value, empty.headers[0]) == (None, b"", ("nothing", b""))
     assert read_headers(empty.headers).source == [("nothing", None)]
 
@@ -426,6 +435,6 @@ def test_whatever_headers_a_record_has_it_costs_no_more_than_itself(
 
     stage.wait_committed_to_the_end(worker)
 
-    found = {letter.key: read_headers(letter.headers).source for letter in stage.dead_letters()}
+    found = {dead_letter.key: read_headers(dead_letter.headers).source for dead_letter in stage.dead_letters()}
     assert found == {b"many": many, b"odd": odd}
     assert worker.metrics().blocks() == set()

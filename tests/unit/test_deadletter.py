@@ -1,4 +1,4 @@
-"""Dead letters: that each counts once the broker has acknowledged it, and what waits for what, without its bytes."""
+"""Dead letters: each counts once the broker has acknowledged it; which wait for what, and that they keep no bytes."""
 
 import gc
 import queue
@@ -14,6 +14,7 @@ from kafka import errors as kafka_errors
 
 from tests.support.worker import wait_for
 from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
+from worker.deadletters import headers as names
 from worker.deadletters.headers import Headers
 from worker.deadletters.limit import Limit
 from worker.deadletters.rounds import KEPT_BYTES
@@ -63,7 +64,7 @@ class SilentFuture(FakeFuture):
 
 
 class FakeBroker:
-    """Makes producers, and answers what they are told; with no answers left, it takes everything."""
+    """Makes producers, and answers as `answers` says; with none left, it accepts everything."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes | None, bytes | None, dict[str, bytes]]] = []
@@ -72,11 +73,11 @@ class FakeBroker:
         self.topics: list[set[int] | Exception] = []
         self.answers: list[Callable[[], FakeFuture]] = []
         self.always: Callable[[], FakeFuture] | None = None
-        self.takes_idempotent = True
+        self.accepts_idempotent = True
 
     def producer(self, idempotent: bool) -> "FakeBroker":
         self.asked_idempotent.append(idempotent)
-        if idempotent and not self.takes_idempotent:
+        if idempotent and not self.accepts_idempotent:
             raise kafka_errors.UnsupportedVersionError("no InitProducerId")
         return self
 
@@ -131,7 +132,7 @@ class Events:
 
 
 class WatchedLedger(Ledger):
-    """Tells of each landing, discarding, and look at what is not decided."""
+    """Notes each landing, each discarding, and each look at what is not decided."""
 
     events: Events
 
@@ -152,7 +153,7 @@ class WatchedLedger(Ledger):
 
 
 class WatchedStatus(Status):
-    """Tells of each block as it begins and ends."""
+    """Notes each block as it begins and ends."""
 
     events: Events
 
@@ -168,7 +169,7 @@ class WatchedStatus(Status):
 
 
 class FakeSource:
-    """The source topic: gives records again, unless it is told to fail."""
+    """The source topic: gives records again, unless it is made to fail."""
 
     def __init__(self) -> None:
         self.messages: dict[int, FakeMessage] = {}
@@ -238,11 +239,11 @@ class Stage:
     def refuse(self, *offsets: int) -> None:
         """Hand records in that were read, as dead letters that the service refused."""
         for offset in offsets:
-            told = Refusal(400, "Bad", "id")
-            self.writer.submit(rejected(self.assignment, self.source.messages[offset], refusal=told, attempts=1))
+            message, refusal = self.source.messages[offset], Refusal(400, "Bad", "id")
+            self.writer.submit(rejected(self.assignment, message, refusal=refusal, attempts=1))
 
     def written_offsets(self) -> list[int]:
-        return [int(headers["__connect.errors.offset"]) for _, _, _, headers in self.broker.sent]
+        return [int(headers[names.SOURCE_OFFSET]) for _, _, _, headers in self.broker.sent]
 
     def settled(self) -> int:
         return self.ledger.books().settled["vectors", Outcome.DEAD_LETTERED]
@@ -274,13 +275,13 @@ def new_stage() -> Iterator[Callable[..., Stage]]:
 NewStage = Callable[..., Stage]
 
 
-def test_a_letter_that_the_broker_acknowledged_is_settled_and_counted_with_its_reason(new_stage: NewStage) -> None:
+def test_a_dead_letter_that_the_broker_acknowledged_is_settled_and_counted_with_its_reason(new_stage: NewStage) -> None:
     stage = new_stage()
     stage.writer.start()
     stage.submit(FakeMessage(0, key=b"k", value=b"v", headers=[("h", b"1")]))
     stage.events.wait_for("landed")
     topic, key, value, headers = stage.broker.sent[0]
-    assert (topic, key, value, headers["h"], headers["oss-vectors.reason"]) == (
+    assert (topic, key, value, headers["h"], headers[names.REASON]) == (
         "vectors.dlq",
         b"k",
         b"v",
@@ -296,7 +297,7 @@ def test_a_letter_that_the_broker_acknowledged_is_settled_and_counted_with_its_r
     assert (stage.written("ok"), stage.written("failed")) == (1, 0)
 
 
-def test_a_letter_with_neither_key_nor_value_is_written_with_an_empty_value(new_stage: NewStage) -> None:
+def test_a_dead_letter_with_neither_key_nor_value_is_written_with_an_empty_value(new_stage: NewStage) -> None:
     stage = new_stage()
     stage.writer.start()
     stage.submit(FakeMessage(0, key=None, value=None), FakeMessage(1, key=b"k", value=None))
@@ -305,12 +306,12 @@ def test_a_letter_with_neither_key_nor_value_is_written_with_an_empty_value(new_
     assert [sent[1:3] for sent in stage.broker.sent] == [(None, b""), (b"k", None)]
 
 
-def test_letters_are_held_back_while_the_lease_does_not_hold_and_written_when_it_does(new_stage: NewStage) -> None:
+def test_dead_letters_wait_while_the_lease_does_not_hold_and_are_written_when_it_does(new_stage: NewStage) -> None:
     stage = new_stage()
     stage.lease_holds = False
     stage.writer.start()
     stage.submit(*(FakeMessage(offset, key=b"k", value=b"v") for offset in range(3)))
-    wait_for(lambda: stage.lease_waits() == 1, "they are held back")
+    wait_for(lambda: stage.lease_waits() == 1, "they wait")
     assert (stage.broker.sent, stage.ledger.buffer_bytes) == ([], 300)
     stage.lease_holds = True
     for _ in range(3):
@@ -319,17 +320,19 @@ def test_letters_are_held_back_while_the_lease_does_not_hold_and_written_when_it
     assert (stage.written("failed"), stage.broker.closed) == (0, 0)
 
 
-@pytest.mark.parametrize("is_held", [False, True], ids=["that wait", "that are held"])
-def test_letters_held_back_for_the_lease_are_looked_at_now_and_then_only(new_stage: NewStage, is_held: bool) -> None:
+@pytest.mark.parametrize("is_retried_alone", [False, True], ids=["in a round", "retried alone"])
+def test_while_dead_letters_wait_the_lease_is_looked_at_now_and_then_only(
+    new_stage: NewStage, is_retried_alone: bool
+) -> None:
     stage = new_stage()
     looks: list[float] = []
-    if is_held:
+    if is_retried_alone:
         stage.broker.answers = [lambda: stage.lose_lease(fail_at_once(kafka_errors.MessageSizeTooLargeError()))]
     else:
         stage.lease_holds = False
     stage.writer.start()
     stage.submit(FakeMessage(0, key=b"k", value=b"v"))
-    wait_for(lambda: stage.lease_waits() == 1, "it is held back")
+    wait_for(lambda: stage.lease_waits() == 1, "it waits")
     begun = time.monotonic()
 
     def look() -> bool:
@@ -341,19 +344,19 @@ def test_letters_held_back_for_the_lease_are_looked_at_now_and_then_only(new_sta
     assert time.monotonic() - begun > 0.3
 
 
-def test_letters_that_are_held_back_are_given_up_with_their_partition(new_stage: NewStage) -> None:
+def test_dead_letters_that_wait_for_the_lease_are_given_up_with_their_partition(new_stage: NewStage) -> None:
     stage = new_stage()
     stage.lease_holds = False
     stage.writer.start()
     stage.submit(FakeMessage(0, key=b"k", value=b"v"))
-    wait_for(lambda: stage.lease_waits() == 1, "it is held back")
+    wait_for(lambda: stage.lease_waits() == 1, "it waits")
     stage.ledger.fence([stage.assignment.partition])
     stage.events.wait_for("discarded")
     stage.lease_holds = True
     assert (stage.broker.sent, stage.settled(), stage.ledger.buffer_bytes) == ([], 0, 0)
 
 
-def test_a_letter_whose_lease_runs_out_while_its_producer_is_made_is_not_written_and_no_failure(
+def test_a_dead_letter_whose_lease_runs_out_while_its_producer_is_made_is_not_written_and_no_failure(
     new_stage: NewStage,
 ) -> None:
     stage = new_stage()
@@ -370,14 +373,14 @@ def test_a_letter_whose_lease_runs_out_while_its_producer_is_made_is_not_written
     stage.submit(FakeMessage(0, key=b"k", value=b"v"))
     stage.events.wait_for("landed")
     assert (stage.broker.sent, stage.written("failed")) == ([], 0)
-    wait_for(lambda: stage.lease_waits() == 1, "it is held back")
+    wait_for(lambda: stage.lease_waits() == 1, "it waits")
     stage.lease_holds = True
     stage.events.wait_for("landed")
     assert (len(stage.broker.sent), stage.settled()) == (1, 1)
 
 
 @pytest.mark.parametrize("fault", [refuse, fail_at_once], ids=["an answer", "the sending itself"])
-def test_a_letter_that_was_refused_blocks_and_is_tried_until_it_is_taken(
+def test_a_dead_letter_that_was_refused_blocks_and_is_retried_until_it_is_accepted(
     new_stage: NewStage, fault: Callable[[Exception], Callable[[], FakeFuture]]
 ) -> None:
     stage = new_stage()
@@ -419,7 +422,9 @@ def test_a_producer_that_fails_to_close_does_not_end_the_thread(new_stage: NewSt
     assert stage.writer.is_alive
 
 
-def test_a_producer_that_says_nothing_is_waited_for_once_for_all_letters_and_replaced(new_stage: NewStage) -> None:
+def test_a_producer_that_does_not_answer_is_waited_for_once_for_all_dead_letters_and_replaced(
+    new_stage: NewStage,
+) -> None:
     passed = FakeClock()
     stage = new_stage(clock=lambda: time.monotonic() + passed())
     waited: list[float] = []
@@ -431,20 +436,22 @@ def test_a_producer_that_says_nothing_is_waited_for_once_for_all_letters_and_rep
     assert stage.broker.asked_idempotent == [True, True]
 
 
-def test_one_letter_that_is_refused_does_not_hold_up_the_settling_of_others(new_stage: NewStage) -> None:
+def test_one_dead_letter_that_is_refused_does_not_hold_up_the_settling_of_others(new_stage: NewStage) -> None:
     stage = new_stage()
     stage.broker.answers = [refuse(kafka_errors.KafkaTimeoutError("away"))]
     stage.writer.start()
     stage.submit(FakeMessage(0), FakeMessage(1), FakeMessage(2))
     for _ in range(4):
         stage.events.wait_for("landed")
-    assert (stage.settled(), sorted(sent[3]["__connect.errors.offset"] for sent in stage.broker.sent)) == (
+    assert (stage.settled(), sorted(sent[3][names.SOURCE_OFFSET] for sent in stage.broker.sent)) == (
         3,
         [b"0", b"0", b"1", b"2"],
     )
 
 
-def test_large_letters_are_settled_a_few_at_a_time_so_that_a_slow_broker_gets_on_with_them(new_stage: NewStage) -> None:
+def test_large_dead_letters_are_settled_a_few_at_a_time_so_that_a_slow_broker_keeps_up(
+    new_stage: NewStage,
+) -> None:
     stage = new_stage()
     settled_before: list[int] = []
 
@@ -460,7 +467,9 @@ def test_large_letters_are_settled_a_few_at_a_time_so_that_a_slow_broker_gets_on
     assert settled_before == [0, 0, 0, 0, 4, 5, 6]
 
 
-def test_when_the_partition_is_given_back_its_letter_is_let_go_and_blocks_nothing_any_more(new_stage: NewStage) -> None:
+def test_when_the_partition_is_given_back_its_dead_letter_is_discarded_and_blocks_nothing(
+    new_stage: NewStage,
+) -> None:
     stage = new_stage()
     stage.broker.always = refuse(kafka_errors.KafkaTimeoutError("away"))
     stage.writer.start()
@@ -490,7 +499,7 @@ def test_a_dead_letter_topic_that_is_not_found_blocks_until_it_is(
     assert (before, stage.writer.is_ready) == (False, True)
 
 
-def test_without_a_dead_letter_topic_the_first_letter_blocks_its_partition_until_that_is_given_back(
+def test_without_a_dead_letter_topic_the_first_dead_letter_blocks_its_partition_until_that_is_given_back(
     new_stage: NewStage,
 ) -> None:
     stage = new_stage(topic="")
@@ -499,8 +508,11 @@ def test_without_a_dead_letter_topic_the_first_letter_blocks_its_partition_until
     stage.writer.start()
     stage.submit(FakeMessage(0))
     stage.events.wait_for(("blocked", block))
-    told = "there is no dead-letter topic for vectors/0 offset 0"
-    assert (stage.status.messages()[block], stage.status.read().blocks[block]) == (told, f"{told}: 2 numbers, not 3")
+    expected = "there is no dead-letter topic for vectors/0 offset 0"
+    assert (stage.status.messages()[block], stage.status.read().blocks[block]) == (
+        expected,
+        f"{expected}: 2 numbers, not 3",
+    )
     stage.ledger.close([Partition("vectors", 0)])
     stage.events.wait_for(("unblocked", block))
     assert (stage.broker.sent, stage.settled(), stage.ledger.buffer_bytes) == ([], 0, 0)
@@ -515,11 +527,11 @@ def test_beyond_the_limit_nothing_is_written_and_the_topic_is_blocked(new_stage:
     for _ in range(20):
         stage.events.wait_for("landed")
     assert (stage.settled(), len(stage.broker.sent), stage.assignment.watermark) == (20, 20, 20)
-    ((told_of, message),) = stage.status.messages().items()
+    ((blocked, message),) = stage.status.messages().items()
     known = (
         "more dead letters than dead_letter.limit_ratio allows: fix what sends them, or set dead_letter.accept_until"
     )
-    assert (told_of, message.partition("; ")[0]) == (block, known)
+    assert (blocked, message.partition("; ")[0]) == (block, known)
     assert re.fullmatch(r"the next is vectors/0 offset 20, dimension", message.partition("; ")[2])
 
 
@@ -541,7 +553,7 @@ def test_a_broker_without_idempotence_is_written_to_without_it_where_that_is_lef
     new_stage: NewStage,
 ) -> None:
     stage = new_stage(idempotent="auto")
-    stage.broker.takes_idempotent = False
+    stage.broker.accepts_idempotent = False
     stage.writer.start()
     stage.submit(FakeMessage(0))
     stage.events.wait_for("landed")
@@ -559,7 +571,7 @@ def test_a_broker_that_refuses_idempotence_with_its_answer_is_written_to_without
 
 def test_a_broker_without_idempotence_blocks_where_it_is_wanted(new_stage: NewStage) -> None:
     stage = new_stage(idempotent="true")
-    stage.broker.takes_idempotent = False
+    stage.broker.accepts_idempotent = False
     stage.writer.start()
     stage.events.wait_for(("blocked", UNAVAILABLE))
     assert (stage.writer.is_ready, set(stage.broker.asked_idempotent)) == (False, {True})
@@ -570,7 +582,7 @@ TOO_LARGE = [kafka_errors.MessageSizeTooLargeError("1 MiB"), kafka_errors.Record
 
 @pytest.mark.parametrize("error", TOO_LARGE, ids=["the message", "its batch"])
 @pytest.mark.parametrize("fault", [refuse, fail_at_once], ids=["an answer", "the sending itself"])
-def test_a_letter_too_large_for_the_broker_is_written_as_a_reference_where_that_is_set(
+def test_a_dead_letter_too_large_for_the_broker_is_written_as_a_reference_where_that_is_set(
     new_stage: NewStage, fault: Callable[[Exception], Callable[[], FakeFuture]], error: Exception
 ) -> None:
     stage = new_stage(oversize="reference")
@@ -579,15 +591,15 @@ def test_a_letter_too_large_for_the_broker_is_written_as_a_reference_where_that_
     stage.submit(FakeMessage(0, key=b"k", value=b"12345"))
     stage.events.wait_for("landed")
     _, key, value, headers = stage.broker.sent[-1]
-    assert (key, value, headers["oss-vectors.value-size"]) == (b"k", None, b"5")
-    assert headers["oss-vectors.reference"].startswith(b"the record cannot be written whole: ")
+    assert (key, value, headers[names.VALUE_SIZE]) == (b"k", None, b"5")
+    assert headers[names.REFERENCE].startswith(b"the record cannot be written whole: ")
     assert (stage.settled(), stage.written("failed")) == (1, 0)
 
 
 OWN_BLOCK = Block("vectors", BlockReason.DEAD_LETTER_UNAVAILABLE, 0)
 
 
-def test_a_letter_too_large_for_the_broker_blocks_its_partition_alone_and_is_read_again_until_it_fits(
+def test_a_dead_letter_too_large_for_the_broker_blocks_its_partition_alone_and_is_read_again_until_it_fits(
     new_stage: NewStage,
 ) -> None:
     stage = new_stage(oversize="block")
@@ -601,8 +613,8 @@ def test_a_letter_too_large_for_the_broker_blocks_its_partition_alone_and_is_rea
     assert UNAVAILABLE not in stage.status.read().blocks
 
 
-def test_what_is_held_or_parked_keeps_neither_the_bytes_nor_the_count_of_them(new_stage: NewStage) -> None:
-    """The first is too large and the 21st above the limit: 20 letters in all, of which nothing stays in memory."""
+def test_what_is_blocked_keeps_neither_its_bytes_nor_their_count(new_stage: NewStage) -> None:
+    """The first is too large and the 21st above the limit: 20 dead letters in all, of which nothing stays in memory."""
     clock = FakeClock()
     stage = new_stage(clock=clock, oversize="block")
     stage.broker.always = refuse(TOO_LARGE[0])
@@ -623,7 +635,7 @@ def test_what_is_held_or_parked_keeps_neither_the_bytes_nor_the_count_of_them(ne
     assert stage.status.read().blocks.keys() == {OWN_BLOCK, Block("vectors", BlockReason.DEAD_LETTER_LIMIT)}
 
 
-def test_a_held_letter_does_not_hold_up_those_of_other_partitions(new_stage: NewStage) -> None:
+def test_a_dead_letter_retried_alone_does_not_delay_those_of_other_partitions(new_stage: NewStage) -> None:
     stage = new_stage(oversize="block", limit_ratio=1)
     other = opened(stage.ledger, partition=1)
     stage.broker.answers = [refuse(TOO_LARGE[0])]
@@ -641,7 +653,7 @@ def test_a_held_letter_does_not_hold_up_those_of_other_partitions(new_stage: New
 
 
 @pytest.mark.parametrize("there", [None, FakeMessage(0, value=b"of another topic of this name")], ids=["gone", "other"])
-def test_a_held_letter_whose_record_is_gone_is_written_as_a_reference(
+def test_a_dead_letter_retried_alone_whose_record_is_gone_is_written_as_a_reference(
     new_stage: NewStage, there: FakeMessage | None
 ) -> None:
     stage = new_stage(oversize="block")
@@ -653,12 +665,12 @@ def test_a_held_letter_whose_record_is_gone_is_written_as_a_reference(
     stage.events.wait_for(("unblocked", OWN_BLOCK))
     _, key, value, headers = stage.broker.sent[-1]
     assert (key, value) == (None, b"")
-    told = {name: headers[f"oss-vectors.{name}"] for name in ("reference", "value-size", "key-size")}
-    assert told == {"reference": b"the record is gone from the source topic", "value-size": b"5", "key-size": b"1"}
+    reference = [headers[name] for name in (names.REFERENCE, names.VALUE_SIZE, names.KEY_SIZE)]
+    assert reference == [b"the record is gone from the source topic", b"5", b"1"]
     assert (stage.settled(), stage.ledger.buffer_bytes) == (1, 0)
 
 
-def test_what_waits_for_the_broker_beyond_some_bytes_lets_them_go_and_is_read_again(new_stage: NewStage) -> None:
+def test_what_waits_for_the_broker_beyond_some_bytes_releases_them_and_is_read_again(new_stage: NewStage) -> None:
     stage = new_stage(limit_ratio=1)
     away = refuse(kafka_errors.KafkaTimeoutError("away"))
     stage.broker.always = away
@@ -672,7 +684,7 @@ def test_what_waits_for_the_broker_beyond_some_bytes_lets_them_go_and_is_read_ag
     assert {len(sent[2] or b"") for sent in stage.broker.sent} == {KEPT_BYTES // 4}
 
 
-# -- a letter that is at fault itself
+# -- a dead letter that is at fault itself
 
 
 OWN_FAULTS = [
@@ -686,7 +698,7 @@ OWN_FAULTS = [
 
 
 @pytest.mark.parametrize("error", OWN_FAULTS, ids=lambda error: type(error).__name__)
-def test_a_letter_that_the_client_cannot_send_is_written_as_a_reference_with_the_reason(
+def test_a_dead_letter_that_the_client_cannot_send_is_written_as_a_reference_with_the_reason(
     new_stage: NewStage, error: Exception
 ) -> None:
     stage = new_stage()
@@ -694,13 +706,15 @@ def test_a_letter_that_the_client_cannot_send_is_written_as_a_reference_with_the
     stage.submit(FakeMessage(0), FakeMessage(1))
     stage.writer.start()
     stage.wait_settled(2)
-    references = [sent[3] for sent in stage.broker.sent if "oss-vectors.reference" in sent[3]]
-    assert [one["__connect.errors.offset"] for one in references] == [b"0"]
-    assert type(error).__name__.encode() in references[0]["oss-vectors.reference"]
+    references = [sent[3] for sent in stage.broker.sent if names.REFERENCE in sent[3]]
+    assert [one[names.SOURCE_OFFSET] for one in references] == [b"0"]
+    assert type(error).__name__.encode() in references[0][names.REFERENCE]
     assert stage.status.read().blocks == {}
 
 
-def test_a_letter_that_cannot_be_written_as_a_reference_either_blocks_its_partition_alone(new_stage: NewStage) -> None:
+def test_a_dead_letter_that_cannot_be_written_as_a_reference_either_blocks_its_partition_alone(
+    new_stage: NewStage,
+) -> None:
     clock = FakeClock()
     stage = new_stage(clock=clock)
     odd = fail_at_once(ValueError("odd"))
@@ -713,7 +727,7 @@ def test_a_letter_that_cannot_be_written_as_a_reference_either_blocks_its_partit
     assert stage.status.messages()[OWN_BLOCK].endswith("cannot be written: ValueError: odd")
 
 
-def test_a_letter_that_fails_while_others_are_acknowledged_blocks_its_partition_alone(new_stage: NewStage) -> None:
+def test_a_dead_letter_that_fails_while_others_are_acknowledged_blocks_its_partition_alone(new_stage: NewStage) -> None:
     stage = new_stage()
     away = refuse(kafka_errors.KafkaTimeoutError("its partition has no leader"))
     stage.broker.answers = [away, away, acknowledge, away]
@@ -740,7 +754,7 @@ ODD = "half \ud83d an emoji"
     ],
     ids=["many headers", "odd names", "odd key", "odd time", "odd words", "odd answer"],
 )
-def test_whatever_a_letter_holds_it_is_written_and_its_neighbour_too(
+def test_whatever_a_dead_letter_holds_it_is_written_and_its_neighbour_too(
     new_stage: NewStage, message: FakeMessage, fields: dict[str, Any]
 ) -> None:
     stage = new_stage()
@@ -757,8 +771,8 @@ def test_whatever_a_letter_holds_it_is_written_and_its_neighbour_too(
 # -- the limit, with what the service refuses
 
 
-def test_letters_are_judged_in_reading_order_however_much_was_read_meanwhile(new_stage: NewStage) -> None:
-    """Half of 2,000 are bad and all of them are read before the first letter is taken."""
+def test_dead_letters_are_judged_in_reading_order_however_much_was_read_meanwhile(new_stage: NewStage) -> None:
+    """Half of 2,000 are bad and all of them are read before the first dead letter is judged."""
     stage = new_stage()
     messages = [FakeMessage(offset) for offset in range(2000)]
     stage.ledger.track(stage.assignment, range(2000))

@@ -1,35 +1,78 @@
 """The form of a dead letter: what is written to the dead-letter topic, and how its headers are read again.
 
 The headers of the source record come first, all of them, byte for byte; the worker's own come after them. One of these,
-`oss-vectors.source-headers`, is the count of those before. So whatever names a producer gave its headers, what it wrote
-and what the worker wrote can be told apart: `read_headers` does that, and so does a reader that takes the last header of
-each name, as Kafka Connect's own tools do.
+`oss-vectors.source-headers`, is the count of those before. So no name that a producer gave a header of its record misleads
+a reader: `read_headers` separates the two, and so does a reader that takes the last header of each name, as Kafka
+Connect's own tools do. Kafka Connect's error handler too appends its headers to those of the source record, without a count.
 
-A letter that cannot be written as it is has a reference form: it says where the record is, what was wrong with it, and
-how large the parts are that were left out. A reference is never larger than a few kilobytes.
+A record that cannot be written whole is written as a reference: where it is, what was wrong with it, and how large the
+parts are that were left out. A reference is never larger than a few kilobytes.
 """
 
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from worker.ports import DeadLetter, Message
 from worker.words import CODE_CHARACTERS, clean
 
-Headers = list[tuple[str, bytes]]
-"""What the client writes: it takes no null value."""
+# -- the names
+
+CONNECT_PREFIX: Final = "__connect.errors."
+SOURCE_TOPIC: Final = "__connect.errors.topic"
+SOURCE_PARTITION: Final = "__connect.errors.partition"
+SOURCE_OFFSET: Final = "__connect.errors.offset"
+CONNECTOR_NAME: Final = "__connect.errors.connector.name"
+TASK_ID: Final = "__connect.errors.task.id"
+STAGE: Final = "__connect.errors.stage"
+RAISED_BY: Final = "__connect.errors.class.name"
+ERROR_CLASS: Final = "__connect.errors.exception.class.name"
+ERROR_MESSAGE: Final = "__connect.errors.exception.message"
+STACKTRACE: Final = "__connect.errors.exception.stacktrace"  # Kafka Connect's alone
+
+WORKER_PREFIX: Final = "oss-vectors."
+REASON: Final = "oss-vectors.reason"
+INDEX: Final = "oss-vectors.index"
+TIMESTAMP: Final = "oss-vectors.timestamp"
+FAILED_AT: Final = "oss-vectors.failed-at"
+SOURCE_HEADERS: Final = "oss-vectors.source-headers"
+NULL_HEADERS: Final = "oss-vectors.null-headers"
+NULL_HEADER_PLACES: Final = "oss-vectors.null-header-places"
+HEADER_NAMES: Final = "oss-vectors.header-names"
+HTTP_STATUS: Final = "oss-vectors.http-status"
+ERROR_CODE: Final = "oss-vectors.error-code"
+REQUEST_ID: Final = "oss-vectors.request-id"
+ATTEMPTS: Final = "oss-vectors.attempts"
+REFERENCE: Final = "oss-vectors.reference"
+VALUE_SIZE: Final = "oss-vectors.value-size"
+KEY_SIZE: Final = "oss-vectors.key-size"
+HEADERS_SIZE: Final = "oss-vectors.headers-size"
+REPLAYS: Final = "oss-vectors.replays"
+REPLAY_OF: Final = "oss-vectors.replay-of"
+
+_SHARED_NAMES: Final = (
+    SOURCE_TOPIC, SOURCE_PARTITION, SOURCE_OFFSET, CONNECTOR_NAME, TASK_ID, STAGE, RAISED_BY, ERROR_CLASS, ERROR_MESSAGE,
+)  # fmt: skip
+"""What the worker writes first, and Kafka Connect's error handler too, in this order."""
+
+# -- the limits
 
 REFERENCE_KEY_BYTES: Final = 1024  # a longer key is left out of a reference, as no vector has one
 REFERENCE_HEADER_BYTES: Final = 1024  # likewise all headers together, where they have more
 TEXT_CHARACTERS: Final = 2000  # of what was wrong with the record, which may quote it
 _NAME_CHARACTERS: Final = 250  # of a topic, a group, an index, a class
-_OWN_PREFIXES: Final = ("__connect.errors.", "oss-vectors.")
-_SOURCE_HEADERS: Final = "oss-vectors.source-headers"
-_NULL_PLACES: Final = "oss-vectors.null-header-places"
-_NAMES: Final = "oss-vectors.header-names"
-_REPLAYS: Final = "oss-vectors.replays"
-_REPLAY_OF: Final = "oss-vectors.replay-of"
+_LARGEST_OFFSET: Final = 2**63 - 1
+_LARGEST_COUNT: Final = 2**31 - 1  # of headers, bytes, attempts; a partition's number
+
+Headers = list[tuple[str, bytes]]
+"""What the client writes: it accepts no null value."""
+
+SourceHeaders = Sequence[tuple[str, bytes | None]]
+"""What the client reads."""
 
 
 class Sizes(NamedTuple):
@@ -47,7 +90,7 @@ class Sizes(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What the producer is given."""
+    """What the producer sends."""
 
     key: bytes | None
     value: bytes | None
@@ -66,13 +109,6 @@ class Writer(NamedTuple):
     client_id: str
 
 
-class LetterHeaders(NamedTuple):
-    """A dead letter's headers: those of the source record as it had them, and what the worker says of it."""
-
-    source: list[tuple[str, bytes | None]]
-    told: dict[str, str]
-
-
 class Replay(NamedTuple):
     """What a record says of itself: how often it was replayed, and which dead letter (`topic/partition/offset`) it was.
 
@@ -83,72 +119,116 @@ class Replay(NamedTuple):
     origin: str
 
 
+class Author(StrEnum):
+    """Who wrote the headers that say what was wrong."""
+
+    WORKER = "worker"
+    CONNECT = "connect"  # Kafka Connect's error handler
+    UNKNOWN = "unknown"  # a release of the worker that wrote no count, another tool, or nobody: it is no dead letter
+
+
+class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True):
+    """A dead letter's headers, read. Texts that are not there are "", numbers and times None.
+
+    A producer of the source topic cannot forge what a dead letter of WORKER or CONNECT says. Of one of UNKNOWN nothing is
+    known but the names of its headers. Who may write to the dead-letter topic itself can write anything.
+    """
+
+    author: Author
+    source: list[tuple[str, bytes | None]]
+    """The source record's own headers, as it had them."""
+    values: dict[str, str]
+    """The texts of the error headers, by name."""
+    reason: str
+    topic: str
+    partition: int | None
+    offset: int | None
+    stage: str
+    index: str
+    timestamp: datetime | None
+    failed_at: datetime | None
+    http_status: int | None
+    error_code: str
+    request_id: str
+    attempts: int | None
+    value_size: int | None
+    """The bytes of the value that was left out: this is a reference."""
+    null_headers: list[str]
+    replay: Replay | None
+    """What the source record says of itself: see `Replay`."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Return whether the worker wrote the error headers."""
+        return self.author is Author.WORKER
+
+
 # -- writing
 
 
-def build(letter: DeadLetter, writer: Writer, *, failed_at: float) -> Written:
-    """Return the letter with the whole record in it. `failed_at` is Unix time in seconds."""
-    message = letter.message
-    headers = _source_headers(message.headers) + _told(letter, writer, failed_at, message.headers)
+def build(dead_letter: DeadLetter, writer: Writer, *, failed_at: float) -> Written:
+    """Return the dead letter with the whole record in it. `failed_at` is Unix time in seconds."""
+    message = dead_letter.message
+    headers = _source_headers(message.headers) + _own_headers(dead_letter, writer, failed_at, message.headers)
     return _writable(message.key, message.value, headers)
 
 
-def build_reference(letter: DeadLetter, writer: Writer, *, failed_at: float, sizes: Sizes, why: str) -> Written:
-    """Return the letter without the value, and without a key and headers that are not small.
+def build_reference(dead_letter: DeadLetter, writer: Writer, *, failed_at: float, sizes: Sizes, why: str) -> Written:
+    """Return the dead letter without the value, and without a key and headers that are not small.
 
-    `sizes` are those of the source record, of which the letter may hold no more than its place. `why` says what keeps
+    `sizes` are those of the source record, of which the dead letter may hold no more than its place. `why` says what keeps
     the whole record from being written.
     """
-    message = letter.message
+    message = dead_letter.message
     has_key = message.key is not None and len(message.key) <= REFERENCE_KEY_BYTES
     source = message.headers if sizes.headers <= REFERENCE_HEADER_BYTES else ()
-    told = {"oss-vectors.reference": clean(why), "oss-vectors.value-size": str(sizes.value or 0)}
+    left_out = {REFERENCE: clean(why), VALUE_SIZE: str(sizes.value or 0)}
     if sizes.key is not None and not has_key:
-        told["oss-vectors.key-size"] = str(sizes.key)
+        left_out[KEY_SIZE] = str(sizes.key)
     if sizes.headers and not source:
-        told["oss-vectors.headers-size"] = str(sizes.headers)
-    headers = _source_headers(source) + _told(letter, writer, failed_at, source) + _encoded(told)
+        left_out[HEADERS_SIZE] = str(sizes.headers)
+    headers = _source_headers(source) + _own_headers(dead_letter, writer, failed_at, source) + _encoded(left_out)
     return _writable(message.key if has_key else None, None, headers)
 
 
-def _source_headers(headers: Sequence[tuple[str, bytes | None]]) -> Headers:
+def _source_headers(headers: SourceHeaders) -> Headers:
     return [(writable_name(name), value if value is not None else b"") for name, value in headers]
 
 
-def _told(letter: DeadLetter, writer: Writer, failed_at: float, source: Sequence[tuple[str, bytes | None]]) -> Headers:
-    """Return the worker's own headers behind these of the source."""
-    partition, refusal = letter.assignment.partition, letter.refusal
-    told: dict[str, Any] = {
-        "__connect.errors.topic": partition.topic,
-        "__connect.errors.partition": partition.partition,
-        "__connect.errors.offset": letter.offset,
-        "__connect.errors.connector.name": clean(writer.group_id, _NAME_CHARACTERS),
-        "__connect.errors.task.id": clean(writer.client_id, _NAME_CHARACTERS),
-        "__connect.errors.stage": "TASK_PUT" if refusal is not None else "VALUE_CONVERTER",
-        "__connect.errors.class.name": clean(letter.raised_by, _NAME_CHARACTERS),
-        "__connect.errors.exception.class.name": clean(letter.error_class, _NAME_CHARACTERS),
-        "__connect.errors.exception.message": clean(letter.text, TEXT_CHARACTERS),
-        "oss-vectors.reason": letter.reason.value,
-        "oss-vectors.index": clean(letter.index, _NAME_CHARACTERS),
-        "oss-vectors.timestamp": _source_time(letter.message.timestamp),
-        "oss-vectors.failed-at": rfc3339(failed_at),
-        _SOURCE_HEADERS: len(source),
+def _own_headers(dead_letter: DeadLetter, writer: Writer, failed_at: float, source: SourceHeaders) -> Headers:
+    """Return the worker's own headers, to be written behind these of the source."""
+    partition, refusal = dead_letter.assignment.partition, dead_letter.refusal
+    values: dict[str, Any] = {
+        SOURCE_TOPIC: partition.topic,
+        SOURCE_PARTITION: partition.partition,
+        SOURCE_OFFSET: dead_letter.offset,
+        CONNECTOR_NAME: clean(writer.group_id, _NAME_CHARACTERS),
+        TASK_ID: clean(writer.client_id, _NAME_CHARACTERS),
+        STAGE: "TASK_PUT" if refusal is not None else "VALUE_CONVERTER",
+        RAISED_BY: clean(dead_letter.raised_by, _NAME_CHARACTERS),
+        ERROR_CLASS: clean(dead_letter.error_class, _NAME_CHARACTERS),
+        ERROR_MESSAGE: clean(dead_letter.text, TEXT_CHARACTERS),
+        REASON: dead_letter.reason.value,
+        INDEX: clean(dead_letter.index, _NAME_CHARACTERS),
+        TIMESTAMP: _source_time(dead_letter.message.timestamp),
+        FAILED_AT: rfc3339(failed_at),
+        SOURCE_HEADERS: len(source),
     }
     if nulls := {place: name for place, (name, value) in enumerate(source) if value is None}:
-        told["oss-vectors.null-headers"] = ",".join(nulls.values())
-        told[_NULL_PLACES] = ",".join(map(str, nulls))
+        values[NULL_HEADERS] = ",".join(nulls.values())
+        values[NULL_HEADER_PLACES] = ",".join(map(str, nulls))
     if renamed := {place: name for place, (name, _) in enumerate(source) if writable_name(name) != name}:
-        told[_NAMES] = json.dumps(renamed)
+        values[HEADER_NAMES] = json.dumps(renamed)
     if refusal is not None:
-        told["oss-vectors.http-status"] = refusal.status
-        told["oss-vectors.error-code"] = clean(str(refusal.code), CODE_CHARACTERS)
-        told["oss-vectors.request-id"] = clean(str(refusal.request_id), CODE_CHARACTERS)
-        told["oss-vectors.attempts"] = letter.attempts
-    return _encoded(told)
+        values[HTTP_STATUS] = refusal.status
+        values[ERROR_CODE] = clean(str(refusal.code), CODE_CHARACTERS)
+        values[REQUEST_ID] = clean(str(refusal.request_id), CODE_CHARACTERS)
+        values[ATTEMPTS] = dead_letter.attempts
+    return _encoded(values)
 
 
-def _encoded(told: dict[str, Any]) -> Headers:
-    return [(name, str(value).encode(errors="backslashreplace")) for name, value in told.items()]
+def _encoded(values: dict[str, Any]) -> Headers:
+    return [(name, str(value).encode(errors="backslashreplace")) for name, value in values.items()]
 
 
 class _RawName(str):
@@ -199,58 +279,120 @@ def rfc3339(seconds: float) -> str:
 # -- reading
 
 
-def read_headers(headers: Sequence[tuple[str, bytes | None]]) -> LetterHeaders:
-    """Return a dead letter's headers in their two parts, whatever names the source record gave to its own.
+def read_headers(headers: SourceHeaders) -> DeadLetterHeaders:
+    """Return a dead letter's headers, whatever names the source record gave to its own. Raises nothing, whatever they are."""
+    if (start := _start_of_workers(headers)) is not None:
+        values = _decoded(headers[start:])
+        return _read(Author.WORKER, _as_it_was(headers[:start], values), values)
+    if (start := _start_of_connects(headers)) is not None:
+        return _read(Author.CONNECT, list(headers[:start]), _decoded(headers[start:]))
+    source = [(name, value) for name, value in headers if not _is_error_header(name)]
+    return _read(Author.UNKNOWN, source, _decoded(headers))
 
-    Of a letter of a release that wrote no count, those with the worker's names are taken for the worker's.
-    """
-    at = max((place for place, (name, _) in enumerate(headers) if name == _SOURCE_HEADERS), default=None)
-    count = _number(headers[at][1]) if at is not None else None
-    if at is None or count is None or count > at:
-        own = [one for one in headers if one[0].startswith(_OWN_PREFIXES)]
-        return LetterHeaders([one for one in headers if not one[0].startswith(_OWN_PREFIXES)], _decoded(own))
-    told = _decoded([one for one in headers[count:] if one[0].startswith(_OWN_PREFIXES)])
-    source = list(headers[:count])
-    for place, name in _names(told.get(_NAMES, "{}")).items():
+
+def _start_of_workers(headers: SourceHeaders) -> int | None:
+    """Return the place of the worker's first header, None where the error headers are not as the worker writes them."""
+    at = max((place for place, (name, _) in enumerate(headers) if name == SOURCE_HEADERS), default=None)
+    start = None if at is None else _number(headers[at][1])
+    if at is None or start is None or start >= at:
+        return None
+    names = [name for name, _ in headers[start:] if _is_error_header(name)]
+    count = len(_SHARED_NAMES)
+    is_as_written = tuple(names[:count]) == _SHARED_NAMES and headers[start][0] == SOURCE_TOPIC
+    is_unmixed = len(set(names)) == len(names) and all(name.startswith(WORKER_PREFIX) for name in names[count:])
+    return start if is_as_written and is_unmixed else None
+
+
+def _start_of_connects(headers: SourceHeaders) -> int | None:
+    """Return the place of the first header of Kafka Connect's error handler, None where its headers are not the last ones."""
+    start = max((place for place, (name, _) in enumerate(headers) if name == SOURCE_TOPIC), default=None)
+    if start is None:
+        return None
+    names = [name for name, _ in headers[start:]]
+    expected = iter((*_SHARED_NAMES, STACKTRACE))  # without an exception, the last ones are not written
+    return start if RAISED_BY in names and all(name in expected for name in names) else None
+
+
+def _is_error_header(name: str) -> bool:
+    return name.startswith((CONNECT_PREFIX, WORKER_PREFIX))
+
+
+def _decoded(headers: SourceHeaders) -> dict[str, str]:
+    return {name: (value or b"").decode(errors="replace") for name, value in headers if _is_error_header(name)}
+
+
+def _as_it_was(headers: SourceHeaders, values: dict[str, str]) -> list[tuple[str, bytes | None]]:
+    """Return the source's headers with the names and the null values that could not be written."""
+    source = list(headers)
+    for place, name in _names(values.get(HEADER_NAMES, "{}")).items():
         source[place : place + 1] = [(name, value) for _, value in source[place : place + 1]]
-    for null in map(_number, told.get(_NULL_PLACES, "").split(",")):
+    for null in map(_number, values.get(NULL_HEADER_PLACES, "").split(",")):
         if null is not None:
             source[null : null + 1] = [(name, None) for name, _ in source[null : null + 1]]
-    return LetterHeaders(source, told)
+    return source
 
 
-def claimed_replay(source: Sequence[tuple[str, bytes | None]]) -> Replay | None:
+def _read(author: Author, source: list[tuple[str, bytes | None]], values: dict[str, str]) -> DeadLetterHeaders:
+    return DeadLetterHeaders(
+        author=author,
+        source=source,
+        values=values,
+        reason=values.get(REASON, ""),
+        topic=values.get(SOURCE_TOPIC, ""),
+        partition=_number(values.get(SOURCE_PARTITION)),
+        offset=_number(values.get(SOURCE_OFFSET), most=_LARGEST_OFFSET),
+        stage=values.get(STAGE, ""),
+        index=values.get(INDEX, ""),
+        timestamp=_moment(values.get(TIMESTAMP, "")),
+        failed_at=_moment(values.get(FAILED_AT, "")),
+        http_status=_number(values.get(HTTP_STATUS)),
+        error_code=values.get(ERROR_CODE, ""),
+        request_id=values.get(REQUEST_ID, ""),
+        attempts=_number(values.get(ATTEMPTS)),
+        value_size=_number(values.get(VALUE_SIZE)),
+        null_headers=[name for name, value in source if value is None],
+        replay=claimed_replay(source),
+    )
+
+
+def claimed_replay(source: SourceHeaders) -> Replay | None:
     """Return what a source record says of its replay in its last two headers, None where it says nothing.
 
     `as_replayed` writes them there. Their truth is not known here: see `Replay`.
     """
-    if [name for name, _ in source[-2:]] != [_REPLAYS, _REPLAY_OF]:
+    if [name for name, _ in source[-2:]] != [REPLAYS, REPLAY_OF]:
         return None
     times, origin = _number(source[-2][1]), (source[-1][1] or b"").decode(errors="replace")
     return Replay(times, origin) if times else None
 
 
-def as_replayed(source: Sequence[tuple[str, bytes | None]], replay: Replay, *, is_again: bool) -> Headers:
+def as_replayed(source: SourceHeaders, replay: Replay, *, is_again: bool) -> Headers:
     """Return the headers of a record on its way back to its topic.
 
-    `is_again` says that its claim to be a replay is true: the new one takes its place, instead of being put behind it.
+    `is_again` says that its claim to be a replay is true: the new one replaces it, instead of being put behind it.
     """
     kept = source[:-2] if is_again else source
-    return _source_headers(kept) + _encoded({_REPLAYS: replay.times, _REPLAY_OF: replay.origin})
+    return _source_headers(kept) + _encoded({REPLAYS: replay.times, REPLAY_OF: replay.origin})
 
 
-def _decoded(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
-    return {name: (value or b"").decode(errors="replace") for name, value in headers}
-
-
-def _number(value: bytes | str | None) -> int | None:
-    """Return a number that was written as digits, of a sane length; None where it was not."""
+def _number(value: bytes | str | None, most: int = _LARGEST_COUNT) -> int | None:
+    """Return a number that was written as digits, and is not larger than `most`; None where it was not."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else value or ""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(most))
+    return number if is_number and (number := int(text)) <= most else None
+
+
+def _moment(text: str) -> datetime | None:
+    """Return a time that was written with its distance from UTC, None where it was not."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _names(text: str) -> dict[int, str]:
     try:
         return {int(place): str(name) for place, name in json.loads(text).items()}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}

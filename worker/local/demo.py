@@ -37,6 +37,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from worker.deadletters.headers import REASON
 from worker.local.broker.errors import BrokerError
 from worker.local.broker.server import Broker
 from worker.local.client import Client
@@ -400,7 +401,7 @@ def _read_all(bootstrap: str, topic: str) -> list[Any]:
 
 
 def _reason(letter: Any) -> str:
-    return str(dict(letter.headers)["oss-vectors.reason"].decode())
+    return str(dict(letter.headers)[REASON].decode())
 
 
 def run(*, keep: bool) -> None:
