@@ -149,6 +149,7 @@ def test_an_advertised_address_that_cannot_be_reached_is_named() -> None:
             metrics=member.metrics,
             limit=Limit(DeadLetter(), time.time),
             producer=lambda idempotent: make_producer(member.settings, idempotent=idempotent),
+            may_write=lambda _topic: None,
             source=SourceReader(member.settings),
             retry_seconds=0.5,
             clock=time.monotonic,

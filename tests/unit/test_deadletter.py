@@ -74,6 +74,7 @@ class FakeBroker:
         self.answers: list[Callable[[], FakeFuture]] = []
         self.always: Callable[[], FakeFuture] | None = None
         self.accepts_idempotent = True
+        self.rights: list[bool | None] = []
 
     def producer(self, idempotent: bool) -> "FakeBroker":
         self.asked_idempotent.append(idempotent)
@@ -91,6 +92,9 @@ class FakeBroker:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def may_write(self, topic: str) -> bool | None:
+        return self.rights.pop(0) if self.rights else None
 
     def close(self, timeout: float | None = None) -> None:
         self.closed += 1
@@ -207,6 +211,7 @@ class Stage:
             metrics=self.metrics,
             limit=self.limit,
             producer=self.broker.producer,
+            may_write=self.broker.may_write,
             source=self.source,
             retry_seconds=0.001,
             clock=clock,
@@ -499,6 +504,16 @@ def test_a_dead_letter_topic_that_is_not_found_blocks_until_it_is(
     assert (before, stage.writer.is_ready) == (False, True)
 
 
+def test_a_dead_letter_topic_that_may_not_be_written_to_blocks_until_it_may(new_stage: NewStage) -> None:
+    stage = new_stage()
+    stage.broker.rights = [False, False, True]
+    stage.writer.start()
+    stage.events.wait_for(("blocked", UNAVAILABLE))
+    stage.events.wait_for(("unblocked", UNAVAILABLE))
+    wait_for(lambda: stage.writer.is_ready, "it is ready")
+    assert (stage.broker.rights, stage.broker.closed, stage.broker.asked_idempotent) == ([], 2, [True] * 3)
+
+
 def test_without_a_dead_letter_topic_the_first_dead_letter_blocks_its_partition_until_that_is_given_back(
     new_stage: NewStage,
 ) -> None:
@@ -567,6 +582,32 @@ def test_a_broker_that_refuses_idempotence_with_its_answer_is_written_to_without
     stage.submit(FakeMessage(0))
     stage.events.wait_for(("unblocked", UNAVAILABLE))
     assert (stage.broker.asked_idempotent, stage.settled()) == ([True, False], 1)
+
+
+NO_PRODUCER_ID = kafka_errors.KafkaError(
+    "Unexpected error in InitProducerIdResponse: [Error 31] ClusterAuthorizationFailedError"
+)
+
+
+@pytest.mark.parametrize("fault", [refuse, fail_at_once], ids=["an answer", "the sending itself"])
+def test_a_broker_that_gives_no_producer_id_is_written_to_without_idempotence(
+    new_stage: NewStage, fault: Callable[[Exception], Callable[[], FakeFuture]]
+) -> None:
+    stage = new_stage(idempotent="auto")
+    stage.broker.answers = [fault(NO_PRODUCER_ID)]
+    stage.writer.start()
+    stage.submit(FakeMessage(0))
+    stage.events.wait_for(("unblocked", UNAVAILABLE))
+    assert (stage.broker.asked_idempotent, stage.settled()) == ([True, False], 1)
+
+
+def test_another_fault_of_an_idempotent_producer_does_not_end_idempotence(new_stage: NewStage) -> None:
+    stage = new_stage(idempotent="auto")
+    stage.broker.answers = [refuse(kafka_errors.KafkaError("fatal"))]
+    stage.writer.start()
+    stage.submit(FakeMessage(0))
+    stage.events.wait_for(("unblocked", UNAVAILABLE))
+    assert (stage.broker.asked_idempotent, stage.settled()) == ([True, True], 1)
 
 
 def test_a_broker_without_idempotence_blocks_where_it_is_wanted(new_stage: NewStage) -> None:

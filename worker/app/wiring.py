@@ -15,6 +15,7 @@ from worker.app.stop import Stop
 from worker.app.watchdog import Watchdog
 from worker.consumer.ends import EndWatcher
 from worker.consumer.source import KafkaSource, RevokeHooks, lease_of
+from worker.deadletters import rights
 from worker.deadletters.limit import Limit
 from worker.deadletters.producer import make_producer
 from worker.deadletters.reader import SourceReader
@@ -63,6 +64,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         metrics=metrics,
         limit=limit,
         producer=lambda idempotent: make_producer(settings.kafka, idempotent=idempotent),
+        may_write=lambda topic: rights.may_write(settings.kafka, topic),
         source=SourceReader(settings.kafka),
         retry_seconds=settings.delivery.retry_max_seconds,
         clock=time.monotonic,

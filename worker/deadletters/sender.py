@@ -20,6 +20,8 @@ _CLOSE_SECONDS: Final = 0.5
 _SLOWEST_BYTES_PER_SECOND: Final = 1024 * 1024  # to compress and to send a large dead letter
 _OF_THE_DEAD_LETTER: Final = (*TOO_LARGE, kafka_errors.InvalidRecordError, kafka_errors.InvalidTimestampError)
 _NO_IDEMPOTENCE: Final = (kafka_errors.UnsupportedVersionError, kafka_errors.ClusterAuthorizationFailedError)
+# kafka-python has no class for a producer id that is refused for good: a plain KafkaError says so in its text.
+_NO_PRODUCER_ID: Final = "Unexpected error in InitProducerIdResponse"
 
 
 class Sender:
@@ -57,8 +59,8 @@ class Sender:
         if self._producer is None:
             try:
                 self._producer = self._make_producer(self._is_idempotent)
-            except _NO_IDEMPOTENCE:
-                if not self._may_give_up_idempotence():
+            except kafka_errors.KafkaError as error:
+                if not (_refuses_idempotence(error) and self._may_give_up_idempotence()):
                     raise
                 self._give_up_idempotence()
                 self._producer = self._make_producer(self._is_idempotent)
@@ -90,7 +92,7 @@ class Sender:
         problems = self._wait_for_all(sent, sum(entry.bytes for entry in entries))
         is_silent = any(not isinstance(one, Problem) and not one.is_done for one in sent)
         errors = [problem.error for problem in problems if problem is not None]
-        if any(isinstance(error, _NO_IDEMPOTENCE) for error in errors) and self._may_give_up_idempotence():
+        if any(map(_refuses_idempotence, errors)) and self._may_give_up_idempotence():
             self._give_up_idempotence()
         if is_silent or any(not isinstance(error, (kafka_errors.KafkaTimeoutError, NotSent)) for error in errors):
             self.close()
@@ -140,6 +142,10 @@ class Sender:
     def _give_up_idempotence(self) -> None:
         self._is_idempotent = False
         log.warning("the broker takes no idempotent producer; dead letters may be written twice after a fault")
+
+
+def _refuses_idempotence(error: BaseException) -> bool:
+    return isinstance(error, _NO_IDEMPOTENCE) or _NO_PRODUCER_ID in str(error)
 
 
 def _answer(future: Any, seconds: float) -> Problem | None:

@@ -1,4 +1,6 @@
-"""Whether the dead-letter topic is there, which is looked at before anything is consumed."""
+"""Whether the dead-letter topic is there and may be written to, which is looked at before anything is consumed."""
+
+from collections.abc import Callable
 
 from kafka import errors as kafka_errors
 
@@ -9,16 +11,28 @@ from worker.telemetry.metrics import Metrics
 
 
 class DeadLetterTopic:
-    """Asks the broker for the dead-letter topic, by the producer that will write to it."""
+    """Asks the broker for the dead-letter topic, by the producer that will write to it.
 
-    def __init__(self, name: str, kafka: Kafka, *, sender: Sender, metrics: Metrics) -> None:
+    `may_write` returns whether a topic may be written to, None where that is unknown.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kafka: Kafka,
+        *,
+        sender: Sender,
+        may_write: Callable[[str], bool | None],
+        metrics: Metrics,
+    ) -> None:
         self._name = name
         self._kafka = kafka
         self._sender = sender
+        self._may_write = may_write
         self._metrics = metrics
 
     def problem(self) -> str:
-        """Return why dead letters cannot be written to it, "" where it is there. Waits a few seconds at most."""
+        """Return why dead letters cannot be written to it, "" where nothing is known against it. Waits some seconds at most."""
         try:
             is_there = bool(self._sender.connect().partitions_for(self._name))
         except Exception as error:  # the client raises what it meets; each of them is reported and retried
@@ -26,7 +40,12 @@ class DeadLetterTopic:
             problem = f"the dead-letter topic {self._name!r} {self._why_not_found(error)}"
             self._sender.close()
             return problem
-        return "" if is_there else f"the dead-letter topic {self._name!r} does not exist"
+        if not is_there:
+            return f"the dead-letter topic {self._name!r} does not exist"
+        if self._may_write(self._name) is False:
+            self._sender.close()  # to a user who may write nowhere the broker gives no producer id: that ends a producer
+            return f"the dead-letter topic {self._name!r} may not be written to: WRITE is missing"
+        return ""
 
     def _why_not_found(self, error: BaseException) -> str:
         problem = client_config.describe(error)

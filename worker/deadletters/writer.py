@@ -45,7 +45,8 @@ _LEASE_LOOK_SECONDS: Final = 0.2  # between looks whether a dead letter may be w
 class DeadLetterWriter:
     """Writes dead letters on a thread of its own: the queue, the thread, and what it does in each turn.
 
-    `clock` and `wall` are seconds, monotonic and of Unix time.
+    `producer` makes one, idempotent or not. `may_write` returns whether a topic may be written to, None where that is
+    unknown. `clock` and `wall` are seconds, monotonic and of Unix time.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class DeadLetterWriter:
         metrics: Metrics,
         limit: Limit,
         producer: Callable[[bool], Producer],
+        may_write: Callable[[str], bool | None],
         source: RecordSource,
         retry_seconds: float,
         clock: Callable[[], float],
@@ -78,7 +80,7 @@ class DeadLetterWriter:
             clock=clock,
             wall=wall,
         )
-        self._topic = DeadLetterTopic(settings.topic, kafka, sender=self._sender, metrics=metrics)
+        self._topic = DeadLetterTopic(settings.topic, kafka, sender=self._sender, may_write=may_write, metrics=metrics)
         self._admission = Admission(has_topic=self._has_topic, limit=limit, ledger=ledger, status=status, clock=clock)
         settlement = Settlement(ledger=ledger, status=status, metrics=metrics, wall=wall)
         self._retries = RetryQueue(
@@ -111,7 +113,7 @@ class DeadLetterWriter:
     # -- for other threads
 
     def start(self) -> None:
-        """Start the thread; it begins by finding the dead-letter topic."""
+        """Start the thread; it begins by looking for the dead-letter topic."""
         self._thread.start()
 
     def submit(self, dead_letter: DeadLetter) -> None:
@@ -122,7 +124,7 @@ class DeadLetterWriter:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether the dead-letter topic was found, or none is wanted."""
+        """Return whether dead letters can be written as far as is known, or none are wanted."""
         return self._ready
 
     @property
@@ -166,7 +168,7 @@ class DeadLetterWriter:
         return self._stopping
 
     def _find_topic(self) -> None:
-        """Look for the dead-letter topic until it is there; until then nothing is consumed."""
+        """Wait until the dead-letter topic is there and may be written to; until then nothing is consumed."""
         while not self._stopping:
             problem = self._topic.problem()
             if not problem:
