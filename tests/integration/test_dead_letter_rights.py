@@ -190,4 +190,4 @@ def test_a_broker_that_gives_no_producer_id_is_written_to_without_it_unless_that
         stage.writer.stop(10.0)
         guarded.undo(*denied)
     assert len(read_topic(guarded.broker.bootstrap, topic)) == (2 if is_written else 0)
-    assert ("the broker takes no idempotent producer" in caplog.text) == is_written
+    assert ("the broker accepts no idempotent producer" in caplog.text) == is_written

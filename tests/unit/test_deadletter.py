@@ -601,6 +601,16 @@ def test_a_broker_that_gives_no_producer_id_is_written_to_without_idempotence(
     assert (stage.broker.asked_idempotent, stage.settled()) == ([True, False], 1)
 
 
+def test_no_producer_id_while_the_right_to_write_is_missing_does_not_end_idempotence(new_stage: NewStage) -> None:
+    stage = new_stage(idempotent="auto")
+    stage.broker.rights = [True, False]
+    stage.broker.answers = [refuse(NO_PRODUCER_ID)]
+    stage.writer.start()
+    stage.submit(FakeMessage(0))
+    stage.events.wait_for(("unblocked", UNAVAILABLE))
+    assert (stage.broker.asked_idempotent, stage.settled()) == ([True, True], 1)
+
+
 def test_another_fault_of_an_idempotent_producer_does_not_end_idempotence(new_stage: NewStage) -> None:
     stage = new_stage(idempotent="auto")
     stage.broker.answers = [refuse(kafka_errors.KafkaError("fatal"))]

@@ -11,7 +11,7 @@ from worker.ledger import Partition
 from worker.ports import Message
 from worker.settings.tables import Kafka
 
-READ_SECONDS: Final = 5.0  # other letters wait as long
+READ_SECONDS: Final = 5.0  # other dead letters wait as long
 _POLL_MS: Final = 500
 
 

@@ -139,7 +139,7 @@ class Rounds:
             self._retries.add(entry, RetryCause.REFUSED, entry.not_written(problem))
         else:
             self._settlement.count_broker_failure(problem)
-            self._unavailable.block(f"the dead letter of {entry} was not taken: {problem}")
+            self._unavailable.block(f"the dead letter of {entry} was not accepted: {problem}")
             return problem
         return None
 

@@ -37,6 +37,7 @@ class Sender:
         *,
         ledger: Ledger,
         make_producer: Callable[[bool], Producer],
+        may_write: Callable[[str], bool | None],
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -44,6 +45,7 @@ class Sender:
         self._writer = writer
         self._ledger = ledger
         self._make_producer = make_producer
+        self._may_write = may_write
         self._clock = clock
         self._wall = wall
         self._is_idempotent = settings.idempotent != "false"
@@ -137,11 +139,13 @@ class Sender:
             return Problem(error, is_own=True)
 
     def _may_give_up_idempotence(self) -> bool:
-        return self._settings.idempotent == "auto" and self._is_idempotent
+        """A user who may not write gets no producer id either: that says nothing of idempotence."""
+        is_left_to_us = self._settings.idempotent == "auto" and self._is_idempotent
+        return is_left_to_us and self._may_write(self._settings.topic) is not False
 
     def _give_up_idempotence(self) -> None:
         self._is_idempotent = False
-        log.warning("the broker takes no idempotent producer; dead letters may be written twice after a fault")
+        log.warning("the broker accepts no idempotent producer; dead letters may be written twice after a fault")
 
 
 def _refuses_idempotence(error: BaseException) -> bool:

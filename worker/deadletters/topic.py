@@ -55,4 +55,4 @@ class DeadLetterTopic:
             return f"cannot be looked for: kafka at {', '.join(self._kafka.bootstrap_servers)}: {where} ({problem})"
         # Where there is no such topic, the client retries until its time is up, and raises a time-out.
         was_asked = self._sender.producer is not None and isinstance(error, kafka_errors.KafkaTimeoutError)
-        return f"{'does not exist, as far as the broker told' if was_asked else 'cannot be looked for'}: {problem}"
+        return f"{'does not exist, as far as the broker says' if was_asked else 'cannot be looked for'}: {problem}"

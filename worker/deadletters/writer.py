@@ -77,6 +77,7 @@ class DeadLetterWriter:
             Writer(kafka.group_id, kafka.client_id),
             ledger=ledger,
             make_producer=producer,
+            may_write=may_write,
             clock=clock,
             wall=wall,
         )
