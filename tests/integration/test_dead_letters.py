@@ -96,11 +96,11 @@ def headers_of(letter: Any, source: Record) -> dict[str, str]:
     """Return the headers on top of the source record's own, which must come first, a null value as an empty one."""
     own = [(name, value or b"") for name, value in source.headers]
     assert letter.headers[: len(own)] == own
-    told = [(name, value) for name, value in letter.headers[len(own) :] if name not in HOW_TO_READ]
+    values = [(name, value) for name, value in letter.headers[len(own) :] if name not in HOW_TO_READ]
     assert read_headers(letter.headers).source == list(source.headers)
-    names = [name for name, _ in told]
+    names = [name for name, _ in values]
     assert len(names) == len(set(names))
-    return {name: value.decode() for name, value in told}
+    return {name: value.decode() for name, value in values}
 
 
 def test_every_kind_of_broken_record_is_a_dead_letter_byte_for_byte(
@@ -122,19 +122,19 @@ def test_every_kind_of_broken_record_is_a_dead_letter_byte_for_byte(
         (broken.key, b"" if (broken.key, broken.value) == (None, None) else broken.value) for _, broken in BROKEN
     ]
     for letter, (reason, broken), place in zip(letters, BROKEN, places[1::2], strict=True):
-        told = headers_of(letter, broken)
-        message = told.pop("__connect.errors.exception.message")
+        values = headers_of(letter, broken)
+        message = values.pop("__connect.errors.exception.message")
         assert message.strip(), reason
-        assert re.fullmatch(r"[\w.]+Decoder", told.pop("__connect.errors.class.name"))
-        assert re.fullmatch(r"[\w.]+RecordError", told.pop("__connect.errors.exception.class.name"))
-        failed_at, timestamp = told.pop("oss-vectors.failed-at"), told.pop("oss-vectors.timestamp")
+        assert re.fullmatch(r"[\w.]+Decoder", values.pop("__connect.errors.class.name"))
+        assert re.fullmatch(r"[\w.]+RecordError", values.pop("__connect.errors.exception.class.name"))
+        failed_at, timestamp = values.pop("oss-vectors.failed-at"), values.pop("oss-vectors.timestamp")
         assert re.fullmatch(MOMENT, failed_at)
         assert re.fullmatch(MOMENT, timestamp)
         assert timestamp <= failed_at
         assert datetime.fromisoformat(failed_at) > before
         nulls = ",".join(name for name, value in broken.headers if value is None)
-        assert told.pop("oss-vectors.null-headers", "") == nulls
-        assert told == {
+        assert values.pop("oss-vectors.null-headers", "") == nulls
+        assert values == {
             "__connect.errors.topic": stage.topic,
             "__connect.errors.partition": "0",
             "__connect.errors.offset": str(place.offset),
@@ -147,8 +147,8 @@ def test_every_kind_of_broken_record_is_a_dead_letter_byte_for_byte(
 
     reasons = {reason for reason, _ in BROKEN}
     counts = {reason: sum(1 for one, _ in BROKEN if one == reason) for reason in reasons}
-    told_counts = now.by("dead_letters_total", "reason", topic=stage.topic)
-    assert {reason: count for reason, count in told_counts.items() if count} == counts
+    counted = now.by("dead_letters_total", "reason", topic=stage.topic)
+    assert {reason: count for reason, count in counted.items() if count} == counts
     assert now.outcomes() == {"put": len(good), "dead_lettered": len(BROKEN)}
     assert now.by("dead_letter_writes_total", "result") == {"ok": len(BROKEN), "failed": 0}
 
@@ -183,14 +183,14 @@ def test_a_record_that_the_service_refuses_is_bisected_out_of_its_batch(
     assert letters.keys() == {b"k-5", b"k-11"}
     for number in (5, 11):
         letter = letters[b"k-%d" % number]
-        told = headers_of(letter, records[number])
+        values = headers_of(letter, records[number])
         (refusal,) = [one for one in stage.requests("PutVectors") if one.keys == [f"k-{number}"]]
         assert letter.value == records[number].value
-        assert "VectorIndexParameterInvalid" in told.pop("__connect.errors.exception.message")
-        assert told.pop("__connect.errors.class.name").strip()
-        assert told.pop("__connect.errors.exception.class.name").endswith("Refused")
-        assert told.pop("oss-vectors.timestamp") <= told.pop("oss-vectors.failed-at")
-        assert told == {
+        assert "VectorIndexParameterInvalid" in values.pop("__connect.errors.exception.message")
+        assert values.pop("__connect.errors.class.name").strip()
+        assert values.pop("__connect.errors.exception.class.name").endswith("Refused")
+        assert values.pop("oss-vectors.timestamp") <= values.pop("oss-vectors.failed-at")
+        assert values == {
             "__connect.errors.topic": stage.topic,
             "__connect.errors.partition": "0",
             "__connect.errors.offset": str(places[number].offset),
@@ -246,24 +246,24 @@ def test_a_record_that_alone_gets_500_while_others_are_taken_is_a_dead_letter(
     assert stage.dump() == stage.model()
     assert now.outcomes() == {"put": len(stage.history), "dead_lettered": 1}
     (letter,) = stage.dead_letters()
-    told = headers_of(letter, vector_record("poison", GOOD))
-    assert (letter.key, told["oss-vectors.http-status"], told["oss-vectors.error-code"]) == (
+    values = headers_of(letter, vector_record("poison", GOOD))
+    assert (letter.key, values["oss-vectors.http-status"], values["oss-vectors.error-code"]) == (
         b"poison",
         "500",
         "InternalError",
     )
-    assert int(told["oss-vectors.attempts"]) >= 3
+    assert int(values["oss-vectors.attempts"]) >= 3
     assert_the_page_tells_of(letter, worker)
 
 
 def assert_the_page_tells_of(letter: Any, worker: WorkerProcess) -> None:
     """The page says where the dead letter came from and why, and nothing of the record."""
     page = worker.get("/")
-    told = headers_of(letter, vector_record("poison", GOOD))
-    place = f"{told['__connect.errors.topic']}/{told['__connect.errors.partition']}"
+    values = headers_of(letter, vector_record("poison", GOOD))
+    place = f"{values['__connect.errors.topic']}/{values['__connect.errors.partition']}"
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", page.body)
-    at = cells.index(told["oss-vectors.reason"])
-    assert (page.status, cells[at + 1 : at + 3]) == (200, [place, told["__connect.errors.offset"]])
+    at = cells.index(values["oss-vectors.reason"])
+    assert (page.status, cells[at + 1 : at + 3]) == (200, [place, values["__connect.errors.offset"]])
     assert [words in page.body for words in ("<h1>running</h1>", "OSS_VECTORS_OSS__BUCKET", "poison")] == [
         True,
         True,
@@ -279,7 +279,7 @@ def test_a_record_that_gets_500_while_nothing_is_taken_blocks_until_it_is_taken(
     stage.publish_versions([("a", GOOD), ("b", GOOD)])
     worker = start_worker(stage.settings(dead_letter__isolated_attempts=3, batch__max_records=1))
 
-    worker.wait_until(lambda m: (stage.topic, "record_stuck") in m.blocks(), "it is told that a record is stuck")
+    worker.wait_until(lambda m: (stage.topic, "record_stuck") in m.blocks(), "the stuck record blocks")
     worker.wait_until(lambda m: m.state == "blocked", "the state is blocked")
     assert worker.readyz().status == 503
     stage.emulator.clear_faults(stage.bucket)

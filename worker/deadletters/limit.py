@@ -43,7 +43,7 @@ class _Reading:
         self._runs: dict[int, list[_Run]] = {}  # by partition, ascending
 
     def add(self, partition: int, offsets: Sequence[int], committed: int | None) -> None:
-        """Give places to what is read for the first time, and take back what was known of what is read again."""
+        """Give places to what is read for the first time, and forget what was known of what is read again."""
         runs = self._runs.setdefault(partition, [])
         if runs and offsets[0] < runs[0].offsets[0]:  # reset by hand, or another topic of this name: all of it is new
             runs.clear()
