@@ -1,4 +1,4 @@
-"""The choices that the settings of records offer, each once."""
+"""The choices of how records are read. The settings and the decoder name them from here."""
 
 from typing import Literal
 

@@ -6,7 +6,8 @@ import msgspec
 
 from worker.errors import Reason, RecordError
 from worker.records.choices import KeyFormat
-from worker.records.target import KEY_MAX_CHARACTERS, LIMIT_SOURCE
+from worker.records.limits import KEY_MAX_CHARACTERS
+from worker.records.target import LIMIT_SOURCE
 
 _decode_json: Final = msgspec.json.Decoder(str).decode
 

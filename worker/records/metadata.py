@@ -8,13 +8,8 @@ import orjson
 from worker.errors import Reason, RecordError
 from worker.records.choices import MetadataValues
 from worker.records.formats.contract import AnyMetadata, LooseMetadata, Metadata
-from worker.records.target import (
-    FILTERABLE_MAX_BYTES,
-    FILTERABLE_MAX_KEYS,
-    LIMIT_SOURCE,
-    METADATA_MAX_BYTES,
-    Target,
-)
+from worker.records.limits import FILTERABLE_MAX_BYTES, FILTERABLE_MAX_KEYS, METADATA_MAX_BYTES
+from worker.records.target import LIMIT_SOURCE, Target
 
 _SHOWN_CHARACTERS: Final = 100  # of a name in a message, which becomes a header of the dead letter
 

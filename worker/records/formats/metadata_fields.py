@@ -7,8 +7,9 @@ import msgspec
 from worker.errors import Reason, RecordError
 from worker.records.formats.contract import Metadata
 from worker.records.formats.values import Kind, Raw, ValueReader
+from worker.records.limits import METADATA_MAX_BYTES
 from worker.records.metadata import scalar_text, shown
-from worker.records.target import LIMIT_SOURCE, METADATA_MAX_BYTES
+from worker.records.target import LIMIT_SOURCE
 from worker.words import clean
 
 METADATA_ALLOWED: Final = f"allowed is a map of strings to strings or lists of strings ({LIMIT_SOURCE})"
