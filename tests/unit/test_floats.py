@@ -26,7 +26,7 @@ def test_a_list_of_numbers_becomes_an_array_of_the_same_values() -> None:
     "value",
     [
         pytest.param({"data": {"float32": "AACAPw=="}}, id="base64"),
-        pytest.param({"metadata": {"float32": ["1"]}, "data": {"float32": [1.5]}}, id="the name in the metadata first"),
+        pytest.param({"x": {"float32": [7]}, "data": {"float32": [1.5]}}, id="the name in what is ignored"),
         pytest.param({"data": {"float32": []}}, id="an empty list"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A record of the service's own shape, decoded at once by a typed decoder, or step by step where that does not do."""
+"""Records of the service's own shape, decoded at once by a typed decoder, or field by field where that fails."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -32,8 +32,8 @@ class StrictRecord(msgspec.Struct, gc=False):
 class LooseRecord(msgspec.Struct, gc=False):
     """One vector record, its metadata as it comes, to be turned into what the service accepts.
 
-    Its type names what stringify accepts. A value of any type would be built of whatever a record holds, and a map whose
-    names are numbers that collide takes minutes to build.
+    The type of the metadata lists what stringify accepts. With any type allowed, a record could hold a map whose names are
+    numbers that collide, and building it would need minutes.
     """
 
     data: Data
@@ -50,9 +50,9 @@ def record_type(metadata_values: MetadataValues) -> type[WholeRecord]:
 
 
 class TwoWayReader:
-    """Reads records at once by `decode`, and by `fields` what is longer than `most_at_once` bytes or is not decoded so.
+    """Reads records at once by `decode`; by `fields` those that are longer than `most_at_once` bytes, or fail.
 
-    Both ways read the same record the same way; where they could differ, the steps decide.
+    Both ways read the same record the same way. `fields.py` has the rules.
     """
 
     def __init__(self, decode: Callable[[bytes], WholeRecord], most_at_once: int, fields: FieldReader) -> None:

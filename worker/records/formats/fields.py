@@ -1,7 +1,7 @@
 """The fields of one record, each read by itself, at a cost that its bytes bound.
 
-Most records are decoded at once, by a typed decoder. What that one cannot decode, or is large, is read here step by step:
-first cut into its fields, of which nothing is built, then each field that counts by the first byte of each of its values.
+Most records are decoded at once, by a typed decoder. A record that it cannot decode, or that is long, is read here: first it
+is cut into its fields, which stay bytes, then each field that counts is read by the first byte of each of its values.
 
 All encodings read by the same rules:
 

@@ -109,8 +109,8 @@ class MsgpackFields(FieldReader):
     def _pairs(self, body: bytes) -> Iterable[tuple[Raw, Raw]]:
         """Return names and values of a map. Its bytes after the header are those of a list of twice as many elements.
 
-        A `dict` of them would not do: it hashes names that are numbers in a way that anybody can foresee, and with many
-        that collide it takes minutes.
+        They do not become a `dict`: it hashes names that are numbers in a foreseeable way, and with many that collide it
+        needs minutes.
         """
         first, header = body[0], {0xDE: 3, 0xDF: 5}.get(body[0], 1)
         size = int.from_bytes(body[1:header], "big") if header > 1 else first & 0x0F
