@@ -10,7 +10,7 @@ from worker.errors import (
     Reason,
 )
 from worker.ledger import Assignment
-from worker.records.decode import Target
+from worker.records.target import Target
 
 
 class Message(Protocol):

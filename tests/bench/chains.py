@@ -31,7 +31,8 @@ from worker.delivery.pace.backoff import Backoff
 from worker.ledger import Assignment, Ledger, Partition, Phase
 from worker.oss.sink import OssSink
 from worker.ports import DeadLetter, Polled
-from worker.records.decode import Decoder, Put, Target
+from worker.records.decode import Decoder, Put
+from worker.records.target import Target
 from worker.settings import tables
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
@@ -112,7 +113,7 @@ def core(values: Sequence[bytes], dimension: int) -> Cost:
     sent = 0
     with _Stopwatch() as watch:
         for first in range(0, len(values), REQUEST_RECORDS):
-            fragments = [decode(value, None).fragment for value in values[first : first + REQUEST_RECORDS]]  # type: ignore[union-attr]  # they are all puts
+            fragments = [decode(None, value, ()).fragment for value in values[first : first + REQUEST_RECORDS]]  # type: ignore[union-attr]  # they are all puts
             body = b"".join((envelope.put_head, b",".join(fragments), envelope.tail))
             hashlib.md5(body, usedforsecurity=False).digest()
             sent += len(body)
@@ -310,7 +311,7 @@ def memory_of_a_batch(values: Sequence[bytes], dimension: int, port: int) -> flo
     tracemalloc.start()
     items = []
     for place, value in enumerate(values):
-        put = decode(value, None)
+        put = decode(None, value, ())
         assert isinstance(put, Put)
         items.append(Item(partition, Message(place, 0, None, value, ()), put.key, put.fragment, 0))
     body = Envelope.of(INDEX).put_body(items)

@@ -32,7 +32,7 @@ from worker.oss.credentials import providers
 from worker.oss.credentials.providers import Provider
 from worker.oss.sink import OssSink
 from worker.ports import Sink
-from worker.records.decode import Target
+from worker.records.target import Target
 from worker.settings.tables import Oss
 
 QUICK_SECONDS = 20.0  # far less than any time-out of the settings here

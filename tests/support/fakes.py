@@ -22,7 +22,7 @@ from worker.local.emulator.answers import Rendered, answer_of, error_answer
 from worker.local.emulator.faults import Faults, Rule
 from worker.oss.answers import Answer, error_of
 from worker.ports import Polled
-from worker.records.decode import Target
+from worker.records.target import Target
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Block, Status
 

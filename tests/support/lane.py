@@ -11,7 +11,7 @@ from worker.delivery.lane import Lane, LaneContext
 from worker.delivery.pace.backoff import Backoff
 from worker.ledger import Ledger, Partition
 from worker.ports import DeadLetter, SealReason
-from worker.records.decode import Target
+from worker.records.target import Target
 from worker.settings.tables import Batch as BatchSettings
 from worker.settings.tables import Delivery
 from worker.telemetry.metrics import Metrics

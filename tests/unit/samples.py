@@ -10,7 +10,7 @@ from worker.delivery.batch import Item
 from worker.errors import Reason
 from worker.ledger import Assignment, Ledger, Partition
 from worker.ports import DeadLetter
-from worker.records.decode import Target
+from worker.records.target import Target
 
 TARGET = Target("docs", 3, "cosine", frozenset({"text"}))
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 import pytest
 
 from worker.errors import RecordError
-from worker.records.decode import Decoder, Put, Target
+from worker.records.decode import Decoder, Put
+from worker.records.target import Target
 
 PATH: Final = Path(__file__).parents[1] / "cases" / "shapes.jsonl"
 CASES: Final[list[dict[str, Any]]] = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
@@ -39,8 +40,9 @@ def outcome_of(case: dict[str, Any]) -> tuple[str, str]:
     """Return what becomes of the case's message, in the words of the cases, and what its dead letter says."""
     decoder = Decoder(Target("docs", 8, "cosine"), max_fragment_bytes=1 << 20)
     kafka_key = None if case["kafka_key"] is None else case["kafka_key"].encode()
+    headers = [(name, base64.b64decode(header)) for name, header in case["headers"]]
     try:
-        decoded = decoder.decode(base64.b64decode(case["value_base64"]), kafka_key)
+        decoded = decoder.decode(kafka_key, base64.b64decode(case["value_base64"]), headers)
     except RecordError as error:
         return f"dead-letter {error.reason.value}", error.message
     assert isinstance(decoded, Put)

@@ -33,7 +33,7 @@ from worker.lease import Lease
 from worker.ledger import Assignment, Ledger, Outcome, Partition, Phase, Tracked
 from worker.local.emulator.faults import Rule
 from worker.ports import DeadLetter, SealReason
-from worker.records.decode import Target
+from worker.records.target import Target
 from worker.settings.tables import Batch as BatchSettings
 from worker.settings.tables import Delivery
 from worker.telemetry.metrics import Metrics

@@ -16,7 +16,9 @@ from worker.delivery.pace.backoff import Backoff
 from worker.errors import Reason
 from worker.ledger import Ledger
 from worker.ports import DeadLetter, Message, Polled
-from worker.records.decode import Decoder, Target
+from worker.records.decode import Decoder
+from worker.records.formats.contract import Headers
+from worker.records.target import Target
 from worker.settings import tables
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
@@ -107,10 +109,10 @@ def test_whatever_a_decoder_raises_costs_that_message(monkeypatch: pytest.Monkey
     bench = Bench()
     decode = Decoder.decode
 
-    def fail_once(self: Decoder, value: bytes | None, kafka_key: bytes | None) -> object:
+    def fail_once(self: Decoder, key: bytes | None, value: bytes | None, headers: Headers) -> object:
         if value == GOOD % b"1":
             raise error
-        return decode(self, value, kafka_key)
+        return decode(self, key, value, headers)
 
     monkeypatch.setattr(Decoder, "decode", fail_once)
     written, letters = bench.decode([message(0), message(1), message(2)])

@@ -8,7 +8,9 @@ import pytest
 
 from tests.unit import hostile_records
 from worker.errors import Reason, RecordError
-from worker.records.decode import Decoder, MetadataValues, Target
+from worker.records.choices import MetadataValues
+from worker.records.decode import Decoder
+from worker.records.target import Target
 
 SECONDS: Final = 10.0  # of CPU; the promise is one, and this machine may be slow and busy
 MEMORY: Final = 400e6  # bytes, for one megabyte of a record; a string of one byte becomes an object of many
@@ -27,7 +29,7 @@ def cost_of(decoder: Decoder, value: bytes) -> float:
     refused = None
     began = time.process_time()
     try:
-        decoder.decode(value, b"k")
+        decoder.decode(b"k", value, ())
     except RecordError as error:
         refused = error
     cost = time.process_time() - began

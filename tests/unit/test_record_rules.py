@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.unit import slow_record
 from worker.errors import RecordError
-from worker.records.decode import Decoder, Put, Target
+from worker.records.decode import Decoder, Put
+from worker.records.target import Target
 
 SHORT: Final = 3
 LONG: Final = 300  # enough for the numbers to be read apart
@@ -34,7 +35,7 @@ DECODERS: Final = {
 def by_worker(value: bytes, kafka_key: bytes | None, dimension: int, *, stringify: bool) -> object:
     """Return what the worker makes of it, in a form that can be compared."""
     try:
-        decoded = DECODERS[dimension, stringify].decode(value, kafka_key)
+        decoded = DECODERS[dimension, stringify].decode(kafka_key, value, ())
     except RecordError as error:
         return error.reason.value
     assert isinstance(decoded, Put)

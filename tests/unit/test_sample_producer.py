@@ -15,7 +15,8 @@ from worker.errors import RecordError
 from worker.local import sample_producer
 from worker.local.sample_producer import Failures, broken_messages, publish, records
 from worker.local.sentences import DIMENSION, Sentences, load
-from worker.records.decode import Decoder, Put, Target
+from worker.records.decode import Decoder, Put
+from worker.records.target import Target
 
 DECODER = Decoder(Target("docs", DIMENSION, "cosine"), max_fragment_bytes=8388608)
 
@@ -36,7 +37,7 @@ def test_every_sentence_comes_first_and_in_order(data: Sentences) -> None:
 
 
 def test_good_records_are_taken_by_the_worker(data: Sentences) -> None:
-    decoded = [(DECODER.decode(value, key), key) for key, value in taken(data, 600)]
+    decoded = [(DECODER.decode(key, value, ()), key) for key, value in taken(data, 600)]
 
     assert [isinstance(put, Put) and (put.key.encode(), put.key_mismatch) for put, _ in decoded] == [
         (key, False) for _, key in decoded
@@ -69,7 +70,7 @@ def test_a_broken_record_is_refused_for_the_reason_it_stands_under(reason: str) 
     key, value = broken_messages()[reason]
 
     with pytest.raises(RecordError) as caught:
-        DECODER.decode(value, key)
+        DECODER.decode(key, value, ())
 
     assert caught.value.reason == reason
 

@@ -20,7 +20,7 @@ def validator() -> Draft202012Validator:
 
 def is_taken(record: Any) -> bool:
     try:
-        decoded = Decoder(TARGET, max_fragment_bytes=1 << 20).decode(json.dumps(record).encode(), b"kafka-key")
+        decoded = Decoder(TARGET, max_fragment_bytes=1 << 20).decode(b"kafka-key", json.dumps(record).encode(), ())
     except RecordError:
         return False
     return isinstance(decoded, Put)

@@ -14,7 +14,8 @@ from worker.delivery.lane import Lane, observe_latency
 from worker.errors import BlockReason, BrokerUnavailable, FatalError, RecordError
 from worker.ledger import Assignment, Ledger, Outcome, OutOfOrder, Phase
 from worker.ports import DeadLetter, Message, Polled, SealReason, Source
-from worker.records.decode import Decoder, Delete, Put, Target
+from worker.records.decode import Decoder, Delete, Put
+from worker.records.target import Target
 from worker.settings.tables import Settings
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import State, Status
@@ -264,7 +265,7 @@ class Worker:
                 size += (len(value) if value else 0) + (len(key) if key else 0)
                 if message.headers:
                     size += _header_bytes(message)
-                decoded = decode(value, key)
+                decoded = decode(key, value, message.headers)
                 if type(decoded) is Put:
                     size += len(decoded.fragment)
                     mismatches += decoded.key_mismatch

@@ -8,7 +8,7 @@ import msgspec
 
 from worker.delivery.lane import Lane
 from worker.errors import BlockReason, TargetError
-from worker.records.decode import Target
+from worker.records.target import Target
 from worker.settings.tables import Route as RouteSettings
 
 

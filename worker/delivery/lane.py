@@ -31,7 +31,7 @@ from worker.errors import Blame, BlockReason, NotSent, Reason, Refused, RetryRea
 from worker.ledger import Ledger, Outcome, Partition
 from worker.oss.answers import CREDENTIAL_STATUSES
 from worker.ports import BareMessage, DeadLetter, DeadLetters, Refusal, Sink
-from worker.records.decode import Target
+from worker.records.target import Target
 from worker.settings.tables import Batch as BatchSettings
 from worker.settings.tables import Delivery as DeliverySettings
 from worker.telemetry.metrics import Metrics

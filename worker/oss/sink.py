@@ -26,7 +26,7 @@ from worker.errors import BlockReason, NotSent, RetryReason, SinkError, TargetEr
 from worker.oss.answers import Answer, error_of
 from worker.oss.credentials.providers import credentials_provider
 from worker.oss.http import Connections, Exchange, Exchanges, Phase, error_of_connection, literal_host
-from worker.records.decode import Target
+from worker.records.target import Target
 from worker.settings.tables import Oss
 
 _NOT_OF_A_HEADER: Final = re.compile(r"^\s|[^\t\x20-\x7e\x80-\xff]")  # requests refuses a space before a value

@@ -1,1 +1,34 @@
-"""From the bytes of a message to a validated vector and its finished JSON fragment."""
+"""From a Kafka message to a validated vector and its finished JSON fragment.
+
+    message (key, value, headers)
+      → format     formats/        what the message says: a `Record`, or an error
+      → checks     keys, vector,   what the index and the service allow, each rule once for all formats
+                   metadata
+      → outcome    decode.py       `Put`, `Delete` or `Ignore`
+
+`Decoder` (decode.py) is made once for each route, and its format is chosen then. No record chooses it again.
+
+How to add a format
+-------------------
+
+1. Write `formats/NAME.py` with a class that has `read(key, value, headers)`. It returns a `Record` (`formats/contract.py`, which
+   is the whole contract) or raises `RecordError` with one of the fixed reasons.
+2. Add its line to `FORMATS` in `formats/table.py`, and its name to `Format` in `choices.py`, from where the setting has it.
+3. Write `tests/unit/test_NAME.py`, and add its records to `test_record_rules.py`, which compares every format with a slow reader.
+
+A format reads; it does not judge. Dimension, range, zero, size and the limits of metadata are checked after it, for all alike.
+What costs much to read (a long list of numbers, metadata) may be returned unread: it is read only once what comes before it
+was found good, so that the order of the checks, and with it the reason of a dead letter, is the same in every format.
+
+Where the kinds of formats to come belong
+-----------------------------------------
+
+- An envelope (Kafka Connect, Debezium, CloudEvents) wraps another format, as `registry.py` does: it finds the record's bytes in the
+  message, and its own operation and key, and has the inner format read the rest. It may look at the headers.
+- Paths to the fields (`records.fields`) replace `StrictRecord` and `LooseRecord` of `at_once.py` by types made of the paths, and the
+  names in `fields.py`, once for each route.
+- A schema registry is another inner format of `registry.py`, chosen by the schema's id, which is in the prefix or a header.
+- Several records in one message: what cuts the message comes before the format, which then reads each element as a message.
+- An index chosen by a header is chosen before the decoder, by one decoder for each index. An index chosen by a field of the record
+  needs the format's result first; the checks that depend on the index are separate objects for that reason.
+"""

@@ -1,7 +1,7 @@
-"""The numbers of a JSON record read by simdjson, which hands them over without making a Python object of each.
+"""The numbers of a JSON record, read by simdjson, which returns them without making a Python object of each.
 
 msgspec decodes the record, with a stand-in where the list of numbers was. For long vectors both together cost about half
-of msgspec alone. Nothing is taken that msgspec would not take: whatever is out of the ordinary is left to it, or to the caller.
+of msgspec alone. Nothing is accepted that msgspec would refuse: what is unusual is left to it, or to the caller.
 """
 
 import base64
@@ -40,12 +40,14 @@ R = TypeVar("R", bound=_Record)
 def with_numbers_apart(decode: Callable[[bytes], R], dimension: int) -> Callable[[bytes], R]:
     """Return a decoder of JSON records whose `data.float32` is an array of float64 where it was a list of numbers.
 
-    `decode` is msgspec's; it is returned as it is where vectors are short, or simdjson is not there. What is returned
-    raises what `decode` raises, and also for some records that `decode` would take: who calls it has another way to read them.
+    `decode` is msgspec's; it is returned unchanged where vectors are short or simdjson is not installed. The decoder that
+    is returned raises what `decode` raises, also for some records that `decode` would accept: its caller has another way to
+    read them.
 
-    The list is cut out from the name `"float32"` to the first closing bracket, and a base64 string stands in for it that
-    nobody can know beforehand. Where the decoded record has the stand-in as its `data.float32`, what was cut out stood at
-    just that place, as one whole value. Otherwise the name was met elsewhere, in the metadata for instance.
+    1. The text from the name `"float32"` to the first closing bracket is cut out. A base64 string that no producer can
+       know beforehand replaces it.
+    2. `decode` reads the rest. If `data.float32` is that string, then what was cut out was the whole value at that place.
+    3. Otherwise the name was found elsewhere, in the metadata for instance, and `decode` reads the record as it came.
     """
     if Parser is None or dimension < WORTH_ITS_CALLS:
         return decode

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from worker.records.decode import FILTERABLE_MAX_BYTES, FILTERABLE_MAX_KEYS, KEY_MAX_CHARACTERS, METADATA_MAX_BYTES
+from worker.records.limits import FILTERABLE_MAX_BYTES, FILTERABLE_MAX_KEYS, KEY_MAX_CHARACTERS, METADATA_MAX_BYTES
 
 
 def record_schema() -> dict[str, Any]:
@@ -16,7 +16,7 @@ def record_schema() -> dict[str, Any]:
         "required": ["data"],
         "properties": {
             "key": {
-                "description": "The vector's key; without one the Kafka key is taken.",
+                "description": "The vector's key; without one the Kafka key is used.",
                 "anyOf": [{"type": "string", "minLength": 1, "maxLength": KEY_MAX_CHARACTERS}, {"type": "null"}],
             },
             "data": {

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.unit.samples import TARGET
 from worker.errors import Reason, RecordError
-from worker.records.decode import Decoder, Delete, Ignore, Put, Target
+from worker.records.decode import Decoder, Delete, Ignore, Put
+from worker.records.target import Target
 
 pack = msgspec.msgpack.encode
 MIB = 1024 * 1024
@@ -55,7 +56,7 @@ def packed_with_metadata(metadata: bytes) -> bytes:
 
 def put(value: bytes | None, kafka_key: bytes | None = b"doc-1", by: Decoder | None = None) -> Put:
     """Decode a record that is a vector to write."""
-    decoded = (by or decoder()).decode(value, kafka_key)
+    decoded = (by or decoder()).decode(kafka_key, value, ())
     assert isinstance(decoded, Put)
     return decoded
 
@@ -63,7 +64,7 @@ def put(value: bytes | None, kafka_key: bytes | None = b"doc-1", by: Decoder | N
 def refusal(value: bytes | None, kafka_key: bytes | None = b"doc-1", by: Decoder | None = None) -> RecordError:
     """Decode a record that can never be written."""
     with pytest.raises(RecordError) as raised:
-        (by or decoder()).decode(value, kafka_key)
+        (by or decoder()).decode(kafka_key, value, ())
     return raised.value
 
 
@@ -280,7 +281,7 @@ def test_a_record_that_can_never_be_written_is_refused_with_its_reason(
 ) -> None:
     limit = 1000 if reason is Reason.TOO_LARGE else MIB
     with pytest.raises(RecordError, match=message) as raised:
-        decoder(max_fragment_bytes=limit).decode(value, kafka_key)
+        decoder(max_fragment_bytes=limit).decode(kafka_key, value, ())
     assert raised.value.reason == reason
     assert str(raised.value) == raised.value.message
 
@@ -338,7 +339,7 @@ def test_a_denormal_of_zero_and_sign_bytes_alone_is_no_zero_vector() -> None:
 def test_key_lengths_are_counted_in_characters(character: str, where: str) -> None:
     def attempt(length: int) -> str:
         key = character * length
-        decoded = decoder().decode(value(key=key if where == "value" else None), key.encode())
+        decoded = decoder().decode(key.encode(), value(key=key if where == "value" else None), ())
         assert isinstance(decoded, Put)
         return decoded.key
 
@@ -387,8 +388,8 @@ def test_a_kafka_key_that_is_no_json_string_is_refused_where_it_is_needed(kafka_
 
 
 def test_a_tombstone_deletes_where_that_is_set() -> None:
-    assert decoder(tombstones="delete").decode(None, b"doc-1") == Delete("doc-1")
-    assert decoder(tombstones="delete", key_format="json").decode(None, b'"doc-1"') == Delete("doc-1")
+    assert decoder(tombstones="delete").decode(b"doc-1", None, ()) == Delete("doc-1")
+    assert decoder(tombstones="delete", key_format="json").decode(b'"doc-1"', None, ()) == Delete("doc-1")
 
 
 @pytest.mark.parametrize("key", [None, b"", b"\xff", b"\x00a", b"a" * 1025])
@@ -398,7 +399,7 @@ def test_a_tombstone_without_a_usable_key_deletes_nothing(key: bytes | None) -> 
 
 @pytest.mark.parametrize("key", [None, b"doc-1", b"\xff"])
 def test_a_tombstone_is_passed_over_where_that_is_set(key: bytes | None) -> None:
-    assert decoder(tombstones="ignore").decode(None, key) == Ignore()
+    assert decoder(tombstones="ignore").decode(key, None, ()) == Ignore()
 
 
 def test_an_empty_value_is_no_tombstone() -> None:
@@ -459,7 +460,7 @@ def test_stringify_turns_numbers_and_booleans_into_their_json_text(metadata: obj
 )  # fmt: skip
 def test_stringify_refuses_what_has_no_text(encoded: bytes, message: str) -> None:
     with pytest.raises(RecordError, match=message) as raised:
-        decoder(metadata_values="stringify").decode(encoded, b"k")
+        decoder(metadata_values="stringify").decode(b"k", encoded, ())
     assert raised.value.reason == Reason.METADATA
 
 
@@ -481,7 +482,7 @@ class Nonsense(Exception):
 @pytest.mark.parametrize(
     "error", [Nonsense("secret"), MemoryError(), RecursionError(), UnicodeError("secret")], ids=repr
 )
-@pytest.mark.parametrize("where", ["_vector_key", "_float32_text", "_put", "_encoding_of"])
+@pytest.mark.parametrize("where", ["_read", "_choose_key", "_vector_json", "_metadata_member", "_put"])
 def test_whatever_reading_a_record_raises_is_that_records_dead_letter(
     monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
@@ -493,7 +494,7 @@ def test_whatever_reading_a_record_raises_is_that_records_dead_letter(
     refused = refusal(value(), by=by)
     assert refused.reason is Reason.INTERNAL_ERROR
     assert re.search(
-        rf"failed with {type(error).__name__} at tests.unit.test_record:\d+ in fail, called from worker.records.decode:\d+ in decode",
+        rf"failed with {type(error).__name__} at tests.unit.test_decode:\d+ in fail, called from worker.records.decode:\d+ in (decode|_put)",
         refused.message,
     )
     assert "secret" not in refused.message
@@ -508,7 +509,7 @@ def test_an_interrupt_while_a_record_is_read_is_not_taken_for_the_records_fault(
     by = decoder()
     monkeypatch.setattr(by, "_put", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        by.decode(value(), b"k")
+        by.decode(b"k", value(), ())
 
 
 @pytest.mark.parametrize("depth", range(900, 1000))
@@ -637,7 +638,7 @@ def test_any_bytes_are_decoded_or_refused_with_a_reason(
     encoded: bytes | None, key: bytes | None, decoder: Decoder
 ) -> None:
     try:
-        outcome: object = decoder.decode(encoded, key)
+        outcome: object = decoder.decode(key, encoded, ())
     except RecordError as error:
         outcome = error.reason if 0 < len(error.message.encode()) < 1000 else error
     assert isinstance(outcome, (Put, Delete, Ignore, Reason))
@@ -647,7 +648,7 @@ def test_any_bytes_are_decoded_or_refused_with_a_reason(
 @given(mutated_records(), every_decoder)
 def test_what_is_taken_of_a_broken_record_is_still_json_with_finite_numbers(encoded: bytes, decoder: Decoder) -> None:
     try:
-        decoded = decoder.decode(encoded, b"k")
+        decoded = decoder.decode(b"k", encoded, ())
     except RecordError:
         return
     assert isinstance(decoded, Put)

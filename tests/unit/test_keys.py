@@ -1,0 +1,35 @@
+"""Which key a vector has, and whether the Kafka key is another; the table of refusals is in test_decode.py."""
+
+import pytest
+
+from worker.errors import RecordError
+from worker.records.choices import KeyFormat
+from worker.records.keys import Keys
+
+
+@pytest.mark.parametrize(
+    ("key_format", "own", "kafka_key", "expected"),
+    [
+        ("utf8", "own", b"kafka", "own"),
+        ("utf8", None, b'"kafka"', '"kafka"'),
+        ("json", None, b'"kafka"', "kafka"),
+    ],
+)
+def test_the_values_own_key_comes_before_the_kafka_key(
+    key_format: KeyFormat, own: str | None, kafka_key: bytes, expected: str
+) -> None:
+    assert Keys(key_format).choose(own, kafka_key) == expected
+
+
+@pytest.mark.parametrize("own", ["", "x" * 1025])
+def test_a_bad_own_key_is_refused_although_the_kafka_key_would_do(own: str) -> None:
+    with pytest.raises(RecordError, match=r"allowed are 1 to 1024 \(limit of PutVectors\)"):
+        Keys("utf8").choose(own, b"kafka")
+
+
+@pytest.mark.parametrize(
+    ("key_format", "kafka_key", "expected"),
+    [("utf8", b"k", False), ("utf8", b'"k"', True), ("json", b'"k"', False), ("json", b"k", True)],
+)
+def test_a_kafka_key_differs_in_the_form_that_is_set(key_format: KeyFormat, kafka_key: bytes, expected: bool) -> None:
+    assert Keys(key_format).is_mismatch("k", kafka_key) is expected

@@ -1,0 +1,70 @@
+"""What a format does: from (key, value, headers) of a message to (key, vector, metadata, operation) of its record.
+
+A format is made once for each route, from `Options`. It raises `RecordError` where the message can never be a record, and
+keeps nothing of one message for the next.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol, TypeAlias
+
+import msgspec
+
+from worker.records.choices import MetadataValues
+from worker.records.floats import Float64s
+
+Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
+
+Scalar: TypeAlias = str | int | float | bool | None
+Metadata: TypeAlias = dict[str, str | list[str]]
+LooseMetadata: TypeAlias = dict[str, str | int | float | bool | list[Scalar] | None]
+AnyMetadata: TypeAlias = Metadata | LooseMetadata | Callable[[], Metadata | None] | None
+
+
+class Operation(Enum):
+    """What a record asks for. Ignored are messages that are no records, such as a heartbeat in an envelope's stream."""
+
+    PUT = "put"
+    DELETE = "delete"
+    IGNORE = "ignore"
+
+
+class UnreadNumbers(NamedTuple):
+    """A list of numbers that is not decoded yet: how many there are, and what decodes them in the range of float64."""
+
+    length: int
+    read: Callable[[], list[float]]
+
+
+Vector: TypeAlias = list[float] | bytes | Float64s | UnreadNumbers
+
+
+class Record(msgspec.Struct, gc=False):
+    """What a message says, not yet checked against the index.
+
+    `key` is the value's own key; without one the Kafka key is used. `vector` is numbers, or little-endian float32 as bytes.
+    `metadata` is a map; or None, where there is none; or what reads it, in the form that the service accepts. Under
+    `metadata_values = "stringify"` a map may hold what is to be turned into text. A deletion needs `key` alone.
+    """
+
+    key: str | None
+    vector: Vector = b""
+    metadata: AnyMetadata = None
+    operation: Operation = Operation.PUT
+
+
+class Options(NamedTuple):
+    """What a format may depend on: the count of numbers in a vector, and which metadata the settings allow."""
+
+    dimension: int
+    metadata_values: MetadataValues
+
+
+class Format(Protocol):
+    """Reads the messages of one route."""
+
+    def read(self, key: bytes | None, value: bytes, headers: Headers, /) -> Record:
+        """Return what the message says. Raises `RecordError`.
+
+        The value is never null: `records.tombstones` says what that means.
+        """

@@ -1,0 +1,112 @@
+"""Records in JSON by RFC 8259, which has no NaN and no infinities."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from worker.records.floats import with_numbers_apart
+from worker.records.formats.at_once import TwoWayReader, record_type
+from worker.records.formats.contract import Headers, Options, Record
+from worker.records.formats.fields import FieldReader, RawData, RawFields
+from worker.records.formats.first_byte import Read
+from worker.records.formats.values import Kind, Raw
+from worker.words import clean
+
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+# JSON that is decoded at once may cost 2 seconds for each megabyte: numbers near the ends of the float64 range do. So that
+# is bounded; longer records are read step by step, where the numbers are counted before they are decoded.
+_AT_ONCE_BYTES: Final = 48 * 1024  # for key and metadata
+_BYTES_OF_A_NUMBER: Final = 24  # as Python writes a float64, with comma and space
+
+
+class JsonFormat(TwoWayReader):
+    """Reads records in JSON. Long lists of numbers are read by a parser of their own (`records/floats.py`)."""
+
+    name = "JSON"
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(
+            with_numbers_apart(msgspec.json.Decoder(record_type(options.metadata_values)).decode, options.dimension),
+            _AT_ONCE_BYTES + _BYTES_OF_A_NUMBER * options.dimension,
+            JsonFields(options.metadata_values),
+        )
+
+    def beginnings(self) -> Mapping[bytes, Read]:
+        """Return how a message in JSON may begin, and what reads it then."""
+        return {**dict.fromkeys((b"{", b" ", b"\t", b"\r", b"\n"), self.read), BYTE_ORDER_MARK: self._read_after_mark}
+
+    def _read_after_mark(self, key: bytes | None, value: bytes, headers: Headers) -> Record:
+        return self.read(key, value[len(BYTE_ORDER_MARK) :], headers)
+
+
+def _kinds() -> tuple[Kind, ...]:
+    kinds = [Kind.NOTHING] * 256
+    for first, kind in zip(b'"[{ntf', (Kind.STRING, Kind.LIST, Kind.MAP, Kind.NULL, *[Kind.BOOLEAN] * 2), strict=True):
+        kinds[first] = kind
+    for first in b"-0123456789":
+        kinds[first] = Kind.NUMBER
+    return tuple(kinds)
+
+
+class JsonFields(FieldReader):
+    """Reads the fields of a record in JSON."""
+
+    name = "JSON"
+    kind_of_byte = _kinds()
+    decode_list = staticmethod(msgspec.json.Decoder(list[Raw]).decode)
+    decode_text = staticmethod(msgspec.json.Decoder(str).decode)
+    decode_texts = staticmethod(msgspec.json.Decoder(list[str]).decode)
+    decode_number = staticmethod(msgspec.json.Decoder(int | float | bool).decode)
+    decode_floats = staticmethod(msgspec.json.Decoder(list[float]).decode)
+    _decode_data = staticmethod(msgspec.json.Decoder(RawData).decode)
+    _decode_fields = staticmethod(msgspec.json.Decoder(RawFields).decode)
+    _decode_members = staticmethod(msgspec.json.Decoder(dict[str, Raw]).decode)
+
+    def _cut(self, body: bytes) -> RawFields:
+        """Cut a record into its fields. msgspec refuses half of a surrogate pair also in what is ignored."""
+        try:
+            return self._decode_fields(body)
+        except msgspec.ValidationError as error:
+            raise self._no_record(clean(str(error))) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            without = _without_halves(body)
+            if without == body:
+                raise self._no_whole(body, error) from None
+        try:
+            return self._decode_fields(without)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._no_whole(body, error) from None
+
+    def _cut_data(self, data: Raw) -> RawData:
+        return self._decode_data(data)
+
+    def _members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
+        try:
+            return self._decode_members(metadata), ""
+        except UnicodeDecodeError as error:
+            raise self.no_text(metadata, "a name in metadata", error) from None
+
+    def _what_is_no_text(self, raw: Raw, error: UnicodeDecodeError) -> str:
+        if _HALF in bytes(raw):
+            return "half of a surrogate pair (\\ud800 to \\udfff by itself), which no encoding has a form for"
+        return super()._what_is_no_text(raw, error)
+
+
+# Any escape, and in the second group one that is half of a surrogate pair. Pairs are tried first.
+_ESCAPE: Final = re.compile(
+    rb"""(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2} | \\u(?![dD][89a-fA-F]) | \\[^u])
+       | (\\u[dD][89a-fA-F][0-9a-fA-F]{2})""",
+    re.VERBOSE | re.DOTALL,
+)
+_ANY_HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF: Final = b"\xff" * 6  # as long as the escape that it replaces, and in no UTF-8
+
+
+def _without_halves(body: bytes) -> bytes:
+    """Replace each half of a surrogate pair by bytes that are no UTF-8: a string that counts is refused for them."""
+    if _ANY_HALF.search(body) is None:
+        return body
+    return _ESCAPE.sub(lambda escape: escape[1] or _HALF, body)

@@ -1,0 +1,126 @@
+"""Records in MessagePack, where names may be any value."""
+
+import struct
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from worker.records.formats.at_once import TwoWayReader, record_type
+from worker.records.formats.contract import Options
+from worker.records.formats.fields import FieldReader, RawData, RawFields
+from worker.records.formats.first_byte import Read
+from worker.records.formats.metadata_fields import METADATA_ALLOWED
+from worker.records.formats.values import Kind, Raw
+
+_MAP_BYTES: Final = (*range(0x80, 0x90), 0xDE, 0xDF)
+
+
+class MsgpackFormat(TwoWayReader):
+    """Reads records in MessagePack."""
+
+    name = "MessagePack"
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(
+            msgspec.msgpack.Decoder(record_type(options.metadata_values)).decode,
+            sys.maxsize,
+            MsgpackFields(options.metadata_values),
+        )
+
+    def beginnings(self) -> Mapping[bytes, Read]:
+        """Return how a message in MessagePack may begin, and what reads it then."""
+        return dict.fromkeys((bytes((first,)) for first in _MAP_BYTES), self.read)
+
+
+def _kinds() -> tuple[Kind, ...]:
+    kinds = [Kind.NOTHING] * 256
+    for kind, bytes_ in (
+        (Kind.NUMBER, (*range(0x80), *range(0xCA, 0xD4), *range(0xE0, 0x100))),
+        (Kind.MAP, _MAP_BYTES),
+        (Kind.LIST, (*range(0x90, 0xA0), 0xDC, 0xDD)),
+        (Kind.STRING, (*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB)),
+        (Kind.NULL, (0xC0,)),
+        (Kind.BOOLEAN, (0xC2, 0xC3)),
+        (Kind.BINARY, (0xC4, 0xC5, 0xC6)),
+        (Kind.EXTENSION, (0xC7, 0xC8, 0xC9, *range(0xD4, 0xD9))),
+    ):
+        for first in bytes_:
+            kinds[first] = kind
+    return tuple(kinds)
+
+
+class MsgpackFields(FieldReader):
+    """Reads the fields of a record in MessagePack."""
+
+    name = "MessagePack"
+    kind_of_byte = _kinds()
+    decode_list = staticmethod(msgspec.msgpack.Decoder(list[Raw]).decode)
+    decode_text = staticmethod(msgspec.msgpack.Decoder(str).decode)
+    decode_texts = staticmethod(msgspec.msgpack.Decoder(list[str]).decode)
+    decode_number = staticmethod(msgspec.msgpack.Decoder(int | float | bool).decode)
+    decode_floats = staticmethod(msgspec.msgpack.Decoder(list[float]).decode)
+    decode_binary = staticmethod(msgspec.msgpack.Decoder(bytes).decode)
+    _decode_fields = staticmethod(msgspec.msgpack.Decoder(RawFields).decode)
+    _decode_data = staticmethod(msgspec.msgpack.Decoder(RawData).decode)
+    _decode_members = staticmethod(msgspec.msgpack.Decoder(dict[str, Raw]).decode)
+
+    def _cut(self, body: bytes) -> RawFields:
+        try:
+            try:
+                return self._decode_fields(body)
+            except msgspec.ValidationError:  # a name is no string
+                return RawFields(**self._pick(body, RawFields))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._no_whole(body, error) from None
+
+    def _cut_data(self, data: Raw) -> RawData:
+        try:
+            return self._decode_data(data)
+        except msgspec.ValidationError:
+            return RawData(**self._pick(bytes(data), RawData))
+
+    def _pick(self, body: bytes, fields: type[msgspec.Struct]) -> dict[str, Raw]:
+        """Return the members of a map that are fields of that type, where some names are no strings."""
+        known = {name.encode(): name for name in fields.__struct_fields__}
+        picked = {}
+        for name, value in self._pairs(body):
+            if self.kind(name) is Kind.STRING and (field := known.get(_string_bytes(name))) is not None:
+                picked[field] = value
+        return picked
+
+    def _members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
+        try:
+            return self._decode_members(metadata), ""
+        except UnicodeDecodeError as error:
+            raise self.no_text(metadata, "a name in metadata", error) from None
+        except msgspec.ValidationError:
+            pass
+        members, fault = {}, ""
+        for name, value in self._pairs(bytes(metadata)):
+            kind = self.kind(name)
+            if kind is Kind.STRING:
+                members[self.text(name, "a name in metadata")] = value
+            else:
+                fault = fault or f"metadata has a name that is a {kind.value}; {METADATA_ALLOWED}"
+        return members, fault
+
+    def _pairs(self, body: bytes) -> Iterable[tuple[Raw, Raw]]:
+        """Return names and values of a map. Its bytes after the header are those of a list of twice as many elements.
+
+        They do not become a `dict`: it hashes names that are numbers in a foreseeable way, and with many that collide it
+        needs minutes.
+        """
+        first, header = body[0], {0xDE: 3, 0xDF: 5}.get(body[0], 1)
+        size = int.from_bytes(body[1:header], "big") if header > 1 else first & 0x0F
+        elements = iter(
+            self.decode_list(msgspec.Raw(struct.pack(">BI", 0xDD, min(2 * size, 0xFFFFFFFF)) + body[header:]))
+        )
+        return zip(elements, elements, strict=True)
+
+
+def _string_bytes(raw: Raw) -> bytes:
+    """Return a MessagePack string without its header."""
+    data = bytes(raw)
+    return data[{0xD9: 2, 0xDA: 3, 0xDB: 5}.get(data[0], 1) :]

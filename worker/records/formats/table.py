@@ -1,0 +1,31 @@
+"""The formats, one line each: what `records.format` may be, and what makes the format of a route."""
+
+from collections.abc import Callable
+from typing import Final
+
+from worker.records.formats.contract import Format, Options
+from worker.records.formats.first_byte import ByFirstByte
+from worker.records.formats.json import JsonFormat
+from worker.records.formats.msgpack import MsgpackFormat
+from worker.records.formats.registry import RegistryFormat
+
+
+def _auto(options: Options) -> Format:
+    json = JsonFormat(options)
+    return ByFirstByte("auto", "a JSON or MessagePack map", [json, MsgpackFormat(options), RegistryFormat(json)])
+
+
+def _json(options: Options) -> Format:
+    json = JsonFormat(options)
+    return ByFirstByte("json", "a JSON map", [json, RegistryFormat(json)])
+
+
+def _msgpack(options: Options) -> Format:
+    return ByFirstByte("msgpack", "a MessagePack map", [MsgpackFormat(options), RegistryFormat(JsonFormat(options))])
+
+
+FORMATS: Final[dict[str, Callable[[Options], Format]]] = {
+    "auto": _auto,
+    "json": _json,
+    "msgpack": _msgpack,
+}

@@ -1,0 +1,62 @@
+"""Single values of a record, undecoded: what each is by its first byte, and what decodes it."""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeAlias
+
+import msgspec
+
+from worker.errors import Reason, RecordError
+
+Raw: TypeAlias = msgspec.Raw
+
+
+class Kind(Enum):
+    """What a value is, as its first byte says; the value is the word for it in messages."""
+
+    STRING = "string"
+    NUMBER = "number"
+    LIST = "list"
+    MAP = "map"
+    NULL = "null"
+    BOOLEAN = "boolean"
+    BINARY = "binary"
+    EXTENSION = "value of an extension type"
+    NOTHING = "nothing"
+
+
+class ValueReader:
+    """Reads values in one encoding, which a subclass is for. Its methods raise `RecordError`; the decoders, what msgspec raises."""
+
+    name: str
+    kind_of_byte: tuple[Kind, ...]  # what a value is that begins with this byte
+    decode_list: Callable[[Raw], list[Raw]]
+    decode_text: Callable[[Raw], str]
+    decode_texts: Callable[[Raw], list[str]]
+    decode_number: Callable[[Raw], int | float | bool]
+    decode_floats: Callable[[Raw], list[float]]
+    decode_binary: Callable[[Raw], bytes]
+
+    def kind(self, raw: Raw) -> Kind:
+        """Return what a value is."""
+        view = memoryview(raw)
+        return self.kind_of_byte[view[0]] if view else Kind.NOTHING
+
+    def kinds(self, values: list[Raw]) -> list[Kind]:
+        """Return what each of the values is, none of them empty; in one go, for there may be a million."""
+        kind_of_byte = self.kind_of_byte
+        return [kind_of_byte[bytes(value)[0]] for value in values]
+
+    def text(self, raw: Raw, where: str) -> str:
+        """Decode a string; `where` is its place for a message."""
+        try:
+            return self.decode_text(raw)
+        except UnicodeDecodeError as error:
+            raise self.no_text(raw, where, error) from None
+
+    def no_text(self, raw: Raw, where: str, error: UnicodeDecodeError) -> RecordError:
+        """Return the error of a string that is no text, or of what has such a string in it."""
+        return RecordError(Reason.MALFORMED, f"the {self.name} holds {self._what_is_no_text(raw, error)}; in {where}")
+
+    def _what_is_no_text(self, _raw: Raw, error: UnicodeDecodeError) -> str:
+        return f"a string that is not UTF-8: {error.reason}"

@@ -1,0 +1,56 @@
+"""The vector's key: the value's own, or else the Kafka key."""
+
+from typing import Final
+
+import msgspec
+
+from worker.errors import Reason, RecordError
+from worker.records.choices import KeyFormat
+from worker.records.limits import KEY_MAX_CHARACTERS
+from worker.records.target import LIMIT_SOURCE
+
+_decode_json: Final = msgspec.json.Decoder(str).decode
+
+
+class Keys:
+    """Chooses and checks the keys of one route; `key_format` says how its Kafka keys are written."""
+
+    def __init__(self, key_format: KeyFormat) -> None:
+        self._is_utf8 = key_format == "utf8"
+
+    def choose(self, own: str | None, kafka_key: bytes | None) -> str:
+        """Return the value's own key, or the Kafka key where it has none. Raises `RecordError`."""
+        key = self._from_kafka(kafka_key) if own is None else own
+        if 1 <= len(key) <= KEY_MAX_CHARACTERS:
+            return key
+        found = f"has {len(key)} characters" if key else "is empty"
+        raise RecordError(Reason.KEY, f"the key {found}; allowed are 1 to {KEY_MAX_CHARACTERS} ({LIMIT_SOURCE})")
+
+    def is_mismatch(self, key: str, kafka_key: bytes) -> bool:
+        """Return whether the Kafka key is another than the vector's key."""
+        if self._is_utf8:
+            return kafka_key != key.encode()
+        try:
+            return self._from_kafka(kafka_key) != key
+        except RecordError:
+            return True
+
+    def _from_kafka(self, kafka_key: bytes | None) -> str:
+        if kafka_key is None:
+            raise RecordError(
+                Reason.KEY, 'neither the value nor the message has a key; one of "key" and the Kafka key is needed'
+            )
+        if kafka_key[:1] == b"\x00":
+            raise RecordError(
+                Reason.KEY,
+                "the Kafka key begins with 0x00, as a schema registry's prefix does; as a vector's key it would name "
+                "the wrong vector",
+            )
+        try:
+            return kafka_key.decode() if self._is_utf8 else _decode_json(kafka_key)
+        except UnicodeDecodeError as error:
+            raise RecordError(Reason.KEY, f"the Kafka key is not UTF-8: {error.reason} at byte {error.start}") from None
+        except msgspec.DecodeError as error:
+            raise RecordError(
+                Reason.KEY, f'the Kafka key is not a JSON string (records.key_format = "json"): {error}'
+            ) from None

@@ -1,0 +1,117 @@
+"""The numbers of a vector: checked against the index, rounded to float32, and written as JSON."""
+
+import math
+import struct
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import orjson
+
+from worker.errors import Reason, RecordError
+from worker.records.floats import Float64s
+from worker.records.formats.contract import UnreadNumbers, Vector
+from worker.records.target import LIMIT_SOURCE, Target
+
+Float32s: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+_FLOAT32_OVERFLOW: Final = 2.0**128 - 2.0**103  # the least number that rounds to infinity as float32
+# Numpy releases the GIL to convert more elements than this. A thread that waits for the GIL starts its wait again each time
+# that it is released, so doing that for each record would keep such a thread waiting.
+_WITH_THE_GIL: Final = 500
+_FLOAT32: Final = np.dtype("<f4")
+_OF_NULL: Final = ord("n")  # as a byte it is found several times faster than as bytes
+
+
+class Vectors:
+    """Checks and writes the vectors of one index."""
+
+    def __init__(self, target: Target) -> None:
+        self._index = target.index
+        self._dimension = target.dimension
+        self._is_cosine = target.distance_metric == "cosine"
+        self._pack = struct.Struct(f"<{target.dimension}f").pack
+
+    def json(self, vector: Vector) -> bytes:
+        """Return the vector as a JSON list of float32's shortest text, checked for length, range and zero.
+
+        Raises `RecordError`.
+        """
+        if type(vector) is list:
+            array = np.frombuffer(self._packed_numbers(vector), _FLOAT32)
+        elif type(vector) is bytes:
+            array = np.frombuffer(self._packed_bytes(vector), _FLOAT32)
+        elif isinstance(vector, UnreadNumbers):
+            return self.json(self._read(vector))
+        else:
+            array = self._rounded(vector)  # type: ignore[arg-type]  # the branches leave nothing else
+        text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+        if _OF_NULL in text:  # orjson writes NaN and the infinities as null
+            raise _not_finite(vector, array)
+        if self._is_cosine and not array[0] and not array.any():
+            raise RecordError(
+                Reason.ZERO_VECTOR,
+                f"all {self._dimension} numbers are zero as float32, and the index measures cosine distance, which a zero "
+                f"vector has none of ({LIMIT_SOURCE})",
+            )
+        return text
+
+    def _read(self, numbers: UnreadNumbers) -> list[float]:
+        if numbers.length != self._dimension:
+            raise self._wrong_dimension(numbers.length)
+        return numbers.read()
+
+    def _packed_numbers(self, numbers: list[float]) -> bytes:
+        if len(numbers) != self._dimension:
+            raise self._wrong_dimension(len(numbers))
+        try:
+            return self._pack(*numbers)
+        except OverflowError:
+            place, number = next((i, n) for i, n in enumerate(numbers) if abs(n) >= _FLOAT32_OVERFLOW)
+            raise _too_large(place, number) from None
+
+    def _packed_bytes(self, data: bytes) -> bytes:
+        if len(data) == 4 * self._dimension:
+            return data
+        other = {8 * self._dimension: "float64", 2 * self._dimension: "float16"}.get(len(data))
+        hint = f" (its {len(data)} bytes would be as many {other} as the index has dimensions)" if other else ""
+        if len(data) % 4:
+            raise RecordError(
+                Reason.MALFORMED,
+                f"data.float32 has {len(data)} bytes, which are no whole float32s of 4 bytes each{hint}",
+            )
+        raise self._wrong_dimension(len(data) // 4, hint)
+
+    def _rounded(self, numbers: Float64s) -> Float32s:
+        if len(numbers) != self._dimension:
+            raise self._wrong_dimension(len(numbers))
+        array = np.empty(len(numbers), np.float32)
+        with np.errstate(over="ignore"):
+            for begin in range(0, len(numbers), _WITH_THE_GIL):
+                array[begin : begin + _WITH_THE_GIL] = numbers[begin : begin + _WITH_THE_GIL]
+        return array
+
+    def _wrong_dimension(self, found: int, hint: str = "") -> RecordError:
+        return RecordError(
+            Reason.DIMENSION,
+            f"data.float32 has {found} numbers, the index {self._index} has {self._dimension} dimensions{hint}",
+        )
+
+
+def beyond_float32(found: str) -> RecordError:
+    """Return the error of a number that float32 cannot hold; `found` says which number it is."""
+    return RecordError(Reason.NOT_FINITE, f"{found} beyond the range of float32, about ±3.4e38 ({LIMIT_SOURCE})")
+
+
+def _not_finite(vector: list[float] | bytes | Float64s, array: Float32s) -> RecordError:
+    place = int(np.flatnonzero(~np.isfinite(array))[0])
+    number = float(array[place] if isinstance(vector, bytes) else vector[place])
+    if math.isfinite(number):
+        return _too_large(place, number)
+    return RecordError(
+        Reason.NOT_FINITE,
+        f"number {place} of data.float32 is {number}; allowed are finite float32 numbers ({LIMIT_SOURCE})",
+    )
+
+
+def _too_large(place: int, number: float) -> RecordError:
+    return beyond_float32(f"number {place} of data.float32 is {number!r},")
