@@ -63,7 +63,7 @@ def test_wrong_settings_exit_78_with_every_mistake_its_name_value_and_what_is_al
     assert (result.exit_code, result.stdout) == (78, "")
     needed_to_run = 2 if command == "run" else 0  # the credentials
     assert (lines[0], len(lines)) == (f"{3 + needed_to_run} wrong settings:", 4 + needed_to_run)
-    assert "OSS_VECTORS_LOG__LEVL names no setting; did you mean OSS_VECTORS_LOG__LEVEL?" in lines[1]
+    assert "OSS_VECTORS_LOG__LEVL is not a setting; did you mean OSS_VECTORS_LOG__LEVEL?" in lines[1]
     assert 'records.format = "avro" (from OSS_VECTORS_RECORDS__FORMAT): ' in lines[2]
     assert '"auto" | "json" | "msgpack"' in lines[2]
     assert 'batch.max_records = "501" (from OSS_VECTORS_BATCH__MAX_RECORDS): Expected `int` <= 500' in lines[3]
