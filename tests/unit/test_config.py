@@ -1,5 +1,6 @@
 """The settings: where each comes from, every mistake at once, and no secret shown."""
 
+import functools
 import json
 import os
 import tomllib
@@ -8,11 +9,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from tests.unit.samples import NEEDED
 from worker.errors import SettingsError
 from worker.redaction import HIDDEN
-from worker.settings import rules, show, tables
+from worker.settings import client_options, rules, show, tables
 from worker.settings.load import Loaded, _Loader, _variable, load
 from worker.settings.tables import Route
 from worker.words import clean
@@ -189,8 +191,13 @@ def with_files(name: str, value: str, tmp_path: Path) -> str:
     is_file = name in ("kafka.ssl_cafile", "kafka.ssl_certfile", "kafka.ssl_keyfile", "oss.ca_file")
     if not is_file:
         return value
-    (tmp_path / "pem").write_text("x")
+    (tmp_path / "pem").write_bytes(certificate_and_key())
     return str(tmp_path / "pem")
+
+
+@functools.cache
+def certificate_and_key() -> bytes:
+    return trustme.CA().issue_cert("client").private_key_and_cert_chain_pem.bytes()
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if name not in FREE])
@@ -236,7 +243,7 @@ def test_what_cannot_be_seen_is_refused_in_the_settings_file(name: str, bad: str
         assert found == []
     else:
         assert len(found) == 1
-        assert "white space before or after it" in found[0] or "which cannot be seen" in found[0]
+        assert "white space before or after it" in found[0] or "that cannot be seen" in found[0]
         assert SECRET not in found[0]
 
 
@@ -306,7 +313,7 @@ def test_what_is_no_small_file_is_refused_at_once(tmp_path: Path, kind: str, pla
         (told,) = mistakes_with(KAFKA__SASL_PLAIN_PASSWORD_FILE=str(path))
     else:
         (told,) = mistakes_with(OSS__CA_FILE=str(path))
-    assert "it is larger than " in told if kind == "large" else "it is no regular file" in told
+    assert "it is larger than " in told if kind == "large" else "it is not a regular file" in told
     assert str(path) in told
 
 
@@ -330,7 +337,7 @@ def test_the_setting_credentials_file_is_a_setting_and_no_file_of_the_setting_cr
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        pytest.param({"BATCH__MAX_RECORDS": "501"}, ['batch.max_records = "501" (from OSS_VECTORS_BATCH__MAX_RECORDS)', "<= 500", "the service takes 500"], id="too much"),
+        pytest.param({"BATCH__MAX_RECORDS": "501"}, ['batch.max_records = "501" (from OSS_VECTORS_BATCH__MAX_RECORDS)', "<= 500", "The service accepts at most 500"], id="too much"),
         pytest.param({"BATCH__MAX_RECORDS": "\u0665"}, ["batch.max_records", "Expected `int`"], id="an Arabic digit"),
         pytest.param({"OSS__ACCOUNT_ID": "\u0661\u0662\u0663"}, ["oss.account_id", "digits"], id="an account in Arabic digits"),
         pytest.param({"KAFKA__BOOTSTRAP_SERVERS": "a:\u0661"}, ["kafka.bootstrap_servers: 'a:\u0661' is not host:port"], id="a port in Arabic digits"),
@@ -348,8 +355,8 @@ def test_the_setting_credentials_file_is_a_setting_and_no_file_of_the_setting_cr
         pytest.param({"KAFKA__CLIENT": "[" * 100_000}, ["kafka.client = ********", "nested too deep"], id="JSON too deep"),
         pytest.param({"KAFKA__CLIENT": '{"fetch_max_bytes": 9999999999}'}, ["kafka.client: fetch_max_bytes is larger than 2147483647"], id="a client setting that is too large"),
         pytest.param({"ROUTES": "[" * 100_000}, ["OSS_VECTORS_ROUTES is not JSON", "nested too deep"], id="routes too deep"),
-        pytest.param({"ROUTES": "..:docs"}, ["'..' is no name of a topic"], id="a topic of dots"),
-        pytest.param({"OSS__CREDENTIALS": "process", "OSS__CREDENTIALS_PROCESS": "a 'b"}, ["oss.credentials_process: it is no command"], id="an open quotation mark"),
+        pytest.param({"ROUTES": "..:docs"}, ["'..' is not a valid name of a topic"], id="a topic of dots"),
+        pytest.param({"OSS__CREDENTIALS": "process", "OSS__CREDENTIALS_PROCESS": "a 'b"}, ["oss.credentials_process is not a command"], id="an open quotation mark"),
         pytest.param({"KAFKA__SASL_PLAIN_PASSWORD_FILE": "a\x00b"}, ["kafka.sasl_plain_password from the file", "null"], id="a null byte in a path"),
         pytest.param({"OSS__ENDPOINT": "https://us er:hunter2@h"}, ["oss.endpoint = ********"], id="a login in a wrong endpoint"),
         pytest.param({"BATCH__MAX_RECORDS": "many"}, ['batch.max_records = "many"', "Expected `int`"], id="no number"),
@@ -370,11 +377,11 @@ def test_the_setting_credentials_file_is_a_setting_and_no_file_of_the_setting_cr
         pytest.param({"ROUTES": "vectors"}, ["OSS_VECTORS_ROUTES = 'vectors'", "allowed are topic:index,topic:index and JSON"], id="no pair"),
         pytest.param({"ROUTES": "[{"}, ["OSS_VECTORS_ROUTES is not JSON"], id="broken JSON routes"),
         pytest.param({"ROUTES": "[1]"}, ["routes (from OSS_VECTORS_ROUTES) is not a list of tables"], id="JSON routes of numbers"),
-        pytest.param({"ROUTES": '[{"topic": "a"}]'}, ["routes[0].index is needed: the index to write to"], id="a route without its index"),
+        pytest.param({"ROUTES": '[{"topic": "a"}]'}, ["routes[0].index is needed. The index to write to"], id="a route without its index"),
         pytest.param({"ROUTES": '[{"topic": "a", "index": "docs", "indx": 1}]'}, ["routes[0].indx", "did you mean index?"], id="a route's unknown setting"),
         pytest.param({"ROUTES": "a:my-index"}, ['routes[0].index = "my-index"', "letters and digits"], id="no index name"),
-        pytest.param({"ROUTES": "a b:docs"}, ["'a b' is no name of a topic; allowed are letters, digits"], id="no topic name"),
-        pytest.param({"ROUTES": "a:docs,a:images"}, ["topic 'a' stands in several; a topic goes to one index"], id="a topic twice"),
+        pytest.param({"ROUTES": "a b:docs"}, ["'a b' is not a valid name of a topic; allowed are letters, digits"], id="no topic name"),
+        pytest.param({"ROUTES": "a:docs,a:images"}, ["topic 'a' is in several routes; a topic goes to one index"], id="a topic twice"),
         pytest.param({"ROUTES": "a:docs", "DEAD_LETTER__TOPIC": "a"}, ["dead_letter.topic = 'a' is the topic of a route"], id="dead letters into a route"),
         pytest.param({"KAFKA__CLIENT": '{"group_id": "x", "acks": 1}'}, ["kafka.client: acks, group_id cannot be set here; the worker owns acks, allow_auto"], id="what the worker owns"),
         pytest.param({"KAFKA__SECURITY_PROTOCOL": "SASL_SSL"}, ["kafka.sasl_mechanism is needed with kafka.security_protocol = 'SASL_SSL'"], id="no mechanism"),
@@ -385,9 +392,9 @@ def test_the_setting_credentials_file_is_a_setting_and_no_file_of_the_setting_cr
         pytest.param({"OSS__CREDENTIALS": "process"}, ["oss.credentials_process is needed"], id="no credentials process"),
         pytest.param({"DEAD_LETTER__ACCEPT_UNTIL": "tomorrow"}, ["dead_letter.accept_until = 'tomorrow'", "RFC 3339"], id="no time"),
         pytest.param({"DEAD_LETTER__ACCEPT_UNTIL": "2026-01-31T12:00:00"}, ["dead_letter.accept_until", "RFC 3339"], id="a time without a zone"),
-        pytest.param({"BATCH__MAX_RECORD": "5"}, ["OSS_VECTORS_BATCH__MAX_RECORD names no setting; did you mean OSS_VECTORS_BATCH__MAX_RECORDS?"], id="an unknown name"),
-        pytest.param({"NOTHING__HERE": "5"}, ["OSS_VECTORS_NOTHING__HERE names no setting"], id="an unknown table"),
-        pytest.param({"BATCH_MAX_RECORDS": "5"}, ["OSS_VECTORS_BATCH_MAX_RECORDS names no setting; did you mean OSS_VECTORS_BATCH__MAX_RECORDS, with two underscores"], id="a single underscore"),
+        pytest.param({"BATCH__MAX_RECORD": "5"}, ["OSS_VECTORS_BATCH__MAX_RECORD is not a setting; did you mean OSS_VECTORS_BATCH__MAX_RECORDS?"], id="an unknown name"),
+        pytest.param({"NOTHING__HERE": "5"}, ["OSS_VECTORS_NOTHING__HERE is not a setting"], id="an unknown table"),
+        pytest.param({"BATCH_MAX_RECORDS": "5"}, ["OSS_VECTORS_BATCH_MAX_RECORDS is not a setting; did you mean OSS_VECTORS_BATCH__MAX_RECORDS, with two underscores"], id="a single underscore"),
         pytest.param({"KAFKA_SASL_PLAIN_PASSWORD_FILE": "x"}, ["did you mean OSS_VECTORS_KAFKA__SASL_PLAIN_PASSWORD_FILE"], id="a single underscore before a file"),
         pytest.param({"BATCH__MAX_RECORDS_FILE": "/nowhere"}, ["batch.max_records from the file '/nowhere' (OSS_VECTORS_BATCH__MAX_RECORDS_FILE): No such file"], id="no such file"),
     ],
@@ -662,8 +669,8 @@ def test_what_the_client_would_choke_on_is_told_before_it_starts() -> None:
             "kafka.client: metrics_enabled cannot be set here",
             "kafka.max_poll_interval_ms must not be shorter than kafka.session_timeout_ms",
             "kafka.bootstrap_servers: 'broker:nine' is not host:port",
-            "kafka.client: fetch_max_bytes is of type int in kafka-python, the value given is not",
-            "kafka.client: ftech_max_bytes is no setting of kafka-python",
+            "kafka.client: fetch_max_bytes must be of type int, as in kafka-python",
+            "kafka.client: ftech_max_bytes is not a setting of kafka-python",
             "oss.proxy_url: allowed is http://host:port or http://user:password@host:port",
         )
     )
@@ -683,15 +690,17 @@ def test_what_the_client_would_choke_on_is_told_before_it_starts() -> None:
 )  # fmt: skip
 def test_a_client_setting_whose_default_is_none_has_a_form_too(name: str, value: object) -> None:
     (told,) = mistakes_with(KAFKA__CLIENT=json.dumps({name: value}))
-    assert told.startswith(f"kafka.client: {name} is not what it may be: ")
+    assert told.startswith(f"kafka.client: {name} must be ")
     assert SECRET not in told
 
 
 def test_every_client_setting_without_a_typed_default_has_a_form() -> None:
     untyped = {
-        name for name, default in rules._client_settings().items() if type(default) not in (bool, int, float, str)
+        name
+        for name, default in client_options.client_defaults().items()
+        if type(default) not in (bool, int, float, str)
     }
-    assert untyped - tables.OWNED_CLIENT_SETTINGS == rules._CLIENT_FORMS.keys()
+    assert untyped - client_options.OWNED == client_options.FORMS.keys()
 
 
 def test_client_settings_of_the_right_form_are_taken() -> None:
@@ -705,7 +714,7 @@ def test_client_settings_of_the_right_form_are_taken() -> None:
 def test_a_list_of_revoked_certificates_that_is_no_file_is_told_before_it_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (told,) = mistakes_with(KAFKA__CLIENT=json.dumps({"ssl_crlfile": str(tmp_path / "fifo")}))
-    assert told == f"kafka.client.ssl_crlfile = '{tmp_path}/fifo': it is no regular file"
+    assert told == f"kafka.client.ssl_crlfile = '{tmp_path}/fifo': it is not a regular file"
 
 
 def test_routes_of_one_index_that_contradict_each_other_are_told() -> None:

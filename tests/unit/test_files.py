@@ -42,8 +42,8 @@ def make_loop(path: Path) -> None:
     ("make", "why"),
     [
         (lambda _: None, "No such file or directory"),
-        (make_fifo, "it is no regular file"),
-        (make_device, "it is no regular file"),
+        (make_fifo, "it is not a regular file"),
+        (make_device, "it is not a regular file"),
         (make_directory, "Is a directory"),
         (make_large, "it is larger than 1000 bytes"),
         (make_loop, "Too many levels of symbolic links"),

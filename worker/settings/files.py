@@ -14,22 +14,22 @@ CERTIFICATE_BYTES: Final = 10_485_760  # a bundle of certificates; the largest i
 def read(path: Path, most: int) -> bytes:
     """Return what a regular file of at most `most` bytes holds.
 
-    Raises `OSError`, whose `strerror` says why in words: also for what is no regular file, since opening a FIFO waits for
+    Raises `OSError`, whose `strerror` says why in words: also for what is not a regular file, since opening a FIFO waits for
     a writer, and a device may never end. `ValueError` if the path holds a null byte.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         _refuse_unusable(os.fstat(descriptor), most)
-        parts = []
+        chunks = []
         left = most + 1  # it may grow while it is read
-        while left and (part := os.read(descriptor, left)):
-            parts.append(part)
-            left -= len(part)
+        while left and (chunk := os.read(descriptor, left)):
+            chunks.append(chunk)
+            left -= len(chunk)
     finally:
         os.close(descriptor)
     if not left:
         raise _too_large(most)
-    return b"".join(parts)
+    return b"".join(chunks)
 
 
 def problem(path: str, most: int) -> str:
@@ -50,7 +50,7 @@ def _refuse_unusable(status: os.stat_result, most: int) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     if status.st_size > most:
         raise _too_large(most)
 

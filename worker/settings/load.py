@@ -1,4 +1,4 @@
-"""Reading the settings: a TOML file and the environment, with every mistake at once.
+"""Reads the settings from a TOML file and the environment, and finds every mistake at once.
 
 The environment wins over the file, the file over the defaults. Nothing is read at import.
 """
@@ -15,7 +15,8 @@ from worker import redaction
 from worker.errors import SettingsError
 from worker.redaction import HIDDEN
 from worker.settings import files, value_text
-from worker.settings.rules import SHOWN_CHARACTERS, contradictions, credential_mistakes, quoted, suggestion
+from worker.settings.mistakes import SHOWN_CHARACTERS, quoted, suggestion
+from worker.settings.rules import contradictions, credential_mistakes
 from worker.settings.tables import (
     CONFIG_VARIABLE,
     ENV_PREFIX,
@@ -35,7 +36,7 @@ _MISTAKE_CHARACTERS: Final = 2000
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """The settings in force, and for each name of the form table.name where its value came from."""
+    """The settings in force, and for each `table.name` where its value came from."""
 
     settings: Settings
     origins: dict[str, str]
@@ -45,13 +46,13 @@ def load(path: Path | None, environ: Mapping[str, str], *, to_run: bool = False)
     """Read the settings. The environment wins over the file, the file over the defaults.
 
     `path` is the file of `--config`; without it `OSS_VECTORS_CONFIG` names one, without that there is none.
-    `to_run` asks for what only a run needs, the credentials. Raises `SettingsError` with every mistake.
+    `to_run` also asks for what only a run needs: the credentials. Raises `SettingsError` with every mistake.
     """
     return _Loader(environ, to_run=to_run).load(path)
 
 
 class _Loader:
-    """Gathers values and mistakes, table by table."""
+    """Collects values and mistakes, table by table."""
 
     def __init__(self, environ: Mapping[str, str], *, to_run: bool) -> None:
         self._environ = environ
@@ -68,7 +69,7 @@ class _Loader:
         self._refuse_unknown_variables()
         routes = self._routes(document.get("routes"), source)
         tables = {name: self._table(name, kind, document.get(name, {}), source) for name, kind in TABLES.items()}
-        # A setting that is wrong by itself stands at its default here, and nothing more is said of it.
+        # A setting that is wrong by itself has its default here. A second mistake about it would mislead.
         self._mistakes += [m for m in contradictions(routes, tables) if m.partition(" ")[0] not in self._wrong]
         oss = tables["oss"]
         if self._to_run and isinstance(oss, Oss) and oss.credentials == "environment":
@@ -99,7 +100,7 @@ class _Loader:
     def _refuse_unknown_tables(self, document: Mapping[str, Any], source: str) -> None:
         known = ["routes", *TABLES]
         self._mistakes += [
-            f"{name} (in {source}) is no table of the settings{suggestion(name, known)}; there are {', '.join(known)}"
+            f"{name} (in {source}) is not a table of the settings{suggestion(name, known)}; there are {', '.join(known)}"
             for name in document
             if name not in known
         ]
@@ -118,10 +119,10 @@ class _Loader:
             ):
                 continue
             if "__" in variable[len(ENV_PREFIX) :]:
-                self._mistakes.append(f"the variable {variable} names no setting{suggestion(variable, list(known))}")
+                self._mistakes.append(f"the variable {variable} is not a setting{suggestion(variable, list(known))}")
             elif variable in flattened:
                 self._mistakes.append(
-                    f"the variable {variable} names no setting; did you mean {flattened[variable]}, with two underscores after the table?"
+                    f"the variable {variable} is not a setting; did you mean {flattened[variable]}, with two underscores after the table?"
                 )
 
     def _routes(self, value: Any, source: str) -> tuple[Route, ...]:
@@ -173,18 +174,18 @@ class _Loader:
                     self._mistakes.append(
                         f"{table}.{stem} and {table}.{name} (in {source}): only one of them may be set"
                     )
-                self._take_file(table, stem, value, f"{source} ({name})", values, origins)
+                self._read_file(table, stem, value, f"{source} ({name})", values, origins)
             else:
                 self._mistakes.append(
-                    f"{table}.{name} (in {source}) is no setting{suggestion(name, list(fields_of(kind)))}"
+                    f"{table}.{name} (in {source}) is not a setting{suggestion(name, list(fields_of(kind)))}"
                 )
-        self._take_environment(table, kind, values, origins)
+        self._read_environment(table, kind, values, origins)
         for name in fields_of(kind):
             self._origins[f"{table}.{name}"] = origins.get(name, "default")
         _remember({name: value for name, value in values.items() if f"{table}.{name}" in SECRETS})
         return self._fill(table, kind, values, source, origins)
 
-    def _take_environment(self, table: str, kind: type[Table], values: dict[str, Any], origins: dict[str, str]) -> None:
+    def _read_environment(self, table: str, kind: type[Table], values: dict[str, Any], origins: dict[str, str]) -> None:
         for name in fields_of(kind):
             variable = _variable(table, name)
             if variable in self._environ:
@@ -194,9 +195,9 @@ class _Loader:
             if file_variable in self._environ and f"{name}_file" not in fields_of(kind):
                 if variable in self._environ:
                     self._mistakes.append(f"{variable} and {file_variable}: only one of them may be set")
-                self._take_file(table, name, self._environ[file_variable], file_variable, values, origins)
+                self._read_file(table, name, self._environ[file_variable], file_variable, values, origins)
 
-    def _take_file(
+    def _read_file(
         self, table: str, name: str, path: Any, origin: str, values: dict[str, Any], origins: dict[str, str]
     ) -> None:
         origins[name] = origin
@@ -224,11 +225,11 @@ class _Loader:
         converted: dict[str, Any] = {}
         fields = fields_of(kind)
         for name in values.keys() - fields.keys():
-            self._mistakes.append(f"{place}.{name} (in {source}) is no setting{suggestion(name, list(fields))}")
+            self._mistakes.append(f"{place}.{name} (in {source}) is not a setting{suggestion(name, list(fields))}")
         for name, field in fields.items():
             if name not in values:
                 if field.required and f"{place}.{name}" not in self._wrong:
-                    self._mistakes.append(f"{place}.{name} is needed: {description_of(field.type)}")
+                    self._mistakes.append(f"{place}.{name} is needed. {description_of(field.type)}")
                     self._wrong.add(f"{place}.{name}")
                 if field.required:
                     converted[name] = ""
@@ -240,7 +241,7 @@ class _Loader:
                 is_hidden = f"{place}.{name}" in SECRETS or value_text.may_be_secret(values[name])
                 shown = HIDDEN if is_hidden else _shown(values[name])
                 self._mistakes.append(
-                    f"{place}.{name} = {shown} (from {origin}): {error}; {description_of(field.type)}"
+                    f"{place}.{name} = {shown} (from {origin}): {error}. {description_of(field.type)}"
                 )
                 self._wrong.add(f"{place}.{name}")
                 if field.required:
@@ -274,7 +275,7 @@ def _parsed(given: _FromText, kind: Any) -> Any:
 
 
 def _from_json(text: str) -> Any:
-    """Read JSON as its standard has it. Raises `ValueError`, whose text does not quote it."""
+    """Read JSON as its standard defines it. Raises `ValueError`, whose text does not quote it."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
@@ -286,7 +287,7 @@ def _refuse_constant(_: str) -> NoReturn:
 
 
 def _remember(secrets: Mapping[str, Any]) -> None:
-    """Have every text hide these values, which may be wrong; also where one was given to another setting too."""
+    """Hide these values in every text from now on, right or wrong, also where another setting was given one of them."""
     for value in secrets.values():
         if isinstance(value, str):
             redaction.remember(str(value))

@@ -1,4 +1,4 @@
-"""Showing the settings: those in force, secrets hidden, and a commented example with every default."""
+"""Shows the settings: those in force with secrets hidden, and a commented example with every default."""
 
 import json
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from worker.settings.tables import SECRETS, TABLES, Route, Settings, Table, desc
 
 
 def remember_secrets(settings: Settings) -> None:
-    """Have every text that leaves this process hide the secrets in the settings."""
+    """Hide the secrets of the settings in every text that leaves this process."""
     kafka, oss = settings.kafka, settings.oss
     redaction.remember(kafka.sasl_plain_password, kafka.ssl_password)
     redaction.remember_url(oss.proxy_url)
@@ -83,7 +83,7 @@ _EXAMPLE_VALUES: Final = MappingProxyType(
 def example() -> str:
     """Return a commented file with every setting at its default, and sample values where one is needed."""
     lines = [
-        "# Every setting with its default. What has none is marked as needed.",
+        "# Every setting with its default. Those without one are marked: Needed.",
         "",
         "[[routes]]  # one for each topic, at least one",
     ]
@@ -98,7 +98,7 @@ def _example_lines(table: str, kind: type[Table]) -> list[str]:
     lines = []
     for name, field in fields_of(kind).items():
         if field.required:
-            value, needed = _EXAMPLE_VALUES[table, name], "needed: "
+            value, needed = _EXAMPLE_VALUES[table, name], "Needed. "
         else:
             value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
             needed = ""

@@ -1,7 +1,6 @@
-"""The settings: a TOML file and the environment, frozen, every mistake told at once.
+"""The tables of settings: each setting's type, bounds, default and meaning, once.
 
-Each setting's type, bounds, default and meaning stand here once; `oss-vectors-worker config --example` and the README
-show them from here. Nothing is read at import.
+`oss-vectors-worker config --example`, the messages about mistakes and the documentation show them from here.
 """
 
 import json
@@ -12,18 +11,12 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from worker.records.choices import Format, KeyFormat, MetadataValues, Tombstones
+
 ENV_PREFIX: Final = "OSS_VECTORS_"
-
-
 CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
-
-
 SECRET_VARIABLES: Final = ("OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN")
-
-
 CREDENTIAL_VARIABLES: Final = ("OSS_ACCESS_KEY_ID", *SECRET_VARIABLES)
-
-
 SECRETS: Final = frozenset(
     {
         *("kafka.sasl_plain_password", "kafka.ssl_password", "kafka.client", "oss.proxy_url"),
@@ -31,28 +24,20 @@ SECRETS: Final = frozenset(
     }
 )
 
-
-_YEAR: Final = 31_536_000  # seconds; the system's waits end in an overflow, which infinity would be
-
-
+_YEAR: Final = 31_536_000  # seconds; longer waits of the system end in an overflow, and infinity would be one
 _MOST_A_SECOND: Final = 1e9
-
-
-INT32: Final = 2**31 - 1  # Kafka's protocol has no more for a time
-
-
 _MOST_COUNTED: Final = 10_000_000
-
-
 _MOST_BYTES: Final = 2**50
+INT32: Final = 2**31 - 1  # the most that Kafka's protocol can carry for a time
+
+
+def means(description: str, **bounds: Any) -> Meta:
+    """Return what a setting means, and its bounds, of which the type itself knows nothing."""
+    return Meta(description=description, **bounds)
 
 
 Seconds = Annotated[float, Meta(gt=0, le=_YEAR)]
-
-
 Index = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9]{0,62}\\Z")]
-
-
 Metric = Literal["", "cosine", "euclidean"]
 
 
@@ -63,254 +48,247 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Route(Table, frozen=True):
     """Which topic goes to which index."""
 
-    topic: Annotated[str, Meta(min_length=1, max_length=249, description="the topic to read")]
-    index: Annotated[Index, Meta(description="the index to write to: a letter, then letters and digits, at most 63")]
-    dimension: Annotated[
-        int,
-        Meta(ge=0, le=4096, description="numbers in a vector; 0 asks the service at start, otherwise taken as given"),
-    ] = 0
-    distance_metric: Annotated[
-        Metric, Meta(description='"cosine" or "euclidean"; "" asks the service at start, otherwise taken as given')
-    ] = ""
+    topic: Annotated[str, means("The topic to read.", min_length=1, max_length=249)]
+    index: Annotated[Index, means("The index to write to: a letter, then letters and digits, at most 63 in all.")]
+    dimension: Annotated[int, means("Numbers in a vector. 0 asks the service at start.", ge=0, le=4096)] = 0
+    distance_metric: Annotated[Metric, means('The metric of the index. "" asks the service at start.')] = ""
     non_filterable_metadata_keys: Annotated[
-        tuple[str, ...], Meta(description="metadata keys that do not count as filterable; [] asks the service at start")
+        tuple[str, ...], means("Metadata keys that the index does not filter by. [] asks the service at start.")
     ] = ()
 
 
 class Kafka(Table, frozen=True):
     """The brokers and the consumer group."""
 
-    bootstrap_servers: Annotated[tuple[str, ...], Meta(min_length=1, description="host:port of some brokers")] = (
+    bootstrap_servers: Annotated[tuple[str, ...], means("Some brokers, each host:port.", min_length=1)] = (
         "localhost:9092",
     )
-    group_id: Annotated[str, Meta(min_length=1, description="the consumer group")] = "oss-vectors-worker"
-    client_id: Annotated[str, Meta(min_length=1, description="what the brokers' logs call this client")] = (
+    group_id: Annotated[str, means("The consumer group.", min_length=1)] = "oss-vectors-worker"
+    client_id: Annotated[str, means("The name of this client in the brokers' logs.", min_length=1)] = (
         "oss-vectors-worker"
     )
     group_instance_id: Annotated[
         str,
-        Meta(
+        means(
+            'Static membership: one value for each replica, kept over its restarts. "" is dynamic membership.',
             pattern="^[A-Za-z0-9._-]{0,249}\\Z",
-            description="static membership: one value for each replica, kept over its restarts",
         ),
     ] = ""
     auto_offset_reset: Annotated[
         Literal["earliest", "none", "latest"],
-        Meta(
-            description="where a partition without a committed offset begins; none blocks it until one is set by hand"
+        means(
+            "Where a partition without a committed offset begins. none blocks it until an offset is committed by hand."
         ),
     ] = "earliest"
     isolation_level: Annotated[
         Literal["read_committed", "read_uncommitted"],
-        Meta(description="whether records of open and aborted transactions are read"),
+        means("Whether records of open and aborted transactions are read too."),
     ] = "read_committed"
     security_protocol: Annotated[
-        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Meta(description="how to talk to the brokers")
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], means("How to connect to the brokers.")
     ] = "PLAINTEXT"
-    ssl_cafile: Annotated[str, Meta(description="certificates to trust, PEM")] = ""
-    ssl_certfile: Annotated[str, Meta(description="the client's certificate, PEM")] = ""
-    ssl_keyfile: Annotated[str, Meta(description="the client's key, PEM")] = ""
-    ssl_password: Annotated[str, Meta(description="the password of the client's key")] = ""
+    ssl_cafile: Annotated[str, means('A file of certificates to trust, PEM. "" trusts those of the system.')] = ""
+    ssl_certfile: Annotated[str, means("The file of the client's certificate, PEM.")] = ""
+    ssl_keyfile: Annotated[str, means('The file of the client\'s key, PEM. "": the key is in ssl_certfile.')] = ""
+    ssl_password: Annotated[str, means("The password of the client's key.")] = ""
     sasl_mechanism: Annotated[
         Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "AWS_MSK_IAM"],
-        Meta(description="how to log in, with SASL_PLAINTEXT and SASL_SSL"),
+        means("How to log in. Needed with SASL_PLAINTEXT and SASL_SSL."),
     ] = ""
-    sasl_plain_username: Annotated[str, Meta(description="the user, for PLAIN and SCRAM")] = ""
-    sasl_plain_password: Annotated[str, Meta(description="the password, for PLAIN and SCRAM")] = ""
+    sasl_plain_username: Annotated[str, means("The user, for PLAIN and SCRAM.")] = ""
+    sasl_plain_password: Annotated[str, means("The password, for PLAIN and SCRAM.")] = ""
     session_timeout_ms: Annotated[
-        int,
-        Meta(ge=1000, le=INT32, description="after so long without a heartbeat the group goes on without this member"),
+        int, means("Milliseconds without a heartbeat until the group removes this member.", ge=1000, le=INT32)
     ] = 45000
     max_poll_interval_ms: Annotated[
-        int, Meta(ge=1000, le=INT32, description="after so long without a poll the group goes on without this member")
+        int, means("Milliseconds without a poll until the group removes this member.", ge=1000, le=INT32)
     ] = 300000
-    commit_interval_seconds: Annotated[Seconds, Meta(description="how often offsets are committed")] = 1.0
-    revoke_seconds: Annotated[Seconds, Meta(description="how long a rebalance may wait for what is in flight")] = 15.0
+    commit_interval_seconds: Annotated[Seconds, means("Seconds between two commits of offsets.")] = 1.0
+    revoke_seconds: Annotated[Seconds, means("Seconds that a rebalance may wait for requests in flight.")] = 15.0
     client: Annotated[
-        dict[str, Any],
-        Meta(description="anything else of kafka-python's KafkaConsumer and KafkaProducer, as it stands"),
+        dict[str, Any], means("Any other setting of kafka-python's KafkaConsumer and KafkaProducer, unchanged.")
     ] = msgspec.field(default_factory=dict)
 
 
 class Oss(Table, frozen=True):
     """The vector bucket."""
 
-    region: Annotated[str, Meta(pattern="^[a-z0-9-]+\\Z", description='the bucket\'s region, such as "cn-hangzhou"')]
+    region: Annotated[str, means("The region of the bucket, such as cn-hangzhou.", pattern="^[a-z0-9-]+\\Z")]
     bucket: Annotated[
         str,
-        Meta(
+        means(
+            "The vector bucket: 3 to 32 of a-z, 0-9 and -, no - at either end.",
             pattern="^[a-z0-9]([a-z0-9-]{1,30})[a-z0-9]\\Z",
-            description="the bucket: 3 to 32 of a-z, 0-9 and -, no - at either end",
         ),
     ]
-    account_id: Annotated[
-        str, Meta(pattern="^[0-9]+\\Z", description="the id of the account that owns the bucket, digits")
-    ]
+    account_id: Annotated[str, means("The id of the account that owns the bucket: digits.", pattern="^[0-9]+\\Z")]
     endpoint: Annotated[
         str,
-        Meta(
-            description='"" is the region\'s public endpoint; else https://..., or http://127.0.0.1:9000 for a local stack'
+        means(
+            'The endpoint: https://..., or http://127.0.0.1:9000 for a local stack. "" is the public one of the region.'
         ),
     ] = ""
-    allow_http: Annotated[bool, Meta(description="plain HTTP to anything but loopback")] = False
+    allow_http: Annotated[bool, means("Allow plain HTTP to hosts other than loopback.")] = False
     credentials: Annotated[
         Literal["environment", "file", "default-chain", "ecs-ram-role", "oidc", "process", "anonymous"],
-        Meta(
-            description="where credentials come from; environment is OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and, if set, OSS_SESSION_TOKEN"
+        means(
+            "Where credentials come from. environment is OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and, if set, OSS_SESSION_TOKEN."
         ),
     ] = "environment"
     credentials_file: Annotated[
         str,
-        Meta(
-            description="for file: JSON with access_key_id, access_key_secret and, if any, session_token; read again when it changes, the old ones kept while it cannot be read"
+        means(
+            'For "file": JSON with access_key_id, access_key_secret and, if any, session_token. It is read again when it changes; the old credentials stay until the new ones can be read.'
         ),
     ] = ""
     credentials_process: Annotated[
         str,
-        Meta(
-            description="for process: the command that prints them, as the Alibaba Cloud CLI takes it; no shell, at most 60 s and 64 KiB"
+        means(
+            'For "process": the command that prints them, as the Alibaba Cloud CLI runs it. No shell, at most 60 s and 64 KiB.'
         ),
     ] = ""
-    ca_file: Annotated[str, Meta(description="certificates to trust instead of the built-in ones, PEM")] = ""
-    proxy_url: Annotated[str, Meta(description="an HTTP proxy, http://[user:password@]host:port")] = ""
-    connect_timeout_seconds: Annotated[Seconds, Meta(description="for the connection")] = 5.0
-    write_timeout_seconds: Annotated[Seconds, Meta(description="for sending the body")] = 60.0
-    read_timeout_seconds: Annotated[Seconds, Meta(description="for waiting for the answer")] = 30.0
+    ca_file: Annotated[str, means('A file of certificates to trust, PEM. "" trusts the built-in ones.')] = ""
+    proxy_url: Annotated[str, means("An HTTP proxy, http://[user:password@]host:port.")] = ""
+    connect_timeout_seconds: Annotated[Seconds, means("Seconds to wait for a connection.")] = 5.0
+    write_timeout_seconds: Annotated[Seconds, means("Seconds to send the body of a request.")] = 60.0
+    read_timeout_seconds: Annotated[Seconds, means("Seconds to wait for the answer.")] = 30.0
 
 
 class Records(Table, frozen=True):
     """How records are read."""
 
-    format: Annotated[Literal["auto", "json", "msgpack"], Meta(description="auto tells by the first byte")] = "auto"
+    format: Annotated[Format, means("How values are encoded. auto decides by the first byte of each.")] = "auto"
     key_format: Annotated[
-        Literal["utf8", "json"], Meta(description='json for Kafka keys written as "doc-1", with the quotes')
+        KeyFormat, means('How Kafka keys are encoded. json is for keys written as "doc-1", with the quotes.')
     ] = "utf8"
     metadata_values: Annotated[
-        Literal["strict", "stringify"],
-        Meta(description="stringify turns numbers and booleans into text, and drops nulls"),
+        MetadataValues,
+        means("Which metadata is accepted. stringify turns numbers and booleans into text, and drops nulls."),
     ] = "strict"
-    tombstones: Annotated[
-        Literal["dead-letter", "delete", "ignore"],
-        Meta(description="what a null value means for the vector of the Kafka key"),
-    ] = "dead-letter"
+    tombstones: Annotated[Tombstones, means("What a null value does to the vector of its Kafka key.")] = "dead-letter"
 
 
 class Batch(Table, frozen=True):
-    """When a batch is full."""
+    """When a batch is sealed."""
 
-    max_records: Annotated[int, Meta(ge=1, le=500, description="records; the service takes 500")] = 500
-    max_bytes: Annotated[int, Meta(ge=1024, le=20971520, description="bytes of the request's body")] = 8388608
-    max_age_seconds: Annotated[Seconds, Meta(description="how long its first record may wait for others")] = 1.0
+    max_records: Annotated[int, means("Records in one request. The service accepts at most 500.", ge=1, le=500)] = 500
+    max_bytes: Annotated[int, means("Bytes in the body of one request.", ge=1024, le=20971520)] = 8388608
+    max_age_seconds: Annotated[Seconds, means("Seconds that the first record of a batch may wait for others.")] = 1.0
 
 
 class Delivery(Table, frozen=True):
-    """How requests are sent."""
+    """How requests are sent and retried."""
 
     max_in_flight: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=256,
-            description="requests at once, for each index, at most; the limit in force follows the latency",
-        ),
+        int, means("Requests in flight for each index, at most. The limit in force follows the latency.", ge=1, le=256)
     ] = 8
     requests_per_second: Annotated[
-        float, Meta(ge=0, le=_MOST_A_SECOND, description="for each index, this process; 0 is no limit")
+        float, means("Requests a second for each index, from this process. 0 is no limit.", ge=0, le=_MOST_A_SECOND)
     ] = 0.0
     vectors_per_second: Annotated[
         float,
-        Meta(
+        means(
+            "Vectors a second for each index, from this process, in bursts of one second. The rate in force falls while the service throttles. 0 is no limit.",
             ge=0,
             le=_MOST_A_SECOND,
-            description="for each index, this process, in bursts of one second, at most; the rate in force gives way "
-            "where the service throttles; 0 is no limit",
         ),
     ] = 2500.0
-    retry_initial_seconds: Annotated[Seconds, Meta(description="the longest first delay; later ones double")] = 0.5
+    retry_initial_seconds: Annotated[
+        Seconds, means("Seconds before the first retry, at most. The delay doubles with each retry.")
+    ] = 0.5
     retry_max_seconds: Annotated[
-        Seconds, Meta(description="the longest delay; also how often what blocks is tried again")
+        Seconds, means("Seconds between two retries, at most. What is blocked is tried again as often.")
     ] = 30.0
-    retry_after_max_seconds: Annotated[Seconds, Meta(description="the longest Retry-After that is followed")] = 300.0
+    retry_after_max_seconds: Annotated[Seconds, means("Seconds of a Retry-After that is followed, at most.")] = 300.0
 
 
 class Buffer(Table, frozen=True):
-    """How much may be held."""
+    """How much may be buffered."""
 
     max_bytes: Annotated[
-        int,
-        Meta(ge=1048576, le=_MOST_BYTES, description="bytes held by records not yet settled; fetching pauses above"),
+        int, means("Bytes of records that are not settled. Above it, fetching pauses.", ge=1048576, le=_MOST_BYTES)
     ] = 268435456
     max_offset_span: Annotated[
         int,
-        Meta(
+        means(
+            "Offsets between a partition's watermark and its newest record. Above it, fetching that partition pauses.",
             ge=1,
             le=_MOST_BYTES,
-            description="offsets from a partition's watermark to its newest record; fetching it pauses above",
         ),
     ] = 100000
 
 
 class DeadLetter(Table, frozen=True):
-    """What becomes of records that can never be written."""
+    """What happens to records that can never be written."""
 
     topic: Annotated[
         str,
-        Meta(max_length=249, description="the dead-letter topic; with none the first bad record blocks its partition"),
+        means(
+            'The dead-letter topic. "": there are no dead letters, and the first bad record blocks its partition.',
+            max_length=249,
+        ),
     ] = "vectors.dlq"
     limit_ratio: Annotated[
         float,
-        Meta(gt=0, le=1, description="more than this share of the last limit_window records of a topic blocks it"),
+        means(
+            "A topic is blocked when more than this share of its last limit_window records are dead letters.",
+            gt=0,
+            le=1,
+        ),
     ] = 0.1
-    limit_window: Annotated[int, Meta(ge=1, le=_MOST_COUNTED, description="records")] = 1000
+    limit_window: Annotated[int, means("Records of a topic that limit_ratio looks at.", ge=1, le=_MOST_COUNTED)] = 1000
     limit_min: Annotated[
-        int, Meta(ge=1, le=_MOST_COUNTED, description="dead letters in the window, at the least, before it blocks")
+        int, means("Dead letters in the window before limit_ratio blocks the topic.", ge=1, le=_MOST_COUNTED)
     ] = 50
-    accept_until: Annotated[str, Meta(description="RFC 3339; until then the limit does not block")] = ""
+    accept_until: Annotated[
+        str, means('Until this time the limit does not block: RFC 3339, such as 2026-01-31T12:00:00Z. "" is never.')
+    ] = ""
     isolated_attempts: Annotated[
         int,
-        Meta(
+        means(
+            "Attempts of a record alone that end in 500, while others are accepted, before it is dead-lettered.",
             ge=1,
             le=_MOST_COUNTED,
-            description="500s for a record alone, while others are taken, before it is dead-lettered",
         ),
     ] = 10
     oversize: Annotated[
         Literal["block", "reference"],
-        Meta(description="for a dead letter that the broker finds too large; reference writes its place and size"),
+        means(
+            "What happens to a dead letter that the broker finds too large. reference writes its place and size instead of its bytes."
+        ),
     ] = "block"
     idempotent: Annotated[
-        Literal["auto", "true", "false"], Meta(description="the idempotent producer; some brokers lack it")
+        Literal["auto", "true", "false"],
+        means("Whether the producer of dead letters is idempotent. auto tries it, since some brokers lack it."),
     ] = "auto"
 
 
 class Http(Table, frozen=True):
-    """The port for metrics and health."""
+    """The port of metrics and health checks."""
 
-    host: Annotated[str, Meta(min_length=1, description="the address to listen on")] = "0.0.0.0"  # noqa: S104 - a container's port is reached from outside
-    port: Annotated[int, Meta(ge=0, le=65535, description="0 takes a free one, and logs it")] = 9464
+    host: Annotated[str, means("The address to listen on.", min_length=1)] = "0.0.0.0"  # noqa: S104 - a container's port is reached from outside
+    port: Annotated[int, means("The port to listen on. 0 is a free one, which is logged.", ge=0, le=65535)] = 9464
 
 
 class Log(Table, frozen=True):
-    """The log, on stderr."""
+    """The log, on standard error."""
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Meta(description="the least level, of the worker alone: no library logs under info"),
+        means("The lowest level that is logged. Libraries never log below info."),
     ] = "info"
-    format: Annotated[Literal["auto", "json", "text"], Meta(description="auto is text on a terminal, else JSON")] = (
-        "auto"
-    )
+    format: Annotated[Literal["auto", "json", "text"], means("auto is text on a terminal, else JSON.")] = "auto"
 
 
 class Shutdown(Table, frozen=True):
-    """The end."""
+    """How the worker stops."""
 
     drain_seconds: Annotated[
         float,
-        Meta(
+        means(
+            "Seconds from the signal to the exit. The last 5 s, at most half, are for the commit and for leaving the group.",
             ge=1,
             le=_YEAR,
-            description="from the signal to the exit; the last 5 s, at most half, are for commit and leave",
         ),
     ] = 25.0
 
@@ -357,35 +335,15 @@ TABLES: Final[Mapping[str, type[Table]]] = MappingProxyType(
 )
 
 
-# What the worker sets itself: another value would break a promise, or has a setting of its own.
-OWNED_CLIENT_SETTINGS: Final = frozenset(
-    {
-        *("acks", "allow_auto_create_topics", "auto_commit_interval_ms", "auto_offset_reset", "bootstrap_servers"),
-        *("client_id", "consumer_timeout_ms", "default_offset_commit_callback", "enable_auto_commit"),
-        *("enable_idempotence", "group_id", "group_instance_id", "heartbeat_interval_ms", "isolation_level"),
-        *(
-            "kafka_client",
-            "key_deserializer",
-            "key_serializer",
-            "max_poll_interval_ms",
-            "max_poll_records",
-            "metrics_enabled",
-            "sasl_oauth_token_provider",
-        ),
-        *("partition_assignment_strategy", "sasl_mechanism", "sasl_plain_password", "sasl_plain_username"),
-        *("security_protocol", "session_timeout_ms", "ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_password"),
-        *("transactional_id", "value_deserializer", "value_serializer"),
-    }
-)
-
-
 def fields_of(kind: type[Table]) -> dict[str, msgspec.structs.FieldInfo]:
+    """Return the settings of a table by their names."""
     return {field.name: field for field in msgspec.structs.fields(kind)}
 
 
 def description_of(kind: Any) -> str:
-    """Return what a setting means, and of words, which are allowed."""
-    arguments = get_args(kind)
-    meanings = [meta.description for meta in arguments[1:] if isinstance(meta, Meta) and meta.description]
-    allowed = [json.dumps(word) for word in get_args(arguments[0])] if get_origin(arguments[0]) is Literal else []
-    return " | ".join(allowed) + (": " if allowed else "") + (meanings[-1] if meanings else "")
+    """Return which words a setting allows, if not all, and what it means."""
+    allowed, *metas = get_args(kind)
+    words = [json.dumps(word) for word in get_args(allowed)] if get_origin(allowed) is Literal else []
+    meanings = [meta.description for meta in metas if isinstance(meta, Meta) and meta.description]
+    parts = [" | ".join(words), *meanings[-1:]]
+    return ". ".join(part for part in parts if part)

@@ -87,7 +87,7 @@ def _problem(name: str, text: str) -> str:
     forbidden = _NEVER if name in _SPACES_COUNT else _NOT_IN_NAMES
     for character in text:
         if unicodedata.category(character) in forbidden:
-            return f"it holds U+{ord(character):04X}, which cannot be seen"
+            return f"it contains U+{ord(character):04X}, a character that cannot be seen"
     if name not in _SPACES_COUNT and text != text.strip():
         return "white space before or after it"
     return ""
