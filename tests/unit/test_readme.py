@@ -36,6 +36,13 @@ def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
     assert list(broken_links(page)) == []
 
 
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_named_on_the_pages_are_there(page: Path) -> None:
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|ya?ml|md|jsonl?|toml))`", page.read_text(encoding="utf-8")))
+    folders = (ROOT, page.parent, ROOT / "tests", Path(cli.__file__).parent)
+    assert [name for name in sorted(named) if not any((folder / name).exists() for folder in folders)] == []
+
+
 def test_the_readme_leads_to_every_page() -> None:
     reached: set[Path] = set()
     found = {ROOT / "README.md"}
