@@ -1,8 +1,7 @@
-"""The parts of the README that are made from the code: `python -m worker.documentation README.md` puts them in place."""
+"""The tables of the documentation that are made from the code: `python -m worker.documentation` renews all of them."""
 
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -13,6 +12,9 @@ from worker.ledger import Ledger, Partition
 from worker.settings import show
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
+
+COMMAND: Final = "python -m worker.documentation"
+ROOT: Final = Path(__file__).parents[1]
 
 
 def settings() -> str:
@@ -42,21 +44,32 @@ def _sample_registry() -> CollectorRegistry:
     return made.registry
 
 
-PARTS: Final = MappingProxyType({"settings": settings, "metrics": metrics})
+PAGES: Final = MappingProxyType({"ops/settings.md": ("settings", settings), "ops/metrics.md": ("metrics", metrics)})
+"""Each page with a generated part: the name in its markers, and the function that makes the part."""
 
 
-def main(path: Path) -> None:
-    """Put every part in its place."""
-    text = path.read_text(encoding="utf-8")
-    for name, make in PARTS.items():
-        text = _replaced(text, name, make)
-    path.write_text(text, encoding="utf-8")
+def renewed(page: str, text: str) -> str:
+    """Return the text of a page with its generated part made again.
 
-
-def _replaced(text: str, name: str, make: Callable[[], str]) -> str:
+    Raises `ValueError` if the page does not have the markers of the part exactly once.
+    """
+    name, make = PAGES[page]
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}{make()}{end}", text, flags=re.DOTALL)
+    text, count = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}{make()}{end}", text, flags=re.DOTALL)
+    if count != 1:
+        message = f"{page}: expected one part between {begin.strip()} and {end}, found {count}"
+        raise ValueError(message)
+    return text
+
+
+def main(root: Path = ROOT) -> None:
+    """Renew every page in the checkout `root`."""
+    if not (root / "ops").is_dir():
+        sys.exit(f"{root} is not a checkout: it has no folder ops")
+    for page in PAGES:
+        path = root / page
+        path.write_text(renewed(page, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

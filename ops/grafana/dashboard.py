@@ -234,7 +234,7 @@ def _lag() -> Panel:
 def _time_to_drain() -> Panel:
     panel = number(
         "Time to drain",
-        "How long the lag of now takes at the pace of the last 5 minutes. What is published meanwhile is not counted, "
+        "How long the current lag takes at the rate of the last 5 minutes. What is published until then is not counted, "
         "so it falls while the workers keep up, and grows while they do not.",
         "dtdurations",
         now(f"(clamp_max(sum({LAG}) / {SETTLED_NOW}, {A_YEAR_S}) and sum({LAG}) > 0) or 0 * sum({LAG})", "time"),
@@ -318,7 +318,7 @@ def _state_over_time() -> Panel:
 def _lag_over_time() -> Panel:
     panel = graph(
         "Lag by topic",
-        "Records published and not yet settled. What counts is its course: level or falling is well.",
+        "Records published and not yet settled. Watch its direction: constant or falling is good.",
         "short",
         query(f"sum by (topic) ({LAG})", "{{topic}}"),
     )
@@ -339,7 +339,7 @@ def _latency_over_time() -> Panel:
 def _outcomes() -> Panel:
     panel = stacked(
         "Records by outcome",
-        "Records settled a second. Returned: given back unsettled with a partition; they come again. "
+        "Records settled a second. Returned: given back with a partition before they were settled; they come again. "
         "Dashed: records consumed.",
         "recps",
         query(rate(of_topic("oss_vectors_records_settled_total"), "outcome"), "{{outcome}}"),
@@ -352,7 +352,7 @@ def _outcomes() -> Panel:
 def _dead_letters() -> Panel:
     panel = bars(
         "Dead letters by reason",
-        "Records that can never be written, as the broker acknowledged their dead letters. None is well.",
+        "Records that can never be written and whose dead letters the broker has acknowledged. 0 is good.",
         "short",
         query(increase(of_topic("oss_vectors_dead_letters_total"), "reason"), "{{reason}}"),
     )
@@ -374,7 +374,7 @@ def _codes() -> Panel:
 def _in_flight() -> Panel:
     panel = graph(
         "Requests in flight and limit",
-        "Requests under way, of all workers, and how many may be (dashed). The limit falls when the service throttles.",
+        "Requests in flight, of all workers, and their limit (dashed). The limit falls when the service throttles.",
         "none",
         query(f"sum by (index) ({of_index('oss_vectors_requests_in_flight')})", "{{index}}"),
         query(f"sum by (index) ({of_index('oss_vectors_in_flight_limit')})", "{{index}}, limit"),
@@ -407,7 +407,7 @@ def _pauses() -> Panel:
 def _rebalances() -> Panel:
     panel = bars(
         "Rebalances",
-        "Events that moved partitions, over all workers. Lost: taken away without the chance to commit.",
+        "Events that moved partitions, over all workers. Lost: the group removed the worker, which could not commit.",
         "short",
         query(increase(of("oss_vectors_rebalances_total"), "event"), "{{event}}"),
     )
@@ -442,7 +442,7 @@ def _partitions() -> Sequence[Panel]:
         ).links([runbook("ossvectorspartitionlaggrowing")]),
         graph(
             "Oldest unsettled record",
-            "How long ago the oldest record that is not settled was polled. It grows without end where one is stuck.",
+            "How long ago the oldest record that is not settled was polled. It grows without end if a record is stuck.",
             "s",
             query(of_partition("oss_vectors_oldest_unsettled_age_seconds"), "{{topic}}/{{partition}}"),
         ).links([runbook("ossvectorsrecordsstuck")]),
@@ -457,7 +457,7 @@ def _partitions() -> Sequence[Panel]:
         ),
         listing(
             "Offsets",
-            "Where each partition stands: what is settled below the watermark, what is committed, and the end. "
+            "The position of each partition: the watermark, below which all is settled, the committed offset, and the end. "
             "A partition that appears here belongs to a worker.",
             {
                 "End": (of_partition("oss_vectors_end_offset"), "locale"),
@@ -505,7 +505,7 @@ def _records() -> Sequence[Panel]:
         ).axis_soft_max(1),
         bars(
             "Writes to the dead-letter topic",
-            "Attempts to write a dead letter. Failed ones are tried again, and the partition waits.",
+            "Attempts to write a dead letter. Failed ones are retried, and the partition waits.",
             "short",
             query(increase(of("oss_vectors_dead_letter_writes_total"), "result"), "{{result}}"),
         )
@@ -515,7 +515,7 @@ def _records() -> Sequence[Panel]:
         .axis_soft_max(1),
         bars(
             "Foreign keys and skipped offsets",
-            "Records whose Kafka key is not the vector's key, so that no order holds among its versions; "
+            "Records whose Kafka key is not the vector's key, so that the order of its versions is not kept; "
             "offsets that were passed without being read; and offsets that a log lost after they were read.",
             "short",
             query(increase(of_topic("oss_vectors_key_mismatch_total"), "topic"), "{{topic}}: key mismatch"),
@@ -553,7 +553,7 @@ def _batches() -> Sequence[Panel]:
         ).span(6),
         bars(
             "Batches split",
-            "Refused batches that were split, until the bad record stood alone.",
+            "Refused batches that were split, until the bad record was alone.",
             "short",
             query(increase(of_index("oss_vectors_bisects_total"), "index"), "{{index}}"),
         )
@@ -592,7 +592,7 @@ def _requests() -> Sequence[Panel]:
         ),
         bars(
             "Retries by reason",
-            "Requests that are sent again, without end, until the service takes them.",
+            "Requests that are retried, without end, until the service accepts them.",
             "short",
             query(increase(of("oss_vectors_retries_total"), "reason"), "{{reason}}"),
         )
@@ -600,7 +600,7 @@ def _requests() -> Sequence[Panel]:
         .axis_soft_max(1),
         bars(
             "Unknown outcomes",
-            "Requests that left and got no answer: they may have been applied, or still be. They are sent again.",
+            "Requests that were sent and got no answer: the service may have applied them, or may still apply them. They are retried.",
             "short",
             query(increase(of_index("oss_vectors_unknown_outcomes_total"), "index"), "{{index}}"),
         )
@@ -625,8 +625,8 @@ def _requests() -> Sequence[Panel]:
             query(rate(of_index("oss_vectors_rate_limit_wait_seconds_total"), "index"), "{{index}}"),
         ).links([runbook("ossvectorsthrottled")]),
         graph(
-            "Since the service took a request",
-            "Seconds since the last successful write, of the worker that had the latest. It grows at rest too.",
+            "Since the service accepted a request",
+            "Seconds since the last successful write, of the worker that had the latest. It also grows when there is nothing to write.",
             "s",
             query(f"min({since(of('oss_vectors_last_put_timestamp_seconds'))})", "last write"),
         ),
@@ -651,7 +651,7 @@ def _kafka() -> Sequence[Panel]:
         .axis_soft_max(1),
         stacked(
             "Commits",
-            "Commits of offsets a second. Failed ones are tried again.",
+            "Commits of offsets a second. Failed ones are retried.",
             "cps",
             query(rate(of("oss_vectors_commits_total"), "result"), "{{result}}"),
         )
@@ -659,19 +659,19 @@ def _kafka() -> Sequence[Panel]:
         .links([runbook("ossvectorscommitsfailing")]),
         bars(
             "Errors of the Kafka client",
-            "By kind. A few while a broker restarts are no matter.",
+            "By kind. A few during the restart of a broker are normal.",
             "short",
             query(increase(of("oss_vectors_kafka_errors_total"), "kind"), "{{kind}}"),
         ).axis_soft_max(1),
         graph(
             "Since the last poll",
-            "Seconds since each worker last polled. Near kafka.max_poll_interval_ms the group goes on without it.",
+            "Seconds since each worker last polled. Near kafka.max_poll_interval_ms the group removes it.",
             "s",
             query(since(f"max by (instance) ({of('oss_vectors_last_poll_timestamp_seconds')})"), "{{instance}}"),
         ).links([runbook("ossvectorspollingstopped")]),
         graph(
             "Since the last commit",
-            "Seconds since each worker last committed. It grows at rest too, where there is nothing to commit.",
+            "Seconds since each worker last committed. It also grows when there is nothing to commit.",
             "s",
             query(since(f"max by (instance) ({of('oss_vectors_last_commit_timestamp_seconds')})"), "{{instance}}"),
         ).links([runbook("ossvectorscommitsfailing")]),
@@ -684,7 +684,7 @@ def _kafka_client() -> Sequence[Panel]:
     return (
         graph(
             "Fetch duration",
-            "From a fetch to its answer. A broker with nothing new waits for fetch_max_wait_ms, so at rest it is that.",
+            "From a fetch to its answer. A broker with nothing new waits for fetch_max_wait_ms, so without new records it is that.",
             "s",
             *(query(quantile(share, fetch), f"p{share * 100:g}") for share in QUANTILES),
         ),
@@ -717,8 +717,8 @@ def _kafka_client() -> Sequence[Panel]:
         .axis_soft_max(1),
         graph(
             "Since the last heartbeat",
-            "Seconds since the group last took a heartbeat of each worker. There are none during a join; near "
-            "kafka.session_timeout_ms the group goes on without it.",
+            "Seconds since the group last accepted a heartbeat of each worker. There are none during a join; near "
+            "kafka.session_timeout_ms the group removes it.",
             "s",
             query(
                 since(f"max by (instance) ({of('oss_vectors_kafka_client_last_heartbeat_timestamp_seconds')})"),
@@ -738,7 +738,7 @@ def _process() -> Sequence[Panel]:
     return (
         graph(
             "CPU",
-            "Cores in use by each worker. A worker at 1 for long has no more to give: add another.",
+            "Cores in use by each worker. A worker that stays at 1 is at its limit: add another.",
             "short",
             query(rate(of("process_cpu_seconds_total"), "instance"), "{{instance}}"),
         ),

@@ -1,4 +1,4 @@
-"""The README's steps by hand, typed as they stand but for the ports."""
+"""The README's steps by hand, typed as they are but for the ports; and its installation, but for the download."""
 
 import contextlib
 import os
@@ -6,13 +6,17 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.support.bounded import running
+import pytest
+
+from tests.support.bounded import run_group, running
+from tests.support.markdown import ROOT
 from tests.support.worker import Scrape, free_port, wait_for
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 WAIT = """for port in {0} {1}; do until (echo > /dev/tcp/127.0.0.1/$port) 2> /dev/null; do sleep 0.2; done; done"""
 
 
@@ -43,6 +47,22 @@ def test_the_steps_by_hand_lead_to_records_that_are_written(tmp_path: Path) -> N
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGKILL)
+
+
+def test_the_wheel_that_the_installation_builds_starts(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="the wheel is built with it; ops/requirements-build.txt installs it")
+    (steps,) = (block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "pip wheel" in block)
+    environment, dist = tmp_path / "environment", tmp_path / "dist"
+    script = steps.replace("/opt/oss-vectors-worker", str(environment)).replace("dist", str(dist))
+    # The packages are those of this environment, instead of being downloaded again.
+    site = f"{environment}/lib/python{sysconfig.get_python_version()}/site-packages"
+    borrowed = f"echo '{sysconfig.get_path('purelib')}' > {site}/borrowed.pth"
+    script, installs = re.subn(r"^.* install -r .*$", borrowed, script, flags=re.MULTILINE)
+    script, runs = re.subn(r" run --config worker\.toml$", " config --example", script, flags=re.MULTILINE)
+    assert (installs, runs) == (1, 1)
+    done = run_group(["bash", "-euo", "pipefail", "-c", script], timeout=200, cwd=ROOT)
+    assert (done.returncode, "[[routes]]" in done.stdout) == (0, True), done.stdout
+    assert len(list(dist.glob("oss_vectors_worker-*.whl"))) == 1
 
 
 def _written(port: int) -> float:

@@ -21,6 +21,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from tests.support.broker import TopicFactory
+from tests.support.markdown import ROOT, headings, slug
 from tests.support.worker import Record, publish, read_topic
 from worker import cli
 from worker.deadletters.headers import Sizes, Writer, build, build_reference
@@ -35,7 +36,6 @@ from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
 
-ROOT = Path(__file__).parents[2]
 PATH = ROOT / "ops/runbook.md"
 TEXT = PATH.read_text(encoding="utf-8")
 FENCES: list[tuple[str, str]] = [
@@ -45,18 +45,6 @@ FENCES: list[tuple[str, str]] = [
 PROSE = re.sub(r"^( *)```\w+\n.*?^ *```$", "", TEXT, flags=re.DOTALL | re.MULTILINE)
 CODE = [*re.findall(r"`([^`\n]+)`", PROSE), *(body for _, body in FENCES)]
 POLICIES = sorted((ROOT / "ops/ram").glob("*.json"))
-
-
-def headings(text: str) -> list[str]:
-    """The headings of a document, without what only looks like one in its code."""
-    return re.findall(
-        r"^#{1,6} (.+)$", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
-    )
-
-
-def slug(heading: str) -> str:
-    """The anchor that GitHub makes of a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 # -- alerts and reasons
@@ -178,17 +166,6 @@ def test_commands_named_are_commands_of_the_worker() -> None:
         known = {name for parameter in found.params for name in parameter.opts}
         wrong += [f"{line}: {option}" for option in options if option not in known]
     assert (wrong, "config" in named) == ([], True)
-
-
-def test_links_lead_somewhere() -> None:
-    wrong = []
-    for target in re.findall(r"\]\(([^)]+)\)", PROSE):
-        file, _, anchor = target.partition("#")
-        path = (PATH.parent / file).resolve() if file else PATH
-        anchors = {slug(heading) for heading in headings(path.read_text())} if path.suffix == ".md" else set()
-        if not path.is_file() or (anchor and anchor not in anchors):
-            wrong.append(target)
-    assert wrong == []
 
 
 # -- RAM policies

@@ -1,4 +1,4 @@
-"""What the README shows is what the code does."""
+"""What the README and the pages around it show is what the code does."""
 
 import re
 import tomllib
@@ -6,41 +6,77 @@ from collections import Counter
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 from ops.requirements import BUILD, FILES
+from tests.support.markdown import ROOT, broken_links, first_cells, pages, section
 from worker import cli, documentation
 from worker.commands.exit_codes import ExitCode
 from worker.errors import Reason
 from worker.ledger import Outcome
+from worker.local.emulator.control import Control, Journal
+from worker.local.emulator.faults import Adjustments, Faults, Limits, Rule
+from worker.local.emulator.signature import AccessKeys, KeyPair
+from worker.local.emulator.store import Store
 from worker.settings import load, tables
 
 FILES_OF_EXTRA = {file.extras[-1]: file.name for file in FILES if file.extras}
 INSTALL_PROJECT = ".venv/bin/pip install --quiet --no-build-isolation --no-deps ."
 """With the build tools that are installed by then: pip would get the newest ones for it."""
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+MOST_LINES = 200
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def _section(heading: str) -> str:
-    return re.split(r"^#+ ", README.partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
 
 
-def _first_cells(text: str) -> list[str]:
-    """The code-marked names in the first column of the tables in `text`."""
-    return [
-        name for cell in re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE) for name in re.findall(r"`([^`]+)`", cell)
-    ]
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    assert list(broken_links(page)) == []
 
 
-@pytest.mark.parametrize("name", ["settings", "metrics"])
-def test_generated_part_is_what_the_code_makes(name: str) -> None:
-    shown = re.search(rf"<!-- {name}: begin -->\n(.*?)<!-- {name}: end -->", README, re.DOTALL)
-    assert shown is not None
-    assert shown[1] == documentation.PARTS[name]()
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_named_on_the_pages_are_there(page: Path) -> None:
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|ya?ml|md|jsonl?|toml))`", page.read_text(encoding="utf-8")))
+    folders = (ROOT, page.parent, ROOT / "tests", Path(cli.__file__).parent)
+    assert [name for name in sorted(named) if not any((folder / name).exists() for folder in folders)] == []
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    reached: set[Path] = set()
+    found = {ROOT / "README.md"}
+    while found:
+        page = found.pop()
+        reached.add(page)
+        targets = (target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")))
+        found |= {(page.parent / target).resolve() for target in targets if target.endswith(".md")} - reached
+    assert set(pages()) - reached == set()
+
+
+@pytest.mark.parametrize("page", documentation.PAGES)
+def test_generated_part_is_what_the_code_makes(page: str) -> None:
+    shown = (ROOT / page).read_text(encoding="utf-8")
+    assert shown == documentation.renewed(page, shown), f"{page} is old; renew it with: {documentation.COMMAND}"
+
+
+def test_the_command_for_the_generated_parts_renews_them(tmp_path: Path) -> None:
+    (tmp_path / "ops").mkdir()
+    for page in documentation.PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        (tmp_path / page).write_text(re.sub("begin -->\n.*?<!--", "begin -->\nold\n<!--", text, flags=re.DOTALL))
+    documentation.main(tmp_path)
+    assert [page for page in documentation.PAGES if (tmp_path / page).read_text() != (ROOT / page).read_text()] == []
+
+
+def test_a_page_without_its_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="found 0"):
+        documentation.renewed("ops/metrics.md", "# Metrics\n")
 
 
 def test_settings_shown_load_without_a_mistake(tmp_path: Path) -> None:
-    block = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
+    block = re.search(r"```toml\n(.*?)```", (ROOT / "ops/settings.md").read_text(encoding="utf-8"), re.DOTALL)
     assert block is not None
     path = tmp_path / "worker.toml"
     path.write_text(block[1])
@@ -49,7 +85,7 @@ def test_settings_shown_load_without_a_mistake(tmp_path: Path) -> None:
 
 
 def test_commands_shown_are_the_commands_there_are() -> None:
-    shown = {command for command in _first_cells(_section("Run it")) if not command.isdigit()}
+    shown = {command for command in first_cells(section(README, "Run it")) if not command.isdigit()}
     there_are: set[str] = set()
     for name, command in cli.main.commands.items():
         there_are |= {f"{name} {sub}" for sub in command.commands} if isinstance(command, click.Group) else {name}
@@ -57,12 +93,14 @@ def test_commands_shown_are_the_commands_there_are() -> None:
 
 
 def test_outcomes_and_reasons_shown_are_those_of_the_code() -> None:
-    shown = set(_first_cells(_section("What becomes of a record")))
-    assert shown == {*(outcome.value for outcome in Outcome), *(reason.value for reason in Reason)}
+    outcomes = first_cells(section(README, "What becomes of a record"))
+    reasons = first_cells(section((ROOT / "ops/records.md").read_text("utf-8"), "Reasons for a dead letter"))
+    assert sorted(outcomes) == sorted(outcome.value for outcome in Outcome)
+    assert sorted(reasons) == sorted(reason.value for reason in Reason)
 
 
 def test_exit_codes_shown_are_those_of_the_code() -> None:
-    shown = re.findall(r"^\| (\d+) \|", _section("Run it"), re.MULTILINE)
+    shown = re.findall(r"^\| (\d+) \|", section(README, "Run it"), re.MULTILINE)
     assert shown == [str(code.value) for code in ExitCode if code is not ExitCode.DIFFERENCE]  # no command ends so yet
 
 
@@ -75,7 +113,7 @@ def test_modules_shown_are_the_modules_there_are() -> None:
 
 
 def test_the_two_commands_install_what_is_pinned_and_nothing_else() -> None:
-    lines = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
+    lines = re.findall(r"^python3 -m venv \.venv .*$", README, re.MULTILINE)
     steps = [line.split(" && ") for line in lines]
     demo, test = (FILES_OF_EXTRA[extra] for extra in ("demo", "test"))
     assert [step[:1] + step[2:] for step in steps] == [
@@ -85,3 +123,29 @@ def test_the_two_commands_install_what_is_pinned_and_nothing_else() -> None:
     assert [step[1] for step in steps] == [
         f".venv/bin/pip install --quiet -r ops/{BUILD.name} -r ops/{name}" for name in (demo, test)
     ]
+
+
+def test_the_installation_has_what_is_pinned_for_production() -> None:
+    (steps,) = (block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "pip wheel" in block)
+    assert f"pip install -r ops/{BUILD.name} -r ops/{FILES_OF_EXTRA['credentials']}\n" in steps
+
+
+# -- the page of the local stack
+
+LOCAL = (ROOT / "worker/local/README.md").read_text(encoding="utf-8")
+
+
+def test_rules_and_limits_shown_are_those_of_the_emulator() -> None:
+    shown = re.findall(r"/_emulator/(faults|limits) -d '(.*)'$", LOCAL, re.MULTILINE)
+    assert len(shown) == len(re.findall(" -d ", LOCAL)) > 0
+    for kind, body in shown:
+        msgspec.json.decode(body, type=Rule if kind == "faults" else Limits)
+
+
+def test_control_paths_shown_are_those_of_the_emulator() -> None:
+    control = Control(Store(), Faults(), Adjustments(), Journal(), AccessKeys(KeyPair("test", "test")))
+    there_are = {(route.path, method) for route in control.routes() for method in route.methods or ()}
+    rows = re.findall(r"^\| `(/\w+)` \| ([A-Z, ]+) \|", LOCAL, re.MULTILINE)
+    assert {(path, method) for path, methods in rows for method in methods.split(", ")} == there_are - {
+        (path, "HEAD") for path, _ in there_are
+    }
