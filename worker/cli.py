@@ -50,6 +50,7 @@ def run(config_file: Path | None) -> None:
     stop = Stop()
     _stop_on_signals(stop)
     with runtime.prepared():
+        _check_client()
         from worker.app import wiring  # noqa: PLC0415 - the other commands start without the clients
         from worker.telemetry import log  # noqa: PLC0415 - the other commands start without the clients
 
@@ -125,6 +126,14 @@ def _local(name: str) -> Any:
         if (error.name or "").partition(".")[0] == "worker":
             raise
         _fail(f"{error.name} is not installed; the local stack needs: pip install 'oss-vectors-worker[demo]'")
+
+
+def _check_client() -> None:
+    """End the process where the installed kafka-python lacks what the worker uses; before any import that needs it."""
+    from worker.consumer import client_check  # noqa: PLC0415 - for the commands that use the client alone
+
+    if problem := client_check.problem():
+        _fail(problem)
 
 
 def _load(config_file: Path | None, *, to_run: bool = False) -> Loaded:

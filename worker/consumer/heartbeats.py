@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from kafka import errors as kafka_errors
-from kafka.protocol.consumer import HeartbeatRequest
 
+from worker.consumer.client_internals.protocol import HeartbeatRequest
 from worker.lease import Lease
 
 _NO_ERROR: Final = 0

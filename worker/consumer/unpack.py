@@ -38,7 +38,7 @@ class UnpackError(Exception):
 def unpack(codec: int, packed: memoryview, limit: int = MAX_BYTES) -> bytes:
     """Return what `packed` unpacks to: `limit` bytes at most. Raises `UnpackError`."""
     try:
-        return _CODECS[codec](packed, limit)
+        return CODECS[codec](packed, limit)
     except (zlib.error, snappy.UncompressError, zstandard.ZstdError, RuntimeError, ValueError) as error:
         raise UnpackError(f"cannot be unpacked: {error or type(error).__name__}") from None
 
@@ -133,4 +133,4 @@ def _check(size: int, limit: int) -> None:
         raise UnpackError("unpacks to more bytes than one batch may have")
 
 
-_CODECS: Final[dict[int, Callable[[memoryview, int], bytes]]] = {GZIP: _gzip, SNAPPY: _snappy, LZ4: _lz4, ZSTD: _zstd}
+CODECS: Final[dict[int, Callable[[memoryview, int], bytes]]] = {GZIP: _gzip, SNAPPY: _snappy, LZ4: _lz4, ZSTD: _zstd}
