@@ -89,12 +89,18 @@ PARTS: Final = (
     Part(
         f"{_FETCHER}.fetched_records",
         "uses",
-        ("_parse_fetched_data", "_append", "_next_partition_records", "_next_in_line_exception_metadata"),
+        (
+            "_append",
+            "_next_in_line_exception_metadata",
+            "_next_partition_records",
+            "_parse_fetched_data",
+            "next_fetch_offset",
+            "topic_partition",
+        ),
     ),
+    Part(f"{_FETCHER}._append", "uses", ("drain",)),
     Part("kafka.consumer.fetcher:CompletedFetch", "attributes", ("topic_partition", "fetched_offset")),
     Part("kafka.consumer.fetcher:ExceptionMetadata", "attributes", ("exception",)),
-    Part(_RECORDS, "attributes", ("topic_partition", "next_fetch_offset")),
-    Part(_RECORDS, "methods", ("drain()",)),
     Part(_MANAGER, "settings", ("proxy_url",)),
     Part(_MANAGER, "attributes", ("_net", "_conns", "_backoff", "cluster", "broker_version_data")),
     Part(
@@ -138,6 +144,7 @@ PARTS: Final = (
     Part(f"{_REQUESTS}:ListOffsetsRequest", "fields", ("isolation_level", "topics")),
     Part(f"{_REQUESTS}:ListOffsetsRequest", "methods", ("min_version_for_isolation_level(.)",)),
     Part(f"{_REQUESTS}:OffsetForLeaderEpochRequest", "fields", ("replica_id", "topics")),
+    Part("kafka.protocol.metadata:MetadataResponse.MetadataResponseBroker", "fields", ("node_id", "host", "port")),
     Part("kafka.protocol.metadata:MetadataRequest", "fields", ("topics", "allow_auto_topic_creation")),
     # -- the receive path
     Part(_TRANSPORT, "attributes", ("_sock",), True),
@@ -160,7 +167,9 @@ PARTS: Final = (
             "fetch_offset",
             "isolation_level",
             "leader_epoch",
+            "next_fetch_offset",
             "records_read",
+            "topic_partition",
         ),
         True,
     ),
@@ -172,6 +181,7 @@ PARTS: Final = (
             "_is_batch_aborted(.)",
             "_maybe_skip_record(.)",
             "_unpack_records(. . . .)",
+            "drain()",
             "take(.)",
         ),
         True,
@@ -294,15 +304,17 @@ def _has_method(owner: Any, call: str) -> bool:
 def _has_attribute(owner: Any, name: str) -> bool:
     """Return whether a class has an attribute, or a function of it sets it in its objects."""
     return hasattr(owner, name) or any(
-        name in _set_in(function.__code__)
+        _sets(function.__code__, name)
         for base in inspect.getmro(owner)
         for function in vars(base).values()
         if inspect.isfunction(function)
     )
 
 
-def _set_in(code: CodeType) -> set[str]:
-    return {str(step.argval) for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"}
+def _sets(code: CodeType, name: str) -> bool:
+    return name in code.co_names and any(
+        step.opname == "STORE_ATTR" and step.argval == name for step in dis.get_instructions(code)
+    )
 
 
 def _uses(function: Any, name: str) -> bool:

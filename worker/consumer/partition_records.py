@@ -72,13 +72,12 @@ class PartitionRecords(FetchedRecords):
         for batch in batches_of(data):
             if self.check_crcs and not batch.has_right_checksum():
                 raise self._corrupt("record batch", batch.base_offset)
-            is_old = isinstance(batch, OldBatch)  # its offset is that of its last message
-            last = batch.base_offset if isinstance(batch, OldBatch) else batch.last_offset
-            if not (0 if is_old else behind) <= batch.base_offset <= last <= _LAST_OFFSET or last < max(
-                self.fetch_offset, behind
-            ):
+            first, last = batch.base_offset, batch.last_offset
+            # The offset of an old batch is that of its last message.
+            least = 0 if isinstance(batch, OldBatch) else behind
+            if not least <= first <= last <= _LAST_OFFSET or last < max(self.fetch_offset, behind):
                 raise kafka_errors.CorruptRecordError(
-                    f"a batch of the offsets {batch.base_offset} to {last}, where {max(self.fetch_offset, behind)} is next"
+                    f"a batch of the offsets {first} to {last}, where {max(self.fetch_offset, behind)} is next"
                 )
             if self._known is not None and self._known.is_for_the_next_response(self.topic_partition, batch):
                 break
@@ -105,7 +104,7 @@ class PartitionRecords(FetchedRecords):
     def _is_left_out(self, batch: Batch) -> bool:
         """Return whether the batch is a transaction's marker, or of a transaction that was aborted."""
         if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id:
-            is_aborted = self.is_aborted(batch)
+            is_aborted = self.is_aborted(batch, batch.last_offset)
             if batch.is_abort_marker():
                 self.aborted_producer_ids.discard(batch.producer_id)
             elif is_aborted:

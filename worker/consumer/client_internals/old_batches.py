@@ -37,6 +37,11 @@ class OldBatch(LegacyRecordBatch):  # type: ignore[misc]  # kafka-python ships n
             is_right = not check_crcs or record.validate_crc()
             yield OldRecord(record.offset, timestamp, record.key, record.value, is_right)
 
+    @property
+    def last_offset(self) -> int:
+        """The offset of its last message."""
+        return int(self.base_offset)
+
     def has_right_checksum(self) -> bool:
         """Return whether the checksum is that of the bytes."""
         return bool(self.validate_crc())

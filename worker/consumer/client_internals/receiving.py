@@ -70,7 +70,7 @@ class FetchedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-p
         """Return whether a record is before the offset that was asked for, of whose batch it is."""
         return bool(self._maybe_skip_record(record))
 
-    def is_aborted(self, batch: Any) -> bool:
+    def is_aborted(self, batch: Any, last_offset: int) -> bool:
         """Return whether a batch is of a transaction that was aborted; to be asked for each batch in order."""
-        self._consume_aborted_transactions_up_to(batch.last_offset)
+        self._consume_aborted_transactions_up_to(last_offset)
         return bool(self._is_batch_aborted(batch))
