@@ -75,7 +75,7 @@ class _CountedConnections(PatientConnections):
         self._wall = wall
         self.heartbeats: Heartbeats | None = None
         self._rebalance_began: float | None = None
-        self._looks: dict[str, Callable[[float, Any], None]] = {
+        self._handlers: dict[str, Callable[[float, Any], None]] = {
             "FetchRequest": self._fetched,
             "HeartbeatRequest": self._heartbeat_answered,
             "JoinGroupRequest": self._join_answered,
@@ -121,9 +121,9 @@ class _CountedConnections(PatientConnections):
         if heartbeats is not None:
             heartbeats.watch(request, node_id, handed_over_at, answer)
         name = type(request).__name__
-        if (look := self._looks.get(name)) is not None:
+        if (handle := self._handlers.get(name)) is not None:
             sent = self._clock()
-            answer.add_callback(lambda response: look(sent, response))
+            answer.add_callback(lambda response: handle(sent, response))
             if name in ("JoinGroupRequest", "SyncGroupRequest"):
                 self._rebalance_began = sent if self._rebalance_began is None else self._rebalance_began
                 answer.add_errback(self._not_answered)
@@ -151,6 +151,6 @@ class _CountedConnections(PatientConnections):
             self._rebalance_began = None
 
     def _not_answered(self, error: BaseException) -> None:
-        """A node that is not ready was not asked, and what is cancelled is the consumer's own end."""
+        """Count a request without an answer; one to a node that is not ready was not sent, and a closing consumer cancels its own."""
         if not isinstance(error, (kafka_errors.NodeNotReadyError, kafka_errors.Cancelled)):
             self._metrics.kafka_client_failed_rebalances.inc()
