@@ -5,10 +5,17 @@ import importlib
 import inspect
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from kafka import TopicPartition
+from kafka import errors as kafka_errors
+from kafka.consumer.fetcher import CompletedFetch, Fetcher
+from kafka.consumer.subscription_state import SubscriptionState
+from kafka.record.default_records import DefaultRecordBatchBuilder
 
 import worker
+from worker.consumer import client_internals, receive
 from worker.consumer.client_check import PARTS
 
 ROOT = Path(worker.__file__).parent
@@ -134,3 +141,104 @@ def test_each_attribute_that_is_used_of_the_client_is_checked(path: Path) -> Non
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     found = set(used(tree, leave_out=of_modules)) | (overridden(path) - functions)
     assert found - set().union(*map(own_names, INSIDE)) - OF_PYTHON - checked_names() == set()
+
+
+# -- what was fetched
+
+
+class Fetched:
+    """A consumer without brokers, whose fetcher has responses for the partitions it is assigned."""
+
+    def __init__(self, *partitions: TopicPartition) -> None:
+        self._subscription = SubscriptionState("none")
+        self._subscription.assign_from_user(partitions)
+        manager = SimpleNamespace(_net=None, cluster=SimpleNamespace(request_update=lambda: None))
+        self._fetcher = Fetcher(SimpleNamespace(_manager=manager), self._subscription)
+        for tp in partitions:
+            self._subscription.seek(tp, 0)
+        client_internals.note_fetch_places(self)
+
+    def respond(self, tp: TopicPartition, records: bytes, error_code: int = 0) -> None:
+        answer = SimpleNamespace(
+            error_code=error_code,
+            high_watermark=9,
+            records=records,
+            diverging_epoch=None,
+            aborted_transactions=None,
+            preferred_read_replica=-1,
+        )
+        self._fetcher._completed_fetches.append(CompletedFetch(tp, 0, 11, answer, None))
+
+    def poll(self, most: int = 500) -> dict[TopicPartition, list[int]]:
+        records, _ = self._fetcher.fetched_records(most)
+        return {tp: [record.offset for record in found] for tp, found in records.items()}
+
+
+def records_of(count: int, *, damaged: bool = False) -> bytes:
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 20)
+    for offset in range(count):
+        assert builder.append(offset, 0, None, b"value", []) is not None
+    made = bytearray(builder.build())
+    if damaged:
+        made[-1] ^= 1
+    return bytes(made)
+
+
+def after(made: bytes, first: int) -> bytes:
+    """The batch at a later offset, which its checksum leaves out."""
+    return first.to_bytes(8, "big") + made[8:]
+
+
+FIRST, SECOND = TopicPartition("records", 0), TopicPartition("records", 1)
+
+
+@pytest.mark.parametrize("own_path", [True, False])
+def test_the_place_of_a_damaged_batch_is_noted(own_path: bool) -> None:
+    consumer = Fetched(FIRST)
+    if own_path:
+        receive.read_without_copies(consumer)
+    consumer.respond(FIRST, records_of(2) + after(records_of(1, damaged=True), 2))
+    assert consumer.poll() == {FIRST: [0, 1]}
+    with pytest.raises(kafka_errors.CorruptRecordError) as raised:
+        consumer.poll()
+    assert client_internals.fetch_place_of(raised.value) == (FIRST, 2)
+    client_internals.drop_fetched(consumer, SECOND)  # of another partition: nothing is dropped
+    assert consumer._fetcher._next_partition_records
+    client_internals.drop_fetched(consumer, FIRST)
+    assert not consumer._fetcher._next_partition_records
+
+
+def test_the_place_of_a_response_that_is_an_error_is_noted() -> None:
+    consumer = Fetched(FIRST)
+    consumer.respond(FIRST, b"", kafka_errors.CorruptRecordError.errno)
+    with pytest.raises(kafka_errors.CorruptRecordError) as raised:
+        consumer.poll()
+    assert client_internals.fetch_place_of(raised.value) == (FIRST, 0)
+
+
+def test_an_error_of_something_else_has_no_place() -> None:
+    assert client_internals.fetch_place_of(kafka_errors.CorruptRecordError()) is None
+
+
+def test_an_error_behind_records_is_returned_with_its_place_and_once() -> None:
+    consumer = Fetched(FIRST, SECOND)
+    consumer.respond(FIRST, records_of(1))
+    consumer.respond(SECOND, records_of(1, damaged=True))
+    assert consumer.poll() == {FIRST: [0]}
+    error = client_internals.pop_deferred_error(consumer)
+    assert error is not None
+    assert client_internals.fetch_place_of(error) == (SECOND, 0)
+    assert client_internals.pop_deferred_error(consumer) is None
+
+
+def test_what_was_put_aside_of_a_paused_partition_is_handed_over_once_it_is_resumed() -> None:
+    consumer = Fetched(FIRST, SECOND)
+    consumer.respond(FIRST, records_of(3))
+    assert consumer.poll(most=1) == {FIRST: [0]}
+    consumer._subscription.pause(FIRST)
+    consumer.respond(SECOND, records_of(1))
+    assert consumer.poll() == {SECOND: [0]}
+    consumer._subscription.resume(FIRST)
+    assert consumer.poll() == {}  # the client leaves it aside: another fetch is in line, with nothing left in it
+    client_internals.hand_over_parked_fetches(consumer)
+    assert consumer.poll() == {FIRST: [1, 2]}
