@@ -27,10 +27,7 @@ INSIDE = [path for path in MODULES if INTERNALS in path.parents]
 PUBLIC = {"kafka", "kafka.admin", "kafka.errors", "kafka.structs", "kafka.coordinator.assignors.cooperative_sticky"}
 """What kafka-python documents for its users."""
 
-OF_PYTHON = {
-    *("_asdict", "_exit", "_replace", "_fields"),
-    *("Final", "Struct", "append", "close", "get", "items", "pop", "values"),
-}
+OF_PYTHON = {"_asdict", "_exit", "_replace", "append", "close", "get", "values"}
 """Names of Python's own objects."""
 
 FRAMES = {"tb_frame", "f_locals", "f_back", "_getframe", "currentframe"}

@@ -67,7 +67,7 @@ def batch(
     return bytes(made)
 
 
-def mended(damaged: bytes) -> bytes:
+def with_right_checksum(damaged: bytes) -> bytes:
     """The batch with the checksum of what is in it now."""
     return damaged[:CRC_AT] + struct.pack(">I", crc32c.crc32c(damaged[ATTRIBUTES_AT:])) + damaged[ATTRIBUTES_AT:]
 
@@ -75,14 +75,14 @@ def mended(damaged: bytes) -> bytes:
 def with_attributes(made: bytes, bits: int) -> bytes:
     """The batch with these bits of its attributes set."""
     (found,) = struct.unpack_from(">h", made, ATTRIBUTES_AT)
-    return mended(made[:ATTRIBUTES_AT] + struct.pack(">h", found | bits) + made[ATTRIBUTES_AT + 2 :])
+    return with_right_checksum(made[:ATTRIBUTES_AT] + struct.pack(">h", found | bits) + made[ATTRIBUTES_AT + 2 :])
 
 
 def with_head(made: bytes, at: int, form: str, value: int) -> bytes:
     """The batch with another field in its head."""
     changed = bytearray(made)
     struct.pack_into(form, changed, at, value)
-    return mended(bytes(changed))
+    return with_right_checksum(bytes(changed))
 
 
 class Read(NamedTuple):
@@ -259,7 +259,7 @@ def with_records(records: bytes, count: int = 1, last_delta: int = 0, base: int 
     struct.pack_into(">i", made, 8, len(made) - 12)
     struct.pack_into(">i", made, LAST_DELTA_AT, last_delta)
     struct.pack_into(">i", made, COUNT_AT, count)
-    return mended(bytes(made))
+    return with_right_checksum(bytes(made))
 
 
 @given(st.data(), st.lists(SAMPLES, min_size=1, max_size=3))
@@ -268,7 +268,7 @@ def test_a_damaged_batch_fails_where_java_fails(data: st.DataObject, samples: li
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(COUNT_AT, len(made) - 1))
         made[place] = data.draw(st.integers(0, 255))
-    assert_as_java(mended(bytes(made)))
+    assert_as_java(with_right_checksum(bytes(made)))
 
 
 @given(st.data(), st.lists(SAMPLES, min_size=1, max_size=3), st.integers(1, 4))
@@ -279,7 +279,7 @@ def test_a_damaged_packed_batch_is_read_in_order_or_is_corrupt(
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(COUNT_AT, len(made) - 1))
         made[place] = data.draw(st.integers(0, 255))
-    found = read(PartitionRecords, mended(bytes(made)))
+    found = read(PartitionRecords, with_right_checksum(bytes(made)))
     offsets = [record[0] for record in found.records]
     assert found.error in (None, CorruptRecordError)
     assert offsets == sorted(set(offsets))
@@ -562,7 +562,7 @@ def test_a_record_does_not_reach_into_the_next_batch() -> None:
     made = batch(0, [Sample(0, None, b"v", [])])
     assert made[RECORDS_AT:] == b"\x0e\x00\x00\x00\x01\x02v\x00"
     longer = b"\x1c\x00\x00\x00\x01\x10v\x00"  # a value of eight bytes, of which two are left
-    found = assert_alike(mended(made[:RECORDS_AT] + longer) + batch(1, [Sample(0, None, b"v", [])]))
+    found = assert_alike(with_right_checksum(made[:RECORDS_AT] + longer) + batch(1, [Sample(0, None, b"v", [])]))
     assert (found.records, found.error) == ([], CorruptRecordError)
 
 
@@ -678,7 +678,9 @@ def test_a_marker_that_was_compacted_away_is_passed_over() -> None:
     whole = marker(1, 7, commit=False)
     empty = whole[:COUNT_AT] + bytes(4)
     one = [Sample(1, b"k", b"v", [])]
-    data = batch(0, one) + mended(empty[:8] + struct.pack(">i", len(empty) - 12) + empty[12:]) + batch(2, one)
+    data = (
+        batch(0, one) + with_right_checksum(empty[:8] + struct.pack(">i", len(empty) - 12) + empty[12:]) + batch(2, one)
+    )
     assert read(Fetcher.PartitionRecords, data, isolation=1).error is RuntimeError
     found = read(PartitionRecords, data, isolation=1)
     assert ([record[0] for record in found.records], found.next_offset, found.error) == ([0, 2], 3, None)
@@ -707,7 +709,7 @@ def test_a_compressed_batch_is_held_once_while_its_messages_are_handed_out() -> 
 def test_what_was_compacted_away_at_the_end_is_not_asked_for_again() -> None:
     made = bytearray(batch(0, [Sample(1, b"k", b"v", [])]))
     made[23:27] = struct.pack(">i", 41)  # the offset of the last record that the batch had
-    assert assert_alike(mended(bytes(made))).next_offset == 42
+    assert assert_alike(with_right_checksum(bytes(made))).next_offset == 42
 
 
 # -- what the consumer knows
@@ -775,7 +777,7 @@ def test_a_batch_that_was_written_just_after_the_end_was_noted_is_read_with_the_
 
 
 def fetch_answer(correlation_id: int, records: bytes) -> bytes:
-    """A response to a fetch, as it comes on the wire."""
+    """A response to a fetch, as a broker sends it."""
     part = FetchResponse.FetchableTopicResponse.PartitionData(
         partition_index=0, error_code=0, high_watermark=9, records=records
     )
@@ -838,13 +840,13 @@ def test_responses_are_the_same_in_whatever_pieces_they_come(
     assert (found, count) == (expected, len(sent))
 
 
-def test_the_memory_of_a_response_is_used_again_once_nobody_looks_at_it(
+def test_the_memory_of_a_response_is_used_again_once_nothing_refers_to_it(
     pair: tuple[Connection, socket.socket],
 ) -> None:
     frames = pair[0].parser.receive_bytes.__self__
     room = frames._room(1000)
     first = np.frombuffer(room, np.uint8)
-    assert not np.shares_memory(first, np.frombuffer(frames._room(1000), np.uint8))  # somebody looks at it
+    assert not np.shares_memory(first, np.frombuffer(frames._room(1000), np.uint8))  # something refers to it
     del first, room
     memory = frames._memory
     del memory
@@ -864,7 +866,7 @@ def test_a_length_that_no_response_has_ends_the_connection(pair: tuple[Connectio
     assert isinstance(connection.turn()[1], InvalidReceiveError)
 
 
-def test_the_end_of_a_connection_is_told(pair: tuple[Connection, socket.socket]) -> None:
+def test_the_end_of_a_connection_is_reported(pair: tuple[Connection, socket.socket]) -> None:
     connection, far = pair
     far.sendall(fetch_answer(1, b"abc")[:-1])
     assert connection.turn()[1] is None
@@ -872,14 +874,14 @@ def test_the_end_of_a_connection_is_told(pair: tuple[Connection, socket.socket])
     assert isinstance(connection.turn()[1], KafkaConnectionError)
 
 
-def test_a_reset_connection_is_told(pair: tuple[Connection, socket.socket]) -> None:
+def test_a_reset_connection_is_reported(pair: tuple[Connection, socket.socket]) -> None:
     connection, _ = pair
     connection.transport._sock.close()
     assert isinstance(connection.turn()[1], KafkaConnectionError)
 
 
 def test_what_tls_has_decrypted_is_read_without_waiting_for_more() -> None:
-    """No selector tells of what is decrypted already: responses that came in one TLS record are taken at once."""
+    """No selector reports what is decrypted already: responses that came in one TLS record are read at once."""
     authority = trustme.CA()
     here, there = (ssl.SSLContext(kind) for kind in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER))
     authority.configure_trust(here)
@@ -903,7 +905,7 @@ def test_what_tls_has_decrypted_is_read_without_waiting_for_more() -> None:
             assert found == [bytes([place]) * 100 for place in range(5)]
 
 
-def test_of_two_responses_that_wait_one_is_taken_at_a_time(pair: tuple[Connection, socket.socket]) -> None:
+def test_of_two_responses_that_wait_one_is_read_at_a_time(pair: tuple[Connection, socket.socket]) -> None:
     """Others on the client's thread come in between, heartbeats among them."""
     connection, far = pair
     connection.expect(2)

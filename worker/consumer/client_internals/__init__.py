@@ -15,7 +15,7 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 
 | Workaround | Where | Upstream issue | Remove when |
 |---|---|---|---|
-| Calls that wait for nothing: requests for offsets and topics | `submit`, `wait`, `send`, `any_broker` | #3121, fixed in the client's main branch (#3123, #3124); none filed for answers partition by partition | the public calls have a time limit, and answer for each partition |
+| Calls that wait for nothing: requests for offsets and topics | `submit`, `wait`, `send`, `any_broker` | #3121, fixed after 3.0.12 (#3123, #3124); none filed for answers partition by partition | the public calls have a time limit, and answer for each partition |
 | Group's coordinator without a look-up | `coordinator`, `has_coordinator`, `coordinator_failed`, `coordinator_moved` | none filed | a public call returns it |
 | Whether a join is under way | `is_joining` | none filed | the client never loses a join |
 | Lost partitions are not claimed again | `forget_assignment` | none filed | the client forgets them by itself |
@@ -27,11 +27,11 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 | Where reading failed | `note_fetch_places`, `fetch_place_of`, `drop_fetched` | none filed | the error names partition and offset |
 | Leaders, topic ids and partitions without a request; topics are dropped | `leader`, `topic_id`, `partitions`, `set_topics`, `refresh_metadata`, `leaders_know_epochs` | none filed | public calls read the metadata from memory |
 | Which brokers cannot be reached | `unreachable`, `is_connected` | none filed | a public call names them |
-| A producer closes with records unsent | `force_close` | #3108, fixed in the client's main branch | the version with that fix is the oldest allowed |
+| A producer closes with records unsent | `force_close` | none filed; since #3108 the client stops sooner, and still raises | `close` gives up what is unsent without raising |
 | A name is resolved beside the client's thread | `connections.Socket`, `connections.Connections.before_connecting` | none filed for 3.x | the client resolves names on a thread |
 | A socket that does not connect is closed | `connections.Socket` | none filed | the client closes it |
 | A connection that ends before its first answer backs off | `connections.Connections.reset_backoff` | none filed | the client counts it as a failure |
-| Requests and connections are observed; look-ups have a pause | `connections.Connections` | none filed | the client has hooks for requests |
+| Requests and connections are observed; there is a wait between look-ups of the coordinator | `connections.Connections` | none filed | the client has hooks for requests |
 | A broker's reason for refusing a login is read | `receiving.deliver_last_bytes` | none filed | the client reads what came before the end |
 | Fetched bytes are copied twice, not ten times | `receiving`, `old_batches` | #492 and #290, closed without it | the client receives into one buffer and slices it |
 """
