@@ -23,7 +23,7 @@ from tests.bench.naive import REQUEST_RECORDS
 from tests.support.bounded import END_S, join, thread
 from worker.app.loop import Parts, Worker
 from worker.app.stop import Stop
-from worker.consumer.receive import Message
+from worker.consumer.record_batches import Message
 from worker.deadletters.limit import Limit
 from worker.delivery.batch import Envelope, Item
 from worker.delivery.lane import Lane, LaneContext

@@ -14,7 +14,7 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 from numpy.typing import NDArray
 
-from worker.consumer import receive
+from worker.consumer.partition_records import PartitionRecords
 
 BATCH_BYTES: Final = 1 << 20
 
@@ -81,7 +81,7 @@ def messages(batch: bytes) -> list[Any]:
 
 def own_messages(batch: bytes) -> list[Any]:
     """Read a record batch as this worker's consumer does."""
-    return list(receive.PartitionRecords(*_in_response(batch)).take())
+    return list(PartitionRecords(*_in_response(batch)).take())
 
 
 def _in_response(batch: bytes) -> tuple[int, TopicPartition, MemoryRecords]:

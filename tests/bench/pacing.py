@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.support.emulator import ACCOUNT, REGION, running_emulator
-from worker.consumer.receive import Message
+from worker.consumer.record_batches import Message
 from worker.delivery.batch import Batch as SealedBatch
 from worker.delivery.batch import Item
 from worker.delivery.lane import Lane, LaneContext

@@ -170,7 +170,7 @@ NAMES = (b"\xff\xfe", b"caf\xe9", b"\xed\xa0\x80", b"", b"", "é".encode(), b"tw
 def letters(stage: Stage) -> list[Any]:
     """The dead letters, with the bytes of their headers' names."""
     with closing(KafkaConsumer(bootstrap_servers=stage.broker.bootstrap)) as consumer:
-        receive.read_in_place(consumer)
+        receive.read_without_copies(consumer)
         place = TopicPartition(stage.dead_letter_topic, 0)
         consumer.assign([place])
         consumer.seek(place, 0)

@@ -17,6 +17,7 @@ from tests.support.broker import create_topic
 from tests.support.member import Member
 from tests.support.worker import Record, free_port, publish
 from worker.consumer import receive
+from worker.consumer.partition_records import PartitionRecords
 from worker.errors import BlockReason, BrokerUnavailable
 from worker.local.broker import Broker
 from worker.settings.tables import Log
@@ -116,7 +117,7 @@ def test_every_record_is_read_whole_by_tls(secured: Secured) -> None:
         }
         assert received == {receive._Frames}
         made = member.source._consumer._fetcher.PartitionRecords
-        assert getattr(made, "func", made) is receive.PartitionRecords
+        assert getattr(made, "func", made) is PartitionRecords
     finally:
         member.source.close(2.0)
 

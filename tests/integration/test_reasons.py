@@ -24,7 +24,6 @@ from tests.support.worker import (
     versions_of,
     wait_for,
 )
-from worker.consumer import client_internals
 from worker.consumer.client_network import LOOKUP_PAUSE_SECONDS
 from worker.consumer.ends import EndWatcher
 from worker.deadletters.limit import Limit
@@ -283,17 +282,3 @@ def test_what_is_read_for_want_of_a_committed_offset_is_told(
         named = [f"{topic}/0"] if others == "committed" else [f"{topic}/0", f"{topic}/1"]
         level = "WARNING" if others == "committed" else "INFO"
         assert (told.levelname, told.partitions, told.offsets) == (level, named, len(named) + 1)  # type: ignore[attr-defined]
-
-
-# -- the client
-
-
-def test_the_client_has_every_part_that_is_used_of_it(broker: Broker, topic: str) -> None:
-    with started(Member(broker.bootstrap, topic)) as member:
-        consumer: Any = member.source._consumer
-        assert client_internals.missing_parts(consumer) == []
-        kept, consumer._cluster = consumer._cluster, object()
-        try:
-            assert "_cluster.leader_for_partition" in client_internals.missing_parts(consumer)
-        finally:
-            consumer._cluster = kept

@@ -187,7 +187,7 @@ def read_topic(bootstrap: str, topic: str, *, has_odd_names: bool = False) -> li
     """
     with closing(KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")) as consumer:
         if has_odd_names:
-            receive.read_in_place(consumer)
+            receive.read_without_copies(consumer)
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
         consumer.assign(partitions)
         ends = consumer.end_offsets(partitions)

@@ -16,7 +16,7 @@ from kafka.protocol.metadata import MetadataRequest, MetadataResponse
 from tests.support.proxy import Proxy
 from tests.support.worker import free_port, wait_for
 from worker.consumer import client_network
-from worker.consumer.client_network import PatientManager
+from worker.consumer.client_network import PatientConnections
 
 LIMIT_MS = 5_000
 
@@ -27,7 +27,7 @@ def manager() -> Iterator[Any]:
     config = {"bootstrap_servers": ["127.0.0.1:9"], "request_timeout_ms": LIMIT_MS, "reconnect_backoff_max_ms": 2_000}
     net = NetworkSelector(**config)
     net.start()
-    made = PatientManager(net, **config)
+    made = PatientConnections(net, **config)
     yield made
     made.close()
     net.close()
@@ -76,7 +76,7 @@ def test_a_name_is_resolved_again_after_a_time_without_threads(manager: Any, mon
         with pytest.raises(RuntimeError):
             manager.run(resolve)
     manager.run(resolve)
-    assert client_network._RESOLVER.taken("localhost", 9092)
+    assert client_network._RESOLVER.addresses("localhost", 9092)
 
 
 @pytest.mark.parametrize("answer", ["none in time", "no such name"])

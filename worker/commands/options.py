@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from worker.errors import FatalError
 from worker.settings.load import Loaded, load
 from worker.settings.show import remember_secrets
 
@@ -20,6 +21,17 @@ def config_option(command: Callable[..., None]) -> Callable[..., None]:
         help="Read the settings from this TOML file. Without it: the file that OSS_VECTORS_CONFIG names, if any. "
         "The environment (OSS_VECTORS_<TABLE>__<NAME>) overrides the file.",
     )(command)
+
+
+def check_client() -> None:
+    """Raise `FatalError` where the installed kafka-python lacks what the worker uses.
+
+    To be called before any import that needs the client.
+    """
+    from worker.consumer import client_check  # noqa: PLC0415 - for the commands that use the client alone
+
+    if problem := client_check.problem():
+        raise FatalError(problem)
 
 
 def load_settings(config_file: Path | None, *, to_run: bool = False) -> Loaded:

@@ -10,7 +10,7 @@ import click
 from worker.app import runtime
 from worker.app.stop import Stop
 from worker.commands.exit_codes import SIGNAL_BASE
-from worker.commands.options import config_option, load_settings
+from worker.commands.options import check_client, config_option, load_settings
 
 
 @click.command()
@@ -27,6 +27,7 @@ def command(config_file: Path | None) -> None:
     stop = Stop()
     _stop_on_signals(stop)
     with runtime.prepared():
+        check_client()
         from worker.app import wiring  # noqa: PLC0415 - loads the clients, which must find the process prepared
         from worker.telemetry import log  # noqa: PLC0415 - likewise
 

@@ -1,4 +1,4 @@
-"""What every client of the brokers shares: connection settings, and what its errors mean."""
+"""What all Kafka clients of the worker share: connection settings, and what their errors mean."""
 
 import logging
 import re
@@ -8,6 +8,7 @@ from typing import Any, Final
 from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 
+from worker.consumer import client_internals
 from worker.settings.tables import Kafka
 
 log = logging.getLogger("worker.kafka_client")
@@ -17,14 +18,14 @@ FETCH_MAX_BYTES: Final = 16 * 1024 * 1024
 PARTITION_FETCH_MAX_BYTES: Final = 4 * 1024 * 1024
 REQUEST_TIMEOUT_MS: Final = 15_000
 BOOTSTRAP_TIMEOUT_MS: Final = 5_000
-# A partition whose leader went is fetched again after the next look at the metadata.
+# A partition that lost its leader is fetched again after the next refresh of the metadata.
 METADATA_MAX_AGE_MS: Final = 15_000
 HEARTBEAT_MAX_MS: Final = 3_000
 _CLOSE_TIMEOUT_MS: Final = 1_000
 
 
 def connection(settings: Kafka, known: Collection[str]) -> dict[str, Any]:
-    """Return how to reach the brokers, and of `[kafka.client]` what this kind of client knows."""
+    """Return how to reach the brokers, and those settings of `[kafka.client]` that this kind of client knows."""
     config: dict[str, Any] = {
         "bootstrap_servers": list(settings.bootstrap_servers),
         "client_id": settings.client_id,
@@ -119,15 +120,15 @@ def kind_of(error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """Return an error of the client in one line."""
     name = type(error).__name__
-    # The client puts a number and the name before its text, once for each time that it passed the error on.
+    # The client puts a number and the name before its text, once for each time that it wrapped the error.
     text = re.sub(rf"^(\[Error \d+\] |{name}(: ?|$))+", "", " ".join(str(error).split()))
     return f"{name}: {text}" if text else name
 
 
 def make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
-    """Return a consumer; where it cannot be made, raise what a broker said to its login, if one said so.
+    """Return a consumer. Where it cannot be made, raise a broker's refusal of its login, if there was one.
 
-    The constructor raises that no broker was reached, whatever the reason, and leaves a thread and sockets to nobody.
+    The constructor raises that no broker was reached, whatever the reason, and does not close its thread and its sockets.
     """
     clients: list[Any] = []
 
@@ -140,14 +141,15 @@ def make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
     except Exception as error:
         for client in clients:
             client.close()
-            refusal = getattr(client._manager, "login_refused", None)  # noqa: SLF001 - ours, where the client's metrics are
+            # Only the connections that count for the client's metrics note it.
+            refusal = getattr(client_internals.manager_of(client), "login_refused", None)
             if refusal is not None:
                 raise refusal from error
         raise
 
 
 def close_consumer(consumer: Any) -> None:
-    """Close a consumer that is of no more use, whatever it says to that."""
+    """Close a consumer that is not used any more; an error of that is logged."""
     if consumer is not None:
         try:
             consumer.close(timeout_ms=_CLOSE_TIMEOUT_MS)
@@ -156,7 +158,7 @@ def close_consumer(consumer: Any) -> None:
 
 
 def wrongly_advertised(unreachable: Mapping[int, str]) -> str:
-    """Return what is to be said of brokers that the cluster names and that cannot be reached, "host:port" by number."""
+    """Return the message on brokers that the cluster names and that cannot be reached, "host:port" by number."""
     named = ", ".join(f"broker {number} at {place}" for number, place in sorted(unreachable.items()))
     return (
         f"it answers, and names brokers that cannot be reached: {named}; "

@@ -1,24 +1,22 @@
-"""What the Kafka client of the group does on the wire, counted as it happens.
+"""The metrics of the requests and connections of the group's consumer, counted as they happen.
 
-The client's own figures are averages and rates over its last half minute: nobody can add those of two processes up, or
-look at another window. Reading them changes them, too: a sample that has left its window is emptied by whoever looks,
-without the lock of those who record. So nothing is read of them here. Every request and every connection comes by the
-client's connection manager, which a client is made with; this one notes when a request leaves and how it is answered.
+The client's own metrics are averages and rates over its last half minute: those of two processes cannot be added up, nor
+computed for another window. Reading them changes them, too: a sample that has left its window is emptied by the reader,
+without the lock of the writers. So none of them is read here. Every request and every connection passes the connections
+object that a client is made with; this one notes when a request leaves and how it is answered.
 
-Connections are handed to `wire` as they come, which receives for them, and requests to `heartbeats`, which renews the
-lease by them. All of it runs on the client's IO thread, waits
-for nothing, and an error in it ends in the client's log.
+Each new connection goes to `receive`, which receives for it, and each request to `heartbeats`, which renews the lease.
+All of it runs on the client's IO thread and waits for nothing, and an error in it ends in the client's log.
 """
 
 from collections.abc import Callable
 from typing import Any, Final
 
 from kafka import errors as kafka_errors
-from kafka.net.compat import KafkaNetClient
-from kafka.net.selector import NetworkSelector
 
 from worker.consumer import receive
-from worker.consumer.client_network import PatientManager
+from worker.consumer.client_internals import connections
+from worker.consumer.client_network import PatientConnections
 from worker.consumer.heartbeats import Heartbeats
 from worker.telemetry.metrics import Metrics
 
@@ -27,7 +25,7 @@ _REBALANCE_IN_PROGRESS: Final = 27
 _MEMBER_ID_REQUIRED: Final = 79  # the first answer to a new member, which joins again with the id in it
 
 
-class ClientFigures:
+class ClientMetrics:
     """Makes the network part of consumers, one after the other, and counts what they do in the same series."""
 
     def __init__(
@@ -42,22 +40,24 @@ class ClientFigures:
         self._make_heartbeats = make_heartbeats
         self._clock = clock
         self._wall = wall
-        self._manager: _CountingManager | None = None
+        self._connections: _CountedConnections | None = None
         metrics.kafka_client_connections.set_function(self._open_connections)
 
     def make_client(self, **config: Any) -> Any:
-        """Return the network part of a new consumer; the consumer's setting `kafka_client` takes this method."""
-        net = NetworkSelector(**config)
-        self._manager = _CountingManager(net, config, self._metrics, self._clock, self._wall)
-        self._manager.heartbeats = self._make_heartbeats(send=self._manager.send_uncounted, call_later=net.call_later)
-        return KafkaNetClient(net, self._manager, **config)
+        """Return the network part of a new consumer; the consumer's setting `kafka_client` is this method."""
+        return connections.make_client(self._make_connections, **config)
+
+    def _make_connections(self, net: Any, **config: Any) -> "_CountedConnections":
+        made = self._connections = _CountedConnections(net, config, self._metrics, self._clock, self._wall)
+        made.heartbeats = self._make_heartbeats(send=made.send_uncounted, call_later=made.call_later)
+        return made
 
     def _open_connections(self) -> int:
-        """Return how many connections the newest consumer has; those of one that was dropped are nobody's."""
-        return 0 if self._manager is None else len(self._manager.open_connections)
+        """Return how many connections the newest consumer has; those of a dropped one are not counted."""
+        return 0 if self._connections is None else len(self._connections.open_connections)
 
 
-class _CountingManager(PatientManager):
+class _CountedConnections(PatientConnections):
     """The connections and requests of one consumer."""
 
     def __init__(
@@ -69,13 +69,13 @@ class _CountingManager(PatientManager):
         wall: Callable[[], float],
     ) -> None:
         self.open_connections: set[Any] = set()
-        self.login_refused: BaseException | None = None  # what a broker last said to it
+        self.login_refused: BaseException | None = None  # the error that a broker last answered a login with
         self._metrics = metrics
         self._clock = clock
         self._wall = wall
         self.heartbeats: Heartbeats | None = None
         self._rebalance_began: float | None = None
-        self._looks: dict[str, Callable[[float, Any], None]] = {
+        self._handlers: dict[str, Callable[[float, Any], None]] = {
             "FetchRequest": self._fetched,
             "HeartbeatRequest": self._heartbeat_answered,
             "JoinGroupRequest": self._join_answered,
@@ -85,26 +85,22 @@ class _CountingManager(PatientManager):
 
     # -- connections
 
-    async def _build_transport(self, *args: Any, **options: Any) -> Any:
-        """As the parent's; what came just before the end of a connection is read, which is why a login was refused."""
-        transport = await super()._build_transport(*args, **options)
-        receive.receive_to_the_end(transport)
-        return transport
+    def on_transport(self, transport: Any) -> None:
+        """Have what came just before the end of a connection read: it says why a login was refused."""
+        receive.deliver_last_bytes(transport)
 
-    def get_connection(self, node_id: Any, *args: Any, **options: Any) -> Any:
-        """As the parent's; a connection that is new is watched from its first try to its end."""
-        known = self._conns.get(node_id)
-        connection = super().get_connection(node_id, *args, **options)
-        if connection is not known:
-            connection.init_future.add_callback(lambda _: self._opened(connection))
-            connection.init_future.add_errback(self._failed)
-            connection.close_future.add_both(lambda _: self.open_connections.discard(connection))
-        return connection
+    def on_new_connection(self, connection: Any) -> None:
+        """Watch a connection from its first try to its end."""
+        connections.watch(
+            connection,
+            opened=lambda: self._opened(connection),
+            failed=self._failed,
+            closed=lambda: self.open_connections.discard(connection),
+        )
 
     def _opened(self, connection: Any) -> None:
         self.open_connections.add(connection)
-        connection.close_future.add_errback(self._failed)
-        receive.receive_in_place(connection)
+        receive.receive_without_copies(connection)
 
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
@@ -118,16 +114,16 @@ class _CountingManager(PatientManager):
         return super().send(request, node_id)
 
     def send(self, request: Any, node_id: Any = None, *args: Any, **options: Any) -> Any:
-        """As the parent's; what comes of the requests that are counted is looked at, before anybody else does."""
+        """As the parent's; the answers to the requests that are counted are looked at before the client does."""
         heartbeats = self.heartbeats
         handed_over_at = heartbeats.now() if heartbeats is not None else 0.0
         answer = super().send(request, node_id, *args, **options)
         if heartbeats is not None:
             heartbeats.watch(request, node_id, handed_over_at, answer)
         name = type(request).__name__
-        if (look := self._looks.get(name)) is not None:
+        if (handle := self._handlers.get(name)) is not None:
             sent = self._clock()
-            answer.add_callback(lambda response: look(sent, response))
+            answer.add_callback(lambda response: handle(sent, response))
             if name in ("JoinGroupRequest", "SyncGroupRequest"):
                 self._rebalance_began = sent if self._rebalance_began is None else self._rebalance_began
                 answer.add_errback(self._not_answered)
@@ -155,6 +151,6 @@ class _CountingManager(PatientManager):
             self._rebalance_began = None
 
     def _not_answered(self, error: BaseException) -> None:
-        """A node that is not ready was not asked, and what is cancelled is the consumer's own end."""
+        """Count a request without an answer; one to a node that is not ready was not sent, and a closing consumer cancels its own."""
         if not isinstance(error, (kafka_errors.NodeNotReadyError, kafka_errors.Cancelled)):
             self._metrics.kafka_client_failed_rebalances.inc()

@@ -1,14 +1,16 @@
 """The network part of the Kafka client, where the client's own stalls or spins.
 
 - It resolves host names on its IO thread, so one slow answer of the resolver stops heartbeats, fetches and commits of
-  all brokers for as long. Here names are resolved on a thread for each, and the IO thread goes on meanwhile.
-- A coordinator that refuses connections is looked up again at once, without end: half a core. Here lookups have a pause
+  all brokers for as long. Here each name is resolved on a thread of its own, and the IO thread continues meanwhile.
+- A coordinator that refuses connections is looked up again at once, without end: half a core. Here look-ups have a wait
   between them.
-- A broker that takes a connection and drops it (a proxy before one that is down) is connected to again at once, for a
-  connection counts as good before the first answer on it. Here it backs off like one that refuses.
-- A socket that does not connect is closed here, and left to the collector there.
-- A leader that the metadata names and has no address of makes `poll` raise in the middle of sending fetches: those to
+- A broker that accepts a connection and drops it (a proxy before one that is down) is connected to again at once, since
+  a connection counts as good before the first answer on it. Here it backs off like one that refuses.
+- A socket that does not connect is closed here, and left to the garbage collector there.
+- A leader that the metadata names without an address makes `poll` raise in the middle of sending fetches: those to
   other brokers do not leave, and that leader is not asked again when it is back. Here that one request fails.
+
+What of this reaches into the client is in `client_internals.connections`.
 """
 
 import socket
@@ -17,37 +19,29 @@ import time
 from typing import Any, Final
 
 from kafka import errors as kafka_errors
-from kafka.future import Future
-from kafka.net.compat import KafkaNetClient
-from kafka.net.inet import KafkaNetSocket
-from kafka.net.manager import KafkaConnectionManager
-from kafka.net.selector import NetworkSelector
+
+from worker.consumer.client_internals import connections
+from worker.consumer.client_internals.protocol import Future
 
 LOOKUP_PAUSE_SECONDS: Final = 0.5  # between two lookups of the coordinator; the first one has none before it
 _KEPT_SECONDS: Final = 1.0  # from an answer of the resolver to its use
-_SCHEME: Final = "resolved"
 
 
 def make_client(**config: Any) -> Any:
-    """Return the network part of a client; its setting `kafka_client` takes this function."""
-    net = NetworkSelector(**config)
-    return KafkaNetClient(net, PatientManager(net, **config), **config)
+    """Return the network part of a client; its setting `kafka_client` is this function."""
+    return connections.make_client(PatientConnections, **config)
 
 
-class PatientManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types
+class PatientConnections(connections.Connections):
     """The connections of one client."""
 
     def __init__(self, net: Any, **config: Any) -> None:
         self._lookup_at = float("-inf")  # when the coordinator may be looked up next, in the client's clock
-        if config.get("proxy_url") is None and config.get("socks5_proxy") is None:
-            config["proxy_url"] = f"{_SCHEME}://"
         super().__init__(net, **config)
 
-    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
-        """As the parent's, once the host's name is resolved."""
-        if self.config["proxy_url"] == f"{_SCHEME}://":
-            await _RESOLVER.ready(self, node.host, node.port, timeout_at)
-        return await super()._build_transport(node, timeout_at=timeout_at)
+    async def before_connecting(self, host: str, port: int, timeout_at: float | None) -> None:
+        """Wait until the host's name is resolved."""
+        await _RESOLVER.ready(self, host, port, timeout_at)
 
     def send(self, request: Any, *args: Any, **options: Any) -> Any:
         """As the parent's, later where the coordinator was looked up just now; never raises of an unknown broker."""
@@ -63,7 +57,7 @@ class PatientManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-pyt
         try:
             return super().send(request, *args, **options)
         except kafka_errors.UnknownBrokerIdError as error:
-            self.cluster.request_update()
+            self.refresh_metadata()
             return Future().failure(error)
 
     def _send_later(self, seconds: float, request: Any, *args: Any, **options: Any) -> Any:
@@ -78,23 +72,15 @@ class PatientManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-pyt
                 sent.add_callback(answer.success)
                 sent.add_errback(answer.failure)
 
-        self._net.call_later(seconds, send)
+        self.call_later(seconds, send)
         return answer
-
-    def reset_backoff(self, node_id: Any) -> None:
-        """As the parent's; but a connection that ended before its first answer counts as one that failed."""
-        connection = self._conns.get(node_id)
-        if node_id == "metadata" or (connection is not None and connection.connected):
-            super().reset_backoff(node_id)
-        else:
-            self.update_backoff(node_id)
 
 
 # -- names
 
 
 class _Resolver:
-    """Resolves names, each on a thread of its own; whoever wants one that is under way waits for the same answer."""
+    """Resolves names, each on a thread of its own; all who ask for a name at the same time wait for one answer."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -102,7 +88,7 @@ class _Resolver:
         self._found: dict[tuple[str, int], tuple[float, list[Any] | Exception]] = {}
 
     async def ready(self, manager: Any, host: str, port: int, timeout_at: float | None) -> None:
-        """Wait until `taken` has the addresses of a host; to be awaited on the client's IO thread.
+        """Wait until `addresses` has those of a host; to be awaited on the client's IO thread.
 
         Raises `KafkaConnectionError` where there is no answer by `timeout_at`, in the client's clock.
         """
@@ -136,12 +122,12 @@ class _Resolver:
             waiting = self._under_way.pop((host, port))
         for manager, answer in waiting:
             try:
-                manager._net.call_soon_threadsafe(lambda answer=answer: answer.success(None))  # noqa: SLF001 - there is no other way into its thread
+                manager.call_from_another_thread(lambda answer=answer: answer.success(None))
             except Exception:  # noqa: S112 - that client was closed meanwhile
                 continue
 
-    def taken(self, host: str, port: int) -> list[Any] | None:
-        """Return the addresses that were just found, None where there are none. Raises `KafkaConnectionError`."""
+    def addresses(self, host: str, port: int) -> list[Any] | None:
+        """Return the addresses that were found a moment ago, None where there are none. Raises `KafkaConnectionError`."""
         with self._lock:
             at, found = self._found.get((host, port), (float("-inf"), []))
         if time.monotonic() - at > _KEPT_SECONDS:
@@ -155,25 +141,14 @@ class _Resolver:
 _RESOLVER: Final = _Resolver()
 
 
-class _ResolvedSocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python ships no types
-    """How the client connects without a proxy, with addresses that were resolved before.
+class _ResolvedSocket(connections.Socket):
+    """How the client connects without a proxy, with addresses that were resolved before."""
 
-    The client chooses the class by the scheme of its setting `proxy_url`.
-    """
+    SCHEMES = (connections.RESOLVED_SCHEME,)
 
-    SCHEMES = (_SCHEME,)
-
-    def dns_lookup(self, host: str, port: int, raise_error: bool = False) -> list[Any]:
-        found = _RESOLVER.taken(host, port)
-        return found if found is not None else list(super().dns_lookup(host, port, raise_error))
-
-    async def sock_connect(self, net: Any, sock: socket.socket, *args: Any, **options: Any) -> Any:
-        """As the parent's, which leaves a socket that does not connect to the collector."""
-        try:
-            return await super().sock_connect(net, sock, *args, **options)
-        except BaseException:
-            sock.close()
-            raise
+    def addresses(self, host: str, port: int) -> list[Any] | None:
+        """Return the addresses that the resolver found."""
+        return _RESOLVER.addresses(host, port)
 
 
 def _is_address(host: str) -> bool:

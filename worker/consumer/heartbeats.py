@@ -1,25 +1,25 @@
-"""What renews the lease, and what ends it, among the requests that the group's consumer sends to its coordinator.
+"""Renews the lease by answered heartbeats, sends heartbeats that the client does not send, and ends the lease.
 
-The lease (`worker.lease`) is renewed by answered heartbeats alone, counted from before the client is handed them. What else
-the group accepts does not renew the session at every broker: Apache Kafka answers a join, and a sync that comes late, of
-a group that is stable without it. The client sends no heartbeat between a join and its end, and the next one an interval
-after that. So this sends heartbeats of its own:
+Only an answered heartbeat renews the lease (`worker.lease`). The time counts from before the request goes to the client.
+Other answers of the group do not renew the session at every broker: Apache Kafka answers a join, and a late sync, of a
+group that is stable without this member. The client sends no heartbeat from a join to its end, and the next one an
+interval later. So this sends heartbeats of its own:
 
-- one at once when a sync was answered, so that a worker which has joined need not wait for the client's first;
-- one in each interval while a join waits for the other members, by the broker's other connection, since a broker answers
-  the requests of one connection one after the other. Else a member that hangs, for which the group waits
+- one as soon as a sync is answered, so that a worker which has joined does not wait for the client's first;
+- one in each interval while a join waits for the other members. It uses the broker's other connection, because a broker
+  answers the requests of one connection one after the other. Without it a member that hangs, for which the group waits
   `kafka.max_poll_interval_ms`, would keep all others from writing.
 
-An answer which says that the group does not know the member, and a request to leave, end the lease at once. All of it
-runs on the client's IO thread, waits for nothing, and an error in it ends in the client's log.
+The lease ends at once when an answer says that the group does not know the member, and when the client asks to leave. All
+of it runs on the client's IO thread and waits for nothing, and an error in it ends in the client's log.
 """
 
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from kafka import errors as kafka_errors
-from kafka.protocol.consumer import HeartbeatRequest
 
+from worker.consumer.client_internals.protocol import HeartbeatRequest
 from worker.lease import Lease
 
 _NO_ERROR: Final = 0
@@ -28,7 +28,7 @@ _UNKNOWN_MEMBER_ID: Final = 25
 _REBALANCE_IN_PROGRESS: Final = 27
 _FENCED_INSTANCE_ID: Final = 82
 _NO_MEMBER: Final = frozenset({_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _FENCED_INSTANCE_ID})
-# The client has a connection of its own to the broker that coordinates the group, and calls it by this and the number.
+# The client has a connection of its own to the broker that coordinates the group. Its name is this and the broker's number.
 _COORDINATOR_PREFIX: Final = "coordinator-"
 
 Send = Callable[[Any, Any], Any]
@@ -49,10 +49,10 @@ class _Member(NamedTuple):
 
 
 class Heartbeats:
-    """Watches the requests of one consumer, renews the lease by them, and sends what the client does not.
+    """Watches the requests of one consumer, renews the lease by them, and sends heartbeats of its own.
 
-    `send(request, node_id)` hands a request to the client and returns the future of its answer; `call_later(seconds, function)`
-    calls it then, on the client's IO thread; `on_renewed` is called when the lease holds again that had run out.
+    `send(request, node_id)` passes a request to the client and returns the future of its answer. `call_later(seconds,
+    function)` calls a function on the client's IO thread. `on_renewed` is called when a lease that had run out holds again.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Heartbeats:
         self._call_later = call_later
         self._on_renewed = on_renewed
         self._member: _Member | None = None
-        self._looks: dict[str, Callable[[Any, Any, float, Any], None]] = {
+        self._handlers: dict[str, Callable[[Any, Any, float, Any], None]] = {
             "HeartbeatRequest": self._heartbeat_sent,
             "JoinGroupRequest": self._join_sent,
             "SyncGroupRequest": self._sync_sent,
@@ -78,17 +78,17 @@ class Heartbeats:
         }
 
     def now(self) -> float:
-        """Read the lease's clock, before a request is handed to the client."""
+        """Return the time of the lease's clock; to be read before a request goes to the client."""
         return self._lease.now()
 
     def watch(self, request: Any, node_id: Any, sent_at: float, answer: Any) -> None:
-        """Look at a request that was handed to the client after `sent_at`, and at its answer when it comes."""
+        """Handle a request that went to the client after `sent_at`, and its answer when it comes."""
         name = type(request).__name__
         if name == "LeaveGroupRequest":
             self._member = None
             self._lease.end()
-        elif (look := self._looks.get(name)) is not None:
-            look(request, node_id, sent_at, answer)
+        elif (handle := self._handlers.get(name)) is not None:
+            handle(request, node_id, sent_at, answer)
 
     def _heartbeat_sent(self, request: Any, _node_id: Any, sent_at: float, answer: Any) -> None:
         self._member = _Member.of(request)
@@ -106,12 +106,12 @@ class Heartbeats:
         answer.add_callback(lambda response: self._end_unless_known(response.error_code))
         member = self._member
         if member is not None and member.member_id == request.member_id:
-            self._call_later(self._interval / 2, lambda: self._beat_while_joining(member, node_id, answer))
+            self._call_later(self._interval / 2, lambda: self._send_while_joining(member, node_id, answer))
 
-    def _beat_while_joining(self, member: _Member, node_id: Any, join: Any) -> None:
+    def _send_while_joining(self, member: _Member, node_id: Any, join: Any) -> None:
         """Send a heartbeat of the generation that the join leaves, and the next one later, until the join is answered.
 
-        One that comes after that is of an old generation, which tells nothing of the membership.
+        The answer to a later one is about an old generation, and says nothing about the membership.
         """
         if join.is_done or self._member is not member:
             return
@@ -121,8 +121,8 @@ class Heartbeats:
             if response.error_code != _ILLEGAL_GENERATION:
                 self._heartbeat_answered(sent_at, response.error_code)
 
-        self._beat(member, _other_connection(node_id), answered)
-        self._call_later(self._interval, lambda: self._beat_while_joining(member, node_id, join))
+        self._send_heartbeat(member, _other_connection(node_id), answered)
+        self._call_later(self._interval, lambda: self._send_while_joining(member, node_id, join))
 
     def _sync_sent(self, request: Any, node_id: Any, sent_at: float, answer: Any) -> None:
         member = _Member.of(request)
@@ -132,8 +132,10 @@ class Heartbeats:
             if response.error_code == _NO_ERROR:
                 self._member = member
                 self._lease.join(sent_at)
-                again = self.now()
-                self._beat(member, node_id, lambda beat: self._heartbeat_answered(again, beat.error_code))
+                next_sent_at = self.now()
+                self._send_heartbeat(
+                    member, node_id, lambda answer: self._heartbeat_answered(next_sent_at, answer.error_code)
+                )
 
         answer.add_callback(answered)
 
@@ -149,17 +151,15 @@ class Heartbeats:
         if code in _NO_MEMBER:
             self._lease.end()
 
-    def _beat(self, member: _Member, node_id: Any, answered: Callable[[Any], None]) -> None:
+    def _send_heartbeat(self, member: _Member, node_id: Any, answered: Callable[[Any], None]) -> None:
         try:
             answer = self._send(HeartbeatRequest(**member._asdict()), node_id)
-        except (
-            kafka_errors.KafkaError
-        ):  # the broker is not known by that name, or not reachable now: the next one may be
+        except kafka_errors.KafkaError:  # the broker has no such name, or cannot be reached now: the next one may be
             return
         answer.add_callback(answered)
 
 
 def _other_connection(node_id: Any) -> Any:
-    """Return the client's name of the same broker on the connection that records are fetched by."""
+    """Return the client's name of the same broker's connection for fetches."""
     number = str(node_id).removeprefix(_COORDINATOR_PREFIX)
     return int(number) if number.isdecimal() else node_id

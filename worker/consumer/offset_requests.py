@@ -9,16 +9,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
-from kafka import OffsetAndMetadata, TopicPartition
+from kafka import IsolationLevel, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.protocol.consumer import (
-    IsolationLevel,
+
+from worker.consumer import client_internals
+from worker.consumer.client_internals.protocol import (
     ListOffsetsRequest,
     OffsetFetchRequest,
     OffsetForLeaderEpochRequest,
 )
-
-from worker.consumer import client_internals
 
 _LIST_OFFSETS_MAX_VERSION: Final = 7  # later ones know more edges, which nobody asks for here
 _OFFSET_FETCH_MAX_VERSION: Final = 8  # of the later ones the client knows no names

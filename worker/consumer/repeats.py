@@ -1,4 +1,4 @@
-"""Messages that come again and again: which of them are logged."""
+"""Log messages that repeat: which of them are logged."""
 
 from collections.abc import Callable
 from typing import Final
@@ -8,26 +8,26 @@ LEAST_SECONDS: Final = 1.0
 
 
 class Repeats:
-    """Lets a message through that differs from the one before, at most one a second, and the same again every 30 s."""
+    """Admits a message that differs from the one before, at most one a second, and the same one every 30 s."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._said = ""
-        self._said_at = float("-inf")
+        self._logged = ""
+        self._logged_at = float("-inf")
         self.left_out = 0
-        """How many were left out before the one that was let through last."""
-        self._held_back = 0
+        """How many were not logged before the last one that was."""
+        self._left_out_since = 0
 
     def is_due(self, message: str) -> bool:
-        """Return whether the message is to be logged now; it is remembered if so, and counted if not."""
+        """Return whether to log the message now; it is remembered if so, and counted if not."""
         now = self._clock()
-        if now - self._said_at < (REPEAT_SECONDS if message == self._said else LEAST_SECONDS):
-            self._held_back += 1
+        if now - self._logged_at < (REPEAT_SECONDS if message == self._logged else LEAST_SECONDS):
+            self._left_out_since += 1
             return False
-        self._said, self._said_at = message, now
-        self.left_out, self._held_back = self._held_back, 0
+        self._logged, self._logged_at = message, now
+        self.left_out, self._left_out_since = self._left_out_since, 0
         return True
 
     def clear(self) -> None:
-        """Forget what was said, so that it is news when it comes again."""
-        self._said = ""
+        """Forget the last message, so that it is logged when it comes again."""
+        self._logged = ""

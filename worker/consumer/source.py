@@ -1,7 +1,6 @@
 """The consumer: poll, pause, commit, and what a rebalance does to the ledger.
 
-With `wire` and `client_figures`, which look inside it, the only module that knows kafka-python's consumer. What is not
-obvious about it:
+What is not obvious about kafka-python's consumer:
 
 - A newly assigned partition is parked: paused, at offset 0. The main loop opens it by asking for its committed offset
   and seeking there. So nothing is read of a partition before its first offset is known, what a poll that began before a
@@ -21,21 +20,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import MemberState
 
 from worker.consumer import client_config, client_internals, receive
 from worker.consumer import topics as topics_there
-from worker.consumer.client_metrics import ClientFigures
+from worker.consumer.client_metrics import ClientMetrics
 from worker.consumer.heartbeats import Heartbeats
 from worker.consumer.joins import JOINING, NO_COORDINATOR, Joins
 from worker.consumer.leaders import Leaders
 from worker.consumer.offset_policy import FirstOffsets, Reset
 from worker.consumer.repeats import Repeats
-from worker.errors import BlockReason, BrokerUnavailable, FatalError, Fenced
+from worker.errors import BlockReason, BrokerUnavailable, Fenced
 from worker.lease import Lease
 from worker.ledger import Assignment, Ledger, Partition, Phase
 from worker.ports import Polled
@@ -146,7 +144,7 @@ class KafkaSource:
         self._hooks = hooks
         self._clock = clock
         self._wall = wall
-        self._figures = ClientFigures(metrics, clock, wall, self._make_heartbeats)
+        self._client_metrics = ClientMetrics(metrics, clock, wall, self._make_heartbeats)
         self._consumer: Any = None
         self._committing_since: float | None = None
         self._stable_at = self._member_at = clock()  # when it last was a member; when it last was, or was about to be
@@ -176,7 +174,7 @@ class KafkaSource:
         tried = ", ".join(self._settings.bootstrap_servers)
         try:
             consumer = client_config.make_consumer(
-                self._figures.make_client,
+                self._client_metrics.make_client,
                 **client_config.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG),
                 **client_config.group(self._settings),
                 auto_offset_reset="none",
@@ -186,12 +184,8 @@ class KafkaSource:
         except (kafka_errors.KafkaError, OSError, ValueError) as error:
             self._count(error)
             raise BrokerUnavailable(f"kafka at {tried}: {client_config.describe(error)}") from error
-        if missing := client_internals.missing_parts(consumer):
-            client_config.close_consumer(consumer)
-            raise FatalError(
-                f"kafka-python has no {', '.join(missing)}; install the version that this package asks for"
-            )
-        receive.read_in_place(consumer)
+        client_internals.note_fetch_places(consumer)
+        receive.read_without_copies(consumer)
         try:
             self._subscribe(consumer)
         except (kafka_errors.KafkaError, BrokerUnavailable) as error:
@@ -312,8 +306,7 @@ class KafkaSource:
 
         Of a join that the client lost the answer has come, and nobody took it.
         """
-        join = self._consumer._coordinator._join_task  # noqa: SLF001 - the client tells it nowhere else; a test holds it
-        return join is not None and not join.is_done
+        return client_internals.is_joining(self._consumer)
 
     def _longest_join_seconds(self) -> float:
         return (self._settings.max_poll_interval_ms + self._settings.session_timeout_ms) / 1000
@@ -323,9 +316,8 @@ class KafkaSource:
 
         The client goes on where it stood, or takes it for a log that was cut; brokers before 2.8 do not let us tell.
         """
-        cluster = self._consumer._cluster  # noqa: SLF001 - the client tells its topics' ids nowhere else; a test holds it
         for topic in self._topics:
-            found = cluster.topic_id(topic)
+            found = client_internals.topic_id(self._consumer, topic)
             if found is None:
                 continue
             known = self._topic_ids.setdefault(topic, found)
@@ -396,9 +388,9 @@ class KafkaSource:
         if self._firsts.is_soon:
             timeout = min(timeout, _SOON_SECONDS)
         try:
-            self._clear_the_way()
+            client_internals.hand_over_parked_fetches(self._consumer)
             records = self._consumer.poll(timeout_ms=max(0, round(timeout * 1000)))
-            deferred = self._deferred_error()
+            deferred = client_internals.pop_deferred_error(self._consumer)
         except Exception as error:  # the client raises what it meets, a codec's errors among it
             records, deferred = {}, error
         if deferred is not None:
@@ -444,30 +436,6 @@ class KafkaSource:
         for reset in self._firsts.found_resets():
             self._apply(reset)
 
-    def _clear_the_way(self) -> None:
-        """Let the client hand over what it put aside of partitions that were paused meanwhile.
-
-        1. A partition is paused while the client holds the rest of a fetch of it. The client puts that aside.
-        2. Another one's fetch is handed over to its end; it stays "in line", with nothing left in it.
-        3. The first is resumed. What was put aside comes back only when nothing is in line, and what is put aside is
-           not fetched again: it is read no more, though nothing is paused, until chance empties the line.
-        """
-        fetcher = self._consumer._fetcher  # noqa: SLF001 - there is no other way; a test holds it
-        if fetcher._next_partition_records is not None and not fetcher._next_partition_records:  # noqa: SLF001 - likewise
-            fetcher._next_partition_records = None  # noqa: SLF001 - likewise
-
-    def _deferred_error(self) -> Exception | None:
-        """Return the error that the client met behind the records which it returned, and would raise at the next poll.
-
-        1. A poll returns records of one partition, and keeps the error of another's batch for the next.
-        2. Before that the other is paused, and the client forgets the error, but not the batch, whose end never comes.
-        3. It is resumed, and `poll` does not return any more.
-        """
-        fetcher = self._consumer._fetcher  # noqa: SLF001 - see above; a test holds it
-        deferred, fetcher._next_in_line_exception_metadata = fetcher._next_in_line_exception_metadata, None  # noqa: SLF001 - likewise
-        error: Exception | None = None if deferred is None else deferred.exception
-        return error
-
     def _poll_failed(self, error: Exception) -> None:
         self._count(error)
         try:
@@ -509,13 +477,11 @@ class KafkaSource:
         is_of_the_client = isinstance(error, kafka_errors.KafkaError) and type(error) is not kafka_errors.KafkaError
         if is_of_the_client and not isinstance(error, _UNREADABLE):
             return False
-        place = _place_of(error)
+        place = client_internals.fetch_place_of(error)
         if place is None:
             return False
         tp, offset = place
-        in_line = self._consumer._fetcher._next_partition_records  # noqa: SLF001 - see above; a test holds it
-        if in_line is not None and in_line.topic_partition == tp:
-            in_line.drain()
+        client_internals.drop_fetched(self._consumer, tp)
         self._cannot_read(Partition(tp.topic, tp.partition), offset, client_config.describe(error))
         return True
 
@@ -793,7 +759,7 @@ class KafkaSource:
         try:
             answer = consumer.commit_async(_for_client(offsets))
             while not answer.is_done and self._clock() < deadline:
-                await consumer._net.sleep(_REVOKE_LOOK_SECONDS)  # noqa: SLF001 - as in `_land`
+                await client_internals.sleep(consumer, _REVOKE_LOOK_SECONDS)
             if not answer.is_done:
                 raise kafka_errors.KafkaTimeoutError("no answer to the last commit")  # noqa: TRY301 - one way out for all
             await answer
@@ -842,16 +808,11 @@ class KafkaSource:
                     return
                 self._hooks.abort()
                 aborted, deadline = True, now + (_STOPPING_SECONDS if hurried else _ABORT_SECONDS)
-            await consumer._net.sleep(_REVOKE_LOOK_SECONDS)  # noqa: SLF001 - see above; a test holds it
+            await client_internals.sleep(consumer, _REVOKE_LOOK_SECONDS)
 
     def lost(self, consumer: Any, lost: Iterable[TopicPartition]) -> None:
-        """End the ownership at once: somebody else may have these already, so nothing is committed.
-
-        The client would still claim them when it joins again. Those that the group then gives to another are withheld
-        until their owner has let go of them, which it has already: nobody would read them until the next rebalance.
-        """
-        for assignor in consumer._coordinator._assignors.values():  # noqa: SLF001 - there is no other way; a test holds it
-            assignor.member_assignment = None
+        """End the ownership at once: somebody else may have these already, so nothing is committed."""
+        client_internals.forget_assignment(consumer)
         self._lose(self._ledger.close([Partition(tp.topic, tp.partition) for tp in lost]))
 
     def _lose(self, assignments: Sequence[Assignment]) -> None:
@@ -885,22 +846,6 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         if self._source.is_current(self._consumer):
             self._source.lost(self._consumer, lost)
-
-
-def _place_of(error: Exception) -> tuple[TopicPartition, int] | None:
-    """Return the partition, and the offset in it, that the client was about to hand over when it failed.
-
-    It says so nowhere but in the variables of its function that hands over.
-    """
-    place = None
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_name == "fetched_records":
-            variables = trace.tb_frame.f_locals
-            if variables.get("fetched_partition") is not None:
-                place = variables["fetched_partition"], int(variables["fetched_offset"])
-        trace = trace.tb_next
-    return place
 
 
 def _park(consumer: Any, tp: TopicPartition) -> None:

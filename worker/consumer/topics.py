@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 from kafka import errors as kafka_errors
-from kafka.protocol.metadata import MetadataRequest
 
 from worker.consumer import client_internals
+from worker.consumer.client_internals.protocol import MetadataRequest
 from worker.errors import BlockReason
 from worker.telemetry.state import Block, Status
 

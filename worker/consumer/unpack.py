@@ -1,7 +1,7 @@
 """The codecs of record batches: they read what Java's client and Apache Kafka's broker read, up to a limit.
 
-A few kilobytes can unpack to gigabytes, and what is behind the end of a compressed stream is for Java no fault in most
-codecs. Python's libraries differ in both.
+A few kilobytes can unpack to gigabytes, and in most codecs Java accepts bytes after the end of a compressed stream.
+Python's libraries differ in both.
 """
 
 import zlib
@@ -22,10 +22,10 @@ is 10 to 50 times what a raised limit of 1 to 5 MiB brings, and little enough fo
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 """The numbers of the codecs, as a record batch gives them."""
 
-_CHUNK_BYTES: Final = 64 * 1024  # of a gzip stream; what is behind the end of a member is copied once for each member
-_PIECE_BYTES: Final = 4 * 1024 * 1024
+_GZIP_CHUNK_BYTES: Final = 64 * 1024  # what follows the end of a member is copied once for each member
+_CHUNK_BYTES: Final = 4 * 1024 * 1024
 _GZIP_START: Final = b"\x1f\x8b\x08"
-_GZIP_LEAST: Final = 18  # bytes of a member's head and end; Java does not look at fewer for another member
+_GZIP_LEAST: Final = 18  # bytes of a member's header and trailer; Java looks for no other member in fewer
 _XERIAL_MAGIC: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES: Final = 16  # the magic, a version, and the oldest compatible one
 _SNAPPY_LENGTH_BYTES: Final = 5  # at most, of the number of unpacked bytes before a block
@@ -38,28 +38,28 @@ class UnpackError(Exception):
 def unpack(codec: int, packed: memoryview, limit: int = MAX_BYTES) -> bytes:
     """Return what `packed` unpacks to: `limit` bytes at most. Raises `UnpackError`."""
     try:
-        return _CODECS[codec](packed, limit)
+        return CODECS[codec](packed, limit)
     except (zlib.error, snappy.UncompressError, zstandard.ZstdError, RuntimeError, ValueError) as error:
         raise UnpackError(f"cannot be unpacked: {error or type(error).__name__}") from None
 
 
 def _gzip(packed: memoryview, limit: int) -> bytes:
     """Unpack every member of a gzip stream. As in Java, what follows the last one and is no member is ignored."""
-    pieces: list[bytes] = []
+    unpacked: list[bytes] = []
     at = size = 0
     while True:
         member = zlib.decompressobj(wbits=31)
         while not member.eof:
-            chunk = packed[at : at + _CHUNK_BYTES]
+            chunk = packed[at : at + _GZIP_CHUNK_BYTES]
             if not chunk:
                 raise UnpackError("cannot be unpacked: the gzip stream is cut short")
-            piece = member.decompress(chunk, limit + 1 - size)
+            found = member.decompress(chunk, limit + 1 - size)
             at += len(chunk) - len(member.unused_data) - len(member.unconsumed_tail)
-            size += len(piece)
+            size += len(found)
             _check(size, limit)
-            pieces.append(piece)
+            unpacked.append(found)
         if len(packed) - at <= _GZIP_LEAST or not _begins_with(_GZIP_START, packed, at):
-            return b"".join(pieces)
+            return b"".join(unpacked)
 
 
 def _snappy(packed: memoryview, limit: int) -> bytes:
@@ -96,31 +96,31 @@ def _lz4(packed: memoryview, limit: int) -> bytes:
     """Unpack one frame. Java reads no more than the first, and ignores what follows it."""
     frame = lz4.frame.LZ4FrameDecompressor()
 
-    def pieces() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         left = bytes(packed)
         while not frame.eof:
-            piece = frame.decompress(left, max_length=_PIECE_BYTES)
-            if not piece and frame.needs_input and not frame.eof:
+            chunk = frame.decompress(left, max_length=_CHUNK_BYTES)
+            if not chunk and frame.needs_input and not frame.eof:
                 raise UnpackError("cannot be unpacked: the lz4 frame is cut short")
             left = b""
-            yield piece
+            yield chunk
 
-    return _joined(pieces(), limit)
+    return _joined(chunks(), limit)
 
 
 def _zstd(packed: memoryview, limit: int) -> bytes:
-    """Unpack all frames, between which others may stand that are to be skipped."""
+    """Unpack all frames; there may be others between them, which are skipped."""
     with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as reader:
-        return _joined(iter(lambda: reader.read(_PIECE_BYTES), b""), limit)
+        return _joined(iter(lambda: reader.read(_CHUNK_BYTES), b""), limit)
 
 
-def _joined(pieces: Iterator[bytes], limit: int) -> bytes:
+def _joined(chunks: Iterator[bytes], limit: int) -> bytes:
     kept: list[bytes] = []
     size = 0
-    for piece in pieces:
-        size += len(piece)
+    for chunk in chunks:
+        size += len(chunk)
         _check(size, limit)
-        kept.append(piece)
+        kept.append(chunk)
     return b"".join(kept)
 
 
@@ -133,4 +133,4 @@ def _check(size: int, limit: int) -> None:
         raise UnpackError("unpacks to more bytes than one batch may have")
 
 
-_CODECS: Final[dict[int, Callable[[memoryview, int], bytes]]] = {GZIP: _gzip, SNAPPY: _snappy, LZ4: _lz4, ZSTD: _zstd}
+CODECS: Final[dict[int, Callable[[memoryview, int], bytes]]] = {GZIP: _gzip, SNAPPY: _snappy, LZ4: _lz4, ZSTD: _zstd}

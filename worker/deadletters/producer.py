@@ -1,10 +1,10 @@
-"""The producer of dead letters, with kafka-python's traps around closing it."""
+"""The producer of dead letters, which closes without waiting for what is unsent."""
 
 from typing import Any, Final, Protocol
 
 from kafka import KafkaProducer
 
-from worker.consumer import client_config, client_network
+from worker.consumer import client_config, client_internals, client_network
 from worker.deadletters.headers import Headers
 from worker.settings.tables import Kafka
 
@@ -13,13 +13,13 @@ DELIVERY_TIMEOUT_MS: Final = 20_000
 _MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides, not the client's of 1 MiB
 
 
-# The one codec that every broker, Kafka-compatible service and reader has. The topic's limit is that of compressed batches:
-# what its producer had compressed into the limit of the source topic shall fit here too.
+# The one codec that every broker, Kafka-compatible service and reader has. The topic's limit is for compressed batches: what
+# its producer had compressed into the limit of the source topic must fit here too.
 _COMPRESSION: Final = "gzip"
 
 
 class Producer(Protocol):
-    """What of kafka-python's producer is used."""
+    """The methods of kafka-python's producer that are used."""
 
     def send(self, topic: str, *, value: bytes | None, key: bytes | None, headers: Headers) -> Any:
         """Queue a message; returns a future."""
@@ -32,15 +32,14 @@ class Producer(Protocol):
 
 
 class _Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python ships no types
-    """Closes whatever it still has to send, which is kept until it is acknowledged, by this producer or by the next.
+    """Closes although records are unsent: the writer keeps them until this producer or the next has them acknowledged.
 
-    The client's own `close` waits for that, and where it does not go it raises, leaves its thread running, and raises once
+    The client's own `close` waits for them. Where they cannot be sent it raises, leaves its thread running, and raises once
     more when the process ends.
     """
 
     def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
-        if not getattr(self, "_closed", True):
-            self._sender.force_close()
+        client_internals.force_close(self)
         super().close(timeout=timeout, null_logger=null_logger)
 
 

@@ -53,7 +53,7 @@ class SourceReader:
                 **client_config.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG),
                 auto_offset_reset="none",
             )
-            receive.read_in_place(self._consumer)
+            receive.read_without_copies(self._consumer)
         return self._consumer
 
     def close(self) -> None:

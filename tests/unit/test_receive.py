@@ -29,7 +29,8 @@ from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchB
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
 from tests.support.bounded import join, thread
-from worker.consumer import receive
+from worker.consumer import client_check, receive, record_batches
+from worker.consumer.partition_records import PartitionRecords
 from worker.consumer.unpack import unpack
 
 PARTITION = TopicPartition("records", 3)
@@ -66,7 +67,7 @@ def batch(
     return bytes(made)
 
 
-def mended(damaged: bytes) -> bytes:
+def with_right_checksum(damaged: bytes) -> bytes:
     """The batch with the checksum of what is in it now."""
     return damaged[:CRC_AT] + struct.pack(">I", crc32c.crc32c(damaged[ATTRIBUTES_AT:])) + damaged[ATTRIBUTES_AT:]
 
@@ -74,14 +75,14 @@ def mended(damaged: bytes) -> bytes:
 def with_attributes(made: bytes, bits: int) -> bytes:
     """The batch with these bits of its attributes set."""
     (found,) = struct.unpack_from(">h", made, ATTRIBUTES_AT)
-    return mended(made[:ATTRIBUTES_AT] + struct.pack(">h", found | bits) + made[ATTRIBUTES_AT + 2 :])
+    return with_right_checksum(made[:ATTRIBUTES_AT] + struct.pack(">h", found | bits) + made[ATTRIBUTES_AT + 2 :])
 
 
 def with_head(made: bytes, at: int, form: str, value: int) -> bytes:
     """The batch with another field in its head."""
     changed = bytearray(made)
     struct.pack_into(form, changed, at, value)
-    return mended(bytes(changed))
+    return with_right_checksum(bytes(changed))
 
 
 class Read(NamedTuple):
@@ -129,7 +130,7 @@ def read(
 
 def assert_alike(data: bytes, **options: Any) -> Read:
     """Read it both ways; returns what both found."""
-    client, own = read(Fetcher.PartitionRecords, data, **options), read(receive.PartitionRecords, data, **options)
+    client, own = read(Fetcher.PartitionRecords, data, **options), read(PartitionRecords, data, **options)
     assert own._replace(counted=None) == client._replace(counted=None)
     if client.counted is not None and own.counted is not None:
         assert own.counted[1] == client.counted[1]
@@ -242,7 +243,7 @@ def reference(made: bytes, records: bytes) -> list[tuple[int, int, bytes | None,
 
 def assert_as_java(made: bytes) -> Read:
     """Read one batch without a codec, and hold what comes of it against the reference."""
-    own = read(receive.PartitionRecords, made)
+    own = read(PartitionRecords, made)
     try:
         expected = reference(made, made[RECORDS_AT:])
     except Corrupt:
@@ -258,7 +259,7 @@ def with_records(records: bytes, count: int = 1, last_delta: int = 0, base: int 
     struct.pack_into(">i", made, 8, len(made) - 12)
     struct.pack_into(">i", made, LAST_DELTA_AT, last_delta)
     struct.pack_into(">i", made, COUNT_AT, count)
-    return mended(bytes(made))
+    return with_right_checksum(bytes(made))
 
 
 @given(st.data(), st.lists(SAMPLES, min_size=1, max_size=3))
@@ -267,7 +268,7 @@ def test_a_damaged_batch_fails_where_java_fails(data: st.DataObject, samples: li
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(COUNT_AT, len(made) - 1))
         made[place] = data.draw(st.integers(0, 255))
-    assert_as_java(mended(bytes(made)))
+    assert_as_java(with_right_checksum(bytes(made)))
 
 
 @given(st.data(), st.lists(SAMPLES, min_size=1, max_size=3), st.integers(1, 4))
@@ -278,7 +279,7 @@ def test_a_damaged_packed_batch_is_read_in_order_or_is_corrupt(
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(COUNT_AT, len(made) - 1))
         made[place] = data.draw(st.integers(0, 255))
-    found = read(receive.PartitionRecords, mended(bytes(made)))
+    found = read(PartitionRecords, with_right_checksum(bytes(made)))
     offsets = [record[0] for record in found.records]
     assert found.error in (None, CorruptRecordError)
     assert offsets == sorted(set(offsets))
@@ -301,7 +302,7 @@ def test_whatever_is_damaged_offsets_ascend_and_the_next_one_does_not_go_back(
         first += len(samples)
     for _ in range(data.draw(st.integers(1, 4))):
         made[data.draw(st.integers(0, len(made) - 1))] = data.draw(st.integers(0, 255))
-    found = read(receive.PartitionRecords, bytes(made), from_offset=7, check_crcs=data.draw(st.booleans()))
+    found = read(PartitionRecords, bytes(made), from_offset=7, check_crcs=data.draw(st.booleans()))
     offsets = [record[0] for record in found.records]
     assert offsets == sorted(set(offsets))
     assert all(offset >= 7 for offset in offsets)
@@ -394,17 +395,17 @@ def test_an_offset_that_its_batch_does_not_have_is_corrupt(deltas: list[int], co
     if codec:
         packed = {1: gzip_encode, 4: zstd_encode}[codec](records)
         made = with_attributes(with_records(packed, count=len(deltas), last_delta=2, base=20), codec)
-    found = read(receive.PartitionRecords, made, from_offset=20)
+    found = read(PartitionRecords, made, from_offset=20)
     assert found.error is CorruptRecordError
     assert [one[0] for one in found.records] in ([20], [20, 21])
     # Whatever was read of it, it is not passed over: the next response begins within it.
-    again = read(receive.PartitionRecords, made + batch(23, ONE), from_offset=found.next_offset)
+    again = read(PartitionRecords, made + batch(23, ONE), from_offset=found.next_offset)
     assert (again.records, again.next_offset, again.error) == ([], found.next_offset, CorruptRecordError)
 
 
 def test_what_is_behind_a_record_with_the_last_offset_is_not_passed_over() -> None:
     for records, count in ((record(2) + record(1), 2), (record(2) + b"\xff", 2), (record(2) + b"\x00", 1)):
-        found = read(receive.PartitionRecords, with_records(records, count=count, last_delta=2) + batch(3, ONE))
+        found = read(PartitionRecords, with_records(records, count=count, last_delta=2) + batch(3, ONE))
         assert (found.records, found.next_offset, found.error) == ([], 0, CorruptRecordError)
 
 
@@ -423,19 +424,19 @@ def test_what_is_behind_a_record_with_the_last_offset_is_not_passed_over() -> No
     ],
 )
 def test_a_batch_that_does_not_follow_the_one_before_is_corrupt(second: bytes, from_offset: int) -> None:
-    found = read(receive.PartitionRecords, batch(20, ONE * 2) + second + batch(40, ONE), from_offset=from_offset)
+    found = read(PartitionRecords, batch(20, ONE * 2) + second + batch(40, ONE), from_offset=from_offset)
     assert ([one[0] for one in found.records], found.error) == ([20, 21], CorruptRecordError)
     assert found.next_offset == 22
 
 
 def test_a_batch_of_what_was_read_already_is_corrupt_and_nothing_goes_back() -> None:
-    found = read(receive.PartitionRecords, batch(0, ONE * 3), from_offset=5)
+    found = read(PartitionRecords, batch(0, ONE * 3), from_offset=5)
     assert (found.records, found.next_offset, found.error) == ([], 5, CorruptRecordError)
 
 
 def test_a_bad_record_before_the_offset_that_was_asked_for_does_not_take_the_position_back() -> None:
     made = with_records(record(0) + record(0) + record(2), count=3, last_delta=5)
-    found = read(receive.PartitionRecords, made, from_offset=4)
+    found = read(PartitionRecords, made, from_offset=4)
     assert (found.records, found.next_offset, found.error) == ([], 4, CorruptRecordError)
 
 
@@ -457,7 +458,7 @@ def test_lengths_that_do_not_fit_together_are_corrupt(records: bytes) -> None:
     behind = batch(1, [Sample(1, bytes(5000), bytes(5000), [])])  # which none of them may reach into
     made = with_records(records)
     assert assert_as_java(made).error is CorruptRecordError
-    found = read(receive.PartitionRecords, made + behind)
+    found = read(PartitionRecords, made + behind)
     assert (found.records, found.error) == ([], CorruptRecordError)
 
 
@@ -465,7 +466,7 @@ def test_a_count_that_is_a_lie_costs_no_memory() -> None:
     records = record(0, headers=number(1 << 31)) + bytes(4_000_000)
     made = with_records(records)
     tracemalloc.start()
-    assert read(receive.PartitionRecords, made).error is CorruptRecordError
+    assert read(PartitionRecords, made).error is CorruptRecordError
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_000_000
@@ -490,7 +491,7 @@ def packed_in_an_old_format(magic: int, offsets: list[int], last: int) -> bytes:
 def test_messages_of_the_old_formats_ascend_too(magic: int) -> None:
     def offsets(given: list[int], last: int, from_offset: int = 20) -> tuple[list[int], type[Exception] | None]:
         first = packed_in_an_old_format(magic, given, last)
-        found = read(receive.PartitionRecords, first, from_offset=from_offset)
+        found = read(PartitionRecords, first, from_offset=from_offset)
         assert found.next_offset >= from_offset
         return [one[0] for one in found.records], found.error
 
@@ -513,23 +514,23 @@ def test_a_length_in_an_old_format_that_leads_nowhere_is_corrupt(length: int) ->
     made = bytearray(outer.build())
     made[17] = 1
     made[12:16] = struct.pack(">I", zlib.crc32(made[16:]))
-    assert read(receive.PartitionRecords, bytes(made)).error is CorruptRecordError
+    assert read(PartitionRecords, bytes(made)).error is CorruptRecordError
 
 
 def test_old_and_new_formats_in_one_response_follow_each_other() -> None:
     old = packed_in_an_old_format(1, [0, 1], 21)
-    found = read(receive.PartitionRecords, old + batch(22, ONE), from_offset=20)
+    found = read(PartitionRecords, old + batch(22, ONE), from_offset=20)
     assert ([one[0] for one in found.records], found.next_offset, found.error) == ([20, 21, 22], 23, None)
-    found = read(receive.PartitionRecords, batch(22, ONE) + old, from_offset=20)
+    found = read(PartitionRecords, batch(22, ONE) + old, from_offset=20)
     assert ([one[0] for one in found.records], found.next_offset, found.error) == ([22], 23, CorruptRecordError)
 
 
 @pytest.mark.parametrize("codec", [1, 2, 3, 4])
 def test_a_batch_that_unpacks_to_more_than_the_limit_is_corrupt(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made = batch(0, [Sample(1, None, bytes(100_000), [])], codec)
-    assert read(receive.PartitionRecords, made).error is None
-    monkeypatch.setattr(receive, "unpack", lambda codec, data: unpack(codec, data, 100_000))
-    assert read(receive.PartitionRecords, made).error is CorruptRecordError
+    assert read(PartitionRecords, made).error is None
+    monkeypatch.setattr(record_batches, "unpack", lambda codec, data: unpack(codec, data, 100_000))
+    assert read(PartitionRecords, made).error is CorruptRecordError
 
 
 # -- headers
@@ -541,7 +542,7 @@ NOT_UTF_8 = [b"\xff\xfe", b"caf\xe9", b"\xed\xa0\x80", b"\x80", b"ok\xc3"]
 def test_the_names_of_headers_keep_their_bytes() -> None:
     names = [*NOT_UTF_8, b"", b"", "é".encode(), b"twice", b"twice"]
     written = number(len(names)) + b"".join(number(len(name)) + name + number(-1) for name in names)
-    found = read(receive.PartitionRecords, with_records(record(0, headers=written)))
+    found = read(PartitionRecords, with_records(record(0, headers=written)))
     ((*_, headers),) = found.records
     assert [name.encode(errors="surrogateescape") for name, _ in headers] == names
     assert [value for _, value in headers] == [None] * len(names)
@@ -549,10 +550,10 @@ def test_the_names_of_headers_keep_their_bytes() -> None:
 
 @pytest.mark.parametrize("codec", [0, 4])
 def test_a_record_may_have_very_many_headers_and_not_more(codec: int) -> None:
-    most = receive.MAX_HEADERS
+    most = record_batches.MAX_HEADERS
     for count, error in ((10_000, None), (most, None), (most + 1, CorruptRecordError)):
         made = batch(0, [Sample(1, b"k", b"v", [("name", None)] * count)], codec)
-        found = read(receive.PartitionRecords, made)
+        found = read(PartitionRecords, made)
         assert found.error is error
         assert [len(one[4]) for one in found.records] == ([] if error else [count])
 
@@ -561,7 +562,7 @@ def test_a_record_does_not_reach_into_the_next_batch() -> None:
     made = batch(0, [Sample(0, None, b"v", [])])
     assert made[RECORDS_AT:] == b"\x0e\x00\x00\x00\x01\x02v\x00"
     longer = b"\x1c\x00\x00\x00\x01\x10v\x00"  # a value of eight bytes, of which two are left
-    found = assert_alike(mended(made[:RECORDS_AT] + longer) + batch(1, [Sample(0, None, b"v", [])]))
+    found = assert_alike(with_right_checksum(made[:RECORDS_AT] + longer) + batch(1, [Sample(0, None, b"v", [])]))
     assert (found.records, found.error) == ([], CorruptRecordError)
 
 
@@ -591,7 +592,7 @@ def test_a_message_without_a_time_has_a_negative_one() -> None:
     """The client says None, which is no number to reckon with."""
     builder = LegacyRecordBatchBuilder(magic=0, compression_type=0, batch_size=1 << 20)
     builder.append(0, None, b"key", b"value")
-    ((_, timestamp, *_rest),) = read(receive.PartitionRecords, bytes(builder.build())).records
+    ((_, timestamp, *_rest),) = read(PartitionRecords, bytes(builder.build())).records
     assert timestamp == -1
 
 
@@ -661,14 +662,14 @@ def test_a_marker_may_be_packed_and_its_key_longer(codec: int, tail: bytes) -> N
     control = Sample(1, struct.pack(">hh", 0, 0) + tail, bytes(600), [])
     end = with_attributes(batch(1, [control], codec, producer=7, transactional=True), 0x20)
     data = batch(0, one, producer=7, transactional=True) + end + batch(2, one, producer=7, transactional=True)
-    found = read(receive.PartitionRecords, data, isolation=1, aborted=[SimpleNamespace(producer_id=7, first_offset=0)])
+    found = read(PartitionRecords, data, isolation=1, aborted=[SimpleNamespace(producer_id=7, first_offset=0)])
     assert ([record[0] for record in found.records], found.next_offset, found.error) == ([2], 3, None)
 
 
 @pytest.mark.parametrize("key", [None, b"", b"\x00\x00\x00"])
 def test_a_marker_without_a_kind_is_corrupt(key: bytes | None) -> None:
     end = with_attributes(batch(0, [Sample(1, key, bytes(6), [])], producer=7, transactional=True), 0x20)
-    found = read(receive.PartitionRecords, end, isolation=1)
+    found = read(PartitionRecords, end, isolation=1)
     assert (found.next_offset, found.error) == (0, CorruptRecordError)
 
 
@@ -677,9 +678,11 @@ def test_a_marker_that_was_compacted_away_is_passed_over() -> None:
     whole = marker(1, 7, commit=False)
     empty = whole[:COUNT_AT] + bytes(4)
     one = [Sample(1, b"k", b"v", [])]
-    data = batch(0, one) + mended(empty[:8] + struct.pack(">i", len(empty) - 12) + empty[12:]) + batch(2, one)
+    data = (
+        batch(0, one) + with_right_checksum(empty[:8] + struct.pack(">i", len(empty) - 12) + empty[12:]) + batch(2, one)
+    )
     assert read(Fetcher.PartitionRecords, data, isolation=1).error is RuntimeError
-    found = read(receive.PartitionRecords, data, isolation=1)
+    found = read(PartitionRecords, data, isolation=1)
     assert ([record[0] for record in found.records], found.next_offset, found.error) == ([0, 2], 3, None)
 
 
@@ -688,13 +691,13 @@ def test_another_format_is_corrupt(magic: int) -> None:
     """No checksum covers the format: the client reads what it does not know as the newest that it knows."""
     good = batch(0, [Sample(1, b"k", b"v", [])])
     made = batch(1, [Sample(1, b"k", b"v", [])])
-    found = read(receive.PartitionRecords, good + made[:16] + bytes([magic]) + made[17:])
+    found = read(PartitionRecords, good + made[:16] + bytes([magic]) + made[17:])
     assert (len(found.records), found.next_offset, found.error) == (1, 1, CorruptRecordError)
 
 
 def test_a_compressed_batch_is_held_once_while_its_messages_are_handed_out() -> None:
     data = batch(0, [Sample(1, None, bytes(100_000), [])] * 40, 1)
-    part = receive.PartitionRecords(0, PARTITION, MemoryRecords(data))
+    part = PartitionRecords(0, PARTITION, MemoryRecords(data))
     tracemalloc.start()
     taken = part.take(1)
     held, _ = tracemalloc.get_traced_memory()
@@ -706,7 +709,7 @@ def test_a_compressed_batch_is_held_once_while_its_messages_are_handed_out() -> 
 def test_what_was_compacted_away_at_the_end_is_not_asked_for_again() -> None:
     made = bytearray(batch(0, [Sample(1, b"k", b"v", [])]))
     made[23:27] = struct.pack(">i", 41)  # the offset of the last record that the batch had
-    assert assert_alike(mended(bytes(made))).next_offset == 42
+    assert assert_alike(with_right_checksum(bytes(made))).next_offset == 42
 
 
 # -- what the consumer knows
@@ -719,7 +722,7 @@ class Consumer:
         self.state = SimpleNamespace(position=OffsetAndMetadata(position, "", leader_epoch), highwater=end)
         self._subscription = SimpleNamespace(assignment={PARTITION: self.state})
         self._fetcher = SimpleNamespace()
-        receive.read_in_place(self)
+        receive.read_without_copies(self)
 
     def read(self, data: bytes) -> Read:
         """Read a response, and note where it ends."""
@@ -745,7 +748,7 @@ def test_the_epoch_of_what_was_read_outlives_a_response_that_brings_nothing() ->
 
 
 def test_a_message_carries_the_epoch_of_its_batch() -> None:
-    part = receive.PartitionRecords(
+    part = PartitionRecords(
         0, PARTITION, MemoryRecords(with_epoch(batch(0, ONE * 2), 3) + with_epoch(batch(2, ONE, 1), 5))
     )
     assert [message.leader_epoch for message in part.take(10)] == [3, 3, 5]
@@ -774,7 +777,7 @@ def test_a_batch_that_was_written_just_after_the_end_was_noted_is_read_with_the_
 
 
 def fetch_answer(correlation_id: int, records: bytes) -> bytes:
-    """A response to a fetch, as it comes on the wire."""
+    """A response to a fetch, as a broker sends it."""
     part = FetchResponse.FetchableTopicResponse.PartitionData(
         partition_index=0, error_code=0, high_watermark=9, records=records
     )
@@ -791,7 +794,7 @@ class Connection:
         self.parser = KafkaProtocol(client_id="test")
         self.transport = SimpleNamespace(_sock=sock)
         self.close_future = Future()
-        receive.receive_in_place(self)
+        receive.receive_without_copies(self)
 
     def expect(self, count: int) -> None:
         """Note so many fetches as sent."""
@@ -837,13 +840,13 @@ def test_responses_are_the_same_in_whatever_pieces_they_come(
     assert (found, count) == (expected, len(sent))
 
 
-def test_the_memory_of_a_response_is_used_again_once_nobody_looks_at_it(
+def test_the_memory_of_a_response_is_used_again_once_nothing_refers_to_it(
     pair: tuple[Connection, socket.socket],
 ) -> None:
     frames = pair[0].parser.receive_bytes.__self__
     room = frames._room(1000)
     first = np.frombuffer(room, np.uint8)
-    assert not np.shares_memory(first, np.frombuffer(frames._room(1000), np.uint8))  # somebody looks at it
+    assert not np.shares_memory(first, np.frombuffer(frames._room(1000), np.uint8))  # something refers to it
     del first, room
     memory = frames._memory
     del memory
@@ -863,7 +866,7 @@ def test_a_length_that_no_response_has_ends_the_connection(pair: tuple[Connectio
     assert isinstance(connection.turn()[1], InvalidReceiveError)
 
 
-def test_the_end_of_a_connection_is_told(pair: tuple[Connection, socket.socket]) -> None:
+def test_the_end_of_a_connection_is_reported(pair: tuple[Connection, socket.socket]) -> None:
     connection, far = pair
     far.sendall(fetch_answer(1, b"abc")[:-1])
     assert connection.turn()[1] is None
@@ -871,14 +874,14 @@ def test_the_end_of_a_connection_is_told(pair: tuple[Connection, socket.socket])
     assert isinstance(connection.turn()[1], KafkaConnectionError)
 
 
-def test_a_reset_connection_is_told(pair: tuple[Connection, socket.socket]) -> None:
+def test_a_reset_connection_is_reported(pair: tuple[Connection, socket.socket]) -> None:
     connection, _ = pair
     connection.transport._sock.close()
     assert isinstance(connection.turn()[1], KafkaConnectionError)
 
 
 def test_what_tls_has_decrypted_is_read_without_waiting_for_more() -> None:
-    """No selector tells of what is decrypted already: responses that came in one TLS record are taken at once."""
+    """No selector reports what is decrypted already: responses that came in one TLS record are read at once."""
     authority = trustme.CA()
     here, there = (ssl.SSLContext(kind) for kind in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER))
     authority.configure_trust(here)
@@ -902,7 +905,7 @@ def test_what_tls_has_decrypted_is_read_without_waiting_for_more() -> None:
             assert found == [bytes([place]) * 100 for place in range(5)]
 
 
-def test_of_two_responses_that_wait_one_is_taken_at_a_time(pair: tuple[Connection, socket.socket]) -> None:
+def test_of_two_responses_that_wait_one_is_read_at_a_time(pair: tuple[Connection, socket.socket]) -> None:
     """Others on the client's thread come in between, heartbeats among them."""
     connection, far = pair
     connection.expect(2)
@@ -950,15 +953,24 @@ def test_what_only_asks_for_patience_ends_nothing(error: type[Exception]) -> Non
 
 
 def test_the_client_has_what_is_replaced() -> None:
-    assert receive.fits_the_client()
+    assert client_check.has_receive_path()
 
 
-def test_a_client_with_other_parts_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_with_other_parts_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(KafkaTCPTransport, "_read_from_sock", lambda _self: None)
-    near, far = socket.socketpair()
-    with near, far:
-        connection = Connection(near)
-    assert not hasattr(connection.transport, "_sock_recv")
-    consumer = SimpleNamespace(_fetcher=SimpleNamespace())
-    receive.read_in_place(consumer)
-    assert not hasattr(consumer._fetcher, "PartitionRecords")
+    client_check.has_receive_path.cache_clear()
+    try:
+        near, far = socket.socketpair()
+        with near, far:
+            connection = Connection(near)
+        assert not hasattr(connection.transport, "_sock_recv")
+        consumer = SimpleNamespace(_fetcher=SimpleNamespace())
+        receive.read_without_copies(consumer)
+        assert not hasattr(consumer._fetcher, "PartitionRecords")
+    finally:
+        client_check.has_receive_path.cache_clear()
+    (told,) = caplog.records
+    assert "its own receive path is used" in told.message
+    assert "kafka.net.transport.KafkaTCPTransport._read_from_sock._sock_recv" in told.missing  # type: ignore[attr-defined]

@@ -159,7 +159,7 @@ def test_a_join_that_the_group_refuses_is_counted_as_failed(watched: Watched) ->
 
 def test_a_connection_that_is_lost_is_counted_as_an_error_and_made_again(watched: Watched) -> None:
     watched.read(len(RECORDS))
-    manager: Any = watched.member.source._figures._manager
+    manager: Any = watched.member.source._client_metrics._connections
     before = watched.value("connections")
     lost = next(iter(manager.open_connections))
 

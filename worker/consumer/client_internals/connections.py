@@ -1,0 +1,123 @@
+"""How the client connects: its sockets, its connections and its requests, with a public hook for each step.
+
+The client has no hooks of its own here. It makes its network part by the setting `kafka_client`, and its sockets by the
+scheme of the setting `proxy_url`.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+
+RESOLVED_SCHEME: Final = "resolved"
+"""Of a `Socket` that connects without a proxy, with addresses that were resolved before."""
+_RESOLVED_URL: Final = f"{RESOLVED_SCHEME}://"
+
+
+def make_client(make_connections: Callable[..., "Connections"], **config: Any) -> Any:
+    """Return the network part of a client. `make_connections(net, **config)` makes its connections."""
+    net = NetworkSelector(**config)
+    return KafkaNetClient(net, make_connections(net, **config), **config)
+
+
+class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types
+    """The connections and requests of one client. The methods up to `on_new_connection` are hooks; these do nothing."""
+
+    def __init__(self, net: Any, **config: Any) -> None:
+        self._has_own_sockets = config.get("proxy_url") is None and config.get("socks5_proxy") is None
+        if self._has_own_sockets:
+            config["proxy_url"] = _RESOLVED_URL
+        super().__init__(net, **config)
+
+    async def before_connecting(self, host: str, port: int, timeout_at: float | None) -> None:
+        """Wait for what a connection needs, on the client's IO thread, until `timeout_at` of its clock."""
+
+    def on_transport(self, transport: Any) -> None:
+        """See a connection's transport, before its first request."""
+
+    def on_new_connection(self, connection: Any) -> None:
+        """See a connection before its first try."""
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function on the client's IO thread, in some seconds."""
+        self._net.call_later(seconds, function)
+
+    def call_from_another_thread(self, function: Callable[[], None]) -> None:
+        """Call a function on the client's IO thread, soon. Raises where the client is closed."""
+        self._net.call_soon_threadsafe(function)
+
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        if self._has_own_sockets:
+            await self.before_connecting(node.host, node.port, timeout_at)
+        transport = await super()._build_transport(node, timeout_at=timeout_at)
+        self.on_transport(transport)
+        return transport
+
+    def get_connection(self, node_id: Any, *args: Any, **options: Any) -> Any:
+        """As the parent's, and report a connection that is new."""
+        known = self._conns.get(node_id)
+        connection = super().get_connection(node_id, *args, **options)
+        if connection is not known:
+            self.on_new_connection(connection)
+        return connection
+
+    def send(self, request: Any, node_id: Any = None, *args: Any, **options: Any) -> Any:
+        """As the parent's; all requests of the client pass here."""
+        return super().send(request, node_id, *args, **options)
+
+    def reset_backoff(self, node_id: Any) -> None:
+        """As the parent's; but a connection that ended before its first answer counts as one that failed."""
+        connection = self._conns.get(node_id)
+        if node_id == "metadata" or (connection is not None and connection.connected):
+            super().reset_backoff(node_id)
+        else:
+            self.update_backoff(node_id)
+
+    def refresh_metadata(self) -> None:
+        """Ask for fresh metadata."""
+        self.cluster.request_update()
+
+
+def watch(
+    connection: Any,
+    *,
+    opened: Callable[[], None],
+    failed: Callable[[BaseException], None],
+    closed: Callable[[], None],
+) -> None:
+    """Report what becomes of a connection: it is ready; it could not be made, or ended with an error; it has ended."""
+
+    def on_opened(_: object) -> None:
+        connection.close_future.add_errback(failed)
+        opened()
+
+    connection.init_future.add_callback(on_opened)
+    connection.init_future.add_errback(failed)
+    connection.close_future.add_both(lambda _: closed())
+
+
+class Socket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python ships no types
+    """Connects without a proxy. A class below this one names its scheme, by which the client finds it."""
+
+    SCHEMES: tuple[str, ...] = ()
+
+    def addresses(self, _host: str, _port: int) -> list[Any] | None:
+        """Return the addresses of a host that are known already; None: the client is to resolve the name."""
+        return None
+
+    def dns_lookup(self, host: str, port: int, raise_error: bool = False) -> list[Any]:
+        """As the parent's, unless the addresses are known already."""
+        found = self.addresses(host, port)
+        return found if found is not None else list(super().dns_lookup(host, port, raise_error))
+
+    async def sock_connect(self, net: Any, sock: socket.socket, *args: Any, **options: Any) -> Any:
+        """As the parent's, which leaves a socket that does not connect to the garbage collector."""
+        try:
+            return await super().sock_connect(net, sock, *args, **options)
+        except BaseException:
+            sock.close()
+            raise
