@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from worker import cli
+from worker.commands.exit_codes import ExitCode
+from worker.commands.options import check_client
 from worker.consumer import client_check, receive
 from worker.consumer.client_check import PARTS, Part
+from worker.errors import FatalError
 
-ROOT = Path(cli.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EACH = [(part, name, path) for part in PARTS for name, path in part.paths()]
 
 
@@ -73,14 +75,13 @@ def test_the_installed_client_has_every_part() -> None:
     [pytest.param(*each, id=f"{each[0].kind}-{each[2]}") for each in EACH if not each[0].is_receive_path],
 )
 def test_a_part_that_is_gone_ends_the_process_with_one_line(
-    part: Part, name: str, path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    part: Part, name: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         take_away(patch, part, name)
-        with pytest.raises(SystemExit) as ended:
-            cli._check_client()
-    assert ended.value.code == cli.EXIT_FAILED
-    (line,) = capsys.readouterr().err.splitlines()
+        with pytest.raises(FatalError) as ended:
+            check_client()
+    (line,) = str(ended.value).splitlines()
     assert f"kafka-python {client_check.version()}" in line
     named = line.partition("of its inside: ")[2].partition(";")[0].split(", ")
     assert path in named
@@ -156,7 +157,7 @@ def run_with_renamed(tmp_path: Path, old: str, new: str, *command: str) -> subpr
 )
 def test_the_command_ends_with_one_line_before_anything_else(tmp_path: Path, old: str, new: str) -> None:
     done = run_with_renamed(tmp_path, old, new, "-m", "worker", "run")
-    assert (done.returncode, done.stdout) == (cli.EXIT_FAILED, "")
+    assert (done.returncode, done.stdout) == (ExitCode.FAILED, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: kafka-python ")
     assert old in line
@@ -164,7 +165,7 @@ def test_the_command_ends_with_one_line_before_anything_else(tmp_path: Path, old
 
 def test_the_command_continues_with_a_client_of_which_nothing_that_is_used_was_renamed(tmp_path: Path) -> None:
     done = run_with_renamed(tmp_path, "ExceptionMetadata", "ExceptionMetadata", "-m", "worker", "run")
-    assert done.returncode == cli.EXIT_WRONG_SETTINGS, done.stderr  # there are none
+    assert done.returncode == ExitCode.WRONG_SETTINGS, done.stderr  # there are none
 
 
 def test_everything_can_be_imported_without_the_parts_of_the_receive_path(tmp_path: Path) -> None:
