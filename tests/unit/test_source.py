@@ -9,7 +9,8 @@ from kafka import errors as kafka_errors
 
 from tests.support.fakes import FakeClock
 from tests.unit.samples import opened
-from worker.consumer.source import KafkaSource, RevokeHooks
+from worker.consumer.handover import RevokeHooks
+from worker.consumer.source import KafkaSource
 from worker.lease import Lease
 from worker.ledger import Ledger, Partition
 from worker.settings.tables import Kafka
@@ -58,13 +59,13 @@ class Stage:
 def test_while_the_group_refuses_to_join_again_what_is_on_the_wire_is_cut_when_the_lease_runs_out() -> None:
     stage = Stage()
     stage.lease.confirm(stage.clock.now)
-    stage.source._cut_once_the_lease_has_run_out()
-    assert stage.source._joins.is_refusal(kafka_errors.GroupAuthorizationFailedError())
+    stage.source._membership.abort_when_lease_runs_out()
+    assert stage.source._joins.note_refusal(kafka_errors.GroupAuthorizationFailedError())
     stage.clock.advance(1.0)
     stage.source.poll(0.001)
     assert stage.aborts == 0
     stage.clock.advance(40.0)
-    stage.source._joins.is_refusal(kafka_errors.GroupAuthorizationFailedError())
+    stage.source._joins.note_refusal(kafka_errors.GroupAuthorizationFailedError())
     stage.source.poll(0.001)
     stage.source.poll(0.001)
     assert stage.aborts == 1
@@ -78,7 +79,7 @@ def test_a_partition_whose_log_is_another_one_is_not_reported_as_unreadable_any_
     assert stage.status.blocks_of(*PARTITION)
     if how == "cut":
         end = SimpleNamespace(offset=5, leader_epoch=3)
-        stage.source._all_truncated(SimpleNamespace(divergent_offsets={TopicPartition(*PARTITION): end}))
+        stage.source._positions.truncate(stage.source._consumer, PARTITION, end)
     else:
-        stage.source._open_anew(PARTITION)
-    assert (stage.status.blocks_of(*PARTITION), stage.source._held()) == ([], frozenset())
+        stage.source._positions.reopen(stage.source._consumer, PARTITION)
+    assert (stage.status.blocks_of(*PARTITION), stage.source._unreadable.waiting) == ([], frozenset())
