@@ -20,7 +20,7 @@ from worker.ledger import Phase
 from worker.local.broker import Broker
 
 RECORDS = 3_000
-SLOW_TURN_SECONDS = 1.5  # a turn of a member waits 0.1 s for records; more than a second would be a wait for the other
+SLOW_TURN_SECONDS = 1.5  # a turn of a member waits 0.2 s for records; more than a second would be a wait for the other
 CONFIG = {"offsets.topic.num.partitions": "1", "offsets.topic.replication.factor": "1"}
 
 

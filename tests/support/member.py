@@ -24,7 +24,7 @@ class Driven:
         self.ledger = ledger
         self.opened: set[Assignment] = set()
 
-    def turn(self, poll_seconds: float = 0.1) -> None:
+    def turn(self, poll_seconds: float = 0.2) -> None:
         """Do one turn: open what was assigned, poll, track, and steer."""
         for assignment in self.ledger.assignments():
             if assignment.phase is Phase.OPENING and self.may_open(assignment) and self.source.open(assignment):

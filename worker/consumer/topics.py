@@ -14,7 +14,7 @@ from worker.consumer import client_internals
 from worker.errors import BlockReason
 from worker.telemetry.state import Block, Status
 
-_LOOK_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 5.0
 
 ABSENT: Final = "kafka has no such topic: make it, or correct the routes; it is read as soon as it is there"
 DENIED: Final = "kafka does not show it to this user: grant READ and DESCRIBE, or correct the routes"
@@ -67,7 +67,7 @@ class Topics:
         """Note what was found at the start of a consumer."""
         self.all = tuple(topics)
         self._asked = None
-        self._look_again_at = self._clock() + _LOOK_SECONDS
+        self._look_again_at = self._clock() + LOOK_SECONDS
         self._note(absent)
 
     def look(self, consumer: Any) -> bool:
@@ -80,7 +80,7 @@ class Topics:
                 self._note(asked.value)
                 return before != self.present
         elif self._asked is None and now >= self._look_again_at:
-            self._look_again_at = now + _LOOK_SECONDS
+            self._look_again_at = now + LOOK_SECONDS
             if self._absent or not all(client_internals.partitions(consumer, topic) for topic in self.all):
                 self._asked = ask_absent(consumer, self.all)
         return False
