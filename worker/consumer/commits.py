@@ -1,4 +1,4 @@
-"""Commits: what the group is told, and what its answer means to the ledger."""
+"""Commits: what is sent to the group, and what its answer means to the ledger."""
 
 import logging
 from collections.abc import Callable, Mapping

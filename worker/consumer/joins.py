@@ -17,7 +17,7 @@ NO_COORDINATOR: Final = (
     "its coordinator is not there: start the broker that leads the group's partition of __consumer_offsets, or correct the "
     "way to it"
 )
-_AGAIN_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 5.0
 
 
 class Joins:
@@ -25,7 +25,7 @@ class Joins:
 
     def __init__(self, settings: Kafka, retry_seconds: float, clock: Callable[[], float]) -> None:
         self._settings = settings
-        self._retry_seconds = min(retry_seconds, _AGAIN_SECONDS)
+        self._retry_seconds = min(retry_seconds, _RETRY_SECONDS)
         self._clock = clock
         self._repeats = Repeats(clock)
         self._again_at = 0.0

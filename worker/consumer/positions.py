@@ -117,7 +117,10 @@ class Positions:
             return
         if assignment.phase is Phase.OPENING or divergent is None:
             # The client has forgotten the position. The leader is asked for it from the committed offset on.
-            log.error("log truncated, and where is not known: opening it again", extra={"partition": str(partition)})
+            log.error(
+                "log truncated, and where is not known: opening it again",
+                extra={"topic": partition.topic, "partition": partition.partition},
+            )
             self.reopen(consumer, partition)
             return
         position, target = assignment.position, int(divergent.offset)
@@ -130,7 +133,10 @@ class Positions:
         if target > position:
             reason = "reset_latest" if self._reset == "latest" else "retention"
             self._metrics.skipped_offsets.labels(partition.topic, reason).inc(target - position)
-        log.error("log truncated", extra={"partition": str(partition), "from": position, "to": target})
+        log.error(
+            "log truncated",
+            extra={"topic": partition.topic, "partition": partition.partition, "from": position, "to": target},
+        )
 
     # -- topics that were recreated
 
