@@ -67,26 +67,26 @@ class Source(Protocol):
         """
 
     def open(self, assignment: Assignment) -> bool:
-        """Begin reading a partition at its committed offset; False where that cannot be known yet."""
+        """Begin reading a partition at its committed offset; return False where that cannot be known yet."""
 
     def refuse(self, assignment: Assignment, problem: str) -> None:
-        """Hold what was polled of a partition for unreadable: block it, and read it again from its position later."""
+        """Treat what was polled of a partition as unreadable: block it, and read it again from its position later."""
 
-    def steer(self, fetch: Mapping[Assignment, bool]) -> int:
-        """Fetch those that are mapped to True and pause the others; returns how many are paused."""
+    def steer(self, fetch: Mapping[Assignment, bool]) -> None:
+        """Fetch the partitions that are mapped to True, as far as they can be read, and pause all others."""
 
     def positions(self, assignments: Iterable[Assignment]) -> None:
         """Enter into the ledger how far partitions with nothing outstanding were read."""
 
     def commit(self, offsets: Mapping[Assignment, int]) -> bool:
-        """Begin a commit, whose result enters the ledger later; False where none can be begun now."""
+        """Begin a commit, whose result enters the ledger later; return False where none can be begun now."""
 
     def commit_now(self, offsets: Mapping[Assignment, int], timeout: float) -> bool:
-        """Commit and wait `timeout` seconds at most; tells whether the broker acknowledged."""
+        """Commit and wait `timeout` seconds at most; return whether the broker acknowledged."""
 
     @property
     def is_member(self) -> bool:
-        """Tell whether the group was joined."""
+        """Whether the group was joined."""
 
     @property
     def waits_for(self) -> str:

@@ -160,8 +160,7 @@ class _BatchSource:
     def waits_for(self) -> str:
         return ""
 
-    def steer(self, fetch: Mapping[Assignment, bool]) -> int:
-        return 0
+    def steer(self, fetch: Mapping[Assignment, bool]) -> None: ...
 
     def positions(self, assignments: Iterable[Assignment]) -> None: ...
 

@@ -1,4 +1,4 @@
-"""One suite for the consumer, as `worker.consumer.source.Source` promises it: over a real broker, and the fake.
+"""One suite for the consumer, as `worker.ports.Source` promises it: over a real broker, and the fake.
 
 A test drives members as the main loop does: it opens what was assigned, steers, and polls, until what it awaits is there.
 """
@@ -6,8 +6,7 @@ A test drives members as the main loop does: it opens what was assigned, steers,
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import pytest
@@ -17,12 +16,14 @@ from kafka.admin import NewPartitions
 from tests.support.bounded import join, thread
 from tests.support.broker import create_topic
 from tests.support.fakes import FakeClock, FakeCluster, FakeSource
-from worker.consumer.source import KafkaSource, RevokeHooks
+from tests.support.member import Driven
+from worker.consumer.handover import RevokeHooks
+from worker.consumer.source import KafkaSource
 from worker.errors import BlockReason, BrokerUnavailable
 from worker.lease import Lease
-from worker.ledger import Assignment, Ledger, Outcome, Partition, Phase
+from worker.ledger import Assignment, Ledger, Outcome, OutOfOrder, Partition, Phase
 from worker.local.broker import Broker
-from worker.ports import Source
+from worker.ports import Message, Source
 from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Block, Status
@@ -43,35 +44,81 @@ class Settled(NamedTuple):
     size: int = 0
 
 
-@dataclass
-class Member:
+class NotingLedger(Ledger):
+    """Notes what a source does with the ownership of partitions: the call, and the partition."""
+
+    def __init__(self, topics: Sequence[str], clock: Callable[[], float], may_write: Callable[[], bool]) -> None:
+        super().__init__(topics, clock, may_write)
+        self.calls: list[tuple[str, int]] = []
+
+    def assign(self, partition: Partition) -> Assignment:
+        """Note it."""
+        self.calls.append(("assign", partition.partition))
+        return super().assign(partition)
+
+    def reassign(self, assignment: Assignment) -> Assignment | None:
+        """Note it."""
+        self.calls.append(("reassign", assignment.partition.partition))
+        return super().reassign(assignment)
+
+    def open(self, assignment: Assignment, position: int, committed: int | None, leader_epoch: int = -1) -> bool:
+        """Note it."""
+        self.calls.append(("open", assignment.partition.partition))
+        return super().open(assignment, position, committed, leader_epoch)
+
+    def close(self, partitions: Iterable[Partition]) -> list[Assignment]:
+        """Note those that were owned."""
+        closing = super().close(partitions)
+        self.calls += [("close", assignment.partition.partition) for assignment in closing]
+        return closing
+
+    def committed(self, offsets: dict[Assignment, int]) -> None:
+        """Note it."""
+        self.calls += [("committed", assignment.partition.partition) for assignment in offsets]
+        super().committed(offsets)
+
+    def end(self, assignments: Iterable[Assignment]) -> int:
+        """Note it."""
+        ending = list(assignments)
+        self.calls += [("end", assignment.partition.partition) for assignment in ending]
+        return super().end(ending)
+
+
+class Member(Driven):
     """One consumer with a ledger of its own, driven by hand."""
 
-    source: Source
-    ledger: Ledger
-    status: Status
-    metrics: Metrics
-    lease: Lease
-    calls: list[str] = field(default_factory=list)
-    read: dict[Partition, list[int]] = field(default_factory=dict)
-    opens: bool = True
-    fetches: bool = True
-    refuses: bool = False  # what it polls next
+    def __init__(
+        self, source: Source, ledger: NotingLedger, status: Status, metrics: Metrics, lease: Lease, calls: list[str]
+    ) -> None:
+        super().__init__(source, ledger)
+        self.status = status
+        self.metrics = metrics
+        self.lease = lease
+        self.calls = calls  # of the hooks
+        self.ledger_calls = ledger.calls
+        self.read: dict[Partition, list[int]] = {}
+        self.opens = True
+        self.fetches = True
+        self.refuses = False  # what it polls next
 
-    def turn(self) -> None:
-        """Do what the main loop does in a turn, but nothing with the records."""
-        for assignment in self.ledger.assignments():
-            if self.opens and assignment.phase is Phase.OPENING:
-                self.source.open(assignment)
-        assignments = self.ledger.assignments()
-        self.source.steer({a: self.fetches and a.phase is Phase.OPEN for a in assignments})
-        for assignment, messages in self.source.poll(0.2):
-            offsets = [message.offset for message in messages]
-            if self.refuses:
-                self.refuses = False
-                self.source.refuse(assignment, "the order is wrong")
-            elif self.ledger.track(assignment, offsets):
-                self.read.setdefault(assignment.partition, []).extend(offsets)
+    def may_open(self, _assignment: Assignment) -> bool:
+        """Return what the test says."""
+        return self.opens
+
+    def is_wanted(self, _partition: Partition) -> bool:
+        """Return what the test says."""
+        return self.fetches
+
+    def track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
+        """Track offsets, or find them in an order that cannot be."""
+        if self.refuses:
+            self.refuses = False
+            raise OutOfOrder("the order is wrong")
+        return super().track(assignment, offsets)
+
+    def note_read(self, partition: Partition, messages: Sequence[Message]) -> None:
+        """Keep the offsets."""
+        self.read.setdefault(partition, []).extend(message.offset for message in messages)
 
     def settle_all(self) -> None:
         """Settle whatever was read."""
@@ -109,8 +156,8 @@ class Stage(Protocol):
 
     topic: str
 
-    def member(self, *, auto_offset_reset: Reset = "earliest", revoke_seconds: float = 15.0) -> Member:
-        """Return a consumer that has not started."""
+    def member(self, *, topic: str = "", auto_offset_reset: Reset = "earliest", revoke_seconds: float = 15.0) -> Member:
+        """Return a consumer that has not started, of the stage's topic unless another is named."""
 
     def produce(self, count: int, partition: int = 0) -> list[int]:
         """Publish records and return their offsets."""
@@ -139,7 +186,7 @@ class Stage(Protocol):
 
 def _member(make: Callable[..., Source], topic: str, clock: Callable[[], float]) -> Member:
     lease = Lease(6.0, 300.0, clock)
-    ledger = Ledger([topic], clock, lease.holds)
+    ledger = NotingLedger([topic], clock, lease.holds)
     status = Status(clock())
     metrics = Metrics(ledger, status, [topic], ["docs"])
     calls: list[str] = []
@@ -157,8 +204,8 @@ class FakeStage:
         self.cluster = FakeCluster(vectors=partitions)
         self.made: list[Member] = []
 
-    def member(self, *, auto_offset_reset: Reset = "earliest", revoke_seconds: float = 15.0) -> Member:
-        """Return a consumer that has not started."""
+    def member(self, *, topic: str = "", auto_offset_reset: Reset = "earliest", revoke_seconds: float = 15.0) -> Member:
+        """Return a consumer that has not started, of the stage's topic unless another is named."""
 
         def make(**wiring: Any) -> Source:
             return FakeSource(
@@ -169,7 +216,7 @@ class FakeStage:
                 **wiring,
             )
 
-        self.made.append(_member(make, self.topic, self.clock))
+        self.made.append(_member(make, topic or self.topic, self.clock))
         return self.made[-1]
 
     def produce(self, count: int, partition: int = 0) -> list[int]:
@@ -231,14 +278,14 @@ class KafkaStage:
         }
         return Kafka(**(given | changes))
 
-    def member(self, *, auto_offset_reset: Reset = "earliest", revoke_seconds: float = 15.0) -> Member:
-        """Return a consumer that has not started."""
+    def member(self, *, topic: str = "", auto_offset_reset: Reset = "earliest", revoke_seconds: float = 15.0) -> Member:
+        """Return a consumer that has not started, of the stage's topic unless another is named."""
         settings = self.settings(auto_offset_reset=auto_offset_reset, revoke_seconds=revoke_seconds)
 
         def make(**wiring: Any) -> Source:
             return KafkaSource(settings, retry_seconds=0.2, wall=time.time, **wiring)
 
-        self.made.append(_member(make, self.topic, time.monotonic))
+        self.made.append(_member(make, topic or self.topic, time.monotonic))
         return self.made[-1]
 
     def _producer(self, **config: Any) -> Any:
@@ -355,10 +402,8 @@ def started(stage: AnyStage, **changes: Any) -> Member:
 # -- beginning
 
 
-def test_a_topic_that_does_not_exist_is_told_at_the_start(stage: AnyStage) -> None:
-    member = stage.member()
-    absent: Any = member.source
-    absent.topics = absent._topics = ("no-such-topic",)
+def test_a_topic_that_does_not_exist_is_reported_at_the_start(stage: AnyStage) -> None:
+    member = stage.member(topic="no-such-topic")
     with pytest.raises(BrokerUnavailable, match="no-such-topic"):
         member.source.start()
 
@@ -385,6 +430,7 @@ def test_reading_begins_at_the_committed_offset(stage: AnyStage) -> None:
     (assignment,) = member.ledger.assignments()
     assert member.read == {assignment.partition: [3, 4]}
     assert (assignment.committed, assignment.watermark) == (3, 3)
+    assert member.ledger_calls == [("assign", 0), ("open", 0)]
 
 
 def test_without_a_committed_offset_reading_begins_at_the_oldest_record(stage: AnyStage) -> None:
@@ -441,10 +487,29 @@ def test_none_blocks_a_committed_offset_that_is_gone(stage: AnyStage) -> None:
     assert member.read == {}
 
 
+def test_none_blocks_a_position_that_retention_dropped_and_returns_what_was_read(stage: AnyStage) -> None:
+    stage.produce(2)
+    stage.commit(0)
+    member = started(stage, auto_offset_reset="none")
+    stage.until(lambda: member.read != {}, member)
+    (assignment,) = member.ledger.assignments()
+    member.fetches = False
+    member.turn()
+    stage.produce(10)
+    stage.delete_before(7)
+    member.fetches = True
+    block = Block(stage.topic, BlockReason.OFFSET_OUT_OF_RANGE, 0)
+    stage.until(lambda: block in member.status.read().blocks, member)
+    assert member.ledger_calls == [("assign", 0), ("open", 0), ("reassign", 0)]
+    (reopened,) = member.ledger.assignments()
+    assert (assignment.phase, reopened.phase) == (Phase.FENCED, Phase.OPENING)
+    assert member.ledger.books().settled[stage.topic, Outcome.RETURNED] == len(member.read[assignment.partition])
+
+
 # -- reading
 
 
-def test_a_partition_that_is_steered_to_stop_gives_nothing_and_goes_on_where_it_was(stage: AnyStage) -> None:
+def test_a_partition_that_is_paused_gives_nothing_and_continues_when_it_is_resumed(stage: AnyStage) -> None:
     stage.produce(2)
     member = started(stage)
     stage.until(lambda: member.read != {}, member)
@@ -455,7 +520,7 @@ def test_a_partition_that_is_steered_to_stop_gives_nothing_and_goes_on_where_it_
         member.turn()
     (partition,) = member.owned
     assert member.read == {partition: [0, 1]}
-    assert member.source.steer({}) == 1
+    assert member.metrics.registry.get_sample_value("oss_vectors_paused_partitions") == 1
     member.fetches = True
     stage.until(lambda: len(member.read[partition]) > 2, member)
     assert member.read == {partition: [0, 1, 2, 3]}
@@ -567,6 +632,9 @@ def test_a_partition_that_moves_is_committed_by_the_one_and_begun_there_by_the_o
     (moved,) = second.owned
     assert first.owned == [Partition(stage.topic, 1 - moved.partition)]
     assert (stage.committed(moved.partition), second.read) == (1, {moved: [1, 2]})
+    given = [call for call, partition in first.ledger_calls if partition == moved.partition]
+    assert given == ["assign", "open", "close", "committed", "end"]
+    assert second.ledger_calls == [("assign", moved.partition), ("open", moved.partition)]
     books = first.ledger.books()
     assert books.settled[stage.topic, Outcome.RETURNED] == 2
     assert books.consumed[stage.topic] == sum(books.settled.values()) + books.buffered[stage.topic]
@@ -627,6 +695,7 @@ def test_close_commits_what_is_settled_and_leaves_the_group_empty(stage: AnyStag
     member.ledger.settle([Settled(assignment, 0)], Outcome.PUT)
     member.source.close(5.0)
     assert (stage.members(), stage.committed()) == (0, 1)
+    assert member.ledger_calls == [("assign", 0), ("open", 0), ("close", 0), ("committed", 0), ("end", 0)]
     assert (member.owned, member.source.is_member) == ([], False)
     assert member.ledger.books().settled[stage.topic, Outcome.RETURNED] == 2
 
@@ -656,7 +725,7 @@ def test_a_member_that_is_cut_off_for_a_session_gives_up_what_another_has_by_the
     assert (first.ledger.depart([assignment]), first.owned) == (False, [assignment.partition])
     stage.cluster.expel(first.source)
     stage.until(lambda: second.read != {}, second)
-    with pytest.raises(BrokerUnavailable, match="joining anew"):
+    with pytest.raises(BrokerUnavailable, match="joining again"):
         stage.until(lambda: False, first)
     assert (first.owned, assignment.phase, second.owned) == ([], Phase.FENCED, [assignment.partition])
 

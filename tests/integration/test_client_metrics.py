@@ -140,7 +140,7 @@ def test_of_a_commit_that_falls_into_a_rebalance_no_error_is_told(
 ) -> None:
     watched.read(len(RECORDS))
     (assignment,) = watched.member.ledger.assignments()
-    watched.member.source._committed({assignment: 5}, error)
+    watched.member.source._commits.enter_answer({assignment: 5}, error)
     registry = watched.member.metrics.registry
     assert registry.get_sample_value("oss_vectors_kafka_errors_total", {"kind": "group"}) == counted
     assert registry.get_sample_value("oss_vectors_commits_total", {"result": "failed"}) == 1

@@ -125,7 +125,7 @@ def test_a_member_that_is_none_is_noticed_within_a_session_and_made_anew(
 
     cause(member)
     since = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match=r"no member of the group for \d+ s; joining anew"):
+    with pytest.raises(BrokerUnavailable, match=r"no member of the group for \d+ s; joining again"):
         member.turns_until(lambda: False, "the member is found to be none")
     took = time.monotonic() - since
 
@@ -174,7 +174,7 @@ def test_a_join_that_the_client_lost_is_made_anew_and_nothing_is_lost(
     worker.wait_until(lambda now: now.total("assigned_partitions") == 6, "all partitions are assigned")
     stage.wait_committed_to_the_end(worker)
 
-    assert re.fullmatch(r"no member of the group for \d+ s; joining anew", line["error"])
+    assert re.fullmatch(r"no member of the group for \d+ s; joining again", line["error"])
     now = worker.metrics()
     assert now.total("kafka_errors_total", kind="group") >= 1
     assert (now.imbalances(), now.state) == ({}, "running")

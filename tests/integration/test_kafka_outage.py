@@ -165,6 +165,6 @@ def test_a_topic_that_was_made_anew_between_two_looks_is_read_from_its_beginning
     wait_for(lambda: stage.dump() == old | stage.model(), "the new topic is written", told=worker.last_words)
     stage.wait_committed_to_the_end(worker)
 
-    assert [line["topic"] for line in worker.log_lines("topic made anew: reading it from its start")] == [stage.topic]
+    assert [line["topic"] for line in worker.log_lines("topic recreated: reading it from its start")] == [stage.topic]
     now = worker.metrics()
     assert (now.imbalances(), now.state) == ({}, "running")

@@ -20,10 +20,10 @@ def test_what_the_client_put_aside_of_a_paused_partition_is_read_when_it_is_resu
     member.turns_until(lambda: member.read, "the first records are read")
     (first,) = member.read
     assert len(member.read[first]) < EACH
-    member.held = {first}
+    member.unwanted = {first}
     member.turns_until(lambda: member.count >= len(member.read[first]) + 2 * EACH, "the others are read to their ends")
     assert len(member.read[first]) < EACH
-    member.held = set()
+    member.unwanted = set()
     member.turns_until(lambda: len(member.read[first]) == EACH, "the first is read to its end too")
 
     assert member.read == {number: list(range(EACH)) for number in range(3)}

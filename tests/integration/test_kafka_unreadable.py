@@ -141,15 +141,15 @@ def test_a_partition_that_is_paused_just_behind_its_bad_batch_does_not_hang_the_
     overwrite(segment(stage, 1), start, flipped(batch))
     member = Member(stage.broker.bootstrap, stage.topic)
     member.source.start()
-    member.held = {0, 1}  # until both are open, so that one fetch brings both
+    member.unwanted = {0, 1}  # until both are open, so that one fetch brings both
     member.turns_until(lambda: len(member.opened) == 2, "both are open")
 
-    member.held = set()
+    member.unwanted = set()
     member.turns_until(lambda: member.count, "records are read")
-    member.held = {1}
+    member.unwanted = {1}
     member.steer()
     member.turn()
-    member.held = set()
+    member.unwanted = set()
     member.turns_until(lambda: member.count == 3 * BATCH + BATCH, "what can be read is read")
     member.turns_until(lambda: member.status.read().blocks, "the partition is told")
 

@@ -72,7 +72,7 @@ def test_a_rebalance_that_waits_for_a_hung_member_is_no_lost_join(
         stage.emulator.clear_faults(stage.bucket)
         wait_for(lambda: len(stage.dump()) == 1000, "all is written", timeout=HUNG_SECONDS + 30)
         for worker in (first, second):
-            anew = [line for line in worker.log_lines("not connected") if "joining anew" in line["error"]]
+            anew = [line for line in worker.log_lines("not connected") if "joining again" in line["error"]]
             assert anew == []
             # Heartbeats were answered while the join waited, for four sessions: what was there to write did not wait.
             assert worker.metrics().total("lease_waits_total") == 0

@@ -14,7 +14,7 @@ from typing import Any, Literal, Unpack
 import msgspec
 
 from tests.support.emulator import Fault
-from worker.consumer.source import RevokeHooks
+from worker.consumer.handover import RevokeHooks
 from worker.errors import BlockReason, BrokerUnavailable, NotSent, RetryReason, SinkError, Transient
 from worker.lease import Lease
 from worker.ledger import Assignment, Ledger, Partition, Phase
@@ -32,7 +32,7 @@ REQUEST_ID = "FAKE00000000000000000001"
 
 
 class FakeClock:
-    """A clock that stands still until it is told to go on; seconds."""
+    """A clock that stands still until a test advances it; seconds."""
 
     def __init__(self, now: float = 1_000.0) -> None:
         self.now = now
@@ -342,13 +342,13 @@ class FakeCluster:
         return found, (found[-1].offset + 1 if len(found) == most else log.end)
 
     def expel(self, member: "FakeSource") -> None:
-        """Go on without a member: one that left, or was not heard of for a session; its partitions go to the others."""
+        """Remove a member that left, or was not heard of for a session; its partitions go to the others."""
         if member in self.members:
             self.members.remove(member)
         self.owners = {partition: owner for partition, owner in self.owners.items() if owner is not member}
 
     def wanted(self) -> dict[Partition, "FakeSource"]:
-        """Tell who should have which partition; one that is well placed stays."""
+        """Return who should have which partition; one that is well placed stays."""
         wanted: dict[Partition, FakeSource] = {}
         counts = dict.fromkeys(self.members, 0)
         topics = {topic for member in self.members for topic in member.topics}
@@ -367,11 +367,11 @@ class FakeCluster:
 
 
 class FakeSource:
-    """A member of the cluster's group (`worker.consumer.source.Source`).
+    """A member of the cluster's group (`worker.ports.Source`).
 
-    It asks the ledger the same things in the same order as the real one. A rebalance makes its steps in `poll`, one look
-    at a time: a revoke closes, waits over as many polls as the wire needs, at most `revoke_seconds`, commits, fences.
-    A poll that finds nothing calls `idle` with the time-out, where a fake clock goes on.
+    It makes the same calls of the ledger in the same order as the real one. A rebalance makes its steps in `poll`, one at
+    a time: a revoke closes, waits over as many polls as the requests under way need, at most `revoke_seconds`, commits, and
+    ends. A poll that finds nothing calls `idle` with the time-out, where a fake clock advances.
     """
 
     def __init__(
@@ -405,7 +405,7 @@ class FakeSource:
         self.is_cut_off = False  # from the group: no heartbeat is answered, and no rebalance heard of
         self._read_at: dict[Partition, int] = {}
         self._fetched: set[Partition] = set()
-        self._revoking: list[Partition] = []
+        self._closing: list[Assignment] = []
         self._deadline = 0.0
         self._aborted = False
 
@@ -419,7 +419,7 @@ class FakeSource:
 
     @property
     def is_member(self) -> bool:
-        """Tell whether it joined."""
+        """Whether it joined."""
         return self in self._cluster.members
 
     @property
@@ -434,14 +434,14 @@ class FakeSource:
         """
         if self._lease.session_seconds <= self._lease.age() < math.inf:
             self._abandon()
-            raise BrokerUnavailable(f"no member of the group for {self._lease.session_seconds:.0f} s; joining anew")
+            raise BrokerUnavailable(f"no member of the group for {self._lease.session_seconds:.0f} s; joining again")
         if not self.is_cut_off:
             self._lease.confirm(self._lease.now())
             self._rebalance()
         polled: list[Polled] = []
         for partition in sorted(self._fetched & self._read_at.keys()):
             assignment = self._ledger.assignment(partition)
-            if assignment is not None and assignment.phase is Phase.OPEN and not self._is_out_of_range(partition):
+            if assignment is not None and assignment.phase is Phase.OPEN and not self._reset_where_gone(assignment):
                 messages, self._read_at[partition] = self._cluster.read(partition, self._read_at[partition], self._most)
                 polled += [Polled(assignment, messages)] if messages else []
         if not polled:
@@ -450,42 +450,34 @@ class FakeSource:
 
     def _abandon(self) -> None:
         """Give up everything; the cluster has given it to others already."""
-        gone = [assignment.partition for assignment in self._ledger.assignments()]
         self._cluster.expel(self)
         self._lease.end()
-        self._ledger.fence(gone)
-        self._hooks.wake()
-        self._hooks.abort()
-        for partition in gone:
-            self._read_at.pop(partition, None)
-            self._fetched.discard(partition)
-            self._status.forget(*partition)
+        self._lose(self._ledger.assignments())
 
     def lose(self) -> None:
         """Be put out of the group, as after a session time-out; nothing is committed. It joins again at once."""
-        mine = [partition for partition, owner in self._cluster.owners.items() if owner is self]
-        self._metrics.rebalances.labels("lost").inc()
-        self._ledger.fence(mine)
-        self._hooks.wake()
-        self._forget(mine)
+        self._lose(self._ledger.close(self._owned()))
 
     def close(self, timeout: float) -> None:
         """Give back all and leave."""
-        mine = [partition for partition, owner in self._cluster.owners.items() if owner is self]
-        if mine:
+        if mine := self._owned():
             self._begin_revoke(mine)
             self._deadline = self._clock() + min(timeout, self._revoke_seconds)
             while not self._end_revoke():
                 self._idle(0.02)
         self._cluster.expel(self)
         self._lease.end()
+        self._metrics.paused_partitions.set(0)
+
+    def _owned(self) -> list[Partition]:
+        return [partition for partition, owner in self._cluster.owners.items() if owner is self]
 
     def _rebalance(self) -> None:
-        if self._revoking and not self._end_revoke():
+        if self._closing and not self._end_revoke():
             return
         wanted = self._cluster.wanted()
         owners = self._cluster.owners
-        if gone := [p for p, owner in owners.items() if owner is self and wanted.get(p) is not self]:
+        if gone := [p for p in self._owned() if wanted.get(p) is not self]:
             self._begin_revoke(gone)
             self._end_revoke()
         new = sorted(p for p, owner in wanted.items() if owner is self and owners.get(p) is None)
@@ -496,15 +488,14 @@ class FakeSource:
             self._metrics.rebalances.labels("assigned").inc()
 
     def _begin_revoke(self, partitions: Sequence[Partition]) -> None:
-        self._revoking = list(partitions)
-        self._ledger.close(partitions)
+        self._closing = self._ledger.close(partitions)
         self._metrics.rebalances.labels("revoked").inc()
         self._hooks.wake()
         self._deadline, self._aborted = self._clock() + self._revoke_seconds, False
 
     def _end_revoke(self) -> bool:
-        """Commit and fence where nothing is on the wire any more, or the time is up; False where it goes on."""
-        closing = self._ledger.close(self._revoking)
+        """Commit and end where nothing is under way any more, or the time is up; return False where it continues."""
+        closing = self._closing
         if any(assignment.on_wire for assignment in closing):
             if self._clock() < self._deadline:
                 return False
@@ -512,20 +503,29 @@ class FakeSource:
                 self._hooks.abort()
                 self._aborted, self._deadline = True, self._clock() + 1.0
                 return False
-        if offsets := self._ledger.watermarks(closing):
+        self._closing = []
+        if offsets := {a: at for a, at in self._ledger.watermarks(closing).items() if at != a.committed}:
             self.commit(offsets)
-        self._ledger.fence(self._revoking)
-        self._hooks.wake()
-        self._forget(self._revoking)
-        self._revoking = []
+        self._end(closing)
         return True
 
-    def _forget(self, partitions: Iterable[Partition]) -> None:
-        for partition in list(partitions):
+    def _lose(self, assignments: Sequence[Assignment]) -> None:
+        """End ownerships that were not revoked in order, and cut what is under way of them."""
+        self._metrics.rebalances.labels("lost").inc()
+        is_under_way = any(assignment.on_wire for assignment in assignments)
+        self._end(assignments)
+        if is_under_way:
+            self._hooks.abort()
+
+    def _end(self, assignments: Sequence[Assignment]) -> None:
+        self._ledger.end(assignments)
+        for partition in [assignment.partition for assignment in assignments]:
             self._read_at.pop(partition, None)
             self._fetched.discard(partition)
-            self._cluster.owners.pop(partition, None)
+            if self._cluster.owners.get(partition) is self:
+                del self._cluster.owners[partition]
             self._status.forget(*partition)
+        self._hooks.wake()
 
     # -- reading
 
@@ -560,20 +560,21 @@ class FakeSource:
     def _reset_offset(self, partition: Partition) -> int:
         return self._cluster.end(partition) if self._reset == "latest" else self._cluster.begin(partition)
 
-    def _is_out_of_range(self, partition: Partition) -> bool:
-        """Apply `auto_offset_reset` where what was to be read next is gone, and count what that skips."""
+    def _reset_where_gone(self, assignment: Assignment) -> bool:
+        """Apply `auto_offset_reset` where what was to be read next is gone; return whether it was."""
+        partition = assignment.partition
         position = self._read_at[partition]
         if self._cluster.begin(partition) <= position <= self._cluster.end(partition):
             return False
         if self._reset == "none":
             del self._read_at[partition]
-            self._ledger.assign(partition)
+            self._ledger.reassign(assignment)
             return True
         target = self._reset_offset(partition)
         reason = "retention" if self._reset == "earliest" else "reset_latest"
         self._metrics.skipped_offsets.labels(partition.topic, reason).inc(max(0, target - position))
-        if target < position:
-            self._ledger.open(self._ledger.assign(partition), target, None)
+        if target < position and (restarted := self._ledger.reassign(assignment)) is not None:
+            self._ledger.open(restarted, target, None)
         self._read_at[partition] = target
         return True
 
@@ -585,10 +586,10 @@ class FakeSource:
             block = Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)
             self._status.block(block, f"{partition} offset {assignment.position}: {problem}")
 
-    def steer(self, fetch: Mapping[Assignment, bool]) -> int:
-        """Fetch those that are mapped to True and pause the others."""
-        self._fetched = {assignment.partition for assignment, fetched in fetch.items() if fetched}
-        return sum(1 for p, owner in self._cluster.owners.items() if owner is self and p not in self._fetched)
+    def steer(self, fetch: Mapping[Assignment, bool]) -> None:
+        """Fetch the partitions that are mapped to True and pause the others."""
+        self._fetched = {assignment.partition for assignment, is_wanted in fetch.items() if is_wanted}
+        self._metrics.paused_partitions.set(sum(partition not in self._fetched for partition in self._owned()))
 
     def positions(self, assignments: Iterable[Assignment]) -> None:
         """Enter how far partitions were read."""

@@ -14,7 +14,9 @@ from worker.app.loop import Parts, Worker
 from worker.app.stop import Stop
 from worker.app.watchdog import Watchdog
 from worker.consumer.ends import EndWatcher
-from worker.consumer.source import KafkaSource, RevokeHooks, lease_of
+from worker.consumer.handover import RevokeHooks
+from worker.consumer.membership import lease_of
+from worker.consumer.source import KafkaSource
 from worker.deadletters import rights
 from worker.deadletters.limit import Limit
 from worker.deadletters.producer import make_producer

@@ -1,8 +1,8 @@
-"""How far each partition goes: its end, asked for beside the consumer.
+"""The end of each partition, from which the lag follows.
 
-The group's consumer tells the end only of partitions that it fetches, which is not when people look. Each leader is
-asked by itself, and each partition has an answer or none: one that is not answered is shown as not known, while those of
-the others go on.
+The group's consumer shows the end of a partition only while it fetches it, and people look at the lag when it does not. So
+a consumer without a group asks each leader. Each partition has an answer of its own: one that is not answered is shown as
+not known, and the others stay known.
 """
 
 import logging
@@ -26,16 +26,16 @@ log = logging.getLogger("worker.ends")
 
 ANSWER_SECONDS: Final = 5.0  # after which the end of a partition is not known
 OPEN_TRANSACTION_SECONDS: Final = (
-    60.0  # a transaction that is open for longer is told; it is the producers' default limit
+    60.0  # a transaction that is open for longer is logged; it is the producers' default limit
 )
 _LOOK_SECONDS: Final = 0.02  # between looks whether an answer is there
 _METADATA_MS: Final = 5_000
-_NAMED: Final = 10  # partitions that a log line names
+_NAMED: Final = 10  # how many partitions a log line names
 
 
 class _Pending(NamedTuple):
     asked: Asked
-    is_high: bool  # the end of all, committed or not
+    is_high: bool  # asks for the end of all records, those of open transactions too
 
 
 class EndWatcher:
@@ -97,8 +97,8 @@ class EndWatcher:
                     client_network.make_client, **client_config.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG)
                 )
                 self._look(consumer)
-            except Exception as error:  # the client raises what it meets: nothing is known then, and it is tried again
-                self._tell(error, [])
+            except Exception as error:  # the client raises what it meets: no end is known then, and it is retried
+                self._log_error(error, [])
                 client_config.close_consumer(consumer)
                 consumer = None
                 self._forget_all()
@@ -112,23 +112,23 @@ class EndWatcher:
         if not owned:
             self._publish()
             return
-        self._track(consumer, {tp.topic for tp in owned})
+        self._load_metadata(consumer, {tp.topic for tp in owned})
         self._ask(consumer, owned)
-        self._take_answers(owned)
+        self._enter_answers(owned)
         self._publish()
         self._transactions.look(self._ends, self._highs)
 
-    def _track(self, consumer: Any, topics: Collection[str]) -> None:
+    def _load_metadata(self, consumer: Any, topics: Collection[str]) -> None:
         client_internals.set_topics(consumer, topics)
         if not all(client_internals.partitions(consumer, topic) for topic in topics):
-            with suppress(kafka_errors.KafkaError):  # a topic that is not there; those of the others are known then
+            with suppress(kafka_errors.KafkaError):  # a topic that does not exist; the others are known then
                 client_internals.wait(consumer, client_internals.refresh_metadata(consumer), _METADATA_MS)
 
     def _ask(self, consumer: Any, owned: Collection[TopicPartition]) -> None:
         """Ask for what is not asked for yet.
 
-        First for the end of all, then for that of what is committed: in this order the second is lower only where a
-        transaction is open, not where records came in between.
+        First for the end of all records, then for that of what is committed. In this order the second is lower only where a
+        transaction is open; in the other order it would be lower too where records came in between.
         """
         level = self._settings.isolation_level
         for is_high in (True, False) if level == "read_committed" else (False,):
@@ -141,8 +141,8 @@ class EndWatcher:
             )
             self._pending += [_Pending(one, is_high) for one in asked]
 
-    def _take_answers(self, owned: Collection[TopicPartition]) -> None:
-        """Enter answers as they come; what does not come in time is not known, until it comes after all."""
+    def _enter_answers(self, owned: Collection[TopicPartition]) -> None:
+        """Enter answers as they come; an end whose answer is late is not known until it comes."""
         deadline = self._clock() + ANSWER_SECONDS
         while True:
             done = [pending for pending in self._pending if pending.asked.is_done]
@@ -156,7 +156,7 @@ class EndWatcher:
             self._stop.wait(_LOOK_SECONDS)
         late = {tp for pending in self._pending for tp in pending.asked.partitions}
         if late and self._clock() >= deadline:
-            self._tell(kafka_errors.KafkaTimeoutError("no answer of the leader"), late)
+            self._log_error(kafka_errors.KafkaTimeoutError("no answer of the leader"), late)
             self._keep(self._ends.keys() - late)
 
     def _enter(self, pending: _Pending, owned: Collection[TopicPartition]) -> None:
@@ -168,9 +168,9 @@ class EndWatcher:
                 failed.setdefault(client_config.describe(answer), (answer, []))[1].append(tp)
             elif tp in owned:
                 into[tp] = answer
-        if not pending.is_high:  # the other says the same
+        if not pending.is_high:  # the other request has the same error
             for error, partitions in failed.values():
-                self._tell(error, partitions)
+                self._log_error(error, partitions)
 
     def _keep(self, partitions: Collection[TopicPartition]) -> None:
         self._ends = {tp: end for tp, end in self._ends.items() if tp in partitions}
@@ -184,7 +184,7 @@ class EndWatcher:
     def _publish(self) -> None:
         self._metrics.ends.update(_by_partition(self._ends), _by_partition(self._highs))
 
-    def _tell(self, error: BaseException, partitions: Collection[TopicPartition]) -> None:
+    def _log_error(self, error: BaseException, partitions: Collection[TopicPartition]) -> None:
         self._metrics.kafka_errors.labels(client_config.kind_of(error)).inc()
         described = client_config.describe(error)
         if self._repeats.is_due(described):
@@ -197,16 +197,16 @@ def _by_partition(offsets: Mapping[TopicPartition, int]) -> dict[Partition, int]
 
 
 class _OpenTransactions:
-    """Tells of transactions that stay open: what comes after their first record is not read until they end."""
+    """Logs transactions that stay open: what comes after their first record is not read until they end."""
 
     def __init__(self, clock: Callable[[], float], seconds: float) -> None:
         self._clock = clock
         self._seconds = seconds
-        self._since: dict[TopicPartition, tuple[int, float]] = {}  # where it is held up, and since when
+        self._since: dict[TopicPartition, tuple[int, float]] = {}  # its first offset, and since when it is open
         self._repeats = Repeats(clock)
 
     def look(self, ends: Mapping[TopicPartition, int], highs: Mapping[TopicPartition, int]) -> None:
-        """Look at the ends of what is committed, and of all."""
+        """Compare the ends of what is committed with those of all records."""
         now = self._clock()
         since = {}
         for tp, high in highs.items():
@@ -218,9 +218,9 @@ class _OpenTransactions:
         for tp, (offset, at) in since.items():
             if now - at >= self._seconds:
                 by_topic[tp.topic].append((now - at, tp, offset))
-        held = [max(found) for found in by_topic.values()]
-        if held and self._repeats.is_due(str(sorted(by_topic))):
-            for seconds, tp, offset in held:
+        longest = [max(found) for found in by_topic.values()]
+        if longest and self._repeats.is_due(str(sorted(by_topic))):
+            for seconds, tp, offset in longest:
                 log.warning(
                     "a transaction is open for long: what comes after its first record is not read until it ends; look for "
                     "its producer, or abort it (kafka-transactions.sh find-hanging)",

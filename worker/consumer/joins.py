@@ -1,4 +1,4 @@
-"""Joins that the group refuses for good: why, and what to do about it."""
+"""Joins that the group refuses until a person changes something: why, and what to do about it."""
 
 import logging
 from collections.abc import Callable
@@ -17,15 +17,15 @@ NO_COORDINATOR: Final = (
     "its coordinator is not there: start the broker that leads the group's partition of __consumer_offsets, or correct the "
     "way to it"
 )
-_AGAIN_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 5.0
 
 
 class Joins:
-    """What the group last said to a join. All calls are the main loop's."""
+    """What the group last answered to a join. All calls are the main loop's."""
 
     def __init__(self, settings: Kafka, retry_seconds: float, clock: Callable[[], float]) -> None:
         self._settings = settings
-        self._retry_seconds = min(retry_seconds, _AGAIN_SECONDS)
+        self._retry_seconds = min(retry_seconds, _RETRY_SECONDS)
         self._clock = clock
         self._repeats = Repeats(clock)
         self._again_at = 0.0
@@ -39,16 +39,16 @@ class Joins:
 
     @property
     def wait_seconds(self) -> float:
-        """How long the next join is to wait, 0 where it is not."""
+        """How long the next join has to wait; 0 where it need not."""
         return max(0.0, self._again_at - self._clock()) if self.refusal else 0.0
 
-    def joined(self) -> None:
-        """Note that the group has taken this member."""
+    def forget_refusal(self) -> None:
+        """Note that the group has accepted this member."""
         self.refusal = ""
         self._repeats.clear()
 
-    def is_refusal(self, error: BaseException) -> bool:
-        """Return whether an error is the group's refusal, which is noted and logged then."""
+    def note_refusal(self, error: BaseException) -> bool:
+        """Note and log the group's refusal; return False where the error is another one."""
         advice = self._advice(error)
         if advice is None:
             return False

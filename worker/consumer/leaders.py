@@ -1,7 +1,7 @@
 """Partitions that cannot be fetched, since their leader is gone or cannot be reached.
 
-The client asks for fresh metadata with every poll while a partition that it is to fetch has no leader, some ten times
-a second. Such a partition is therefore not fetched until the metadata, asked for once a second, names a leader.
+While a partition that is to be fetched has no leader, the client asks for metadata with every poll, some ten times a
+second. So such a partition is not fetched until the metadata, which is asked for once a second, names a leader.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ GRACE_SECONDS: Final = 10.0  # an election, or the restart of a broker, takes le
 
 
 class Leaders:
-    """Looks after the leaders of the assigned partitions. All calls are the main loop's."""
+    """Watches the leaders of the assigned partitions. All calls are the main loop's."""
 
     def __init__(self, status: Status, clock: Callable[[], float]) -> None:
         self._status = status
@@ -31,7 +31,7 @@ class Leaders:
         """The partitions that have no leader, as of the last look."""
 
     def look(self, consumer: Any, assignments: Iterable[Assignment]) -> None:
-        """Look once a second which partitions cannot be fetched; those for which that lasts are blocked."""
+        """Look once a second which partitions cannot be fetched, and block those for which that lasts."""
         now = self._clock()
         if now < self._look_again_at:
             return
@@ -48,7 +48,7 @@ class Leaders:
     def _problems(self, consumer: Any, partitions: Iterable[Partition]) -> dict[Partition, str]:
         """Return what is wrong with which partition, and note those without a leader.
 
-        Where no broker at all can be reached the fault is none of a partition, and is told elsewhere.
+        Where no broker at all can be reached, it is no fault of a partition, and is reported elsewhere.
         """
         unreachable = client_internals.unreachable(consumer) if client_internals.is_connected(consumer) else {}
         problems: dict[Partition, str] = {}

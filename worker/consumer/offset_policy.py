@@ -1,7 +1,7 @@
 """Where reading begins: at the committed offset, or where `kafka.auto_offset_reset` says.
 
-Finding that takes requests to the group's coordinator and to leaders. They are sent for all partitions at once and
-waited for by none: a partition whose answer is there begins, and one whose leader is away is asked for again later.
+That takes requests to the group's coordinator and to leaders. They are sent for all partitions at once, and nothing waits
+for them: a partition whose answer is there begins, and one whose leader is away is asked for again later.
 """
 
 import logging
@@ -25,9 +25,9 @@ from worker.telemetry.state import Block, Status
 
 log = logging.getLogger("worker.offset_policy")
 
-_AGAIN_SECONDS: Final = 1.0  # after an answer that was an error
-_LOST_SECONDS: Final = 2 * client_config.REQUEST_TIMEOUT_MS / 1000  # after which no answer comes any more
-_NAMED: Final = 10  # partitions that a log line names
+_RETRY_SECONDS: Final = 1.0  # after an answer that was an error
+_LOST_SECONDS: Final = 2 * client_config.REQUEST_TIMEOUT_MS / 1000  # after which no answer is expected any more
+_NAMED: Final = 10  # how many partitions a log line names
 _SOON_SECONDS: Final = 1.0  # within which a healthy broker has answered
 
 
@@ -36,13 +36,13 @@ class First(NamedTuple):
 
     position: int
     committed: OffsetAndMetadata | None
-    skipped: int = 0  # offsets that are passed over, since only what comes from now on is wanted
-    leader_epoch: int = -1  # of what is before the position; -1 where it is not known
-    is_truncated: bool = False  # the log lost what was committed, and goes on at the position
+    skipped: int = 0  # offsets that are not read, since only what comes from now on is wanted
+    leader_epoch: int = -1  # of the records before the position; -1 where it is not known
+    is_truncated: bool = False  # the log lost what was committed, and continues at the position
 
 
 class Reset(NamedTuple):
-    """Where a partition goes on whose next offset is gone."""
+    """Where a partition continues whose next offset is gone."""
 
     assignment: Assignment
     position: int  # where it was
@@ -60,19 +60,19 @@ _Wanted = Edge | _Epoch | None  # None: what is committed
 
 @dataclass(eq=False)
 class _Search:
-    """What is known of one partition so far. `committed` is a list, empty until it is known, for None is an answer."""
+    """What is known of one partition so far. `committed` is a list, empty until it is known, since None is an answer."""
 
     is_new_topic: bool = False
     lost_position: int | None = None  # set where the position turned out to be out of range
     committed: list[OffsetAndMetadata | None] = field(default_factory=list)
     edges: dict[Edge, int] = field(default_factory=dict)
     epoch_end: EpochEnd | None = None
-    asked: set[_Wanted] = field(default_factory=set)  # what an answer is to come for
+    asked: set[_Wanted] = field(default_factory=set)  # what was asked for and is not answered yet
     again_at: float = 0.0
 
     @property
     def epoch(self) -> int:
-        """The leader's epoch of what was committed; -1 where it has none: an older worker, or a person, committed it."""
+        """The leader's epoch of what was committed; -1 where it has none, as a commit by hand or by an older worker."""
         return self.committed[0].leader_epoch if self.committed and self.committed[0] is not None else -1
 
 
@@ -103,24 +103,24 @@ class FirstOffsets:
         self._without_commit: dict[str, list[tuple[Partition, int, int]]] = defaultdict(list)
         self._repeats = Repeats(clock)
 
-    # -- what the consumer asks
+    # -- what the source asks
 
     def first_of(self, assignment: Assignment, *, is_new_topic: bool = False) -> First | None:
-        """Return where to begin, None where that is not known yet, or policy forbids to begin: then its topic blocks."""
+        """Return where to begin; None where that is not known yet, or where `none` forbids it, which blocks the partition."""
         search = self._searches.get(assignment)
         if search is None:
             self._searches[assignment] = _Search(is_new_topic=is_new_topic and self._reset != "none")
             return None
         if search.lost_position is not None or self._missing(search):
             return None
-        if self._reset == "none" and not self._may_begin(assignment.partition, search):
+        if self._reset == "none" and not self._check_committed(assignment.partition, search):
             self._searches[assignment] = _Search(again_at=self._clock() + self._retry_seconds)
             return None
         del self._searches[assignment]
         return self._first(assignment.partition, search)
 
     def search_reset(self, assignment: Assignment, position: int) -> None:
-        """Find where a partition goes on whose position is out of range; `found_resets` has it then."""
+        """Begin to find where a partition continues whose position is out of range; `found_resets` returns it later."""
         self._searches[assignment] = _Search(lost_position=position)
 
     def found_resets(self) -> list[Reset]:
@@ -141,21 +141,21 @@ class FirstOffsets:
 
     @property
     def is_soon(self) -> bool:
-        """Whether an answer is to come within moments."""
+        """Whether an answer is expected within a second."""
         now = self._clock()
         return any(now - pending.at < _SOON_SECONDS for pending in self._pending)
 
     def ask(self, consumer: Any) -> None:
-        """Take in the answers that came, and ask for what is missing; waits for nothing."""
+        """Enter the answers that came, and ask for what is missing; it waits for nothing."""
         if not self._searches and not self._pending and not self._without_commit:
             return
         self._leaders_know_epochs = client_internals.leaders_know_epochs(consumer)
         for assignment in [a for a in self._searches if a.phase in (Phase.CLOSING, Phase.FENCED)]:
             del self._searches[assignment]
-        self._take_in()
+        self._enter_answers()
         self._send(consumer)
-        self._tell_failures()
-        self._tell_without_commit()
+        self._log_failures()
+        self._log_without_commit()
 
     def drop(self) -> None:
         """Forget all, with the consumer that was asked."""
@@ -171,11 +171,11 @@ class FirstOffsets:
     def _missing(self, search: _Search) -> list[_Wanted]:
         """Return what must still be asked for.
 
-        A commit with a leader's epoch is held against the log:
+        A commit with a leader's epoch is compared with the log:
 
         1. Records are read, written to the index, and committed.
-        2. A replica without them is elected, and the log goes on from its end. Others have their offsets now.
-        3. The worker begins at the committed offset. Of the others it would never read those below.
+        2. A replica without them is elected, and the log continues from its end. Other records have their offsets now.
+        3. The worker begins at the committed offset. It would never read the other records below it.
 
         So the leader is asked where the epoch of what was committed ends.
         """
@@ -191,13 +191,13 @@ class FirstOffsets:
         elif search.epoch_end is not None and search.epoch_end.offset < 0 and self._reset != "none":
             wanted = [self._target_edge]  # another log has the partition's name
         else:
-            # With "none" a committed offset is held against them, with the others they stand in for one.
+            # With "none" a committed offset must be between them. Else they are used where nothing is committed.
             are_needed = (search.committed[0] is not None) == (self._reset == "none")
             wanted = [Edge.BEGINNING, Edge.END] if are_needed else []
         return [edge for edge in wanted if edge not in search.edges]
 
-    def _may_begin(self, partition: Partition, search: _Search) -> bool:
-        """Return whether there is a committed offset that the partition still has; its topic blocks if not."""
+    def _check_committed(self, partition: Partition, search: _Search) -> bool:
+        """Return whether there is a committed offset that the partition still has, and block or unblock it accordingly."""
         committed = search.committed[0]
         problem: BlockReason | None = None
         if committed is None:
@@ -218,7 +218,7 @@ class FirstOffsets:
         return problem is None
 
     def _first(self, partition: Partition, search: _Search) -> First:
-        if search.is_new_topic:  # a commit that was under way may stand in the new topic's name
+        if search.is_new_topic:  # what is committed may be of the topic that was deleted
             return First(search.edges[Edge.BEGINNING], None)
         committed, epoch_end = search.committed[0], search.epoch_end
         if committed is not None:
@@ -254,7 +254,7 @@ class FirstOffsets:
         elif wanted is not None:
             asked = ask_epoch_ends(consumer, {tp: search.epoch for tp, search in searches.items()})
         else:
-            # Of all partitions of these topics: what the group has of the others tells whether it is new.
+            # Of all partitions of these topics: what is committed for the others shows whether the group is new.
             others = {
                 TopicPartition(topic, number)
                 for topic in {tp.topic for tp in searches}
@@ -266,7 +266,7 @@ class FirstOffsets:
             _Pending(one, wanted, {tp: searches[tp] for tp in one.partitions & searches.keys()}, now) for one in asked
         ]
 
-    def _take_in(self) -> None:
+    def _enter_answers(self) -> None:
         now = self._clock()
         waiting: list[_Pending] = []
         for pending in self._pending:
@@ -286,7 +286,7 @@ class FirstOffsets:
     def _enter(self, tp: TopicPartition, search: _Search, wanted: _Wanted, answer: Any) -> None:
         search.asked.discard(wanted)
         if isinstance(answer, BaseException):
-            search.again_at = self._clock() + _AGAIN_SECONDS
+            search.again_at = self._clock() + _RETRY_SECONDS
             partitions = self._failures.setdefault(client_config.describe(answer), [])
             partitions.append(tp)
             if len(partitions) == 1:  # one request, one error
@@ -300,7 +300,7 @@ class FirstOffsets:
 
     # -- what is logged
 
-    def _tell_failures(self) -> None:
+    def _log_failures(self) -> None:
         failures, self._failures = self._failures, {}
         for error, partitions in failures.items():
             if self._repeats.is_due(error):
@@ -309,8 +309,8 @@ class FirstOffsets:
                     extra={"error": error, **_named([Partition(*tp) for tp in partitions])},
                 )
 
-    def _tell_without_commit(self) -> None:
-        """Say what is read although it may have been written before, or is not read at all; one line for each topic."""
+    def _log_without_commit(self) -> None:
+        """Log what is read although it may have been written before, or is not read at all; one line for each topic."""
         found, self._without_commit = self._without_commit, defaultdict(list)
         for topic, partitions in found.items():
             level = logging.WARNING

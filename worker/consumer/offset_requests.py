@@ -1,7 +1,7 @@
 """Requests for offsets that wait for nothing: what a group has committed, where partitions begin and where they end.
 
-Each partition has an answer or an error of its own: one whose leader is away, or which may not be read, says nothing
-of the others. Every request is one of a few for all partitions: one to the group's coordinator, one to each leader.
+Each partition has an answer or an error of its own: where the leader of one is away, or one may not be read, the others
+have their answers. There are few requests: one to the group's coordinator, and one to each leader.
 """
 
 from collections import defaultdict
@@ -19,8 +19,8 @@ from worker.consumer.client_internals.protocol import (
     OffsetForLeaderEpochRequest,
 )
 
-_LIST_OFFSETS_MAX_VERSION: Final = 7  # later ones know more edges, which nobody asks for here
-_OFFSET_FETCH_MAX_VERSION: Final = 8  # of the later ones the client knows no names
+_LIST_OFFSETS_MAX_VERSION: Final = 7  # later ones know more edges, which are not used here
+_OFFSET_FETCH_MAX_VERSION: Final = 8  # the client has no names for what later ones add
 
 Answers = Mapping[TopicPartition, Any]
 """An offset (`OffsetAndMetadata`, int, `EpochEnd`, None where nothing is committed) or an error, for each partition asked for."""
@@ -34,7 +34,7 @@ class Edge(IntEnum):
 
 
 class EpochEnd(NamedTuple):
-    """Where a leader's epoch, or the last one before it that the log has, ends: the offset behind its last record.
+    """Where a leader's epoch ends, or the last one before it that the log has: the offset behind its last record.
 
     Both are -1 where the leader knows of no such epoch: another log has the partition's name.
     """
@@ -51,11 +51,11 @@ class Asked(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether the answer, or the error in its place, is there."""
+        """Whether the answer, or an error, is there."""
         return bool(self.future.is_done)
 
     def answers(self) -> Answers:
-        """Return what came; the error of the whole request for each partition, where it failed. It must be done."""
+        """Return the answers; where the whole request failed, its error for each partition. It must be done."""
         if self.future.exception is not None:
             return dict.fromkeys(self.partitions, self.future.exception)
         found: Answers = self.future.value
@@ -65,14 +65,14 @@ class Asked(NamedTuple):
 def ask_committed(consumer: Any, group_id: str, partitions: Collection[TopicPartition], *, is_stable: bool) -> Asked:
     """Ask for what the group has committed of these partitions.
 
-    `is_stable`: not while a transaction may still change it, as a reader of committed records wants it.
+    With `is_stable` the broker answers only once no open transaction can change it; `read_committed` needs that.
     """
     future = client_internals.submit(consumer, _fetch_committed, consumer, group_id, tuple(partitions), is_stable)
     return Asked(frozenset(partitions), future)
 
 
 def ask_edge(consumer: Any, partitions: Iterable[TopicPartition], edge: Edge, isolation_level: str) -> list[Asked]:
-    """Ask each leader for an edge of its partitions; where there is no leader, that is the answer."""
+    """Ask each leader for an edge of its partitions; a partition without a leader has that error as its answer."""
     return [
         Asked(
             frozenset(owned),
@@ -83,7 +83,7 @@ def ask_edge(consumer: Any, partitions: Iterable[TopicPartition], edge: Edge, is
 
 
 def ask_epoch_ends(consumer: Any, epochs: Mapping[TopicPartition, int]) -> list[Asked]:
-    """Ask each leader where these epochs of its partitions end; where there is no leader, that is the answer."""
+    """Ask each leader where these epochs of its partitions end; a partition without a leader has that error as its answer."""
     return [
         Asked(
             frozenset(owned),
@@ -173,7 +173,7 @@ async def _list_offsets(
         for topic in response.topics
         for found in topic.partitions
     }
-    _refresh_what_is_old(consumer, answers)
+    _refresh_old_metadata(consumer, answers)
     return answers
 
 
@@ -193,11 +193,11 @@ async def _list_epoch_ends(consumer: Any, node: int | None, epochs: Mapping[Topi
         for topic in response.topics
         for found in topic.partitions
     }
-    _refresh_what_is_old(consumer, answers)
+    _refresh_old_metadata(consumer, answers)
     return answers
 
 
-def _refresh_what_is_old(consumer: Any, answers: Answers) -> None:
+def _refresh_old_metadata(consumer: Any, answers: Answers) -> None:
     """Ask for fresh metadata where a broker says that it does not lead a partition any more."""
     if any(isinstance(answer, kafka_errors.InvalidMetadataError) for answer in answers.values()):
         client_internals.refresh_metadata(consumer)

@@ -1,7 +1,7 @@
-"""Topics that are not there, or not shown: they wait, and the others are read.
+"""Topics that do not exist, or are not shown to this user: they wait, and the others are read.
 
-A topic that is subscribed to and does not exist makes the client ask for metadata ten times a second. So only those
-that exist are subscribed to; the others are asked for by name now and then, and taken up when they appear.
+A subscribed topic that does not exist makes the client ask for metadata ten times a second. So only those that exist are
+subscribed to. The others are asked for by name now and then, and subscribed to when they appear.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,14 +14,14 @@ from worker.consumer.client_internals.protocol import MetadataRequest
 from worker.errors import BlockReason
 from worker.telemetry.state import Block, Status
 
-_LOOK_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 5.0
 
 ABSENT: Final = "kafka has no such topic: make it, or correct the routes; it is read as soon as it is there"
 DENIED: Final = "kafka does not show it to this user: grant READ and DESCRIBE, or correct the routes"
 
 
 def ask_absent(consumer: Any, topics: Collection[str]) -> Any:
-    """Ask which of these topics are not there, or not shown; returns a future of a dict with the reason of each."""
+    """Ask which of these topics do not exist, or are not shown; return a future of a dict with the reason of each."""
     return client_internals.submit(consumer, _absent, consumer, tuple(topics))
 
 
@@ -48,7 +48,7 @@ async def _absent(consumer: Any, topics: Iterable[str]) -> Mapping[str, str]:
 
 
 class Topics:
-    """Which of the topics of the routes are there. All calls are the main loop's."""
+    """Which of the topics of the routes exist. All calls are the main loop's."""
 
     def __init__(self, status: Status, clock: Callable[[], float]) -> None:
         self.all: tuple[str, ...] = ()
@@ -60,18 +60,18 @@ class Topics:
 
     @property
     def present(self) -> tuple[str, ...]:
-        """Those that are there, as far as is known."""
+        """Those that exist, as far as is known."""
         return tuple(topic for topic in self.all if topic not in self._absent)
 
     def begin(self, topics: Iterable[str], absent: Mapping[str, str]) -> None:
         """Note what was found at the start of a consumer."""
         self.all = tuple(topics)
         self._asked = None
-        self._look_again_at = self._clock() + _LOOK_SECONDS
+        self._look_again_at = self._clock() + LOOK_SECONDS
         self._note(absent)
 
     def look(self, consumer: Any) -> bool:
-        """Look now and then; returns whether others are there than before. It waits for nothing."""
+        """Look now and then; return whether other topics exist than before. It waits for nothing."""
         now = self._clock()
         if self._asked is not None and self._asked.is_done:
             asked, self._asked = self._asked, None
@@ -80,13 +80,13 @@ class Topics:
                 self._note(asked.value)
                 return before != self.present
         elif self._asked is None and now >= self._look_again_at:
-            self._look_again_at = now + _LOOK_SECONDS
+            self._look_again_at = now + LOOK_SECONDS
             if self._absent or not all(client_internals.partitions(consumer, topic) for topic in self.all):
                 self._asked = ask_absent(consumer, self.all)
         return False
 
     def note_read(self, topic: str) -> None:
-        """Note that records of a topic were read: it is there, whatever the last look found."""
+        """Note that records of a topic were read: it exists, whatever the last look found."""
         if topic in self._absent:
             self._note({name: reason for name, reason in self._absent.items() if name != topic})
 

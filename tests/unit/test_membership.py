@@ -1,0 +1,148 @@
+"""Whether this process is a member, and when its join was lost, on a clock that the test advances."""
+
+from types import SimpleNamespace
+
+import pytest
+from kafka import errors as kafka_errors
+from kafka.structs import MemberState
+
+from tests.support.client import COORDINATOR, FakeConsumer
+from tests.support.fakes import FakeClock
+from worker.consumer.joins import JOINING, Joins
+from worker.consumer.membership import COORDINATOR_GRACE_SECONDS, LOOK_SECONDS, Membership, lease_of
+from worker.errors import Fenced
+from worker.lease import Lease
+from worker.settings.tables import Kafka
+
+SETTINGS = Kafka(group_id="group", group_instance_id="replica-0")
+SESSION = SETTINGS.session_timeout_ms / 1000
+LONGEST_JOIN = SESSION + SETTINGS.max_poll_interval_ms / 1000
+PENDING = SimpleNamespace(is_done=False)
+
+
+class Bench:
+    """A membership of which the test says what the client knows."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.lease = Lease(SESSION, SETTINGS.max_poll_interval_ms / 1000, self.clock)
+        self.joins = Joins(SETTINGS, 1.0, self.clock)
+        self.aborts = 0
+        self.membership = Membership(SETTINGS, self.lease, self.joins, abort=self._abort, clock=self.clock)
+        self.consumer = FakeConsumer()
+        self.consumer.state = MemberState.REBALANCING
+
+    def _abort(self) -> None:
+        self.aborts += 1
+
+    def join(self) -> None:
+        self.consumer.state = MemberState.STABLE
+        self.lease.confirm(self.clock())
+        assert self.watch() == ""
+        assert self.membership.is_member
+
+    def watch(self, after: float = 0.0) -> str:
+        self.clock.advance(after)
+        return self.membership.watch(self.consumer)
+
+
+def test_a_member_is_one_whose_heartbeat_was_answered_in_a_stable_group() -> None:
+    bench = Bench()
+    bench.consumer.state = MemberState.STABLE
+    assert (bench.watch(), bench.membership.is_member) == ("", False)
+    bench.join()
+
+
+def test_a_join_that_nothing_awaits_is_lost_after_a_session() -> None:
+    bench = Bench()
+    assert bench.watch(SESSION - 0.1) == ""
+    assert bench.watch(0.1) == f"no member of the group for {SESSION:.0f} s; joining again"
+
+
+def test_a_join_that_the_broker_owes_an_answer_is_not_lost_until_no_join_can_take_so_long() -> None:
+    bench = Bench()
+    bench.consumer._coordinator._join_task = PENDING
+    for _ in range(int(LONGEST_JOIN) - 1):
+        assert bench.watch(1.0) == ""
+    assert bench.watch(1.0) == ""  # it is no join that can be waited for any more, and counts from here
+    assert "joining again" in bench.watch(SESSION)
+
+
+def test_a_member_whose_heartbeats_are_not_answered_is_none_after_a_session() -> None:
+    bench = Bench()
+    bench.join()
+    assert bench.watch(SESSION - 0.1) == ""
+    assert "joining again" in bench.watch(0.1 + LOOK_SECONDS)
+
+
+def test_time_in_which_a_revoke_was_waited_for_does_not_count() -> None:
+    bench = Bench()
+    bench.membership.excuse(10.0)
+    bench.membership.excuse(-5.0)
+    assert bench.watch(SESSION + 9.9) == ""
+    assert bench.watch(0.1) != ""
+
+
+def test_a_join_that_the_group_refuses_was_not_lost() -> None:
+    bench = Bench()
+    assert bench.joins.note_refusal(kafka_errors.GroupAuthorizationFailedError())
+    assert bench.watch(10 * SESSION) == ""
+    assert "grant READ on the group" in bench.membership.waits_for
+
+
+def test_a_refusal_is_forgotten_once_the_group_is_stable_with_this_member() -> None:
+    bench = Bench()
+    assert bench.joins.note_refusal(kafka_errors.GroupMaxSizeReachedError())
+    bench.join()
+    assert bench.membership.waits_for == JOINING
+
+
+def test_requests_are_cut_once_each_time_that_the_lease_runs_out() -> None:
+    bench = Bench()
+    bench.membership.abort_when_lease_runs_out()
+    assert bench.aborts == 0  # there never was a lease
+    for times in (1, 2):
+        bench.lease.confirm(bench.clock())
+        bench.membership.abort_when_lease_runs_out()
+        assert bench.aborts == times - 1
+        bench.clock.advance(SESSION)
+        for _ in range(3):
+            bench.membership.abort_when_lease_runs_out()
+        assert bench.aborts == times
+
+
+def test_an_ended_membership_has_no_lease_and_cuts_nothing_more() -> None:
+    bench = Bench()
+    bench.join()
+    bench.membership.end()
+    bench.membership.abort_when_lease_runs_out()
+    assert (bench.membership.is_member, bench.lease.holds(), bench.aborts) == (False, False, 0)
+
+
+def test_a_coordinator_that_is_not_there_is_the_reason_after_a_moment() -> None:
+    bench = Bench()
+    bench.consumer._manager._conns[COORDINATOR].connected = False
+    bench.clock.advance(COORDINATOR_GRACE_SECONDS - 0.1)
+    assert bench.membership.waits_for == JOINING
+    bench.clock.advance(0.1)
+    assert "its coordinator is not there" in bench.membership.waits_for
+    assert "its coordinator is not there" in bench.watch(SESSION)
+
+
+def test_a_new_consumer_has_a_session_of_its_own() -> None:
+    bench = Bench()
+    bench.clock.advance(SESSION)
+    bench.membership.begin()
+    assert bench.watch(SESSION - 0.1) == ""
+
+
+def test_a_fenced_process_names_the_setting_that_two_have_in_common() -> None:
+    bench = Bench()
+    bench.membership.raise_if_fenced()
+    bench.membership.fence()
+    with pytest.raises(Fenced, match=r"'group' with kafka\.group_instance_id = 'replica-0'"):
+        bench.membership.raise_if_fenced()
+
+
+def test_the_lease_of_a_member_lasts_for_its_session() -> None:
+    assert lease_of(SETTINGS).session_seconds == SESSION

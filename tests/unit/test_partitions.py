@@ -1,0 +1,52 @@
+"""What is done to one partition in the client."""
+
+import pytest
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+
+from tests.support.client import FakeConsumer
+from worker.consumer.partitions import GONE, names_of, park, seek
+from worker.ledger import Partition
+
+PARTITION = Partition("vectors", 0)
+TP = TopicPartition("vectors", 0)
+
+
+def test_a_parked_partition_is_paused_at_offset_0() -> None:
+    consumer = FakeConsumer()
+    consumer.own(PARTITION)
+    park(consumer, TP)
+    assert (consumer.parked, consumer.sought) == ({TP}, [(TP, 0)])
+
+
+def test_a_partition_that_is_no_longer_owned_can_neither_be_parked_nor_sought() -> None:
+    consumer = FakeConsumer()
+    with pytest.raises(GONE):
+        park(consumer, TP)
+    assert seek(consumer, PARTITION, 5) is False
+
+
+@pytest.mark.parametrize(
+    ("epoch", "knows_epochs", "sought"),
+    [
+        pytest.param(3, True, OffsetAndMetadata(5, "", 3), id="the leader is asked whether its log continues"),
+        pytest.param(-1, True, 5, id="the epoch is not known"),
+        pytest.param(3, False, 5, id="the brokers know no epochs"),
+    ],
+)
+def test_a_position_carries_the_leaders_epoch_where_it_can(epoch: int, knows_epochs: bool, sought: object) -> None:
+    consumer = FakeConsumer()
+    consumer.own(PARTITION)
+
+    def api_version(_: object) -> int:
+        if not knows_epochs:
+            raise kafka_errors.IncompatibleBrokerVersion
+        return 1
+
+    consumer._manager.broker_version_data.api_version = api_version
+    assert seek(consumer, PARTITION, 5, epoch) is True
+    assert consumer.sought == [(TP, sought)]
+
+
+def test_names_are_sorted_and_have_the_topic() -> None:
+    assert names_of([TopicPartition("b", 0), TopicPartition("a", 10), TopicPartition("a", 9)]) == ["a/9", "a/10", "b/0"]

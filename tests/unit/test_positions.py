@@ -1,0 +1,236 @@
+"""Where partitions are read: first offsets, resets, logs that were cut, and topics that were recreated."""
+
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+from kafka import OffsetAndMetadata, TopicPartition
+
+from tests.support.client import FakeConsumer
+from tests.support.fakes import FakeClock
+from tests.unit.samples import FakeTracked
+from worker.consumer.offset_policy import FirstOffsets
+from worker.consumer.offset_requests import Edge
+from worker.consumer.positions import Positions
+from worker.ledger import Assignment, Ledger, Outcome, Partition, Phase
+from worker.settings.tables import Kafka
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
+
+PARTITION = Partition("vectors", 0)
+TP = TopicPartition(*PARTITION)
+
+
+class Bench:
+    """One assigned partition; the broker has offsets from `begin` to `end`, and `committed` of the group."""
+
+    def __init__(self, policy: Literal["earliest", "latest", "none"] = "earliest") -> None:
+        self.clock = FakeClock()
+        self.ledger = Ledger(["vectors"], self.clock)
+        status = Status(0.0)
+        self.metrics = Metrics(self.ledger, status, ["vectors"], [])
+        settings = Kafka(auto_offset_reset=policy)
+        self.first_offsets = FirstOffsets(
+            settings, status=status, metrics=self.metrics, retry_seconds=30.0, clock=self.clock
+        )
+        self.restarted: list[Partition] = []
+        self.positions = Positions(
+            settings,
+            ["vectors"],
+            ledger=self.ledger,
+            metrics=self.metrics,
+            first_offsets=self.first_offsets,
+            on_restart=self.restarted.append,
+        )
+        self.consumer = FakeConsumer({"vectors": 1})
+        self.consumer.own(PARTITION)
+        self.begin, self.end = 0, 100
+        self.committed: OffsetAndMetadata | None = None
+        self.ledger.assign(PARTITION)
+
+    @property
+    def assignment(self) -> Assignment:
+        found = self.ledger.assignment(PARTITION)
+        assert found is not None
+        return found
+
+    def answer(self) -> None:
+        """Let the broker answer whatever was asked."""
+        for call in self.consumer.calls:
+            if not call.answer.is_done:
+                edge = next((one for one in call.arguments if isinstance(one, Edge)), None)
+                edges = {Edge.BEGINNING: self.begin, Edge.END: self.end}
+                call.answer.success({TP: self.committed if edge is None else edges[edge]})
+
+    def open(self) -> bool:
+        """Ask until it is open, as the main loop does."""
+        for _ in range(5):
+            if self.positions.open(self.consumer, self.assignment):
+                return True
+            self.first_offsets.ask(self.consumer)
+            self.answer()
+            self.first_offsets.ask(self.consumer)
+        return False
+
+    def read(self, *offsets: int) -> Assignment:
+        """Track records; none is settled."""
+        assert self.ledger.track(self.assignment, offsets)
+        return self.assignment
+
+    def reset(self, position: int) -> None:
+        """Find the position out of range, and what to do about it."""
+        self.positions.search_reset(self.consumer, PARTITION, position)
+        self.first_offsets.ask(self.consumer)
+        self.answer()
+        self.first_offsets.ask(self.consumer)
+        self.positions.apply_resets(self.consumer)
+
+    def count(self, name: str, **labels: str) -> float:
+        labels = {"topic": "vectors"} | labels
+        return self.metrics.registry.get_sample_value(f"oss_vectors_{name}_offsets_total", labels) or 0.0
+
+
+# -- the first offset
+
+
+@pytest.mark.parametrize(
+    ("policy", "committed", "position", "skipped"),
+    [("earliest", None, 10, 0), ("latest", None, 100, 90), ("earliest", 40, 40, 0), ("latest", 40, 40, 0)],
+)
+def test_reading_begins_at_the_committed_offset_or_where_the_policy_says(
+    policy: Any, committed: int | None, position: int, skipped: int
+) -> None:
+    bench = Bench(policy)
+    bench.begin = 10
+    bench.committed = None if committed is None else OffsetAndMetadata(committed, "", -1)
+    assert bench.open()
+    assert bench.consumer.sought == [(TP, position)]
+    assert (bench.assignment.position, bench.assignment.committed) == (position, committed)
+    assert bench.count("skipped", reason="reset_latest") == skipped
+
+
+def test_a_partition_that_has_gone_meanwhile_is_not_opened() -> None:
+    bench = Bench()
+    bench.consumer.owned.clear()
+    assert not bench.open()
+    assert bench.assignment.phase is Phase.OPENING
+
+
+# -- positions that are out of range
+
+
+def test_offsets_that_retention_dropped_are_skipped_and_counted() -> None:
+    bench = Bench()
+    assert bench.open()
+    before = bench.read(0, 1)
+    bench.begin = 70
+    bench.reset(2)
+    assert bench.consumer.sought[-1] == (TP, 70)
+    assert (bench.assignment, bench.count("skipped", reason="retention")) == (before, 68)
+    assert bench.restarted == []
+
+
+def test_a_partition_is_paused_while_its_reset_is_searched() -> None:
+    bench = Bench()
+    assert bench.open()
+    bench.positions.search_reset(bench.consumer, PARTITION, 2)
+    assert (bench.consumer.parked, bench.first_offsets.resetting) == ({TP}, frozenset({PARTITION}))
+
+
+def test_a_log_that_ends_before_the_position_begins_a_new_ownership() -> None:
+    """What is tracked of the old one has higher offsets, and would be taken for the new log's."""
+    bench = Bench()
+    assert bench.open()
+    before = bench.read(50, 51)
+    bench.end = 20
+    bench.reset(52)
+    assert (before.phase, bench.assignment.phase, bench.assignment.position) == (Phase.FENCED, Phase.OPEN, 0)
+    assert bench.ledger.books().settled["vectors", Outcome.RETURNED] == 2
+    assert (bench.restarted, bench.count("skipped", reason="retention")) == ([PARTITION], 0)
+
+
+def test_with_none_a_position_that_is_gone_is_left_to_the_main_loop_to_open() -> None:
+    bench = Bench("none")
+    bench.committed = OffsetAndMetadata(5, "", -1)
+    assert bench.open()
+    before = bench.assignment
+    bench.positions.search_reset(bench.consumer, PARTITION, 5)
+    assert (before.phase, bench.assignment.phase) == (Phase.FENCED, Phase.OPENING)
+    assert (bench.consumer.parked, bench.consumer.sought[-1]) == ({TP}, (TP, 0))
+
+
+# -- logs that were cut
+
+
+def test_a_log_that_was_cut_is_read_from_where_it_continues() -> None:
+    bench = Bench()
+    assert bench.open()
+    before = bench.read(7, 8, 9)
+    bench.positions.truncate(bench.consumer, PARTITION, SimpleNamespace(offset=8, leader_epoch=3))
+    assert (before.phase, bench.assignment.phase, bench.assignment.position) == (Phase.FENCED, Phase.OPEN, 8)
+    assert bench.consumer.sought[-1] == (TP, OffsetAndMetadata(8, "", 3))
+    assert (bench.count("truncated"), bench.restarted) == (2, [PARTITION])
+
+
+@pytest.mark.parametrize("how", ["unknown", "opening"])
+def test_a_log_that_was_cut_at_an_unknown_place_is_opened_again(how: str) -> None:
+    bench = Bench()
+    if how == "unknown":
+        assert bench.open()
+    before = bench.assignment
+    divergent = None if how == "unknown" else SimpleNamespace(offset=8, leader_epoch=3)
+    bench.positions.truncate(bench.consumer, PARTITION, divergent)
+    assert (before.phase, bench.assignment.phase, bench.count("truncated")) == (Phase.FENCED, Phase.OPENING, 0)
+
+
+def test_a_partition_that_is_no_longer_owned_is_left_alone() -> None:
+    bench = Bench()
+    other = Partition("vectors", 9)
+    bench.positions.truncate(bench.consumer, other, None)
+    bench.positions.search_reset(bench.consumer, other, 5)
+    bench.positions.reopen(bench.consumer, other)
+    assert (bench.restarted, bench.consumer.sought, bench.consumer.parked) == ([], [], set())
+
+
+# -- topics that were recreated
+
+
+def test_a_topic_that_was_recreated_is_read_from_its_start_whatever_is_committed() -> None:
+    bench = Bench("latest")
+    bench.committed = OffsetAndMetadata(40, "", -1)
+    bench.consumer.topic_ids["vectors"] = "first"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.open()
+    before = bench.read(40, 41)
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.assignment is before
+    bench.consumer.topic_ids["vectors"] = "second"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert (before.phase, bench.restarted) == (Phase.FENCED, [PARTITION])
+    assert bench.open()
+    assert (bench.assignment.position, bench.assignment.committed) == (0, None)
+
+
+def test_brokers_that_give_no_ids_recreate_nothing() -> None:
+    bench = Bench()
+    assert bench.open()
+    bench.positions.watch_recreated_topics(bench.consumer)
+    bench.consumer.topic_ids["vectors"] = "first"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.restarted == []
+
+
+# -- positions without records
+
+
+def test_the_position_of_what_no_reader_sees_enters_the_ledger() -> None:
+    bench = Bench()
+    assert bench.open()
+    bench.positions.advance(bench.consumer, [bench.assignment])
+    assert bench.assignment.position == 0
+    bench.consumer.read_to(PARTITION, 4, leader_epoch=2)
+    bench.positions.advance(bench.consumer, [bench.assignment])
+    assert (bench.assignment.position, bench.assignment.leader_epoch_at(4)) == (4, 2)
+    settled = bench.read(4)
+    bench.ledger.settle([FakeTracked(settled, 4)], Outcome.PUT)
+    assert settled.watermark == 5

@@ -1,0 +1,146 @@
+"""Membership in the group: whether this process is a member, and when a join was lost for good.
+
+The client can lose any join that its metadata or a changed subscription asked for, while `poll` continues as if nothing
+were wrong:
+
+1. A poll begins the join, and returns before the answer is there.
+2. The answer comes. The client takes the join for done.
+3. The next poll awaits nothing of it: the process neither is a member nor tries to become one.
+
+So a process that is no member for a session time-out, and whose join the broker has answered, gets a new consumer.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+from kafka.structs import MemberState
+
+from worker.consumer import client_internals
+from worker.consumer.joins import JOINING, NO_COORDINATOR, Joins
+from worker.errors import Fenced
+from worker.lease import Lease
+from worker.settings.tables import Kafka
+
+log = logging.getLogger("worker.source")
+
+COORDINATOR_GRACE_SECONDS: Final = 3.0  # to find the group's coordinator, which takes a moment at each start
+LOOK_SECONDS: Final = 1.0  # between looks at the membership, once joined
+
+
+def lease_of(settings: Kafka) -> Lease:
+    """Return the lease of a member with these settings, which has none yet."""
+    return Lease(settings.session_timeout_ms / 1000, settings.max_poll_interval_ms / 1000)
+
+
+class Membership:
+    """Watches the membership, and the lease that comes with it. All calls are the main loop's, but `fence`."""
+
+    def __init__(
+        self, settings: Kafka, lease: Lease, joins: Joins, *, abort: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
+        """`abort` cuts the requests that are under way."""
+        self._settings = settings
+        self._lease = lease
+        self._joins = joins
+        self._abort = abort
+        self._clock = clock
+        self._was_cut = True  # what was under way when the lease ran out; there is nothing to begin with
+        self._stable_at = self._member_at = clock()  # when it last was a member; when it last was, or was about to be
+        self._coordinated_at = clock()  # when the group's coordinator was last known and connected
+        self._look_again_at = 0.0
+        self._fenced: Fenced | None = None
+        self.is_member = False
+        """Whether the group was joined."""
+
+    def begin(self) -> None:
+        """Count from now on: there is a new consumer."""
+        self._stable_at = self._member_at = self._coordinated_at = self._clock()
+
+    def end(self) -> None:
+        """Note that the membership is over without a word of this process: nothing may be written any more."""
+        self._lease.end()
+        self._was_cut = True
+        self.is_member = False
+
+    def leave(self) -> None:
+        """Note that this process has left the group, which ended its lease."""
+        self.is_member = False
+
+    @property
+    def waits_for(self) -> str:
+        """What a process that is no member waits for, with the group's reason where it refuses."""
+        return f"{JOINING}: {NO_COORDINATOR}" if self._has_no_coordinator else self._joins.waits_for
+
+    @property
+    def _has_no_coordinator(self) -> bool:
+        """Whether no broker can answer a join, and not just for a moment, as at each start."""
+        return not self._joins.refusal and self._clock() - self._coordinated_at >= COORDINATOR_GRACE_SECONDS
+
+    # -- fencing
+
+    def fence(self) -> None:
+        """Note that another process has taken this one's place in the group. It is called by any thread."""
+        self._fenced = Fenced(
+            f"another process joined the group {self._settings.group_id!r} with "
+            f"kafka.group_instance_id = {self._settings.group_instance_id!r}; each replica needs a value of its own"
+        )
+
+    def raise_if_fenced(self) -> None:
+        """Raise `Fenced` where another process has taken this one's place."""
+        if self._fenced is not None:
+            raise self._fenced
+
+    # -- the lease
+
+    def abort_when_lease_runs_out(self) -> None:
+        """Cut what is under way, once, as a revoke does: others may write newer versions soon."""
+        if self._lease.holds():
+            self._was_cut = False
+        elif not self._was_cut:
+            self._was_cut = True
+            log.warning(
+                "no heartbeat was answered for most of kafka.session_timeout_ms: nothing is written until one is; "
+                "look at the way to the brokers, and whether this process was frozen",
+                extra={"session_timeout_ms": self._settings.session_timeout_ms},
+            )
+            self._abort()
+
+    # -- joins that were lost
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count seconds in which the main loop could not look, since a revoke was waited for."""
+        self._member_at += max(0.0, seconds)
+
+    def watch(self, consumer: Any) -> str:
+        """Return why the consumer is to be replaced, since it is no member and does not join; "" where it is not.
+
+        It is no member one session after the last answered heartbeat was sent: then the group gives its partitions to
+        others.
+        """
+        if self._joins.refusal:
+            if consumer.group_metadata().state == MemberState.STABLE:
+                self._joins.forget_refusal()
+            elif not self.is_member:
+                return ""  # a join that is refused was not lost
+        now = self._clock()
+        if client_internals.has_coordinator(consumer):
+            self._coordinated_at = now
+        self.abort_when_lease_runs_out()
+        if self.is_member and now < self._look_again_at and self._lease.holds():
+            return ""
+        self._look_again_at = now + LOOK_SECONDS
+        age = self._lease.age()
+        if consumer.group_metadata().state == MemberState.STABLE and age < self._lease.session_seconds:
+            self._stable_at = self._member_at = now - age
+            self.is_member = True
+        elif client_internals.is_joining(consumer) and now - self._stable_at < self._longest_join_seconds():
+            self._member_at = now
+        elif (now - self._member_at if age == math.inf else age) >= self._lease.session_seconds:
+            problem = f"no member of the group for {now - self._stable_at:.0f} s; joining again"
+            return f"{problem}: {NO_COORDINATOR}" if self._has_no_coordinator else problem
+        return ""
+
+    def _longest_join_seconds(self) -> float:
+        return (self._settings.max_poll_interval_ms + self._settings.session_timeout_ms) / 1000

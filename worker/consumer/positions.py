@@ -1,0 +1,170 @@
+"""Where each partition is read: the first offset, and what becomes of a position whose records are gone.
+
+The client never resets a position by itself: its own `auto_offset_reset` is always "none". Ours is applied here, where
+what it skips can be counted.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from kafka import TopicPartition
+
+from worker.consumer import client_internals
+from worker.consumer.offset_policy import FirstOffsets, Reset
+from worker.consumer.partitions import GONE, park, seek
+from worker.ledger import Assignment, Ledger, Partition, Phase
+from worker.settings.tables import Kafka
+from worker.telemetry.metrics import Metrics
+
+log = logging.getLogger("worker.source")
+
+
+class Positions:
+    """Applies `kafka.auto_offset_reset` to the partitions of the ledger. All calls are the main loop's."""
+
+    def __init__(
+        self,
+        settings: Kafka,
+        topics: Sequence[str],
+        *,
+        ledger: Ledger,
+        metrics: Metrics,
+        first_offsets: FirstOffsets,
+        on_restart: Callable[[Partition], None],
+    ) -> None:
+        """`on_restart` is called for a partition that begins again elsewhere, or in another log."""
+        self._reset = settings.auto_offset_reset
+        self._topics = tuple(topics)
+        self._ledger = ledger
+        self._metrics = metrics
+        self._first_offsets = first_offsets
+        self._on_restart = on_restart
+        self._topic_ids: dict[str, object] = {}
+        self._of_recreated_topics: set[Partition] = set()
+
+    # -- the first offset
+
+    def open(self, consumer: Any, assignment: Assignment) -> bool:
+        """Begin reading a partition at its committed offset; return False where that cannot be known yet."""
+        partition = assignment.partition
+        first = self._first_offsets.first_of(assignment, is_new_topic=partition in self._of_recreated_topics)
+        if first is None:
+            return False
+        committed = None if first.committed is None else int(first.committed.offset)
+        position, leader_epoch = first.position, first.leader_epoch
+        is_owned = seek(consumer, partition, position, leader_epoch)
+        if not (is_owned and self._ledger.open(assignment, position, committed, leader_epoch)):
+            return False
+        self._of_recreated_topics.discard(partition)
+        if first.is_truncated and committed is not None:
+            self._count_truncated(partition, committed, position)
+        self._metrics.skipped_offsets.labels(partition.topic, "reset_latest").inc(first.skipped)
+        return True
+
+    def reopen(self, consumer: Any, partition: Partition) -> None:
+        """End the ownership of a partition and begin another; the main loop opens it."""
+        assignment = self._ledger.assignment(partition)
+        if assignment is not None:
+            self._on_restart(partition)
+            with contextlib.suppress(*GONE):
+                park(consumer, TopicPartition(*partition))
+                self._ledger.reassign(assignment)
+
+    def _restart_at(self, consumer: Any, assignment: Assignment, offset: int, leader_epoch: int = -1) -> None:
+        """End the ownership of a partition and begin another at `offset`, which may be lower than what was read."""
+        restarted = self._ledger.reassign(assignment)
+        if restarted is not None:
+            self._on_restart(assignment.partition)
+            self._ledger.open(restarted, offset, None, leader_epoch)
+            seek(consumer, assignment.partition, offset, leader_epoch)
+
+    # -- positions that are gone
+
+    def search_reset(self, consumer: Any, partition: Partition, position: int) -> None:
+        """Find where `auto_offset_reset` says to continue: what was to be read next is gone, or never was."""
+        assignment = self._ledger.assignment(partition)
+        if assignment is None:
+            return
+        if self._reset == "none":
+            self.reopen(consumer, partition)
+            return
+        if partition not in self._first_offsets.resetting:
+            with contextlib.suppress(*GONE):
+                consumer.pause(TopicPartition(*partition))  # else every poll would meet the same error
+            self._first_offsets.search_reset(assignment, position)
+
+    def apply_resets(self, consumer: Any) -> None:
+        """Continue where the resets that were found since the last call say, and count what they skip."""
+        for reset in self._first_offsets.found_resets():
+            self._apply(consumer, reset)
+
+    def _apply(self, consumer: Any, reset: Reset) -> None:
+        (topic, number), position, target = reset.assignment.partition, reset.position, reset.target
+        reason = "retention" if self._reset == "earliest" else "reset_latest"
+        self._metrics.skipped_offsets.labels(topic, reason).inc(max(0, target - position))
+        log.error("offset out of range", extra={"topic": topic, "partition": number, "from": position, "to": target})
+        if target < position:  # the topic was recreated, or cut: its next offsets are lower than those tracked
+            self._restart_at(consumer, reset.assignment, target)
+        else:
+            seek(consumer, reset.assignment.partition, target)
+
+    def truncate(self, consumer: Any, partition: Partition, divergent: Any) -> None:
+        """Continue where the log does, which lost some of what was read of it; `divergent` is None where that is unknown."""
+        assignment = self._ledger.assignment(partition)
+        if assignment is None:
+            return
+        if assignment.phase is Phase.OPENING or divergent is None:
+            # The client has forgotten the position. The leader is asked for it from the committed offset on.
+            log.error(
+                "log truncated, and where is not known: opening it again",
+                extra={"topic": partition.topic, "partition": partition.partition},
+            )
+            self.reopen(consumer, partition)
+            return
+        position, target = assignment.position, int(divergent.offset)
+        self._count_truncated(partition, position, target)
+        self._restart_at(consumer, assignment, target, int(divergent.leader_epoch))
+
+    def _count_truncated(self, partition: Partition, position: int, target: int) -> None:
+        """Count and log what a log lost: it was read, and whoever needs it has to publish it again."""
+        self._metrics.truncated_offsets.labels(partition.topic).inc(max(0, position - target))
+        if target > position:
+            reason = "reset_latest" if self._reset == "latest" else "retention"
+            self._metrics.skipped_offsets.labels(partition.topic, reason).inc(target - position)
+        log.error(
+            "log truncated",
+            extra={"topic": partition.topic, "partition": partition.partition, "from": position, "to": target},
+        )
+
+    # -- topics that were recreated
+
+    def watch_recreated_topics(self, consumer: Any) -> None:
+        """Read a topic from its start that was deleted and created again: its offsets mean other records now.
+
+        The client would continue where it was, or take the new log for one that was cut. Brokers before 2.8 give topics
+        no ids, and it cannot be recognised there.
+        """
+        for topic in self._topics:
+            found = client_internals.topic_id(consumer, topic)
+            if found is None:
+                continue
+            known = self._topic_ids.setdefault(topic, found)
+            if known == found:
+                continue
+            self._topic_ids[topic] = found
+            log.error("topic recreated: reading it from its start", extra={"topic": topic})
+            for assignment in self._ledger.assignments():
+                if assignment.partition.topic == topic:
+                    self._of_recreated_topics.add(assignment.partition)
+                    self.reopen(consumer, assignment.partition)
+
+    # -- positions without records
+
+    def advance(self, consumer: Any, assignments: Iterable[Assignment]) -> None:
+        """Enter into the ledger how far partitions with nothing outstanding were read."""
+        for assignment in assignments:
+            position = client_internals.position(consumer, TopicPartition(*assignment.partition))
+            if position is not None and position.offset > assignment.position:
+                self._ledger.advance(assignment, int(position.offset), int(position.leader_epoch))

@@ -1,0 +1,140 @@
+"""Partitions that cannot be read: each is blocked and read again later, while all others are read.
+
+Two causes: a batch, or an order of records, that cannot be (`UnreadablePartitions`), and a topic that this user may no
+longer read (`DeniedTopics`).
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from kafka import TopicPartition
+from kafka import errors as kafka_errors
+
+from worker.consumer import client_config, client_internals
+from worker.consumer.partitions import GONE
+from worker.errors import BlockReason
+from worker.ledger import Assignment, Ledger, Partition, Phase
+from worker.telemetry.state import Block, Status
+
+# Of the client's errors those that are about what a partition holds. "UnknownError" is what a broker answers whose own
+# reading of a file failed in a way that it has no number for.
+_UNREADABLE: Final = (
+    kafka_errors.CorruptRecordError,
+    kafka_errors.UnsupportedCodecError,
+    kafka_errors.UnknownError,
+)
+
+
+class _Unreadable(NamedTuple):
+    """Where a partition cannot be read, and when to read it again, in the clock's seconds."""
+
+    offset: int
+    again_at: float
+
+
+class UnreadablePartitions:
+    """Partitions with a batch that cannot be read. All calls are the main loop's, but `drop`."""
+
+    def __init__(self, status: Status, retry_seconds: float, clock: Callable[[], float]) -> None:
+        self._status = status
+        self._retry_seconds = retry_seconds
+        self._clock = clock
+        self._found: dict[Partition, _Unreadable] = {}
+
+    @property
+    def waiting(self) -> frozenset[Partition]:
+        """The partitions that are not to be fetched now."""
+        if not self._found:
+            return frozenset()
+        now = self._clock()
+        return frozenset(partition for partition, found in list(self._found.items()) if now < found.again_at)
+
+    def stop_reading(self, consumer: Any, error: Exception) -> bool:
+        """Block the partition whose batch cannot be read; return False where the error is not about such a batch.
+
+        The client would read the batch again at once, and never come to an end, so it is made to drop what it fetched.
+        """
+        is_of_the_client = isinstance(error, kafka_errors.KafkaError) and type(error) is not kafka_errors.KafkaError
+        if is_of_the_client and not isinstance(error, _UNREADABLE):
+            return False
+        place = client_internals.fetch_place_of(error)
+        if place is None:
+            return False
+        tp, offset = place
+        client_internals.drop_fetched(consumer, tp)
+        self.block(Partition(tp.topic, tp.partition), offset, client_config.describe(error))
+        return True
+
+    def block(self, partition: Partition, offset: int, problem: str) -> None:
+        """Block a partition that cannot be read at `offset`; it is fetched again after the retry pause."""
+        self._found[partition] = _Unreadable(offset, self._clock() + self._retry_seconds)
+        self._status.block(_block(partition), f"{partition} offset {offset}: {problem}")
+
+    def note_read(self, partition: Partition, offset: int) -> None:
+        """Unblock a partition once the record at the place that could not be read, or one behind it, was read."""
+        if partition in self._found and offset >= self._found[partition].offset:
+            self.unblock(partition)
+
+    def unblock(self, partition: Partition) -> None:
+        """Unblock a partition that can be read, or has another log by now, whose offsets may never come so far."""
+        if self._found.pop(partition, None) is not None:
+            self._status.unblock(_block(partition))
+
+    def drop(self, partition: Partition) -> None:
+        """Forget a partition that is no longer owned. It is called by the client's IO thread too."""
+        self._found.pop(partition, None)
+
+
+class DeniedTopics:
+    """Topics that this user may no longer read. All calls are the main loop's."""
+
+    def __init__(self, ledger: Ledger, status: Status, retry_seconds: float, clock: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._status = status
+        self._retry_seconds = retry_seconds
+        self._clock = clock
+        self._again_at: dict[str, float] = {}
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """The topics that are not to be fetched now."""
+        if not self._again_at:
+            return frozenset()
+        now = self._clock()
+        return frozenset(topic for topic, again_at in self._again_at.items() if now < again_at)
+
+    def block(self, consumer: Any, error: Exception) -> None:
+        """Block the topics that a `TopicAuthorizationFailedError` names; they are fetched again after the retry pause."""
+        for topic in error.args[0]:
+            self._again_at[topic] = self._clock() + self._retry_seconds
+            message = f"{topic} may not be read by this user any more (TOPIC_AUTHORIZATION_FAILED): grant READ on it"
+            for assignment in self._open_partitions(topic):
+                client_internals.forget_high_watermark(consumer, TopicPartition(*assignment.partition))
+                self._status.block(_block(assignment.partition), message)
+
+    def watch(self, consumer: Any) -> None:
+        """Unblock what was fetched again: the client has a high watermark after a fetch that succeeds."""
+        for topic, again_at in list(self._again_at.items()):
+            if self._clock() < again_at:
+                continue
+            owned = self._open_partitions(topic)
+            readable = [one for one in owned if _has_high_watermark(consumer, one.partition)]
+            for assignment in readable:
+                self._status.unblock(_block(assignment.partition))
+            if len(readable) == len(owned):
+                del self._again_at[topic]
+
+    def _open_partitions(self, topic: str) -> list[Assignment]:
+        owned = self._ledger.assignments()
+        return [one for one in owned if one.partition.topic == topic and one.phase is Phase.OPEN]
+
+
+def _has_high_watermark(consumer: Any, partition: Partition) -> bool:
+    with contextlib.suppress(*GONE):
+        return consumer.highwater(TopicPartition(*partition)) is not None
+    return False
+
+
+def _block(partition: Partition) -> Block:
+    return Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)
