@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.samples import FakeClock
-from worker.telemetry import http_server
-from worker.telemetry.http_server import Answer, BadRequest, HttpServer, Limits, Request, parsed, plain
+from worker.telemetry import http_request
+from worker.telemetry.http_request import Answer, BadRequest, Request, parsed, plain
+from worker.telemetry.http_server import HttpServer, Limits
 
 LIMIT_S = 30.0
 Open = Callable[..., HttpServer]
@@ -184,7 +185,7 @@ def test_a_page_that_fails_is_a_500_each_time_and_logged_once(serve: Open, caplo
     server = serve(fail)
     answers = [ask(server, b"GET / HTTP/1.1\r\n\r\n") for _ in range(3)]
     assert [status_of(answer) for answer in answers] == [500, 500, 500]
-    assert answers[0].endswith(b"\r\n\r\nthis page could not be made; the log has why\n")
+    assert answers[0].endswith(b"\r\n\r\nthis page could not be made; the log has the error\n")
     assert [record.getMessage() for record in caplog.records] == ["an answer could not be made"]
 
 
@@ -363,7 +364,7 @@ def test_an_error_with_one_client_costs_that_one_alone(
     def fail(_: object) -> Request:
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(http_server, "parsed", fail)
+    monkeypatch.setattr(http_request, "parsed", fail)
     assert [ask(server, b"GET / HTTP/1.1\r\n\r\n") for _ in range(3)] == [b"", b"", b""]
     monkeypatch.undo()
     assert status_of(ask(server, b"GET / HTTP/1.1\r\n\r\n")) == 200

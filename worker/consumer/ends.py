@@ -75,10 +75,9 @@ class EndWatcher:
         """Ask at once, since partitions were assigned."""
         self._now.set()
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs, or was told to end."""
-        return self._stop.is_set() or self._thread.is_alive()
+    def dead_threads(self) -> list[str]:
+        """Return the thread's name where it has ended and was not asked to."""
+        return [] if self._stop.is_set() or self._thread.is_alive() else [self._thread.name]
 
     def stop(self) -> None:
         """End the thread."""

@@ -4,21 +4,19 @@ What the ledger and the status know is read from them at each scrape, in one rea
 consumed = all settled outcomes + buffered. The rest is counted here as it happens, per request or per poll.
 """
 
-import threading
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import accumulate
 from typing import Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.utils import floatToGoString
 
 from worker.errors import BlockReason, Reason, RetryReason
 from worker.ledger import Books, Ledger, Partition
 from worker.ports import SealReason
+from worker.telemetry.end_offsets import EndOffsets
+from worker.telemetry.latency import RecordLatency
 from worker.telemetry.state import State, Status
 
 OPERATIONS: Final = ("PutVectors", "DeleteVectors", "GetVectorIndex")
@@ -193,7 +191,12 @@ class Metrics:
             buckets=_REQUEST_SECONDS,
             registry=r,
         )
-        self.record_latency = _RecordLatency(self.topics)
+        self.record_latency = RecordLatency(
+            "oss_vectors_record_latency_seconds",
+            "Seconds from the message's timestamp to its final outcome.",
+            topics=self.topics,
+            buckets=_LATENCY_SECONDS,
+        )
         r.register(self.record_latency)
 
     def _watch_the_client(self, r: CollectorRegistry) -> None:
@@ -286,79 +289,6 @@ class Metrics:
     def settled(self, topic: str, timestamps_ms: Iterable[int], now: float) -> None:
         """Observe the latency of settled records; `now` is Unix time in seconds, a negative timestamp is none."""
         self.record_latency.observe(topic, timestamps_ms, now * 1000)
-
-
-class _RecordLatency:
-    """The histogram of record latencies. It takes the records of a batch at once.
-
-    prometheus-client's takes one at a time, under its lock, which costs more than all else that settling a record does.
-    """
-
-    _BOUNDS_MS: Final = tuple(bound * 1000 for bound in _LATENCY_SECONDS)
-
-    def __init__(self, topics: Iterable[str]) -> None:
-        self._lock = threading.Lock()
-        self._counts = {topic: [0] * (len(_LATENCY_SECONDS) + 1) for topic in topics}
-        self._sums_ms = dict.fromkeys(self._counts, 0.0)
-
-    def observe(self, topic: str, timestamps_ms: Iterable[int], now_ms: float) -> None:
-        """Observe `now_ms` less each timestamp, at least 0; a negative timestamp is none."""
-        bounds = self._BOUNDS_MS
-        with self._lock:
-            counts = self._counts[topic]
-            total = 0.0
-            for timestamp in timestamps_ms:
-                if timestamp >= 0:
-                    latency = now_ms - timestamp
-                    if latency > 0.0:
-                        total += latency
-                        counts[bisect_left(bounds, latency)] += 1
-                    else:
-                        counts[0] += 1
-            self._sums_ms[topic] += total
-
-    def collect(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily(
-            "oss_vectors_record_latency_seconds",
-            "Seconds from the message's timestamp to its final outcome.",
-            labels=["topic"],
-            unit="seconds",
-        )
-        with self._lock:
-            for topic, counts in self._counts.items():
-                names = [*map(floatToGoString, _LATENCY_SECONDS), "+Inf"]
-                buckets = list(zip(names, accumulate(counts), strict=True))
-                family.add_metric([topic], buckets, self._sums_ms[topic] / 1000)
-        yield family
-
-
-class EndOffsets:
-    """The end of each partition, as the broker last told it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ends: dict[Partition, int] = {}
-        self._highs: dict[Partition, int] = {}
-
-    def update(self, ends: Mapping[Partition, int], highs: Mapping[Partition, int] | None = None) -> None:
-        """Replace all. `highs` has the ends with what is not committed yet, where those are other ends."""
-        with self._lock:
-            self._ends = dict(ends)
-            self._highs = dict(highs or {})
-
-    def read(self) -> dict[Partition, int]:
-        """Return all."""
-        with self._lock:
-            return dict(self._ends)
-
-    def uncommitted(self) -> dict[Partition, int]:
-        """Return how many offsets of each partition wait for a transaction to end, as far as that is known."""
-        with self._lock:
-            return {
-                partition: max(0, high - self._ends[partition])
-                for partition, high in self._highs.items()
-                if partition in self._ends
-            }
 
 
 class _LedgerCollector:
