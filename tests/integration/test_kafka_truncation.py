@@ -76,7 +76,7 @@ def test_what_took_the_place_of_lost_records_while_the_worker_was_stopped_is_rea
     assert now.total("skipped_offsets_total") == 0
     assert now.by("truncated_offsets_total", "topic") == {stage.topic: READ - KEPT}
     (line,) = worker.log_lines("log truncated")
-    assert (line["partition"], line["from"], line["to"]) == (f"{stage.topic}/0", READ, KEPT)
+    assert (line["topic"], line["partition"], line["from"], line["to"]) == (stage.topic, 0, READ, KEPT)
 
 
 def test_what_took_the_place_of_lost_records_while_the_worker_ran_is_read(
@@ -97,7 +97,7 @@ def test_what_took_the_place_of_lost_records_while_the_worker_ran_is_read(
     assert {key for key in stage.dump() if key.startswith("new")} == {f"new-{number}" for number in range(NEW)}
     assert worker.metrics().by("truncated_offsets_total", "topic") == {stage.topic: READ - KEPT}
     (line,) = worker.log_lines("log truncated")
-    assert (line["partition"], line["from"], line["to"]) == (f"{stage.topic}/0", READ, KEPT)
+    assert (line["topic"], line["partition"], line["from"], line["to"]) == (stage.topic, 0, READ, KEPT)
 
 
 def test_a_log_that_lost_nothing_is_read_on_after_each_election(

@@ -550,7 +550,10 @@ class KafkaSource:
             return
         if assignment.phase is Phase.OPENING or divergent is None:
             # From what is committed it is asked again, as often as it takes; the client has forgotten it by now.
-            log.error("log truncated, and where is not known: opening it again", extra={"partition": str(partition)})
+            log.error(
+                "log truncated, and where is not known: opening it again",
+                extra={"topic": partition.topic, "partition": partition.partition},
+            )
             self._open_anew(partition)
             return
         position, target = assignment.position, int(divergent.offset)
@@ -563,7 +566,10 @@ class KafkaSource:
         if target > position:
             reason = "reset_latest" if self._settings.auto_offset_reset == "latest" else "retention"
             self._metrics.skipped_offsets.labels(partition.topic, reason).inc(target - position)
-        log.error("log truncated", extra={"partition": str(partition), "from": position, "to": target})
+        log.error(
+            "log truncated",
+            extra={"topic": partition.topic, "partition": partition.partition, "from": position, "to": target},
+        )
 
     def _note_fenced(self) -> None:
         self._fenced = Fenced(

@@ -1,8 +1,17 @@
 """Structured logs on stderr: JSON for machines, text for a terminal.
 
-A line is a message and fields, `log.info("group joined", extra={"partitions": 3})`. Whatever a message, a field or an
-error holds, one line comes out, which nothing in it can forge, lengthen without bound, or keep from being written; and no
-secret that this process knows is in it.
+A line is a message and fields, `log.info("index found", extra={"index": "docs", "dimension": 1024})`. Whatever a message, a
+field or an error holds, it is written as one line of bounded length, it cannot forge another line, and no secret that this
+process knows is in it.
+
+A field has one type and one meaning in all lines of the worker (a test reads all log calls):
+
+    topic, partition    a partition: text and integer, always two fields; `topic` alone is the whole topic
+    partitions          some partitions by name: a list of texts "topic/partition"
+    offset, from, to    offsets
+    reason              a value of `errors.Reason` or `errors.BlockReason`
+    error               what went wrong, in words
+    detail              why the worker is in its state, in words
 """
 
 import logging
