@@ -212,7 +212,7 @@ def test_an_error_of_the_main_loop_itself_is_fatal_and_in_the_log(
         raise ZeroDivisionError("on purpose")
 
     monkeypatch.setattr(app.worker._steering, "steer", fail)
-    with pytest.raises(FatalError, match=r"the main loop failed, the log has where: ZeroDivisionError\('on purpose'\)"):
+    with pytest.raises(FatalError, match=r"the main loop failed, see the log above: ZeroDivisionError\('on purpose'\)"):
         app.run()
     assert app.state() == (State.FAILED, "ZeroDivisionError('on purpose')")
     (logged,) = [record for record in caplog.records if record.name == "worker.loop"]

@@ -72,7 +72,7 @@ class Worker:
         except Exception as error:
             log.exception("the main loop failed")
             self._status.enter(State.FAILED, repr(error))
-            raise FatalError(f"the main loop failed, the log has where: {error!r}") from error
+            raise FatalError(f"the main loop failed, see the log above: {error!r}") from error
         finally:
             self._stop_helpers()
         self._status.enter(State.STOPPED, "drained")
