@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
+
+import pytest
 
 from tests.support.fakes import FakeClock, FakeCluster, FakeSink, FakeSource
 from worker.app.components import Components
@@ -21,6 +23,7 @@ from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import State, Status
 
 TOPIC, INDEX = "vectors", "docs"
+MOST_IDLE_POLLS: Final = 2_000  # of one test; no worker polls in vain for so long
 TARGET = Target(INDEX, 3, "cosine")
 
 
@@ -116,6 +119,7 @@ class App:
         self.dead_letters, self.end_watcher, self.finder = FakeDeadLetters(), FakeEndWatcher(), FakeFinder()
         self.http = FakeHelper()
         self.on_idle: Callable[[], None] = lambda: None
+        self._idle_polls = 0
         self.lease = Lease(45.0, 300.0, self.clock)
         self.source = FakeSource(
             self.cluster,
@@ -171,6 +175,9 @@ class App:
 
     def _idle(self, seconds: float) -> None:
         self.clock.advance(seconds)
+        self._idle_polls += 1
+        if self._idle_polls > MOST_IDLE_POLLS:
+            pytest.fail("the worker does not end")
         self.on_idle()
 
     # -- what a test does
