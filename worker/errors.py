@@ -1,18 +1,23 @@
-"""The exceptions of the worker.
+"""The exceptions of the worker, and what a caller does about each.
 
     WorkerError
-    ├── SettingsError          the settings are wrong: every mistake, told at once
-    ├── RecordError            one record can never be written: a reason and a message
-    ├── FatalError             the process must end, with the reason
-    │   └── Fenced             another process has this member's group.instance.id
-    ├── BrokerUnavailable      the broker cannot be reached, or refuses the login: tried again
-    └── SinkError              the service did not take a request
-        ├── Transient          it may take the same request later: retried without end
-        ├── NotSent            it was held back before it had left: no attempt, sent when it may be
-        ├── Refused            it refuses the request for its content: bisected, then dead-lettered
-        └── TargetError        it refuses the caller or the target: blocks the index until it works again
+    ├── SettingsError        the settings are wrong           the command prints every mistake and ends with code 78
+    ├── RecordError          a record can never be written    the main loop dead-letters that record and continues
+    ├── FatalError           the process cannot continue      `run` ends with code 1; the message is its last line
+    │   └── Fenced           another process has this         likewise; each replica needs a
+    │                        member's group.instance.id       `kafka.group_instance_id` of its own
+    ├── BrokerUnavailable    no broker answers, or the        the main loop connects again after a few seconds
+    │                        login is refused
+    └── SinkError            the service did not accept a request; the lane decides by the class:
+        ├── Transient        it may accept it later           send it again after a backoff, without a cap
+        ├── NotSent          it was held back before it       send it when the lease holds, or give it up with its
+        │                    was sent whole                   partition; it counts as no attempt
+        ├── Refused          it refuses the content           split the request until the bad record is alone,
+        │                                                     dead-letter that one
+        └── TargetError      it refuses the caller or the     block the index, probe it every
+                             target                           `delivery.retry_max_seconds`
 
-The class alone says whether the same request is worth another attempt: that of `Transient` is, and no other.
+Only a `Transient` request is worth another attempt as it is. The class alone says so, whatever the status.
 """
 
 import traceback
@@ -41,7 +46,7 @@ class Reason(StrEnum):
 
 
 class BlockReason(StrEnum):
-    """Why a topic's partitions cannot move; the label `reason` of the metric `oss_vectors_blocked`."""
+    """Why a topic, or one partition of it, is blocked; the label `reason` of the metric `oss_vectors_blocked`."""
 
     CREDENTIALS = "credentials"
     TARGET = "target"
@@ -55,10 +60,10 @@ class BlockReason(StrEnum):
 
     @property
     def is_read_on(self) -> bool:
-        """Tell whether the partition is read on all the same.
+        """Whether the partition is fetched all the same.
 
-        The source itself tries again what cannot be read; and what comes after a stuck record tells, once it is taken,
-        that the record is at fault.
+        The source itself retries what cannot be read. And if records that come after a stuck one are accepted, that shows
+        that the stuck record is at fault.
         """
         return self in (
             self.RECORD_STUCK,
@@ -78,13 +83,12 @@ class RetryReason(StrEnum):
 
 
 class Blame(Enum):
-    """Whether what a request holds may be why it failed."""
+    """Whether the content of a request may be why it failed."""
 
-    NOBODY = "nobody"  # an outage, a limit, the network
-    WAY = "way"  # something on the way may object to it: searched for and reported, never dead-lettered
-    CONTENT = (
-        "content"  # the service may object to it: dead-lettered alone, if others of the index are accepted meanwhile
-    )
+    NOBODY = "nobody"  # no: an outage, a limit, the network
+    WAY = "way"  # a proxy may object to it: the record is searched for and reported, never dead-lettered
+    # The service may object to it: the record is dead-lettered when it is alone and others of the index are accepted.
+    CONTENT = "content"
 
 
 class WorkerError(Exception):
@@ -92,7 +96,7 @@ class WorkerError(Exception):
 
 
 class SettingsError(WorkerError):
-    """Wrong settings. `mistakes` has one line for each, in the order of the settings."""
+    """The settings are wrong. `mistakes` has one line for each mistake, in the order of the settings."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
         super().__init__("\n".join(mistakes))
@@ -109,9 +113,9 @@ class RecordError(WorkerError):
 
     @classmethod
     def internal(cls, error: Exception) -> Self:
-        """Return what becomes of a record that could not be read for a fault of the worker.
+        """Return the error of a record whose reading failed by a fault of the worker.
 
-        The message has the error's type and place, and not its words, which may quote the record.
+        The message has the type and place of `error`, and not its text, which may quote the record.
         """
         return cls(
             Reason.INTERNAL_ERROR,
@@ -121,7 +125,7 @@ class RecordError(WorkerError):
 
 
 class FatalError(WorkerError):
-    """The worker cannot go on; it ends with exit code 1 and this message as its last line."""
+    """The process cannot continue; it ends with exit code 1 and this message as its last line."""
 
 
 class Fenced(FatalError):
@@ -129,14 +133,14 @@ class Fenced(FatalError):
 
 
 class BrokerUnavailable(WorkerError):
-    """No broker answered, or it refused the login; the message says what was tried."""
+    """No broker answered, or it refused the login. The message says what was tried."""
 
 
 class SinkError(WorkerError):
-    """The service did not take a request.
+    """The service did not accept a request.
 
-    `status` is the HTTP status, 0 where no answer came. `code`, `message` and `request_id` are the service's own words,
-    made fit for a log line and a header (`worker.words`), empty where it said none.
+    `status` is the HTTP status, 0 where no answer came. `code`, `message` and `request_id` are the service's own, made fit
+    for a log line and a header (`worker.words`), "" where the answer has none.
     """
 
     def __init__(self, message: str, *, status: int = 0, code: str = "", request_id: str = "") -> None:
@@ -147,16 +151,16 @@ class SinkError(WorkerError):
         self.request_id = clean(request_id, CODE_CHARACTERS)
 
     def __str__(self) -> str:
-        said = " ".join(part for part in (str(self.status or ""), self.code) if part)
-        return f"{said}: {self.message}" if said else self.message
+        answer = " ".join(word for word in (str(self.status or ""), self.code) if word)
+        return f"{answer}: {self.message}" if answer else self.message
 
 
 class Transient(SinkError):
     """Network faults, time-outs, 408, 429, 5xx, and answers that are not the service's: it may be accepted later.
 
-    `retry_after` is the delay in seconds that the service asked for, or None. `unknown_outcome` says that the request
-    may have been applied, or may still be: it left, and no answer came back. `blame` says whether it may be the
-    request's own fault.
+    `retry_after` is the delay in seconds that the service asked for, or None. `unknown_outcome`: the request was sent and
+    no answer came, so it may have been applied, or may still be. `while_sending`: its time was up before all of it was sent.
+    `blame` says whether the request itself may be at fault.
     """
 
     def __init__(
@@ -181,15 +185,15 @@ class Transient(SinkError):
 
 
 class NotSent(SinkError):
-    """The request was held back at the last moment: the service got nothing of it, or less than its whole body."""
+    """The request was held back at the last moment: the service received nothing of it, or less than its whole body."""
 
 
 class Refused(SinkError):
-    """400, 413, 422 in the service's own words: the request, or a record in it, will never be taken as it is."""
+    """400, 413 or 422, answered by the service itself: the request, or a record in it, will never be accepted as it is."""
 
 
 class TargetError(SinkError):
-    """Refused credentials, permission or clock; a missing bucket or index: nothing will be taken until it is mended."""
+    """Credentials, permission or clock refused, or no such bucket or index: nothing is accepted until that is fixed."""
 
     def __init__(
         self, message: str, *, block: BlockReason, status: int = 0, code: str = "", request_id: str = ""
@@ -199,7 +203,7 @@ class TargetError(SinkError):
 
 
 def place_of(error: BaseException) -> str:
-    """Return where the error was raised: module, line and function; and where the worker called that, if it is another."""
+    """Return where the error was raised: module, line and function. If that is in a library, also where the worker called it."""
     frames = [
         (str(frame.f_globals.get("__name__", "?")), line, frame.f_code.co_name)
         for frame, line in traceback.walk_tb(error.__traceback__)

@@ -357,7 +357,12 @@ class Ledger:
         for stray in strays:
             log.error(
                 "settled what was not outstanding: a fault of the worker, and without effect",
-                extra={"partition": str(stray.assignment.partition), "offset": stray.offset, "outcome": outcome.value},
+                extra={
+                    "topic": stray.assignment.partition.topic,
+                    "partition": stray.assignment.partition.partition,
+                    "offset": stray.offset,
+                    "outcome": outcome.value,
+                },
             )
         return sum(counts.values())
 

@@ -1,6 +1,6 @@
-"""The secrets that this process knows, taken out of every text that leaves it.
+"""The secrets that this process knows, removed from every text that leaves it.
 
-No text is meant to hold one. This is for the text of a library's error that quotes what it was given.
+No text should have one. This is for errors of a library whose text quotes what the library was given.
 """
 
 import base64
@@ -10,19 +10,17 @@ from typing import Final
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 HIDDEN: Final = "********"
-_SHORTEST: Final = 8  # characters; a shorter secret is part of too many words
-_MOST_KEPT: Final = 64  # credentials that are renewed add theirs; the oldest are forgotten
+_SHORTEST: Final = 8  # characters; a shorter text is part of too many words
+_MOST_KEPT: Final = 64  # renewed credentials add theirs; the oldest are forgotten
 
 _lock = threading.Lock()
 _by_age: dict[str, None] = {}
-_known: tuple[re.Pattern[str] | None, int] = (
-    None,
-    0,
-)  # what finds each, and the longest; replaced as a whole, without a lock
+# A pattern that finds each secret, and the length of the longest. Replaced as a whole, so that it is read without the lock.
+_known: tuple[re.Pattern[str] | None, int] = (None, 0)
 
 
 def remember(*secrets: str | None) -> None:
-    """Note secrets, so that `redact` hides them from now on. Those shorter than eight characters are left out."""
+    """Add secrets, so that `redact` hides them from now on. Those shorter than eight characters are left out."""
     global _known  # noqa: PLW0603 - one set of secrets for each process, as there is one log
     long_enough = [secret for secret in secrets if secret is not None and len(secret) >= _SHORTEST]
     with _lock:
@@ -37,7 +35,7 @@ def remember(*secrets: str | None) -> None:
 
 
 def remember_url(url: str) -> None:
-    """Note the password of a URL: as it is written, decoded, and as a header for basic authentication carries it."""
+    """Add the password of a URL: as it is written, decoded, and as a header for basic authentication has it."""
     try:
         parts = urlsplit(url)
         user, password = parts.username or "", parts.password or ""
@@ -49,9 +47,10 @@ def remember_url(url: str) -> None:
 
 
 def redact(text: str, most: int) -> str:
-    """Return at least the first `most` characters of the text, every known secret in them replaced by asterisks.
+    """Return at least the first `most` characters of the text, with asterisks in place of every known secret in them.
 
-    A secret that reaches beyond is replaced too. The cost is bounded by `most`, not by the length of the text.
+    A secret that begins in them and ends behind them is replaced too. The cost is bounded by `most`, not by the length of
+    the text.
     """
     pattern, longest = _known
     parts = []

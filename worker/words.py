@@ -1,4 +1,4 @@
-"""Words of others: what a service, a broker or a record says, made fit for a log line, a header and a page."""
+"""Texts from outside (of the service, a broker, a record), made fit for a log line, a header and a page."""
 
 import re
 from typing import Final
@@ -8,8 +8,8 @@ from worker.redaction import redact
 MESSAGE_CHARACTERS: Final = 500
 CODE_CHARACTERS: Final = 100
 _CUT: Final = "…"
-# Control characters of both sets, line and paragraph separators, marks that turn the direction of text, and halves of a
-# pair of surrogates, which no encoding has a form for.
+# Control characters (C0 and C1), line and paragraph separators, marks that change the direction of text, and single
+# surrogates, which no encoding can represent.
 _NOT_TEXT: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
@@ -17,10 +17,10 @@ _WHITE_SPACE: Final = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029")
 
 
 def clean(text: str, most: int = MESSAGE_CHARACTERS) -> str:
-    """Return the text on one line, of at most `most` characters, and such as UTF-8 and a terminal can take.
+    """Return the text as one line of at most `most` characters, which UTF-8 can encode and a terminal only shows.
 
-    Line breaks and tabs become spaces, and runs of white space one. What is no text becomes U+FFFD. Secrets that this
-    process knows are hidden. The cost is bounded by `most`, not by the length of the text.
+    Each run of white space becomes one space. What is no text becomes U+FFFD. Secrets that this process knows are hidden.
+    The cost is bounded by `most`, not by the length of the text.
     """
     text = redact(text, 2 * most + 1)
     if len(text) > 2 * most:
@@ -30,7 +30,7 @@ def clean(text: str, most: int = MESSAGE_CHARACTERS) -> str:
 
 
 def visible(text: str) -> str:
-    """Return the text with U+FFFD for what is no text, line breaks and tabs kept: for a page."""
+    """Return the text with U+FFFD in place of what is no text; line breaks and tabs are kept. For a page."""
     return _NOT_TEXT.sub(lambda found: found.group() if found.group() in "\n\t" else "\ufffd", text)
 
 

@@ -21,8 +21,10 @@ from tests.bench import data
 from tests.bench import naive as naive_script
 from tests.bench.naive import REQUEST_RECORDS
 from tests.support.bounded import END_S, join, thread
-from worker.app.loop import Parts, Worker
+from worker.app.components import Components
+from worker.app.loop import Worker
 from worker.app.stop import Stop
+from worker.app.targets import TargetFinder
 from worker.consumer.record_batches import Message
 from worker.deadletters.limit import Limit
 from worker.delivery.batch import Envelope, Item
@@ -177,7 +179,10 @@ class _BatchSource:
 class _NoDeadLetters:
     """No record of the benchmark is bad."""
 
-    is_ready = is_idle = is_alive = True
+    is_ready = is_idle = True
+
+    def dead_threads(self) -> list[str]:
+        return []
 
     def start(self) -> None: ...
 
@@ -188,7 +193,8 @@ class _NoDeadLetters:
 
 
 class _NoWatcher:
-    is_alive = True
+    def dead_threads(self) -> list[str]:
+        return []
 
     def start(self) -> None: ...
 
@@ -239,12 +245,13 @@ def worker(batches: Sequence[bytes], dimension: int, port: int, **delivery: Any)
     )
     watcher: Any = _NoWatcher()
     source = _BatchSource(batches, ledger, stop)
-    parts = Parts(
-        chosen, source, {INDEX: Lane(INDEX, (TOPIC,), context)}, dead_letters, Limit(chosen.dead_letter, time.time),
+    lanes = {INDEX: Lane(INDEX, (TOPIC,), context)}
+    components = Components(
+        chosen, source, lanes, TargetFinder(lanes, chosen.routes), dead_letters, Limit(chosen.dead_letter, time.time),
         watcher, ledger, status, metrics, time.monotonic, time.time,
     )  # fmt: skip
     with _Stopwatch() as watch:
-        Worker(parts, stop).run()
+        Worker(components, stop).run()
     sink.close()
     written = metrics.registry.get_sample_value("oss_vectors_records_settled_total", {"topic": TOPIC, "outcome": "put"})
     assert written == sum(len(data.messages(batch)) for batch in batches)

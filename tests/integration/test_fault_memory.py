@@ -17,7 +17,6 @@ from tests.support.worker import (
     vector_record,
     wait_for,
 )
-from worker.app.loop import RESUME_SHARE, _hysteresis
 from worker.consumer.source import MAX_POLL_RECORDS
 
 MB = 1024 * 1024
@@ -70,17 +69,6 @@ def test_a_flood_before_a_slow_service_stays_within_the_buffer_and_the_group(
     assert now.total("rebalances_total", event="assigned") == 1
     assert now.total("rebalances_total", event="revoked") + now.total("rebalances_total", event="lost") == 0
     assert all(one.imbalances() == {} for one in readings)
-
-
-def test_what_was_paused_at_a_limit_is_resumed_well_below_it() -> None:
-    values = [50, 99, 100, 150, 99, 80, 75, 74, 99, 100]
-    above, seen = False, []
-    for value in values:
-        above = _hysteresis(value, 100, was_above=above)
-        seen.append(above)
-
-    assert seen == [False, False, True, True, True, True, True, False, False, True]
-    assert RESUME_SHARE == 0.75
 
 
 def test_a_partition_whose_watermark_stands_still_is_paused_at_its_span(

@@ -26,11 +26,13 @@ THREADS = {
     "dead-letters": "from worker.deadletters.rounds import Rounds; Rounds._write_round = die",
     "end-offsets": "from worker.consumer.ends import EndWatcher; EndWatcher._run = die",
     "index-vectors": "from worker.delivery.lane import Lane; Lane.describe = die",
+    "http": "from worker.telemetry.http_server import HttpServer; HttpServer._run = die",
+    "watchdog": "from worker.app.watchdog import Watchdog; Watchdog._run = die",
 }
 
 QUICK_WATCHDOG = """
 import time
-from worker.app import watchdog, wiring
+from worker.app import steering, watchdog, wiring
 from worker.telemetry import health
 health.STILL_SECONDS = wiring.STILL_SECONDS = 1.0
 wiring.MAIN_LOOP_STILL_SECONDS = 4.0
@@ -90,7 +92,7 @@ def test_a_thread_that_dies_ends_the_process_and_is_named(
 def test_an_error_in_the_main_loop_ends_the_process_with_its_reason(
     new_stage: StageFactory, start_broken: Break
 ) -> None:
-    worker = start_broken(new_stage().settings(), "from worker.app.loop import Worker; Worker._seal_due_batches = die")
+    worker = start_broken(new_stage().settings(), "from worker.app.intake import Intake; Intake.seal_due = die")
 
     assert worker.wait() == 1
     assert worker.last_line().startswith("error: the main loop failed")
@@ -101,7 +103,7 @@ def test_a_main_loop_that_does_not_turn_is_not_healthy_and_then_ended(
     new_stage: StageFactory, start_broken: Break
 ) -> None:
     stage = new_stage()
-    still = "loop.Worker._steer = lambda self: time.sleep(3600)"
+    still = "steering.Steering.steer = lambda self: time.sleep(3600)"
 
     worker = start_broken(stage.settings(kafka__revoke_seconds=0.5), f"{QUICK_WATCHDOG}\n{still}")
 
@@ -115,7 +117,7 @@ def test_a_main_loop_that_does_not_turn_is_not_healthy_and_then_ended(
 
 def test_a_main_loop_that_turns_slowly_is_left_alone(new_stage: StageFactory, start_broken: Break) -> None:
     stage = new_stage(partitions=1)
-    slow = "steer = loop.Worker._steer\nloop.Worker._steer = lambda self: (time.sleep(1.5), steer(self))"
+    slow = "steer = steering.Steering.steer\nsteering.Steering.steer = lambda self: (time.sleep(1.5), steer(self))"
 
     worker = start_broken(stage.settings(kafka__revoke_seconds=0.5), f"{QUICK_WATCHDOG}\n{slow}")
     stage.publish_versions([("a", [1.0] * 4)])

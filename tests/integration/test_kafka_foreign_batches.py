@@ -148,8 +148,11 @@ def test_offsets_that_a_batch_does_not_have_stop_their_partition_alone(
         assert write(stage, batch(good(5), 5), partition) == 0
 
     worker = start_worker(stage.settings())
-    expected = {f"{stage.topic}/{partition}: partition_unreadable" for partition in forged}
-    wait_for(lambda: {line["what"] for line in worker.log_lines("blocked")} == expected, "they are blocked")
+    expected = {(partition, "partition_unreadable") for partition in forged}
+    wait_for(
+        lambda: {(line["partition"], line["reason"]) for line in worker.log_lines("blocked")} == expected,
+        "they are blocked",
+    )
     assert write(stage, batch(good(5), 5), 0) == 0
     wait_for(
         lambda: stage.committed() == {0: 10, 1: 6, 2: 6, 3: 7}, "what is before is committed", told=worker.last_words

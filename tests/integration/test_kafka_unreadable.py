@@ -105,8 +105,11 @@ def test_a_batch_that_cannot_be_read_stops_its_partition_alone_until_it_is_mende
     worker = start_worker(stage.settings())
     readable = {partition: BATCH if partition in BAD else 3 * BATCH for partition in range(stage.partitions)}
     worker.wait_settled(sum(readable.values()), timeout=2 * LIMIT_S)
-    expected = {f"{stage.topic}/{partition}: partition_unreadable" for partition in BAD}
-    wait_for(lambda: {line["what"] for line in worker.log_lines("blocked")} == expected, "all are told")
+    expected = {(partition, "partition_unreadable") for partition in BAD}
+    wait_for(
+        lambda: {(line["partition"], line["reason"]) for line in worker.log_lines("blocked")} == expected,
+        "all are told",
+    )
     before = worker.metrics()
     after = worker.wait_until(
         lambda now: polled_at(now) > polled_at(before) + 2 and errors(now) >= errors(before) + len(BAD), "it polls on"

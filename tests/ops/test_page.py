@@ -12,7 +12,7 @@ from tests.support.programs import program
 from tests.unit.samples import opened
 from worker.errors import BlockReason, Reason
 from worker.settings.tables import Http
-from worker.telemetry.health import HttpServer, Pages
+from worker.telemetry.health import Pages, serve
 from worker.telemetry.state import Block, DeadLettered, State
 
 PHONE, TABLET, DESK = 360, 768, 1280
@@ -29,8 +29,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def served(stage: PageStage) -> Iterator[str]:
     """The address of a page."""
     pages = Pages(stage.metrics.registry, stage.status, stage.ledger, stage.page, stage.clock)
-    running = HttpServer(Http(host="127.0.0.1", port=0), pages)
-    running.start()
+    running = serve(Http(host="127.0.0.1", port=0), pages)
     yield f"http://127.0.0.1:{running.port}/"
     running.stop()
 

@@ -424,7 +424,7 @@ def test_a_producer_that_fails_to_close_does_not_end_the_thread(new_stage: NewSt
     stage.writer.start()
     stage.submit(FakeMessage(0, key=b"k", value=b"v"))
     stage.wait_settled(1)
-    assert stage.writer.is_alive
+    assert stage.writer.dead_threads() == []
 
 
 def test_a_producer_that_does_not_answer_is_waited_for_once_for_all_dead_letters_and_replaced(
@@ -814,7 +814,7 @@ def test_whatever_a_dead_letter_holds_it_is_written_and_its_neighbour_too(
     stage.writer.submit(rejected(stage.assignment, message, **fields))
     stage.writer.submit(rejected(stage.assignment, FakeMessage(1)))
     stage.wait_settled(2)
-    assert (stage.status.read().blocks, stage.writer.is_alive) == ({}, True)
+    assert (stage.status.read().blocks, stage.writer.dead_threads()) == ({}, [])
     for _, _, _, headers in stage.broker.sent:
         assert all(name.encode() is not None and value.decode() is not None for name, value in headers.items())
 
@@ -875,7 +875,12 @@ def test_a_writer_that_is_stopped_leaves_what_was_not_acknowledged_unsettled(new
     stage.submit(FakeMessage(0))
     stage.events.wait_for(("blocked", UNAVAILABLE))
     stage.writer.stop(WAIT_SECONDS)
-    assert (stage.settled(), stage.ledger.outstanding(), stage.writer.is_alive, stage.broker.closed) == (0, 1, True, 1)
+    assert (stage.settled(), stage.ledger.outstanding(), stage.writer.dead_threads(), stage.broker.closed) == (
+        0,
+        1,
+        [],
+        1,
+    )
 
 
 def test_it_is_idle_only_when_nothing_waits_to_be_written(new_stage: NewStage) -> None:

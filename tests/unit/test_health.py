@@ -19,7 +19,8 @@ from tests.unit.samples import FakeClock, opened
 from worker.errors import BlockReason, FatalError
 from worker.ledger import Ledger
 from worker.settings.tables import Http
-from worker.telemetry.health import HttpServer, Pages
+from worker.telemetry.health import Pages, serve
+from worker.telemetry.http_server import HttpServer
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.page.page import Page
 from worker.telemetry.state import Block, State, Status
@@ -157,8 +158,7 @@ def test_a_sample_that_cannot_be_taken_is_logged_and_ends_nothing(
 
 @pytest.fixture
 def server(pages: Pages) -> Iterator[HttpServer]:
-    running = HttpServer(Http(host="127.0.0.1", port=0), pages)
-    running.start()
+    running = serve(Http(host="127.0.0.1", port=0), pages)
     yield running
     running.stop()
 
@@ -204,4 +204,4 @@ def test_the_server_lets_the_page_take_samples_without_any_request(
 
 def test_a_port_that_is_taken_is_fatal_and_told_with_its_setting(server: HttpServer, pages: Pages) -> None:
     with pytest.raises(FatalError, match=rf"http.port = {server.port}: Address already in use"):
-        HttpServer(Http(host="127.0.0.1", port=server.port), pages)
+        serve(Http(host="127.0.0.1", port=server.port), pages)

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -251,19 +251,103 @@ def test_a_field_with_a_name_of_the_line_does_not_take_its_place() -> None:
     assert (line["time_"], line["level_"], line["logger_"], line["exception_"]) == ("t", "l", "x", "e")
 
 
+class Extra(NamedTuple):
+    """The fields of one log call, and the pairs of names that its function unpacks something into."""
+
+    place: str
+    fields: dict[str, ast.expr]
+    spread: list[ast.expr]
+    pairs: set[tuple[str, str]]
+
+
+def extras_in(source: str, name: str = "source.py") -> Iterator[Extra]:
+    """Yield the fields of all log calls in a source text."""
+    tree = ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    for function in functions:
+        unpacked = [node for node in ast.walk(function) if isinstance(node, ast.Tuple)]
+        names = [[e.id for e in node.elts if isinstance(e, ast.Name)] for node in unpacked]
+        pairs = {(each[0], each[1]) for each in names if len(each) == 2}
+        for node in ast.walk(function):
+            if isinstance(node, ast.keyword) and node.arg == "extra":
+                assert isinstance(node.value, ast.Dict), f"{name}:{node.value.lineno}: extra is no literal"
+                given = list(zip(node.value.keys, node.value.values, strict=True))
+                fields = {str(key.value): value for key, value in given if isinstance(key, ast.Constant)}
+                spread = [value for key, value in given if key is None]
+                yield Extra(f"{name}:{node.value.lineno}", fields, spread, pairs)
+
+
+def extras() -> list[Extra]:
+    """Return the fields of all log calls of the worker."""
+    root = Path(worker.__file__).parent
+    found = [
+        extra
+        for path in sorted(root.rglob("*.py"))
+        for extra in extras_in(path.read_text(encoding="utf-8"), str(path.relative_to(root)))
+    ]
+    assert len(found) > 25
+    return found
+
+
+def wrong_fields(extra: Extra) -> list[str]:
+    """Return what is wrong with the fields of a log call; see `worker.telemetry.log` for what each of them is."""
+    wrong = []
+    if "partition" in extra.fields and not is_a_place(extra):
+        wrong.append("topic and partition are not the two halves of one partition")
+    if "reason" in extra.fields and not ast.unparse(extra.fields["reason"]).endswith(".value"):
+        wrong.append("reason is no value of an enumeration")
+    if isinstance(extra.fields.get("partitions"), (ast.Constant, ast.JoinedStr)):
+        wrong.append("partitions is no list")
+    known = re.compile(r"(\w+\.)*fields|_?named(\(.*\))?|extra", re.DOTALL)
+    wrong += [f"**{text}" for each in extra.spread if not known.fullmatch(text := ast.unparse(each))]
+    return wrong
+
+
+def is_a_place(extra: Extra) -> bool:
+    """Return whether topic and partition are `x.topic` and `x.partition`, or unpacked together from one value."""
+    topic, partition = extra.fields.get("topic"), extra.fields["partition"]
+    if isinstance(topic, ast.Name) and isinstance(partition, ast.Name):
+        return (topic.id, partition.id) in extra.pairs
+    if isinstance(topic, ast.Attribute) and isinstance(partition, ast.Attribute):
+        same = ast.unparse(topic.value) == ast.unparse(partition.value)
+        return same and (topic.attr, partition.attr) == ("topic", "partition")
+    return False
+
+
 def test_no_field_of_ours_has_a_name_that_logging_refuses() -> None:
     """`logging` raises KeyError for it, where the line is logged."""
     refused = (
         set(logging.makeLogRecord({}).__dict__) | {"message", "asctime"} | {"time", "level", "logger", "exception"}
     )
-    found = []
-    for path in Path(worker.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.keyword) and node.arg == "extra":
-                assert isinstance(node.value, ast.Dict), f"{path.name}:{node.value.lineno}"
-                names = {str(name.value) for name in node.value.keys if isinstance(name, ast.Constant)}
-                found += [f"{path.name}:{node.value.lineno} {name}" for name in names & refused]
-    assert found == []
+    assert [(extra.place, name) for extra in extras() for name in extra.fields.keys() & refused] == []
+
+
+def test_a_field_has_one_type_and_one_meaning_wherever_it_is_logged() -> None:
+    assert [(extra.place, wrong) for extra in extras() for wrong in wrong_fields(extra)] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_right"),
+    [
+        ('{"topic": tp.topic, "partition": tp.partition}', True),
+        ('{"topic": topic, "partition": number}', True),
+        ('{**block.fields, "error": "x"}', True),
+        ('{"topic": topic, "reason": letter.reason.value}', True),
+        ('{"partition": tp.partition}', False),
+        ('{"partition": str(partition)}', False),
+        ('{"partition": f"{topic}/{number}"}', False),
+        ('{"topic": topic, "partition": partition}', False),
+        ('{"topic": one.partition.topic, "partition": one.partition}', False),
+        ('{"topic": topic, "partition": str(number)}', False),
+        ('{"reason": str(error)}', False),
+        ('{"reason": reason}', False),
+        ('{"partitions": 3}', False),
+        ("{**anything(partition)}", False),
+    ],
+)
+def test_another_form_of_a_field_is_recognised(fields: str, is_right: bool) -> None:
+    (extra,) = extras_in(f"def f(partition):\n    topic, number = partition\n    log.info('x', extra={fields})")
+    assert (wrong_fields(extra) == []) is is_right
 
 
 @pytest.mark.parametrize("form", [log.JsonFormatter, log.TextFormatter])

@@ -1,133 +1,235 @@
-"""One message costs one message: what the main loop makes of each by itself."""
+"""The main loop: the state that it is in, a connection lost and found, and a helper thread that died."""
 
-import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from tests.support.fakes import FakeClock, FakeSink
-from tests.unit.samples import FakeMessage, opened
-from worker.app.loop import Parts, Route, Worker
-from worker.app.stop import Stop
-from worker.deadletters.limit import Limit
-from worker.delivery.lane import Lane, LaneContext
-from worker.delivery.pace.backoff import Backoff
-from worker.errors import Reason
-from worker.ledger import Ledger
-from worker.ports import DeadLetter, Message, Polled
-from worker.records.decode import Decoder
-from worker.records.formats.contract import Headers
-from worker.records.target import Target
-from worker.settings import tables
-from worker.telemetry.metrics import Metrics
-from worker.telemetry.state import Status
+from tests.support.app import INDEX, TOPIC, App
+from worker.errors import BlockReason, FatalError
+from worker.ledger import Partition
+from worker.telemetry.state import Block, State
 
-TOPIC, INDEX = "vectors", "docs"
-GOOD = b'{"key":"%s","data":{"float32":[1,2,3]}}'
+RUNNING = (State.RUNNING, "running")
 
 
-class Letters:
-    """Keeps the dead letters."""
-
-    def __init__(self) -> None:
-        self.kept: list[DeadLetter] = []
-
-    def submit(self, letter: DeadLetter) -> None:
-        self.kept.append(letter)
+# -- one record from end to end
 
 
-class Bench:
-    """A worker that is not started, with one open partition, and what becomes of messages given to it."""
-
-    def __init__(self) -> None:
-        clock = FakeClock()
-        settings = tables.Settings(
-            routes=(tables.Route(topic=TOPIC, index=INDEX),),
-            kafka=tables.Kafka(),
-            oss=tables.Oss(region="cn-hangzhou", bucket="bucket", account_id="1"),
-            records=tables.Records(),
-            batch=tables.Batch(),
-            delivery=tables.Delivery(),
-            buffer=tables.Buffer(),
-            dead_letter=tables.DeadLetter(),
-            http=tables.Http(),
-            log=tables.Log(),
-            shutdown=tables.Shutdown(),
-        )
-        self.ledger = Ledger((TOPIC,), clock)
-        self.status = Status(clock())
-        self.metrics = Metrics(self.ledger, self.status, (TOPIC,), (INDEX,))
-        self.letters = Letters()
-        self.assignment = opened(self.ledger, TOPIC)
-        nothing: Any = None
-        dead_letters: Any = self.letters
-        context = LaneContext(
-            FakeSink(Target(INDEX, 3, "cosine")), self.ledger, self.letters, self.status, self.metrics, settings.delivery, settings.batch, 10,
-            Backoff(0.5, 30.0, random.Random(0)), clock, clock,
-        )  # fmt: skip
-        lane = Lane(INDEX, (TOPIC,), context)
-        parts = Parts(
-            settings, nothing, {INDEX: lane}, dead_letters, Limit(settings.dead_letter, clock), nothing, self.ledger,
-            self.status, self.metrics, clock, clock,
-        )  # fmt: skip
-        self.worker = Worker(parts, Stop())
-        self.decoder = Decoder(Target(INDEX, 3, "cosine"), max_fragment_bytes=1 << 20)
-        self.route = Route(TOPIC, lane, self.decoder)
-
-    def decode(self, messages: Sequence[Message]) -> tuple[list[str], list[tuple[int, Reason, str]]]:
-        """Return the keys that go to the index, and the bad ones: offset, reason and text."""
-        items, letters, _, held = self.worker._decode(self.route, self.assignment, messages)
-        assert held == sum(item.size for item in items) + sum(letter.size for letter in letters)
-        return [item.key for item in items], [(letter.offset, letter.reason, letter.text) for letter in letters]
+def test_a_record_goes_from_its_topic_to_the_index_and_its_offset_is_committed() -> None:
+    app = App().started()
+    app.publish(3)
+    app.turn()
+    app.clock.advance(app.settings.batch.max_age_seconds)
+    app.turn()
+    app.lane.deliver()
+    app.clock.advance(app.settings.kafka.commit_interval_seconds)
+    app.turn()
+    assert (set(app.sink.vectors), app.committed()) == ({"0-0", "0-1", "0-2"}, {0: 3})
 
 
-def message(offset: int, **fields: Any) -> FakeMessage:
-    """Return a message with a good record, unless `fields` say otherwise."""
-    return FakeMessage(offset, value=GOOD % str(offset).encode(), **fields)
+def test_a_poll_waits_no_longer_than_until_the_next_batch_is_due() -> None:
+    app = App().started()
+    app.publish()
+    app.turn()
+    app.clock.advance(app.settings.batch.max_age_seconds - 0.125)
+    before = app.clock()
+    app.turn()
+    assert app.clock() - before == 0.125
+    assert app.lane.is_idle is False
+
+
+def test_partitions_are_opened_when_their_index_is_known_and_ends_are_asked_for_then() -> None:
+    app = App(partitions=2)
+    app.turn(2)
+    assert (app.assignment().is_open, app.end_watcher.calls) == (False, [])
+    app.find_index()
+    app.turn()
+    assert (app.assignment(0).is_open, app.assignment(1).is_open, app.end_watcher.calls) == (True, True, ["look_now"])
+
+
+def test_nothing_is_opened_before_the_dead_letter_topic_is_found() -> None:
+    app = App()
+    app.dead_letters.is_ready = False
+    app.find_index()
+    app.turn(3)
+    assert app.assignment().is_open is False
+    app.dead_letters.is_ready = True
+    app.turn()
+    assert app.assignment().is_open is True
+
+
+# -- states
+
+
+def test_it_is_starting_until_the_group_is_joined() -> None:
+    app = App()
+    app.worker._connection.connect()
+    app.cluster.members.clear()
+    app.turn()
+    assert app.state() == (State.STARTING, "joining the group")
+
+
+def test_it_is_starting_while_the_dead_letter_topic_is_looked_for() -> None:
+    app = App()
+    app.dead_letters.is_ready = False
+    app.turn()
+    assert app.state() == (State.STARTING, "looking for the dead-letter topic")
+
+
+def test_it_is_starting_while_no_index_has_answered_and_says_what_they_answered() -> None:
+    app = App()
+    app.turn()
+    assert app.state() == (State.STARTING, "waiting for the service to tell of its indexes")
+    app.lane.last_answer = "503 ServiceUnavailable: m"
+    app.turn()
+    reason = f"waiting for the service to tell of its indexes; index {INDEX}: 503 ServiceUnavailable: m"
+    assert app.state() == (State.STARTING, reason)
+
+
+def test_it_is_running_with_open_partitions_and_without_any() -> None:
+    app = App().started()
+    app.cluster.owners.clear()
+    app.ledger.end(app.ledger.assignments())
+    app.cluster.members.append(app.source)  # a second member that has it all
+    app.worker._enter_state()
+    assert app.state() == RUNNING
+
+
+def blocks(app: App, *partitions: int | None, reason: BlockReason = BlockReason.RECORD_STUCK) -> None:
+    for partition in partitions:
+        app.status.block(Block(TOPIC, reason, partition), "a message")
+
+
+def test_it_is_blocked_when_all_its_partitions_are_and_names_each() -> None:
+    app = App(partitions=2).started()
+    blocks(app, 0)
+    app.turn()
+    assert app.state() == RUNNING
+    blocks(app, 1)
+    app.turn()
+    assert app.state() == (
+        State.BLOCKED,
+        "vectors/0: record_stuck: a message; vectors/1: record_stuck: a message",
+    )
+    app.status.unblock(Block(TOPIC, BlockReason.RECORD_STUCK, 0))
+    app.turn()
+    assert app.state() == RUNNING
+
+
+def test_it_is_blocked_by_what_blocks_its_topic() -> None:
+    app = App(partitions=2).started()
+    blocks(app, None, reason=BlockReason.CREDENTIALS)
+    app.turn()
+    assert app.state() == (State.BLOCKED, "vectors: credentials: a message")
+
+
+def test_it_is_blocked_without_partitions_where_no_topic_is_there() -> None:
+    app = App().started()
+    app.ledger.end(app.ledger.assignments())
+    blocks(app, None, reason=BlockReason.PARTITION_UNREADABLE)
+    app.worker._enter_state()
+    assert app.state()[0] is State.BLOCKED
+
+
+def test_each_turn_is_noted_for_the_watchdog_and_for_healthz() -> None:
+    app = App(partitions=0)
+    app.clock.advance(7.0)
+    app.turn()
+    assert app.status.read().last_turn == app.clock()
+
+
+# -- the connection
+
+
+def test_a_connection_lost_is_made_again_and_reading_begins_where_it_was_committed() -> None:
+    app = App().started()
+    app.publish(2)
+    app.turn()
+    app.source.is_cut_off = True
+    app.clock.advance(app.lease.session_seconds)
+    app.turn()
+    assert app.state() == (State.STARTING, "no member of the group for 45 s; joining again")
+    assert app.ledger.assignments() == []
+    app.source.is_cut_off = False
+    while app.state() != RUNNING:
+        app.turn()
+        assert app.clock() < 2_000.0
+    app.turn(8)  # until the batch is old enough
+    app.lane.deliver()
+    assert (app.assignment().is_open, set(app.sink.vectors)) == (True, {"0-0", "0-1"})
+
+
+def test_after_a_poll_that_lost_the_connection_the_source_is_asked_for_no_positions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = App().started()
+    asked: list[object] = []
+    monkeypatch.setattr(app.source, "positions", asked.append)
+    app.clock.advance(app.settings.kafka.commit_interval_seconds)
+    app.turn()
+    assert len(asked) == 1
+    app.source.is_cut_off = True
+    app.clock.advance(app.lease.session_seconds)
+    app.turn()
+    assert len(asked) == 1
+
+
+def test_a_topic_that_is_made_later_is_read() -> None:
+    app = App(partitions=0)
+    app.find_index()
+    app.turn(3)
+    assert app.state() == (State.STARTING, f"kafka has no such topic: {TOPIC}")
+    app.cluster.make_topic(TOPIC, 1)
+    while app.state() != RUNNING:
+        app.turn()
+        assert app.clock() < 2_000.0
+    assert Partition(TOPIC, 0) in app.cluster.owners
+
+
+# -- helpers, and the end
 
 
 @pytest.mark.parametrize(
-    ("broken", "error"),
+    "kill",
     [
-        pytest.param({"headers": ((None, b"x"),)}, "TypeError", id="a header without a name"),
-        pytest.param({"headers": (("a", 5),)}, "TypeError", id="a header that is no bytes"),
-        pytest.param({"headers": (("a",),)}, "ValueError", id="half a header"),
-        pytest.param({"key": 5}, "TypeError", id="a key that is no bytes"),
+        lambda app: app.http.dead.append("killed"),
+        lambda app: app.finder.dead.append("killed"),
+        lambda app: app.dead_letters.dead.append("killed"),
+        lambda app: app.end_watcher.dead.append("killed"),
+        lambda app: setattr(app.lane, "dead_threads", lambda: ["killed"]),
     ],
+    ids=["http and watchdog", "finder", "dead letters", "end offsets", "slot"],
 )
-def test_a_message_that_the_loop_itself_cannot_take_costs_that_message(broken: Any, error: str) -> None:
-    bench = Bench()
-    written, letters = bench.decode([message(0), message(1, **broken), message(2)])
-    assert written == ["0", "2"]
-    assert [letter[:2] for letter in letters] == [(1, Reason.INTERNAL_ERROR)]
-    assert f"failed with {error} at worker.app.loop:" in letters[0][2]
+def test_a_helper_thread_that_died_ends_the_worker_whichever_it_is(kill: Callable[[App], None]) -> None:
+    app = App().started()
+    kill(app)
+    with pytest.raises(FatalError, match="a thread ended unexpectedly: killed; the log above has its error"):
+        app.run()
+    assert app.state() == (State.FAILED, "a thread ended unexpectedly: killed; the log above has its error")
+    assert app.cluster.members == []
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), MemoryError(), RecursionError()], ids=repr)
-def test_whatever_a_decoder_raises_costs_that_message(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    bench = Bench()
-    decode = Decoder.decode
+def test_an_error_of_the_main_loop_itself_is_fatal_and_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App().started()
 
-    def fail_once(self: Decoder, key: bytes | None, value: bytes | None, headers: Headers) -> object:
-        if value == GOOD % b"1":
-            raise error
-        return decode(self, key, value, headers)
+    def fail() -> None:
+        raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr(Decoder, "decode", fail_once)
-    written, letters = bench.decode([message(0), message(1), message(2)])
-    assert (written, [letter[:2] for letter in letters]) == (["0", "2"], [(1, Reason.INTERNAL_ERROR)])
-
-
-def test_an_internal_error_goes_the_way_of_every_dead_letter() -> None:
-    bench = Bench()
-    bench.worker._routes[TOPIC] = bench.route
-    bench.worker._take_in(Polled(bench.assignment, [message(offset, headers=((None, b"x"),)) for offset in range(3)]))
-    assert [(letter.offset, letter.reason) for letter in bench.letters.kept] == [
-        (offset, Reason.INTERNAL_ERROR) for offset in range(3)
-    ]
+    monkeypatch.setattr(app.worker._steering, "steer", fail)
+    with pytest.raises(FatalError, match=r"the main loop failed, see the log above: ZeroDivisionError\('on purpose'\)"):
+        app.run()
+    assert app.state() == (State.FAILED, "ZeroDivisionError('on purpose')")
+    (logged,) = [record for record in caplog.records if record.name == "worker.loop"]
+    assert (logged.getMessage(), bool(logged.exc_info)) == ("the main loop failed", True)
 
 
-def test_the_series_of_internal_errors_is_there_from_the_start() -> None:
-    labels = {"topic": TOPIC, "reason": "internal_error"}
-    assert Bench().metrics.registry.get_sample_value("oss_vectors_dead_letters_total", labels) == 0
+def test_helpers_are_started_before_the_first_turn_and_ended_after_the_last() -> None:
+    app = App()
+    app.stop.set()
+    app.run()
+    assert app.state() == (State.STOPPED, "drained")
+    assert (app.finder.calls, app.end_watcher.calls) == (["start", "join"], ["start", "stop"])
+    assert (app.dead_letters.calls[0], app.dead_letters.calls[-1], app.lane.is_stopping) == ("start", "stop", True)
+    assert app.http.calls == []  # it runs on, so that the end can be looked at

@@ -13,7 +13,7 @@ from tests.unit.samples import opened
 from worker.errors import BlockReason, Reason
 from worker.ledger import Outcome, Partition
 from worker.telemetry.page.figures import STEP_SECONDS, STEPS, Figures, History, Sample, quantile, sample
-from worker.telemetry.page.page import PARTITIONS_SHOWN
+from worker.telemetry.page.tables import PARTITIONS_SHOWN
 from worker.telemetry.state import Block, DeadLettered, State
 
 EVIL = "<script>alert(1)</script>\"'&\x00\ud800\x1b\u202e"

@@ -102,12 +102,12 @@ class FakeStop(Stop):
 
     def __init__(self, clock: FakeClock, seconds: float) -> None:
         super().__init__()
-        self._clock = clock
+        self._fake_clock = clock
         self._end = clock.now + seconds
 
     def wait(self, timeout: float | None = None) -> bool:
-        self._clock.pass_by(timeout or 0.0)
-        return self._clock.now > self._end
+        self._fake_clock.pass_by(timeout or 0.0)
+        return self._fake_clock.now > self._end
 
 
 def publish_for(seconds: float, sender: FakeSender, clock: FakeClock) -> tuple[int, list[str], Failures]:

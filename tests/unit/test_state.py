@@ -31,7 +31,7 @@ def test_a_change_of_state_is_logged_once_and_a_bad_one_as_a_warning(caplog: pyt
         (State.RUNNING, "running"),
     ]:
         status.enter(state, reason)
-    assert [(record.levelname, record.getMessage(), record.__dict__["reason"]) for record in caplog.records] == [
+    assert [(record.levelname, record.getMessage(), record.__dict__["detail"]) for record in caplog.records] == [
         ("INFO", "state: running", "running"),
         ("WARNING", "state: blocked", "a"),
         ("WARNING", "state: blocked", "b"),
@@ -41,6 +41,11 @@ def test_a_change_of_state_is_logged_once_and_a_bad_one_as_a_warning(caplog: pyt
 
 TARGET = Block("vectors", BlockReason.TARGET)
 STUCK = Block("vectors", BlockReason.RECORD_STUCK, 1)
+
+
+def place_of(record: logging.LogRecord) -> dict[str, object]:
+    """Return the fields that say what is blocked, and why."""
+    return {name: value for name, value in record.__dict__.items() if name in ("topic", "partition", "reason")}
 
 
 def test_blocks_are_kept_apart_and_logged_as_they_come_and_go(caplog: pytest.LogCaptureFixture) -> None:
@@ -53,10 +58,10 @@ def test_blocks_are_kept_apart_and_logged_as_they_come_and_go(caplog: pytest.Log
     status.unblock(STUCK)
     status.unblock(Block("vectors", BlockReason.TARGET, 1))
     assert status.read().blocks == {TARGET: "still none"}
-    assert [(record.getMessage(), record.__dict__["what"]) for record in caplog.records] == [
-        ("blocked", "vectors: target"),
-        ("blocked", "vectors/1: record_stuck"),
-        ("no longer blocked", "vectors/1: record_stuck"),
+    assert [(record.getMessage(), place_of(record)) for record in caplog.records] == [
+        ("blocked", {"topic": "vectors", "reason": "target"}),
+        ("blocked", {"topic": "vectors", "partition": 1, "reason": "record_stuck"}),
+        ("no longer blocked", {"topic": "vectors", "partition": 1, "reason": "record_stuck"}),
     ]
 
 
@@ -125,7 +130,7 @@ def test_words_of_others_are_fit_for_a_line_and_bounded_wherever_they_are_read(
         f"{shown}: {shown}",
         shown,
     )
-    assert [record.__dict__.get("reason") or record.__dict__["error"] for record in caplog.records] == [
+    assert [record.__dict__.get("detail") or record.__dict__["error"] for record in caplog.records] == [
         shown,
         f"{shown}: {shown}",
     ]

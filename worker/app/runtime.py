@@ -1,4 +1,4 @@
-"""How this process uses its machine: set before the libraries are loaded, for some of it they read but then."""
+"""How this process uses its machine. It is set before the libraries are loaded, since some read it only then."""
 
 import contextlib
 import ctypes
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
-_MMAP_FROM_BYTES: Final = 32 * 1024 * 1024  # the most that glibc takes; bodies and fetches stay below
+_MMAP_FROM_BYTES: Final = 32 * 1024 * 1024  # the most that glibc accepts; bodies and fetches are smaller
 _TRIM_FROM_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -16,12 +16,12 @@ _TRIM_FROM_BYTES: Final = 64 * 1024 * 1024
 def prepared() -> Iterator[None]:
     """Prepare the process for the libraries and settings that are loaded within.
 
-    They stay for as long as the process does, and are left out of every later garbage collection: one that looks through
-    them all holds up every thread for tens of milliseconds.
+    Their objects live as long as the process, and every later garbage collection leaves them out: one that visits them all
+    stops every thread for tens of milliseconds.
     """
-    # No matrix is multiplied here, and the threads that would do it spin for a while before they sleep.
+    # No matrix is multiplied here, and the threads for it use CPU time before they sleep.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _hold_the_heap_together()
+    _share_one_heap()
     gc.disable()
     try:
         yield
@@ -30,12 +30,12 @@ def prepared() -> Iterator[None]:
         gc.enable()
 
 
-def _hold_the_heap_together() -> None:
-    """Let all threads share one heap, and use its memory again instead of asking the system for it each time.
+def _share_one_heap() -> None:
+    """Let all threads share one heap, and reuse its memory instead of asking the system for it each time.
 
-    glibc makes a heap for each thread, and what one has freed no other takes. A block of megabytes it maps and unmaps: the
-    system then clears every page of every body and every fetch, which costs a third of what is done with it. Other C
-    libraries know no `mallopt`, or do nothing on it.
+    glibc makes a heap for each thread, and no thread reuses what another has freed. It maps and unmaps each block of
+    megabytes, and the system clears every page of it: of every body and every fetch, which costs a third of the work that
+    is done with them. Other C libraries have no `mallopt`, or one that does nothing.
     """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,28 +1,36 @@
-"""How a signal tells the worker to stop."""
+"""How a signal stops the worker."""
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 
 class Stop:
-    """Told by a signal handler, so it takes no lock: `threading.Event` takes the one that its own wait holds."""
+    """Set by a signal handler, so it takes no lock: `threading.Event` takes the one that its own `wait` holds.
+
+    `clock` and `sleep` are in seconds.
+    """
 
     _LOOK_SECONDS: Final = 0.05
 
-    def __init__(self) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
         self._is_set = False
 
     def set(self) -> None:
-        """Tell the worker to stop."""
+        """Ask the worker to stop."""
         self._is_set = True
 
     def is_set(self) -> bool:
-        """Tell whether it was told."""
+        """Return whether the worker was asked to stop."""
         return self._is_set
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long at most, and return what `is_set` tells then."""
-        deadline = time.monotonic() + seconds
-        while not self._is_set and (remaining := deadline - time.monotonic()) > 0:
-            time.sleep(min(remaining, self._LOOK_SECONDS))
+        """Wait until it is set, so many seconds at most; returns whether it is."""
+        deadline = self._clock() + seconds
+        while not self._is_set and (remaining := deadline - self._clock()) > 0:
+            self._sleep(min(remaining, self._LOOK_SECONDS))
         return self._is_set

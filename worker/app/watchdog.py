@@ -8,18 +8,20 @@ from worker.telemetry.state import Status
 
 
 class Watchdog:
-    """Ends the process when the main loop does not turn any more, for such a process looks alive and does nothing.
+    """Calls `end` with the reason when the main loop has not turned for `still_seconds`.
 
-    It counts its own looks, not the time: a process that was stopped for an hour (SIGSTOP, a suspended machine) turns
-    again before it has looked often enough.
+    Such a process looks alive and does nothing. The watchdog counts its own looks, not the time: a process that was
+    stopped for an hour (SIGSTOP, a suspended machine) turns again before it was looked at often enough.
     """
 
     LOOK_SECONDS: Final = 5.0
 
     def __init__(self, status: Status, *, still_seconds: float, end: Callable[[str], None]) -> None:
         self._status = status
-        self._looks = max(1, round(still_seconds / self.LOOK_SECONDS))
+        self._most = max(1, round(still_seconds / self.LOOK_SECONDS))
         self._end = end
+        self._seen = 0.0  # when the main loop had turned last, at the last look
+        self._still = 0  # looks since then
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -32,12 +34,21 @@ class Watchdog:
         self._stop.set()
         self._thread.join()
 
+    def dead_threads(self) -> list[str]:
+        """Return the thread's name where it has ended and was not asked to."""
+        return [] if self._stop.is_set() or self._thread.is_alive() else [self._thread.name]
+
+    def look(self) -> bool:
+        """Look once, `LOOK_SECONDS` after the last time; returns whether it ended the process."""
+        turned = self._status.read().last_turn
+        self._still = self._still + 1 if turned == self._seen else 0
+        self._seen = turned
+        if self._still < self._most:
+            return False
+        self._end(f"the main loop has not turned for {self._still * self.LOOK_SECONDS:.0f} s")
+        return True
+
     def _run(self) -> None:
-        seen, still = 0.0, 0
         while not self._stop.wait(self.LOOK_SECONDS):
-            turned = self._status.read().last_turn
-            still = still + 1 if turned == seen else 0
-            seen = turned
-            if still >= self._looks:
-                self._end(f"the main loop has not turned for {still * self.LOOK_SECONDS:.0f} s")
+            if self.look():
                 return

@@ -1,4 +1,4 @@
-"""The composition root of `run`: makes every part and wires them."""
+"""The composition root of `run`: makes every component and wires them."""
 
 import faulthandler
 import logging
@@ -7,11 +7,13 @@ import random
 import sys
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from worker import __version__
-from worker.app.loop import Parts, Worker
+from worker.app.components import Components
+from worker.app.loop import Worker
 from worker.app.stop import Stop
+from worker.app.targets import TargetFinder
 from worker.app.watchdog import Watchdog
 from worker.consumer.ends import EndWatcher
 from worker.consumer.handover import RevokeHooks
@@ -24,12 +26,13 @@ from worker.deadletters.reader import SourceReader
 from worker.deadletters.writer import DeadLetterWriter
 from worker.delivery.lane import Lane, LaneContext
 from worker.delivery.pace.backoff import Backoff
+from worker.lease import Lease
 from worker.ledger import Ledger
 from worker.oss.sink import OssSink
 from worker.settings.load import Loaded
 from worker.settings.show import in_force
 from worker.settings.tables import Settings
-from worker.telemetry.health import STILL_SECONDS, HttpServer, Pages
+from worker.telemetry.health import STILL_SECONDS, Pages, serve
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.page.page import Page
 from worker.telemetry.state import Status
@@ -39,32 +42,78 @@ log = logging.getLogger("worker.wiring")
 MAIN_LOOP_STILL_SECONDS: Final = 120.0  # after which the process ends; /healthz says so from 60 s on
 
 
+class _Core(NamedTuple):
+    """What most of the others are made with."""
+
+    settings: Settings
+    lease: Lease
+    ledger: Ledger
+    status: Status
+    metrics: Metrics
+    limit: Limit
+
+
 def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> None:
     """Run the worker until `stop` is set and it has drained.
 
     Raises `SettingsError` where credentials are not there, `FatalError` where it cannot go on.
     """
-    settings = loaded.settings
+    core = _core(loaded.settings)
+    sink = _sink(core, environ)
+    dead_letters = _dead_letters(core)
+    lanes = _lanes(core, sink, dead_letters)
+    source = _source(core, lanes, stop)
+    watchdog = _watchdog(core)
+    http = serve(core.settings.http, _pages(core, loaded, source))
+    components = Components(
+        settings=core.settings,
+        source=source,
+        lanes=lanes,
+        targets=TargetFinder(lanes, core.settings.routes),
+        dead_letters=dead_letters,
+        limit=core.limit,
+        end_watcher=EndWatcher(core.settings.kafka, core.ledger, core.metrics, clock=time.monotonic),
+        ledger=core.ledger,
+        status=core.status,
+        metrics=core.metrics,
+        clock=time.monotonic,
+        wall=time.time,
+        already_running=(http, watchdog),
+    )
+    watchdog.start()
+    try:
+        Worker(components, stop).run()
+    finally:
+        watchdog.stop()
+        http.stop()
+        sink.close()
+
+
+def _core(settings: Settings) -> _Core:
     lease = lease_of(settings.kafka)
     ledger = Ledger(settings.topics, time.monotonic, lease.holds)
-    sink = OssSink(
-        settings.oss,
-        environ,
-        max_connections=settings.delivery.max_in_flight * len(settings.indexes) + 2,
-        may_send=ledger.may_leave,
-    )
     status = Status(time.monotonic())
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)
     metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
-    limit = Limit(settings.dead_letter, time.time)
-    dead_letters = DeadLetterWriter(
+    return _Core(settings, lease, ledger, status, metrics, Limit(settings.dead_letter, time.time))
+
+
+def _sink(core: _Core, environ: Mapping[str, str]) -> OssSink:
+    delivery, indexes = core.settings.delivery, core.settings.indexes
+    connections = delivery.max_in_flight * len(indexes) + 2  # each slot's, and two for those who ask for an index
+    return OssSink(core.settings.oss, environ, max_connections=connections, may_send=core.ledger.may_leave)
+
+
+def _dead_letters(core: _Core) -> DeadLetterWriter:
+    settings = core.settings
+    return DeadLetterWriter(
         settings.dead_letter,
         settings.kafka,
         topics=settings.topics,
-        ledger=ledger,
-        status=status,
-        metrics=metrics,
-        limit=limit,
+        ledger=core.ledger,
+        status=core.status,
+        metrics=core.metrics,
+        limit=core.limit,
         producer=lambda idempotent: make_producer(settings.kafka, idempotent=idempotent),
         may_write=lambda topic: rights.may_write(settings.kafka, topic),
         source=SourceReader(settings.kafka),
@@ -72,71 +121,42 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         clock=time.monotonic,
         wall=time.time,
     )
-    lanes = _lanes(settings, sink, ledger, dead_letters, status, metrics)
-    source = KafkaSource(
+
+
+def _lanes(core: _Core, sink: OssSink, dead_letters: DeadLetterWriter) -> dict[str, Lane]:
+    settings, delivery = core.settings, core.settings.delivery
+    backoff = Backoff(delivery.retry_initial_seconds, delivery.retry_max_seconds, random.Random())  # noqa: S311 - jitter, no secret
+    context = LaneContext(
+        sink=sink,
+        ledger=core.ledger,
+        dead_letters=dead_letters,
+        status=core.status,
+        metrics=core.metrics,
+        delivery=delivery,
+        batch=settings.batch,
+        isolated_attempts=settings.dead_letter.isolated_attempts,
+        backoff=backoff,
+        clock=time.monotonic,
+        wall=time.time,
+    )
+    topics = {index: [r.topic for r in settings.routes if r.index == index] for index in settings.indexes}
+    return {index: Lane(index, topics[index], context) for index in settings.indexes}
+
+
+def _source(core: _Core, lanes: Mapping[str, Lane], stop: Stop) -> KafkaSource:
+    settings = core.settings
+    return KafkaSource(
         settings.kafka,
         settings.topics,
-        ledger=ledger,
-        status=status,
-        metrics=metrics,
+        ledger=core.ledger,
+        status=core.status,
+        metrics=core.metrics,
         hooks=_hooks(lanes, stop),
         retry_seconds=settings.delivery.retry_max_seconds,
         clock=time.monotonic,
         wall=time.time,
-        lease=lease,
+        lease=core.lease,
     )
-    page = Page(metrics.registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time)
-    http = HttpServer(settings.http, Pages(metrics.registry, status, ledger, page, time.monotonic))
-    watcher = EndWatcher(settings.kafka, ledger, metrics, clock=time.monotonic)
-    parts = Parts(
-        settings, source, lanes, dead_letters, limit, watcher, ledger, status, metrics, time.monotonic, time.time
-    )
-    still_seconds = max(MAIN_LOOP_STILL_SECONDS, 2 * settings.kafka.revoke_seconds + STILL_SECONDS)
-    watchdog = Watchdog(status, still_seconds=still_seconds, end=_end_now)
-    http.start()
-    watchdog.start()
-    try:
-        Worker(parts, stop).run()
-    finally:
-        watchdog.stop()
-        http.stop()
-        sink.close()
-
-
-def _end_now(reason: str) -> None:
-    """End a process whose main thread can no longer be told to; the stacks of all threads go to stderr first."""
-    log.critical("giving up", extra={"error": reason})
-    faulthandler.dump_traceback(file=sys.stderr)
-    sys.stderr.write(f"error: {reason}\n")
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def _lanes(
-    settings: Settings,
-    sink: OssSink,
-    ledger: Ledger,
-    dead_letters: DeadLetterWriter,
-    status: Status,
-    metrics: Metrics,
-) -> dict[str, Lane]:
-    delivery = settings.delivery
-    backoff = Backoff(delivery.retry_initial_seconds, delivery.retry_max_seconds, random.Random())  # noqa: S311 - jitter, no secret
-    context = LaneContext(
-        sink,
-        ledger,
-        dead_letters,
-        status,
-        metrics,
-        delivery,
-        settings.batch,
-        settings.dead_letter.isolated_attempts,
-        backoff,
-        time.monotonic,
-        time.time,
-    )
-    topics = {index: [r.topic for r in settings.routes if r.index == index] for index in settings.indexes}
-    return {index: Lane(index, topics[index], context) for index in settings.indexes}
 
 
 def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:
@@ -149,3 +169,24 @@ def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:
             lane.abort()
 
     return RevokeHooks(wake, abort, stop.is_set)
+
+
+def _pages(core: _Core, loaded: Loaded, source: KafkaSource) -> Pages:
+    registry, status = core.metrics.registry, core.status
+    page = Page(registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time)
+    return Pages(registry, status, core.ledger, page, time.monotonic)
+
+
+def _watchdog(core: _Core) -> Watchdog:
+    # A rebalance keeps the main loop from turning for as long as a hand-over may take.
+    still_seconds = max(MAIN_LOOP_STILL_SECONDS, 2 * core.settings.kafka.revoke_seconds + STILL_SECONDS)
+    return Watchdog(core.status, still_seconds=still_seconds, end=_end_now)
+
+
+def _end_now(reason: str) -> None:
+    """End a process whose main thread does nothing any more; the stacks of all threads go to stderr first."""
+    log.critical("giving up", extra={"error": reason})
+    faulthandler.dump_traceback(file=sys.stderr)
+    sys.stderr.write(f"error: {reason}\n")
+    sys.stderr.flush()
+    os._exit(1)

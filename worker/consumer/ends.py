@@ -75,10 +75,9 @@ class EndWatcher:
         """Ask at once, since partitions were assigned."""
         self._now.set()
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs, or was told to end."""
-        return self._stop.is_set() or self._thread.is_alive()
+    def dead_threads(self) -> list[str]:
+        """Return the thread's name where it has ended and was not asked to."""
+        return [] if self._stop.is_set() or self._thread.is_alive() else [self._thread.name]
 
     def stop(self) -> None:
         """End the thread."""
@@ -188,7 +187,7 @@ class EndWatcher:
         self._metrics.kafka_errors.labels(client_config.kind_of(error)).inc()
         described = client_config.describe(error)
         if self._repeats.is_due(described):
-            named = [str(Partition(*tp)) for tp in sorted(partitions)[:_NAMED]] or "all"
+            named = [str(Partition(*tp)) for tp in sorted(partitions)[:_NAMED]] or ["all"]
             log.warning("end offsets not known", extra={"error": described, "partitions": named})
 
 
@@ -225,7 +224,8 @@ class _OpenTransactions:
                     "a transaction is open for long: what comes after its first record is not read until it ends; look for "
                     "its producer, or abort it (kafka-transactions.sh find-hanging)",
                     extra={
-                        "partition": f"{tp.topic}/{tp.partition}",
+                        "topic": tp.topic,
+                        "partition": tp.partition,
                         "from": offset,
                         "until": highs[tp],
                         "seconds": round(seconds),

@@ -9,9 +9,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from kafka import TopicPartition
+from kafka import AsyncConsumerRebalanceListener, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 
 from worker.consumer import client_internals
 from worker.consumer.commits import Commits, for_client

@@ -134,10 +134,9 @@ class DeadLetterWriter:
         with self._condition:
             return not self._queue and not self._is_busy
 
-    @property
-    def is_alive(self) -> bool:
-        """Return whether the thread runs, or was asked to end."""
-        return self._stopping or self._thread.is_alive()
+    def dead_threads(self) -> list[str]:
+        """Return the thread's name where it has ended and was not asked to."""
+        return [] if self._stopping or self._thread.is_alive() else [self._thread.name]
 
     def stop(self, timeout: float) -> None:
         """End the thread; dead letters that were not acknowledged stay unsettled. `timeout` is in seconds."""

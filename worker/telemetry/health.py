@@ -13,15 +13,15 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encode
 from worker.errors import FatalError
 from worker.ledger import Ledger
 from worker.settings.tables import Http
-from worker.telemetry import http_server
-from worker.telemetry.http_server import Answer, plain
+from worker.telemetry.http_request import Answer, plain
+from worker.telemetry.http_server import HttpServer
 from worker.telemetry.page.page import Page
 from worker.telemetry.state import State, Status
 
 log = logging.getLogger("worker.health")
 
-STILL_SECONDS: Final = 60.0  # without a turn of the main loop, after which it is not healthy
-DEAR_PATHS: Final = frozenset({"/", "/metrics"})  # they read every figure
+STILL_SECONDS: Final = 60.0  # without a turn of the main loop, after which the process is not healthy
+DEAR_PATHS: Final = frozenset({"/", "/metrics"})  # they read every metric
 
 
 class Pages:
@@ -37,7 +37,7 @@ class Pages:
         self._clock = clock
 
     def answer(self, path: str, accept: str) -> Answer:
-        """Return what a GET of `path` is answered with; `accept` is its Accept header."""
+        """Return the answer to a GET of `path`; `accept` is its Accept header."""
         if path == "/":
             return Answer(HTTPStatus.OK, "text/html; charset=utf-8", self._page.html(), self._page.headers)
         if path == "/metrics":
@@ -49,22 +49,22 @@ class Pages:
         return plain(HTTPStatus.NOT_FOUND, "there are /, /metrics, /healthz and /readyz")
 
     def tick(self) -> None:
-        """Let the page take its samples; called about twice a second. It never raises: the other paths go on."""
+        """Let the page take its samples; called about twice a second. It never raises, for the other paths work without it."""
         try:
             self._page.tick()
         except Exception:
             log.exception("the page could not take a sample")
 
     def _metrics(self, accept: str) -> Answer:
-        """Answer in the form that is asked for, and in the plain one where that cannot be made out."""
+        """Answer in the form that the Accept header asks for, and in the plain text form where it cannot be read."""
         try:
             encode, content_type = choose_encoder(accept)
             return Answer(HTTPStatus.OK, content_type, encode(self._registry))
-        except Exception:  # the library takes a version as it comes, and fails on one that is none
+        except Exception:  # the library does not check the version that a client sends
             return Answer(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry))
 
     def _healthz(self) -> Answer:
-        """Healthy in every state while the main loop turns: a restart mends nothing that blocks."""
+        """Healthy in every state while the main loop turns: a restart fixes nothing that blocks."""
         still = self._clock() - self._status.read().last_turn
         body = {"seconds_since_last_turn": round(still, 3)}
         return _json(HTTPStatus.OK if still < STILL_SECONDS else HTTPStatus.SERVICE_UNAVAILABLE, body)
@@ -84,37 +84,19 @@ def _json(status: HTTPStatus, body: dict[str, Any]) -> Answer:
     return Answer(status, "application/json", msgspec.json.encode(body))
 
 
-class HttpServer:
-    """Serves the pages on one port. Raises `FatalError` where it cannot be had."""
-
-    def __init__(self, settings: Http, pages: Pages, clock: Callable[[], float] = time.monotonic) -> None:
-        try:
-            self._server = http_server.HttpServer(
-                (settings.host, settings.port),
-                lambda request: pages.answer(request.path, request.accept),
-                is_cheap=lambda path: path not in DEAR_PATHS,
-                tick=pages.tick,
-                clock=clock,
-                name="oss-vectors-worker",
-            )
-        except OSError as error:
-            raise FatalError(f"http.host = {settings.host!r}, http.port = {settings.port}: {error.strerror}") from None
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        return self._server.port
-
-    @property
-    def open_connections(self) -> int:
-        """How many connections it holds now."""
-        return self._server.open_connections
-
-    def start(self) -> None:
-        """Start to answer."""
-        self._server.start()
-        log.info("http", extra={"port": self.port})
-
-    def stop(self) -> None:
-        """Stop answering."""
-        self._server.stop()
+def serve(settings: Http, pages: Pages, clock: Callable[[], float] = time.monotonic) -> HttpServer:
+    """Serve the pages from now on, and return the running server. Raises `FatalError` where the port is not free."""
+    try:
+        server = HttpServer(
+            (settings.host, settings.port),
+            lambda request: pages.answer(request.path, request.accept),
+            is_cheap=lambda path: path not in DEAR_PATHS,
+            tick=pages.tick,
+            clock=clock,
+            name="oss-vectors-worker",
+        )
+    except OSError as error:
+        raise FatalError(f"http.host = {settings.host!r}, http.port = {settings.port}: {error.strerror}") from None
+    server.start()
+    log.info("http", extra={"port": server.port})
+    return server

@@ -1,15 +1,22 @@
 """A small HTTP server for probes, scrapes and a page: one thread, and a bound on all that a client can make it hold.
 
-Each request has a connection of its own, which is closed after the answer. The port is meant for machines of one's own, but
-whoever reaches it can open connections, send slowly, send much, and not read. So: when there are as many connections as
-there may be, the one that has waited longest for its client makes room for the next; a request has one time for all of it,
-and so has an answer; and requests that cost little, the probes', are answered before the others.
+Each request has a connection of its own, which is closed after the answer. The port is meant for a private network, but
+whoever reaches it can open connections, send slowly, send much, and not read. So the server has these bounds:
+
+- Connections have a limit. At the limit, the one that has waited longest for its client is closed for the next.
+- A request has one time limit for all of it, and so has an answer.
+- The bytes of all answers that clients have not read have a limit.
+- Requests that cost little, which the probes send, are answered before the others.
+
+No library has all of these. `http.server`, which prometheus-client brings, starts a thread for each connection and limits
+neither their number nor the time of a request. waitress stops accepting at its limit, so that idle clients would keep the
+probes out. uvicorn has no time limit for the head of a request. Each of the last two would be one more dependency to keep
+up to date, for four paths.
 """
 
 import contextlib
 import errno
 import logging
-import re
 import selectors
 import socket
 import threading
@@ -19,100 +26,34 @@ from email.utils import formatdate
 from enum import IntEnum
 from http import HTTPStatus
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
+
+from worker.telemetry.http_request import Answer, BadRequest, Request, plain, request_in
 
 log = logging.getLogger("worker.http_server")
 
 METHODS: Final = ("GET", "HEAD")
 _BACKLOG: Final = 128
-_TURN_SECONDS: Final = 0.5  # between two looks at deadlines, where nothing comes
+_TURN_SECONDS: Final = 0.5  # between two checks of the deadlines, where nothing comes
 _STOP_SECONDS: Final = 2.0  # for the answer that is being made; one that takes longer ends with the process
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _RECEIVED_AT_ONCE: Final = 65_536
-_END_OF_HEAD: Final = re.compile(rb"\r?\n\r?\n")
-_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_REQUEST_LINE: Final = re.compile(rf"({_NAME}) ([!-~]+) HTTP/([0-9])\.([0-9])", re.ASCII)
-_HEADER: Final = re.compile(rf"({_NAME}):([^\x00-\x08\x0a-\x1f\x7f]*)", re.ASCII)
 
 
 class Limits(NamedTuple):
-    """What clients may take. Times count from the beginning of each, whatever arrives meanwhile."""
+    """What clients may use. Each time limit counts from the start, whatever arrives meanwhile."""
 
     connections: int = 64
     head_bytes: int = 16_384  # the request's line and headers
     request_seconds: float = 5.0
     answer_seconds: float = 10.0
     linger_seconds: float = 1.0  # for the client to close first, so that it reads the whole answer
-    answers_bytes: int = 33_554_432  # of all answers that clients have not read yet
-
-
-class Request(NamedTuple):
-    """What was asked for: the path without its query, and the Accept header, "" where there is none."""
-
-    method: str
-    path: str
-    accept: str
-
-
-class Answer(NamedTuple):
-    """What a request is answered with; `headers` are those beside type and length."""
-
-    status: HTTPStatus
-    content_type: str
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-class BadRequest(Exception):
-    """The request cannot be answered as it is; the message is the answer's body."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def plain(status: HTTPStatus, message: str, *headers: tuple[str, str]) -> Answer:
-    """Return an answer of one line of text."""
-    return Answer(status, "text/plain; charset=utf-8", f"{message}\n".encode(), headers)
-
-
-def parsed(head: bytes) -> Request:
-    """Return the request of its line and headers, without the empty line that ends them. Raises `BadRequest`."""
-    first, *others = [line.removesuffix("\r") for line in head.decode("latin-1").split("\n")]
-    method, target = _method_and_target(first)
-    accepts = []
-    for line in others:
-        header = _HEADER.fullmatch(line)
-        if header is None:
-            raise BadRequest(HTTPStatus.BAD_REQUEST, "a header is not of the form name: value")
-        if header[1].lower() == "accept":
-            accepts.append(header[2].strip(" \t"))
-    return Request(method, _path(target), ", ".join(accepts))
-
-
-def _method_and_target(line: str) -> tuple[str, str]:
-    found = _REQUEST_LINE.fullmatch(line)
-    if found is None:  # also HTTP/0.9, which has neither version nor headers
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "the first line is not of the form GET /path HTTP/1.1")
-    if found[3] != "1":
-        raise BadRequest(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.0 and HTTP/1.1 are understood")
-    return found[1], found[2]
-
-
-def _path(target: str) -> str:
-    """Return the path of a target, which may be a whole URL; a proxy sends such."""
-    if not target.startswith("/"):
-        try:
-            target = urlsplit(target).path or "/" if "://" in target else target
-        except ValueError:  # a bracket that is not closed
-            raise BadRequest(HTTPStatus.BAD_REQUEST, "the first line has no path that can be read") from None
-    return target.partition("?")[0]
+    answers_bytes: int = 33_554_432  # of all answers that clients have not read
 
 
 class _Phase(IntEnum):
-    """Where a connection is; those in an earlier phase make room first."""
+    """Where a connection is; those in an earlier phase are closed first."""
 
-    LINGERING = 0  # the answer is sent, and what the client still sends is thrown away
+    LINGERING = 0  # the answer is sent, and what the client still sends is discarded
     READING = 1
     SENDING = 2
     WAITING = 3  # its request is read, and not answered yet
@@ -126,15 +67,15 @@ class _Connection:
         self.received = bytearray()
         self.request: Request | None = None
         self.left = memoryview(b"")
-        self.answer_bytes = 0  # what its answer takes: the whole of it, until the last byte is sent
+        self.answer_bytes = 0  # of its whole answer, until the last byte is sent
 
 
 class HttpServer:
     """Answers requests on one address, on a thread of its own.
 
-    `answer` is called for each GET and HEAD; whatever it raises is a 500. `is_cheap` says of a path that its answer costs
-    little, so that it comes first. `tick` is called between requests, at least every half a second. Raises `OSError` where
-    the address cannot be had.
+    `answer` is called for each GET and HEAD; whatever it raises is a 500. `is_cheap` returns whether the answer to a path
+    costs little, so that it is made first. `tick` is called between requests, at least every half a second. `clock` is in
+    seconds. Raises `OSError` where it cannot listen on the address.
     """
 
     def __init__(
@@ -179,6 +120,10 @@ class HttpServer:
         """Start to answer."""
         self._thread.start()
 
+    def dead_threads(self) -> list[str]:
+        """Return the thread's name where it has ended and was not asked to."""
+        return [] if self._is_stopping or self._thread.is_alive() else [self._thread.name]
+
     def stop(self) -> None:
         """Stop answering, and close all connections."""
         self._is_stopping = True
@@ -200,7 +145,7 @@ class HttpServer:
                 self._turn()
             except Exception:
                 self._log_once("turn", "a turn of the HTTP port failed")
-                time.sleep(_TURN_SECONDS)  # it may fail again, and without end
+                time.sleep(_TURN_SECONDS)  # it may fail again at once, without end
 
     def _turn(self) -> None:
         can_answer = any(each.phase is _Phase.WAITING for each in self._connections)
@@ -217,14 +162,14 @@ class HttpServer:
         self._tick()
 
     def _guarded(self, connection: _Connection, step: Callable[[_Connection], None]) -> None:
-        """Take a step with a connection, which is closed if that fails."""
+        """Make a step of one connection, which is closed if that fails."""
         try:
             step(connection)
         except BlockingIOError:
             pass
         except OSError:  # the client went away
             self._close(connection)
-        except Exception:  # nothing that one client does costs the others
+        except Exception:  # what one client does must not affect the others
             self._log_once("connection", "a connection to the HTTP port failed")
             self._close(connection)
 
@@ -246,7 +191,7 @@ class HttpServer:
             return
         connection.received += part
         try:
-            connection.request = self._request_in(connection.received)
+            connection.request = request_in(connection.received, self._limits.head_bytes)
         except BadRequest as error:
             self._begin_answer(connection, plain(error.status, str(error)))
             return
@@ -255,26 +200,10 @@ class HttpServer:
             connection.received.clear()
             self._selector.unregister(connection.sock)
 
-    def _request_in(self, received: bytearray) -> Request | None:
-        """Return the request, None where it is not whole. What can never be one is refused before its end."""
-        del received[: len(received) - len(received.lstrip(b"\r\n"))]  # empty lines before a request are allowed
-        if not received:
-            return None
-        first_line, has_line, _ = received.partition(b"\n")
-        if has_line or not received[:1].isalpha():
-            _method_and_target(first_line.decode("latin-1").removesuffix("\r"))
-        end = _END_OF_HEAD.search(received)
-        if end is not None:
-            return parsed(bytes(received[: end.start()]))
-        if len(received) > self._limits.head_bytes:
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise BadRequest(status, f"a request's line and headers may have {self._limits.head_bytes} bytes")
-        return None
-
     # -- an answer
 
     def _answer_some(self) -> None:
-        """Answer every request that costs little, and one of the others, so that a probe waits for one at most."""
+        """Answer every request that costs little, and one of the others: a probe waits for one of these at most."""
         waiting = [each for each in self._connections if each.phase is _Phase.WAITING and each.request is not None]
         waiting.sort(key=lambda each: each.request is not None and not self._is_cheap(each.request.path))
         for connection in waiting:
@@ -293,7 +222,7 @@ class HttpServer:
             return self._answer(request)
         except Exception as error:
             self._log_once(f"{type(error).__name__} {request.path[:100]}", "an answer could not be made")
-            return plain(HTTPStatus.INTERNAL_SERVER_ERROR, "this page could not be made; the log has why")
+            return plain(HTTPStatus.INTERNAL_SERVER_ERROR, "this page could not be made; the log has the error")
 
     def _begin_answer(self, connection: _Connection, answer: Answer, *, with_body: bool = True) -> None:
         lines = [
@@ -328,7 +257,7 @@ class HttpServer:
         self._selector.modify(connection.sock, selectors.EVENT_READ, connection)
 
     def _bound_answers(self) -> None:
-        """Close those that read slowest, while all that is not read yet is more than may be."""
+        """Close the oldest answers that are not read, until those that are left are within their limit."""
         unread = [each for each in self._connections if each.phase is _Phase.SENDING]
         size = sum(each.answer_bytes for each in unread)
         for connection in unread[:-1]:
@@ -358,7 +287,7 @@ class HttpServer:
             self._guarded(connection, self._read)
 
     def _stop_accepting(self) -> None:
-        """Leave newcomers alone for a moment: the process has no descriptor for one, and would be asked without end."""
+        """Accept no connection for a moment: the process has no file descriptor left, and the selector would spin."""
         self._log_once("accept", "the HTTP port cannot accept a connection")
         self._selector.unregister(self._listener)
         self._accept_again_at = self._clock() + _TURN_SECONDS
@@ -378,12 +307,12 @@ class HttpServer:
     def _close(self, connection: _Connection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
-        with contextlib.suppress(KeyError, ValueError):  # it waits for its answer, or was closed
+        with contextlib.suppress(KeyError, ValueError):  # it waits for its answer, or is closed already
             self._selector.unregister(connection.sock)
         connection.sock.close()
 
     def _log_once(self, what: str, message: str) -> None:
-        """Log an error with its traceback, each kind once: whoever asks again and again does not fill the log."""
+        """Log an error with its traceback, each kind once: a client that repeats its request does not fill the log."""
         if what not in self._logged and len(self._logged) < self._limits.connections:
             self._logged.add(what)
             log.exception(message)  # noqa: LOG004 - it is called where an exception is handled

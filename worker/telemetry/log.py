@@ -1,8 +1,17 @@
 """Structured logs on stderr: JSON for machines, text for a terminal.
 
-A line is a message and fields, `log.info("group joined", extra={"partitions": 3})`. Whatever a message, a field or an
-error holds, one line comes out, which nothing in it can forge, lengthen without bound, or keep from being written; and no
-secret that this process knows is in it.
+A line is a message and fields, `log.info("index found", extra={"index": "docs", "dimension": 1024})`. Whatever a message, a
+field or an error holds, it is written as one line of bounded length, it cannot forge another line, and no secret that this
+process knows is in it.
+
+A field has one type and one meaning in all lines of the worker (a test reads all log calls):
+
+    topic, partition    a partition: text and integer, always two fields; `topic` alone is the whole topic
+    partitions          some partitions by name: a list of texts "topic/partition"
+    offset, from, to    offsets
+    reason              a value of `errors.Reason` or `errors.BlockReason`
+    error               what went wrong, in words
+    detail              why the worker is in its state, in words
 """
 
 import logging
@@ -27,22 +36,22 @@ EXCEPTION_CHARACTERS: Final = 32_000
 FIELDS: Final = 50
 _ELEMENTS: Final = 50  # of a list or table in a field
 _DEPTH: Final = 4
-_ERRORS: Final = 4  # of those that led to an error
+_ERRORS: Final = 4  # of a chain of errors that caused each other
 _CUT: Final = "…"
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _OWN: Final = frozenset({"time", "level", "logger", "message", "exception"})  # what a JSON line has besides the fields
 
-# What a terminal acts on instead of showing it, and what UTF-8 has no form for. JSON escapes the first 32 by itself.
+# What a terminal acts on instead of showing it, and what UTF-8 cannot encode. JSON escapes the first 32 by itself.
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _UNSAFE_IN_JSON: Final = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", ""))
 _SHORT: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def configure(settings: Log) -> None:
-    """Send the log of this process to stderr, as `[log]` says; the client's is folded.
+    """Send the log of this process to stderr, as `[log]` says; repeated lines of the Kafka client are folded.
 
-    `log.level` is the worker's own. A library logs what passes through it under DEBUG, passwords and records too, so none
-    ever does.
+    `log.level` is for the worker's own lines. No library logs at DEBUG, at any level: at DEBUG they log all that passes
+    through them, passwords and records too.
     """
     text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
@@ -54,7 +63,7 @@ def configure(settings: Log) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if settings.level == "debug" else level)
     logging.getLogger("worker").setLevel(level)
-    # kafka-python logs an error for every attempt while a broker is away; we tell of it once, in our own words.
+    # kafka-python logs an error for every attempt while a broker is away; the worker logs it once, in its own words.
     logging.getLogger("kafka").setLevel(logging.INFO if settings.level == "debug" else logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     logging.getLogger("alibabacloud_oss_v2").setLevel(logging.ERROR)
@@ -66,9 +75,9 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, and the fields.
+    """One JSON object in each line: time (RFC 3339, UTC), level, logger, message, and the fields.
 
-    A field with the name of one of those gets an underscore behind it.
+    A field with the name of one of the first four, or `exception`, has an underscore appended.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -88,7 +97,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, message, then the fields as name=value. The lines of an error are below it, indented."""
+    """Time, level, message, then the fields as name=value. The lines of a traceback follow, indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
@@ -101,12 +110,12 @@ class TextFormatter(logging.Formatter):
 
 
 def escaped(text: str, most: int = FIELD_CHARACTERS) -> str:
-    """Return text in one line: what a terminal acts on as an escape of Python's, and what is longer than `most` cut."""
+    """Return text as one line of at most `most` characters; what a terminal acts on is written as Python escapes it."""
     return _cut(_UNSAFE.sub(_escape, redact(text, most + 1)), most)
 
 
 def _json_text(text: str, most: int = FIELD_CHARACTERS) -> str:
-    """Return the same for JSON, which has escapes of its own for line breaks and the like."""
+    """Return the same for JSON, which escapes line breaks and the like by itself."""
     return _cut(_UNSAFE_IN_JSON.sub(_escape, redact(text, most + 1)), most)
 
 
@@ -138,12 +147,12 @@ def _bounded(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _text_of(value: object) -> str:
     try:
         return str(value)
-    except Exception as error:  # a line is not lost for a field that has no text
+    except Exception as error:  # a field without a text must not cost the line
         return f"<{type(value).__name__} without a text: {type(error).__name__}>"
 
 
 def _json_field(value: object) -> Any:
-    """Return a field as JSON can hold it; what is too long as the beginning of its text."""
+    """Return a field as a JSON value; one that is too long becomes the beginning of its text."""
     found = _json_value(value, _DEPTH)
     if isinstance(found, (dict, list)):
         encoded = msgspec.json.encode(found)
@@ -170,7 +179,7 @@ def _json_value(value: object, depth: int) -> Any:
 
 
 def _exception_lines(error: BaseException, shown: Any) -> Iterator[str]:
-    """Yield the lines of an error and of those that led to it, oldest first; `shown` makes what they say fit for a line."""
+    """Yield the lines of an error and of those that led to it, oldest first; `shown` makes a text fit for a line."""
     chain: list[tuple[BaseException, str]] = []
     current: BaseException | None = error
     why = ""
@@ -180,8 +189,8 @@ def _exception_lines(error: BaseException, shown: Any) -> Iterator[str]:
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     for each, after in reversed(chain):
         yield from _traceback_lines(each.__traceback__)
-        said = shown(_text_of(each))
-        yield f"{type(each).__qualname__}: {said}" if said else type(each).__qualname__
+        words = shown(_text_of(each))
+        yield f"{type(each).__qualname__}: {words}" if words else type(each).__qualname__
         if after:
             yield after
 
@@ -195,7 +204,7 @@ def _traceback_lines(place: TracebackType | None) -> Iterator[str]:
 
 
 def _without_bytes(record: logging.LogRecord) -> bool:
-    """Take bytes out of what a library logs: kafka-python shows a whole response that it cannot read, records and all."""
+    """Replace bytes in what a library logs: kafka-python logs the whole response that it cannot read, records and all."""
     if isinstance(record.args, tuple) and not record.name.startswith("worker"):
         record.args = tuple(
             f"<{len(each)} bytes>" if isinstance(each, (bytes, bytearray, memoryview)) else each for each in record.args
@@ -204,9 +213,9 @@ def _without_bytes(record: logging.LogRecord) -> bool:
 
 
 class Fold(logging.Filter):
-    """Lets a message of the same place through once in `interval` seconds, and says how many were left out.
+    """Passes a warning of the same place once in `interval` seconds, with a count of those that it dropped in between.
 
-    Network errors lose their stack traces.
+    Only loggers whose name begins with `prefix` are folded. Network errors are logged without their traceback.
     """
 
     def __init__(self, interval: float, prefix: str = "") -> None:
@@ -216,7 +225,7 @@ class Fold(logging.Filter):
         self._seen: dict[tuple[str, int], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Decide whether the record is shown."""
+        """Return whether the record is logged."""
         if not record.name.startswith(self._prefix) or record.levelno < logging.WARNING:
             return True
         place = (record.pathname, record.lineno)
@@ -228,7 +237,7 @@ class Fold(logging.Filter):
         if left_out:
             record.left_out = left_out
         if record.exc_info and isinstance(record.exc_info[1], OSError):
-            # Where in the client a connection broke says nothing; a stack trace would look like a fault of the program.
+            # The place in the client where a connection broke is of no use, and a traceback looks like a fault of the worker.
             record.error, record.exc_info = repr(record.exc_info[1]), None
         return True
 

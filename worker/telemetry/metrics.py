@@ -1,24 +1,22 @@
 """Every metric of the worker, with its meaning and unit.
 
-What the ledger and the status know is read from them at each scrape, in one reading, so that the books balance in it:
-consumed = all settled outcomes + buffered. The rest is counted here as it happens, per request or per poll.
+What the ledger and the status know is read from them at each scrape, in one reading, so that in every scrape
+consumed = all settled outcomes + buffered. The rest is counted as it happens, for each request or poll.
 """
 
-import threading
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import accumulate
 from typing import Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.utils import floatToGoString
 
 from worker.errors import BlockReason, Reason, RetryReason
 from worker.ledger import Books, Ledger, Partition
 from worker.ports import SealReason
+from worker.telemetry.end_offsets import EndOffsets
+from worker.telemetry.latency import RecordLatency
 from worker.telemetry.state import State, Status
 
 OPERATIONS: Final = ("PutVectors", "DeleteVectors", "GetVectorIndex")
@@ -34,7 +32,18 @@ KAFKA_ERROR_KINDS: Final = (
 )
 SKIP_REASONS: Final = ("retention", "reset_latest")
 _REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_FETCH_SECONDS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 15)  # a broker with nothing new waits 0.5 s
+_FETCH_SECONDS: Final = (
+    0.005,
+    0.025,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    15,
+)  # a broker with nothing new answers after 0.5 s
 _REBALANCE_SECONDS: Final = (0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 1.2, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 28800, 86400)
 _BATCH_RECORDS: Final = (1, 5, 10, 25, 50, 100, 200, 300, 400, 500)
@@ -42,7 +51,7 @@ _BATCH_BYTES: Final = (1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4e6, 8e6, 12e6, 16e6, 21e6)
 
 
 class Metrics:
-    """The registry of this process, and what is counted as it happens."""
+    """The registry of this process, and the metrics that are counted as it happens."""
 
     def __init__(self, ledger: Ledger, status: Status, topics: Iterable[str], indexes: Iterable[str]) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it ships without a signature
@@ -50,12 +59,12 @@ class Metrics:
         self.topics = tuple(topics)
         self.indexes = tuple(indexes)
         self.ends = EndOffsets()
-        self._count(registry)
-        self._gauge(registry)
-        self._observe(registry)
-        self._watch_the_client(registry)
+        self._make_counters(registry)
+        self._make_gauges(registry)
+        self._make_histograms(registry)
+        self._make_client_metrics(registry)
         self._make_known_series()
-        # The ledger knows it also where the main loop does not turn, or has no consumer to ask.
+        # Read from the ledger, which knows it also when the main loop does not turn or has no consumer.
         self.assigned_partitions.set_function(lambda: len(ledger.assignments()))
         registry.register(_LedgerCollector(ledger, self.ends))
         registry.register(_StatusCollector(status, self.topics))
@@ -63,10 +72,10 @@ class Metrics:
         prometheus_client.PlatformCollector(registry=registry)
         prometheus_client.GCCollector(registry=registry)
 
-    def _count(self, r: CollectorRegistry) -> None:
+    def _make_counters(self, r: CollectorRegistry) -> None:
         self.dead_letters = Counter(
             "oss_vectors_dead_letters",
-            "Records dead-lettered, acknowledged by the broker.",
+            "Dead letters that the broker has acknowledged.",
             ["topic", "reason"],
             registry=r,
         )
@@ -76,62 +85,70 @@ class Metrics:
         self.key_mismatch = Counter(
             "oss_vectors_key_mismatch", "Records whose Kafka key is not the vector's key.", ["topic"], registry=r
         )
-        self.batches = Counter(
-            "oss_vectors_batches", "Sealed batches, by what sealed them.", ["index", "reason"], registry=r
-        )
+        self.batches = Counter("oss_vectors_batches", "Batches sealed, by the reason.", ["index", "reason"], registry=r)
         self.requests = Counter(
             "oss_vectors_requests",
-            "Requests to the service by HTTP status; error where no answer came.",
+            "Requests to the service, by HTTP status; code is error where no answer came.",
             ["index", "operation", "code"],
             registry=r,
         )
         self.uploaded_bytes = Counter(
             "oss_vectors_uploaded_bytes",
-            "Bytes of PutVectors and DeleteVectors bodies, each attempt.",
+            "Bytes of the bodies of PutVectors and DeleteVectors, counted at each attempt.",
             ["index"],
             unit="bytes",
             registry=r,
         )
-        self.retries = Counter("oss_vectors_retries", "Requests that are sent again.", ["reason"], registry=r)
+        self.retries = Counter(
+            "oss_vectors_retries", "Requests that failed and are retried, by the reason.", ["reason"], registry=r
+        )
         self.unknown_outcomes = Counter(
             "oss_vectors_unknown_outcomes", "Requests that may or may not have been applied.", ["index"], registry=r
         )
-        self.bisects = Counter("oss_vectors_bisects", "Refused batches split.", ["index"], registry=r)
+        self.bisects = Counter("oss_vectors_bisects", "Requests split to find a bad record.", ["index"], registry=r)
         self.rate_limit_wait = Counter(
             "oss_vectors_rate_limit_wait_seconds",
-            "Seconds that requests waited for the rate limit or a closed gate.",
+            "Seconds for which requests waited: for the rate limit, or while the index asked for a pause.",
             ["index"],
             unit="seconds",
             registry=r,
         )
         self.skipped_offsets = Counter(
-            "oss_vectors_skipped_offsets", "Offsets passed without being read.", ["topic", "reason"], registry=r
+            "oss_vectors_skipped_offsets",
+            "Offsets that were skipped without being read.",
+            ["topic", "reason"],
+            registry=r,
         )
         self.truncated_offsets = Counter(
             "oss_vectors_truncated_offsets",
-            "Offsets that were read, and whose records the log has lost since: a replica without them became the leader.",
+            "Offsets whose records were read, and which Kafka lost afterwards: a replica without them became the leader.",
             ["topic"],
             registry=r,
         )
         self.commits = Counter("oss_vectors_commits", "Commits of offsets.", ["result"], registry=r)
         self.rebalances = Counter(
-            "oss_vectors_rebalances", "Rebalance events that moved partitions.", ["event"], registry=r
+            "oss_vectors_rebalances",
+            "Rebalances in which partitions were assigned, revoked or lost, by the event.",
+            ["event"],
+            registry=r,
         )
         self.kafka_errors = Counter("oss_vectors_kafka_errors", "Errors of the Kafka client.", ["kind"], registry=r)
         self.lease_waits = Counter(
             "oss_vectors_lease_waits",
-            "Requests and dead letters held back: the group had not confirmed the membership for too long.",
+            "Requests and dead letters held back because the group had not confirmed the membership for too long.",
             registry=r,
         )
 
-    def _gauge(self, r: CollectorRegistry) -> None:
-        self.in_flight = Gauge("oss_vectors_requests_in_flight", "Requests under way.", ["index"], registry=r)
+    def _make_gauges(self, r: CollectorRegistry) -> None:
+        self.in_flight = Gauge(
+            "oss_vectors_requests_in_flight", "Requests sent and not answered yet.", ["index"], registry=r
+        )
         self.in_flight_limit = Gauge(
-            "oss_vectors_in_flight_limit", "Requests that may be under way at once.", ["index"], registry=r
+            "oss_vectors_in_flight_limit", "Requests that may be in flight at once.", ["index"], registry=r
         )
         self.rate_limit = Gauge(
             "oss_vectors_rate_limit_vectors_per_second",
-            "The rate in force, vectors a second; 0 for no limit.",
+            "The rate limit now, in vectors a second; 0 is no limit.",
             ["index"],
             unit="vectors_per_second",
             registry=r,
@@ -144,7 +161,7 @@ class Metrics:
         )
         self.last_put = Gauge(
             "oss_vectors_last_put_timestamp_seconds",
-            "When the service last took a request, Unix time.",
+            "When the service last accepted a request, Unix time.",
             unit="seconds",
             registry=r,
         )
@@ -158,17 +175,19 @@ class Metrics:
             "oss_vectors_assigned_partitions", "Partitions that this process owns.", registry=r
         )
         self.paused_partitions = Gauge(
-            "oss_vectors_paused_partitions", "Of these, how many are not fetched now.", registry=r
+            "oss_vectors_paused_partitions", "Assigned partitions that are paused now.", registry=r
         )
-        self.buffer_limit = Gauge("oss_vectors_buffer_limit_bytes", "buffer.max_bytes.", unit="bytes", registry=r)
+        self.buffer_limit = Gauge(
+            "oss_vectors_buffer_limit_bytes", "The setting buffer.max_bytes.", unit="bytes", registry=r
+        )
         self.worker_info = Gauge(
             "oss_vectors_worker_info",
-            "1, with the version and who it is in Kafka.",
+            "Always 1; the labels are the version and the names in Kafka.",
             ["version", "group_id", "client_id"],
             registry=r,
         )
 
-    def _observe(self, r: CollectorRegistry) -> None:
+    def _make_histograms(self, r: CollectorRegistry) -> None:
         self.batch_records = Histogram(
             "oss_vectors_batch_records",
             "Records in a sealed batch.",
@@ -187,60 +206,65 @@ class Metrics:
         )
         self.request_duration = Histogram(
             "oss_vectors_request_duration_seconds",
-            "Seconds of one attempt, sent to answered.",
+            "Seconds of one attempt, from sending it to its answer.",
             ["operation"],
             unit="seconds",
             buckets=_REQUEST_SECONDS,
             registry=r,
         )
-        self.record_latency = _RecordLatency(self.topics)
+        self.record_latency = RecordLatency(
+            "oss_vectors_record_latency_seconds",
+            "Seconds from the message's timestamp to its final outcome.",
+            topics=self.topics,
+            buckets=_LATENCY_SECONDS,
+        )
         r.register(self.record_latency)
 
-    def _watch_the_client(self, r: CollectorRegistry) -> None:
-        """What `worker.consumer.client_metrics` counts of the group's consumer, over all that this process makes in its time."""
+    def _make_client_metrics(self, r: CollectorRegistry) -> None:
+        """Make what `worker.consumer.client_metrics` counts of the group's consumer, over all consumers of this process."""
         self.kafka_client_fetch_duration = Histogram(
             "oss_vectors_kafka_client_fetch_duration_seconds",
-            "Seconds from a fetch to its answer, for which a broker with nothing new waits fetch_max_wait_ms.",
+            "Seconds from a fetch to its answer; a broker with nothing new answers after fetch_max_wait_ms.",
             unit="seconds",
             buckets=_FETCH_SECONDS,
             registry=r,
         )
         self.kafka_client_fetched_bytes = Counter(
             "oss_vectors_kafka_client_fetched_bytes",
-            "Bytes of record batches fetched, as they came, so compressed.",
+            "Bytes of the record batches fetched, compressed as they were sent.",
             ["topic"],
             unit="bytes",
             registry=r,
         )
         self.kafka_client_rebalance_duration = Histogram(
             "oss_vectors_kafka_client_rebalance_duration_seconds",
-            "Seconds from asking to join the group to the assignment, with what failed in between.",
+            "Seconds from the request to join the group to the assignment, failed attempts included.",
             unit="seconds",
             buckets=_REBALANCE_SECONDS,
             registry=r,
         )
         self.kafka_client_failed_rebalances = Counter(
             "oss_vectors_kafka_client_failed_rebalances",
-            "Joins and syncs that were refused or not answered; they are tried again.",
+            "Joins and syncs that were refused or not answered; they are retried.",
             registry=r,
         )
         self.kafka_client_last_heartbeat = Gauge(
             "oss_vectors_kafka_client_last_heartbeat_timestamp_seconds",
-            "When the group last took a heartbeat, Unix time; there are none during a join.",
+            "When the group last accepted a heartbeat, Unix time; none is sent during a join.",
             unit="seconds",
             registry=r,
         )
         self.kafka_client_connections = Gauge(
-            "oss_vectors_kafka_client_connections", "Connections of the consumer to brokers that are open.", registry=r
+            "oss_vectors_kafka_client_connections", "Open connections of the consumer to brokers.", registry=r
         )
         self.kafka_client_connection_errors = Counter(
             "oss_vectors_kafka_client_connection_errors",
-            "Connections of the consumer to brokers that could not be made, or ended with an error.",
+            "Connections of the consumer to brokers that failed, when they were made or later.",
             registry=r,
         )
 
     def _make_known_series(self) -> None:
-        """Make the series whose labels are known, at 0, so that rate() sees their first step."""
+        """Make the series whose labels are known, at 0, so that rate() sees their first increase."""
         for topic in self.topics:
             self._make_topic_series(topic)
         for index in self.indexes:
@@ -288,81 +312,8 @@ class Metrics:
         self.record_latency.observe(topic, timestamps_ms, now * 1000)
 
 
-class _RecordLatency:
-    """The histogram of record latencies. It takes the records of a batch at once.
-
-    prometheus-client's takes one at a time, under its lock, which costs more than all else that settling a record does.
-    """
-
-    _BOUNDS_MS: Final = tuple(bound * 1000 for bound in _LATENCY_SECONDS)
-
-    def __init__(self, topics: Iterable[str]) -> None:
-        self._lock = threading.Lock()
-        self._counts = {topic: [0] * (len(_LATENCY_SECONDS) + 1) for topic in topics}
-        self._sums_ms = dict.fromkeys(self._counts, 0.0)
-
-    def observe(self, topic: str, timestamps_ms: Iterable[int], now_ms: float) -> None:
-        """Observe `now_ms` less each timestamp, at least 0; a negative timestamp is none."""
-        bounds = self._BOUNDS_MS
-        with self._lock:
-            counts = self._counts[topic]
-            total = 0.0
-            for timestamp in timestamps_ms:
-                if timestamp >= 0:
-                    latency = now_ms - timestamp
-                    if latency > 0.0:
-                        total += latency
-                        counts[bisect_left(bounds, latency)] += 1
-                    else:
-                        counts[0] += 1
-            self._sums_ms[topic] += total
-
-    def collect(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily(
-            "oss_vectors_record_latency_seconds",
-            "Seconds from the message's timestamp to its final outcome.",
-            labels=["topic"],
-            unit="seconds",
-        )
-        with self._lock:
-            for topic, counts in self._counts.items():
-                names = [*map(floatToGoString, _LATENCY_SECONDS), "+Inf"]
-                buckets = list(zip(names, accumulate(counts), strict=True))
-                family.add_metric([topic], buckets, self._sums_ms[topic] / 1000)
-        yield family
-
-
-class EndOffsets:
-    """The end of each partition, as the broker last told it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ends: dict[Partition, int] = {}
-        self._highs: dict[Partition, int] = {}
-
-    def update(self, ends: Mapping[Partition, int], highs: Mapping[Partition, int] | None = None) -> None:
-        """Replace all. `highs` has the ends with what is not committed yet, where those are other ends."""
-        with self._lock:
-            self._ends = dict(ends)
-            self._highs = dict(highs or {})
-
-    def read(self) -> dict[Partition, int]:
-        """Return all."""
-        with self._lock:
-            return dict(self._ends)
-
-    def uncommitted(self) -> dict[Partition, int]:
-        """Return how many offsets of each partition wait for a transaction to end, as far as that is known."""
-        with self._lock:
-            return {
-                partition: max(0, high - self._ends[partition])
-                for partition, high in self._highs.items()
-                if partition in self._ends
-            }
-
-
 class _LedgerCollector:
-    """What the ledger knows, from one reading."""
+    """The metrics of records and partitions, from one reading of the ledger."""
 
     def __init__(self, ledger: Ledger, ends: EndOffsets) -> None:
         self._ledger = ledger
@@ -395,9 +346,12 @@ def _record_families(books: Books) -> Iterator[Metric]:
 def _partition_families(books: Books, ends: Mapping[Partition, int]) -> Iterator[Metric]:
     labels = ["topic", "partition"]
     lag = GaugeMetricFamily(
-        "oss_vectors_consumer_lag_records", "End offset less watermark.", labels=labels, unit="records"
+        "oss_vectors_consumer_lag_records",
+        "End offset minus watermark: records that are not settled yet.",
+        labels=labels,
+        unit="records",
     )
-    end = GaugeMetricFamily("oss_vectors_end_offset", "End of the partition, at the isolation level.", labels=labels)
+    end = GaugeMetricFamily("oss_vectors_end_offset", "End of the partition, at kafka.isolation_level.", labels=labels)
     watermark = GaugeMetricFamily("oss_vectors_watermark_offset", "The lowest offset not yet settled.", labels=labels)
     committed = GaugeMetricFamily("oss_vectors_committed_offset", "The offset last committed.", labels=labels)
     age = GaugeMetricFamily(
@@ -416,7 +370,7 @@ def _partition_families(books: Books, ends: Mapping[Partition, int]) -> Iterator
         if (at := ends.get(figures.partition)) is not None:
             end.add_metric(values, at)
             if figures.is_open:
-                # The end is asked for now and then, so the watermark may be past it.
+                # The end is asked for at intervals, so the watermark may be past it.
                 lag.add_metric(values, max(0, at - figures.watermark))
     yield from (lag, end, watermark, committed, age)
 
@@ -424,7 +378,7 @@ def _partition_families(books: Books, ends: Mapping[Partition, int]) -> Iterator
 def _open_transactions(waiting: Mapping[Partition, int]) -> Metric:
     family = GaugeMetricFamily(
         "oss_vectors_open_transaction_offsets",
-        "Offsets behind the first record of an open transaction, which are not read before it ends.",
+        "Offsets from the first record of an open transaction on; they are not read before it ends.",
         labels=["topic", "partition"],
     )
     for partition, count in waiting.items():
@@ -433,7 +387,7 @@ def _open_transactions(waiting: Mapping[Partition, int]) -> Metric:
 
 
 class _StatusCollector:
-    """The state, and what blocks."""
+    """The metrics of the state and the blocks, from one reading of the status."""
 
     def __init__(self, status: Status, topics: Iterable[str]) -> None:
         self._status = status
@@ -441,12 +395,16 @@ class _StatusCollector:
 
     def collect(self) -> Iterator[Metric]:
         reading = self._status.read()
-        state = GaugeMetricFamily("oss_vectors_state", "1 for the state in force.", labels=["state"])
+        state = GaugeMetricFamily("oss_vectors_state", "1 for the current state, 0 for the others.", labels=["state"])
         for each in State:
             state.add_metric([each.value], float(each is reading.state))
-        blocked = GaugeMetricFamily("oss_vectors_blocked", "1 while it holds.", labels=["topic", "reason"])
-        holding = {(block.topic, block.reason) for block in reading.blocks}
+        blocked = GaugeMetricFamily(
+            "oss_vectors_blocked",
+            "1 while the topic, or one of its partitions, is blocked for this reason.",
+            labels=["topic", "reason"],
+        )
+        blocks = {(block.topic, block.reason) for block in reading.blocks}
         for topic in self._topics:
             for reason in BlockReason:
-                blocked.add_metric([topic, reason.value], float((topic, reason) in holding))
+                blocked.add_metric([topic, reason.value], float((topic, reason) in blocks))
         yield from (state, blocked)

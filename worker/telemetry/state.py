@@ -1,7 +1,7 @@
-"""What the worker tells of itself: its state with the reason, what blocks which topic, and the last dead letters.
+"""The state of the worker with its reason, what blocks which topic, and the last dead letters.
 
-Written by the threads that know, read by metrics, health and the page. It has a lock of its own, for nothing here
-decides about records.
+The threads that know it write it; metrics, health and the page read it. It has a lock of its own, since nothing here
+decides what happens to a record.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger("worker.state")
 
 REASON_CHARACTERS: Final = 4000  # it may name every block
 _MESSAGE_CHARACTERS: Final = 1000
-DEAD_LETTERS_KEPT: Final = 3  # of each reason, so that many of one do not push the few of another out
+DEAD_LETTERS_KEPT: Final = 3  # of each reason, so that many of one do not replace the few of another
 
 
 class State(StrEnum):
@@ -25,18 +25,24 @@ class State(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
-    BLOCKED = "blocked"  # no assigned partition can move, or no topic is there
+    BLOCKED = "blocked"  # no assigned partition makes progress, or no topic exists
     DRAINING = "draining"
     STOPPED = "stopped"
     FAILED = "failed"
 
 
 class Block(NamedTuple):
-    """What cannot move: a topic, or one partition of it, and why."""
+    """What makes no progress: a topic, or one partition of it, and why."""
 
     topic: str
     reason: BlockReason
     partition: int | None = None
+
+    @property
+    def fields(self) -> dict[str, str | int]:
+        """The block as fields of a log line; `partition` only where it is of one partition."""
+        partition = {} if self.partition is None else {"partition": self.partition}
+        return {"topic": self.topic, **partition, "reason": self.reason.value}
 
     def __str__(self) -> str:
         where = self.topic if self.partition is None else f"{self.topic}/{self.partition}"
@@ -53,8 +59,8 @@ class DeadLettered(NamedTuple):
     at: float
 
 
-class _Told(NamedTuple):
-    """What is told of a block, and what of that may quote a record."""
+class _Words(NamedTuple):
+    """The message of a block, and the rest of it, which may quote a record."""
 
     message: str
     quote: str
@@ -79,7 +85,7 @@ class Status:
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._reason = "starting"
-        self._blocks: dict[Block, _Told] = {}
+        self._blocks: dict[Block, _Words] = {}
         self._reasons: dict[str, dict[int | None, list[BlockReason]]] = {}  # of the blocks, by topic and partition
         self._dead_letters: dict[Reason, deque[DeadLettered]] = {}
         self._last_turn = now
@@ -92,38 +98,38 @@ class Status:
             self._state, self._reason = state, reason
         if changed:
             level = logging.WARNING if state in (State.BLOCKED, State.FAILED) else logging.INFO
-            log.log(level, "state: %s", state.value, extra={"reason": reason})
+            log.log(level, "state: %s", state.value, extra={"detail": reason})
 
     def turned(self, now: float) -> None:
-        """Note that the main loop turned, at `now` seconds of the monotonic clock."""
+        """Note that the main loop made a turn, at `now` seconds of the monotonic clock."""
         self._last_turn = now
 
     def block(self, block: Block, message: str, quote: str = "") -> None:
-        """Note that a topic or partition cannot move; the first time is logged.
+        """Note that a topic or partition is blocked; the first time is logged.
 
-        `quote` is the rest of the message where it may quote a record: log and /readyz tell it, the page does not.
+        `quote` is the rest of the message where it may quote a record: the log and /readyz show it, the page does not.
         """
-        told = _Told(clean(message, _MESSAGE_CHARACTERS), clean(quote, _MESSAGE_CHARACTERS))
+        words = _Words(clean(message, _MESSAGE_CHARACTERS), clean(quote, _MESSAGE_CHARACTERS))
         with self._lock:
             new = block not in self._blocks
-            self._blocks[block] = told
+            self._blocks[block] = words
             if new:
                 self._index()
         if new:
-            log.error("blocked", extra={"what": str(block), "error": str(told)})
+            log.error("blocked", extra={**block.fields, "error": str(words)})
 
     def unblock(self, block: Block) -> None:
-        """Note that it is over; that too is logged."""
+        """Note that a block has ended; that too is logged."""
         if block not in self._blocks:
             return
         with self._lock:
             was = self._blocks.pop(block, None)
             self._index()
         if was is not None:
-            log.info("no longer blocked", extra={"what": str(block)})
+            log.info("no longer blocked", extra={**block.fields})
 
     def forget(self, topic: str, partition: int) -> None:
-        """Drop what was noted of one partition, since it was given back."""
+        """Drop the blocks of one partition, since it was given back."""
         if partition not in self._reasons.get(topic, ()):
             return
         with self._lock:
@@ -133,14 +139,14 @@ class Status:
             self._index()
 
     def _index(self) -> None:
-        """Sort the blocks by what they stop; a reader keeps the index that it has."""
+        """Index the blocks by what they stop; a thread that reads the index meanwhile keeps the one that it has."""
         reasons: dict[str, dict[int | None, list[BlockReason]]] = {}
         for block in self._blocks:
             reasons.setdefault(block.topic, {}).setdefault(block.partition, []).append(block.reason)
         self._reasons = reasons
 
     def blocks_of(self, topic: str, partition: int | None = None) -> list[BlockReason]:
-        """Return what blocks a topic as a whole, or a partition, by itself or with its topic."""
+        """Return what blocks a topic as a whole; for a partition also what blocks it alone."""
         reasons = self._reasons.get(topic)
         if reasons is None:
             return []
@@ -150,13 +156,13 @@ class Status:
     def read(self) -> Reading:
         """Return one consistent reading."""
         with self._lock:
-            blocks = {block: str(told) for block, told in self._blocks.items()}
+            blocks = {block: str(words) for block, words in self._blocks.items()}
             return Reading(self._state, self._reason, blocks, self._last_turn)
 
     def messages(self) -> dict[Block, str]:
-        """Return what blocks with its message, as far as that quotes no record."""
+        """Return the message of each block, without what may quote a record."""
         with self._lock:
-            return {block: told.message for block, told in self._blocks.items()}
+            return {block: words.message for block, words in self._blocks.items()}
 
     def dead_lettered(self, letter: DeadLettered) -> None:
         """Note a dead letter that was written."""

@@ -140,7 +140,7 @@ class FieldReader(ValueReader, ABC):
     def _too_deep(self) -> RecordError:
         return RecordError(Reason.MALFORMED, f"the {self.name} is nested too deep")
 
-    def _no_whole(self, body: bytes, error: Exception) -> RecordError:
+    def no_whole(self, body: bytes, error: Exception) -> RecordError:
         """Return the error of a value that is not well-formed."""
         if isinstance(error, RecursionError):
             return self._too_deep()

@@ -74,11 +74,11 @@ class JsonFields(FieldReader):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             without = _without_halves(body)
             if without == body:
-                raise self._no_whole(body, error) from None
+                raise self.no_whole(body, error) from None
         try:
             return self._decode_fields(without)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._no_whole(body, error) from None
+            raise self.no_whole(body, error) from None
 
     def _cut_data(self, data: Raw) -> RawData:
         return self._decode_data(data)

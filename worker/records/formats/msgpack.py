@@ -73,7 +73,7 @@ class MsgpackFields(FieldReader):
             except msgspec.ValidationError:  # a name is no string
                 return RawFields(**self._pick(body, RawFields))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._no_whole(body, error) from None
+            raise self.no_whole(body, error) from None
 
     def _cut_data(self, data: Raw) -> RawData:
         try:

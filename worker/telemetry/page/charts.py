@@ -11,14 +11,8 @@ from worker.telemetry.page.html import node, section_of
 from worker.telemetry.page.words import duration, plain, rate_of
 
 _WIDTH: Final = STEPS * 2  # of a chart, in its own units: two for a step
-
-
 _HEIGHT: Final = 100
-
-
-_AREA: Final = "M0 0h16v10H0z"
-
-
+_AREA: Final = "M0 0h16v10H0z"  # what a legend shows of an area, and of a line
 _LINE: Final = "M0 5h16"
 
 
@@ -48,7 +42,7 @@ def _chart(label: str, scale: Sequence[str], *paths: ET.Element) -> ET.Element:
 
 
 def throughput_of(view: View) -> ET.Element:
-    """Records settled a second, the outcomes stacked in the order of the legend, the first at the bottom."""
+    """Return the chart of records settled a second: the outcomes stacked in the order of the legend, from the bottom up."""
     steps = list(view.history.steps)
     ages = [view.now - step.at for step in steps]
     bottom = [0.0] * len(steps)
@@ -82,7 +76,7 @@ def _round_up(value: float) -> float:
 
 
 def latency_of(view: View) -> ET.Element:
-    """The record latency on a scale of powers of ten, from 10 ms to a second at least."""
+    """Return the chart of the record latency, on a scale of powers of ten, from 10 ms to a second at least."""
     steps = list(view.history.steps)
     highest = max((step.p99 for step in steps if step.p99 is not None), default=1.0)
     decades = max(2, math.ceil(math.log10(max(highest, 1e-9))) + 2)
@@ -100,7 +94,7 @@ def latency_of(view: View) -> ET.Element:
 
 
 def _line(points: Points, decades: int) -> str:
-    """Return a path that is broken where there is no value; a value that stands alone is a dot."""
+    """Return a path that is broken where there is no value; a single value between two breaks is a dot."""
     drawn = []
     is_open = False
     for ago, value in points:
@@ -115,6 +109,6 @@ def _line(points: Points, decades: int) -> str:
 
 
 def _legend(name: str, drawn: str, value: str) -> ET.Element:
-    """Return a line of a legend: a piece of what is drawn, its name, its value of the last minute."""
+    """Return an entry of a legend: a sample of what is drawn, its name, and its value of the last minute."""
     swatch = node("svg", node("path", d=drawn, class_=name), viewBox="0 0 16 10", aria_hidden="true")
     return node("li", swatch, node("span", name), node("b", value))

@@ -11,34 +11,20 @@ from worker.ledger import Outcome, Partition
 from worker.telemetry.state import Block, DeadLettered, Reading
 
 STEP_SECONDS: Final = 5.0  # between two samples of the ring
-
-
 STEPS: Final = 180  # that the ring keeps: 15 minutes
-
-
 _RECENT_SECONDS: Final = 60.0  # "last minute"
 
-
 _PREFIX: Final = "oss_vectors_"
-
-
 _COUNTED: Final = ("retries_total", "kafka_errors_total", "unknown_outcomes_total")
-
-
 _COUNTED_FAILURES: Final = ("commits_total", "dead_letter_writes_total")
 
-
 Key = tuple[str, ...]
-
-
 Labels = Mapping[str, str]
-
-
 Points = list[tuple[float, float | None]]  # (seconds ago, value), the oldest first
 
 
 class Figures:
-    """One reading of the registry. Names go without `oss_vectors_`."""
+    """One reading of the registry. Metrics are named without `oss_vectors_`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._rows: dict[str, list[tuple[Labels, float]]] = {}
@@ -47,7 +33,7 @@ class Figures:
                 self._rows.setdefault(sample.name.removeprefix(_PREFIX), []).append((sample.labels, sample.value))
 
     def rows(self, name: str) -> list[tuple[Labels, float]]:
-        """Return (labels, value) of each of a metric's samples."""
+        """Return (labels, value) of each sample of a metric."""
         return self._rows.get(name, [])
 
     def value(self, name: str) -> float:
@@ -55,7 +41,7 @@ class Figures:
         return sum(value for _, value in self.rows(name))
 
     def by(self, name: str, *labels: str) -> dict[Key, float]:
-        """Return the sums by these labels' values."""
+        """Return the sums over all other labels, by the values of these."""
         sums: dict[Key, float] = {}
         for found, value in self.rows(name):
             key = tuple(found[label] for label in labels)
@@ -64,7 +50,7 @@ class Figures:
 
 
 class Sample(NamedTuple):
-    """What of the figures the ring keeps: counters, so that two samples make a rate. `at` is monotonic, in seconds."""
+    """What the ring keeps of the figures: counters, so that two samples give a rate. `at` is monotonic, in seconds."""
 
     at: float
     settled: dict[Key, float]  # by outcome
@@ -73,7 +59,7 @@ class Sample(NamedTuple):
 
 
 def sample(figures: Figures, now: float) -> Sample:
-    """Take what the ring keeps."""
+    """Return what the ring keeps of the figures."""
     counts = {
         ("requests", *key): value for key, value in figures.by("requests_total", "index", "operation", "code").items()
     }
@@ -88,7 +74,7 @@ def sample(figures: Figures, now: float) -> Sample:
 
 
 def quantile(share: float, older: Sample, newer: Sample) -> float | None:
-    """Return the latency in seconds that `share` of the records settled between two samples stayed below.
+    """Return the latency in seconds below which `share` of the records were that were settled between two samples.
 
     It is interpolated within its bucket, as `histogram_quantile` does; None where no record was settled.
     """
@@ -128,17 +114,17 @@ class History:
         self.steps: deque[Step] = deque(maxlen=STEPS)
 
     def add(self, one: Sample) -> None:
-        """Keep a sample, and let the oldest go."""
+        """Keep a sample, and drop the oldest."""
         if self._samples:
             self.steps.append(_step(self._samples[-1], one))
         self._samples.append(one)
 
     def is_due(self, now: float) -> bool:
-        """Tell whether it is time for another."""
+        """Return whether it is time for another sample."""
         return not self._samples or now - self._samples[-1].at >= STEP_SECONDS
 
     def recent(self, now: float) -> Sample | None:
-        """Return the sample of a minute ago, else the oldest; None where that is not a second ago."""
+        """Return the sample of a minute ago, else the oldest; None where that is less than a second old."""
         old = [one for one in self._samples if now - one.at >= _RECENT_SECONDS]
         found = old[-1] if old else self._samples[0] if self._samples else None
         return found if found is not None and now - found.at >= 1.0 else None
@@ -161,7 +147,7 @@ class View(NamedTuple):
     uptime: float
 
     def a_second(self, outcome: Outcome) -> float | None:
-        """Records settled a second in the last minute, None in the first second."""
+        """Return the records settled a second in the last minute, None in the first second."""
         if self.recent is None:
             return None
         key = (outcome.value,)
@@ -169,9 +155,9 @@ class View(NamedTuple):
         return count / (self.current.at - self.recent.at)
 
     def latency(self, share: float) -> float | None:
-        """That quantile of the last minute's record latency, in seconds."""
+        """Return this quantile of the record latency in the last minute, in seconds."""
         return quantile(share, self.recent, self.current) if self.recent is not None else None
 
     def in_last_minute(self, key: Key) -> float | None:
-        """How much a count has grown in the last minute."""
+        """Return how much a count has grown in the last minute."""
         return self.current.counts[key] - self.recent.counts.get(key, 0.0) if self.recent is not None else None

@@ -7,7 +7,10 @@ from worker.words import visible
 
 
 def node(tag: str, *children: "ET.Element | str | None", **attributes: str) -> ET.Element:
-    """Return an element. A trailing underscore of a name goes, other underscores become hyphens; None is no child."""
+    """Return an element with attributes and children. A child that is None is left out.
+
+    Of an attribute's name, a trailing underscore is removed (`class_`), and others become hyphens (`aria_label`).
+    """
     made = ET.Element(tag, {name.rstrip("_").replace("_", "-"): visible(value) for name, value in attributes.items()})
     for child in children:
         if isinstance(child, str) and len(made):
@@ -20,6 +23,7 @@ def node(tag: str, *children: "ET.Element | str | None", **attributes: str) -> E
 
 
 def facts_of(facts: Iterable[tuple[str, str]]) -> ET.Element:
+    """Return names and values as a list."""
     rows = [node("div", node("dt", name), node("dd", value)) for name, value in facts]
     return node("dl", *rows, class_="facts")
 
@@ -50,8 +54,10 @@ def table_of(headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: i
 
 
 def section_of(title: str, *children: ET.Element | None, name: str) -> ET.Element:
+    """Return a section with a heading; `name` is its class."""
     return node("section", node("h2", title), *children, class_=name)
 
 
 def more_of(count: int, what: str) -> ET.Element | None:
+    """Return a line that says how many more there are, None where there are none."""
     return node("p", f"and {count:,} more {what}", class_="more") if count > 0 else None

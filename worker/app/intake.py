@@ -1,0 +1,186 @@
+"""From polled messages to sealed batches: each message is tracked, decoded, and put into the open batch of its index."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from worker.app.components import Components
+from worker.delivery.batch import Batch, Item, OpenBatch
+from worker.delivery.lane import Lane, observe_latency
+from worker.errors import RecordError
+from worker.ledger import Assignment, Outcome, OutOfOrder
+from worker.ports import DeadLetter, Message, Polled, SealReason
+from worker.records.decode import Decoder, Delete, Put
+from worker.records.target import Target
+
+ITEM_BYTES: Final = 600  # what the objects of one record hold besides its bytes
+HEADER_BYTES: Final = 100  # likewise of one header
+
+# Of the header __connect.errors.class.name: it stays as it is when the decoder moves.
+_RAISED_BY: Final = "worker.record.Decoder"
+
+
+class Route(NamedTuple):
+    """One topic on its way to one index: how it is decoded, and the lane that all topics of the index share."""
+
+    topic: str
+    lane: Lane
+    decoder: Decoder
+
+
+class Decoded:
+    """The messages of one poll, sorted by what happens to them next."""
+
+    __slots__ = ("ignored", "items", "letters", "mismatches", "size")
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []  # for the index
+        self.letters: list[DeadLetter] = []
+        self.ignored: list[Item] = []  # these ask for nothing
+        self.mismatches = 0  # records whose Kafka key is not the vector's key
+        self.size = 0  # bytes of all messages in memory
+
+
+class Intake:
+    """Takes in the messages of the topics whose index is known. All calls are the main loop's."""
+
+    def __init__(self, components: Components) -> None:
+        self._components = components
+        self._ledger = components.ledger
+        self._metrics = components.metrics
+        self._clock = components.clock
+        self._routes: dict[str, Route] = {}
+        self._open_batches: dict[str, OpenBatch] = {}
+
+    # -- routes
+
+    def add_index(self, index: str, found: Target) -> None:
+        """Take in the topics of this index from now on."""
+        lane = self._components.lanes[index]
+        batch = self._components.settings.batch
+        self._open_batches[index] = OpenBatch(
+            lane.envelope, max_records=batch.max_records, max_bytes=batch.max_bytes, max_age=batch.max_age_seconds
+        )
+        for topic in lane.topics:
+            self._routes[topic] = Route(topic, lane, self._decoder(found, lane))
+
+    def has_route(self, topic: str) -> bool:
+        """Return whether the topic's index is known."""
+        return topic in self._routes
+
+    def _decoder(self, target: Target, lane: Lane) -> Decoder:
+        settings = self._components.settings
+        return Decoder(
+            target,
+            max_fragment_bytes=settings.batch.max_bytes - lane.envelope.put_overhead,
+            format=settings.records.format,
+            key_format=settings.records.key_format,
+            metadata_values=settings.records.metadata_values,
+            tombstones=settings.records.tombstones,
+        )
+
+    # -- messages
+
+    def take_in(self, polled: Polled) -> None:
+        """Track, decode and batch the messages of one partition."""
+        assignment, messages = polled
+        offsets = [message.offset for message in messages]
+        if not self.track(assignment, offsets):
+            return
+        route = self._routes[assignment.partition.topic]
+        decoded = self._decode(route, assignment, messages)
+        self._components.limit.note_read(assignment, offsets, [letter.offset for letter in decoded.letters])
+        self._ledger.hold(decoded.size)
+        for letter in decoded.letters:
+            self._components.dead_letters.submit(letter)
+        if decoded.ignored:
+            self._ledger.settle(decoded.ignored, Outcome.IGNORED)
+            observe_latency(self._metrics, decoded.ignored, self._components.wall())
+        if decoded.mismatches:
+            self._metrics.key_mismatch.labels(route.topic).inc(decoded.mismatches)
+        if decoded.items:
+            self._batch(route.lane, decoded.items)
+
+    def track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
+        """Track offsets; False where the partition is no longer open, or they come in an order that cannot be."""
+        try:
+            return self._ledger.track(assignment, offsets)
+        except OutOfOrder as error:
+            self._components.source.refuse(assignment, str(error))
+            return False
+
+    def _decode(self, route: Route, assignment: Assignment, messages: Sequence[Message]) -> Decoded:
+        """Decode messages. Whatever is wrong with one, it costs that one and not the group."""
+        found = Decoded()
+        items, decode = found.items, route.decoder.decode
+        for message in messages:
+            size = ITEM_BYTES
+            try:
+                key, value = message.key, message.value
+                size += (len(value) if value else 0) + (len(key) if key else 0)
+                if message.headers:
+                    size += _header_bytes(message)
+                decoded = decode(key, value, message.headers)
+                if type(decoded) is Put:
+                    size += len(decoded.fragment)
+                    found.mismatches += decoded.key_mismatch
+                    items.append(Item(assignment, message, decoded.key, decoded.fragment, size))
+                elif type(decoded) is Delete:
+                    items.append(Item(assignment, message, decoded.key, None, size))
+                else:
+                    found.ignored.append(Item(assignment, message, "", None, size))
+            except RecordError as error:
+                found.letters.append(_dead_letter(route, assignment, message, size, error))
+            except Exception as error:  # a fault of the worker, which this record brought about
+                found.letters.append(_dead_letter(route, assignment, message, size, RecordError.internal(error)))
+            found.size += size
+        return found
+
+    # -- batches
+
+    def _batch(self, lane: Lane, items: Sequence[Item]) -> None:
+        batch = self._open_batches[lane.index]
+        batch.hold_to(lane.max_body_bytes())
+        now = self._clock()
+        for item in items:
+            _submit(lane, batch.add(item, now))
+
+    def seconds_until_due(self, longest: float) -> float:
+        """Return the seconds until the next open batch is as old as it may be, `longest` at most."""
+        now = self._clock()
+        due = [at for batch in self._open_batches.values() if (at := batch.due_at()) is not None]
+        return min(longest, max(0.0, min(due, default=now + longest) - now))
+
+    def seal_due(self) -> None:
+        """Seal the batches that are as old as they may be."""
+        now = self._clock()
+        for index, batch in self._open_batches.items():
+            due = batch.due_at()
+            if due is not None and due <= now:
+                _submit(self._components.lanes[index], batch.seal(SealReason.AGE))
+
+    def seal_all(self) -> None:
+        """Seal all open batches, since no more records come."""
+        for index, batch in self._open_batches.items():
+            _submit(self._components.lanes[index], batch.seal(SealReason.DRAIN))
+
+
+def _submit(lane: Lane, sealed: Batch | None) -> None:
+    if sealed is not None:
+        lane.submit(sealed)
+
+
+def _header_bytes(message: Message) -> int:
+    return sum(len(name) + len(value or b"") + HEADER_BYTES for name, value in message.headers)
+
+
+def _dead_letter(route: Route, assignment: Assignment, message: Message, size: int, error: RecordError) -> DeadLetter:
+    return DeadLetter(
+        assignment,
+        message,
+        size,
+        route.lane.index,
+        error.reason,
+        error.message,
+        _RAISED_BY,
+        f"{type(error).__module__}.{type(error).__qualname__}",
+    )

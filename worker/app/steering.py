@@ -1,0 +1,43 @@
+"""Steering: which partitions are fetched now, and which are paused."""
+
+from typing import Final
+
+from worker.ledger import Assignment, Ledger, Phase
+from worker.ports import Source
+from worker.settings.tables import Buffer
+from worker.telemetry.state import Status
+
+RESUME_SHARE: Final = 0.75  # of a limit: what was paused at the limit is resumed below this share of it
+
+
+class Steering:
+    """Pauses what is blocked, too far ahead of its watermark, or more than the buffer holds; resumes it afterwards."""
+
+    def __init__(self, settings: Buffer, source: Source, ledger: Ledger, status: Status) -> None:
+        self._settings = settings
+        self._source = source
+        self._ledger = ledger
+        self._status = status
+        self._is_full = False
+        self._too_far_ahead: set[Assignment] = set()
+
+    def steer(self) -> None:
+        """Pause and resume partitions as the buffer, their spans and the blocks are now."""
+        self._is_full = is_above(self._ledger.buffer_bytes, self._settings.max_bytes, was_above=self._is_full)
+        assignments, span = self._ledger.assignments(), self._settings.max_offset_span
+        self._too_far_ahead = {a for a in assignments if is_above(a.span, span, was_above=a in self._too_far_ahead)}
+        self._source.steer({assignment: self._is_wanted(assignment) for assignment in assignments})
+
+    def _is_wanted(self, assignment: Assignment) -> bool:
+        if self._is_full or assignment.phase is not Phase.OPEN or assignment in self._too_far_ahead:
+            return False
+        reasons = self._status.blocks_of(*assignment.partition)
+        return not reasons or all(reason.is_read_on for reason in reasons)
+
+
+def is_above(value: int, limit: int, *, was_above: bool) -> bool:
+    """Return whether a value counts as above its limit: from the limit on, until it is below `RESUME_SHARE` of it.
+
+    Without this hysteresis a partition would be paused and resumed with every batch.
+    """
+    return value >= limit or (was_above and value >= limit * RESUME_SHARE)
