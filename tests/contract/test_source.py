@@ -81,7 +81,7 @@ class Member:
     @staticmethod
     def unsettled(assignment: Assignment) -> list[int]:
         """Return the offsets that have no outcome."""
-        return [offset for offset in assignment._outstanding if offset in assignment._unsettled]
+        return [offset for offset in assignment.outstanding if offset in assignment.unsettled]
 
     def commit(self) -> None:
         """Commit the watermarks, as the main loop does now and then."""

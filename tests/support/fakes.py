@@ -450,10 +450,11 @@ class FakeSource:
 
     def _abandon(self) -> None:
         """Give up everything; the cluster has given it to others already."""
-        gone = [assignment.partition for assignment in self._ledger.assignments()]
+        assignments = self._ledger.assignments()
+        gone = [assignment.partition for assignment in assignments]
         self._cluster.expel(self)
         self._lease.end()
-        self._ledger.fence(gone)
+        self._ledger.end(assignments)
         self._hooks.wake()
         self._hooks.abort()
         for partition in gone:
@@ -465,7 +466,7 @@ class FakeSource:
         """Be put out of the group, as after a session time-out; nothing is committed. It joins again at once."""
         mine = [partition for partition, owner in self._cluster.owners.items() if owner is self]
         self._metrics.rebalances.labels("lost").inc()
-        self._ledger.fence(mine)
+        self._ledger.end(self._ledger.close(mine))
         self._hooks.wake()
         self._forget(mine)
 
@@ -514,7 +515,7 @@ class FakeSource:
                 return False
         if offsets := self._ledger.watermarks(closing):
             self.commit(offsets)
-        self._ledger.fence(self._revoking)
+        self._ledger.end(closing)
         self._hooks.wake()
         self._forget(self._revoking)
         self._revoking = []

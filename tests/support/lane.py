@@ -84,8 +84,7 @@ class Bench:
 
     def give_back(self) -> None:
         """What a rebalance does with the first partition."""
-        self.ledger.close([GOES])
-        self.ledger.fence([GOES])
+        self.ledger.end(self.ledger.close([GOES]))
         self.status.forget(*GOES)
         self.lane.wake()
 

@@ -346,7 +346,7 @@ def test_letters_that_are_held_back_are_given_up_with_their_partition(new_stage:
     stage.writer.start()
     stage.submit(FakeMessage(0, key=b"k", value=b"v"))
     wait_for(lambda: stage.lease_waits() == 1, "it is held back")
-    stage.ledger.fence([stage.assignment.partition])
+    stage.ledger.end([stage.assignment])
     stage.events.wait_for("discarded")
     stage.lease_holds = True
     assert (stage.broker.sent, stage.settled(), stage.ledger.buffer_bytes) == ([], 0, 0)
@@ -469,7 +469,7 @@ def test_when_the_partition_is_given_back_its_letter_is_let_go_and_blocks_nothin
     stage.events.wait_for("discarded")
     stage.events.wait_for(("unblocked", UNAVAILABLE))
     assert (stage.settled(), stage.ledger.buffer_bytes) == (0, 0)
-    assert stage.ledger.fence([Partition("vectors", 0)]) == 1
+    assert stage.ledger.end([stage.assignment]) == 1
 
 
 @pytest.mark.parametrize(

@@ -277,8 +277,8 @@ class Member:
         return [
             (assignment.partition, offset)
             for assignment in self.ledger.assignments()
-            for offset in assignment._outstanding
-            if offset in assignment._unsettled
+            for offset in assignment.outstanding
+            if offset in assignment.unsettled
         ]
 
     def _submit(self, batch: Batch | None) -> None:
@@ -479,7 +479,7 @@ class World:
             for assignment in move.closing:
                 self._assert_what_was_taken_is_settled(move.giver, assignment)
         self.commit(move.giver, move.closing)
-        move.giver.ledger.fence([move.partition])
+        move.giver.ledger.end(move.closing)
         move.giver.status.forget(*move.partition)
         self._assign(move.partition, move.taker if move.taker.life is Life.RUNNING else move.giver)
 
@@ -502,7 +502,7 @@ class World:
         if member is None or any(move.partition == partition for move in self.moves):
             return
         if not self.owners[partition].on_wire and taker.life is Life.RUNNING:
-            member.ledger.fence([partition])
+            member.ledger.end(member.ledger.close([partition]))
             member.status.forget(*partition)
             self._assign(partition, taker)
 
@@ -532,6 +532,8 @@ class World:
             for assignment in member.ledger.assignments():
                 if self.is_owned(assignment):
                     del self.owners[assignment.partition]
+            # It may have sent after it woke, while its lease still held. Its consumer cuts that at the end of the session.
+            member.lane.abort()
         for number, partition in enumerate(partition for partition in self.logs if partition not in self.owners):
             if takers:
                 self._assign(partition, takers[number % len(takers)])
@@ -543,13 +545,13 @@ class World:
             for task in member.lane.tasks:
                 task.is_frozen = False
         elif member.life is Life.WOKEN:
-            lost = [one.partition for one in member.ledger.assignments() if not self.is_owned(one)]
+            lost = [one for one in member.ledger.assignments() if not self.is_owned(one)]
             if lost:
                 member.ledger.lease.end()
-                member.ledger.fence(lost)
+                member.ledger.end(lost)
                 member.lane.abort()
-            for partition in lost:
-                member.status.forget(*partition)
+            for assignment in lost:
+                member.status.forget(*assignment.partition)
             member.life = Life.RUNNING
             self.clock.advance(
                 0.001
