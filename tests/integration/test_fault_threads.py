@@ -22,10 +22,10 @@ main()
 """
 
 THREADS = {
-    "slot-vectors-": "from worker.delivery.lane import Courier; Courier.deliver = die",
+    "slot-vectors-": "from worker.delivery.courier import Courier; Courier.deliver = die",
     "dead-letters": "from worker.deadletters.writer import DeadLetterWriter; DeadLetterWriter._write = die",
     "end-offsets": "from worker.consumer.ends import EndWatcher; EndWatcher._run = die",
-    "index-vectors": "from worker.delivery.lane import Lane; Lane.describe = die",
+    "index-vectors": "from worker.app.targets import TargetFinder; TargetFinder._describe = die",
 }
 
 QUICK_WATCHDOG = """

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.support.fakes import FakeMessage, FakeSink, Request, Stage
+from worker.app.lanes import LaneContext, make_lane
 from worker.delivery.batch import Batch, Item
-from worker.delivery.lane import Lane, LaneContext
 from worker.delivery.pace.backoff import Backoff
 from worker.ledger import Ledger, Partition
 from worker.ports import DeadLetter, SealReason
@@ -53,7 +53,7 @@ class Bench:
             time.monotonic,
             time.time,
         )
-        self.lane = Lane(INDEX, [TOPIC], context)
+        self.lane = make_lane(INDEX, [TOPIC], context)
         for partition in (GOES, STAYS):
             self.ledger.open(self.ledger.assign(partition), 0, None)
 

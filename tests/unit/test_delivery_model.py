@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 
 from tests.support.fakes import FakeClock, FakeMessage, FakeSink, Request, Stage
 from tests.support.turns import Turns
+from worker.app.lanes import LaneContext, make_lane
 from worker.delivery.batch import Batch, Item, OpenBatch
-from worker.delivery.lane import Courier, Lane, LaneContext
+from worker.delivery.lane import Lane
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, Reason, RetryReason, SinkError, Transient
 from worker.lease import Lease
@@ -173,37 +174,37 @@ class WatchedLedger(Ledger):
         return {(assignment.partition, offset): outcome for (assignment, offset), outcome in self.outcomes.items()}
 
 
-class SteppedLane(Lane):
-    """A lane whose slots wait on the test's turns."""
+class Slots:
+    """The slots of a lane that is not started: they wait on the test's turns."""
 
-    def __init__(self, context: LaneContext, turns: Turns, name: str) -> None:
-        super().__init__(INDEX, [TOPIC], context)
+    def __init__(self, lane: Lane, count: int, turns: Turns, name: str) -> None:
+        self._lane = lane
         self._turns = turns
-        self.tasks = [
-            turns.add(f"{name}-slot-{number}", self._work) for number in range(context.delivery.max_in_flight)
-        ]
-        self._threads += [task.thread for task in self.tasks]
+        lane.state.wait = self._wait  # type: ignore[method-assign]  # all waiting of the courier is there
+        self.tasks = [turns.add(f"{name}-slot-{number}", self._work) for number in range(count)]
+        lane._threads += [task.thread for task in self.tasks]
 
-    def pause(self, seconds: float, until: Callable[[], bool]) -> None:
+    def _wait(self, seconds: float, until: Callable[[], bool]) -> None:
         """Give the turn back for so long, a millisecond at the least: less may not move the clock at all."""
         if seconds > 0.0:
-            self._turns.pause(lambda: self.is_stopping or until(), max(seconds, 0.001))
+            self._turns.pause(lambda: self._lane.state.is_stopping or until(), max(seconds, 0.001))
 
     def _work(self) -> None:
-        courier = Courier(self)
+        lane = self._lane
         while True:
-            self._turns.pause(self._could_take)
-            batch = self.take()
+            self._turns.pause(self._has_next)
+            batch = lane.pop()
             if batch is not None:
-                courier.deliver(batch)
-                self.done(batch)
+                lane._courier.deliver(batch)
+                lane.done(batch)
 
-    def _could_take(self) -> bool:
-        queue, in_flight = deque(self._queue), list(self._in_flight)
+    def _has_next(self) -> bool:
+        lane = self._lane
+        queue, in_flight = deque(lane._queue), list(lane._in_flight)
         try:
-            return self.take() is not None
+            return lane.pop() is not None
         finally:
-            self._queue, self._in_flight = queue, in_flight
+            lane._queue, lane._in_flight = queue, in_flight
 
 
 class Letters:
@@ -254,7 +255,9 @@ class Member:
             world.clock,
             world.clock,
         )
-        self.lane = SteppedLane(context, world.turns, f"member-{number}")
+        self.context = context
+        self.lane = make_lane(INDEX, [TOPIC], context)
+        self.slots = Slots(self.lane, situation.slots, world.turns, f"member-{number}")
         self.open_batch = OpenBatch(
             self.lane.envelope, max_records=batch.max_records, max_bytes=batch.max_bytes, max_age=1.0
         )
@@ -264,9 +267,9 @@ class Member:
         if not self.ledger.track(assignment, [entry.offset for entry in entries]):
             return
         self.ledger.hold(len(entries))
-        self.open_batch.hold_to(self.lane.max_body_bytes())
+        self.open_batch.limit_bytes(self.lane.max_body_bytes())
         for entry in entries:
-            self._submit(self.open_batch.add(_item(assignment, entry, pad), self.lane.context.clock()))
+            self._submit(self.open_batch.add(_item(assignment, entry, pad), self.context.clock()))
 
     def seal(self, reason: SealReason) -> None:
         """Seal what is open."""
@@ -518,7 +521,7 @@ class World:
         """Stop a member. What it has on the wire is never whole, or never answered."""
         if member.life is Life.RUNNING:
             member.life = Life.FROZEN
-            for task in member.lane.tasks:
+            for task in member.slots.tasks:
                 task.is_frozen = True
             member.lane.abort()
 
@@ -542,7 +545,7 @@ class World:
         """Let a frozen member's slots go on; or, once they do, let it hear what the group says to its heartbeat."""
         if member.life is Life.FROZEN:
             member.life = Life.WOKEN
-            for task in member.lane.tasks:
+            for task in member.slots.tasks:
                 task.is_frozen = False
         elif member.life is Life.WOKEN:
             lost = [one for one in member.ledger.assignments() if not self.is_owned(one)]
@@ -783,7 +786,7 @@ def _tell(world: World) -> None:
         event("outcome returned")
     for letter in world.letters:
         event(f"dead letter {letter.reason.value}")
-    if any(member.lane.context.metrics.lease_waits._value.get() for member in world.members):
+    if any(member.context.metrics.lease_waits._value.get() for member in world.members):
         event("held back")
     statuses = {request.status for request in world.sink.requests}
     for status in sorted(statuses):

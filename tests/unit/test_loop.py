@@ -8,10 +8,10 @@ import pytest
 
 from tests.support.fakes import FakeClock, FakeSink
 from tests.unit.samples import FakeMessage, opened
+from worker.app.lanes import LaneContext, make_lane
 from worker.app.loop import Parts, Route, Worker
 from worker.app.stop import Stop
 from worker.deadletters.limit import Limit
-from worker.delivery.lane import Lane, LaneContext
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import Reason
 from worker.ledger import Ledger
@@ -64,7 +64,7 @@ class Bench:
             FakeSink(Target(INDEX, 3, "cosine")), self.ledger, self.letters, self.status, self.metrics, settings.delivery, settings.batch, 10,
             Backoff(0.5, 30.0, random.Random(0)), clock, clock,
         )  # fmt: skip
-        lane = Lane(INDEX, (TOPIC,), context)
+        lane = make_lane(INDEX, (TOPIC,), context)
         parts = Parts(
             settings, nothing, {INDEX: lane}, dead_letters, Limit(settings.dead_letter, clock), nothing, self.ledger,
             self.status, self.metrics, clock, clock,

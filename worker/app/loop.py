@@ -10,7 +10,8 @@ from worker.consumer.ends import EndWatcher
 from worker.deadletters.limit import Limit
 from worker.deadletters.writer import DeadLetterWriter
 from worker.delivery.batch import Batch, Item, OpenBatch
-from worker.delivery.lane import Lane, observe_latency
+from worker.delivery.courier import observe_latency
+from worker.delivery.lane import Lane
 from worker.errors import BlockReason, BrokerUnavailable, FatalError, RecordError
 from worker.ledger import Assignment, Ledger, Outcome, OutOfOrder, Phase
 from worker.ports import DeadLetter, Message, Polled, SealReason, Source
@@ -86,7 +87,9 @@ class Worker:
         self._stop = stop
         self._routes: dict[str, Route] = {}
         self._open_batches: dict[str, OpenBatch] = {}
-        self._targets = TargetFinder(parts.lanes, parts.settings.routes)
+        self._targets = TargetFinder(
+            parts.lanes, parts.settings.routes, parts.settings.delivery, parts.metrics, clock=parts.clock
+        )
         self._connected = False
         self._start_again_at = 0.0
         self._waits_for = "starting"
@@ -286,7 +289,7 @@ class Worker:
         if not items:
             return
         lane, batch = route.lane, self._open_batches[route.lane.index]
-        batch.hold_to(lane.max_body_bytes())
+        batch.limit_bytes(lane.max_body_bytes())
         now = self._clock()
         for item in items:
             sealed = batch.add(item, now)
@@ -364,8 +367,7 @@ class Worker:
         return all(unreadable in self._status.blocks_of(topic) for topic in self._settings.topics)
 
     def _why_no_index(self) -> str:
-        lanes = self._parts.lanes.values()
-        answers = [f"index {lane.index}: {lane.last_answer}" for lane in lanes if lane.last_answer]
+        answers = [f"index {index}: {answer}" for index, answer in self._targets.last_answers().items()]
         return "; ".join(["waiting for the service to tell of its indexes", *answers[:_ANSWERS_SHOWN]])
 
     # -- the end

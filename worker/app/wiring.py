@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from worker import __version__
+from worker.app.lanes import LaneContext, make_lane
 from worker.app.loop import Parts, Worker
 from worker.app.stop import Stop
 from worker.app.watchdog import Watchdog
@@ -19,7 +20,7 @@ from worker.deadletters.limit import Limit
 from worker.deadletters.producer import make_producer
 from worker.deadletters.reader import SourceReader
 from worker.deadletters.writer import DeadLetterWriter
-from worker.delivery.lane import Lane, LaneContext
+from worker.delivery.lane import Lane
 from worker.delivery.pace.backoff import Backoff
 from worker.ledger import Ledger
 from worker.oss.sink import OssSink
@@ -132,7 +133,7 @@ def _lanes(
         time.time,
     )
     topics = {index: [r.topic for r in settings.routes if r.index == index] for index in settings.indexes}
-    return {index: Lane(index, topics[index], context) for index in settings.indexes}
+    return {index: make_lane(index, topics[index], context) for index in settings.indexes}
 
 
 def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:

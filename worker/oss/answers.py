@@ -19,20 +19,12 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from worker.errors import Blame, BlockReason, Refused, RetryReason, SinkError, TargetError, Transient
+from worker.oss.dialect import CALLS
 from worker.words import clean
 
 CREDENTIAL_STATUSES: Final = frozenset({401, 403})
 REFUSED_STATUSES: Final = frozenset({400, 413, 422})
 REQUEST_ID: Final = "x-oss-request-id"
-
-# What the service answers to a request that it did ("PutVectors" and "DeleteVectors", OSS API reference).
-ACCEPTED: Final[Mapping[str, frozenset[int]]] = MappingProxyType(
-    {
-        "PutVectors": frozenset({200}),
-        "DeleteVectors": frozenset({200, 204}),
-        "GetVectorIndex": frozenset({200}),
-    }
-)
 
 
 class About(Enum):
@@ -260,7 +252,7 @@ def _of_caller_or_target(answer: Answer, said: _Said, about: About | None) -> Ta
 
 def _why_not_believed(operation: str, answer: Answer) -> str:
     """Return why a 2xx is not the service's word that the operation was done, "" where it is."""
-    if answer.status not in ACCEPTED[operation]:
+    if answer.status not in CALLS[operation].accepted:
         return f"{operation} is not answered so"
     if not _request_id(answer.headers):
         return _stranger(answer)

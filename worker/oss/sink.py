@@ -18,14 +18,17 @@ from urllib.parse import urlsplit
 
 import alibabacloud_oss_v2 as sdk
 import alibabacloud_oss_v2.vectors as sdk_vectors
-import msgspec
 from alibabacloud_oss_v2.types import HttpClient, OperationInput
 from urllib3.exceptions import HTTPError
 
 from worker.errors import BlockReason, NotSent, RetryReason, SinkError, TargetError, Transient
 from worker.oss.answers import Answer, error_of
 from worker.oss.credentials.providers import credentials_provider
-from worker.oss.http import Connections, Exchange, Exchanges, Phase, error_of_connection, literal_host
+from worker.oss.dialect import CALLS, describe_body, described
+from worker.oss.exchange import Exchange, Exchanges, Phase
+from worker.oss.failures import error_of_connection
+from worker.oss.http import Connections, literal_host
+from worker.ports import Operation
 from worker.records.decode import Target
 from worker.settings.tables import Oss
 
@@ -68,30 +71,18 @@ class OssSink:
 
     def put(self, body: bytes) -> int:
         """Send a PutVectors body; returns the HTTP status."""
-        return self._invoke("PutVectors", "putVectors", body).status
+        return self._invoke(Operation.PUT, body).status
 
     def delete(self, body: bytes) -> int:
         """Send a DeleteVectors body; returns the HTTP status."""
-        return self._invoke("DeleteVectors", "deleteVectors", body).status
+        return self._invoke(Operation.DELETE, body).status
 
     def describe(self, index: str) -> Target:
         """Ask for an index's dimension, metric and metadata keys (GetVectorIndex).
 
         Raises `Transient` while the index is being made, since writes can fail until it is enabled.
         """
-        answer = self._invoke("GetVectorIndex", "getVectorIndex", msgspec.json.encode({"indexName": index}))
-        try:
-            found = msgspec.json.decode(answer.body or b"", type=_IndexAnswer).index
-        except (ValueError, RecursionError) as error:  # of which msgspec's own and that of UTF-8 are kinds
-            raise Transient(f"GetVectorIndex answered what is no index: {error}", kind=RetryReason.SERVER) from None
-        if found.status not in ("", "enable"):
-            raise Transient(f'index {index} is "{found.status}", not yet "enable"', kind=RetryReason.SERVER)
-        return Target(
-            index,
-            found.dimension,
-            found.distance_metric,
-            frozenset(found.metadata.non_filterable_metadata_keys if found.metadata else ()),
-        )
+        return described(index, self._invoke(Operation.DESCRIBE, describe_body(index)).body or b"")
 
     def abort(self, thread_id: int) -> None:
         """Cut the connection on which that thread waits for an answer, if it does."""
@@ -102,13 +93,13 @@ class OssSink:
         self._credentials.close()
         self._connections.close()
 
-    def _invoke(self, operation: str, query: str, body: bytes) -> Answer:
+    def _invoke(self, operation: Operation, body: bytes) -> Answer:
         """Make a request. Whatever goes wrong with it, in the SDK and in reading the answer too, is a `SinkError`."""
         request = OperationInput(
-            op_name=operation,
+            op_name=operation.value,
             method="POST",
             headers={"Content-Type": "application/json", "Content-MD5": _content_md5(body)},
-            parameters={query: ""},
+            parameters={CALLS[operation].parameter: ""},
             bucket=self._bucket,
             body=body,
         )
@@ -182,21 +173,6 @@ def _headers(signed: Mapping[str, str | None]) -> dict[str, str]:
             message = f"the header {name} cannot be sent: the credentials hold a line break, a space before them, or another character that no header takes"
             raise TargetError(message, block=BlockReason.CREDENTIALS)
     return headers
-
-
-class _IndexMetadata(msgspec.Struct, rename="camel"):
-    non_filterable_metadata_keys: list[str] = []
-
-
-class _Index(msgspec.Struct, rename="camel"):
-    dimension: int
-    distance_metric: str
-    status: str = ""
-    metadata: _IndexMetadata | None = None
-
-
-class _IndexAnswer(msgspec.Struct):
-    index: _Index
 
 
 def _content_md5(body: bytes) -> str:
