@@ -37,7 +37,7 @@ class Phase(Enum):
 
     OPENING = "opening"  # assigned; nothing is read before its first offset is known
     OPEN = "open"
-    CLOSING = "closing"  # being given back: requests in flight may still settle records, no other request is sent
+    REVOKING = "revoking"  # being given back: requests in flight may still settle records, no other request is sent
     FENCED = "fenced"  # given back or lost: results are ignored
 
 
@@ -55,11 +55,11 @@ class Assignment:
         "is_open",
         "leader_epochs",
         "newest",
-        "on_wire",
         "outstanding",
         "partition",
         "phase",
         "position",
+        "requests_in_flight",
         "unsettled",
     )
 
@@ -75,7 +75,7 @@ class Assignment:
         # (offset, epoch), ascending: what was read from this offset on, up to the next entry's offset, is of that leader's
         # epoch. Replaced as a whole, so that it can be read without the lock.
         self.leader_epochs: tuple[tuple[int, int], ...] = ()
-        self.on_wire = 0  # requests in flight that carry its records
+        self.requests_in_flight = 0  # requests in flight that carry its records
         self.outstanding: deque[int] = deque()  # tracked and not yet passed by the watermark, ascending
         self.unsettled: set[int] = set()  # of these, the ones without an outcome
         self._polled: deque[tuple[int, float]] = deque()  # (first offset, time) of each poll from the watermark on

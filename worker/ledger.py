@@ -80,7 +80,7 @@ class Ledger:
         """`may_write` returns whether the group still counts on this process (`worker.lease`)."""
         self._clock = clock
         self._may_write = may_write
-        self._departed = threading.local()
+        self._begun = threading.local()  # the assignments of each thread's request
         self._lock = threading.Lock()
         self._assignments: dict[Partition, Assignment] = {}
         self._in_order: list[Assignment] | None = None  # the same, sorted; None when they have changed
@@ -101,7 +101,7 @@ class Ledger:
     def reassign(self, assignment: Assignment) -> Assignment | None:
         """Fence an assignment and begin a new one of its partition; None if the partition was given back meanwhile."""
         with self._lock:
-            if self._assignments.get(assignment.partition) is not assignment or assignment.phase is Phase.CLOSING:
+            if self._assignments.get(assignment.partition) is not assignment or assignment.phase is Phase.REVOKING:
                 return None
             self._fence(assignment)
             return self._begin(assignment.partition)
@@ -144,14 +144,14 @@ class Ledger:
                 self._in_order = sorted(self._assignments.values(), key=lambda assignment: assignment.partition)
             return list(self._in_order)
 
-    def close(self, partitions: Iterable[Partition]) -> list[Assignment]:
-        """Send nothing more of these; what is on the wire may land. Returns their assignments."""
+    def begin_revoke(self, partitions: Iterable[Partition]) -> list[Assignment]:
+        """Let no more requests of these begin; those in flight may still settle records. Returns their assignments."""
         with self._lock:
-            closing = [self._assignments[p] for p in partitions if p in self._assignments]
-            for assignment in closing:
-                assignment.phase = Phase.CLOSING
+            revoking = [self._assignments[p] for p in partitions if p in self._assignments]
+            for assignment in revoking:
+                assignment.phase = Phase.REVOKING
                 assignment.is_live = False
-            return closing
+            return revoking
 
     def end(self, assignments: Iterable[Assignment]) -> int:
         """End these periods of ownership; returns how many records are returned unsettled. Ended ones are passed over."""
@@ -200,7 +200,7 @@ class Ledger:
         with self._lock:
             assignment.add_leader_epoch(offset, epoch)
 
-    def hold(self, size: int) -> None:
+    def count_bytes(self, size: int) -> None:
         """Add to `buffer_bytes`: the bytes of records until they are settled, and of a request's body. Negative subtracts."""
         with self._lock:
             self._bytes += size
@@ -238,7 +238,7 @@ class Ledger:
         return sum(counts.values())
 
     def discard(self, records: Iterable[Tracked]) -> None:
-        """Subtract the bytes of records whose assignment is closing or fenced. They count as returned when it is fenced."""
+        """Subtract the bytes of records whose assignment is being revoked or fenced. They count as returned when it is fenced."""
         with self._lock:
             self._bytes -= sum(record.size for record in records)
 
@@ -257,18 +257,18 @@ class Ledger:
 
     # -- requests
 
-    def depart(self, assignments: Collection[Assignment]) -> bool:
-        """Note that a request of this thread with records of these is about to leave.
+    def begin_request(self, assignments: Collection[Assignment]) -> bool:
+        """Note that this thread is about to send a request with records of these.
 
-        False, and nothing noted, unless all are live and the lease holds. After `close` has returned, no request with the
-        partition's records leaves: either it departed before and is counted in `on_wire`, or it does not depart.
+        False, and nothing noted, unless all are live and the lease holds. So after `begin_revoke` no request with the
+        partition's records begins: either it began before, and is counted in `requests_in_flight`, or it gets False.
         """
         with self._lock:
             if not (self._may_write() and all(assignment.is_live for assignment in assignments)):
                 return False
             for assignment in assignments:
-                assignment.on_wire += 1
-        self._departed.assignments = assignments
+                assignment.requests_in_flight += 1
+        self._begun.assignments = assignments
         return True
 
     @property
@@ -276,24 +276,27 @@ class Ledger:
         """Whether the lease holds: the group still counts on this process."""
         return self._may_write()
 
-    def may_leave(self, assignments: Collection[Assignment] | None = None) -> bool:
-        """Return whether what departed may still leave: the last look, just before its bytes go.
+    def may_send(self, assignments: Collection[Assignment] | None = None) -> bool:
+        """Return whether a request that began may still be sent: the last look, just before its bytes go.
 
-        Without `assignments` it is about the last departure of this thread, until that has landed, and True where there is
-        none. Between departure and here may lie a freeze, after which the partitions are lost and the process is a member
-        again: so it is not enough that the lease holds.
+        Without `assignments` it is about the request of this thread that began last, until that has ended; True if there is
+        none. That the lease holds is not enough:
+
+        1. A request begins, and the process is frozen before the bytes go.
+        2. The group gives its partitions to another process, which writes newer versions.
+        3. The process wakes, joins again, and has a lease again. The partitions' old assignments are fenced.
         """
-        departed = getattr(self._departed, "assignments", None) if assignments is None else assignments
-        if departed is None:
+        begun = getattr(self._begun, "assignments", None) if assignments is None else assignments
+        if begun is None:
             return True
-        return self._may_write() and all(assignment.phase is not Phase.FENCED for assignment in departed)
+        return self._may_write() and all(assignment.phase is not Phase.FENCED for assignment in begun)
 
-    def land(self, assignments: Collection[Assignment]) -> None:
-        """Note that the request is answered or given up, and its outcome entered."""
+    def end_request(self, assignments: Collection[Assignment]) -> None:
+        """Note that the request was answered or given up, and that the outcome of its records is entered."""
         with self._lock:
             for assignment in assignments:
-                assignment.on_wire -= 1
-        self._departed.assignments = None
+                assignment.requests_in_flight -= 1
+        self._begun.assignments = None
 
     # -- what is committed and shown
 

@@ -579,17 +579,17 @@ def test_a_revoke_waits_for_what_is_on_the_wire_and_commits_its_outcome(new_stag
     first = started(stage)
     stage.until(lambda: sum(map(len, first.read.values())) == 4, first)
     assignments = first.ledger.assignments()
-    assert first.ledger.depart(assignments)
+    assert first.ledger.begin_request(assignments)
     second = started(stage)
     closing: list[Assignment] = []
 
     def answer() -> None:
-        closing.extend(a for a in assignments if a.phase is Phase.CLOSING)
-        assert (first.ledger.depart(assignments), second.owned) == (False, [])
+        closing.extend(a for a in assignments if a.phase is Phase.REVOKING)
+        assert (first.ledger.begin_request(assignments), second.owned) == (False, [])
         first.ledger.settle([Settled(closing[0], 0), Settled(closing[0], 1)], Outcome.PUT)
-        first.ledger.land(assignments)
+        first.ledger.end_request(assignments)
 
-    stage.until(lambda: any(a.phase is Phase.CLOSING for a in assignments), first, second, then=answer)
+    stage.until(lambda: any(a.phase is Phase.REVOKING for a in assignments), first, second, then=answer)
     stage.until(lambda: second.owned != [], first, second)
     assert [a.phase for a in closing] == [Phase.FENCED]
     assert stage.committed(closing[0].partition.partition) == 2
@@ -604,7 +604,7 @@ def test_a_revoke_cuts_what_does_not_land_in_time_and_returns_the_rest(new_stage
     first = started(stage, revoke_seconds=0.3)
     stage.until(lambda: sum(map(len, first.read.values())) == 4, first)
     assignments = first.ledger.assignments()
-    assert first.ledger.depart(assignments)
+    assert first.ledger.begin_request(assignments)
     second = started(stage)
     stage.until(lambda: second.read != {}, first, second)
     assert first.calls.count("abort") == 1
@@ -612,7 +612,7 @@ def test_a_revoke_cuts_what_does_not_land_in_time_and_returns_the_rest(new_stage
     assert first.ledger.books().settled[stage.topic, Outcome.RETURNED] == 2
     assert first.ledger.settle([Settled(fenced, 0)], Outcome.PUT) == 0
     assert second.read == {fenced.partition: [0, 1]}
-    first.ledger.land(assignments)
+    first.ledger.end_request(assignments)
 
 
 # -- the end
@@ -653,7 +653,7 @@ def test_a_member_that_is_cut_off_for_a_session_gives_up_what_another_has_by_the
     first.source.is_cut_off = True
     stage.clock.advance(5.5)  # most of its session
     first.turn()
-    assert (first.ledger.depart([assignment]), first.owned) == (False, [assignment.partition])
+    assert (first.ledger.begin_request([assignment]), first.owned) == (False, [assignment.partition])
     stage.cluster.expel(first.source)
     stage.until(lambda: second.read != {}, second)
     with pytest.raises(BrokerUnavailable, match="joining anew"):
@@ -678,14 +678,14 @@ def test_heartbeats_go_on_while_a_revoke_waits_longer_than_the_session(broker: B
     first.source.start()
     stage.until(lambda: sum(map(len, first.read.values())) == 2, first)
     assignments = first.ledger.assignments()
-    assert first.ledger.depart(assignments)
+    assert first.ledger.begin_request(assignments)
     second = started(stage)
     closing: list[Assignment] = []
 
     def answer() -> None:
-        closing.extend(a for a in assignments if a.phase is Phase.CLOSING)
+        closing.extend(a for a in assignments if a.phase is Phase.REVOKING)
         first.ledger.settle([Settled(closing[0], 0)], Outcome.PUT)
-        first.ledger.land(assignments)
+        first.ledger.end_request(assignments)
 
     stage.until(lambda: "abort" in first.calls, first, second, then=answer)
     assert first.metrics.registry.get_sample_value("oss_vectors_rebalances_total", {"event": "lost"}) == 0

@@ -466,7 +466,7 @@ class FakeSource:
         """Be put out of the group, as after a session time-out; nothing is committed. It joins again at once."""
         mine = [partition for partition, owner in self._cluster.owners.items() if owner is self]
         self._metrics.rebalances.labels("lost").inc()
-        self._ledger.end(self._ledger.close(mine))
+        self._ledger.end(self._ledger.begin_revoke(mine))
         self._hooks.wake()
         self._forget(mine)
 
@@ -498,15 +498,15 @@ class FakeSource:
 
     def _begin_revoke(self, partitions: Sequence[Partition]) -> None:
         self._revoking = list(partitions)
-        self._ledger.close(partitions)
+        self._ledger.begin_revoke(partitions)
         self._metrics.rebalances.labels("revoked").inc()
         self._hooks.wake()
         self._deadline, self._aborted = self._clock() + self._revoke_seconds, False
 
     def _end_revoke(self) -> bool:
         """Commit and fence where nothing is on the wire any more, or the time is up; False where it goes on."""
-        closing = self._ledger.close(self._revoking)
-        if any(assignment.on_wire for assignment in closing):
+        closing = self._ledger.begin_revoke(self._revoking)
+        if any(assignment.requests_in_flight for assignment in closing):
             if self._clock() < self._deadline:
                 return False
             if not self._aborted:

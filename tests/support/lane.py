@@ -36,7 +36,7 @@ class Bench:
         self.lease_holds = True
         self.ledger = Ledger([TOPIC], time.monotonic, lambda: self.lease_holds)
         self.sink = FakeSink(
-            Target(INDEX, 4, "cosine", frozenset()), waypoint=self._waypoint, may_send=self.ledger.may_leave
+            Target(INDEX, 4, "cosine", frozenset()), waypoint=self._waypoint, may_send=self.ledger.may_send
         )
         self.status = Status(time.monotonic())
         self.metrics = Metrics(self.ledger, self.status, [TOPIC], [INDEX])
@@ -76,7 +76,7 @@ class Bench:
         assert assignment is not None
         messages = [FakeMessage(assignment.position + place, b"", key.encode()) for place, key in enumerate(keys)]
         self.ledger.track(assignment, [message.offset for message in messages])
-        self.ledger.hold(len(messages))
+        self.ledger.count_bytes(len(messages))
         return [
             Item(assignment, one, key, b'{"key":"%s"}' % key.encode(), 1)
             for key, one in zip(keys, messages, strict=True)
@@ -84,7 +84,7 @@ class Bench:
 
     def give_back(self) -> None:
         """What a rebalance does with the first partition."""
-        self.ledger.end(self.ledger.close([GOES]))
+        self.ledger.end(self.ledger.begin_revoke([GOES]))
         self.status.forget(*GOES)
         self.lane.wake()
 

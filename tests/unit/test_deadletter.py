@@ -134,8 +134,8 @@ class WatchedLedger(Ledger):
 
     events: Events
 
-    def land(self, assignments: Any) -> None:
-        super().land(assignments)
+    def end_request(self, assignments: Any) -> None:
+        super().end_request(assignments)
         self.events.put("landed")
 
     def first_undecided(self, topic: str, given_up: Any) -> list[tuple[Partition, int]]:
@@ -216,7 +216,7 @@ class Stage:
         """Track messages, all of which are bad by themselves or none."""
         owner, offsets = assignment or self.assignment, [message.offset for message in messages]
         self.ledger.track(owner, offsets)
-        self.ledger.hold(100 * len(messages))
+        self.ledger.count_bytes(100 * len(messages))
         self.limit.note_read(owner, offsets, offsets if bad else ())
         if owner is self.assignment:
             self.source.messages |= {message.offset: message for message in messages}
@@ -465,7 +465,7 @@ def test_when_the_partition_is_given_back_its_letter_is_let_go_and_blocks_nothin
     stage.writer.start()
     stage.submit(FakeMessage(0))
     stage.events.wait_for(("blocked", UNAVAILABLE))
-    stage.ledger.close([Partition("vectors", 0)])
+    stage.ledger.begin_revoke([Partition("vectors", 0)])
     stage.events.wait_for("discarded")
     stage.events.wait_for(("unblocked", UNAVAILABLE))
     assert (stage.settled(), stage.ledger.buffer_bytes) == (0, 0)
@@ -500,7 +500,7 @@ def test_without_a_dead_letter_topic_the_first_letter_blocks_its_partition_until
     stage.events.wait_for(("blocked", block))
     told = "there is no dead-letter topic for vectors/0 offset 0"
     assert (stage.status.messages()[block], stage.status.read().blocks[block]) == (told, f"{told}: 2 numbers, not 3")
-    stage.ledger.close([Partition("vectors", 0)])
+    stage.ledger.begin_revoke([Partition("vectors", 0)])
     stage.events.wait_for(("unblocked", block))
     assert (stage.broker.sent, stage.settled(), stage.ledger.buffer_bytes) == ([], 0, 0)
     assert stage.status.dead_letters() == []
@@ -609,7 +609,7 @@ def test_what_is_held_or_parked_keeps_neither_the_bytes_nor_the_count_of_them(ne
     seen = [weakref.ref(message) for message in messages]
     offsets = list(range(30))
     stage.ledger.track(stage.assignment, offsets)
-    stage.ledger.hold(30 * 100_000)
+    stage.ledger.count_bytes(30 * 100_000)
     stage.limit.note_read(stage.assignment, offsets, offsets)
     while messages:
         stage.writer.submit(rejected(stage.assignment, messages.pop(0), size=100_000))

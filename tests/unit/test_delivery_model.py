@@ -124,17 +124,17 @@ class WatchedLedger(Ledger):
         self._member = member
         self.outcomes: dict[tuple[Assignment, int], Outcome] = {}
 
-    def depart(self, assignments: Collection[Assignment]) -> bool:
+    def begin_request(self, assignments: Collection[Assignment]) -> bool:
         """Let others have a turn before and after: what was asked of the partitions until now may not hold any more."""
         self._world.turns.let_others()
-        departed = super().depart(assignments)
+        departed = super().begin_request(assignments)
         self._world.turns.let_others()
         return departed
 
-    def land(self, assignments: Collection[Assignment]) -> None:
+    def end_request(self, assignments: Collection[Assignment]) -> None:
         """Let others have a turn before."""
         self._world.turns.let_others()
-        super().land(assignments)
+        super().end_request(assignments)
 
     def settle(self, records: Iterable[Tracked], outcome: Outcome) -> int:
         """Let others have a turn before; look at each, then enter it."""
@@ -266,7 +266,7 @@ class Member:
         """Track and batch records, as the main loop does."""
         if not self.ledger.track(assignment, [entry.offset for entry in entries]):
             return
-        self.ledger.hold(len(entries))
+        self.ledger.count_bytes(len(entries))
         self.open_batch.limit_bytes(self.lane.max_body_bytes())
         for entry in entries:
             self._submit(self.open_batch.add(_item(assignment, entry, pad), self.context.clock()))
@@ -328,7 +328,7 @@ class World:
             judge=self._judge,
             waypoint=self._waypoint,
             max_body_bytes=situation.max_body_bytes,
-            may_send=lambda: all(member.ledger.may_leave() for member in self.members),  # by the thread that asks
+            may_send=lambda: all(member.ledger.may_send() for member in self.members),  # by the thread that asks
         )
         self.sink.next_answers = list(situation.answers)
         self.logs: dict[Partition, list[Entry]] = {}
@@ -433,7 +433,7 @@ class World:
         """Let the broker acknowledge the oldest dead letter, as long as its partition is owned."""
         if member.letters.waiting and member.life is not Life.FROZEN:
             letter = member.letters.waiting[0]
-            if not member.ledger.depart((letter.assignment,)):
+            if not member.ledger.begin_request((letter.assignment,)):
                 if not letter.assignment.is_live:
                     member.ledger.discard([member.letters.waiting.popleft()])
                 return
@@ -441,7 +441,7 @@ class World:
             self.letters.append(letter)
             self.acknowledged.add((letter.assignment, letter.offset))
             member.ledger.settle([letter], Outcome.DEAD_LETTERED)
-            member.ledger.land((letter.assignment,))
+            member.ledger.end_request((letter.assignment,))
 
     def commit(self, member: Member, assignments: list[Assignment] | None = None) -> None:
         """Commit a member's watermarks; each must be complete."""
@@ -465,14 +465,14 @@ class World:
         giver = self._owner(partition)
         taker = self.members[which // 3 % len(self.members)]
         if giver is not None and all(move.partition != partition for move in self.moves):
-            self.moves.append(Move(partition, giver, taker, giver.ledger.close([partition])))
+            self.moves.append(Move(partition, giver, taker, giver.ledger.begin_revoke([partition])))
 
     def go_on_with(self, move: Move) -> None:
         """End a revocation whose requests have landed; else cut them once, by the clock."""
         if move.giver.life is not Life.RUNNING:
             return
-        on_wire = any(assignment.on_wire for assignment in move.closing)
-        if on_wire and not move.was_cut:
+        requests_in_flight = any(assignment.requests_in_flight for assignment in move.closing)
+        if requests_in_flight and not move.was_cut:
             if int(self.clock() * 4) % 5 == 0:
                 move.giver.lane.abort()
                 move.was_cut = True
@@ -504,8 +504,8 @@ class World:
         taker = self.members[which // 3 % len(self.members)]
         if member is None or any(move.partition == partition for move in self.moves):
             return
-        if not self.owners[partition].on_wire and taker.life is Life.RUNNING:
-            member.ledger.end(member.ledger.close([partition]))
+        if not self.owners[partition].requests_in_flight and taker.life is Life.RUNNING:
+            member.ledger.end(member.ledger.begin_revoke([partition]))
             member.status.forget(*partition)
             self._assign(partition, taker)
 
@@ -773,7 +773,7 @@ def _assert_the_books_balance(member: Member) -> None:
     assert books.buffer_bytes == 0
     assert books.buffered == {TOPIC: 0}
     assert books.consumed[TOPIC] == sum(books.settled.values())
-    assert {assignment.on_wire for assignment in member.ledger.assignments()} <= {0}
+    assert {assignment.requests_in_flight for assignment in member.ledger.assignments()} <= {0}
     blocks = [block for block in member.status.read().blocks if block.reason is not BlockReason.RECORD_STUCK]
     assert blocks == []
 

@@ -294,7 +294,7 @@ def test_a_block_is_1_while_it_holds(setup: Setup) -> None:
 def test_consumed_is_what_is_settled_and_what_is_buffered(setup: Setup) -> None:
     assignment = opened(setup.ledger)
     setup.ledger.track(assignment, range(10))
-    setup.ledger.hold(1000)
+    setup.ledger.count_bytes(1000)
     for offset, outcome in enumerate(Outcome):
         if outcome is not Outcome.RETURNED:
             setup.ledger.settle([FakeTracked(assignment, offset, 100)], outcome)

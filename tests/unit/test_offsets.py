@@ -126,7 +126,7 @@ def test_what_is_not_outstanding_is_not_settled(ledger: Ledger, caplog: pytest.L
     """Once counted, it made the books lie for good, and its bytes were given free twice."""
     assignment = opened(ledger)
     ledger.track(assignment, [0, 1, 2])
-    ledger.hold(30)
+    ledger.count_bytes(30)
     records = [FakeTracked(assignment, offset, 10) for offset in (1, 1, 7, -1)]
     assert ledger.settle(records, Outcome.PUT) == 1
     assert ledger.settle(records, Outcome.PUT) == 0
@@ -204,13 +204,13 @@ def test_assignments_come_in_the_order_of_topic_and_partition(ledger: Ledger) ->
 
 
 def test_a_partition_that_is_not_owned_is_not_closed(ledger: Ledger) -> None:
-    assert (ledger.close([P0]), ledger.assignment(P0)) == ([], None)
+    assert (ledger.begin_revoke([P0]), ledger.assignment(P0)) == ([], None)
 
 
 @pytest.mark.parametrize("goes", ["is closed", "ends"])
 def test_a_partition_that_goes_before_it_was_opened_is_not_opened_any_more(ledger: Ledger, goes: str) -> None:
     assignment = ledger.assign(P0)
-    ledger.close([P0]) if goes == "is closed" else ledger.end([assignment])
+    ledger.begin_revoke([P0]) if goes == "is closed" else ledger.end([assignment])
     assert (ledger.open(assignment, 0, None), ledger.track(assignment, [0])) == (False, False)
 
 
@@ -237,7 +237,7 @@ def test_a_reassigned_partition_begins_anew_and_returns_what_was_not_settled(led
 def test_a_partition_that_goes_is_not_reassigned(ledger: Ledger, goes: str) -> None:
     assignment = opened(ledger)
     if goes == "is closed":
-        ledger.close([P0])
+        ledger.begin_revoke([P0])
     else:
         ledger.end([assignment])
     back = ledger.assign(P0) if goes == "comes back" else None
@@ -250,7 +250,7 @@ def test_nothing_is_tracked_unless_the_partition_is_open(ledger: Ledger, phase: 
     assignment = ledger.assign(P0)
     if phase != "opening":
         ledger.open(assignment, 0, None)
-        ledger.close([P0]) if phase == "closing" else ledger.end([assignment])
+        ledger.begin_revoke([P0]) if phase == "closing" else ledger.end([assignment])
     assert (ledger.track(assignment, [0]), ledger.books().consumed["vectors"]) == (False, 0)
 
 
@@ -262,7 +262,7 @@ def test_a_partition_is_opened_once(ledger: Ledger) -> None:
 def test_what_was_on_the_wire_still_settles_while_its_partition_closes(ledger: Ledger) -> None:
     assignment = opened(ledger)
     ledger.track(assignment, [0, 1])
-    assert ledger.close([P0]) == [assignment]
+    assert ledger.begin_revoke([P0]) == [assignment]
     assert (settle(ledger, assignment, 0), ledger.watermarks()) == (1, {assignment: 1})
     assert (ledger.end([assignment]), settled(ledger, Outcome.PUT), settled(ledger, Outcome.RETURNED)) == (1, 1, 1)
 
@@ -270,7 +270,7 @@ def test_what_was_on_the_wire_still_settles_while_its_partition_closes(ledger: L
 def test_a_result_that_comes_after_the_fence_changes_nothing_but_the_bytes(ledger: Ledger) -> None:
     old = opened(ledger)
     ledger.track(old, [0, 1])
-    ledger.hold(300)
+    ledger.count_bytes(300)
     ledger.end([old])
     new = opened(ledger)
     ledger.track(new, [0, 1])
@@ -294,18 +294,18 @@ def test_a_settling_of_both_old_and_new_owners_counts_the_new_alone(ledger: Ledg
 
 def test_a_request_departs_only_while_all_its_partitions_are_live(ledger: Ledger) -> None:
     first, second = opened(ledger), opened(ledger, partition=1)
-    assert ledger.depart([first, second])
-    ledger.close([P1])
-    assert not ledger.depart([first, second])
-    assert (first.on_wire, second.on_wire) == (1, 1)
-    ledger.land([first, second])
-    assert (first.on_wire, second.on_wire) == (0, 0)
+    assert ledger.begin_request([first, second])
+    ledger.begin_revoke([P1])
+    assert not ledger.begin_request([first, second])
+    assert (first.requests_in_flight, second.requests_in_flight) == (1, 1)
+    ledger.end_request([first, second])
+    assert (first.requests_in_flight, second.requests_in_flight) == (0, 0)
 
 
 def test_a_fenced_partition_lets_nothing_depart(ledger: Ledger) -> None:
     assignment = opened(ledger)
     ledger.end([assignment])
-    assert not ledger.depart([assignment])
+    assert not ledger.begin_request([assignment])
 
 
 # -- the books
@@ -363,8 +363,8 @@ def test_the_age_is_that_of_the_record_at_the_watermark(ledger: Ledger, clock: F
 def test_discarded_bytes_are_free_and_the_records_are_counted_as_returned(ledger: Ledger) -> None:
     assignment = opened(ledger)
     ledger.track(assignment, [0, 1])
-    ledger.hold(70)
-    ledger.close([P0])
+    ledger.count_bytes(70)
+    ledger.begin_revoke([P0])
     ledger.discard([FakeTracked(assignment, 0, 30), FakeTracked(assignment, 1, 40)])
     assert (ledger.buffer_bytes, ledger.outstanding()) == (0, 2)
     assert (ledger.end([assignment]), settled(ledger, Outcome.RETURNED)) == (2, 2)
@@ -383,7 +383,7 @@ class Owned:
         self.settled: dict[int, bool] = {}
         self.sizes: dict[int, int] = {}
         self.seen = -1  # the highest watermark so far
-        self.on_wire = 0
+        self.requests_in_flight = 0
 
     def watermark(self) -> int:
         return min((offset for offset, done in self.settled.items() if not done), default=self.position)
@@ -453,7 +453,7 @@ class LedgerMachine(RuleBasedStateMachine):
             position += gap + 1
         assert self.ledger.track(owned.real, offsets) == (owned.phase == "open")
         if owned.phase == "open":
-            self.ledger.hold(size * len(offsets))
+            self.ledger.count_bytes(size * len(offsets))
             self.consumed[owned.real.partition.topic] += len(offsets)
             owned.settled |= dict.fromkeys(offsets, False)
             owned.sizes |= dict.fromkeys(offsets, size)
@@ -505,7 +505,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(chosen=st.sets(partitions))
     def close(self, chosen: set[Partition]) -> None:
         closing = [self.current[p] for p in chosen if p in self.current]
-        assert set(self.ledger.close(chosen)) == {owned.real for owned in closing}
+        assert set(self.ledger.begin_revoke(chosen)) == {owned.real for owned in closing}
         for owned in closing:
             owned.phase = "closing"
 
@@ -533,7 +533,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def depart(self, data: st.DataObject) -> None:
         chosen = data.draw(st.lists(st.sampled_from(self.owners), unique=True, min_size=1, max_size=3))
         leaves = all(owned.phase in ("opening", "open") for owned in chosen)
-        assert self.ledger.depart([owned.real for owned in chosen]) == leaves
+        assert self.ledger.begin_request([owned.real for owned in chosen]) == leaves
         if leaves:
             self.flying.append(chosen)
 
@@ -541,7 +541,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def land(self, data: st.DataObject) -> None:
         chosen = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
-        self.ledger.land([owned.real for owned in chosen])
+        self.ledger.end_request([owned.real for owned in chosen])
 
     @invariant()
     def the_watermark_is_the_models_and_never_goes_back(self) -> None:
@@ -568,7 +568,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_wire_carries_what_departed_and_did_not_land(self) -> None:
-        assert all(owned.real.on_wire == sum(owned in each for each in self.flying) for owned in self.owners)
+        assert all(owned.real.requests_in_flight == sum(owned in each for each in self.flying) for owned in self.owners)
 
     def teardown(self) -> None:
         """Settle everything: the bytes end at 0."""
@@ -587,25 +587,25 @@ def test_nothing_departs_while_the_lease_does_not_hold(clock: FakeClock) -> None
     holds = [True]
     ledger = Ledger(["vectors"], clock, lambda: holds[0])
     assignment = opened(ledger)
-    assert ledger.depart({assignment})
+    assert ledger.begin_request({assignment})
     holds[0] = False
-    assert not ledger.depart({assignment})
-    assert (assignment.on_wire, ledger.may_write) == (1, False)
+    assert not ledger.begin_request({assignment})
+    assert (assignment.requests_in_flight, ledger.may_write) == (1, False)
 
 
 def test_what_departed_may_leave_until_the_lease_runs_out_or_its_partition_is_fenced(clock: FakeClock) -> None:
     holds = [True]
     ledger = Ledger(["vectors"], clock, lambda: holds[0])
     assignment = opened(ledger)
-    assert ledger.may_leave()  # nothing of this thread departed: it asks for an index
-    ledger.depart({assignment})
-    ledger.close([P0])  # a revoke waits for what departed
-    assert ledger.may_leave()
+    assert ledger.may_send()  # nothing of this thread departed: it asks for an index
+    ledger.begin_request({assignment})
+    ledger.begin_revoke([P0])  # a revoke waits for what departed
+    assert ledger.may_send()
     holds[0] = False
-    assert not ledger.may_leave()
+    assert not ledger.may_send()
     holds[0] = True
     ledger.end([assignment])
-    assert not ledger.may_leave()
-    assert not ledger.may_leave([assignment])
-    ledger.land({assignment})
-    assert ledger.may_leave()
+    assert not ledger.may_send()
+    assert not ledger.may_send([assignment])
+    ledger.end_request({assignment})
+    assert ledger.may_send()

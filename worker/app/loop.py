@@ -235,7 +235,7 @@ class Worker:
         route = self._routes[assignment.partition.topic]
         items, letters, ignored, held = self._decode(route, assignment, messages)
         self._parts.limit.note_read(assignment, offsets, [letter.offset for letter in letters])
-        self._ledger.hold(held)
+        self._ledger.count_bytes(held)
         for letter in letters:
             self._parts.dead_letters.submit(letter)
         if ignored:

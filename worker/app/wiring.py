@@ -49,7 +49,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         settings.oss,
         environ,
         max_connections=settings.delivery.max_in_flight * len(settings.indexes) + 2,
-        may_send=ledger.may_leave,
+        may_send=ledger.may_send,
     )
     status = Status(time.monotonic())
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)

@@ -774,7 +774,7 @@ class KafkaSource:
         with the first, and commits the same.
         """
         partitions = [Partition(tp.topic, tp.partition) for tp in revoked]
-        closing = self._ledger.close(partitions)
+        closing = self._ledger.begin_revoke(partitions)
         if not closing:
             return  # before the first join, and once more from close()
         self._metrics.rebalances.labels("revoked").inc()
@@ -818,9 +818,9 @@ class KafkaSource:
 
         In this order: what departs after the end is refused, and what departed before it is cut.
         """
-        on_wire = any(assignment.on_wire for assignment in assignments)
+        requests_in_flight = any(assignment.requests_in_flight for assignment in assignments)
         returned = self._end(assignments)
-        if on_wire:
+        if requests_in_flight:
             self._hooks.abort()
         return returned
 
@@ -833,7 +833,7 @@ class KafkaSource:
         self._hooks.wake()
         deadline = self._clock() + self._settings.revoke_seconds
         aborted = hurried = False
-        while any(assignment.on_wire for assignment in closing):
+        while any(assignment.requests_in_flight for assignment in closing):
             now = self._clock()
             if not hurried and self._hooks.is_stopping():
                 hurried, deadline = True, min(deadline, now + _STOPPING_SECONDS)
@@ -852,7 +852,7 @@ class KafkaSource:
         """
         for assignor in consumer._coordinator._assignors.values():  # noqa: SLF001 - there is no other way; a test holds it
             assignor.member_assignment = None
-        self._lose(self._ledger.close([Partition(tp.topic, tp.partition) for tp in lost]))
+        self._lose(self._ledger.begin_revoke([Partition(tp.topic, tp.partition) for tp in lost]))
 
     def _lose(self, assignments: Sequence[Assignment]) -> None:
         """End ownerships that were not given back in order; the alert on lost partitions sees nothing but this count."""

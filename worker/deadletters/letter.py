@@ -90,5 +90,5 @@ class Entry:
         return True
 
     def _become(self, message: Message, size: int, ledger: Ledger) -> None:
-        ledger.hold(size - self.letter.size)
+        ledger.count_bytes(size - self.letter.size)
         self.letter = msgspec.structs.replace(self.letter, message=message, size=size)

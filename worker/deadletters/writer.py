@@ -435,7 +435,7 @@ class DeadLetterWriter:
 
         Where one is at fault itself, those that failed beside it are sent again, each alone: they shared a batch with it.
         """
-        departed = [entry for entry in entries if self._ledger.depart((entry.letter.assignment,))]
+        departed = [entry for entry in entries if self._ledger.begin_request((entry.letter.assignment,))]
         held_back = self._owned([entry for entry in entries if entry not in departed])  # the lease ran out once more
         problems = self._attempt(departed)
         if len(departed) > 1 and any(problem is not None and problem.is_own for problem in problems):
@@ -447,7 +447,7 @@ class DeadLetterWriter:
         if not failed:
             self._unblock()
         for entry in departed:
-            self._ledger.land((entry.letter.assignment,))
+            self._ledger.end_request((entry.letter.assignment,))
         return [entry for _, entry in sorted(failed, key=lambda one: one[0])]
 
     def _attempt_alone(self, entries: list[Entry], problems: list[Problem | None]) -> list[Problem | None]:
@@ -536,7 +536,7 @@ class DeadLetterWriter:
                 made = build_reference(entry.letter, self._writer, failed_at=failed_at, sizes=entry.sizes, why=why)
             else:
                 made = build(entry.letter, self._writer, failed_at=failed_at)
-            if not self._ledger.may_leave((entry.letter.assignment,)):
+            if not self._ledger.may_send((entry.letter.assignment,)):
                 return Problem(NotSent("the lease ran out"), is_own=False, was_tried=False)
             return producer.send(self._settings.topic, value=made.value, key=made.key, headers=made.headers)
         except (kafka_errors.KafkaError, OSError) as error:
@@ -595,7 +595,7 @@ class DeadLetterWriter:
             unread = Problem(error, is_own=False)
             self._note_still_held(entry, f"the record of {entry} cannot be read again: {unread}", unread)
             return False
-        if not self._ledger.depart((entry.letter.assignment,)):
+        if not self._ledger.begin_request((entry.letter.assignment,)):
             if entry.is_live:  # the lease ran out meanwhile
                 entry.let_go(self._ledger)
                 return False
@@ -612,7 +612,7 @@ class DeadLetterWriter:
                     _GONE,
                     extra={"topic": topic, "partition": partition, "offset": entry.letter.offset},
                 )
-        self._ledger.land((entry.letter.assignment,))
+        self._ledger.end_request((entry.letter.assignment,))
         if problem is not None:
             entry.let_go(self._ledger)
             if not isinstance(problem.error, NotSent):

@@ -186,10 +186,10 @@ class Courier:
         is_delete = items[0].fragment is None
         assignments = {item.assignment for item in items}
         body = self._body(items)  # made for each attempt: while it waits for a retry, only the fragments are in memory
-        if not self._ledger.depart(assignments):
+        if not self._ledger.begin_request(assignments):
             self._answered(admission, Verdict.NOT_SENT)
             return _NOT_SENT
-        self._ledger.hold(len(body))
+        self._ledger.count_bytes(len(body))
         verdict = Verdict.FAILED  # also if something fails that is no answer
         error: SinkError | None = None
         try:
@@ -199,8 +199,8 @@ class Courier:
         except SinkError as refusal:
             error, verdict = refusal, _verdict(refusal)
         finally:
-            self._ledger.hold(-len(body))
-            self._ledger.land(assignments)
+            self._ledger.count_bytes(-len(body))
+            self._ledger.end_request(assignments)
             self._answered(admission, verdict, len(body))
         if verdict.is_judged:
             self._state.unblock()

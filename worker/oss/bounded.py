@@ -29,7 +29,7 @@ _INSTANT: Final = (
 
 
 class _BoundedReader(io.RawIOBase):
-    """What comes from a socket, until a deadline and up to a number of bytes."""
+    """Reads from a socket, until a deadline and up to a number of bytes."""
 
     def __init__(self, sock: Any, clock: Callable[[], float]) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _BoundedReader(io.RawIOBase):
         self._left = MOST_HEADER_BYTES
 
     def allow(self, size: int) -> None:
-        """Allow for so many more bytes."""
+        """Allow so many more bytes."""
         self._left += size
 
     def readable(self) -> bool:
@@ -66,7 +66,7 @@ class _BoundedReader(io.RawIOBase):
 
 def _response_class(clock: Callable[[], float]) -> type[http.client.HTTPResponse]:
     class BoundedResponse(http.client.HTTPResponse):
-        """An answer that has, in all, the time that its socket has for one read as it begins."""
+        """An answer that must be complete within the socket's time-out, which bounds each read only by itself."""
 
         def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(sock, *args, **kwargs)
@@ -84,8 +84,8 @@ def _response_class(clock: Callable[[], float]) -> type[http.client.HTTPResponse
 def pool_classes(exchanges: Exchanges, write_timeout: float, clock: Callable[[], float]) -> dict[str, Any]:
     """Return urllib3's pools with connections that are bounded, noted in their exchange, and not kept for too long.
 
-    urllib3 bounds the sending of a body by the connect time-out, which a body of megabytes may well take longer than, and
-    each read of an answer by itself.
+    urllib3 bounds the sending of a body by the connect time-out, which is too short for a body of megabytes. It bounds each
+    read of an answer by itself, and not all of them together.
     """
 
     class Bounded:
@@ -106,12 +106,12 @@ def pool_classes(exchanges: Exchanges, write_timeout: float, clock: Callable[[],
 
         @property
         def is_connected(self) -> bool:
-            """Whether it may be used again."""
+            """Whether it may be used for another request."""
             return bool(super().is_connected) and clock() - self._used_at < _IDLE_SECONDS  # type: ignore[misc]  # likewise
 
         def request(self, *args: Any, **kwargs: Any) -> None:
             super().request(*args, **kwargs)  # type: ignore[misc]  # likewise
-            # Not so where the sending failed, which urllib3 lets pass to see whether there is an answer all the same.
+            # Not reached if the sending failed: urllib3 then still looks for an answer.
             exchanges.use(self, Phase.WAITING)  # type: ignore[arg-type]  # likewise
 
         def send(self, data: bytes) -> None:
@@ -122,7 +122,7 @@ def pool_classes(exchanges: Exchanges, write_timeout: float, clock: Callable[[],
                 return
             view, deadline = memoryview(data), clock() + write_timeout
             try:
-                while view:  # a body whose sender is frozen half-way does not go on when it wakes, and is never whole
+                while view:  # asks before each piece: if the process is frozen half-way, the body stays incomplete
                     exchanges.use(self, Phase.SENDING)  # type: ignore[arg-type]  # likewise
                     self.sock.settimeout(max(_INSTANT, deadline - clock()))
                     view = view[self.sock.send(view[:PIECE_BYTES]) :]

@@ -19,19 +19,19 @@ class Phase(Enum):
 
 
 class Exchange:
-    """One request of one thread."""
+    """One request of one thread, from before it has a connection to its answer."""
 
     def __init__(self) -> None:
         self.phase = Phase.CONNECTING
         self.connection: HTTPConnection | None = None
         self.is_aborted = False
-        self.is_held_back = False
+        self.is_not_sent = False
 
 
 class Exchanges:
-    """The requests under way by thread, so that another thread can cut one.
+    """The requests in flight by thread, so that another thread can cut one.
 
-    `may_send` is asked just before bytes of a request go.
+    `may_send` is asked just before each piece of a request is sent.
     """
 
     def __init__(self, may_send: Callable[[], bool] = lambda: True) -> None:
@@ -52,21 +52,21 @@ class Exchanges:
                 del self._by_thread[threading.get_ident()]
 
     def use(self, connection: HTTPConnection, phase: Phase) -> None:
-        """Note what this thread's request uses. Raises `ConnectionAbortedError` if it must not leave, or was aborted."""
+        """Note the connection and phase of this thread's request. Raises `ConnectionAbortedError` if it must not be sent."""
         may_send = phase is not Phase.SENDING or self._may_send()
         with self._lock:
             exchange = self._by_thread.get(threading.get_ident())
             if exchange is None:
                 return
             if not may_send:
-                exchange.is_held_back = True
+                exchange.is_not_sent = True
                 raise ConnectionAbortedError("held back before it was sent")
             if exchange.is_aborted and phase is not Phase.WAITING:
                 raise ConnectionAbortedError("aborted before it was sent")
             exchange.connection, exchange.phase = connection, phase
 
     def abort(self, thread_id: int) -> None:
-        """Cut the thread's connection; a request that has none yet, for it still asks for credentials, does not leave."""
+        """Cut the thread's connection. A request that has none yet, as it still waits for credentials, is not sent."""
         with self._lock:
             exchange = self._by_thread.get(thread_id)
             if exchange is None:
@@ -78,11 +78,11 @@ class Exchanges:
 
 
 def _cut(sock: Any) -> None:
-    """End a connection below its TLS.
+    """Shut down a connection's TCP socket, below its TLS.
 
-    `SSLSocket.shutdown` lets go of TLS first: what the connection's own thread sends in that moment would leave as it is. And
-    TLS in TLS, to a service through a proxy that speaks TLS, has no `shutdown` at all.
+    `SSLSocket.shutdown` first drops the TLS layer: what the connection's own thread sends in that moment would leave
+    unencrypted. And TLS in TLS, to a service through a proxy that speaks TLS, has no `shutdown` at all.
     """
     below = getattr(sock, "socket", sock)
-    with contextlib.suppress(OSError):  # it was closed meanwhile, which is what was wanted
+    with contextlib.suppress(OSError):  # it was closed meanwhile
         socket.socket.shutdown(below, socket.SHUT_RDWR)

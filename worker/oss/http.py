@@ -39,7 +39,7 @@ _KEEPALIVE_SECONDS: Final = 15  # of silence, after which the system asks whethe
 class Connections:
     """The connections to one endpoint. Safe for several threads, each with a connection of its own.
 
-    Raises `SettingsError` where `oss.ca_file` holds no certificates.
+    Raises `SettingsError` if `oss.ca_file` has no certificates.
     """
 
     def __init__(self, settings: Oss, exchanges: Exchanges, most: int, clock: Callable[[], float]) -> None:
@@ -70,7 +70,7 @@ class Connections:
 
 
 def literal_host(endpoint: str) -> str | None:
-    """Return the endpoint's host where no name can be made below it: an IP address, or localhost."""
+    """Return the endpoint's host if it can have no subdomains: an IP address, or localhost. Else None."""
     host = urlsplit(endpoint).hostname or ""
     if host == "localhost":
         return host
@@ -81,9 +81,9 @@ def literal_host(endpoint: str) -> str | None:
 
 
 class LiteralHosts(HTTPAdapter):
-    """Reaches an endpoint below which no name can be made, as `literal_host` returns it.
+    """Connects to an endpoint that can have no subdomains, as `literal_host` returns it.
 
-    The SDK always makes the host `{bucket}-{account}.{endpoint}`, which may not resolve there. The connection goes to the
+    The SDK always makes the host `{bucket}-{account}.{endpoint}`, which does not resolve then. The connection goes to the
     endpoint, and the Host header keeps the name. Nothing is retried.
     """
 
@@ -101,7 +101,7 @@ class LiteralHosts(HTTPAdapter):
 
 
 class _Adapter(LiteralHosts):
-    """Gives the session our connections, direct or through the proxy, and leaves its answers unread."""
+    """Gives the session our connections, direct or through the proxy, and does not read answers."""
 
     def __init__(self, settings: Oss, proxy: str, most: int, pool_classes: Mapping[str, Any]) -> None:
         self._options: dict[str, Any] = {
@@ -129,9 +129,9 @@ class _Adapter(LiteralHosts):
         """Do nothing, where requests would add the authorities that it trusts to those of `oss.ca_file`."""
 
     def build_response(self, req: requests.PreparedRequest, resp: BaseHTTPResponse) -> requests.Response:
-        """Wrap an answer without its headers, so that requests finds nothing in them to act upon.
+        """Wrap an answer without its headers, so that requests does nothing because of them.
 
-        It would parse the cookies, which takes seconds where they are made for it, and read and unpack the body of a redirect,
+        It would parse the cookies, which takes seconds if they are made for that, and read and unpack the body of a redirect,
         though it follows none.
         """
         response = requests.Response()
@@ -147,7 +147,7 @@ class _NoCookies(RequestsCookieJar):
 
 
 def _content(response: BaseHTTPResponse, *, keep: bool) -> bytes | None:
-    """Read the body, None where it is too long. A connection on which more may follow is closed, not used again.
+    """Return the body, None if it is too long. A connection on which more may follow is closed, not used again.
 
     What would follow is another answer, to the next request: the end of a body that was not read, or the true answer after
     an interim one (103 Early Hints).
@@ -164,7 +164,7 @@ def _content(response: BaseHTTPResponse, *, keep: bool) -> bytes | None:
     except (HTTPError, http.client.HTTPException, OSError):
         if 200 <= response.status <= 299:
             raise
-        # The status alone says what is to be done.
+        # The status alone says what to do.
     finally:
         if not is_whole or not keep or response.status < 200:
             response.close()
@@ -189,7 +189,7 @@ def _login(proxy_url: str) -> dict[str, str]:
 
 
 def _keepalive(write_timeout: float) -> list[tuple[int, int, int]]:
-    """Return the options that let the system notice a peer that is gone, as far as it has them."""
+    """Return the socket options with which the system notices that a peer is gone, as far as it has them."""
     options = [
         ("TCP_KEEPIDLE", _KEEPALIVE_SECONDS),
         ("TCP_KEEPINTVL", 5),

@@ -1,8 +1,8 @@
-"""The OSS vector service: sign, send, and read what comes back.
+"""The OSS vector service: sign and send requests, and read their answers.
 
-The only module that knows the official SDK, which signs and makes the host. It is handed finished bodies, and its own
-retries are off: there is one retry policy, in `delivery`. What comes back does not go through it: it takes every 2xx for the
-service's word, and fails on odd answers.
+With the credentials, it is all that knows the official SDK, which signs requests and makes the host name. The SDK is given
+finished bodies, and its own retries are off: there is one retry policy, in `delivery/courier.py`. Answers do not pass through
+the SDK: it believes every 2xx, and fails on unusual answers.
 """
 
 import base64
@@ -94,7 +94,7 @@ class OssSink:
         self._connections.close()
 
     def _invoke(self, operation: Operation, body: bytes) -> Answer:
-        """Make a request. Whatever goes wrong with it, in the SDK and in reading the answer too, is a `SinkError`."""
+        """Make a request. Every error of it is a `SinkError`, also one in the SDK or in reading the answer."""
         request = OperationInput(
             op_name=operation.value,
             method="POST",
@@ -131,11 +131,11 @@ class OssSink:
         raise AssertionError("the SDK sent nothing")
 
     def _failed(self, failure: Exception, exchange: Exchange) -> SinkError:
-        if exchange.is_held_back:
+        if exchange.is_not_sent:
             return NotSent("held back before it had left: the group had not confirmed the membership for too long")
         if isinstance(failure, (OSError, HTTPError, http.client.HTTPException)):
             return error_of_connection(failure, self._where, exchange.phase)
-        # Its message may hold what is secret; where it was raised says enough.
+        # Its message may contain secrets; the place where it was raised is enough.
         last = traceback.extract_tb(failure.__traceback__)[-1]
         return Transient(
             f"{self._where}, {exchange.phase.value}: unforeseen {type(failure).__name__} at {Path(last.filename).name}:{last.lineno}",
@@ -153,7 +153,7 @@ class _Signed(Exception):
 
 
 class _Sender(HttpClient):  # type: ignore[misc]  # the SDK ships no types
-    """Takes the signed request from the SDK, in place of sending it."""
+    """Returns the signed request out of the SDK, by an exception, instead of sending it."""
 
     def send(self, request: Any, **_: Any) -> NoReturn:
         raise _Signed(request)
@@ -166,7 +166,7 @@ class _Sender(HttpClient):  # type: ignore[misc]  # the SDK ships no types
 
 
 def _headers(signed: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the headers to send. Raises `TargetError` where one cannot be: those that vary come from the credentials."""
+    """Return the headers to send. Raises `TargetError` if one has characters that cannot be sent: it is from the credentials."""
     headers = {name: value for name, value in signed.items() if value is not None}
     for name, value in headers.items():
         if _NOT_OF_A_HEADER.search(value):
@@ -176,5 +176,5 @@ def _headers(signed: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _content_md5(body: bytes) -> str:
-    """The signature leaves the payload out (UNSIGNED-PAYLOAD), so this header is what protects it."""
+    """Return the header that protects the payload, which the signature leaves out (UNSIGNED-PAYLOAD)."""
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
