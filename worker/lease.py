@@ -1,16 +1,16 @@
-"""The lease: for how long this process may still write what it read, though others may have its partitions soon.
+"""The lease: for how long this process may write what it has read. It is the fencing of frozen processes.
 
-The group gives the partitions of a member that it has not heard of for a session time-out to others. It counts that from
-when it got the member's last heartbeat, which is never before the member sent it. So a process that counts from when it
-*sent* its last heartbeat of those that were answered well never believes to be a member for longer than the group does:
+If the group gets no heartbeat of a member for a session time-out, it gives the member's partitions to others. It counts from
+when it received the last heartbeat, which is never before the member sent it. This process counts from when it *sent* the
+last heartbeat that was accepted. So it never believes to be a member for longer than the group does:
 
 1. The heartbeat is sent at 0 s, and the group gets it at 0.1 s. Its answer comes at 0.2 s.
-2. The process is frozen (SIGSTOP, a suspended or migrated machine, a throttled container), or its way to the group is gone.
+2. The process is frozen (SIGSTOP, a suspended or migrated machine, a throttled container), or cannot reach the group.
 3. At 45.1 s, with the default session, the group gives its partitions away, and the new owner writes newer versions.
-4. The process wakes with requests that are ready to leave. At 40.5 s its lease had run out: none of them leaves.
+4. The process wakes with requests that are ready to be sent. Its lease ran out at 40.5 s: none of them is sent.
 
-A departure is looked at where it is decided, and once more just before the bytes go to the system. What remains is a
-request whose bytes the system had before the process was frozen.
+The lease is looked at when a request begins, and once more just before its bytes go to the system. What remains is a request
+whose bytes the system had before the process was frozen.
 """
 
 import math
@@ -32,10 +32,10 @@ def boottime() -> float:
 class Lease:
     """Whether the group still counts on this process. All times are in seconds of `clock`.
 
-    It holds for a session time-out less a margin, from when the last heartbeat that the group accepted was sent. The
-    margin is a tenth of the session, at least a second: what left at the last moment is to arrive, and what is on the wire
-    to be cut, before the group gives the partitions away; the clocks of two machines differ by much less. It is a quarter
-    of the session at most. Safe for several threads, of which one confirms.
+    It holds for a session time-out less a margin, from when the last heartbeat that the group accepted was sent. The margin
+    is a tenth of the session, at least a second. In that time a request that was sent at the last moment arrives, or is cut,
+    before the group gives the partitions away; the clocks of two machines differ by much less. The margin is at most a quarter
+    of the session. Safe for several threads, of which one confirms.
     """
 
     def __init__(self, session_seconds: float, rebalance_seconds: float, clock: Callable[[], float] = boottime) -> None:
@@ -49,15 +49,15 @@ class Lease:
         self._ended_at = -math.inf
 
     def now(self) -> float:
-        """Read the clock; what is given to `confirm` is read here before the request is handed to the client."""
+        """Read the clock. Read it before the heartbeat is handed to the client, and pass it to `confirm`."""
         return self._clock()
 
     def confirm(self, sent_at: float, *, in_rebalance: bool = False) -> bool:
         """Note that the group accepted a heartbeat sent at `sent_at`; returns whether the lease had run out, and holds now.
 
-        `in_rebalance`: the answer was that a rebalance waits for this member to join again. That renews its session, but
-        a member that does not join within `rebalance_seconds` is dropped all the same, however many heartbeats it sends.
-        The rebalance began after the last heartbeat that was answered without it was sent.
+        `in_rebalance`: the answer was that a rebalance waits for this member to join again. That renews its session. But the
+        group drops a member that does not join within `rebalance_seconds`, however many heartbeats it sends. The rebalance
+        began after the last heartbeat without that answer was sent, so the time counts from there.
         """
         if sent_at <= self._ended_at:
             return False
@@ -70,12 +70,12 @@ class Lease:
         return had_run_out and self.holds()
 
     def join(self, sent_at: float) -> None:
-        """Note that the group is settled with this member in it: the next rebalance begins after `sent_at`."""
+        """Note that a rebalance ended with this member in the group: the next one begins after `sent_at`."""
         if sent_at > self._ended_at:
             self._stable_at = max(self._stable_at, sent_at)
 
     def end(self) -> None:
-        """Note that the membership is over: what was sent until now confirms nothing any more."""
+        """Note that the membership has ended: no heartbeat that was sent until now confirms it."""
         self._ended_at = self._clock()
         self._confirmed_at = self._stable_at = -math.inf
 
@@ -84,5 +84,5 @@ class Lease:
         return self._clock() - self._confirmed_at < self._seconds
 
     def age(self) -> float:
-        """Return the seconds since the last accepted heartbeat was sent; infinite where the membership has none."""
+        """Return the seconds since the last accepted heartbeat was sent; infinite if there is none."""
         return self._clock() - self._confirmed_at

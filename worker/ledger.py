@@ -1,29 +1,32 @@
 """The ledger: which offsets are outstanding, what became of each record, and how far each partition may be committed.
 
-It is the one structure that all threads share, and it has the one lock. A period of ownership of a partition is an
-`Assignment`; whatever is done to its records carries it, so that a result which comes after the partition was given
-back finds its assignment fenced and changes nothing.
-
-    OPENING ──open──▶ OPEN ──close──▶ CLOSING ──fence──▶ FENCED
-       └───────────────┴────────────fence────────────────▲
+All threads share it, and one lock guards all of it. What it knows of one period of ownership is an `Assignment`. It also
+keeps the books: for each topic, consumed = the sum of all outcomes + buffered. They are changed under the same lock and in
+the same calls as the offsets, for only so do they balance in every reading; hence they have no module of their own.
 """
 
 import logging
-import operator
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from enum import Enum, StrEnum
-from itertools import islice
-from typing import Final, NamedTuple, Protocol
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from worker.assignment import Assignment, OutOfOrder, Partition, Phase
+
+# Whoever uses the ledger uses these with it.
+__all__ = [
+    "Assignment",
+    "Books",
+    "Ledger",
+    "OutOfOrder",
+    "Outcome",
+    "Partition",
+    "PartitionFigures",
+    "Phase",
+    "Tracked",
+]
 
 log = logging.getLogger("worker.offsets")
-
-_LEADER_EPOCHS: Final = 64  # of an assignment that are kept; there is one more with each election of a leader
-
-
-class OutOfOrder(ValueError):
-    """Offsets that do not ascend, or are below what was read already: tracked, they would make the watermark a lie."""
 
 
 class Outcome(StrEnum):
@@ -37,128 +40,8 @@ class Outcome(StrEnum):
     RETURNED = "returned"
 
 
-class Partition(NamedTuple):
-    """One partition of one topic."""
-
-    topic: str
-    partition: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}/{self.partition}"
-
-
-class Phase(Enum):
-    """Where an assignment stands."""
-
-    OPENING = "opening"  # assigned; nothing is read until its first offset is known
-    OPEN = "open"
-    CLOSING = "closing"  # being given back: what is on the wire may still be settled, nothing else is sent
-    FENCED = "fenced"  # given back or lost: results are ignored
-
-
-class Assignment:
-    """One period of ownership of a partition. Its state belongs to the ledger, and is changed under its lock."""
-
-    __slots__ = (
-        "_outstanding",
-        "_polled",
-        "_unsettled",
-        "committed",
-        "epoch",
-        "is_live",
-        "is_open",
-        "leader_epochs",
-        "newest",
-        "on_wire",
-        "partition",
-        "phase",
-        "position",
-    )
-
-    def __init__(self, partition: Partition, epoch: int) -> None:
-        self.partition = partition
-        self.epoch = epoch
-        self.phase = Phase.OPENING
-        self.is_live = True  # OPENING or OPEN; read without the lock, to leave early what need not be done any more
-        self.is_open = False  # its first offset is known, so that its watermark means something
-        self.position = 0  # the next offset to read
-        self.committed: int | None = None
-        self.newest = -1  # the newest offset tracked
-        # (offset, epoch), ascending: what was read at this offset and behind it is of that leader's epoch, as far as the
-        # next one. Replaced as a whole, so that it can be read without the lock.
-        self.leader_epochs: tuple[tuple[int, int], ...] = ()
-        self.on_wire = 0  # requests under way that carry its records
-        self._outstanding: deque[int] = deque()  # tracked and not yet passed by the watermark, ascending
-        self._unsettled: set[int] = set()  # of these, the ones without an outcome
-        self._polled: deque[tuple[int, float]] = deque()  # (first offset, time) of each poll behind the watermark
-
-    def __repr__(self) -> str:
-        return f"<Assignment {self.partition} epoch {self.epoch} {self.phase.value}>"
-
-    @property
-    def watermark(self) -> int:
-        """The lowest offset not yet settled; with nothing outstanding, the position."""
-        return self._outstanding[0] if self._outstanding else self.position
-
-    @property
-    def buffered(self) -> int:
-        """The count of records tracked and not settled."""
-        return len(self._unsettled)
-
-    @property
-    def span(self) -> int:
-        """The offsets from the watermark to the newest tracked one."""
-        return self.newest + 1 - self._outstanding[0] if self._outstanding else 0
-
-    def oldest_unsettled_age(self, now: float) -> float:
-        """Seconds since the record at the watermark was polled; 0 with nothing outstanding."""
-        return now - self._polled[0][1] if self._outstanding else 0.0
-
-    def leader_epoch_at(self, offset: int) -> int:
-        """Return the leader's epoch of what was read before `offset`; -1 where it is not known.
-
-        With a commit of `offset` it tells whoever begins there whether the log is still the one that was read.
-        """
-        return next((epoch for begin, epoch in reversed(self.leader_epochs) if begin < offset), -1)
-
-    def _note_leader_epoch(self, offset: int, epoch: int) -> None:
-        if self.leader_epochs and self.leader_epochs[-1][1] == epoch:
-            return
-        watermark = self.watermark
-        later = [begin for begin, _ in self.leader_epochs[1:]] + [offset]
-        kept = (step for step, end in zip(self.leader_epochs, later, strict=True) if end >= watermark)
-        self.leader_epochs = (*kept, (offset, epoch))[-_LEADER_EPOCHS:]
-
-    def _track(self, offsets: Sequence[int], now: float) -> None:
-        # Both at the speed of C: some 40 ns for each offset.
-        if offsets[0] < self.position or not all(map(operator.lt, offsets, islice(offsets, 1, None))):
-            raise OutOfOrder(
-                f"offsets {_abridged(offsets)} of {self.partition}, where {self.position} or later is next"
-            )
-        self._outstanding.extend(offsets)
-        self._unsettled.update(offsets)
-        self._polled.append((offsets[0], now))
-        self.newest = offsets[-1]
-        self.position = max(self.position, offsets[-1] + 1)
-
-    def _advance(self) -> None:
-        outstanding, unsettled = self._outstanding, self._unsettled
-        while outstanding and outstanding[0] not in unsettled:
-            outstanding.popleft()
-        watermark = outstanding[0] if outstanding else self.newest + 1
-        polled = self._polled
-        while len(polled) > 1 and polled[1][0] <= watermark:
-            polled.popleft()
-        if not outstanding:
-            polled.clear()
-
-
-def _abridged(offsets: Sequence[int]) -> str:
-    return ", ".join(map(str, offsets[:5])) + (f", ... {offsets[-1]}" if len(offsets) > 5 else "")
-
-
 class Tracked(Protocol):
-    """What is settled: a record of an assignment, and the bytes that it held."""
+    """A record, as far as the ledger looks at it. `size` is what it was counted with in `buffer_bytes`."""
 
     @property
     def assignment(self) -> Assignment: ...
@@ -169,7 +52,7 @@ class Tracked(Protocol):
 
 
 class PartitionFigures(NamedTuple):
-    """What one partition's gauges show."""
+    """The values of one partition's gauges."""
 
     partition: Partition
     watermark: int
@@ -197,9 +80,8 @@ class Ledger:
         """`may_write` returns whether the group still counts on this process (`worker.lease`)."""
         self._clock = clock
         self._may_write = may_write
-        self._departed = threading.local()
+        self._begun = threading.local()  # the assignments of each thread's request
         self._lock = threading.Lock()
-        self._landed = threading.Condition(self._lock)
         self._assignments: dict[Partition, Assignment] = {}
         self._in_order: list[Assignment] | None = None  # the same, sorted; None when they have changed
         self._epochs = 0
@@ -210,16 +92,16 @@ class Ledger:
     # -- ownership
 
     def assign(self, partition: Partition) -> Assignment:
-        """Begin a new period of ownership; one that still stands is fenced first."""
+        """Begin a new period of ownership. If there is an older one, it is fenced first."""
         with self._lock:
             if (stale := self._assignments.get(partition)) is not None:
                 self._fence(stale)
             return self._begin(partition)
 
     def reassign(self, assignment: Assignment) -> Assignment | None:
-        """Begin a new period of a partition that is still owned, fencing the old; None where it has gone meanwhile."""
+        """Fence an assignment and begin a new one of its partition; None if the partition was given back meanwhile."""
         with self._lock:
-            if self._assignments.get(assignment.partition) is not assignment or assignment.phase is Phase.CLOSING:
+            if self._assignments.get(assignment.partition) is not assignment or assignment.phase is Phase.REVOKING:
                 return None
             self._fence(assignment)
             return self._begin(assignment.partition)
@@ -231,9 +113,9 @@ class Ledger:
         return assignment
 
     def open(self, assignment: Assignment, position: int, committed: int | None, leader_epoch: int = -1) -> bool:
-        """Begin reading at `position`; False where the partition has gone meanwhile.
+        """Begin reading at `position`; False if the partition was given back meanwhile.
 
-        `leader_epoch` is that of what is before it, -1 where it is not known.
+        `leader_epoch` is that of the record before `position`, -1 if it is not known.
         """
         with self._lock:
             if assignment.phase is not Phase.OPENING:
@@ -247,7 +129,7 @@ class Ledger:
             return True
 
     def assignment(self, partition: Partition) -> Assignment | None:
-        """Return who owns the partition now, None where this process does not."""
+        """Return the partition's assignment, None if this process does not own it."""
         return self._assignments.get(partition)
 
     @property
@@ -262,27 +144,21 @@ class Ledger:
                 self._in_order = sorted(self._assignments.values(), key=lambda assignment: assignment.partition)
             return list(self._in_order)
 
-    def close(self, partitions: Iterable[Partition]) -> list[Assignment]:
-        """Send nothing more of these; what is on the wire may land. Returns their assignments."""
+    def begin_revoke(self, partitions: Iterable[Partition]) -> list[Assignment]:
+        """Let no more requests of these begin; those in flight may still settle records. Returns their assignments."""
         with self._lock:
-            closing = [self._assignments[p] for p in partitions if p in self._assignments]
-            for assignment in closing:
-                assignment.phase = Phase.CLOSING
+            revoking = [self._assignments[p] for p in partitions if p in self._assignments]
+            for assignment in revoking:
+                assignment.phase = Phase.REVOKING
                 assignment.is_live = False
-            return closing
-
-    def fence(self, partitions: Iterable[Partition]) -> int:
-        """End the ownership of these; returns how many records are returned unsettled."""
-        with self._lock:
-            self._in_order = None
-            return sum(self._fence(self._assignments.pop(p)) for p in partitions if p in self._assignments)
+            return revoking
 
     def end(self, assignments: Iterable[Assignment]) -> int:
-        """End these periods of ownership, as far as they stand; returns how many records are returned unsettled."""
+        """End these periods of ownership; returns how many records are returned unsettled. Ended ones are passed over."""
         with self._lock:
             self._in_order = None
-            standing = [a for a in assignments if self._assignments.get(a.partition) is a]
-            return sum(self._fence(self._assignments.pop(assignment.partition)) for assignment in standing)
+            owned = [a for a in assignments if self._assignments.get(a.partition) is a]
+            return sum(self._fence(self._assignments.pop(assignment.partition)) for assignment in owned)
 
     def _fence(self, assignment: Assignment) -> int:
         assignment.phase = Phase.FENCED
@@ -294,14 +170,14 @@ class Ledger:
     # -- records
 
     def track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
-        """Enter polled offsets, ascending, at least one; False where the partition is not open any more.
+        """Enter polled offsets, ascending, at least one; False if the partition is not open any more.
 
-        Raises `OutOfOrder`, and has entered none of them, where they do not ascend or begin below the position.
+        Raises `OutOfOrder`, and has entered none of them, if they do not ascend or begin below the position.
         """
         with self._lock:
             if assignment.phase is not Phase.OPEN:
                 return False
-            assignment._track(offsets, self._clock())  # noqa: SLF001 - the ledger is what changes an assignment
+            assignment.add(offsets, self._clock())
             self._consumed[assignment.partition.topic] += len(offsets)
             return True
 
@@ -312,28 +188,28 @@ class Ledger:
         """
         with self._lock:
             if assignment.phase is Phase.OPEN and position > assignment.position:
-                assignment._note_leader_epoch(assignment.position, leader_epoch)  # noqa: SLF001 - the ledger is what changes an assignment
+                assignment.add_leader_epoch(assignment.position, leader_epoch)
                 assignment.position = position
 
     def note_leader_epoch(self, assignment: Assignment, offset: int, epoch: int) -> None:
         """Note that what is read of a partition from `offset` on was written under a leader of this epoch.
 
-        Where nothing is read between two epochs, `offset` is the end of the earlier one's: the later one began somewhere
-        in between, and what is before its first record may be of either.
+        The exact offset at which the epoch began may be unknown, if offsets without records are between two epochs. Then
+        `offset` is the one after the last record of the earlier epoch.
         """
         with self._lock:
-            assignment._note_leader_epoch(offset, epoch)  # noqa: SLF001 - the ledger is what changes an assignment
+            assignment.add_leader_epoch(offset, epoch)
 
-    def hold(self, size: int) -> None:
-        """Enter bytes that are held: those of records until they are settled, and of a request's body; less than 0 frees."""
+    def count_bytes(self, size: int) -> None:
+        """Add to `buffer_bytes`: the bytes of records until they are settled, and of a request's body. Negative subtracts."""
         with self._lock:
             self._bytes += size
 
     def settle(self, records: Iterable[Tracked], outcome: Outcome) -> int:
-        """Enter a final outcome for each record and give their bytes free.
+        """Enter a final outcome for each record, and subtract its bytes.
 
-        Returns how many counted; those of an assignment that was fenced do not. Neither does what has no outcome to wait
-        for: settled before, or never tracked. It changes nothing, and is logged, for it is a fault of the worker.
+        Returns how many were counted. Records of a fenced assignment are not; their bytes are subtracted all the same. A
+        record that was settled before, or never tracked, changes nothing and is logged: it is a fault of the worker.
         """
         freed = 0
         counts: dict[Assignment, int] = {}
@@ -343,7 +219,7 @@ class Ledger:
             for record in records:
                 assignment = record.assignment
                 if assignment.phase is not fenced:
-                    unsettled = assignment._unsettled  # noqa: SLF001 - the ledger is what changes an assignment
+                    unsettled = assignment.unsettled
                     if record.offset not in unsettled:
                         strays.append(record)
                         continue
@@ -352,7 +228,7 @@ class Ledger:
                 freed += record.size
             self._bytes -= freed
             for assignment, count in counts.items():
-                assignment._advance()  # noqa: SLF001 - the ledger is what changes an assignment
+                assignment.advance_watermark()
                 self._settled[assignment.partition.topic, outcome] += count
         for stray in strays:
             log.error(
@@ -367,38 +243,37 @@ class Ledger:
         return sum(counts.values())
 
     def discard(self, records: Iterable[Tracked]) -> None:
-        """Give free the bytes of records whose assignment is closing or fenced; they are counted when it is fenced."""
+        """Subtract the bytes of records whose assignment is being revoked or fenced. They count as returned when it is fenced."""
         with self._lock:
             self._bytes -= sum(record.size for record in records)
 
     def first_undecided(
         self, topic: str, given_up: Mapping[Assignment, Collection[int]]
     ) -> list[tuple[Partition, int]]:
-        """Return each partition's first offset that is neither settled nor, by `given_up`, known to be a dead letter."""
+        """Return each partition's first offset that is neither settled nor in `given_up`, the future dead letters."""
         found = []
         with self._lock:
             for partition, assignment in self._assignments.items():
                 if partition.topic == topic:
-                    unsettled, given = assignment._unsettled, given_up.get(assignment, ())  # noqa: SLF001 - the ledger's own
-                    outstanding = assignment._outstanding  # noqa: SLF001 - likewise
-                    first = next((o for o in outstanding if o in unsettled and o not in given), None)
+                    unsettled, given = assignment.unsettled, given_up.get(assignment, ())
+                    first = next((o for o in assignment.outstanding if o in unsettled and o not in given), None)
                     found += [] if first is None else [(partition, first)]
         return found
 
-    # -- the wire
+    # -- requests
 
-    def depart(self, assignments: Collection[Assignment]) -> bool:
-        """Note that a request of this thread with records of these is about to leave.
+    def begin_request(self, assignments: Collection[Assignment]) -> bool:
+        """Note that this thread is about to send a request with records of these.
 
-        False, and nothing noted, unless all are live and the lease holds. After `close` has returned, no request with the
-        partition's records leaves: either it departed before and is counted in `on_wire`, or it does not depart.
+        False, and nothing noted, unless all are live and the lease holds. So after `begin_revoke` no request with the
+        partition's records begins: either it began before, and is counted in `requests_in_flight`, or it gets False.
         """
         with self._lock:
             if not (self._may_write() and all(assignment.is_live for assignment in assignments)):
                 return False
             for assignment in assignments:
-                assignment.on_wire += 1
-        self._departed.assignments = assignments
+                assignment.requests_in_flight += 1
+        self._begun.assignments = assignments
         return True
 
     @property
@@ -406,43 +281,45 @@ class Ledger:
         """Whether the lease holds: the group still counts on this process."""
         return self._may_write()
 
-    def may_leave(self, assignments: Collection[Assignment] | None = None) -> bool:
-        """Return whether what departed may still leave: the last look, just before its bytes go.
+    def may_send(self, assignments: Collection[Assignment] | None = None) -> bool:
+        """Return whether a request that began may still be sent: the last look, just before its bytes go.
 
-        Without `assignments` it is about the last departure of this thread, until that has landed, and True where there is
-        none. Between departure and here may lie a freeze, after which the partitions are lost and the process is a member
-        again: so it is not enough that the lease holds.
+        Without `assignments` it is about the request of this thread that began last, until that has ended; True if there is
+        none. That the lease holds is not enough:
+
+        1. A request begins, and the process is frozen before the bytes go.
+        2. The group gives its partitions to another process, which writes newer versions.
+        3. The process wakes, joins again, and has a lease again. The partitions' old assignments are fenced.
         """
-        departed = getattr(self._departed, "assignments", None) if assignments is None else assignments
-        if departed is None:
+        begun = getattr(self._begun, "assignments", None) if assignments is None else assignments
+        if begun is None:
             return True
-        return self._may_write() and all(assignment.phase is not Phase.FENCED for assignment in departed)
+        return self._may_write() and all(assignment.phase is not Phase.FENCED for assignment in begun)
 
-    def land(self, assignments: Collection[Assignment]) -> None:
-        """Note that the request is answered or given up, and its outcome entered."""
+    def end_request(self, assignments: Collection[Assignment]) -> None:
+        """Note that the request was answered or given up, and that the outcome of its records is entered."""
         with self._lock:
             for assignment in assignments:
-                assignment.on_wire -= 1
-            self._landed.notify_all()
-        self._departed.assignments = None
+                assignment.requests_in_flight -= 1
+        self._begun.assignments = None
 
     # -- what is committed and shown
 
     def watermarks(self, assignments: Iterable[Assignment] | None = None) -> dict[Assignment, int]:
-        """Return the watermark of each partition whose first offset is known; of all, unless some are named."""
+        """Return the watermark of each of the assignments whose first offset is known; without an argument, of all."""
         with self._lock:
             chosen = self._assignments.values() if assignments is None else assignments
             return {assignment: assignment.watermark for assignment in chosen if assignment.is_open}
 
     def committed(self, offsets: dict[Assignment, int]) -> None:
-        """Note what the broker has acknowledged."""
+        """Note commits that the broker has acknowledged."""
         with self._lock:
             for assignment, offset in offsets.items():
                 assignment.committed = offset
 
     @property
     def buffer_bytes(self) -> int:
-        """Bytes held by records that are tracked and not settled."""
+        """Bytes of records that are tracked and not settled, and of requests' bodies."""
         return self._bytes
 
     def outstanding(self) -> int:

@@ -96,6 +96,14 @@ class Source(Protocol):
         """Give back all partitions and leave the group, within about `timeout` seconds."""
 
 
+class Operation(StrEnum):
+    """What a sink is asked to do, in the service's words; the label `operation` of `oss_vectors_requests_total`."""
+
+    PUT = "PutVectors"
+    DELETE = "DeleteVectors"
+    DESCRIBE = "GetVectorIndex"
+
+
 class Sink(Protocol):
     """Where batches go. Every call is one attempt, bounded by the time-outs of the settings, and raises `SinkError`."""
 

@@ -22,15 +22,16 @@ from tests.bench import naive as naive_script
 from tests.bench.naive import REQUEST_RECORDS
 from tests.support.bounded import END_S, join, thread
 from worker.app.components import Components
+from worker.app.lanes import LaneContext, make_lane
 from worker.app.loop import Worker
 from worker.app.stop import Stop
 from worker.app.targets import TargetFinder
 from worker.consumer.record_batches import Message
 from worker.deadletters.limit import Limit
-from worker.delivery.batch import Envelope, Item
-from worker.delivery.lane import Lane, LaneContext
+from worker.delivery.batch import Item
 from worker.delivery.pace.backoff import Backoff
 from worker.ledger import Assignment, Ledger, Partition, Phase
+from worker.oss.dialect import Envelope
 from worker.oss.sink import OssSink
 from worker.ports import DeadLetter, Polled
 from worker.records.decode import Decoder, Put
@@ -245,9 +246,9 @@ def worker(batches: Sequence[bytes], dimension: int, port: int, **delivery: Any)
     )
     watcher: Any = _NoWatcher()
     source = _BatchSource(batches, ledger, stop)
-    lanes = {INDEX: Lane(INDEX, (TOPIC,), context)}
+    lanes = {INDEX: make_lane(INDEX, (TOPIC,), context)}
     components = Components(
-        chosen, source, lanes, TargetFinder(lanes, chosen.routes), dead_letters, Limit(chosen.dead_letter, time.time),
+        chosen, source, lanes, TargetFinder(lanes, chosen.routes, chosen.delivery, metrics), dead_letters, Limit(chosen.dead_letter, time.time),
         watcher, ledger, status, metrics, time.monotonic, time.time,
     )  # fmt: skip
     with _Stopwatch() as watch:
@@ -320,7 +321,7 @@ def memory_of_a_batch(values: Sequence[bytes], dimension: int, port: int) -> flo
         put = decode(None, value, ())
         assert isinstance(put, Put)
         items.append(Item(partition, Message(place, 0, None, value, ()), put.key, put.fragment, 0))
-    body = Envelope.of(INDEX).put_body(items)
+    body = Envelope.of(INDEX).put_body([item.fragment or b"" for item in items])
     sink.put(body)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

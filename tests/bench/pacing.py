@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.support.emulator import ACCOUNT, REGION, running_emulator
+from worker.app.lanes import LaneContext, make_lane
 from worker.consumer.record_batches import Message
 from worker.delivery.batch import Batch as SealedBatch
 from worker.delivery.batch import Item
-from worker.delivery.lane import Lane, LaneContext
 from worker.delivery.pace.backoff import Backoff
 from worker.delivery.pace.pacer import Pacer, Verdict
 from worker.delivery.pace.rate import TokenBucket
@@ -114,8 +114,8 @@ class _Replica:
             yield LATENCY / 2
             self.pacer.answered(admission, verdict, SIZE)
             simulation.unpark(self)
-            attempt = attempt + 1 if verdict is not Verdict.TAKEN else 0
-            if verdict is Verdict.TAKEN:
+            attempt = attempt + 1 if verdict is not Verdict.ACCEPTED else 0
+            if verdict is Verdict.ACCEPTED:
                 self.taken += VECTORS
                 self.taken_late += VECTORS * (simulation.now > simulation.scenario.seconds / 2)
             elif verdict is Verdict.THROTTLED and simulation.scenario.retry_after is not None:
@@ -152,8 +152,8 @@ class _Simulation:
         if self._bucket.wait(VECTORS, self.now) > 0.0:
             self.refused += 1
             return Verdict.THROTTLED
-        self._bucket.take(VECTORS, self.now)
-        return Verdict.TAKEN
+        self._bucket.spend(VECTORS, self.now)
+        return Verdict.ACCEPTED
 
     def run(self) -> Figures:
         timeline: list[list[float]] = [[] for _ in self.replicas]
@@ -241,7 +241,8 @@ class _FedLane:
         self.ledger = Ledger(("bench",), time.monotonic)
         status = Status(0.0)
         self.metrics = Metrics(self.ledger, status, ("bench",), (index,))
-        self.lane = Lane(
+        self._slots = delivery.max_in_flight
+        self.lane = make_lane(
             index,
             ("bench",),
             LaneContext(
@@ -280,7 +281,7 @@ class _FedLane:
         """Have two batches more than are in flight."""
         if not late:
             self.taken_before_late = self.taken
-        while self.ledger.outstanding() < VECTORS * (self.lane.context.delivery.max_in_flight + 2):
+        while self.ledger.outstanding() < VECTORS * (self._slots + 2):
             offsets = range(self._offset, self._offset + VECTORS)
             self._offset += VECTORS
             self.ledger.track(self._assignment, offsets)

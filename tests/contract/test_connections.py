@@ -37,7 +37,7 @@ from tests.support.http_proxy import HttpProxy
 from tests.support.worker import wait_for
 from worker.errors import BlockReason, RetryReason, SettingsError, TargetError
 from worker.oss.credentials.providers import Provider
-from worker.oss.http import Phase
+from worker.oss.exchange import Phase
 from worker.oss.sink import OssSink
 
 LOGIN, PASSWORD = "worker%40corp:p%3Ass%2Fword", "p:ss/word"

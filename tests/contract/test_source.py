@@ -66,10 +66,10 @@ class NotingLedger(Ledger):
         self.calls.append(("open", assignment.partition.partition))
         return super().open(assignment, position, committed, leader_epoch)
 
-    def close(self, partitions: Iterable[Partition]) -> list[Assignment]:
+    def begin_revoke(self, partitions: Iterable[Partition]) -> list[Assignment]:
         """Note those that were owned."""
-        closing = super().close(partitions)
-        self.calls += [("close", assignment.partition.partition) for assignment in closing]
+        closing = super().begin_revoke(partitions)
+        self.calls += [("begin_revoke", assignment.partition.partition) for assignment in closing]
         return closing
 
     def committed(self, offsets: dict[Assignment, int]) -> None:
@@ -128,7 +128,7 @@ class Member(Driven):
     @staticmethod
     def unsettled(assignment: Assignment) -> list[int]:
         """Return the offsets that have no outcome."""
-        return [offset for offset in assignment._outstanding if offset in assignment._unsettled]
+        return [offset for offset in assignment.outstanding if offset in assignment.unsettled]
 
     def commit(self) -> None:
         """Commit the watermarks, as the main loop does now and then."""
@@ -647,17 +647,17 @@ def test_a_revoke_waits_for_what_is_on_the_wire_and_commits_its_outcome(new_stag
     first = started(stage)
     stage.until(lambda: sum(map(len, first.read.values())) == 4, first)
     assignments = first.ledger.assignments()
-    assert first.ledger.depart(assignments)
+    assert first.ledger.begin_request(assignments)
     second = started(stage)
     closing: list[Assignment] = []
 
     def answer() -> None:
-        closing.extend(a for a in assignments if a.phase is Phase.CLOSING)
-        assert (first.ledger.depart(assignments), second.owned) == (False, [])
+        closing.extend(a for a in assignments if a.phase is Phase.REVOKING)
+        assert (first.ledger.begin_request(assignments), second.owned) == (False, [])
         first.ledger.settle([Settled(closing[0], 0), Settled(closing[0], 1)], Outcome.PUT)
-        first.ledger.land(assignments)
+        first.ledger.end_request(assignments)
 
-    stage.until(lambda: any(a.phase is Phase.CLOSING for a in assignments), first, second, then=answer)
+    stage.until(lambda: any(a.phase is Phase.REVOKING for a in assignments), first, second, then=answer)
     stage.until(lambda: second.owned != [], first, second)
     assert [a.phase for a in closing] == [Phase.FENCED]
     assert stage.committed(closing[0].partition.partition) == 2
@@ -672,7 +672,7 @@ def test_a_revoke_cuts_what_does_not_land_in_time_and_returns_the_rest(new_stage
     first = started(stage, revoke_seconds=0.3)
     stage.until(lambda: sum(map(len, first.read.values())) == 4, first)
     assignments = first.ledger.assignments()
-    assert first.ledger.depart(assignments)
+    assert first.ledger.begin_request(assignments)
     second = started(stage)
     stage.until(lambda: second.read != {}, first, second)
     assert first.calls.count("abort") == 1
@@ -680,7 +680,7 @@ def test_a_revoke_cuts_what_does_not_land_in_time_and_returns_the_rest(new_stage
     assert first.ledger.books().settled[stage.topic, Outcome.RETURNED] == 2
     assert first.ledger.settle([Settled(fenced, 0)], Outcome.PUT) == 0
     assert second.read == {fenced.partition: [0, 1]}
-    first.ledger.land(assignments)
+    first.ledger.end_request(assignments)
 
 
 # -- the end
@@ -695,7 +695,7 @@ def test_close_commits_what_is_settled_and_leaves_the_group_empty(stage: AnyStag
     member.ledger.settle([Settled(assignment, 0)], Outcome.PUT)
     member.source.close(5.0)
     assert (stage.members(), stage.committed()) == (0, 1)
-    assert member.ledger_calls == [("assign", 0), ("open", 0), ("close", 0), ("committed", 0), ("end", 0)]
+    assert member.ledger_calls == [("assign", 0), ("open", 0), ("begin_revoke", 0), ("committed", 0), ("end", 0)]
     assert (member.owned, member.source.is_member) == ([], False)
     assert member.ledger.books().settled[stage.topic, Outcome.RETURNED] == 2
 
@@ -722,7 +722,7 @@ def test_a_member_that_is_cut_off_for_a_session_gives_up_what_another_has_by_the
     first.source.is_cut_off = True
     stage.clock.advance(5.5)  # most of its session
     first.turn()
-    assert (first.ledger.depart([assignment]), first.owned) == (False, [assignment.partition])
+    assert (first.ledger.begin_request([assignment]), first.owned) == (False, [assignment.partition])
     stage.cluster.expel(first.source)
     stage.until(lambda: second.read != {}, second)
     with pytest.raises(BrokerUnavailable, match="joining again"):
@@ -747,14 +747,14 @@ def test_heartbeats_go_on_while_a_revoke_waits_longer_than_the_session(broker: B
     first.source.start()
     stage.until(lambda: sum(map(len, first.read.values())) == 2, first)
     assignments = first.ledger.assignments()
-    assert first.ledger.depart(assignments)
+    assert first.ledger.begin_request(assignments)
     second = started(stage)
     closing: list[Assignment] = []
 
     def answer() -> None:
-        closing.extend(a for a in assignments if a.phase is Phase.CLOSING)
+        closing.extend(a for a in assignments if a.phase is Phase.REVOKING)
         first.ledger.settle([Settled(closing[0], 0)], Outcome.PUT)
-        first.ledger.land(assignments)
+        first.ledger.end_request(assignments)
 
     stage.until(lambda: "abort" in first.calls, first, second, then=answer)
     assert first.metrics.registry.get_sample_value("oss_vectors_rebalances_total", {"event": "lost"}) == 0

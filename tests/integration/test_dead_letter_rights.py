@@ -110,7 +110,7 @@ class Stage:
 
     def submit(self, offsets: Sequence[int]) -> None:
         self.ledger.track(self.assignment, offsets)
-        self.ledger.hold(100 * len(offsets))
+        self.ledger.count_bytes(100 * len(offsets))
         for offset in offsets:
             self.writer.submit(rejected(self.assignment, FakeMessage(offset, key=b"k", value=b"v")))
 

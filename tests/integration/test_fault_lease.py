@@ -104,15 +104,15 @@ def test_what_departed_before_the_partitions_were_lost_does_not_leave_when_the_p
     bench: Bench,
 ) -> None:
     """A freeze between departure and sending, after which the lease of a new membership holds."""
-    depart = bench.ledger.depart
+    depart = bench.ledger.begin_request
 
     def freeze(assignments: object) -> bool:
         departed = depart(assignments)  # type: ignore[arg-type]  # handed on
-        bench.ledger.depart = depart  # type: ignore[method-assign]  # once
+        bench.ledger.begin_request = depart  # type: ignore[method-assign]  # once
         bench.give_back()
         return departed
 
-    bench.ledger.depart = freeze  # type: ignore[method-assign]  # the moment after it
+    bench.ledger.begin_request = freeze  # type: ignore[method-assign]  # the moment after it
     bench.submit(GOES, ["a"])
     wait_for(lambda: bench.lane.is_idle, "the lane has let go of it")
     assert (bench.sink.requests, bench.ledger.buffer_bytes, requests_counted(bench)) == ([], 0, 0)

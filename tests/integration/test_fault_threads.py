@@ -22,10 +22,10 @@ main()
 """
 
 THREADS = {
-    "slot-vectors-": "from worker.delivery.lane import Courier; Courier.deliver = die",
+    "slot-vectors-": "from worker.delivery.courier import Courier; Courier.deliver = die",
     "dead-letters": "from worker.deadletters.rounds import Rounds; Rounds._write_round = die",
     "end-offsets": "from worker.consumer.ends import EndWatcher; EndWatcher._run = die",
-    "index-vectors": "from worker.delivery.lane import Lane; Lane.describe = die",
+    "index-vectors": "from worker.app.targets import TargetFinder; TargetFinder._describe = die",
     "http": "from worker.telemetry.http_server import HttpServer; HttpServer._run = die",
     "watchdog": "from worker.app.watchdog import Watchdog; Watchdog._run = die",
 }

@@ -8,11 +8,11 @@ import pytest
 
 from tests.support.fakes import FakeClock, FakeCluster, FakeSink, FakeSource
 from worker.app.components import Components
+from worker.app.lanes import LaneContext, make_lane
 from worker.app.loop import Worker
 from worker.app.stop import Stop
 from worker.consumer.handover import RevokeHooks
 from worker.deadletters.limit import Limit
-from worker.delivery.lane import Courier, Lane, LaneContext
 from worker.delivery.pace.backoff import Backoff
 from worker.lease import Lease
 from worker.ledger import Assignment, Ledger, Partition
@@ -30,19 +30,6 @@ TARGET = Target(INDEX, 3, "cosine")
 def good(key: str) -> bytes:
     """Return a record that the index takes."""
     return b'{"key":"%s","data":{"float32":[1,2,3]}}' % key.encode()
-
-
-class ManualLane(Lane):
-    """A lane without slots: the test delivers its batches."""
-
-    def start(self) -> None:
-        """Start nothing."""
-
-    def deliver(self) -> None:
-        """Deliver what is queued, to the end of each batch."""
-        while (batch := self.take()) is not None:
-            Courier(self).deliver(batch)
-            self.done(batch)
 
 
 class FakeHelper:
@@ -77,11 +64,16 @@ class FakeFinder(FakeHelper):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[str, Target]] = []
+        self.answers: dict[str, str] = {}
 
     def take(self) -> list[tuple[str, Target]]:
         """Return what was found since the last call."""
         found, self.found = self.found, []
         return found
+
+    def last_answers(self) -> dict[str, str]:
+        """Return what the test says."""
+        return self.answers
 
 
 class FakeDeadLetters(FakeHelper):
@@ -132,7 +124,8 @@ class App:
             idle=self._idle,
             lease=self.lease,
         )
-        self.lane = ManualLane(INDEX, (TOPIC,), self._lane_context())
+        self.lane = make_lane(INDEX, (TOPIC,), self._lane_context())
+        setattr(self.lane, "start", lambda: None)  # noqa: B010 - no slots: the test delivers the batches
         self.stop = Stop(self.clock, self.clock.advance)
         self.components = self._components()
         self.worker = Worker(self.components, self.stop)
@@ -201,6 +194,12 @@ class App:
         self.turn(2)
         assert self.state() == (State.RUNNING, "running")
         return self
+
+    def deliver(self) -> None:
+        """Deliver what is queued, to the end of each batch."""
+        while (batch := self.lane.pop()) is not None:
+            self.lane._courier.deliver(batch)
+            self.lane.done(batch)
 
     def publish(self, count: int = 1, partition: int = 0, keys: Sequence[str] | None = None) -> None:
         """Publish good records; each has a key of its own, unless `keys` are given."""

@@ -456,7 +456,7 @@ class FakeSource:
 
     def lose(self) -> None:
         """Be put out of the group, as after a session time-out; nothing is committed. It joins again at once."""
-        self._lose(self._ledger.close(self._owned()))
+        self._lose(self._ledger.begin_revoke(self._owned()))
 
     def close(self, timeout: float) -> None:
         """Give back all and leave."""
@@ -488,7 +488,7 @@ class FakeSource:
             self._metrics.rebalances.labels("assigned").inc()
 
     def _begin_revoke(self, partitions: Sequence[Partition]) -> None:
-        self._closing = self._ledger.close(partitions)
+        self._closing = self._ledger.begin_revoke(partitions)
         self._metrics.rebalances.labels("revoked").inc()
         self._hooks.wake()
         self._deadline, self._aborted = self._clock() + self._revoke_seconds, False
@@ -496,7 +496,7 @@ class FakeSource:
     def _end_revoke(self) -> bool:
         """Commit and end where nothing is under way any more, or the time is up; return False where it continues."""
         closing = self._closing
-        if any(assignment.on_wire for assignment in closing):
+        if any(assignment.requests_in_flight for assignment in closing):
             if self._clock() < self._deadline:
                 return False
             if not self._aborted:
@@ -512,7 +512,7 @@ class FakeSource:
     def _lose(self, assignments: Sequence[Assignment]) -> None:
         """End ownerships that were not revoked in order, and cut what is under way of them."""
         self._metrics.rebalances.labels("lost").inc()
-        is_under_way = any(assignment.on_wire for assignment in assignments)
+        is_under_way = any(assignment.requests_in_flight for assignment in assignments)
         self._end(assignments)
         if is_under_way:
             self._hooks.abort()

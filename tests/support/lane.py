@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.support.fakes import FakeMessage, FakeSink, Request, Stage
+from worker.app.lanes import LaneContext, make_lane
 from worker.delivery.batch import Batch, Item
-from worker.delivery.lane import Lane, LaneContext
 from worker.delivery.pace.backoff import Backoff
 from worker.ledger import Ledger, Partition
 from worker.ports import DeadLetter, SealReason
@@ -36,7 +36,7 @@ class Bench:
         self.lease_holds = True
         self.ledger = Ledger([TOPIC], time.monotonic, lambda: self.lease_holds)
         self.sink = FakeSink(
-            Target(INDEX, 4, "cosine", frozenset()), waypoint=self._waypoint, may_send=self.ledger.may_leave
+            Target(INDEX, 4, "cosine", frozenset()), waypoint=self._waypoint, may_send=self.ledger.may_send
         )
         self.status = Status(time.monotonic())
         self.metrics = Metrics(self.ledger, self.status, [TOPIC], [INDEX])
@@ -53,7 +53,7 @@ class Bench:
             time.monotonic,
             time.time,
         )
-        self.lane = Lane(INDEX, [TOPIC], context)
+        self.lane = make_lane(INDEX, [TOPIC], context)
         for partition in (GOES, STAYS):
             self.ledger.open(self.ledger.assign(partition), 0, None)
 
@@ -76,7 +76,7 @@ class Bench:
         assert assignment is not None
         messages = [FakeMessage(assignment.position + place, b"", key.encode()) for place, key in enumerate(keys)]
         self.ledger.track(assignment, [message.offset for message in messages])
-        self.ledger.hold(len(messages))
+        self.ledger.count_bytes(len(messages))
         return [
             Item(assignment, one, key, b'{"key":"%s"}' % key.encode(), 1)
             for key, one in zip(keys, messages, strict=True)
@@ -84,8 +84,7 @@ class Bench:
 
     def give_back(self) -> None:
         """What a rebalance does with the first partition."""
-        self.ledger.close([GOES])
-        self.ledger.fence([GOES])
+        self.ledger.end(self.ledger.begin_revoke([GOES]))
         self.status.forget(*GOES)
         self.lane.wake()
 

@@ -93,7 +93,7 @@ def _leave_some_unsettled(stage: PageStage, assignments: Sequence[Assignment]) -
         if place % 2:
             offsets = range(assignment.position, assignment.position + 20 * place)
             stage.ledger.track(assignment, offsets)
-            stage.ledger.hold(600_000 * place)
+            stage.ledger.count_bytes(600_000 * place)
             stage.clock.pass_by(0.4)
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.support.answer_cases import AnswerCase, read_cases
 from worker.errors import Blame, BlockReason, Refused, RetryReason, SinkError, TargetError, Transient
-from worker.oss.answers import ACCEPTED, CODES, REFUSED_STATUSES, About, Answer, error_of, error_of_answer, retry_after
+from worker.oss.answers import CODES, REFUSED_STATUSES, About, Answer, error_of, error_of_answer, retry_after
+from worker.oss.dialect import CALLS
 from worker.words import CODE_CHARACTERS, MESSAGE_CHARACTERS, clean
 
 REQUEST_ID = {"x-oss-request-id": "5F0E1D2C3B4A59687786A5B4"}
@@ -292,7 +293,7 @@ NAMES = st.sampled_from(
 
 
 @given(
-    operation=st.sampled_from(sorted(ACCEPTED)),
+    operation=st.sampled_from(sorted(CALLS)),
     status=st.integers(100, 999),
     headers=st.dictionaries(NAMES, HEADER_TEXT),
     body=BODIES,
@@ -303,6 +304,6 @@ def test_whatever_an_answer_holds_it_has_a_meaning(
     operation: str, status: int, headers: dict[str, str], body: bytes | None
 ) -> None:
     error = error_of(operation, Answer(status, headers, body))
-    assert error is not None or status in ACCEPTED[operation]
+    assert error is not None or status in CALLS[operation].accepted
     if error is not None:
         assert str(error) == clean(str(error), 1000)

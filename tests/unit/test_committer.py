@@ -23,7 +23,7 @@ class Bench(App):
         for polled in self.source.poll(0.0):
             self.worker._intake.take_in(polled)
         self.worker._intake.seal_all()
-        self.lane.deliver()
+        self.deliver()
 
     def made(self) -> float:
         return self.commits() - self.before

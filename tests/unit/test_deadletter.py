@@ -141,7 +141,7 @@ class WatchedLedger(Ledger):
     events: Events
 
     def land(self, assignments: Any) -> None:
-        super().land(assignments)
+        super().end_request(assignments)
         self.events.put("landed")
 
     def first_undecided(self, topic: str, given_up: Any) -> list[tuple[Partition, int]]:
@@ -223,7 +223,7 @@ class Stage:
         """Track messages, all of which are bad by themselves or none."""
         owner, offsets = assignment or self.assignment, [message.offset for message in messages]
         self.ledger.track(owner, offsets)
-        self.ledger.hold(100 * len(messages))
+        self.ledger.count_bytes(100 * len(messages))
         self.limit.note_read(owner, offsets, offsets if bad else ())
         if owner is self.assignment:
             self.source.messages |= {message.offset: message for message in messages}
@@ -355,7 +355,7 @@ def test_dead_letters_that_wait_for_the_lease_are_given_up_with_their_partition(
     stage.writer.start()
     stage.submit(FakeMessage(0, key=b"k", value=b"v"))
     wait_for(lambda: stage.lease_waits() == 1, "it waits")
-    stage.ledger.fence([stage.assignment.partition])
+    stage.ledger.end([stage.assignment])
     stage.events.wait_for("discarded")
     stage.lease_holds = True
     assert (stage.broker.sent, stage.settled(), stage.ledger.buffer_bytes) == ([], 0, 0)
@@ -480,11 +480,11 @@ def test_when_the_partition_is_given_back_its_dead_letter_is_discarded_and_block
     stage.writer.start()
     stage.submit(FakeMessage(0))
     stage.events.wait_for(("blocked", UNAVAILABLE))
-    stage.ledger.close([Partition("vectors", 0)])
+    stage.ledger.begin_revoke([Partition("vectors", 0)])
     stage.events.wait_for("discarded")
     stage.events.wait_for(("unblocked", UNAVAILABLE))
     assert (stage.settled(), stage.ledger.buffer_bytes) == (0, 0)
-    assert stage.ledger.fence([Partition("vectors", 0)]) == 1
+    assert stage.ledger.end([stage.assignment]) == 1
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ def test_without_a_dead_letter_topic_the_first_dead_letter_blocks_its_partition_
         expected,
         f"{expected}: 2 numbers, not 3",
     )
-    stage.ledger.close([Partition("vectors", 0)])
+    stage.ledger.begin_revoke([Partition("vectors", 0)])
     stage.events.wait_for(("unblocked", block))
     assert (stage.broker.sent, stage.settled(), stage.ledger.buffer_bytes) == ([], 0, 0)
     assert stage.status.dead_letters() == []
@@ -673,7 +673,7 @@ def test_what_is_blocked_keeps_neither_its_bytes_nor_their_count(new_stage: NewS
     seen = [weakref.ref(message) for message in messages]
     offsets = list(range(30))
     stage.ledger.track(stage.assignment, offsets)
-    stage.ledger.hold(30 * 100_000)
+    stage.ledger.count_bytes(30 * 100_000)
     stage.limit.note_read(stage.assignment, offsets, offsets)
     while messages:
         stage.writer.submit(rejected(stage.assignment, messages.pop(0), size=100_000))

@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 
 from tests.support.fakes import FakeClock, FakeMessage, FakeSink, Request, Stage
 from tests.support.turns import Turns
+from worker.app.lanes import LaneContext, make_lane
 from worker.delivery.batch import Batch, Item, OpenBatch
-from worker.delivery.lane import Courier, Lane, LaneContext
+from worker.delivery.lane import Lane
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, Reason, RetryReason, SinkError, Transient
 from worker.lease import Lease
@@ -123,17 +124,17 @@ class WatchedLedger(Ledger):
         self._member = member
         self.outcomes: dict[tuple[Assignment, int], Outcome] = {}
 
-    def depart(self, assignments: Collection[Assignment]) -> bool:
+    def begin_request(self, assignments: Collection[Assignment]) -> bool:
         """Let others have a turn before and after: what was asked of the partitions until now may not hold any more."""
         self._world.turns.let_others()
-        departed = super().depart(assignments)
+        departed = super().begin_request(assignments)
         self._world.turns.let_others()
         return departed
 
-    def land(self, assignments: Collection[Assignment]) -> None:
+    def end_request(self, assignments: Collection[Assignment]) -> None:
         """Let others have a turn before."""
         self._world.turns.let_others()
-        super().land(assignments)
+        super().end_request(assignments)
 
     def settle(self, records: Iterable[Tracked], outcome: Outcome) -> int:
         """Let others have a turn before; look at each, then enter it."""
@@ -173,37 +174,37 @@ class WatchedLedger(Ledger):
         return {(assignment.partition, offset): outcome for (assignment, offset), outcome in self.outcomes.items()}
 
 
-class SteppedLane(Lane):
-    """A lane whose slots wait on the test's turns."""
+class Slots:
+    """The slots of a lane that is not started: they wait on the test's turns."""
 
-    def __init__(self, context: LaneContext, turns: Turns, name: str) -> None:
-        super().__init__(INDEX, [TOPIC], context)
+    def __init__(self, lane: Lane, count: int, turns: Turns, name: str) -> None:
+        self._lane = lane
         self._turns = turns
-        self.tasks = [
-            turns.add(f"{name}-slot-{number}", self._work) for number in range(context.delivery.max_in_flight)
-        ]
-        self._threads += [task.thread for task in self.tasks]
+        lane.state.wait = self._wait  # type: ignore[method-assign]  # all waiting of the courier is there
+        self.tasks = [turns.add(f"{name}-slot-{number}", self._work) for number in range(count)]
+        lane._threads += [task.thread for task in self.tasks]
 
-    def pause(self, seconds: float, until: Callable[[], bool]) -> None:
+    def _wait(self, seconds: float, until: Callable[[], bool]) -> None:
         """Give the turn back for so long, a millisecond at the least: less may not move the clock at all."""
         if seconds > 0.0:
-            self._turns.pause(lambda: self.is_stopping or until(), max(seconds, 0.001))
+            self._turns.pause(lambda: self._lane.state.is_stopping or until(), max(seconds, 0.001))
 
     def _work(self) -> None:
-        courier = Courier(self)
+        lane = self._lane
         while True:
-            self._turns.pause(self._could_take)
-            batch = self.take()
+            self._turns.pause(self._has_next)
+            batch = lane.pop()
             if batch is not None:
-                courier.deliver(batch)
-                self.done(batch)
+                lane._courier.deliver(batch)
+                lane.done(batch)
 
-    def _could_take(self) -> bool:
-        queue, in_flight = deque(self._queue), list(self._in_flight)
+    def _has_next(self) -> bool:
+        lane = self._lane
+        queue, in_flight = deque(lane._queue), list(lane._in_flight)
         try:
-            return self.take() is not None
+            return lane.pop() is not None
         finally:
-            self._queue, self._in_flight = queue, in_flight
+            lane._queue, lane._in_flight = queue, in_flight
 
 
 class Letters:
@@ -254,7 +255,9 @@ class Member:
             world.clock,
             world.clock,
         )
-        self.lane = SteppedLane(context, world.turns, f"member-{number}")
+        self.context = context
+        self.lane = make_lane(INDEX, [TOPIC], context)
+        self.slots = Slots(self.lane, situation.slots, world.turns, f"member-{number}")
         self.open_batch = OpenBatch(
             self.lane.envelope, max_records=batch.max_records, max_bytes=batch.max_bytes, max_age=1.0
         )
@@ -263,10 +266,10 @@ class Member:
         """Track and batch records, as the main loop does."""
         if not self.ledger.track(assignment, [entry.offset for entry in entries]):
             return
-        self.ledger.hold(len(entries))
-        self.open_batch.hold_to(self.lane.max_body_bytes())
+        self.ledger.count_bytes(len(entries))
+        self.open_batch.limit_bytes(self.lane.max_body_bytes())
         for entry in entries:
-            self._submit(self.open_batch.add(_item(assignment, entry, pad), self.lane.context.clock()))
+            self._submit(self.open_batch.add(_item(assignment, entry, pad), self.context.clock()))
 
     def seal(self, reason: SealReason) -> None:
         """Seal what is open."""
@@ -277,8 +280,8 @@ class Member:
         return [
             (assignment.partition, offset)
             for assignment in self.ledger.assignments()
-            for offset in assignment._outstanding
-            if offset in assignment._unsettled
+            for offset in assignment.outstanding
+            if offset in assignment.unsettled
         ]
 
     def _submit(self, batch: Batch | None) -> None:
@@ -325,7 +328,7 @@ class World:
             judge=self._judge,
             waypoint=self._waypoint,
             max_body_bytes=situation.max_body_bytes,
-            may_send=lambda: all(member.ledger.may_leave() for member in self.members),  # by the thread that asks
+            may_send=lambda: all(member.ledger.may_send() for member in self.members),  # by the thread that asks
         )
         self.sink.next_answers = list(situation.answers)
         self.logs: dict[Partition, list[Entry]] = {}
@@ -430,7 +433,7 @@ class World:
         """Let the broker acknowledge the oldest dead letter, as long as its partition is owned."""
         if member.letters.waiting and member.life is not Life.FROZEN:
             letter = member.letters.waiting[0]
-            if not member.ledger.depart((letter.assignment,)):
+            if not member.ledger.begin_request((letter.assignment,)):
                 if not letter.assignment.is_live:
                     member.ledger.discard([member.letters.waiting.popleft()])
                 return
@@ -438,7 +441,7 @@ class World:
             self.letters.append(letter)
             self.acknowledged.add((letter.assignment, letter.offset))
             member.ledger.settle([letter], Outcome.DEAD_LETTERED)
-            member.ledger.land((letter.assignment,))
+            member.ledger.end_request((letter.assignment,))
 
     def commit(self, member: Member, assignments: list[Assignment] | None = None) -> None:
         """Commit a member's watermarks; each must be complete."""
@@ -462,14 +465,14 @@ class World:
         giver = self._owner(partition)
         taker = self.members[which // 3 % len(self.members)]
         if giver is not None and all(move.partition != partition for move in self.moves):
-            self.moves.append(Move(partition, giver, taker, giver.ledger.close([partition])))
+            self.moves.append(Move(partition, giver, taker, giver.ledger.begin_revoke([partition])))
 
     def go_on_with(self, move: Move) -> None:
         """End a revocation whose requests have landed; else cut them once, by the clock."""
         if move.giver.life is not Life.RUNNING:
             return
-        on_wire = any(assignment.on_wire for assignment in move.closing)
-        if on_wire and not move.was_cut:
+        requests_in_flight = any(assignment.requests_in_flight for assignment in move.closing)
+        if requests_in_flight and not move.was_cut:
             if int(self.clock() * 4) % 5 == 0:
                 move.giver.lane.abort()
                 move.was_cut = True
@@ -479,7 +482,7 @@ class World:
             for assignment in move.closing:
                 self._assert_what_was_taken_is_settled(move.giver, assignment)
         self.commit(move.giver, move.closing)
-        move.giver.ledger.fence([move.partition])
+        move.giver.ledger.end(move.closing)
         move.giver.status.forget(*move.partition)
         self._assign(move.partition, move.taker if move.taker.life is Life.RUNNING else move.giver)
 
@@ -501,8 +504,8 @@ class World:
         taker = self.members[which // 3 % len(self.members)]
         if member is None or any(move.partition == partition for move in self.moves):
             return
-        if not self.owners[partition].on_wire and taker.life is Life.RUNNING:
-            member.ledger.fence([partition])
+        if not self.owners[partition].requests_in_flight and taker.life is Life.RUNNING:
+            member.ledger.end(member.ledger.begin_revoke([partition]))
             member.status.forget(*partition)
             self._assign(partition, taker)
 
@@ -518,7 +521,7 @@ class World:
         """Stop a member. What it has on the wire is never whole, or never answered."""
         if member.life is Life.RUNNING:
             member.life = Life.FROZEN
-            for task in member.lane.tasks:
+            for task in member.slots.tasks:
                 task.is_frozen = True
             member.lane.abort()
 
@@ -532,6 +535,8 @@ class World:
             for assignment in member.ledger.assignments():
                 if self.is_owned(assignment):
                     del self.owners[assignment.partition]
+            # It may have sent after it woke, while its lease still held. Its consumer cuts that at the end of the session.
+            member.lane.abort()
         for number, partition in enumerate(partition for partition in self.logs if partition not in self.owners):
             if takers:
                 self._assign(partition, takers[number % len(takers)])
@@ -540,16 +545,16 @@ class World:
         """Let a frozen member's slots go on; or, once they do, let it hear what the group says to its heartbeat."""
         if member.life is Life.FROZEN:
             member.life = Life.WOKEN
-            for task in member.lane.tasks:
+            for task in member.slots.tasks:
                 task.is_frozen = False
         elif member.life is Life.WOKEN:
-            lost = [one.partition for one in member.ledger.assignments() if not self.is_owned(one)]
+            lost = [one for one in member.ledger.assignments() if not self.is_owned(one)]
             if lost:
                 member.ledger.lease.end()
-                member.ledger.fence(lost)
+                member.ledger.end(lost)
                 member.lane.abort()
-            for partition in lost:
-                member.status.forget(*partition)
+            for assignment in lost:
+                member.status.forget(*assignment.partition)
             member.life = Life.RUNNING
             self.clock.advance(
                 0.001
@@ -768,7 +773,7 @@ def _assert_the_books_balance(member: Member) -> None:
     assert books.buffer_bytes == 0
     assert books.buffered == {TOPIC: 0}
     assert books.consumed[TOPIC] == sum(books.settled.values())
-    assert {assignment.on_wire for assignment in member.ledger.assignments()} <= {0}
+    assert {assignment.requests_in_flight for assignment in member.ledger.assignments()} <= {0}
     blocks = [block for block in member.status.read().blocks if block.reason is not BlockReason.RECORD_STUCK]
     assert blocks == []
 
@@ -781,7 +786,7 @@ def _tell(world: World) -> None:
         event("outcome returned")
     for letter in world.letters:
         event(f"dead letter {letter.reason.value}")
-    if any(member.lane.context.metrics.lease_waits._value.get() for member in world.members):
+    if any(member.context.metrics.lease_waits._value.get() for member in world.members):
         event("held back")
     statuses = {request.status for request in world.sink.requests}
     for status in sorted(statuses):

@@ -41,7 +41,7 @@ def test_a_worker_with_nothing_in_flight_ends_at_once(caplog: pytest.LogCaptureF
 
 def test_open_batches_are_sealed_delivered_and_committed(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(3)
-    bench.on_idle = bench.lane.deliver
+    bench.on_idle = bench.deliver
     assert bench.run_and_measure() < 1.0
     assert (len(bench.sink.vectors), bench.committed(), warnings(caplog)) == (3, {0: 3}, [])
 
@@ -53,7 +53,7 @@ def test_the_state_is_draining_meanwhile_and_the_main_loop_turns() -> None:
     def look() -> None:
         seen.append((bench.state(), bench.clock() - bench.status.read().last_turn < 0.09))
         if len(seen) == 3:
-            bench.lane.deliver()
+            bench.deliver()
 
     bench.on_idle = look
     bench.run()
@@ -89,7 +89,7 @@ def test_nothing_new_is_fetched_and_what_comes_all_the_same_is_not_written(caplo
         if steps == 1:
             bench.publish(2)
         elif steps == 5:
-            bench.lane.deliver()
+            bench.deliver()
 
     bench.on_idle = publish_then_deliver
     bench.run()
@@ -109,7 +109,7 @@ def test_a_membership_lost_while_draining_ends_the_drain_without_a_commit(caplog
 
 def test_a_last_commit_that_fails_is_logged_and_the_group_is_left(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(1)
-    bench.on_idle = bench.lane.deliver
+    bench.on_idle = bench.deliver
     bench.cluster.refuse_commits = RuntimeError("no")
     bench.run()
     assert (bench.cluster.members, bench.committed()) == ([], {})

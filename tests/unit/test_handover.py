@@ -122,12 +122,12 @@ def test_a_revoke_commits_nothing_where_nothing_moved() -> None:
 
 def test_a_revoke_waits_for_requests_under_way_and_commits_their_outcome() -> None:
     bench = Bench()
-    assert bench.ledger.depart([bench.assignment])
+    assert bench.ledger.begin_request([bench.assignment])
 
     def answered() -> None:
-        if bench.passed >= 3.0 and bench.assignment.on_wire:
+        if bench.passed >= 3.0 and bench.assignment.requests_in_flight:
             bench.settle(1)
-            bench.ledger.land([bench.assignment])
+            bench.ledger.end_request([bench.assignment])
         bench.acknowledge()
 
     bench.meanwhile = answered
@@ -138,7 +138,7 @@ def test_a_revoke_waits_for_requests_under_way_and_commits_their_outcome() -> No
 
 def test_requests_that_take_longer_are_cut_and_then_left() -> None:
     bench = Bench()
-    assert bench.ledger.depart([bench.assignment])
+    assert bench.ledger.begin_request([bench.assignment])
     bench.meanwhile = bench.acknowledge
     bench.revoke()
     assert bench.aborted_at == [pytest.approx(REVOKE_SECONDS, abs=2 * LOOK_SECONDS)]
@@ -148,7 +148,7 @@ def test_requests_that_take_longer_are_cut_and_then_left() -> None:
 
 def test_requests_are_cut_at_once_where_the_lease_runs_out_meanwhile() -> None:
     bench = Bench()
-    assert bench.ledger.depart([bench.assignment])
+    assert bench.ledger.begin_request([bench.assignment])
     bench.meanwhile = lambda: bench.lease.end() if bench.passed >= 2.0 else None
     bench.revoke()
     assert bench.aborted_at == [pytest.approx(2.0, abs=2 * LOOK_SECONDS)]
@@ -156,7 +156,7 @@ def test_requests_are_cut_at_once_where_the_lease_runs_out_meanwhile() -> None:
 
 def test_a_worker_that_is_to_stop_waits_for_less_long() -> None:
     bench = Bench()
-    assert bench.ledger.depart([bench.assignment])
+    assert bench.ledger.begin_request([bench.assignment])
 
     def stopped() -> None:
         bench.is_stopping = bench.passed >= 2.0
@@ -216,7 +216,7 @@ def test_lost_partitions_are_given_up_at_once_and_neither_committed_nor_claimed(
     assignor = SimpleNamespace(member_assignment="what it had")
     bench.consumer._coordinator._assignors = {"cooperative-sticky": assignor}
     if is_under_way:
-        assert bench.ledger.depart([bench.assignment])
+        assert bench.ledger.begin_request([bench.assignment])
     bench.handover.give_up(bench.consumer, [TP])
     assert (bench.assignment.phase, bench.consumer.committed, bench.ended) == (Phase.FENCED, [], [PARTITION])
     assert assignor.member_assignment is None

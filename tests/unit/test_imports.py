@@ -24,13 +24,13 @@ LAYERS = [
     {"telemetry"},
     {"ports", "settings"},
     {"extras", "ledger", "lease", "records"},
-    {"errors"},
+    {"assignment", "errors"},
     {"words"},
     {"redaction"},
 ]
 """Packages and single modules, from the top down. Each imports from the layers below its own, and from itself."""
 
-CORE = ["ledger", "lease", "ports", "records", "delivery.batch", "delivery.pace"]
+CORE = ["assignment", "ledger", "lease", "ports", "records", "delivery.batch", "delivery.pace"]
 CLIENTS = {"kafka", "requests", "urllib3", "http", "socket", "prometheus_client", "alibabacloud_oss_v2"}
 
 

@@ -28,7 +28,7 @@ class Bench(App):
         """Take messages in; returns the keys that go to the index, and the bad ones: offset, reason and text."""
         self.intake.take_in(Polled(self.assignment(), messages))
         self.intake.seal_all()
-        batch = self.lane.take()
+        batch = self.lane.pop()
         keys = [] if batch is None else list(batch.items)
         return keys, [(letter.offset, letter.reason, letter.text) for letter in self.dead_letters.kept]
 
@@ -112,7 +112,7 @@ def test_offsets_that_do_not_ascend_are_refused_and_nothing_of_them_is_taken_in(
 
 def test_messages_of_a_partition_that_is_being_given_back_are_left_out() -> None:
     bench = Bench()
-    bench.ledger.close([bench.assignment().partition])
+    bench.ledger.begin_revoke([bench.assignment().partition])
     assert bench.take_in([message(0)]) == ([], [])
     assert bench.ledger.outstanding() == 0
 
@@ -123,10 +123,10 @@ def test_a_batch_is_sealed_when_its_first_record_has_waited_long_enough() -> Non
     bench.clock.advance(0.75)
     bench.intake.take_in(Polled(bench.assignment(), [message(1)]))
     bench.intake.seal_due()
-    assert (bench.lane.take(), bench.intake.seconds_until_due(longest=9.0)) == (None, 0.25)
+    assert (bench.lane.pop(), bench.intake.seconds_until_due(longest=9.0)) == (None, 0.25)
     bench.clock.advance(0.25)
     bench.intake.seal_due()
-    batch = bench.lane.take()
+    batch = bench.lane.pop()
     assert batch is not None
     assert (list(batch.items), bench.intake.seconds_until_due(longest=9.0)) == (["0", "1"], 9.0)
 
@@ -134,5 +134,5 @@ def test_a_batch_is_sealed_when_its_first_record_has_waited_long_enough() -> Non
 def test_a_full_batch_is_sealed_at_once() -> None:
     bench = Bench(batch=tables.Batch(max_records=2))
     bench.intake.take_in(Polled(bench.assignment(), [message(offset) for offset in range(5)]))
-    batches = [bench.lane.take(), bench.lane.take(), bench.lane.take()]
+    batches = [bench.lane.pop(), bench.lane.pop(), bench.lane.pop()]
     assert [list(batch.items) for batch in batches if batch is not None] == [["0", "1"], ["2", "3"]]

@@ -21,7 +21,7 @@ def test_a_record_goes_from_its_topic_to_the_index_and_its_offset_is_committed()
     app.turn()
     app.clock.advance(app.settings.batch.max_age_seconds)
     app.turn()
-    app.lane.deliver()
+    app.deliver()
     app.clock.advance(app.settings.kafka.commit_interval_seconds)
     app.turn()
     assert (set(app.sink.vectors), app.committed()) == ({"0-0", "0-1", "0-2"}, {0: 3})
@@ -80,7 +80,7 @@ def test_it_is_starting_while_no_index_has_answered_and_says_what_they_answered(
     app = App()
     app.turn()
     assert app.state() == (State.STARTING, "waiting for the service to tell of its indexes")
-    app.lane.last_answer = "503 ServiceUnavailable: m"
+    app.finder.answers = {INDEX: "503 ServiceUnavailable: m"}
     app.turn()
     reason = f"waiting for the service to tell of its indexes; index {INDEX}: 503 ServiceUnavailable: m"
     assert app.state() == (State.STARTING, reason)
@@ -155,7 +155,7 @@ def test_a_connection_lost_is_made_again_and_reading_begins_where_it_was_committ
         app.turn()
         assert app.clock() < 2_000.0
     app.turn(8)  # until the batch is old enough
-    app.lane.deliver()
+    app.deliver()
     assert (app.assignment().is_open, set(app.sink.vectors)) == (True, {"0-0", "0-1"})
 
 
@@ -231,5 +231,9 @@ def test_helpers_are_started_before_the_first_turn_and_ended_after_the_last() ->
     app.run()
     assert app.state() == (State.STOPPED, "drained")
     assert (app.finder.calls, app.end_watcher.calls) == (["start", "join"], ["start", "stop"])
-    assert (app.dead_letters.calls[0], app.dead_letters.calls[-1], app.lane.is_stopping) == ("start", "stop", True)
+    assert (app.dead_letters.calls[0], app.dead_letters.calls[-1], app.lane.state.is_stopping) == (
+        "start",
+        "stop",
+        True,
+    )
     assert app.http.calls == []  # it runs on, so that the end can be looked at

@@ -294,7 +294,7 @@ def test_a_block_is_1_while_it_holds(setup: Setup) -> None:
 def test_consumed_is_what_is_settled_and_what_is_buffered(setup: Setup) -> None:
     assignment = opened(setup.ledger)
     setup.ledger.track(assignment, range(10))
-    setup.ledger.hold(1000)
+    setup.ledger.count_bytes(1000)
     for offset, outcome in enumerate(Outcome):
         if outcome is not Outcome.RETURNED:
             setup.ledger.settle([FakeTracked(assignment, offset, 100)], outcome)
@@ -302,7 +302,7 @@ def test_consumed_is_what_is_settled_and_what_is_buffered(setup: Setup) -> None:
     assert settled == {"put": 1, "deleted": 1, "superseded": 1, "ignored": 1, "dead_lettered": 1, "returned": 0}
     assert setup.value("records_consumed_total", topic="vectors") == 10
     assert (setup.value("records_buffered", topic="vectors"), setup.value("buffer_bytes")) == (5, 500)
-    setup.ledger.fence([Partition("vectors", 0)])
+    setup.ledger.end([assignment])
     assert setup.value("records_settled_total", topic="vectors", outcome="returned") == 5
     assert setup.value("records_buffered", topic="vectors") == 0
 
@@ -337,10 +337,9 @@ def test_the_books_balance_in_every_scrape_while_records_come_and_go(setup: Setu
 def test_the_assigned_partitions_are_those_of_the_ledger_also_when_the_main_loop_tells_nothing(setup: Setup) -> None:
     partitions = [Partition("vectors", number) for number in range(3)]
     seen = [setup.value("assigned_partitions")]
-    for partition in partitions:
-        setup.ledger.assign(partition)
+    assignments = [setup.ledger.assign(partition) for partition in partitions]
     seen.append(setup.value("assigned_partitions"))
-    setup.ledger.fence(partitions)
+    setup.ledger.end(assignments)
     seen.append(setup.value("assigned_partitions"))
     assert seen == [0, 3, 0]
 
@@ -376,7 +375,7 @@ def test_the_series_of_a_partition_come_as_they_are_known_and_go_with_it(setup: 
     seen.append(setup.partition_series())
     setup.ledger.open(assignment, 0, 0)
     seen.append(setup.partition_series())
-    setup.ledger.fence([Partition("vectors", 0)])
+    setup.ledger.end([assignment])
     seen.append(setup.partition_series())
     opening = {"end_offset", "oldest_unsettled_age_seconds"}
     assert seen == [set(), opening, opening | {"consumer_lag_records", "watermark_offset", "committed_offset"}, set()]

@@ -126,7 +126,7 @@ def test_what_is_not_outstanding_is_not_settled(ledger: Ledger, caplog: pytest.L
     """Once counted, it made the books lie for good, and its bytes were given free twice."""
     assignment = opened(ledger)
     ledger.track(assignment, [0, 1, 2])
-    ledger.hold(30)
+    ledger.count_bytes(30)
     records = [FakeTracked(assignment, offset, 10) for offset in (1, 1, 7, -1)]
     assert ledger.settle(records, Outcome.PUT) == 1
     assert ledger.settle(records, Outcome.PUT) == 0
@@ -203,15 +203,46 @@ def test_assignments_come_in_the_order_of_topic_and_partition(ledger: Ledger) ->
     assert ledger.assignments() == made[::-1]
 
 
-def test_what_is_not_owned_is_neither_closed_nor_fenced(ledger: Ledger) -> None:
-    assert (ledger.close([P0]), ledger.fence([P0]), ledger.assignment(P0)) == ([], 0, None)
+def test_a_partition_that_is_not_owned_is_not_closed(ledger: Ledger) -> None:
+    assert (ledger.begin_revoke([P0]), ledger.assignment(P0)) == ([], None)
 
 
-@pytest.mark.parametrize("end", ["close", "fence"])
-def test_a_partition_that_goes_before_it_was_opened_is_not_opened_any_more(ledger: Ledger, end: str) -> None:
+@pytest.mark.parametrize("goes", ["is closed", "ends"])
+def test_a_partition_that_goes_before_it_was_opened_is_not_opened_any_more(ledger: Ledger, goes: str) -> None:
     assignment = ledger.assign(P0)
-    getattr(ledger, end)([P0])
+    ledger.begin_revoke([P0]) if goes == "is closed" else ledger.end([assignment])
     assert (ledger.open(assignment, 0, None), ledger.track(assignment, [0])) == (False, False)
+
+
+def test_an_assignment_ends_once_and_never_a_later_one_of_its_partition(ledger: Ledger) -> None:
+    old = opened(ledger)
+    ledger.track(old, [0, 1])
+    assert (ledger.end([old]), ledger.end([old])) == (2, 0)
+    new = opened(ledger)
+    ledger.track(new, [0])
+    assert (ledger.end([old]), ledger.assignment(P0), new.is_live) == (0, new, True)
+    assert settled(ledger, Outcome.RETURNED) == 2
+
+
+def test_a_reassigned_partition_begins_anew_and_returns_what_was_not_settled(ledger: Ledger) -> None:
+    old = opened(ledger)
+    ledger.track(old, [0, 1])
+    new = ledger.reassign(old)
+    assert new is not None
+    assert (old.phase, new.phase, new.epoch > old.epoch) == (Phase.FENCED, Phase.OPENING, True)
+    assert (ledger.assignment(P0), settled(ledger, Outcome.RETURNED)) == (new, 2)
+
+
+@pytest.mark.parametrize("goes", ["is closed", "ends", "comes back"])
+def test_a_partition_that_goes_is_not_reassigned(ledger: Ledger, goes: str) -> None:
+    assignment = opened(ledger)
+    if goes == "is closed":
+        ledger.begin_revoke([P0])
+    else:
+        ledger.end([assignment])
+    back = ledger.assign(P0) if goes == "comes back" else None
+    assert ledger.reassign(assignment) is None
+    assert ledger.assignment(P0) is (assignment if goes == "is closed" else back)
 
 
 @pytest.mark.parametrize("phase", ["opening", "closing", "fenced"])
@@ -219,7 +250,7 @@ def test_nothing_is_tracked_unless_the_partition_is_open(ledger: Ledger, phase: 
     assignment = ledger.assign(P0)
     if phase != "opening":
         ledger.open(assignment, 0, None)
-        ledger.close([P0]) if phase == "closing" else ledger.fence([P0])
+        ledger.begin_revoke([P0]) if phase == "closing" else ledger.end([assignment])
     assert (ledger.track(assignment, [0]), ledger.books().consumed["vectors"]) == (False, 0)
 
 
@@ -231,16 +262,16 @@ def test_a_partition_is_opened_once(ledger: Ledger) -> None:
 def test_what_was_on_the_wire_still_settles_while_its_partition_closes(ledger: Ledger) -> None:
     assignment = opened(ledger)
     ledger.track(assignment, [0, 1])
-    assert ledger.close([P0]) == [assignment]
+    assert ledger.begin_revoke([P0]) == [assignment]
     assert (settle(ledger, assignment, 0), ledger.watermarks()) == (1, {assignment: 1})
-    assert (ledger.fence([P0]), settled(ledger, Outcome.PUT), settled(ledger, Outcome.RETURNED)) == (1, 1, 1)
+    assert (ledger.end([assignment]), settled(ledger, Outcome.PUT), settled(ledger, Outcome.RETURNED)) == (1, 1, 1)
 
 
 def test_a_result_that_comes_after_the_fence_changes_nothing_but_the_bytes(ledger: Ledger) -> None:
     old = opened(ledger)
     ledger.track(old, [0, 1])
-    ledger.hold(300)
-    ledger.fence([P0])
+    ledger.count_bytes(300)
+    ledger.end([old])
     new = opened(ledger)
     ledger.track(new, [0, 1])
     before = ledger.books()
@@ -263,18 +294,18 @@ def test_a_settling_of_both_old_and_new_owners_counts_the_new_alone(ledger: Ledg
 
 def test_a_request_departs_only_while_all_its_partitions_are_live(ledger: Ledger) -> None:
     first, second = opened(ledger), opened(ledger, partition=1)
-    assert ledger.depart([first, second])
-    ledger.close([P1])
-    assert not ledger.depart([first, second])
-    assert (first.on_wire, second.on_wire) == (1, 1)
-    ledger.land([first, second])
-    assert (first.on_wire, second.on_wire) == (0, 0)
+    assert ledger.begin_request([first, second])
+    ledger.begin_revoke([P1])
+    assert not ledger.begin_request([first, second])
+    assert (first.requests_in_flight, second.requests_in_flight) == (1, 1)
+    ledger.end_request([first, second])
+    assert (first.requests_in_flight, second.requests_in_flight) == (0, 0)
 
 
 def test_a_fenced_partition_lets_nothing_depart(ledger: Ledger) -> None:
     assignment = opened(ledger)
-    ledger.fence([P0])
-    assert not ledger.depart([assignment])
+    ledger.end([assignment])
+    assert not ledger.begin_request([assignment])
 
 
 # -- the books
@@ -307,7 +338,7 @@ def test_the_figures_of_a_partition_follow_it(ledger: Ledger) -> None:
     ledger.open(assignment, 4, 3)
     ledger.committed({assignment: 4})
     assert ledger.books().partitions[0][:4] == (P0, 4, 4, True)
-    ledger.fence([P0])
+    ledger.end([assignment])
     assert ledger.books().partitions == []
 
 
@@ -332,11 +363,11 @@ def test_the_age_is_that_of_the_record_at_the_watermark(ledger: Ledger, clock: F
 def test_discarded_bytes_are_free_and_the_records_are_counted_as_returned(ledger: Ledger) -> None:
     assignment = opened(ledger)
     ledger.track(assignment, [0, 1])
-    ledger.hold(70)
-    ledger.close([P0])
+    ledger.count_bytes(70)
+    ledger.begin_revoke([P0])
     ledger.discard([FakeTracked(assignment, 0, 30), FakeTracked(assignment, 1, 40)])
     assert (ledger.buffer_bytes, ledger.outstanding()) == (0, 2)
-    assert (ledger.fence([P0]), settled(ledger, Outcome.RETURNED)) == (2, 2)
+    assert (ledger.end([assignment]), settled(ledger, Outcome.RETURNED)) == (2, 2)
 
 
 # -- against a model
@@ -352,7 +383,7 @@ class Owned:
         self.settled: dict[int, bool] = {}
         self.sizes: dict[int, int] = {}
         self.seen = -1  # the highest watermark so far
-        self.on_wire = 0
+        self.requests_in_flight = 0
 
     def watermark(self) -> int:
         return min((offset for offset, done in self.settled.items() if not done), default=self.position)
@@ -377,16 +408,30 @@ class LedgerMachine(RuleBasedStateMachine):
         self.outcomes: Counter[tuple[str, Outcome]] = Counter()
         self.flying: list[list[Owned]] = []
 
-    def end(self, owned: Owned) -> None:
+    def ended(self, owned: Owned) -> None:
         self.outcomes[owned.real.partition.topic, Outcome.RETURNED] += owned.unsettled()
         owned.phase = "fenced"
+
+    def begun(self, real: Assignment) -> None:
+        self.current[real.partition] = owned = Owned(real)
+        self.owners.append(owned)
 
     @rule(partition=partitions)
     def assign(self, partition: Partition) -> None:
         if partition in self.current:
-            self.end(self.current[partition])
-        self.current[partition] = owned = Owned(self.ledger.assign(partition))
-        self.owners.append(owned)
+            self.ended(self.current[partition])
+        self.begun(self.ledger.assign(partition))
+
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data())
+    def reassign(self, data: st.DataObject) -> None:
+        owned = data.draw(st.sampled_from(self.owners))
+        anew = self.ledger.reassign(owned.real)
+        assert (anew is not None) == (owned.phase in ("opening", "open"))
+        if anew is not None:
+            assert (anew.partition, anew.epoch) == (owned.real.partition, self.ledger.newest_epoch)
+            self.ended(owned)
+            self.begun(anew)
 
     @precondition(lambda self: self.owners)
     @rule(data=st.data(), position=st.integers(0, 20))
@@ -408,7 +453,7 @@ class LedgerMachine(RuleBasedStateMachine):
             position += gap + 1
         assert self.ledger.track(owned.real, offsets) == (owned.phase == "open")
         if owned.phase == "open":
-            self.ledger.hold(size * len(offsets))
+            self.ledger.count_bytes(size * len(offsets))
             self.consumed[owned.real.partition.topic] += len(offsets)
             owned.settled |= dict.fromkeys(offsets, False)
             owned.sizes |= dict.fromkeys(offsets, size)
@@ -460,16 +505,20 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(chosen=st.sets(partitions))
     def close(self, chosen: set[Partition]) -> None:
         closing = [self.current[p] for p in chosen if p in self.current]
-        assert set(self.ledger.close(chosen)) == {owned.real for owned in closing}
+        assert set(self.ledger.begin_revoke(chosen)) == {owned.real for owned in closing}
         for owned in closing:
             owned.phase = "closing"
 
-    @rule(chosen=st.sets(partitions))
-    def fence(self, chosen: set[Partition]) -> None:
-        ending = [self.current.pop(p) for p in chosen if p in self.current]
-        assert self.ledger.fence(chosen) == sum(owned.unsettled() for owned in ending)
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        """End some, of which others have ended before and may have a later one of their partition."""
+        chosen = data.draw(st.lists(st.sampled_from(self.owners), unique=True, max_size=4))
+        ending = [owned for owned in chosen if owned.phase != "fenced"]
+        assert self.ledger.end([owned.real for owned in chosen]) == sum(owned.unsettled() for owned in ending)
         for owned in ending:
-            self.end(owned)
+            assert self.current.pop(owned.real.partition) is owned
+            self.ended(owned)
 
     @precondition(lambda self: self.owners)
     @rule(data=st.data(), ahead=st.integers(-3, 5))
@@ -484,7 +533,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def depart(self, data: st.DataObject) -> None:
         chosen = data.draw(st.lists(st.sampled_from(self.owners), unique=True, min_size=1, max_size=3))
         leaves = all(owned.phase in ("opening", "open") for owned in chosen)
-        assert self.ledger.depart([owned.real for owned in chosen]) == leaves
+        assert self.ledger.begin_request([owned.real for owned in chosen]) == leaves
         if leaves:
             self.flying.append(chosen)
 
@@ -492,7 +541,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def land(self, data: st.DataObject) -> None:
         chosen = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
-        self.ledger.land([owned.real for owned in chosen])
+        self.ledger.end_request([owned.real for owned in chosen])
 
     @invariant()
     def the_watermark_is_the_models_and_never_goes_back(self) -> None:
@@ -519,7 +568,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_wire_carries_what_departed_and_did_not_land(self) -> None:
-        assert all(owned.real.on_wire == sum(owned in each for each in self.flying) for owned in self.owners)
+        assert all(owned.real.requests_in_flight == sum(owned in each for each in self.flying) for owned in self.owners)
 
     def teardown(self) -> None:
         """Settle everything: the bytes end at 0."""
@@ -538,25 +587,25 @@ def test_nothing_departs_while_the_lease_does_not_hold(clock: FakeClock) -> None
     holds = [True]
     ledger = Ledger(["vectors"], clock, lambda: holds[0])
     assignment = opened(ledger)
-    assert ledger.depart({assignment})
+    assert ledger.begin_request({assignment})
     holds[0] = False
-    assert not ledger.depart({assignment})
-    assert (assignment.on_wire, ledger.may_write) == (1, False)
+    assert not ledger.begin_request({assignment})
+    assert (assignment.requests_in_flight, ledger.may_write) == (1, False)
 
 
 def test_what_departed_may_leave_until_the_lease_runs_out_or_its_partition_is_fenced(clock: FakeClock) -> None:
     holds = [True]
     ledger = Ledger(["vectors"], clock, lambda: holds[0])
     assignment = opened(ledger)
-    assert ledger.may_leave()  # nothing of this thread departed: it asks for an index
-    ledger.depart({assignment})
-    ledger.close([P0])  # a revoke waits for what departed
-    assert ledger.may_leave()
+    assert ledger.may_send()  # nothing of this thread departed: it asks for an index
+    ledger.begin_request({assignment})
+    ledger.begin_revoke([P0])  # a revoke waits for what departed
+    assert ledger.may_send()
     holds[0] = False
-    assert not ledger.may_leave()
+    assert not ledger.may_send()
     holds[0] = True
-    ledger.fence([P0])
-    assert not ledger.may_leave()
-    assert not ledger.may_leave([assignment])
-    ledger.land({assignment})
-    assert ledger.may_leave()
+    ledger.end([assignment])
+    assert not ledger.may_send()
+    assert not ledger.may_send([assignment])
+    ledger.end_request({assignment})
+    assert ledger.may_send()

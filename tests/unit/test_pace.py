@@ -67,7 +67,7 @@ def run_through(bucket: TokenBucket, amounts: list[float], clock: FakeClock) -> 
     for amount in amounts:
         while (delay := bucket.wait(amount, clock())) > 0.0:
             clock.pass_by(max(delay, 1e-6))
-        bucket.take(amount, clock())
+        bucket.spend(amount, clock())
     return clock() - started
 
 
@@ -89,7 +89,7 @@ def test_never_more_than_the_rate_and_one_seconds_burst_is_let_through(
 def test_the_mean_rate_is_the_one_set_whatever_the_size_of_the_batches(amount: float) -> None:
     clock = FakeClock()
     bucket = TokenBucket(100.0, clock())
-    bucket.take(100, clock())
+    bucket.spend(100, clock())
     count = 400
     seconds = run_through(bucket, [amount] * count, clock)
     assert amount * count / seconds == pytest.approx(100.0, rel=0.02)
@@ -98,7 +98,7 @@ def test_the_mean_rate_is_the_one_set_whatever_the_size_of_the_batches(amount: f
 def test_a_batch_larger_than_the_burst_goes_when_the_bucket_is_full_and_the_next_pays_for_it() -> None:
     bucket = TokenBucket(100.0, 0.0)
     assert bucket.wait(500, 0.0) == 0.0
-    bucket.take(500, 0.0)
+    bucket.spend(500, 0.0)
     assert bucket.wait(1, 0.0) == pytest.approx(4.01)
     assert bucket.wait(500, 4.0) == pytest.approx(1.0)
     assert bucket.wait(500, 5.0) == 0.0
@@ -111,15 +111,15 @@ def test_a_rate_below_one_a_second_still_lets_requests_through() -> None:
 
 def test_idle_time_saves_up_one_second_and_no_more() -> None:
     bucket = TokenBucket(10.0, 0.0)
-    bucket.take(10, 0.0)
+    bucket.spend(10, 0.0)
     assert bucket.wait(10, 3600.0) == 0.0
-    bucket.take(10, 3600.0)
+    bucket.spend(10, 3600.0)
     assert bucket.wait(1, 3600.0) == pytest.approx(0.1)
 
 
 def test_without_a_rate_nothing_waits() -> None:
     bucket = TokenBucket(0.0, 0.0)
-    bucket.take(1e9, 0.0)
+    bucket.spend(1e9, 0.0)
     assert (bucket.wait(1e9, 0.0), bucket.rate) == (0.0, 0.0)
 
 
@@ -137,7 +137,7 @@ def test_a_closed_gate_lets_one_probe_through_and_opens_on_its_good_answer() -> 
     probe = gate.admit(1)
     others = [gate.admit(1) for _ in range(3)]
     assert (seen(probe), [other.delay > 0 for other in others]) == ((0.0, True), [True] * 3)
-    gate.answered(probe, Verdict.TAKEN)
+    gate.answered(probe, Verdict.ACCEPTED)
     assert [seen(gate.admit(1)) for _ in range(3)] == [(0.0, False)] * 3
 
 
@@ -166,11 +166,11 @@ def test_late_answers_to_requests_from_before_the_gate_closed_do_not_open_it() -
     gate = pacer(clock)
     before = [gate.admit(1) for _ in range(2)]
     gate.close_for(10.0)
-    gate.answered(before[0], Verdict.TAKEN)
+    gate.answered(before[0], Verdict.ACCEPTED)
     assert seen(gate.admit(1)) == (10.0, False)
     clock.pass_by(10.0)
     probe = gate.admit(1)
-    gate.answered(before[1], Verdict.TAKEN)
+    gate.answered(before[1], Verdict.ACCEPTED)
     assert (probe.is_probe, gate.admit(1).delay > 0.0) == (True, True)
 
 
@@ -181,10 +181,10 @@ def test_a_pause_asked_for_while_the_probe_is_under_way_outlasts_its_good_answer
     clock.pass_by(1.0)
     probe = gate.admit(1)
     gate.close_for(60.0)
-    gate.answered(probe, Verdict.TAKEN)
+    gate.answered(probe, Verdict.ACCEPTED)
     assert seen(gate.admit(1)) == (60.0, False)
     clock.pass_by(60.0)
-    gate.answered(gate.admit(1), Verdict.TAKEN)
+    gate.answered(gate.admit(1), Verdict.ACCEPTED)
     assert seen(gate.admit(1)) == (0.0, False)
 
 
@@ -244,7 +244,7 @@ def busy(rates: AdaptiveRate, clock: FakeClock, seconds: float, *, well: bool = 
         if rates.wait(10.0, clock()) > 0.0:
             clock.pass_by(0.05)
             continue
-        rates.take(10.0, clock())
+        rates.spend(10.0, clock())
         if well:
             rates.grow(clock())
         else:
@@ -267,7 +267,7 @@ def test_a_rate_that_holds_nothing_back_does_not_grow() -> None:
     for _ in range(100):
         clock.pass_by(1.0)
         assert rates.wait(1.0, clock()) == 0.0
-        rates.take(1.0, clock())
+        rates.spend(1.0, clock())
         rates.grow(clock())
     assert rates.rate == 250.0
 
@@ -332,7 +332,7 @@ def test_after_an_outage_the_load_comes_back_in_a_ramp_to_what_it_was() -> None:
             if admission.delay:
                 clock.pass_by(0.01)
             else:
-                paced.answered(admission, Verdict.TAKEN)
+                paced.answered(admission, Verdict.ACCEPTED)
                 count += 10
         passed.append(count)
     assert passed[1:] == sorted(passed[1:])  # the first second has what was saved up, a second's worth
@@ -342,7 +342,7 @@ def test_after_an_outage_the_load_comes_back_in_a_ramp_to_what_it_was() -> None:
 def test_a_failure_among_good_answers_is_no_outage() -> None:
     clock = FakeClock()
     paced = at_full_rate(clock, vectors=1000.0)
-    for verdict in [Verdict.FAILED, Verdict.TAKEN] * 5:
+    for verdict in [Verdict.FAILED, Verdict.ACCEPTED] * 5:
         paced.answered(paced.admit(10), verdict)
     assert paced.vectors_per_second == 1000.0
 
@@ -355,7 +355,7 @@ def test_without_a_limit_of_our_own_the_rate_is_what_went_lately_once_the_servic
     rates = AdaptiveRate(0.0, clock())
     for _ in range(300):
         assert rates.wait(each, clock()) == 0.0
-        rates.take(each, clock())
+        rates.spend(each, clock())
         rates.grow(clock())
         clock.pass_by(0.1)
     assert rates.rate == 0.0
@@ -495,7 +495,7 @@ def test_the_first_good_answer_after_an_outage_is_the_ramps_foot_however_long_it
     while paced.admit(500).delay == 0.0:
         pass
     outage(paced, clock, 60.0)
-    paced.answered(paced.admit(1), Verdict.TAKEN)
+    paced.answered(paced.admit(1), Verdict.ACCEPTED)
     assert paced.vectors_per_second == pytest.approx(250.0)
 
 
@@ -504,7 +504,7 @@ def test_outages_one_after_the_other_do_not_forget_the_rate_before_the_first() -
     rates = AdaptiveRate(1000.0, clock())
     busy(rates, clock, 10.0)
     for _ in range(4):
-        rates.begin_anew(clock())
+        rates.restart(clock())
         rates.grow(clock())
     assert rates.rate < 11.0
     busy(rates, clock, 20.0)
@@ -526,7 +526,7 @@ def test_a_spell_of_nothing_but_refusals_does_not_forget_the_rate_at_its_begin()
 def test_refusals_that_are_answered_at_once_do_not_make_writes_look_slow() -> None:
     clock = FakeClock()
     paced = pacer(clock, most=8)
-    for verdict, seconds in ([(Verdict.TAKEN, 0.1)] * 6 + [(Verdict.REFUSED, 0.005)] * 6) * 10:
+    for verdict, seconds in ([(Verdict.ACCEPTED, 0.1)] * 6 + [(Verdict.REFUSED, 0.005)] * 6) * 10:
         admission = paced.admit(1)
         clock.pass_by(seconds)
         paced.answered(admission, verdict, 1000)
@@ -535,7 +535,7 @@ def test_refusals_that_are_answered_at_once_do_not_make_writes_look_slow() -> No
 
 def test_one_failure_among_good_answers_leaves_the_limit_alone() -> None:
     paced = pacer(FakeClock(), most=8)
-    for verdict in [Verdict.FAILED, Verdict.TAKEN] * 10:
+    for verdict in [Verdict.FAILED, Verdict.ACCEPTED] * 10:
         paced.answered(paced.admit(1), verdict)
     assert paced.in_flight_limit == 8
 
@@ -543,7 +543,7 @@ def test_one_failure_among_good_answers_leaves_the_limit_alone() -> None:
 def test_a_rate_that_was_held_back_long_ago_grows_by_no_more_than_it_may() -> None:
     clock = FakeClock()
     rates = AdaptiveRate(1000.0, clock())
-    rates.take(500.0, clock())
+    rates.spend(500.0, clock())
     assert rates.wait(500.0, clock()) > 0.0
     clock.pass_by(30 * 86400.0)
     rates.grow(clock())

@@ -25,7 +25,7 @@ def test_a_full_buffer_pauses_all_partitions_until_it_is_at_three_quarters() -> 
     app = App(partitions=2, buffer=tables.Buffer(max_bytes=HIGH)).started()
     seen = []
     for size in (HIGH - 1, HIGH, HIGH - 1, LOW, LOW - 1, HIGH - 1):
-        app.ledger.hold(size - app.ledger.buffer_bytes)
+        app.ledger.count_bytes(size - app.ledger.buffer_bytes)
         app.turn()
         seen.append(app.fetched())
     assert seen == [{0, 1}, set(), set(), set(), {0, 1}, {0, 1}]
@@ -38,7 +38,7 @@ def test_a_partition_too_far_ahead_of_its_watermark_is_paused_alone_and_resumed(
     app.turn()
     assert (app.assignment(0).span, app.assignment(1).span, app.fetched()) == (100, 99, {1})
     app.worker._intake.seal_all()
-    app.lane.deliver()
+    app.deliver()
     app.turn()
     assert app.fetched() == {0, 1}
 
@@ -50,7 +50,7 @@ def test_a_span_between_the_marks_leaves_a_partition_as_it_was() -> None:
     app.publish(80, partition=1)
     app.turn()
     assert app.fetched() == {1}
-    first = app.lane.take()
+    first = app.lane.pop()
     assert first is not None
     assert {item.assignment.partition.partition for item in first.items.values()} == {0}
     app.ledger.settle(first.items.values(), Outcome.PUT)

@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 
 from worker.app.components import Components
 from worker.delivery.batch import Batch, Item, OpenBatch
-from worker.delivery.lane import Lane, observe_latency
+from worker.delivery.courier import observe_latency
+from worker.delivery.lane import Lane
 from worker.errors import RecordError
 from worker.ledger import Assignment, Outcome, OutOfOrder
 from worker.ports import DeadLetter, Message, Polled, SealReason
@@ -89,7 +90,7 @@ class Intake:
         route = self._routes[assignment.partition.topic]
         decoded = self._decode(route, assignment, messages)
         self._components.limit.note_read(assignment, offsets, [letter.offset for letter in decoded.letters])
-        self._ledger.hold(decoded.size)
+        self._ledger.count_bytes(decoded.size)
         for letter in decoded.letters:
             self._components.dead_letters.submit(letter)
         if decoded.ignored:
@@ -139,7 +140,7 @@ class Intake:
 
     def _batch(self, lane: Lane, items: Sequence[Item]) -> None:
         batch = self._open_batches[lane.index]
-        batch.hold_to(lane.max_body_bytes())
+        batch.limit_bytes(lane.max_body_bytes())
         now = self._clock()
         for item in items:
             _submit(lane, batch.add(item, now))

@@ -144,7 +144,7 @@ class Worker:
         return all(unreadable in self._status.blocks_of(topic) for topic in self._topics)
 
     def _why_no_index(self) -> str:
-        answers = [f"index {lane.index}: {lane.last_answer}" for lane in self._lanes if lane.last_answer]
+        answers = [f"index {index}: {answer}" for index, answer in self._targets.last_answers().items()]
         return "; ".join(["waiting for the service to tell of its indexes", *answers[:_ANSWERS_SHOWN]])
 
     # -- helpers

@@ -1,45 +1,72 @@
 """Finds the indexes of the routes: asks the service, and compares the answer with what the routes say."""
 
+import logging
+import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from worker.delivery.lane import Lane
-from worker.errors import BlockReason, TargetError
+from worker.delivery.pace.backoff import Backoff
+from worker.errors import BlockReason, SinkError, TargetError, Transient
+from worker.oss.answers import CREDENTIAL_STATUSES
 from worker.records.target import Target
+from worker.settings.tables import Delivery
 from worker.settings.tables import Route as RouteSettings
+from worker.telemetry.metrics import Metrics
+
+log = logging.getLogger("worker.delivery")
 
 
 class TargetFinder:
-    """Asks the service for each index, on a thread for each, so that one that does not answer holds up no other.
+    """Asks the service for each index, on a thread for each, so that one that does not answer delays no other.
 
-    What the routes give is taken as given, once it was held against the service's answer, or the service does not let us
-    ask: a route that is wrong would fill the dead-letter topic.
+    What the routes say of an index is used only after it was compared with the service's answer, or if the service does not
+    let us ask: a route that is wrong would fill the dead-letter topic.
     """
 
-    def __init__(self, lanes: Mapping[str, Lane], routes: Sequence[RouteSettings]) -> None:
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        routes: Sequence[RouteSettings],
+        delivery: Delivery,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lanes = lanes
         self._routes = routes
+        self._delivery = delivery
+        self._metrics = metrics
+        self._clock = clock
+        self._backoff = Backoff(delivery.retry_initial_seconds, delivery.retry_max_seconds, random.Random())  # noqa: S311 - jitter, no secret
         self._lock = threading.Lock()
         self._found: list[tuple[str, Target]] = []
+        self._last_answers: dict[str, str] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._ended: set[str] = set()
 
     def start(self) -> None:
+        """Start the threads."""
         for index in self._lanes:
             thread = threading.Thread(target=self._find, args=(index,), name=f"index-{index}", daemon=True)
             self._threads[index] = thread
             thread.start()
 
     def take(self) -> list[tuple[str, Target]]:
-        """Return what was found since the last call."""
+        """Return the indexes that were found since the last call."""
         if not self._found:
             return []
         with self._lock:
             found, self._found = self._found, []
             return found
+
+    def last_answers(self) -> dict[str, str]:
+        """Return for each index that was not found yet what the service last said, if anything."""
+        with self._lock:
+            return {index: answer for index, answer in self._last_answers.items() if index not in self._ended}
 
     def dead_threads(self) -> list[str]:
         """Return the names of threads that ended without an answer."""
@@ -47,27 +74,75 @@ class TargetFinder:
 
     def join(self, timeout: float) -> None:
         """Wait for the threads to end, which they do with their lanes; so many seconds in all."""
-        deadline = time.monotonic() + timeout
+        deadline = self._clock() + timeout
         for thread in self._threads.values():
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, deadline - self._clock()))
 
     def _find(self, index: str) -> None:
-        lane = self._lanes[index]
+        state = self._lanes[index].state
         routes = [route for route in self._routes if route.index == index]
         given = _given_target(index, routes)
-        found = lane.describe(is_needed=given is None)
+        found = self._describe(self._lanes[index], is_needed=given is None)
         while found is not None and (problem := _contradiction(found, routes)):
-            lane.block(BlockReason.TARGET, TargetError(problem, block=BlockReason.TARGET))
-            lane.pause(lane.context.delivery.retry_max_seconds, lambda: False)
-            found = lane.describe(is_needed=given is None)
+            state.block(BlockReason.TARGET, TargetError(problem, block=BlockReason.TARGET))
+            state.wait(self._delivery.retry_max_seconds, lambda: False)
+            found = self._describe(self._lanes[index], is_needed=given is None)
         if given is not None or found is not None:
-            lane.unblock()
+            state.unblock()
             self._add(index, given or _with_keys(found, routes))
         self._ended.add(index)
+
+    def _describe(self, lane: Lane, *, is_needed: bool) -> Target | None:
+        """Ask the service for the index until it answers; None if the lane stops before.
+
+        While the service refuses, the index is blocked with the reason, and is asked for again. If the answer is not needed,
+        since the settings say it all, and we are not allowed to ask, it returns None at once.
+        """
+        attempt = 0
+        while not lane.state.is_stopping:
+            attempt += 1
+            try:
+                return lane.sink.describe(lane.index)
+            except Transient as error:
+                self._retry_later(lane, attempt, error)
+            except SinkError as error:
+                if not is_needed and _may_not_ask(error):
+                    log.warning(
+                        "the index cannot be asked for; taken as the settings say",
+                        extra={"index": lane.index, "error": str(error)},
+                    )
+                    return None
+                self._note_answer(lane.index, error)
+                lane.state.block(error.block if isinstance(error, TargetError) else BlockReason.TARGET, error)
+                lane.state.wait(self._delivery.retry_max_seconds, lambda: False)
+        return None
+
+    def _retry_later(self, lane: Lane, attempt: int, error: Transient) -> None:
+        """Wait before the next attempt."""
+        self._metrics.retries.labels(error.kind.value).inc()
+        floor = min(error.retry_after or 0.0, self._delivery.retry_after_max_seconds)
+        delay = self._backoff.delay(attempt) + floor
+        self._note_answer(lane.index, error)
+        log.warning(
+            "index not known yet", extra={"index": lane.index, "error": str(error), "again_in": round(delay, 1)}
+        )
+        lane.state.wait(delay, lambda: False)
+
+    def _note_answer(self, index: str, error: SinkError) -> None:
+        with self._lock:
+            self._last_answers[index] = str(error)
 
     def _add(self, index: str, target: Target) -> None:
         with self._lock:
             self._found.append((index, target))
+
+
+def _may_not_ask(error: SinkError) -> bool:
+    return (
+        isinstance(error, TargetError)
+        and error.block is BlockReason.CREDENTIALS
+        and error.status in CREDENTIAL_STATUSES
+    )
 
 
 def _with_keys(found: Target | None, routes: Sequence[RouteSettings]) -> Target:
@@ -78,7 +153,7 @@ def _with_keys(found: Target | None, routes: Sequence[RouteSettings]) -> Target:
 
 
 def _given_target(index: str, routes: Sequence[RouteSettings]) -> Target | None:
-    """Return what the routes say of their index, if one says all that is needed."""
+    """Return what the routes say of their index, if one of them says all that is needed."""
     for route in routes:
         if route.dimension and route.distance_metric:
             return Target(index, route.dimension, route.distance_metric, frozenset(route.non_filterable_metadata_keys))
@@ -86,7 +161,7 @@ def _given_target(index: str, routes: Sequence[RouteSettings]) -> Target | None:
 
 
 def _contradiction(found: Target, routes: Sequence[RouteSettings]) -> str:
-    """Return how a route's settings differ from the index, "" where they do not."""
+    """Return how a route's settings differ from the index, "" if they do not."""
     for route in routes:
         if route.dimension not in (0, found.dimension):
             return f"the route of {route.topic} says dimension = {route.dimension}, the index has {found.dimension}"

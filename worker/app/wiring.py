@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from worker import __version__
 from worker.app.components import Components
+from worker.app.lanes import LaneContext, make_lane
 from worker.app.loop import Worker
 from worker.app.stop import Stop
 from worker.app.targets import TargetFinder
@@ -24,7 +25,7 @@ from worker.deadletters.limit import Limit
 from worker.deadletters.producer import make_producer
 from worker.deadletters.reader import SourceReader
 from worker.deadletters.writer import DeadLetterWriter
-from worker.delivery.lane import Lane, LaneContext
+from worker.delivery.lane import Lane
 from worker.delivery.pace.backoff import Backoff
 from worker.lease import Lease
 from worker.ledger import Ledger
@@ -69,7 +70,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         settings=core.settings,
         source=source,
         lanes=lanes,
-        targets=TargetFinder(lanes, core.settings.routes),
+        targets=_targets(core, lanes),
         dead_letters=dead_letters,
         limit=core.limit,
         end_watcher=EndWatcher(core.settings.kafka, core.ledger, core.metrics, clock=time.monotonic),
@@ -101,7 +102,7 @@ def _core(settings: Settings) -> _Core:
 def _sink(core: _Core, environ: Mapping[str, str]) -> OssSink:
     delivery, indexes = core.settings.delivery, core.settings.indexes
     connections = delivery.max_in_flight * len(indexes) + 2  # each slot's, and two for those who ask for an index
-    return OssSink(core.settings.oss, environ, max_connections=connections, may_send=core.ledger.may_leave)
+    return OssSink(core.settings.oss, environ, max_connections=connections, may_send=core.ledger.may_send)
 
 
 def _dead_letters(core: _Core) -> DeadLetterWriter:
@@ -140,7 +141,12 @@ def _lanes(core: _Core, sink: OssSink, dead_letters: DeadLetterWriter) -> dict[s
         wall=time.time,
     )
     topics = {index: [r.topic for r in settings.routes if r.index == index] for index in settings.indexes}
-    return {index: Lane(index, topics[index], context) for index in settings.indexes}
+    return {index: make_lane(index, topics[index], context) for index in settings.indexes}
+
+
+def _targets(core: _Core, lanes: Mapping[str, Lane]) -> TargetFinder:
+    settings = core.settings
+    return TargetFinder(lanes, settings.routes, settings.delivery, core.metrics, clock=time.monotonic)
 
 
 def _source(core: _Core, lanes: Mapping[str, Lane], stop: Stop) -> KafkaSource:

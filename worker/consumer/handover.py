@@ -82,13 +82,13 @@ class Handover:
         with the first, and commits the same.
         """
         partitions = [Partition(tp.topic, tp.partition) for tp in revoked]
-        closing = self._ledger.close(partitions)
+        closing = self._ledger.begin_revoke(partitions)
         if not closing:
             return  # before the first join, and once more when the consumer is closed
         self._metrics.rebalances.labels("revoked").inc()
         await self._wait_for_answers(consumer, closing)
         await self._commit(consumer, closing)
-        returned = self._end(closing)
+        returned = self._end_and_cut(closing)
         log.info("partitions revoked", extra={"partitions": names_of(revoked), "returned": returned})
 
     async def _wait_for_answers(self, consumer: Any, closing: Sequence[Assignment]) -> None:
@@ -101,7 +101,7 @@ class Handover:
         self._hooks.wake()
         deadline = self._clock() + self._revoke_seconds
         aborted = is_hurried = False
-        while any(assignment.on_wire for assignment in closing):
+        while any(assignment.requests_in_flight for assignment in closing):
             now = self._clock()
             if not is_hurried and self._hooks.is_stopping():
                 is_hurried, deadline = True, min(deadline, now + STOPPING_SECONDS)
@@ -141,6 +141,18 @@ class Handover:
         self._hooks.wake()
         return returned
 
+    def _end_and_cut(self, assignments: Sequence[Assignment]) -> int:
+        """End these periods of ownership, and cut what is under way of them. Return how many records are returned.
+
+        In this order: what begins after the end is refused, and what began before it is cut, also where it had no
+        connection yet when it was first cut.
+        """
+        is_under_way = any(assignment.requests_in_flight for assignment in assignments)
+        returned = self._end(assignments)
+        if is_under_way:
+            self._hooks.abort()
+        return returned
+
     def give_up(self, consumer: Any, lost: Iterable[TopicPartition]) -> None:
         """End the ownership at once: another process may have these already, so nothing is committed.
 
@@ -153,19 +165,15 @@ class Handover:
         So the client is made to forget what it had.
         """
         client_internals.forget_assignment(consumer)
-        self.lose(self._ledger.close([Partition(tp.topic, tp.partition) for tp in lost]))
+        self.lose(self._ledger.begin_revoke([Partition(tp.topic, tp.partition) for tp in lost]))
 
     def lose(self, assignments: Sequence[Assignment]) -> None:
-        """End ownerships that were not revoked in order, and cut what is under way of them.
+        """End ownerships that were not revoked in order.
 
-        In this order: what departs after the end is refused, and what departed before it is cut. The alert on lost
-        partitions sees nothing but the count that is made here.
+        The alert on lost partitions sees nothing but the count that is made here.
         """
         self._metrics.rebalances.labels("lost").inc()
-        is_under_way = any(assignment.on_wire for assignment in assignments)
-        returned = self._end(assignments)
-        if is_under_way:
-            self._hooks.abort()
+        returned = self._end_and_cut(assignments)
         partitions = names_of(assignment.partition for assignment in assignments)
         log.warning("partitions lost", extra={"partitions": partitions, "returned": returned})
 

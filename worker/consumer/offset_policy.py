@@ -150,7 +150,7 @@ class FirstOffsets:
         if not self._searches and not self._pending and not self._without_commit:
             return
         self._leaders_know_epochs = client_internals.leaders_know_epochs(consumer)
-        for assignment in [a for a in self._searches if a.phase in (Phase.CLOSING, Phase.FENCED)]:
+        for assignment in [a for a in self._searches if a.phase in (Phase.REVOKING, Phase.FENCED)]:
             del self._searches[assignment]
         self._enter_answers()
         self._send(consumer)

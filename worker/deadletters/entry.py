@@ -104,7 +104,7 @@ class Entry:
         return True
 
     def _replace(self, message: Message, size: int, ledger: Ledger) -> None:
-        ledger.hold(size - self.dead_letter.size)
+        ledger.count_bytes(size - self.dead_letter.size)
         self.dead_letter = msgspec.structs.replace(self.dead_letter, message=message, size=size)
 
 

@@ -133,14 +133,14 @@ class RetryQueue:
             unread = Problem(error, is_own=False)
             self._note_failure(entry, f"the record of {entry} cannot be read again: {unread}", unread)
             return _Result.UNREADABLE
-        if not self._ledger.depart((entry.assignment,)):
+        if not self._ledger.begin_request((entry.assignment,)):
             if entry.assignment.is_live:  # the lease has run out since
                 entry.release_bytes(self._ledger)
                 return _Result.FAILED
             self._ledger.discard([entry.dead_letter])
             return _Result.DONE
         problem = self._write(entry, is_there=is_there)
-        self._ledger.land((entry.assignment,))
+        self._ledger.end_request((entry.assignment,))
         if problem is None:
             return _Result.DONE
         entry.release_bytes(self._ledger)

@@ -94,7 +94,7 @@ class Rounds:
 
         Where one is at fault itself, those that failed beside it are sent again, each alone: they shared a record batch.
         """
-        departed = [entry for entry in entries if self._ledger.depart((entry.assignment,))]
+        departed = [entry for entry in entries if self._ledger.begin_request((entry.assignment,))]
         # The others: the lease has run out since, or their partition was given back.
         left_out = drop_given_back([entry for entry in entries if entry not in departed], self._ledger)
         problems = self._sender.attempt(departed)
@@ -107,7 +107,7 @@ class Rounds:
         if not failed:
             self._unavailable.unblock()
         for entry in departed:
-            self._ledger.land((entry.assignment,))
+            self._ledger.end_request((entry.assignment,))
         return [entry for _, entry in sorted(failed, key=lambda one: one[0])]
 
     def _attempt_alone(self, entries: list[Entry], problems: list[Problem | None]) -> list[Problem | None]:

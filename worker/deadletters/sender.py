@@ -127,7 +127,7 @@ class Sender:
                 made = build_reference(entry.dead_letter, self._writer, failed_at=failed_at, sizes=entry.sizes, why=why)
             else:
                 made = build(entry.dead_letter, self._writer, failed_at=failed_at)
-            if not self._ledger.may_leave((entry.assignment,)):
+            if not self._ledger.may_send((entry.assignment,)):
                 return Problem(NotSent("the lease ran out"), is_own=False, was_tried=False)
             return producer.send(self._settings.topic, value=made.value, key=made.key, headers=made.headers)
         except (kafka_errors.KafkaError, OSError) as error:

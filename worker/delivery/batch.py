@@ -1,25 +1,23 @@
-"""Batches: what goes to the index in one piece, with every key once.
+"""Batches: records of one index for one request, with every key once.
 
-A newer version of a key takes the older one's place in the open batch; the older one stays behind it, since it stands
-again should the service refuse the newer. Sealed batches do not change.
+A newer version of a key replaces the older one in the open batch. The older one is kept with it (`Item.older`), since it is
+sent instead if the service refuses the newer. Sealed batches do not change.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable
 
 import msgspec
 
 from worker.ledger import Assignment
+from worker.oss.dialect import Envelope
 from worker.ports import Message, SealReason
-
-MAX_RECORDS: Final = 500  # vectors in a PutVectors request, and keys in a DeleteVectors request
 
 
 class Item(msgspec.Struct, eq=False, gc=False):  # it is part of no cycle
     """One record on its way to the index.
 
-    `fragment` is its element of a PutVectors request, None for a delete. `size` is what it holds of the buffer, in
-    bytes. `older` is the version of the same key whose place it took.
+    `fragment` is its element of a PutVectors request, None for a delete. `size` is its share of the buffer, in bytes. `older`
+    is the version of the same key that it replaced.
     """
 
     assignment: Assignment
@@ -35,7 +33,7 @@ class Item(msgspec.Struct, eq=False, gc=False):  # it is part of no cycle
         return self.message.offset
 
     def versions(self) -> Iterable["Item"]:
-        """This version and those whose place it took, newest first."""
+        """Return this version and those that it replaced, newest first."""
         version: Item | None = self
         while version is not None:
             yield version
@@ -53,38 +51,8 @@ class Batch(msgspec.Struct, eq=False, frozen=True):
     reason: SealReason
 
     def shares_a_key_with(self, other: "Batch") -> bool:
-        """Tell whether the two could overtake each other with one key."""
+        """Return whether the two have a key in common, so that their order matters."""
         return not self.items.keys().isdisjoint(other.items.keys())
-
-
-class Envelope(msgspec.Struct, frozen=True):
-    """The bytes of a request around its elements, for one index."""
-
-    put_head: bytes
-    delete_head: bytes
-    tail: bytes = b"]}"
-
-    @classmethod
-    def of(cls, index: str) -> "Envelope":
-        """Return the envelope of the index's requests."""
-        head = b'{"indexName":' + msgspec.json.encode(index)
-        return cls(head + b',"vectors":[', head + b',"keys":[')
-
-    @property
-    def put_overhead(self) -> int:
-        """The bytes of a PutVectors body besides its fragments and the commas between them."""
-        return len(self.put_head) + len(self.tail)
-
-    def put_body(self, items: Sequence[Item]) -> bytes:
-        """Return the PutVectors body of the items, which are all puts, at least one."""
-        fragments = [item.fragment or b"" for item in items]
-        fragments[0] = self.put_head + fragments[0]
-        fragments[-1] += self.tail
-        return b",".join(fragments)
-
-    def delete_body(self, items: Sequence[Item]) -> bytes:
-        """Return the DeleteVectors body of the items' keys."""
-        return self.delete_head + b",".join([msgspec.json.encode(item.key) for item in items]) + self.tail
 
 
 class OpenBatch:
@@ -100,10 +68,10 @@ class OpenBatch:
         self._opened_at = 0.0
 
     def add(self, item: Item, now: float) -> Batch | None:
-        """Take the item, and return the batch that this sealed, if one.
+        """Add an item; returns the batch that this sealed, if any.
 
-        An item that does not fit goes into the next batch, and so the one before it is sealed for its bytes. `now` is
-        in seconds of a monotonic clock. A limit of bytes is never passed, for the item alone fits.
+        If the item does not fit, the open batch is sealed for its bytes, and the item opens the next one. `now` is in seconds
+        of a monotonic clock. The limit of bytes is never exceeded, since each item fits alone.
         """
         sealed = None
         items, size = self._items, _body_bytes(item)
@@ -121,11 +89,11 @@ class OpenBatch:
         return self.seal(SealReason.COUNT) if len(items) >= self._max_records else sealed
 
     def due_at(self) -> float | None:
-        """Return when its age is up, in the clock's seconds; None while it is empty."""
+        """Return when it is to be sealed for its age, in the clock's seconds; None while it is empty."""
         return self._opened_at + self._max_age if self._items else None
 
     def seal(self, reason: SealReason) -> Batch | None:
-        """Return what was gathered, None where that is nothing, and begin anew."""
+        """Return the batch, sealed, and begin the next one; None if it is empty."""
         if not self._items:
             return None
         size = self._size - 1 if self._size > self._overhead else self._size  # no comma after the last element
@@ -134,8 +102,8 @@ class OpenBatch:
         self._size = self._overhead
         return batch
 
-    def hold_to(self, max_bytes: int) -> None:
-        """Hold this batch and later ones to `max_bytes`; a record that alone has more still goes, alone."""
+    def limit_bytes(self, max_bytes: int) -> None:
+        """Limit this batch and later ones to `max_bytes`; a record that has more is sent alone."""
         self._max_bytes = max_bytes
 
 

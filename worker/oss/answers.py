@@ -4,7 +4,7 @@ An answer is believed only if the service gave it. A proxy, a firewall, a captiv
 status and any page; that is a fault on the way, which says nothing of the records. The service's own answers carry its
 request id (the header `x-oss-request-id`), and its errors have one form, in JSON or XML.
 
-Everything here is total: whatever a status, a header or a body holds, the result is an error of `worker.errors` or None.
+Nothing here raises: whatever a status, a header or a body holds, the result is an error of `worker.errors` or None.
 """
 
 import json
@@ -19,20 +19,12 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from worker.errors import Blame, BlockReason, Refused, RetryReason, SinkError, TargetError, Transient
+from worker.oss.dialect import CALLS
 from worker.words import clean
 
 CREDENTIAL_STATUSES: Final = frozenset({401, 403})
 REFUSED_STATUSES: Final = frozenset({400, 413, 422})
 REQUEST_ID: Final = "x-oss-request-id"
-
-# What the service answers to a request that it did ("PutVectors" and "DeleteVectors", OSS API reference).
-ACCEPTED: Final[Mapping[str, frozenset[int]]] = MappingProxyType(
-    {
-        "PutVectors": frozenset({200}),
-        "DeleteVectors": frozenset({200, 204}),
-        "GetVectorIndex": frozenset({200}),
-    }
-)
 
 
 class About(Enum):
@@ -160,7 +152,7 @@ _REQUEST_ID_FORM: Final = re.compile(r"[0-9A-Za-z._-]{8,128}")
 
 
 class Answer(NamedTuple):
-    """What came back: `body` is as it was sent, not unpacked, and None where it was longer than what is read.
+    """An answer. `body` is as it was sent, not unpacked, and None if it was longer than what is read.
 
     `was_all_sent`: it came after the whole request had left; the service does not answer well before that.
     """
@@ -172,7 +164,7 @@ class Answer(NamedTuple):
 
 
 class _Said(NamedTuple):
-    """The words of an answer. `code` is empty where it has not the service's error form."""
+    """The error fields of an answer. `code` is empty if it does not have the service's error form."""
 
     code: str
     message: str
@@ -180,7 +172,7 @@ class _Said(NamedTuple):
 
 
 def error_of(operation: str, answer: Answer) -> SinkError | None:
-    """Return the error that an answer to the operation means, None where the service did what it was asked for."""
+    """Return the error that an answer to the operation means, None if the service has done the operation."""
     if not 200 <= answer.status <= 299:
         return error_of_answer(answer)
     doubt = _why_not_believed(operation, answer)
@@ -259,8 +251,8 @@ def _of_caller_or_target(answer: Answer, said: _Said, about: About | None) -> Ta
 
 
 def _why_not_believed(operation: str, answer: Answer) -> str:
-    """Return why a 2xx is not the service's word that the operation was done, "" where it is."""
-    if answer.status not in ACCEPTED[operation]:
+    """Return why a 2xx is not believed, "" if it is: the service has done the operation."""
+    if answer.status not in CALLS[operation].accepted:
         return f"{operation} is not answered so"
     if not _request_id(answer.headers):
         return _stranger(answer)
@@ -284,7 +276,7 @@ def _why_no_success(answer: Answer) -> str:
 
 
 def _stranger(answer: Answer) -> str:
-    """Return the words for an answer that is not the service's."""
+    """Return the message for an answer that is not the service's."""
     kind = clean(header(answer.headers, "content-type"), 60) or "no content type"
     size = "too large" if answer.body is None else f"{len(answer.body)} bytes"
     return f"not the service's answer (no {REQUEST_ID} and error form; {kind}, {size}): a proxy or firewall may have given it"
@@ -303,7 +295,7 @@ def _place(answer: Answer) -> str:
 
 
 def header(headers: Mapping[str, str], name: str) -> str:
-    """Return a header's value, whatever the case of its name; "" where there is none."""
+    """Return a header's value, whatever the case of its name; "" if there is none."""
     return next((str(value).strip() for key, value in headers.items() if key.lower() == name.lower()), "")
 
 
@@ -320,7 +312,7 @@ def _said(answer: Answer) -> _Said:
 
 
 def _error_fields(body: bytes) -> Mapping[str, str]:
-    """Return the fields of an error in the service's form, with a code; none where the body is something else."""
+    """Return the fields of an error in the service's form, with a code; none if the body is something else."""
     content = body.strip().removeprefix(b"\xef\xbb\xbf").lstrip()
     if content.startswith(b"{"):
         found = (_json(content) or {}).get("Error")
@@ -335,7 +327,7 @@ def _error_fields(body: bytes) -> Mapping[str, str]:
 
 
 def _json(content: bytes) -> dict[str, object] | None:
-    """Return a JSON object, None where it is none; halves of a pair of surrogates are let pass, for they are words."""
+    """Return a JSON object, None if it is none. Bytes that are no UTF-8 are replaced, since it is read for its words only."""
     try:
         found = json.loads(content.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -369,9 +361,9 @@ _RETRY_AFTER_CHARACTERS: Final = 200  # of two dates and more
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a Retry-After header asks for, from 0 on; None where it has none that makes sense.
+    """Return the seconds that a Retry-After header asks for, 0 or more; None if there is none that makes sense.
 
-    Fractions are followed, of several values the longest. A date is held against the answer's own Date.
+    Fractions count, and of several values the longest. A date is compared with the answer's own Date.
     """
     value = header(headers, "retry-after")[:_RETRY_AFTER_CHARACTERS]
     parts = [part.strip() for part in value.split(",")]
@@ -388,5 +380,5 @@ def _moment(value: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(value)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except Exception:  # it is of others, and the parser raises more kinds than it documents
+    except Exception:  # the text is foreign, and the parser raises more kinds than it documents
         return None

@@ -1,8 +1,8 @@
-"""The OSS vector service: sign, send, and read what comes back.
+"""The OSS vector service: sign and send requests, and read their answers.
 
-The only module that knows the official SDK, which signs and makes the host. It is handed finished bodies, and its own
-retries are off: there is one retry policy, in `delivery`. What comes back does not go through it: it takes every 2xx for the
-service's word, and fails on odd answers.
+With the credentials, it is all that knows the official SDK, which signs requests and makes the host name. The SDK is given
+finished bodies, and its own retries are off: there is one retry policy, in `delivery/courier.py`. Answers do not pass through
+the SDK: it believes every 2xx, and fails on unusual answers.
 """
 
 import base64
@@ -18,14 +18,17 @@ from urllib.parse import urlsplit
 
 import alibabacloud_oss_v2 as sdk
 import alibabacloud_oss_v2.vectors as sdk_vectors
-import msgspec
 from alibabacloud_oss_v2.types import HttpClient, OperationInput
 from urllib3.exceptions import HTTPError
 
 from worker.errors import BlockReason, NotSent, RetryReason, SinkError, TargetError, Transient
 from worker.oss.answers import Answer, error_of
 from worker.oss.credentials.providers import credentials_provider
-from worker.oss.http import Connections, Exchange, Exchanges, Phase, error_of_connection, literal_host
+from worker.oss.dialect import CALLS, describe_body, described
+from worker.oss.exchange import Exchange, Exchanges, Phase
+from worker.oss.failures import error_of_connection
+from worker.oss.http import Connections, literal_host
+from worker.ports import Operation
 from worker.records.target import Target
 from worker.settings.tables import Oss
 
@@ -68,30 +71,18 @@ class OssSink:
 
     def put(self, body: bytes) -> int:
         """Send a PutVectors body; returns the HTTP status."""
-        return self._invoke("PutVectors", "putVectors", body).status
+        return self._invoke(Operation.PUT, body).status
 
     def delete(self, body: bytes) -> int:
         """Send a DeleteVectors body; returns the HTTP status."""
-        return self._invoke("DeleteVectors", "deleteVectors", body).status
+        return self._invoke(Operation.DELETE, body).status
 
     def describe(self, index: str) -> Target:
         """Ask for an index's dimension, metric and metadata keys (GetVectorIndex).
 
         Raises `Transient` while the index is being made, since writes can fail until it is enabled.
         """
-        answer = self._invoke("GetVectorIndex", "getVectorIndex", msgspec.json.encode({"indexName": index}))
-        try:
-            found = msgspec.json.decode(answer.body or b"", type=_IndexAnswer).index
-        except (ValueError, RecursionError) as error:  # of which msgspec's own and that of UTF-8 are kinds
-            raise Transient(f"GetVectorIndex answered what is no index: {error}", kind=RetryReason.SERVER) from None
-        if found.status not in ("", "enable"):
-            raise Transient(f'index {index} is "{found.status}", not yet "enable"', kind=RetryReason.SERVER)
-        return Target(
-            index,
-            found.dimension,
-            found.distance_metric,
-            frozenset(found.metadata.non_filterable_metadata_keys if found.metadata else ()),
-        )
+        return described(index, self._invoke(Operation.DESCRIBE, describe_body(index)).body or b"")
 
     def abort(self, thread_id: int) -> None:
         """Cut the connection on which that thread waits for an answer, if it does."""
@@ -102,13 +93,13 @@ class OssSink:
         self._credentials.close()
         self._connections.close()
 
-    def _invoke(self, operation: str, query: str, body: bytes) -> Answer:
-        """Make a request. Whatever goes wrong with it, in the SDK and in reading the answer too, is a `SinkError`."""
+    def _invoke(self, operation: Operation, body: bytes) -> Answer:
+        """Make a request. Every error of it is a `SinkError`, also one in the SDK or in reading the answer."""
         request = OperationInput(
-            op_name=operation,
+            op_name=operation.value,
             method="POST",
             headers={"Content-Type": "application/json", "Content-MD5": _content_md5(body)},
-            parameters={query: ""},
+            parameters={CALLS[operation].parameter: ""},
             bucket=self._bucket,
             body=body,
         )
@@ -140,11 +131,11 @@ class OssSink:
         raise AssertionError("the SDK sent nothing")
 
     def _failed(self, failure: Exception, exchange: Exchange) -> SinkError:
-        if exchange.is_held_back:
+        if exchange.is_not_sent:
             return NotSent("held back before it had left: the group had not confirmed the membership for too long")
         if isinstance(failure, (OSError, HTTPError, http.client.HTTPException)):
             return error_of_connection(failure, self._where, exchange.phase)
-        # Its message may hold what is secret; where it was raised says enough.
+        # Its message may contain secrets; the place where it was raised is enough.
         last = traceback.extract_tb(failure.__traceback__)[-1]
         return Transient(
             f"{self._where}, {exchange.phase.value}: unforeseen {type(failure).__name__} at {Path(last.filename).name}:{last.lineno}",
@@ -162,7 +153,7 @@ class _Signed(Exception):
 
 
 class _Sender(HttpClient):  # type: ignore[misc]  # the SDK ships no types
-    """Takes the signed request from the SDK, in place of sending it."""
+    """Returns the signed request out of the SDK, by an exception, instead of sending it."""
 
     def send(self, request: Any, **_: Any) -> NoReturn:
         raise _Signed(request)
@@ -175,7 +166,7 @@ class _Sender(HttpClient):  # type: ignore[misc]  # the SDK ships no types
 
 
 def _headers(signed: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the headers to send. Raises `TargetError` where one cannot be: those that vary come from the credentials."""
+    """Return the headers to send. Raises `TargetError` if one has characters that cannot be sent: it is from the credentials."""
     headers = {name: value for name, value in signed.items() if value is not None}
     for name, value in headers.items():
         if _NOT_OF_A_HEADER.search(value):
@@ -184,21 +175,6 @@ def _headers(signed: Mapping[str, str | None]) -> dict[str, str]:
     return headers
 
 
-class _IndexMetadata(msgspec.Struct, rename="camel"):
-    non_filterable_metadata_keys: list[str] = []
-
-
-class _Index(msgspec.Struct, rename="camel"):
-    dimension: int
-    distance_metric: str
-    status: str = ""
-    metadata: _IndexMetadata | None = None
-
-
-class _IndexAnswer(msgspec.Struct):
-    index: _Index
-
-
 def _content_md5(body: bytes) -> str:
-    """The signature leaves the payload out (UNSIGNED-PAYLOAD), so this header is what protects it."""
+    """Return the header that protects the payload, which the signature leaves out (UNSIGNED-PAYLOAD)."""
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()

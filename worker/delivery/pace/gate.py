@@ -19,15 +19,15 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether requests pass freely."""
+        """Whether requests pass freely."""
         return self._closed_until is None
 
     def close(self, until: float) -> None:
-        """Let nothing pass before `until`; of several, the latest holds."""
+        """Let nothing pass before `until`; of several, the latest counts."""
         self._closed_until = until if self._closed_until is None else max(self._closed_until, until)
 
     def wait(self, now: float) -> float:
-        """Return the seconds to wait; 0 where the caller may go."""
+        """Return the seconds to wait; 0 if the caller may send."""
         if self._closed_until is None:
             return 0.0
         if now < self._closed_until:
@@ -35,16 +35,19 @@ class Gate:
         return self._LOOK_AGAIN if self._probing else 0.0
 
     def enter(self) -> bool:
-        """Note that the caller goes, and tell whether as the probe."""
+        """Note that the caller sends; returns whether its request is the probe."""
         self._probing = not self.is_open
         self._probed = self._closed_until
         return self._probing
 
     def answered(self, *, well: bool) -> None:
-        """Note the probe's answer: a good one opens the gate; after one that closed nothing, the next may probe.
+        """Note the probe's answer: a good one opens the gate; after any other, the next request may be the probe.
 
-        The probe leaves, an older request's answer closes the gate anew, the probe's good answer comes: the newer pause
-        holds.
+        A good one does not open it if the gate was closed again meanwhile:
+
+        1. The probe leaves.
+        2. The answer to an older request closes the gate for a new time.
+        3. The probe's good answer comes. It says nothing of the new time.
         """
         self._probing = False
         if well and self._closed_until == self._probed:

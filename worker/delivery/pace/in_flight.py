@@ -5,12 +5,12 @@ from typing import Final
 
 
 class InFlightLimit:
-    """How many requests may be under way at once: as many as do not make each other slower.
+    """How many requests may be in flight at once: as many as do not make each other slower.
 
-    It grows by one for each round of answers while it is what holds requests back, and falls by a tenth, once a round,
-    while answers take more than twice as long as they did at their best in the last minutes; so the requests are where
-    they are worked on, and do not queue in the service. A request that fails without an answer, or with a server's
-    error, halves it. It stays at two or more, so that a request which nobody answers does not hold up all others. After "Vegas" (Brakmo and Peterson, "TCP Vegas", 1995), on smoothed times.
+    It grows by one for each round of answers while requests wait for it. It falls by a tenth, once a round, while answers take
+    more than twice as long as at their best in the last minutes; so requests do not queue in the service. A request that fails
+    without an answer, or with a server's error, halves it. It is two or more, so that one request without an answer does not
+    stop all others. After "Vegas" (Brakmo and Peterson, "TCP Vegas", 1995), on smoothed times.
 
     Times are compared among bodies of about one size, since a larger body takes longer by itself.
     """
@@ -21,7 +21,7 @@ class InFlightLimit:
     FALL: Final = 0.9
     FAILED_FALL: Final = 0.5
     BEST_OF_SECONDS: Final = 60.0  # the best of the current such period and of the one before
-    SMALLEST_SECONDS: Final = 0.005  # what is faster than that tells more of the scheduler than of the service
+    SMALLEST_SECONDS: Final = 0.005  # faster answers show the scheduler's noise, not the service's load
 
     def __init__(self, most: int) -> None:
         self._most = float(most)
@@ -33,11 +33,11 @@ class InFlightLimit:
 
     @property
     def limit(self) -> int:
-        """Requests that may be under way."""
+        """Requests that may be in flight."""
         return int(self._limit)
 
     def answered(self, size: int, sent_at: float, now: float, *, was_full: bool) -> None:
-        """Note an answer to a body of `size` bytes; `was_full` if as many were under way as might be."""
+        """Note an answer to a body of `size` bytes; `was_full` if as many were in flight as might be."""
         seconds, best = self._smoothed(size.bit_length(), max(now - sent_at, self.SMALLEST_SECONDS), now)
         if seconds > self.SLOW * best:
             self._fall(self.FALL, sent_at, now)
@@ -54,7 +54,7 @@ class InFlightLimit:
             self._limit = max(self._least, self._limit * factor)
 
     def _smoothed(self, octave: int, seconds: float, now: float) -> tuple[float, float]:
-        """Return the smoothed time of bodies of that size, and the best that it was lately."""
+        """Return the smoothed time of bodies of that size, and its recent best."""
         recent = self._recent.get(octave, seconds)
         recent += self.SMOOTHING * (seconds - recent)
         self._recent[octave] = recent

@@ -1,6 +1,6 @@
 """The pace of one index: whether a request may leave now, and what its answer says about the next one.
 
-Nothing here waits. Everything returns how long to wait, so that the caller can be woken for a better reason.
+Nothing here waits. It returns how long to wait, so that the caller can be woken earlier.
 """
 
 import threading
@@ -15,9 +15,9 @@ from worker.delivery.pace.rate import UNLIMITED, AdaptiveRate
 
 
 class Admission(NamedTuple):
-    """`delay` is 0 where the request may leave, else the seconds after which to ask again.
+    """`delay` is 0 if the request may leave, else the seconds after which to ask again.
 
-    `for_room`: too many are under way, and it may leave earlier, when one of them is answered.
+    `for_room`: too many are in flight, and it may leave earlier, when one of them is answered.
     """
 
     delay: float
@@ -31,28 +31,28 @@ class Admission(NamedTuple):
 class Verdict(Enum):
     """What became of an admitted request."""
 
-    TAKEN = "taken"
-    REFUSED = "refused"  # judged for what it holds, which takes another time than taking it
+    ACCEPTED = "accepted"
+    REFUSED = "refused"  # for its content; that takes the service another time than to accept it
     THROTTLED = "throttled"  # the service asks for less
     FAILED = "failed"  # a server's error, or no answer
-    DENIED = "denied"  # credentials, or no such index: it says nothing of how much the service can take
+    DENIED = "denied"  # credentials, or no such index: it says nothing of how much the service can accept
     NOT_SENT = "not sent"
 
     @property
     def is_judged(self) -> bool:
-        """Tell whether the service looked at what it was sent, and judged it."""
-        return self in (Verdict.TAKEN, Verdict.REFUSED)
+        """Whether the service looked at the content and judged it."""
+        return self in (Verdict.ACCEPTED, Verdict.REFUSED)
 
 
 class Pacer:
-    """The pace of one index: its gate, its requests and vectors a second, and its requests under way.
+    """The pace of one index: its gate, its requests and vectors a second, and its requests in flight.
 
-    Safe for several threads. An admitted request must be followed by `answered`. Who has to wait keeps its place: those who
-    ask later are admitted after it, so nobody waits for ever while others come and go.
+    Safe for several threads. An admitted request must be followed by `answered`. Who has to wait keeps its place in a queue:
+    those who ask later are admitted after it, so no one waits for ever.
     """
 
     ROOM_SECONDS: Final = 1.0  # the longest that a request waits for room before it asks again
-    OUTAGE_FAILURES: Final = 3  # without a good answer between them, after which the service is taken to be away
+    OUTAGE_FAILURES: Final = 3  # without a good answer between them, which count as an outage
 
     def __init__(
         self, *, requests_per_second: float, vectors_per_second: float, max_in_flight: int, clock: Callable[[], float]
@@ -64,7 +64,7 @@ class Pacer:
         self._vectors = AdaptiveRate(vectors_per_second, now)
         self._in_flight = InFlightLimit(max_in_flight)
         self._gate = Gate()
-        self._under_way = 0
+        self._now_in_flight = 0
         self._failures = 0
         self._waiting: deque[object] = deque()
 
@@ -75,26 +75,26 @@ class Pacer:
 
     @property
     def in_flight_limit(self) -> int:
-        """How many requests may be under way."""
+        """How many requests may be in flight."""
         return self._in_flight.limit
 
     @property
     def has_room(self) -> bool:
-        """Tell whether another request may be under way."""
-        return self._under_way < self._in_flight.limit
+        """Whether another request may be in flight."""
+        return self._now_in_flight < self._in_flight.limit
 
     def is_next(self, who: object) -> bool:
-        """Tell whether there is room, and nobody waits before `who`."""
+        """Return whether there is room, and no one waits before `who`."""
         with self._lock:
             return self._is_next(who)
 
     def _is_next(self, who: object) -> bool:
-        return self.has_room and (not self._waiting or self._waiting[0] is who)
+        return self.has_room and (not self._waiting or self._waiting[0] == who)
 
     def admit(self, vectors: int, who: object = None) -> Admission:
-        """Let one request of so many vectors leave, or tell when to ask again, and keep the place of `who` until then.
+        """Let one request of so many vectors leave, or return when to ask again, and keep the place of `who` until then.
 
-        Who does not ask again must `leave`.
+        `who` is whoever asks, by a value that is equal each time. Who does not ask again must `leave`.
         """
         with self._lock:
             is_next = self._is_next(who)
@@ -105,19 +105,21 @@ class Pacer:
                     self._waiting.append(who)
                 return Admission(delay) if is_next else Admission(self.ROOM_SECONDS, for_room=True)
             self._leave(who)
-            self._requests.take(1, now)
-            self._vectors.take(vectors, now)
-            self._under_way += 1
+            self._requests.spend(1, now)
+            self._vectors.spend(vectors, now)
+            self._now_in_flight += 1
             return Admission(0.0, self._gate.enter(), at=now, vectors=vectors, was_full=not self.has_room)
 
-    def leave(self, who: object) -> None:
-        """Give up a place, if there is one."""
+    def leave(self, who: object) -> bool:
+        """Give up the place of `who`; False if it had none."""
         with self._lock:
-            self._leave(who)
+            return self._leave(who)
 
-    def _leave(self, who: object) -> None:
-        if who in self._waiting:
-            self._waiting.remove(who)
+    def _leave(self, who: object) -> bool:
+        if who not in self._waiting:
+            return False
+        self._waiting.remove(who)
+        return True
 
     def close_for(self, seconds: float) -> None:
         """Let nothing more leave for so long, then one probe."""
@@ -128,10 +130,10 @@ class Pacer:
         """Note what became of an admitted request with a body of `size` bytes."""
         with self._lock:
             now = self._clock()
-            self._under_way -= 1
+            self._now_in_flight -= 1
             if admission.is_probe:
                 self._gate.answered(well=verdict.is_judged)
-            if verdict is Verdict.TAKEN:
+            if verdict is Verdict.ACCEPTED:
                 self._in_flight.answered(size, admission.at, now, was_full=admission.was_full)
             if verdict.is_judged:
                 self._failures = 0
@@ -144,13 +146,13 @@ class Pacer:
             elif verdict is Verdict.FAILED:
                 self._failed(admission, now)
             elif verdict is Verdict.NOT_SENT:
-                self._requests.take(-1, now)
-                self._vectors.take(-admission.vectors, now)
+                self._requests.spend(-1, now)
+                self._vectors.spend(-admission.vectors, now)
 
     def _failed(self, admission: Admission, now: float) -> None:
         self._failures += 1
         if self._failures > 1:  # one among good answers may be its own fault
             self._in_flight.failed(admission.at, now)
         if self._failures >= self.OUTAGE_FAILURES:
-            self._requests.begin_anew(now)
-            self._vectors.begin_anew(now)
+            self._requests.restart(now)
+            self._vectors.restart(now)

@@ -3,14 +3,16 @@
 import math
 from typing import Final
 
+from worker.oss.dialect import VECTORS_PER_SECOND
+
 UNLIMITED: Final = 0.0
 
 
 class TokenBucket:
     """So many units a second, with a burst of one second. A rate of 0 means no limit.
 
-    A request for more than the burst is let through when the bucket is full and leaves it in debt, so that a batch
-    larger than one second's worth keeps the mean rate instead of never going.
+    A request for more than the burst may leave when the bucket is full, and leaves it in debt. So a batch larger than one
+    second's worth keeps the mean rate, and does not wait for ever.
     """
 
     def __init__(self, rate: float, now: float) -> None:
@@ -24,20 +26,20 @@ class TokenBucket:
         return self._rate
 
     def change(self, rate: float, now: float) -> None:
-        """Go on at another rate. What was saved up stays, as far as it is one second's worth of the new one."""
+        """Change the rate. The level stays, but is at most one second's worth of the new rate."""
         self._refill(now)
         self._rate = rate
         self._level = min(self._level, rate)
 
     def wait(self, amount: float, now: float) -> float:
-        """Return the seconds until `amount` may be taken; 0 where it may be now."""
+        """Return the seconds until `amount` may be spent; 0 if it may be now."""
         if self._rate == UNLIMITED:
             return 0.0
         self._refill(now)
         return max(0.0, (min(amount, self._rate) - self._level) / self._rate)
 
-    def take(self, amount: float, now: float) -> None:
-        """Take `amount`, which `wait` has let through."""
+    def spend(self, amount: float, now: float) -> None:
+        """Spend `amount`; `wait` has returned 0 for it."""
         if self._rate != UNLIMITED:
             self._refill(now)
             self._level -= amount
@@ -54,15 +56,15 @@ class AdaptiveRate:
     time. From there on it grows by a fixed part of `most` each second, and falls to 70 % at a throttled answer. It grows only
     while it holds requests back and good answers come, and falls once for all requests that left before it last fell.
     The longer no answer was throttled the faster it grows, with the cube of that time, for others have gone then (Ha, Rhee
-    and Xu, "CUBIC", 2008). After an outage it begins anew (`begin_anew`).
+    and Xu, "CUBIC", 2008). After an outage it restarts (`restart`).
 
     Replicas that share the limit all grow alike, and each is throttled, and falls, in proportion to its own rate; so
     their rates meet (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance", 1989).
     The numbers come from `python -m tests.bench.pacing`. They keep refusals rare: ten replicas at 2,500 vectors a second,
     500 in a request, make five requests a second together, of which a twentieth is one in four seconds.
 
-    `most` is in units a second. With 0, no limit of our own, it is unlimited until the service throttles, and then goes
-    on from what was let through lately, or from what services usually take, whichever is more. Times are in seconds of a monotonic clock.
+    `most` is in units a second. With 0, no limit of our own, it is unlimited until the service throttles. Then it continues
+    from the recent rate, or from what an index usually accepts, whichever is more. Times are in seconds of a monotonic clock.
     """
 
     BEGIN_SHARE: Final = 0.25  # of `most`
@@ -73,8 +75,8 @@ class AdaptiveRate:
     LEAST_SHARE: Final = 0.01  # of `most`: one that is always throttled still asks
     QUIET_SECONDS: Final = 80.0  # since the last throttled answer, after which it grows twice as fast
     RETURN_SHARE: Final = 0.25  # of the rate before an outage
-    LATELY_SECONDS: Final = 5.0
-    USUAL_MOST: Final = 2500.0  # vectors a second for an index ("Limits", OSS vector buckets)
+    RECENT_SECONDS: Final = 5.0
+    USUAL_MOST: Final = VECTORS_PER_SECOND
 
     def __init__(self, most: float, now: float) -> None:
         self._most = most
@@ -85,7 +87,7 @@ class AdaptiveRate:
         self._grown_at = self._fell_at = now
         self._is_away = False
         self._has_answered = True  # well, since it last fell
-        self._lately = 0.0  # units let through, older ones faded
+        self._recent = 0.0  # units spent, older ones faded
         self._faded_at = now
 
     @property
@@ -94,23 +96,23 @@ class AdaptiveRate:
         return self._bucket.rate
 
     def wait(self, amount: float, now: float) -> float:
-        """Return the seconds until `amount` may be taken; 0 where it may be now."""
+        """Return the seconds until `amount` may be spent; 0 if it may be now."""
         delay = self._bucket.wait(amount, now)
         self._held_back |= delay > 0.0
         return delay
 
-    def take(self, amount: float, now: float) -> None:
-        """Take `amount`, which `wait` has let through."""
-        self._bucket.take(amount, now)
+    def spend(self, amount: float, now: float) -> None:
+        """Spend `amount`; `wait` has returned 0 for it."""
+        self._bucket.spend(amount, now)
         self._fade(now)
-        self._lately += amount
+        self._recent += amount
 
     def grow(self, now: float) -> None:
         """Note a good answer."""
         seconds, self._grown_at = min(now - self._grown_at, self.GROWTH_SECONDS), now
         held_back, self._held_back = self._held_back, False
         self._has_answered = True
-        if self._is_away:  # the time that it was away is no time to grow by
+        if self._is_away:  # it does not grow for the time of the outage
             self._is_away, self._fell_at, seconds = False, now, 0.0
         if not held_back or self.rate == UNLIMITED:
             return
@@ -130,18 +132,18 @@ class AdaptiveRate:
         rate = self.rate
         if rate == UNLIMITED:
             self._fade(now)
-            rate = self._scale = max(self.USUAL_MOST, self._lately / self.LATELY_SECONDS)
+            rate = self._scale = max(self.USUAL_MOST, self._recent / self.RECENT_SECONDS)
         rate = max(rate * self.FALL, self._scale * self.LEAST_SHARE)
-        # A spell of nothing but refusals tells no share; its first one does.
+        # Of several throttled answers in a row only the first shows where the limit is.
         if self._has_answered and not self._is_away:
             self._slow_start_below = rate
         self._has_answered = False
         self._bucket.change(rate, now)
 
-    def begin_anew(self, now: float) -> None:
-        """Come back in a ramp, a slow start to where it was: the service is away, and all who write to it come back at once.
+    def restart(self, now: float) -> None:
+        """Begin again with a slow start up to the old rate: after an outage all clients of the service come back at once.
 
-        May be called again while the service is away.
+        May be called again during the outage.
         """
         if self.rate == UNLIMITED or self._is_away:
             return
@@ -150,5 +152,5 @@ class AdaptiveRate:
         self._bucket.change(max(self.rate * self.RETURN_SHARE, self._scale * self.LEAST_SHARE), now)
 
     def _fade(self, now: float) -> None:
-        self._lately *= math.exp((self._faded_at - now) / self.LATELY_SECONDS)
+        self._recent *= math.exp((self._faded_at - now) / self.RECENT_SECONDS)
         self._faded_at = now

@@ -1,7 +1,7 @@
 """Where the service's credentials come from, as `oss.credentials` says.
 
-Whatever gives them is not trusted to give them well: white space around a part is dropped, other characters that a header
-cannot carry are refused, and no error quotes a part, what a program wrote, or what a server answered.
+No source is trusted to give them clean: white space around a part is dropped, other characters that a header cannot carry
+are refused. No error quotes a part, what a program wrote, or what a server answered.
 """
 
 import json
@@ -47,7 +47,7 @@ class CredentialsError(Exception):
 
 
 class Provider(CredentialsProvider):  # type: ignore[misc]  # the SDK ships no types
-    """The SDK's provider, and what the worker asks of it beside."""
+    """The SDK's provider, with what the worker needs besides."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Provider(CredentialsProvider):  # type: ignore[misc]  # the SDK ships no t
     ) -> None:
         self._get = get
         self.forget = forget
-        """Ask anew at the next request, since the service refused what was given last."""
+        """Fetch again at the next request, since the service refused what was given last."""
         self.close = close
         """End what runs for it."""
 
@@ -67,7 +67,7 @@ class Provider(CredentialsProvider):  # type: ignore[misc]  # the SDK ships no t
 
 
 def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Provider:
-    """Return the provider for `oss.credentials`. Raises `SettingsError` where there are none to begin with."""
+    """Return the provider for `oss.credentials`. Raises `SettingsError` if there are none at the start."""
     mode = settings.credentials
     if mode == "anonymous":
         return _Anonymous()
@@ -91,7 +91,7 @@ class _Anonymous(Provider, AnonymousCredentialsProvider):  # type: ignore[misc] 
 
 
 def _made(key_id: object, secret: object, token: object) -> Credentials:
-    """Return credentials of their parts, without white space around them. Raises `CredentialsError`."""
+    """Return credentials, without white space around their parts. Raises `CredentialsError`."""
     parts = [part.strip() if isinstance(part, str) else "" for part in (key_id, secret, token)]
     for name, part in zip(("access key id", "access key secret", "session token"), parts, strict=True):
         if (part or name != "session token") and (problem := credential_problem(part)):
@@ -113,8 +113,8 @@ def _from_environment(environ: Mapping[str, str]) -> Any:
 class CredentialsFile:
     """JSON with `access_key_id`, `access_key_secret` and, if any, `session_token`; read again when it changes.
 
-    A file that is away, or half written, costs nothing: the credentials read last are kept, and it is read again at the
-    next request. Raises `SettingsError` where it cannot be read at the start.
+    While the file is missing, or half written, the credentials that were read last are kept, and it is read again at the next
+    request. Raises `SettingsError` if it cannot be read at the start.
     """
 
     class Content(msgspec.Struct):
@@ -142,9 +142,9 @@ class CredentialsFile:
                 if self._stamp is None or _stamp(self._path) != self._stamp:
                     self._credentials = self._read_again()
             except (OSError, ValueError, CredentialsError) as error:
-                self._tell(_what_failed(error))
+                self._log_change(_what_failed(error))
             else:
-                self._tell("")
+                self._log_change("")
             return self._credentials
 
     def forget(self) -> None:
@@ -158,7 +158,7 @@ class CredentialsFile:
         self._stamp = stamp
         return made
 
-    def _tell(self, problem: str) -> None:
+    def _log_change(self, problem: str) -> None:
         if problem and problem != self._problem:
             log.warning(
                 "credentials file not read; the credentials read before are kept, and it is read again",
@@ -182,17 +182,17 @@ def _what_failed(error: Exception) -> str:
 
 
 class Fetched(NamedTuple):
-    """Credentials, and for how many seconds they are good from now on, None where that is not known."""
+    """Credentials, and for how many seconds they are valid from now on, None if that is not known."""
 
     credentials: Credentials
     seconds: float | None
 
 
 class Kept:
-    """Credentials that cost something to fetch: fetched by one thread at a time, and kept for as long as they are good.
+    """Credentials that cost something to fetch: fetched by one thread at a time, and kept while they are valid.
 
-    They are fetched again before they end, while requests still use the old ones; where that fails, the old ones are used
-    for as long as they are good.
+    They are fetched again before they expire, while requests still use the old ones. If that fails, the old ones are used
+    until they expire.
     """
 
     def __init__(self, fetch: Callable[[], Fetched], clock: Clock, wait_seconds: float = WAIT_SECONDS) -> None:
@@ -206,7 +206,7 @@ class Kept:
         self._problem = ""
 
     def current(self) -> Credentials:
-        """Return credentials. Raises `CredentialsError` where there are none, and none come in `wait_seconds`."""
+        """Return credentials. Raises `CredentialsError` if there are none, and none come in `wait_seconds`."""
         with self._changed:
             self._fetch_if_due()
             if (good := self._good()) is None and self._is_fetching:
@@ -219,7 +219,7 @@ class Kept:
             raise CredentialsError(still if self._is_fetching else ended)
 
     def forget(self) -> None:
-        """Fetch anew at the next request. What was fetched a moment ago is kept: the refusal was of older ones."""
+        """Fetch again at the next request. What was fetched a moment ago is kept: the service refused older ones."""
         with self._changed:
             if self._clock() - self._fetched_at >= AGAIN_SECONDS:
                 self._good_until = self._fetch_at = float("-inf")
@@ -242,11 +242,11 @@ class Kept:
         except Exception as error:  # whatever it is, those who wait hear of it; its text may quote a secret
             problem = f"an unforeseen error: {type(error).__name__}"
         with self._changed:
-            self._take(fetched, problem)
+            self._note_run(fetched, problem)
             self._is_fetching = False
             self._changed.notify_all()
 
-    def _take(self, fetched: Fetched | None, problem: str) -> None:
+    def _note_run(self, fetched: Fetched | None, problem: str) -> None:
         now = self._clock()
         if fetched is None:
             if problem != self._problem and self._good() is not None:

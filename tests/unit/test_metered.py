@@ -1,0 +1,67 @@
+"""What is counted of a request: status, duration and bytes, unless it did not leave."""
+
+import pytest
+
+from tests.support.fakes import FakeClock, FakeSink, Request, Stage
+from worker.errors import NotSent, SinkError
+from worker.ledger import Ledger
+from worker.oss.metered import MeteredSink
+from worker.records.target import Target
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
+
+INDEX = "docs"
+BODY = b'{"indexName":"docs","vectors":[{"key":"a"}]}'
+KEYS = b'{"indexName":"docs","keys":["a"]}'
+
+
+class Bench:
+    """A metered sink over the fake one; a request takes two seconds."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.may_send = True
+        self.in_flight: list[float | None] = []
+        status = Status(0.0)
+        self.metrics = Metrics(Ledger(["vectors"], self.clock), status, ["vectors"], [INDEX])
+        self.service = FakeSink(Target(INDEX, 2, "cosine"), waypoint=self._waypoint, may_send=lambda: self.may_send)
+        self.sink = MeteredSink(self.service, INDEX, self.metrics, self.clock)
+
+    def _waypoint(self, stage: Stage, _request: Request) -> None:
+        if stage == "arrived":
+            self.clock.advance(2.0)
+            self.in_flight.append(self.value("requests_in_flight"))
+
+    def value(self, name: str, **labels: str) -> float | None:
+        by_index = {} if name.startswith("request_duration") else {"index": INDEX}
+        return self.metrics.registry.get_sample_value(f"oss_vectors_{name}", by_index | labels)
+
+
+def test_each_operation_is_counted_by_its_status_and_duration() -> None:
+    bench = Bench()
+    assert (bench.sink.put(BODY), bench.sink.delete(KEYS)) == (200, 204)
+    bench.sink.describe(INDEX)
+    for operation, code in (("PutVectors", "200"), ("DeleteVectors", "204"), ("GetVectorIndex", "200")):
+        assert bench.value("requests_total", operation=operation, code=code) == 1
+        assert bench.value("request_duration_seconds_sum", operation=operation) == 2.0
+    assert bench.value("uploaded_bytes_total") == len(BODY) + len(KEYS)
+    assert (bench.in_flight, bench.value("requests_in_flight")) == ([1, 1, 0], 0)
+
+
+@pytest.mark.parametrize(("fault", "code"), [({"status": 503}, "503"), ({"reset": "before"}, "error")])
+def test_a_request_that_fails_is_counted_with_its_bytes(fault: dict[str, object], code: str) -> None:
+    bench = Bench()
+    bench.service.fault(**fault)  # type: ignore[arg-type]  # a case of the table
+    with pytest.raises(SinkError):
+        bench.sink.put(BODY)
+    assert bench.value("requests_total", operation="PutVectors", code=code) == 1
+    assert (bench.value("uploaded_bytes_total"), bench.value("requests_in_flight")) == (len(BODY), 0)
+
+
+def test_a_request_that_did_not_leave_is_not_counted() -> None:
+    bench = Bench()
+    bench.may_send = False
+    with pytest.raises(NotSent):
+        bench.sink.put(BODY)
+    assert bench.value("request_duration_seconds_count", operation="PutVectors") == 0
+    assert (bench.value("uploaded_bytes_total"), bench.value("requests_in_flight")) == (0, 0)

@@ -1,0 +1,61 @@
+"""Makes the lane of one index: its state, pacer, courier and slots, and the metrics around the sink."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from worker.delivery.courier import Courier
+from worker.delivery.index_state import IndexState
+from worker.delivery.lane import Lane
+from worker.delivery.pace.backoff import Backoff
+from worker.delivery.pace.pacer import Pacer
+from worker.ledger import Ledger
+from worker.oss.dialect import Envelope
+from worker.oss.metered import MeteredSink
+from worker.ports import DeadLetters, Sink
+from worker.settings.tables import Batch, Delivery
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
+
+
+class LaneContext(NamedTuple):
+    """What the lanes of all indexes are wired to."""
+
+    sink: Sink
+    ledger: Ledger
+    dead_letters: DeadLetters
+    status: Status
+    metrics: Metrics
+    delivery: Delivery
+    batch: Batch
+    isolated_attempts: int
+    backoff: Backoff
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+
+
+def make_lane(index: str, topics: Sequence[str], context: LaneContext) -> Lane:
+    """Return the lane of an index, not started. Its `sink` is metered."""
+    delivery = context.delivery
+    state = IndexState(index, topics, context.status, max_body_bytes=context.batch.max_bytes, clock=context.clock)
+    pacer = Pacer(
+        requests_per_second=delivery.requests_per_second,
+        vectors_per_second=delivery.vectors_per_second,
+        max_in_flight=delivery.max_in_flight,
+        clock=context.clock,
+    )
+    sink = MeteredSink(context.sink, index, context.metrics, context.clock)
+    courier = Courier(
+        state,
+        pacer,
+        envelope=Envelope.of(index),
+        sink=sink,
+        ledger=context.ledger,
+        dead_letters=context.dead_letters,
+        status=context.status,
+        metrics=context.metrics,
+        delivery=delivery,
+        isolated_attempts=context.isolated_attempts,
+        backoff=context.backoff,
+        wall=context.wall,
+    )
+    return Lane(state, pacer, courier, sink=sink, metrics=context.metrics, slots=delivery.max_in_flight)

@@ -1,0 +1,368 @@
+"""Delivers one batch: sends it, retries, splits it, and settles its records.
+
+A courier belongs to one index and serves all its slots. What an answer means for a chunk of a batch:
+
+    not sent     sent when the lease holds again, or dropped with its partition; this is no attempt
+    accepted     settled as put or deleted, and the versions that it superseded with it
+    transient    retried after a full-jitter delay, without end; Retry-After closes the gate of the whole index that long
+    refused      split until the bad record is alone; that one is dead-lettered, and the version that it had superseded is
+                 tried instead, newest first
+    500, again   while other requests of the index are accepted: as refused. While none is: retried, and reported as
+                 record_stuck. The same for every transient answer that may blame the records (`Blame.CONTENT`)
+    a proxy's    400, 413 or 422 (`Blame.WAY`): split as well, but a single record is retried, and reported as record_stuck
+    target       the index is blocked, probed every `retry_max_seconds`, and continues when it works again
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from worker.delivery.batch import Batch, Item
+from worker.delivery.chunk import Chunk, chunks_of
+from worker.delivery.index_state import IndexState
+from worker.delivery.pace.backoff import Backoff
+from worker.delivery.pace.pacer import Admission, Pacer, Verdict
+from worker.errors import Blame, BlockReason, NotSent, Reason, Refused, RetryReason, SinkError, TargetError, Transient
+from worker.ledger import Ledger, Outcome, Partition
+from worker.oss.dialect import Envelope
+from worker.ports import BareMessage, DeadLetter, DeadLetters, Refusal, Sink
+from worker.settings.tables import Delivery
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Block, Status
+
+log = logging.getLogger("worker.delivery")
+
+SERVER_ERROR: Final = 500  # the service's answer to some content, as well as to faults of its own
+SPLIT_AFTER: Final = 3  # answers that may blame the records
+SPLIT_AFTER_WRITE_TIMEOUTS: Final = 2
+LEASE_LOOK_SECONDS: Final = 1.0  # how often the lease is looked at while it does not hold, besides at each wake-up
+
+# Of the header __connect.errors.class.name: it stays as it is when this file moves.
+_RAISED_BY: Final = "worker.delivery.Courier"
+_NOT_SENT: Final = NotSent("a partition was given back, or the lease ran out, before the request left")
+
+
+class Courier:
+    """Delivers batches of one index; each slot calls `deliver` with a batch of its own.
+
+    A batch is one or two chunks to begin with, its puts and its deletes; a chunk that is split makes two. Each step sends one
+    chunk once, the one that may be sent first. So a chunk that fails does not hold up the others, and the answers to the
+    others show whether the fault is its own.
+    """
+
+    def __init__(
+        self,
+        state: IndexState,
+        pacer: Pacer,
+        *,
+        envelope: Envelope,
+        sink: Sink,
+        ledger: Ledger,
+        dead_letters: DeadLetters,
+        status: Status,
+        metrics: Metrics,
+        delivery: Delivery,
+        isolated_attempts: int,
+        backoff: Backoff,
+        wall: Callable[[], float],
+    ) -> None:
+        self.envelope = envelope
+        self._state = state
+        self._pacer = pacer
+        self._sink = sink
+        self._ledger = ledger
+        self._dead_letters = dead_letters
+        self._status = status
+        self._metrics = metrics
+        self._delivery = delivery
+        self._isolated_attempts = isolated_attempts
+        self._backoff = backoff
+        self._clock = state.clock
+        self._wall = wall
+
+    def deliver(self, batch: Batch) -> None:
+        """Bring every record of the batch to its outcome; fewer only if its partition is gone or the lane stops."""
+        chunks = chunks_of(list(batch.items.values()))
+        try:
+            while chunks:
+                chunk = min(chunks, key=lambda each: each.not_before)
+                chunks.remove(chunk)
+                chunks += self._step(chunk)
+        finally:
+            self._leave_queue()
+
+    def _step(self, chunk: Chunk) -> list[Chunk]:
+        """Send a chunk once, when it may be sent; returns the chunks that are left to do."""
+        self._state.wait(chunk.not_before - self._clock(), lambda: not chunk.is_live)
+        if not chunk.is_live:
+            return self._without_revoked(chunk)
+        if self._state.is_stopping:
+            self._discard(chunk.items)
+            return []
+        if not self._ledger.may_write:
+            self._wait_for_lease(chunk)
+            return [chunk]
+        admission = self._admitted(chunk)
+        if admission is None:
+            return [chunk]
+        chunk.waits_for_lease = False
+        chunk.accepted_when_sent = self._state.accepted
+        if self._is_stuck(chunk):
+            return self._probe(chunk, admission)
+        error = self._attempt(chunk.items, admission)
+        return [] if error is None else self._judge(chunk, error)
+
+    # -- before a request
+
+    def _wait_for_lease(self, chunk: Chunk) -> None:
+        """Wait until the lease holds again, or the partitions are lost: another process may write newer versions by now.
+
+        The slot leaves the pacer's queue, which is for those who may send. The wait does not count as an attempt.
+        """
+        self._note_lease_wait(chunk)
+        self._leave_queue()
+        self._state.wait(LEASE_LOOK_SECONDS, lambda: not chunk.is_live or self._ledger.may_write)
+
+    def _note_lease_wait(self, chunk: Chunk) -> None:
+        if not chunk.waits_for_lease:
+            chunk.waits_for_lease = True
+            self._metrics.lease_waits.inc()
+
+    def _without_revoked(self, chunk: Chunk) -> list[Chunk]:
+        """Return the chunks that are left without the records whose partitions are not ours any more.
+
+        An older version may be of another partition, which is still ours: a producer may write one key to two partitions, or
+        to two topics of one index. It is then sent instead of the newer one.
+        """
+        gone = [item for item in chunk.items if not item.assignment.is_live]
+        kept = [item for item in chunk.items if item.assignment.is_live]
+        self._clear_stuck(gone)  # it may have been reported after the source had cleared the partition's blocks
+        rest = chunks_of([item for item in map(self._successor, gone) if item is not None])
+        if kept:
+            chunk.replace_items(kept)
+            rest.append(chunk)
+        return rest
+
+    def _successor(self, item: Item) -> Item | None:
+        """Drop an item's versions that were given back; returns the newest of the others, linked to the older ones."""
+        versions = list(item.versions())
+        live = [version for version in versions if version.assignment.is_live]
+        self._ledger.discard([version for version in versions if not version.assignment.is_live])
+        for version, older in zip(live, [*live[1:], None], strict=False):  # none live, none to link
+            version.older = older
+        return live[0] if live else None
+
+    def _discard(self, items: Iterable[Item]) -> None:
+        """Free the bytes of records that will not be settled here; the ledger counts them as returned."""
+        self._ledger.discard(version for item in items for version in item.versions())
+
+    def _admitted(self, chunk: Chunk) -> Admission | None:
+        """Return the pacer's admission; None after a wait for it, in which everything may have changed."""
+        me = threading.get_ident()  # the slot keeps its place in the pacer's queue
+        admission = self._pacer.admit(len(chunk.items), me)
+        if admission.delay <= 0.0:
+            self._state.wake()
+            return admission
+        started = self._clock()
+        if admission.for_room:
+            self._state.wait(admission.delay, lambda: not chunk.is_live or self._pacer.is_next(me))
+        else:
+            self._state.wait(admission.delay, lambda: not chunk.is_live)
+            self._metrics.rate_limit_wait.labels(self._state.index).inc(self._clock() - started)
+        if not chunk.is_live:
+            self._leave_queue()
+        return None
+
+    def _leave_queue(self) -> None:
+        """Give up the slot's place in the pacer's queue. A slot that keeps one and does not ask again stops all others."""
+        if self._pacer.leave(threading.get_ident()):
+            self._state.wake()
+
+    # -- a request
+
+    def _attempt(self, items: list[Item], admission: Admission) -> SinkError | None:
+        """Send once; returns the error. An accepted request is settled before its partitions may be given back."""
+        is_delete = items[0].fragment is None
+        assignments = {item.assignment for item in items}
+        body = self._body(items)  # made for each attempt: while it waits for a retry, only the fragments are in memory
+        if not self._ledger.begin_request(assignments):
+            self._answered(admission, Verdict.NOT_SENT)
+            return _NOT_SENT
+        self._ledger.count_bytes(len(body))
+        verdict = Verdict.FAILED  # also if something fails that is no answer
+        error: SinkError | None = None
+        try:
+            (self._sink.delete if is_delete else self._sink.put)(body)
+            verdict = Verdict.ACCEPTED
+            self._settle_accepted(items, Outcome.DELETED if is_delete else Outcome.PUT)
+        except SinkError as refusal:
+            error, verdict = refusal, _verdict(refusal)
+        finally:
+            self._ledger.count_bytes(-len(body))
+            self._ledger.end_request(assignments)
+            self._answered(admission, verdict, len(body))
+        if verdict.is_judged:
+            self._state.unblock()
+        return error
+
+    def _body(self, items: list[Item]) -> bytes:
+        if items[0].fragment is None:
+            return self.envelope.delete_body([item.key for item in items])
+        return self.envelope.put_body([item.fragment or b"" for item in items])
+
+    def _settle_accepted(self, items: list[Item], outcome: Outcome) -> None:
+        self._state.note_accepted()
+        now = self._wall()
+        self._metrics.last_put.set(now)
+        older = [version for item in items if item.older is not None for version in item.older.versions()]
+        self._ledger.settle(items, outcome)
+        if older:
+            self._ledger.settle(older, Outcome.SUPERSEDED)
+        observe_latency(self._metrics, [*items, *older], now)
+        self._clear_stuck(items)
+
+    def _answered(self, admission: Admission, verdict: Verdict, size: int = 0) -> None:
+        """Report to the pacer what became of a request, and wake those who wait for room."""
+        self._pacer.answered(admission, verdict, size)
+        self.show_pace()
+        self._state.wake()
+
+    def show_pace(self) -> None:
+        """Set the gauges of the pace."""
+        self._metrics.in_flight_limit.labels(self._state.index).set(self._pacer.in_flight_limit)
+        self._metrics.rate_limit.labels(self._state.index).set(self._pacer.vectors_per_second)
+
+    # -- an error
+
+    def _judge(self, chunk: Chunk, error: SinkError) -> list[Chunk]:
+        """Return what is left to do after an error: the chunk again, its halves, or nothing of it."""
+        if isinstance(error, NotSent):
+            if chunk.is_live:
+                self._note_lease_wait(chunk)
+            return [chunk]
+        chunk.note(error, self._state.accepted)
+        is_too_large = error.status == 413 or chunk.write_timeouts >= SPLIT_AFTER_WRITE_TIMEOUTS
+        if is_too_large and not chunk.is_single:
+            self._state.shrink_bodies(sum(len(item.fragment or b"") for item in chunk.items))
+            return self._split(chunk)
+        if isinstance(error, Refused) or self._is_at_fault(chunk, error):
+            return self._dead_letter(chunk, error) if chunk.is_single else self._split(chunk)
+        self._retry_later(chunk, error)
+        return [chunk]
+
+    def _is_stuck(self, chunk: Chunk) -> bool:
+        """Return whether several records keep getting 500, or the like, while nothing else of the index is accepted.
+
+        This alone does not show whether the fault is theirs or the service's, since batches that share a key with them wait.
+        """
+        return chunk.doubt.count >= SPLIT_AFTER and not chunk.others_pass and not chunk.is_single
+
+    def _probe(self, chunk: Chunk, admission: Admission) -> list[Chunk]:
+        """Send one record of a stuck chunk alone, another each time. If it is accepted, the fault is in the rest: split it."""
+        place = chunk.attempts % len(chunk.items)
+        one = chunk.items[place : place + 1]
+        error = self._attempt(one, admission)
+        if error is None:
+            rest = Chunk(chunk.items[:place] + chunk.items[place + 1 :])
+            return [rest] if rest.is_single else self._split(rest)
+        return self._judge(chunk, error)
+
+    def _is_at_fault(self, chunk: Chunk, error: SinkError) -> bool:
+        """Return whether a chunk must itself be why it fails again and again: others were accepted meanwhile.
+
+        A proxy or firewall that refuses a single record may refuse it for its size or its text. The service has not refused
+        it, so it is not dead-lettered.
+        """
+        if not isinstance(error, Transient) or error.blame is Blame.NOBODY:
+            return False
+        if not chunk.is_single:
+            return chunk.doubt.count >= SPLIT_AFTER and chunk.others_pass
+        doubt, enough = chunk.service_doubt, self._isolated_attempts
+        return error.blame is Blame.CONTENT and doubt.count >= enough and doubt.others_pass(chunk.accepted_when_sent)
+
+    def _split(self, chunk: Chunk) -> list[Chunk]:
+        self._metrics.bisects.labels(self._state.index).inc()
+        return chunk.halves()
+
+    def _retry_later(self, chunk: Chunk, error: SinkError) -> None:
+        log.warning(
+            "request failed, will be sent again",
+            extra={
+                "index": self._state.index,
+                "records": len(chunk.items),
+                "attempt": chunk.attempts,
+                "error": str(error),
+            },
+        )
+        if isinstance(error, TargetError):
+            self._state.block(error.block, error)
+            self._pacer.close_for(self._delivery.retry_max_seconds)
+        elif isinstance(error, Transient):
+            self._count_retry(error)
+            if chunk.doubt.count >= self._isolated_attempts:
+                self._report_stuck(chunk, error)
+            if error.retry_after is not None:
+                floor = min(error.retry_after, self._delivery.retry_after_max_seconds)
+                self._pacer.close_for(floor + self._backoff.jitter())
+            else:
+                chunk.not_before = self._clock() + self._backoff.delay(chunk.attempts)
+
+    def _count_retry(self, error: Transient) -> None:
+        self._metrics.retries.labels(error.kind.value).inc()
+        if error.unknown_outcome:
+            self._metrics.unknown_outcomes.labels(self._state.index).inc()
+
+    def _report_stuck(self, chunk: Chunk, error: SinkError) -> None:
+        first: dict[Partition, int] = {}
+        for item in chunk.items:
+            first[item.assignment.partition] = min(item.offset, first.get(item.assignment.partition, item.offset))
+        for partition, offset in first.items():
+            block = Block(partition.topic, BlockReason.RECORD_STUCK, partition.partition)
+            self._status.block(block, f"{partition} offset {offset}", quote=str(error))
+
+    def _clear_stuck(self, items: Iterable[Item]) -> None:
+        for topic, partition in {item.assignment.partition for item in items}:
+            self._status.unblock(Block(topic, BlockReason.RECORD_STUCK, partition))
+
+    def _dead_letter(self, chunk: Chunk, error: SinkError) -> list[Chunk]:
+        """Dead-letter the one record; the version that it had superseded is tried instead."""
+        item = chunk.items[0]
+        older, item.older = item.older, None
+        is_refused = error.status != SERVER_ERROR
+        self._dead_letters.submit(
+            DeadLetter(
+                item.assignment,
+                item.message,
+                item.size,
+                self._state.index,
+                Reason.REFUSED if is_refused else Reason.ISOLATED_SERVER_ERROR,
+                f"the service refused the record alone: {error}",
+                _RAISED_BY,
+                f"{type(error).__module__}.{type(error).__name__}",
+                Refusal(error.status, error.code, error.request_id),
+                chunk.attempts,
+            )
+        )
+        # From here on the bytes count as the dead letter's. The batch keeps the item, for its key, until it is all done.
+        item.message, item.fragment = BareMessage(item.offset, item.message.timestamp), None
+        self._clear_stuck([item])
+        return [Chunk([older])] if older is not None else []
+
+
+def _verdict(error: SinkError) -> Verdict:
+    if isinstance(error, NotSent):
+        return Verdict.NOT_SENT
+    if isinstance(error, Refused):
+        return Verdict.REFUSED
+    if isinstance(error, Transient):
+        return Verdict.THROTTLED if error.kind is RetryReason.THROTTLED else Verdict.FAILED
+    return Verdict.DENIED
+
+
+def observe_latency(metrics: Metrics, items: Sequence[Item], now: float) -> None:
+    """Observe the time from each record's timestamp to its outcome, topic by topic."""
+    for topic in {item.assignment.partition.topic for item in items}:
+        metrics.settled(
+            topic, [item.message.timestamp for item in items if item.assignment.partition.topic == topic], now
+        )

@@ -1,0 +1,94 @@
+"""What the slots of one index, and whoever else works for it, share: its block, its body limit, and waiting."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from worker.errors import BlockReason, SinkError
+from worker.telemetry.state import Block, Status
+
+log = logging.getLogger("worker.delivery")
+
+SHRUNK_SECONDS: Final = 600.0  # how long batches stay smaller after a body was too large for the connection
+_LEAST_BODY_BYTES: Final = 1024
+
+
+class IndexState:
+    """The state of one index. Safe for several threads."""
+
+    def __init__(
+        self, index: str, topics: Sequence[str], status: Status, *, max_body_bytes: int, clock: Callable[[], float]
+    ) -> None:
+        self.index = index
+        self.topics = tuple(topics)
+        self.accepted = 0  # requests that the service accepted for it
+        self.is_blocked = False
+        self.is_stopping = False  # whoever waits here is to end
+        self._status = status
+        self._max_body_bytes = max_body_bytes
+        self.clock = clock
+        self._shrunk: tuple[int, float] | None = None  # a lower limit, and until when it holds
+        self._lock = threading.Lock()
+        self._change = threading.Condition(self._lock)
+
+    # -- waiting
+
+    def wait(self, seconds: float, until: Callable[[], bool]) -> None:
+        """Wait so long; less if the lane stops, or if `until` is true at a wake-up."""
+        deadline = self.clock() + seconds
+        with self._lock:
+            while not self.is_stopping and not until():
+                remaining = deadline - self.clock()
+                if remaining <= 0:
+                    return
+                self._change.wait(remaining)
+
+    def wake(self) -> None:
+        """Let those who wait look again: partitions were given back, or a request was answered."""
+        with self._lock:
+            self._change.notify_all()
+
+    def stop(self) -> None:
+        """End all waiting, now and later."""
+        with self._lock:
+            self.is_stopping = True
+            self._change.notify_all()
+
+    # -- what the service said
+
+    def note_accepted(self) -> None:
+        """Count a request that the service accepted."""
+        with self._lock:
+            self.accepted += 1
+
+    def block(self, reason: BlockReason, error: SinkError) -> None:
+        """Block the index's topics."""
+        with self._lock:
+            self.is_blocked = True
+            for topic in self.topics:
+                self._status.block(Block(topic, reason), f"index {self.index}: {error}")
+
+    def unblock(self) -> None:
+        """Unblock the index's topics, as far as the index was why they were blocked."""
+        with self._lock:
+            self.is_blocked = False
+            for topic in self.topics:
+                for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
+                    self._status.unblock(Block(topic, reason))
+
+    def max_body_bytes(self) -> int:
+        """Return the most bytes that the body of the next batches may have."""
+        shrunk = self._shrunk
+        if shrunk is not None and self.clock() < shrunk[1]:
+            return shrunk[0]
+        return self._max_body_bytes
+
+    def shrink_bodies(self, body_bytes: int) -> None:
+        """Limit bodies to half of one that was too large, for a while."""
+        size = min(max(_LEAST_BODY_BYTES, body_bytes // 2), self.max_body_bytes())
+        self._shrunk = (size, self.clock() + SHRUNK_SECONDS)
+        log.warning(
+            "a body was too large for the connection; batches stay smaller for a while",
+            extra={"index": self.index, "max_bytes": size},
+        )

@@ -1,0 +1,77 @@
+"""The metrics of requests to one index: a sink around a sink."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from worker.errors import NotSent, SinkError
+from worker.ports import Operation, Sink
+from worker.records.target import Target
+from worker.telemetry.metrics import Metrics
+
+T = TypeVar("T")
+
+_DESCRIBED = 200  # what every description that is returned was answered with
+
+
+class MeteredSink:
+    """Passes each request on, and counts it by status, duration and bytes. One that did not leave is not counted."""
+
+    def __init__(self, sink: Sink, index: str, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._sink = sink
+        self._index = index
+        self._metrics = metrics
+        self._clock = clock
+        self._in_flight = metrics.in_flight.labels(index)
+        self._uploaded_bytes = metrics.uploaded_bytes.labels(index)
+
+    def put(self, body: bytes) -> int:
+        """Send a PutVectors body; returns the HTTP status."""
+        return self._write(Operation.PUT, self._sink.put, body)
+
+    def delete(self, body: bytes) -> int:
+        """Send a DeleteVectors body; returns the HTTP status."""
+        return self._write(Operation.DELETE, self._sink.delete, body)
+
+    def describe(self, index: str) -> Target:
+        """Ask for an index's dimension, metric and metadata keys."""
+        return self._observed(Operation.DESCRIBE, lambda: (_DESCRIBED, self._sink.describe(index)))
+
+    def abort(self, thread_id: int) -> None:
+        """Cut the connection on which that thread waits for an answer, if it does."""
+        self._sink.abort(thread_id)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._sink.close()
+
+    def _write(self, operation: Operation, send: Callable[[bytes], int], body: bytes) -> int:
+        was_sent = True
+        self._in_flight.inc()
+        try:
+            return self._observed(operation, lambda: (status := send(body), status))
+        except NotSent:
+            was_sent = False
+            raise
+        finally:
+            self._in_flight.dec()
+            if was_sent:
+                self._uploaded_bytes.inc(len(body))
+
+    def _observed(self, operation: Operation, request: Callable[[], tuple[int, T]]) -> T:
+        started = self._clock()
+        code: str | None = "error"
+        try:
+            status, result = request()
+            code = str(status)
+        except NotSent:
+            code = None
+            raise
+        except SinkError as error:
+            code = str(error.status) if error.status else "error"
+            raise
+        else:
+            return result
+        finally:
+            if code is not None:
+                self._metrics.request_duration.labels(operation.value).observe(self._clock() - started)
+                self._metrics.requests.labels(self._index, operation.value, code).inc()
