@@ -140,7 +140,7 @@ class WatchedLedger(Ledger):
 
     events: Events
 
-    def land(self, assignments: Any) -> None:
+    def end_request(self, assignments: Any) -> None:
         super().end_request(assignments)
         self.events.put("landed")
 

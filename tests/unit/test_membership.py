@@ -35,7 +35,7 @@ class Bench:
     def _abort(self) -> None:
         self.aborts += 1
 
-    def join(self) -> None:
+    def join_group(self) -> None:
         self.consumer.state = MemberState.STABLE
         self.lease.confirm(self.clock())
         assert self.watch() == ""
@@ -50,7 +50,7 @@ def test_a_member_is_one_whose_heartbeat_was_answered_in_a_stable_group() -> Non
     bench = Bench()
     bench.consumer.state = MemberState.STABLE
     assert (bench.watch(), bench.membership.is_member) == ("", False)
-    bench.join()
+    bench.join_group()
 
 
 def test_a_join_that_nothing_awaits_is_lost_after_a_session() -> None:
@@ -70,7 +70,7 @@ def test_a_join_that_the_broker_owes_an_answer_is_not_lost_until_no_join_can_tak
 
 def test_a_member_whose_heartbeats_are_not_answered_is_none_after_a_session() -> None:
     bench = Bench()
-    bench.join()
+    bench.join_group()
     assert bench.watch(SESSION - 0.1) == ""
     assert "joining again" in bench.watch(0.1 + LOOK_SECONDS)
 
@@ -93,7 +93,7 @@ def test_a_join_that_the_group_refuses_was_not_lost() -> None:
 def test_a_refusal_is_forgotten_once_the_group_is_stable_with_this_member() -> None:
     bench = Bench()
     assert bench.joins.note_refusal(kafka_errors.GroupMaxSizeReachedError())
-    bench.join()
+    bench.join_group()
     assert bench.membership.waits_for == JOINING
 
 
@@ -113,7 +113,7 @@ def test_requests_are_cut_once_each_time_that_the_lease_runs_out() -> None:
 
 def test_an_ended_membership_has_no_lease_and_cuts_nothing_more() -> None:
     bench = Bench()
-    bench.join()
+    bench.join_group()
     bench.membership.end()
     bench.membership.abort_when_lease_runs_out()
     assert (bench.membership.is_member, bench.lease.holds(), bench.aborts) == (False, False, 0)

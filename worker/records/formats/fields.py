@@ -81,15 +81,15 @@ class FieldReader(ValueReader, ABC):
             return self.text(raw, "key")
         if kind in (Kind.NULL, Kind.NOTHING):
             return None
-        raise self._no_record(f"key is a {kind.value}; allowed is a string")
+        raise self.no_record(f"key is a {kind.value}; allowed is a string")
 
     def _vector(self, data: Raw) -> UnreadNumbers | bytes:
         """Return `data.float32`: a list of numbers, or the bytes that they are packed in, which may be base64."""
         kind = self.kind(data)
         if kind is Kind.NOTHING:
-            raise self._no_record("it has no data; needed is data.float32")
+            raise self.no_record("it has no data; needed is data.float32")
         if kind is not Kind.MAP:
-            raise self._no_record(f"data is a {kind.value}; allowed is a map with float32")
+            raise self.no_record(f"data is a {kind.value}; allowed is a map with float32")
         raw = self._cut_data(data).float32
         kind = self.kind(raw)
         if kind is Kind.LIST:
@@ -97,9 +97,9 @@ class FieldReader(ValueReader, ABC):
         if kind is Kind.BINARY:
             return self.decode_binary(raw)
         if kind is Kind.NOTHING:
-            raise self._no_record("data has no float32")
+            raise self.no_record("data has no float32")
         if kind is not Kind.STRING:
-            raise self._no_record(f"data.float32 is a {kind.value}; {_VECTOR_ALLOWED}")
+            raise self.no_record(f"data.float32 is a {kind.value}; {_VECTOR_ALLOWED}")
         try:
             return msgspec.convert(self.text(raw, "data.float32"), bytes)
         except msgspec.ValidationError:
@@ -111,7 +111,7 @@ class FieldReader(ValueReader, ABC):
         kinds = self.kinds(self.decode_list(vector))
         for place, kind in enumerate(kinds):
             if kind is not Kind.NUMBER:
-                raise self._no_record(f"number {place} of data.float32 is a {kind.value}; allowed are numbers")
+                raise self.no_record(f"number {place} of data.float32 is a {kind.value}; allowed are numbers")
         return len(kinds)
 
     def _floats(self, raw: Raw) -> list[float]:
@@ -134,7 +134,7 @@ class FieldReader(ValueReader, ABC):
         except RecursionError:  # likewise
             raise self._too_deep() from None
 
-    def _no_record(self, what: str) -> RecordError:
+    def no_record(self, what: str) -> RecordError:
         return RecordError(Reason.MALFORMED, f"the {self.name} is not a vector record: {what}")
 
     def _too_deep(self) -> RecordError:

@@ -70,7 +70,7 @@ class JsonFields(FieldReader):
         try:
             return self._decode_fields(body)
         except msgspec.ValidationError as error:
-            raise self._no_record(clean(str(error))) from None
+            raise self.no_record(clean(str(error))) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             without = _without_halves(body)
             if without == body:
