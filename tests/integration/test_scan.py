@@ -115,6 +115,6 @@ def test_a_broker_that_is_not_there_is_named(stage: Stage) -> None:
 def test_a_partition_that_gives_nothing_ends_the_scan_with_its_place(stage: Stage) -> None:
     stage.publish(records(2, 0))
     beyond = [Stretch(Partition(stage.topic, 0), 0, 5)]
-    with Scanner(kafka_settings(stage), patience_seconds=1) as scanner:
-        with pytest.raises(FatalError, match=rf"no record came for 1 s: {stage.topic}/0 at 2 of 5"):
-            offsets(scanner, beyond)
+    told = f"no record came for 1 s: {stage.topic}/0 at 2 of 5"
+    with Scanner(kafka_settings(stage), patience_seconds=1) as scanner, pytest.raises(FatalError, match=told):
+        offsets(scanner, beyond)
