@@ -12,10 +12,11 @@ import pytest
 
 from tests.unit.samples import FakeClock, FakeMessage
 from worker.ledger import Partition
+from worker.oss.lookup import KEYS_OF_A_REQUEST, Stored
 from worker.records.decode import Decoder, Target
 from worker.tools.scan import Stretch
 from worker.tools.verify import compare
-from worker.tools.verify.compare import Kind, Stored
+from worker.tools.verify.compare import Kind
 from worker.tools.verify.repair import Repaired, repair
 from worker.tools.verify.run import Result, Throttle, verify
 from worker.tools.verify.stretches import Wanted, spans
@@ -73,7 +74,7 @@ class FakeIndex:
         self.held[key] = Stored([float(np.float32(one)) for one in (number, 0.1, -3.5e-8)], metadata)
 
     def get(self, keys: Sequence[str]) -> dict[str, Stored]:
-        assert 1 <= len(keys) <= compare.KEYS_OF_A_REQUEST
+        assert 1 <= len(keys) <= KEYS_OF_A_REQUEST
         self.requests.append(len(keys))
         found = {}
         for key in keys:

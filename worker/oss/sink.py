@@ -74,6 +74,10 @@ class OssSink:
         """Send a DeleteVectors body; returns the HTTP status."""
         return self._invoke("DeleteVectors", "deleteVectors", body).status
 
+    def get(self, body: bytes) -> bytes:
+        """Send a GetVectors body; returns the body of the answer."""
+        return self._invoke("GetVectors", "getVectors", body).body or b""
+
     def describe(self, index: str) -> Target:
         """Ask for an index's dimension, metric and metadata keys (GetVectorIndex).
 

@@ -12,21 +12,13 @@ differs is asked for again, later, and then held against everything that the top
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
+from worker.oss.lookup import KEYS_OF_A_REQUEST, Stored
 from worker.tools.verify.versions import DELETED, Version, differing_parts, fingerprint
 
-KEYS_OF_A_REQUEST: Final = 100
-"""The most keys of one GetVectors request, as the service documents it."""
 PATIENCE: Final = (2.0, 5.0, 10.0)
 """Seconds before each further look at keys that differ; the service shows a write after "some seconds"."""
-
-
-class Stored(NamedTuple):
-    """A vector as the index holds it."""
-
-    vector: Any
-    metadata: Mapping[str, Any] | None
 
 
 class Lookup(Protocol):

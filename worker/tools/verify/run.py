@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from worker.oss.lookup import Stored
 from worker.tools.progress import Progress
 from worker.tools.scan import Scanner, Stretch
-from worker.tools.verify.compare import Difference, Lookup, Stored, differences, suspects
+from worker.tools.verify.compare import Difference, Lookup, differences, suspects
 from worker.tools.verify.stretches import Span
 from worker.tools.verify.versions import Expected, Reading, Version
 
