@@ -1,16 +1,23 @@
-"""The commands that need neither broker nor service, and their exit codes."""
+"""The commands that need neither broker nor service, what they load, and their exit codes."""
 
 import json
 import os
+import subprocess
+import sys
+from importlib.metadata import requires
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
+from packaging.requirements import Requirement
 
 from tests.unit.samples import NEEDED
-from worker import __version__
-from worker.cli import EXIT_WRONG_SETTINGS, main
+from worker import __version__, cli, extras
+from worker.cli import main
+from worker.commands.exit_codes import ExitCode
+from worker.errors import FatalError, SettingsError
 from worker.records.schema import record_schema
 from worker.settings import load, show
 
@@ -53,7 +60,7 @@ def test_the_example_needs_no_settings_loads_again_and_equals_the_defaults(tmp_p
 def test_wrong_settings_exit_78_with_every_mistake_its_name_value_and_what_is_allowed(command: str) -> None:
     result = invoke_configured(command, BATCH__MAX_RECORDS="501", RECORDS__FORMAT="avro", LOG__LEVL="x")
     lines = result.stderr.splitlines()
-    assert (result.exit_code, EXIT_WRONG_SETTINGS, result.stdout) == (78, 78, "")
+    assert (result.exit_code, result.stdout) == (78, "")
     needed_to_run = 2 if command == "run" else 0  # the credentials
     assert (lines[0], len(lines)) == (f"{3 + needed_to_run} wrong settings:", 4 + needed_to_run)
     assert "OSS_VECTORS_LOG__LEVL names no setting; did you mean OSS_VECTORS_LOG__LEVEL?" in lines[1]
@@ -94,7 +101,7 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert invoke(*arguments).exit_code == 2
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_shown() -> None:
     assert __version__ in invoke("--version").stdout
 
 
@@ -103,3 +110,139 @@ def test_the_version_is_told() -> None:
 )
 def test_every_command_helps(command: list[str]) -> None:
     assert [invoke(*command, option).exit_code for option in ("-h", "--help")] == [0, 0]  # fmt: skip
+
+
+CLIENTS = {
+    "alibabacloud_oss_v2",
+    "numpy",
+    "kafka",
+    "requests",
+    "urllib3",
+    "prometheus_client",
+    "rich",
+    "jgo",
+    "starlette",
+}
+COMPLETE = {"_OSS_VECTORS_WORKER_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
+
+
+def run_fresh(arguments: list[str], **variables: str) -> tuple[int, str, set[str]]:
+    """Run a command in a process of its own; return its exit code, what it printed, and the packages that it loaded."""
+    code = f"""
+import atexit, sys
+def show():
+    print(*{{name.partition(".")[0] for name in sys.modules}}, file=sys.stderr)
+atexit.register(show)
+from worker.cli import main
+main({arguments!r}, prog_name="oss-vectors-worker")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | variables,
+    )
+    return done.returncode, done.stdout, set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"], ["--version"], ["run", "--help"], ["demo", "--help"], ["local", "--help"], ["local", "broker", "--help"],
+        ["schema"], ["config"], ["config", "--example"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_only_prints_loads_no_client(arguments: list[str]) -> None:
+    code, printed, loaded = run_fresh(arguments, **NEEDED)
+    assert (code, printed != "", loaded & CLIENTS) == (0, True, set())
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("oss-vectors-worker co", "config"), ("oss-vectors-worker run --con", "--config"), ("oss-vectors-worker local e", "emulator")],
+)  # fmt: skip
+def test_the_shell_completes_without_loading_a_client(typed: str, completed: str) -> None:
+    place = str(typed.count(" "))
+    code, printed, loaded = run_fresh([], **COMPLETE | {"COMP_WORDS": typed, "COMP_CWORD": place})
+    assert (code, printed, loaded & CLIENTS) == (0, f"plain,{completed}\n", set())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_there_is_a_completion_for_the_shell(shell: str) -> None:
+    code, printed, _ = run_fresh([], _OSS_VECTORS_WORKER_COMPLETE=f"{shell}_source")
+    assert (code, "_OSS_VECTORS_WORKER_COMPLETE" in printed) == (0, True)
+
+
+def test_a_command_is_imported_when_it_is_called_and_no_other() -> None:
+    code = "import sys; from worker.cli import main; main(['schema'], standalone_mode=False); print('worker.commands.config' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_every_file_of_a_command_is_in_the_table() -> None:
+    folder = Path(cli.__file__).parent / "commands"
+    files = {path.stem for path in folder.glob("*.py") if "\ndef command(" in path.read_text(encoding="utf-8")}
+    assert files == set(cli.COMMANDS)
+
+
+def leaves(command: click.Command, name: str = "") -> dict[str, click.Command]:
+    """Return every command below this one, and itself, by the words that call it."""
+    found = {name: command}
+    if isinstance(command, click.Group):
+        for word, below in command.commands.items():
+            found |= leaves(below, f"{name} {word}".strip())
+    return found
+
+
+@pytest.mark.parametrize("name", list(leaves(main)))
+def test_every_help_has_an_example_and_a_first_line_that_is_shown_whole(name: str) -> None:
+    command = leaves(main)[name]
+    assert f"oss-vectors-worker {name}".strip() in (command.help or "").partition("\b\n")[2]
+    assert name == "" or "..." not in command.get_short_help_str()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "last"),
+    [
+        (FatalError("the port is\ntaken"), ExitCode.FAILED, "error: the port is taken"),
+        (SettingsError(["a is wrong", "b is wrong"]), ExitCode.WRONG_SETTINGS, "  b is wrong"),
+    ],
+    ids=["failed", "wrong settings"],
+)
+def test_every_command_ends_with_the_exit_code_of_its_error(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, code: ExitCode, last: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("worker.commands.schema.record_schema", fail)
+    result = invoke("schema")
+    assert (result.exit_code, result.stderr.splitlines()[-1], result.stdout) == (code, last, "")
+
+
+def test_a_missing_extra_is_one_line_with_the_pip_command() -> None:
+    code = """
+import sys
+sys.modules["rich"] = sys.modules["rich.console"] = None  # an import of it fails, as where it is not installed
+from worker.cli import main
+main(["demo"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    wanted = 'error: rich is not installed; this command needs the extra "demo": pip install '
+    assert (done.stderr.startswith(wanted), " 'starlette>=" in done.stderr) == (True, True)
+
+
+@pytest.mark.parametrize("extra", ["demo", "credentials"])
+def test_the_pip_command_names_the_packages_of_the_extra_and_no_others(extra: str) -> None:
+    named = extras.pip_command(extra).removeprefix("pip install ").replace("'", "").split()
+    every = [Requirement(line) for line in requires("oss-vectors-worker") or ()]
+    wanted = [
+        f"{one.name}{one.specifier}"
+        for one in every
+        if one.marker and one.marker.evaluate({"extra": extra}) and not one.marker.evaluate({"extra": ""})
+    ]
+    assert (named, len(named) > 0) == (wanted, True)

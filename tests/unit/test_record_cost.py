@@ -8,7 +8,8 @@ import pytest
 
 from tests.unit import hostile_records
 from worker.errors import Reason, RecordError
-from worker.records.decode import Decoder, MetadataValues, Target
+from worker.records.choices import MetadataValues
+from worker.records.decode import Decoder, Target
 
 SECONDS: Final = 10.0  # of CPU; the promise is one, and this machine may be slow and busy
 MEMORY: Final = 400e6  # bytes, for one megabyte of a record; a string of one byte becomes an object of many

@@ -10,14 +10,21 @@ import re
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
 import orjson
 
 from worker.errors import Reason, RecordError
+from worker.records.choices import Format, KeyFormat, MetadataValues, Tombstones
 from worker.records.floats import Float64s, with_numbers_apart
+from worker.records.limits import (
+    FILTERABLE_MAX_BYTES,
+    FILTERABLE_MAX_KEYS,
+    KEY_MAX_CHARACTERS,
+    METADATA_MAX_BYTES,
+)
 from worker.records.syntax import (
     JsonSyntax,
     Metadata,
@@ -30,10 +37,6 @@ from worker.records.syntax import (
     shown,
 )
 
-KEY_MAX_CHARACTERS: Final = 1024
-METADATA_MAX_BYTES: Final = 40 * 1024
-FILTERABLE_MAX_BYTES: Final = 2 * 1024
-FILTERABLE_MAX_KEYS: Final = 10
 _LIMIT_SOURCE: Final = "limit of PutVectors"
 
 _FLOAT32_OVERFLOW: Final = 2.0**128 - 2.0**103  # the least number that rounds to infinity as float32
@@ -121,10 +124,6 @@ class LooseRecord(msgspec.Struct, gc=False):
 
 Whole: TypeAlias = StrictRecord | LooseRecord
 Vector: TypeAlias = list[float] | bytes | Float64s
-Format = Literal["auto", "json", "msgpack"]
-KeyFormat = Literal["utf8", "json"]
-MetadataValues = Literal["strict", "stringify"]
-Tombstones = Literal["dead-letter", "delete", "ignore"]
 
 _decode_json_key: Final = msgspec.json.Decoder(str).decode
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises, each by itself

