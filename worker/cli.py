@@ -13,6 +13,8 @@ COMMANDS: Final = (
     "run",
     "config",
     "schema",
+    "produce",
+    "verify",
     "demo",
     "local",
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from worker.commands.options import config_option, load_settings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from worker.commands.options import config_option, load_settings
 
 
@@ -62,7 +63,6 @@ def command(config_file: Path | None, since: str | None, until: str | None, **gi
     loaded = load_settings(config_file, to_run=True)
 
     from worker.commands.exit_codes import ExitCode  # noqa: PLC0415
-
     from worker.tools.signals import stop_on_signals  # noqa: PLC0415 - loads the clients
     from worker.tools.times import parsed  # noqa: PLC0415
     from worker.tools.verify.command import Options, run  # noqa: PLC0415 - with them
