@@ -31,6 +31,7 @@ ACCEPTED: Final[Mapping[str, frozenset[int]]] = MappingProxyType(
         "PutVectors": frozenset({200}),
         "DeleteVectors": frozenset({200, 204}),
         "GetVectorIndex": frozenset({200}),
+        "GetVectors": frozenset({200}),
     }
 )
 
