@@ -13,6 +13,7 @@ COMMANDS: Final = (
     "run",
     "config",
     "schema",
+    "check",
     "produce",
     "verify",
     "demo",

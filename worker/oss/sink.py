@@ -62,7 +62,9 @@ class OssSink:
         config.http_client = _Sender()
         config.user_agent = "oss-vectors-worker"
         self.client = sdk_vectors.Client(config)
-        self._where = f"{parts.scheme}://{settings.bucket}-{settings.account_id}.{parts.netloc}"
+        self.url = f"{parts.scheme}://{settings.bucket}-{settings.account_id}.{parts.netloc}"
+        """Where requests go."""
+        self._where = self.url
         if self._connections.proxy:
             self._where += f" through {self._connections.proxy}"
 
