@@ -15,6 +15,7 @@ COMMANDS: Final = (
     "schema",
     "check",
     "produce",
+    "dlq",
     "verify",
     "demo",
     "local",
