@@ -13,6 +13,10 @@ COMMANDS: Final = (
     "run",
     "config",
     "schema",
+    "check",
+    "produce",
+    "dlq",
+    "verify",
     "demo",
     "local",
 )

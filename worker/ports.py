@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -102,6 +102,11 @@ class Operation(StrEnum):
     PUT = "PutVectors"
     DELETE = "DeleteVectors"
     DESCRIBE = "GetVectorIndex"
+    GET = "GetVectors"  # of the commands alone
+
+
+WRITER_OPERATIONS: Final = (Operation.PUT, Operation.DELETE, Operation.DESCRIBE)
+"""What the worker asks for."""
 
 
 class Sink(Protocol):

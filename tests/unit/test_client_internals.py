@@ -24,7 +24,10 @@ MODULES = sorted(ROOT.rglob("*.py"))
 OTHERS = [path for path in MODULES if INTERNALS not in path.parents]
 INSIDE = [path for path in MODULES if INTERNALS in path.parents]
 
-PUBLIC = {"kafka", "kafka.admin", "kafka.errors", "kafka.structs", "kafka.coordinator.assignors.cooperative_sticky"}
+PUBLIC = {
+    *("kafka", "kafka.admin", "kafka.errors", "kafka.partitioner", "kafka.structs"),
+    "kafka.coordinator.assignors.cooperative_sticky",
+}
 """What kafka-python documents for its users."""
 
 OF_PYTHON = {"_asdict", "_exit", "_replace", "append", "close", "get", "values"}

@@ -1,5 +1,6 @@
 """What several commands share: the option `--config`, and reading the settings."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,12 @@ def check_client() -> None:
 
     if problem := client_check.problem():
         raise FatalError(problem)
+
+
+def prepare_client() -> None:
+    """Do what a command needs before it imports the client: check it, and leave its own words out of the output."""
+    check_client()
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def load_settings(config_file: Path | None, *, to_run: bool = False) -> Loaded:

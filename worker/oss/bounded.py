@@ -64,7 +64,7 @@ class _BoundedReader(io.RawIOBase):
         super().close()
 
 
-def _response_class(clock: Callable[[], float]) -> type[http.client.HTTPResponse]:
+def _response_class(clock: Callable[[], float], most_body_bytes: int) -> type[http.client.HTTPResponse]:
     class BoundedResponse(http.client.HTTPResponse):
         """An answer that must be complete within the socket's time-out, which bounds each read only by itself."""
 
@@ -76,12 +76,14 @@ def _response_class(clock: Callable[[], float]) -> type[http.client.HTTPResponse
 
         def begin(self) -> None:
             super().begin()
-            self._bounded.allow(MOST_BODY_BYTES * _CHUNKED_OVERHEAD)
+            self._bounded.allow(most_body_bytes * _CHUNKED_OVERHEAD)
 
     return BoundedResponse
 
 
-def pool_classes(exchanges: Exchanges, write_timeout: float, clock: Callable[[], float]) -> dict[str, Any]:
+def pool_classes(
+    exchanges: Exchanges, write_timeout: float, clock: Callable[[], float], most_body_bytes: int = MOST_BODY_BYTES
+) -> dict[str, Any]:
     """Return urllib3's pools with connections that are bounded, noted in their exchange, and not kept for too long.
 
     urllib3 bounds the sending of a body by the connect time-out, which is too short for a body of megabytes. It bounds each
@@ -90,7 +92,7 @@ def pool_classes(exchanges: Exchanges, write_timeout: float, clock: Callable[[],
 
     class Bounded:
         sock: Any
-        response_class = _response_class(clock)
+        response_class = _response_class(clock, most_body_bytes)
         _is_connecting = False
         _used_at = 0.0
 

@@ -35,6 +35,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         Operation.PUT: Call("putVectors", frozenset({200})),
         Operation.DELETE: Call("deleteVectors", frozenset({200, 204})),
         Operation.DESCRIBE: Call("getVectorIndex", frozenset({200})),
+        Operation.GET: Call("getVectors", frozenset({200})),
     }
 )
 

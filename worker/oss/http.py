@@ -42,7 +42,15 @@ class Connections:
     Raises `SettingsError` if `oss.ca_file` has no certificates.
     """
 
-    def __init__(self, settings: Oss, exchanges: Exchanges, most: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: Oss,
+        exchanges: Exchanges,
+        most: int,
+        clock: Callable[[], float],
+        most_body_bytes: int = MOST_BODY_BYTES,
+    ) -> None:
+        self._most_body_bytes = most_body_bytes
         self._timeout = (settings.connect_timeout_seconds, settings.read_timeout_seconds)
         self.proxy = ""  # its address, without the login
         if settings.proxy_url:
@@ -52,7 +60,8 @@ class Connections:
         self._session.stream = True
         self._session.cookies = _NoCookies()
         self._session.proxies = {"all": self.proxy} if self.proxy else {}
-        adapter = _Adapter(settings, self.proxy, most, pool_classes(exchanges, settings.write_timeout_seconds, clock))
+        classes = pool_classes(exchanges, settings.write_timeout_seconds, clock, most_body_bytes)
+        adapter = _Adapter(settings, self.proxy, most, classes)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
 
@@ -62,7 +71,8 @@ class Connections:
         request = requests.Request("POST", url, headers=sent, data=body).prepare()
         response = self._session.send(request, timeout=self._timeout, allow_redirects=False).raw
         was_all_sent = exchange.phase is Phase.WAITING
-        return Answer(response.status, response.headers, _content(response, keep=was_all_sent), was_all_sent)
+        content = _content(response, self._most_body_bytes, keep=was_all_sent)
+        return Answer(response.status, response.headers, content, was_all_sent)
 
     def close(self) -> None:
         """Close all connections."""
@@ -146,7 +156,7 @@ class _NoCookies(RequestsCookieJar):
         """Do nothing."""
 
 
-def _content(response: BaseHTTPResponse, *, keep: bool) -> bytes | None:
+def _content(response: BaseHTTPResponse, most_bytes: int, *, keep: bool) -> bytes | None:
     """Return the body, None if it is too long. A connection on which more may follow is closed, not used again.
 
     What would follow is another answer, to the next request: the end of a body that was not read, or the true answer after
@@ -157,10 +167,10 @@ def _content(response: BaseHTTPResponse, *, keep: bool) -> bytes | None:
     is_whole = False
     try:
         if response.status >= 200 or response.status == 101:
-            while size <= MOST_BODY_BYTES and (piece := response.read(PIECE_BYTES, decode_content=False)):
+            while size <= most_bytes and (piece := response.read(PIECE_BYTES, decode_content=False)):
                 pieces.append(piece)
                 size += len(piece)
-        is_whole = size <= MOST_BODY_BYTES
+        is_whole = size <= most_bytes
     except (HTTPError, http.client.HTTPException, OSError):
         if 200 <= response.status <= 299:
             raise

@@ -23,6 +23,7 @@ from urllib3.exceptions import HTTPError
 
 from worker.errors import BlockReason, NotSent, RetryReason, SinkError, TargetError, Transient
 from worker.oss.answers import Answer, error_of
+from worker.oss.bounded import MOST_BODY_BYTES
 from worker.oss.credentials.providers import credentials_provider
 from worker.oss.dialect import CALLS, describe_body, described
 from worker.oss.exchange import Exchange, Exchanges, Phase
@@ -46,11 +47,12 @@ class OssSink:
         max_connections: int,
         may_send: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
+        most_answer_bytes: int = MOST_BODY_BYTES,
     ) -> None:
         """`may_send` is asked on the thread of each request, just before its bytes go; False raises `NotSent`."""
         self._bucket = settings.bucket
         self._exchanges = Exchanges(may_send)
-        self._connections = Connections(settings, self._exchanges, max_connections, clock)
+        self._connections = Connections(settings, self._exchanges, max_connections, clock, most_answer_bytes)
         endpoint = settings.endpoint or f"https://{sdk_vectors.endpoints.from_region(settings.region, 'default')}"
         parts = urlsplit(endpoint)
         if ":" in (literal_host(endpoint) or ""):  # no name can be made of an IPv6 address, nor is one needed
@@ -65,7 +67,9 @@ class OssSink:
         config.http_client = _Sender()
         config.user_agent = "oss-vectors-worker"
         self.client = sdk_vectors.Client(config)
-        self._where = f"{parts.scheme}://{settings.bucket}-{settings.account_id}.{parts.netloc}"
+        self.url = f"{parts.scheme}://{settings.bucket}-{settings.account_id}.{parts.netloc}"
+        """Where requests go."""
+        self._where = self.url
         if self._connections.proxy:
             self._where += f" through {self._connections.proxy}"
 
@@ -76,6 +80,10 @@ class OssSink:
     def delete(self, body: bytes) -> int:
         """Send a DeleteVectors body; returns the HTTP status."""
         return self._invoke(Operation.DELETE, body).status
+
+    def get(self, body: bytes) -> bytes:
+        """Send a GetVectors body; returns the body of the answer."""
+        return self._invoke(Operation.GET, body).body or b""
 
     def describe(self, index: str) -> Target:
         """Ask for an index's dimension, metric and metadata keys (GetVectorIndex).

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 
 from worker.errors import BlockReason, Reason, RetryReason
 from worker.ledger import Books, Ledger, Partition
-from worker.ports import Operation, SealReason
+from worker.ports import WRITER_OPERATIONS, SealReason
 from worker.telemetry.end_offsets import EndOffsets
 from worker.telemetry.latency import RecordLatency
 from worker.telemetry.state import State, Status
@@ -269,7 +269,7 @@ class Metrics:
         for index in self.indexes:
             self._make_index_series(index)
         known: tuple[tuple[Counter | Histogram, Iterable[str]], ...] = (
-            (self.request_duration, Operation),
+            (self.request_duration, WRITER_OPERATIONS),
             (self.retries, RetryReason),
             (self.dead_letter_writes, ("ok", "failed")),
             (self.commits, ("ok", "failed")),
@@ -297,7 +297,7 @@ class Metrics:
             metric.labels(index)
         for seal in SealReason:
             self.batches.labels(index, seal.value)
-        for operation, code in zip(Operation, ("200", "204", "200"), strict=True):
+        for operation, code in zip(WRITER_OPERATIONS, ("200", "204", "200"), strict=True):
             self.requests.labels(index, operation.value, code)
 
     def sealed(self, index: str, records: int, size: int, reason: SealReason) -> None:

@@ -1,0 +1,67 @@
+"""`produce`: publish records from a file."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from worker.commands.options import config_option, load_settings, prepare_client
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
+@config_option
+@click.option("--topic", help="Publish to this topic. Needed where there are several routes.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "base64", "msgpack"]),
+    help="How vectors are written. Without it: base64 for long vectors, which costs the worker half; else json.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["none", "gzip", "snappy", "lz4", "zstd"]),
+    default="lz4",
+    show_default=True,
+    help="The codec of the record batches.",
+)
+@click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Records a second. Without it: no limit.")
+@click.option("--skip-bad", is_flag=True, help="Leave bad records out, instead of ending at the first one.")
+@click.option("--bad-file", type=click.Path(dir_okay=False, path_type=Path), help="Write bad records to this file.")
+@click.option("--start-line", type=click.IntRange(min=1), default=1, help="Begin at this line or row, from 1.")
+@click.option("--tombstones", type=_FILE, help="Publish a null value for each key of this file, one a line.")
+@click.option("--keys", type=_FILE, help="The keys of an .npy file, one a line.")
+@click.option("--key-column", default="key", show_default=True, help="Parquet: the column of the keys.")
+@click.option("--vector-column", default="vector", show_default=True, help="Parquet: the column of the vectors.")
+@click.option(
+    "--metadata-column",
+    multiple=True,
+    help="Parquet: a column of metadata; may be given several times. Without it: every other column.",
+)
+@click.option("--dry-run", is_flag=True, help="Judge every record, and publish nothing.")
+def command(file: str | None, config_file: Path | None, tombstones: Path | None, **given: Any) -> None:
+    """Publish records from a file.
+
+    FILE has a JSON record in each line (also .gz; - is standard input), or is a Parquet file (needs the extra "parquet"),
+    an .npz file with the arrays keys and vectors, or an .npy file with --keys. Every record is judged as the worker judges
+    it, and published under its vector's key, acknowledged by all replicas. At the first bad record it ends, with exit code
+    1 and the record's number; what came before is sent and counted.
+
+    \b
+    oss-vectors-worker produce records.jsonl
+    oss-vectors-worker produce records.jsonl --dry-run
+    oss-vectors-worker produce records.jsonl --skip-bad --bad-file bad.jsonl
+    oss-vectors-worker produce records.parquet --key-column id --rate 500
+    oss-vectors-worker produce --tombstones keys.txt
+    """
+    if (file is None) == (tombstones is None):
+        raise click.UsageError("give FILE, or --tombstones, and not both")
+    loaded = load_settings(config_file)
+    prepare_client()
+
+    from worker.tools.produce.run import Options, run  # noqa: PLC0415 - loads the clients
+    from worker.tools.signals import stop_on_signals  # noqa: PLC0415 - with it
+
+    run(loaded, Options.of(file=file, tombstones=tombstones, **given), stop_on_signals())

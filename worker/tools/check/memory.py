@@ -1,0 +1,75 @@
+"""Whether the container's memory holds what the settings allow, and what the settings say by themselves."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from worker.consumer.client_config import FETCH_MAX_BYTES
+from worker.settings.tables import Settings
+from worker.tools.check.report import Finding, fault, ok, warning
+
+_V2: Final = Path("/sys/fs/cgroup/memory.max")
+_V1: Final = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_NO_LIMIT: Final = 2**60  # cgroup v1 shows a huge number where there is none
+_PROCESS_BYTES: Final = 120 * 1024**2
+"""Of the process itself, with its libraries loaded."""
+_MB: Final = 1024**2
+
+
+def memory(settings: Settings, v2: Path = _V2, v1: Path = _V1) -> Iterator[Finding]:
+    """Compare the memory that the settings allow with the limit of the control group."""
+    needed = needed_bytes(settings)
+    limit = limit_bytes(v2, v1)
+    told = f"the settings allow about {needed // _MB} MB"
+    if limit is None:
+        yield ok("memory", "limit", f"{told}; no limit is set")
+    elif needed > limit:
+        advice = "raise the limit, or lower buffer.max_bytes, batch.max_bytes or delivery.max_in_flight"
+        yield fault("memory", "limit", f"{told}, the limit is {limit // _MB} MB", advice)
+    elif needed > 0.9 * limit:
+        advice = "leave a tenth of the limit free"
+        yield warning("memory", "limit", f"{told}, the limit is {limit // _MB} MB", advice)
+    else:
+        yield ok("memory", "limit", f"{told}, the limit is {limit // _MB} MB")
+
+
+def needed_bytes(settings: Settings) -> int:
+    """Return the most that the settings allow: the buffer, a fetch twice, and the bodies of all requests in flight."""
+    bodies = settings.delivery.max_in_flight * len(settings.indexes) * settings.batch.max_bytes
+    return _PROCESS_BYTES + settings.buffer.max_bytes + 2 * FETCH_MAX_BYTES + min(bodies, 2 * settings.buffer.max_bytes)
+
+
+def limit_bytes(v2: Path, v1: Path) -> int | None:
+    """Return the limit of the control group, version 2 or 1; None where there is none."""
+    for path in (v2, v1):
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if text.isdigit():
+            return int(text) if int(text) < _NO_LIMIT else None
+        if text == "max":
+            return None
+    return None
+
+
+def routes(settings: Settings) -> Iterator[Finding]:
+    """Look at what single settings do not show."""
+    for index in settings.indexes:
+        topics = [route.topic for route in settings.routes if route.index == index]
+        if len(topics) > 1:
+            yield warning(
+                "settings.routes",
+                index,
+                f"the topics {', '.join(topics)} share this index",
+                "make sure that they share no keys: order holds within one partition only",
+            )
+    if settings.dead_letter.topic:
+        yield ok("settings.dead_letter", settings.dead_letter.topic, "bad records go there")
+    else:
+        yield warning(
+            "settings.dead_letter",
+            "dead_letter.topic",
+            "is empty: the first bad record blocks its partition",
+            "name a topic",
+        )

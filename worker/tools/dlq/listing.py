@@ -1,0 +1,110 @@
+"""What is in the dead-letter topic: counts, and one dead letter whole."""
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from worker.deadletters.headers import ERROR_MESSAGE, STAGE
+from worker.tools.dlq.letters import DeadLetterRead
+from worker.words import clean
+
+_SHOWN_NUMBERS: Final = 6  # of a vector
+_SHOWN_BYTES: Final = 2000  # of a value that is no JSON
+_UNKNOWN: Final = "(unknown)"
+
+
+class Counts:
+    """How many dead letters there are, by what people ask for first."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.by: dict[str, Counter[str]] = {
+            name: Counter() for name in ("reason", "topic", "code", "index", "hour", "written by")
+        }
+
+    def add(self, letter: DeadLetterRead) -> None:
+        """Count one."""
+        told = letter.headers
+        failed_at = told.failed_at or datetime.fromtimestamp(max(0, letter.message.timestamp) / 1000, UTC)
+        values = {
+            "reason": told.reason,
+            "topic": told.topic,
+            "code": told.error_code,
+            "index": told.index,
+            "hour": failed_at.strftime("%Y-%m-%dT%H:00Z"),
+            "written by": told.author.value,
+        }
+        self.total += 1
+        for name, value in values.items():
+            if value or name != "code":
+                self.by[name][value or _UNKNOWN] += 1
+
+    def as_json(self, topic: str) -> dict[str, Any]:
+        """Return them for programs."""
+        by = {name.replace(" ", "_"): dict(sorted(counter.items())) for name, counter in self.by.items()}
+        return {"version": 1, "topic": topic, "total": self.total, "by": by}
+
+    def lines(self, topic: str) -> Iterable[str]:
+        """Yield them for people."""
+        yield f"{topic}: {self.total} dead letters"
+        for name, counter in self.by.items():
+            if counter:
+                yield f"by {name}:"
+                rows = sorted(counter.items()) if name == "hour" else counter.most_common()
+                yield from (f"  {count:>8}  {clean(value, 100)}" for value, count in rows)
+
+
+def shown(letter: DeadLetterRead, newer: str) -> Iterable[str]:
+    """Yield one dead letter for people, its vector shortened. `newer` says whether its key has a newer version."""
+    told, message = letter.headers, letter.message
+    yield f"dead letter   {letter.place}"
+    yield f"reason        {told.reason or _UNKNOWN}"
+    yield f"what is wrong {clean(told.values.get(ERROR_MESSAGE, ''), 2000)}"
+    yield f"source        {told.topic or _UNKNOWN}/{told.partition} at {told.offset}"
+    yield f"failed at     {told.failed_at or _UNKNOWN}, stage {clean(told.values.get(STAGE, ''), 50)}"
+    yield f"written by    {told.author.value}"
+    if told.http_status is not None:
+        yield f"the service   {told.http_status} {told.error_code}, request {told.request_id}, attempts {told.attempts}"
+    if told.replay is not None:
+        yield f"replays       {told.replay.times}, of {clean(told.replay.origin, 300)}"
+    yield f"newer version {newer}"
+    yield f"key           {_text(message.key)}"
+    yield "headers"
+    yield from (f"  {clean(name, 200)}: {_text(value)}" for name, value in told.source)
+    yield "value"
+    yield f"  {_value(message.value)}" if told.value_size is None else f"  left out: it has {told.value_size} bytes"
+
+
+def _text(data: bytes | None) -> str:
+    if data is None:
+        return "null"
+    try:
+        return json.dumps(clean(data.decode(), _SHOWN_BYTES), ensure_ascii=False)
+    except UnicodeDecodeError:
+        return f"base64 {base64.b64encode(data[:_SHOWN_BYTES]).decode()}"
+
+
+def _value(data: bytes | None) -> str:
+    if data is None:
+        return "null: a tombstone"
+    try:
+        record = msgspec.json.decode(data)
+    except (ValueError, RecursionError):
+        return f"{len(data)} bytes: {_text(data[:_SHOWN_BYTES])}"
+    return clean(json.dumps(_shortened(record), ensure_ascii=False), 2 * _SHOWN_BYTES)
+
+
+def _shortened(value: Any) -> Any:
+    """Return a JSON value with its long lists of numbers cut."""
+    if isinstance(value, dict):
+        return {name: _shortened(one) for name, one in value.items()}
+    if isinstance(value, list) and len(value) > _SHOWN_NUMBERS and all(isinstance(one, (int, float)) for one in value):
+        return [*value[:_SHOWN_NUMBERS], f"... {len(value)} numbers"]
+    if isinstance(value, str) and len(value) > 200:
+        return f"{value[:200]}... {len(value)} characters"
+    return value

@@ -1,0 +1,56 @@
+"""Judges records as the worker does, for a route: with its decoder, its settings, and its index."""
+
+from collections.abc import Mapping
+
+from worker.errors import FatalError, SinkError
+from worker.oss.dialect import Envelope
+from worker.oss.sink import OssSink
+from worker.records.decode import Decoder
+from worker.records.target import Target
+from worker.settings.tables import Route, Settings
+
+
+def route_of(settings: Settings, topic: str | None) -> Route:
+    """Return the route of a topic; the only one where none is named. Raises `FatalError` where that is not clear."""
+    names = ", ".join(settings.topics)
+    if topic is None:
+        if len(settings.routes) > 1:
+            raise FatalError(f"there are several routes: name one with --topic, of {names}")
+        return settings.routes[0]
+    found = next((route for route in settings.routes if route.topic == topic), None)
+    if found is None:
+        raise FatalError(f"no route has the topic {topic}; there are {names}")
+    return found
+
+
+def target_of(route: Route, settings: Settings, environ: Mapping[str, str]) -> Target:
+    """Return what the index of a route is: as the route says, or else as the service says.
+
+    Raises `FatalError` where the service does not say it, and `SettingsError` where there are no credentials.
+    """
+    if route.dimension and route.distance_metric:
+        keys = frozenset(route.non_filterable_metadata_keys)
+        return Target(route.index, route.dimension, route.distance_metric, keys)
+    sink = OssSink(settings.oss, environ, max_connections=1)
+    try:
+        return sink.describe(route.index)
+    except SinkError as error:
+        raise FatalError(
+            f"the service does not say what index {route.index} is: {error}. "
+            "To do without it, give dimension and distance_metric in the route"
+        ) from error
+    finally:
+        sink.close()
+
+
+def decoder_of(target: Target, settings: Settings, *, record_format: str | None = None) -> Decoder:
+    """Return the decoder that the worker would use for records of an index; `record_format` replaces the setting's."""
+    records = settings.records
+    return Decoder(
+        target,
+        max_fragment_bytes=settings.batch.max_bytes - Envelope.of(target.index).put_overhead,
+        format=record_format or records.format,  # type: ignore[arg-type]  # one of the setting's words
+        key_format=records.key_format,
+        metadata_values=records.metadata_values,
+        tombstones=records.tombstones,
+    )

@@ -1,0 +1,207 @@
+"""Sends judged records in the order of their file, and says how far it came."""
+
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple, Protocol
+
+from kafka import KafkaProducer
+from kafka import errors as kafka_errors
+
+from worker.consumer import client_config, client_network
+from worker.errors import FatalError, RecordError
+from worker.records.decode import Decoder, Delete, Put
+from worker.settings.tables import Kafka
+from worker.tools.produce.forms import written
+from worker.tools.produce.rows import Row
+
+MOST_WAITING_BYTES: Final = 32 * 1024 * 1024
+"""Of records that the broker has not acknowledged: what bounds memory, whatever the size of the file."""
+ACKNOWLEDGE_SECONDS: Final = 60.0
+_MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides
+_CATCH_UP_SECONDS: Final = 1.0
+
+
+class Message(NamedTuple):
+    """A record as it is published."""
+
+    key: bytes
+    value: bytes | None
+
+
+class Sender(Protocol):
+    """What of kafka-python's producer is used."""
+
+    def send(self, topic: str, *, key: bytes, value: bytes | None) -> Any:
+        """Queue a message; returns a future."""
+
+
+class Bad(NamedTuple):
+    """A row that the worker would dead-letter, and why."""
+
+    row: Row
+    error: RecordError
+
+
+class Judge:
+    """Turns rows into messages that the worker will accept."""
+
+    def __init__(self, of_file: Decoder, of_topic: Decoder, *, form: str, key_format: str) -> None:
+        """`of_file` reads JSON, whatever the topic's format; `of_topic` reads what is published."""
+        self._of_file = of_file
+        self._of_topic = of_topic
+        self._form = form
+        self._key_format = key_format
+
+    def message(self, row: Row) -> Message:
+        """Return the message of a row. Raises `RecordError` where the worker would not write it."""
+        if row.value is None:
+            key = self._kafka_key(row.key or "")
+            self._of_topic.decode(key, None, ())
+            return Message(key, None)
+        vector_key = self._key_of(self._of_file.decode(None, row.value, ()))
+        value = written(row.value, self._form)
+        key = self._kafka_key(vector_key)
+        if value is not row.value:
+            self._of_topic.decode(key, value, ())
+        return Message(key, value)
+
+    def _kafka_key(self, key: str) -> bytes:
+        return (json.dumps(key, ensure_ascii=False) if self._key_format == "json" else key).encode()
+
+    @staticmethod
+    def _key_of(decoded: Any) -> str:
+        assert isinstance(decoded, (Put, Delete))  # noqa: S101 - a value that is not null asks for one of these
+        return decoded.key
+
+
+class Publisher:
+    """Sends rows, and counts what the broker acknowledged.
+
+    `resume_at` is the number of the first row that may not be on the topic: everything before it was acknowledged, or is bad.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        topic: str,
+        judge: Judge,
+        *,
+        first: int,
+        rate: float,
+        is_stopping: Callable[[], bool],
+        wait: Callable[[float], Any],
+        on_bad: Callable[[Bad], None],
+        on_sent: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`first` is the number of the first row, `rate` is in records a second, 0 for no limit. `on_bad` raises where the first bad row is to end it."""
+        self.acknowledged = 0
+        self.bad: Counter[str] = Counter()
+        self.partitions: Counter[int] = Counter()
+        self.resume_at = first
+        self._sender = sender
+        self._topic = topic
+        self._judge = judge
+        self._rate = rate
+        self._is_stopping = is_stopping
+        self._wait = wait
+        self._on_bad = on_bad
+        self._on_sent = on_sent
+        self._clock = clock
+        self._due = clock()
+        self._waiting: deque[tuple[int, int, Any]] = deque()
+        self._waiting_bytes = 0
+        self._failed_at: int | None = None
+
+    def run(self, rows: Iterable[Row]) -> None:
+        """Send rows until they end, until it is to stop, or until one is bad. Raises `FatalError` where sending fails.
+
+        All that was sent is acknowledged, or was given up, when it returns or raises.
+        """
+        last = self.resume_at - 1
+        try:
+            for row in rows:
+                if self._is_stopping():
+                    break
+                try:
+                    message = self._judge.message(row)
+                except RecordError as error:
+                    self.bad[error.reason.value] += 1
+                    self._on_bad(Bad(row, error))
+                else:
+                    self._keep_the_rate()
+                    self._send(row.number, message)
+                last = row.number
+        finally:
+            self._settle_all(last)
+
+    def _keep_the_rate(self) -> None:
+        if self._rate:
+            now = self._clock()
+            self._due = max(self._due + 1 / self._rate, now - _CATCH_UP_SECONDS)
+            self._wait(max(0.0, self._due - now))
+
+    def _send(self, number: int, message: Message) -> None:
+        size = len(message.key) + len(message.value or b"")
+        while self._waiting and self._waiting_bytes + size > MOST_WAITING_BYTES:
+            self._settle_oldest()
+        try:
+            future = self._sender.send(self._topic, key=message.key, value=message.value)
+        except kafka_errors.KafkaError as error:
+            raise self._failed(number, error) from error
+        self._waiting.append((number, size, future))
+        self._waiting_bytes += size
+        while self._waiting and self._waiting[0][2].is_done:
+            self._settle_oldest()
+
+    def _settle_oldest(self) -> None:
+        number, size, future = self._waiting.popleft()
+        self._waiting_bytes -= size
+        try:
+            place = future.get(timeout=ACKNOWLEDGE_SECONDS)
+        except kafka_errors.KafkaError as error:
+            self._failed_at = number
+            raise self._failed(number, error) from error
+        self._acknowledge(place)
+
+    def _acknowledge(self, place: Any) -> None:
+        self.acknowledged += 1
+        self.partitions[place.partition] += 1
+        self._on_sent()
+
+    def _settle_all(self, last: int) -> None:
+        """Wait for what is outstanding. After a failure nothing is waited for: only what is known by now is counted."""
+        try:
+            while self._waiting and self._failed_at is None:
+                self._settle_oldest()
+        finally:
+            for _, _, future in self._waiting:
+                if future.succeeded():
+                    self._acknowledge(future.value)
+            self._waiting.clear()
+            self.resume_at = last + 1 if self._failed_at is None else self._failed_at
+
+    def _failed(self, number: int, error: Exception) -> FatalError:
+        return FatalError(f"kafka did not accept the record of line {number}: {client_config.describe(error)}")
+
+
+def make_producer(settings: Kafka, *, compression: str | None) -> Any:
+    """Return a producer that waits for all replicas and writes nothing twice. Raises `FatalError`."""
+    config = {
+        "acks": "all",
+        "enable_idempotence": True,
+        "linger_ms": 20,
+        "batch_size": 256 * 1024,
+        "compression_type": compression,
+        "max_request_size": _MAX_REQUEST_BYTES,
+        "max_block_ms": 15_000,
+        "delivery_timeout_ms": 45_000,
+        "kafka_client": client_network.make_client,
+    }
+    try:
+        return KafkaProducer(**(config | client_config.connection(settings, KafkaProducer.DEFAULT_CONFIG)))
+    except (kafka_errors.KafkaError, OSError) as error:
+        servers = ", ".join(settings.bootstrap_servers)
+        raise FatalError(f"kafka at {servers} cannot be reached: {client_config.describe(error)}") from error

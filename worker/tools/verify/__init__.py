@@ -1,0 +1,1 @@
+"""Compares an index with its topic: what each key must be, what the index holds, and how they differ."""

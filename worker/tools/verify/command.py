@@ -1,0 +1,171 @@
+"""One run of `verify`: from the settings to what is printed."""
+
+import json
+import os
+from collections import Counter
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+
+from worker.app.stop import Stop
+from worker.errors import FatalError
+from worker.oss.lookup import IndexLookup
+from worker.settings.load import Loaded
+from worker.settings.tables import Settings
+from worker.tools import judge
+from worker.tools.brokers import committed_offsets
+from worker.tools.produce.publish import make_producer
+from worker.tools.progress import Progress
+from worker.tools.scan import Scanner
+from worker.tools.verify.compare import Difference
+from worker.tools.verify.refused import refused_places
+from worker.tools.verify.repair import Repaired, repair
+from worker.tools.verify.run import Result, Throttle, verify
+from worker.tools.verify.stretches import Wanted, spans
+from worker.tools.verify.versions import Reading
+
+_SHOWN: Final = 20  # differences that are printed; --keys and --json have all
+
+
+class Options(NamedTuple):
+    """What was asked for. Times are Unix seconds."""
+
+    topic: str | None
+    partition: int | None
+    offsets: tuple[int, int] | None
+    since: float | None
+    until: float | None
+    rate: float
+    as_json: bool
+    keys: Path | None
+    repair: bool
+    yes: bool
+
+
+class _Stopped(FatalError):
+    """A signal came."""
+
+
+def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
+    """Verify and print; return whether there is a difference. Raises `FatalError`."""
+    settings = loaded.settings
+    route = judge.route_of(settings, options.topic)
+    target = judge.target_of(route, settings, os.environ)
+    wanted = Wanted(options.partition, options.since, options.until, options.offsets)
+
+    def wait(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise _Stopped("stopped by a signal: nothing was changed")
+
+    with ExitStack() as stack:
+        scanner = stack.enter_context(Scanner(settings.kafka))
+        found = spans(scanner, route.topic, committed_offsets(settings.kafka, route.topic), wanted)
+        if not found:
+            raise FatalError(
+                f"nothing to verify: group {settings.kafka.group_id} has committed nothing of these records"
+            )
+        refused = set()
+        if settings.dead_letter.topic:
+            refused = refused_places(scanner, route.topic, settings.dead_letter.topic)
+        decoder = judge.decoder_of(target, settings)
+        lookup = stack.enter_context(closing(IndexLookup(settings.oss, os.environ, route.index)))
+        result = verify(
+            found,
+            scanner=scanner,
+            reading=lambda: Reading(decoder, refused),
+            lookup=Throttle(lookup, options.rate, wait),
+            wait=wait,
+            progress=lambda label, total: _StoppableProgress(label, total, stop),
+        )
+        if options.keys is not None:
+            options.keys.write_text(
+                "".join(json.dumps(_as_json(one)) + "\n" for one in result.differences), encoding="utf-8"
+            )
+        if not options.as_json:
+            _print(result, route.topic, route.index, options)
+        repaired = None
+        if options.repair and result.differences:
+            repaired = _repair(settings, route.topic, result, options, scanner, lambda: Reading(decoder, refused), stop)
+    if options.as_json:
+        click.echo(json.dumps(_report(result, route.topic, route.index, repaired)))
+    return bool(result.differences)
+
+
+class _StoppableProgress(Progress):
+    """A progress that ends what it shows once a signal came."""
+
+    def __init__(self, label: str, total: int, stop: Stop) -> None:
+        super().__init__(label, total, unit="keys" if "index" in label else "records")
+        self._stop = stop
+
+    def step(self, count: int = 1) -> None:
+        if self._stop.is_set():
+            raise _Stopped("stopped by a signal: nothing was changed")
+        super().step(count)
+
+
+def _repair(
+    settings: Settings, topic: str, result: Result, options: Options, scanner: Scanner, reading: Any, stop: Stop
+) -> Repaired | None:
+    question = f"publish the newest version of {len(result.differences)} keys to {topic} again?"
+    if not options.yes and not click.confirm(question, err=True):
+        return None
+    with (
+        closing(make_producer(settings.kafka, compression="lz4")) as producer,
+        _StoppableProgress("publishing", len(result.differences), stop) as bar,
+    ):
+        done = repair(topic, result.differences, scanner=scanner, reading=reading, producer=producer, on_step=bar.step)
+    if not options.as_json:
+        click.echo(
+            f"published again: {done.published}; left out: {done.overtaken} with a newer version by now, {done.gone} that "
+            "the topic does not have any more"
+        )
+    return done
+
+
+def _as_json(one: Difference) -> dict[str, Any]:
+    place = {"partition": one.version.partition, "offset": one.version.offset}
+    return {"key": one.key, "kind": one.kind.value, **place, "detail": one.detail}
+
+
+def _report(result: Result, topic: str, index: str, repaired: Repaired | None) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "topic": topic,
+        "index": index,
+        "keys": result.keys,
+        "records": result.counts["records"],
+        "refused": result.counts["refused"],
+        "removed_by_retention": result.lost,
+        "keys_in_several_partitions": len(result.unclear),
+        "differences": [_as_json(one) for one in result.differences],
+        "repaired": repaired._asdict() if repaired is not None else None,
+    }
+
+
+def _print(result: Result, topic: str, index: str, options: Options) -> None:
+    counts = result.counts
+    click.echo(f"{topic}: {counts['records']} records, {counts['refused']} refused, {result.keys} keys; index {index}")
+    if result.lost:
+        click.echo(f"warning: retention removed {result.lost} records while they were read", err=True)
+    if result.unclear:
+        shown = ", ".join(sorted(result.unclear)[:5])
+        click.echo(
+            f"warning: {len(result.unclear)} keys have records in several partitions and were not judged: {shown}. "
+            "Which version is the newest is not defined; use one partitioner for all producers",
+            err=True,
+        )
+    if not result.differences:
+        click.echo("no difference: the index holds what the topic asks for")
+        return
+    for one in result.differences[:_SHOWN]:
+        click.echo(
+            f"{one.kind.value}: {one.key} ({topic}/{one.version.partition} at {one.version.offset}): {one.detail}"
+        )
+    if len(result.differences) > _SHOWN:
+        where = f"; all are in {options.keys}" if options.keys else "; --keys FILE writes all of them"
+        click.echo(f"and {len(result.differences) - _SHOWN} more{where}")
+    kinds = Counter(one.kind.value for one in result.differences)
+    click.echo("differences: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))

@@ -1,0 +1,47 @@
+"""Which records are looked at: a stretch of each partition, and how far the worker has committed."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from worker.errors import FatalError
+from worker.ledger import Partition
+from worker.tools.scan import Scanner
+
+
+class Wanted(NamedTuple):
+    """What was asked for: times are Unix seconds, offsets are inclusive at the beginning and exclusive at the end."""
+
+    partition: int | None = None
+    since: float | None = None
+    until: float | None = None
+    offsets: tuple[int, int] | None = None
+
+
+class Span(NamedTuple):
+    """The offsets of one partition: keys that occur from `begin` up to `end` are looked at, as they are at `committed`."""
+
+    partition: Partition
+    begin: int
+    end: int
+    committed: int
+
+
+def spans(scanner: Scanner, topic: str, committed: Mapping[int, int], wanted: Wanted) -> list[Span]:
+    """Return the span of each partition that has one, up to what is committed. Raises `FatalError`."""
+    partitions = scanner.partitions(topic)
+    if wanted.partition is not None:
+        partitions = [one for one in partitions if one.partition == wanted.partition]
+        if not partitions:
+            raise FatalError(f"topic {topic} has no partition {wanted.partition}")
+    firsts = scanner.first_offsets(partitions)
+    since = scanner.offsets_at(partitions, wanted.since) if wanted.since is not None else firsts
+    until = scanner.offsets_at(partitions, wanted.until) if wanted.until is not None else {}
+    found = []
+    for one in partitions:
+        behind = committed.get(one.partition, 0)
+        begin, end = max(firsts[one], since[one]), min(behind, until.get(one, behind))
+        if wanted.offsets is not None:
+            begin, end = max(begin, wanted.offsets[0]), min(end, wanted.offsets[1])
+        if begin < end:
+            found.append(Span(one, begin, end, behind))
+    return found

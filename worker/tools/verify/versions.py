@@ -1,0 +1,89 @@
+"""What the records of a topic ask for, key by key."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import orjson
+
+from worker.errors import RecordError
+from worker.ports import Message
+from worker.records.decode import Decoder, Delete, Put
+
+_PART_BYTES: Final = 12  # of a fingerprint: for the vector, and for the metadata
+DELETED: Final = b""
+"""The fingerprint of a key that the index does not hold."""
+
+
+class Version(NamedTuple):
+    """What one record asks for: a fingerprint of the vector and its metadata, or `DELETED`."""
+
+    partition: int
+    offset: int
+    fingerprint: bytes
+
+
+def fingerprint(vector: Any, metadata: Any) -> bytes:
+    """Return what identifies a vector, as float32 bit for bit, and its metadata, whatever the order of its names."""
+    numbers = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+    told = orjson.dumps(metadata or {}, option=orjson.OPT_SORT_KEYS)
+    return b"".join(hashlib.blake2b(part, digest_size=_PART_BYTES).digest() for part in (numbers, told))
+
+
+def differing_parts(one: bytes, other: bytes) -> str:
+    """Return in words which parts of two fingerprints differ."""
+    parts = {"vector": slice(0, _PART_BYTES), "metadata": slice(_PART_BYTES, None)}
+    return " and ".join(name for name, part in parts.items() if one[part] != other[part])
+
+
+class Reading:
+    """Reads records as the worker does, without those that it refused."""
+
+    def __init__(self, decoder: Decoder, refused: Collection[tuple[int, int]]) -> None:
+        """`refused` has (partition, offset) of the records that have a dead letter."""
+        self.counts: Counter[str] = Counter()
+        self._decoder = decoder
+        self._refused = refused
+
+    def versions(self, partition: int, messages: Sequence[Message]) -> Iterable[tuple[str, Version]]:
+        """Yield the key and what is asked for it, record by record."""
+        for message in messages:
+            self.counts["records"] += 1
+            place = (partition, message.offset)
+            if place in self._refused:
+                self.counts["refused"] += 1
+                continue
+            try:
+                decoded = self._decoder.decode(message.key, message.value, message.headers)
+            except RecordError:  # it has no dead letter any more, and none of its asks was written
+                self.counts["refused"] += 1
+                continue
+            if isinstance(decoded, Put):
+                record = orjson.loads(decoded.fragment)
+                state = fingerprint(record["data"]["float32"], record.get("metadata"))
+                yield decoded.key, Version(*place, state)
+            elif isinstance(decoded, Delete):
+                yield decoded.key, Version(*place, DELETED)
+            else:
+                self.counts["ignored"] += 1
+
+
+class Expected:
+    """The newest version of each key that occurs in a stretch. About 300 bytes for each key."""
+
+    def __init__(self) -> None:
+        self.newest: dict[str, Version] = {}
+        self.in_several_partitions: set[str] = set()
+        """Keys whose records are in several partitions: which of them is the newest is not defined."""
+
+    def apply(self, versions: Iterable[tuple[str, Version]], *, ends_at: int) -> None:
+        """Apply versions of one partition in their order. A key that occurs only from offset `ends_at` on is left out."""
+        for key, version in versions:
+            known = self.newest.get(key)
+            if known is None and version.offset >= ends_at:
+                continue
+            if known is not None and known.partition != version.partition:
+                self.in_several_partitions.add(key)
+            self.newest[key] = version
