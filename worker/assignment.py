@@ -3,8 +3,8 @@
     OPENING ──open──▶ OPEN ──begin_revoke──▶ REVOKING ──end──▶ FENCED
        └───────────────┴──────────────end──────────────────────▲
 
-A rebalance ends such a period, and a later one of the same partition is another `Assignment`. Whatever is done to a record
-carries the assignment that it was read in. So a result that comes after the partition was given back finds it FENCED, and
+A rebalance ends such a period. A later period of the same partition is another `Assignment`. Each record carries the
+assignment in which it was read. So a result that comes after the partition was given back finds its assignment FENCED, and
 changes nothing.
 """
 
@@ -15,7 +15,7 @@ from enum import Enum
 from itertools import islice
 from typing import Final, NamedTuple
 
-_LEADER_EPOCHS: Final = 64  # of an assignment that are kept; there is one more with each election of a leader
+_LEADER_EPOCHS: Final = 64  # that an assignment keeps at most; each election of a leader adds one
 
 
 class OutOfOrder(ValueError):
@@ -67,13 +67,13 @@ class Assignment:
         self.partition = partition
         self.epoch = epoch
         self.phase = Phase.OPENING
-        self.is_live = True  # OPENING or OPEN; read without the lock, to skip early what need not be done any more
+        self.is_live = True  # OPENING or OPEN; read without the lock, to skip work that has become useless
         self.is_open = False  # its first offset is known, so its watermark can be committed
         self.position = 0  # the next offset to read
         self.committed: int | None = None
         self.newest = -1  # the newest offset tracked
-        # (offset, epoch), ascending: what was read from this offset on, up to the next entry's offset, is of that leader's
-        # epoch. Replaced as a whole, so that it can be read without the lock.
+        # (offset, epoch of the leader), ascending: the epoch of the records from this offset up to the next entry's offset.
+        # Replaced as a whole, so that it can be read without the lock.
         self.leader_epochs: tuple[tuple[int, int], ...] = ()
         self.requests_in_flight = 0  # requests in flight that carry its records
         self.outstanding: deque[int] = deque()  # tracked and not yet passed by the watermark, ascending
@@ -103,14 +103,14 @@ class Assignment:
         return now - self._polled[0][1] if self.outstanding else 0.0
 
     def leader_epoch_at(self, offset: int) -> int:
-        """Return the leader's epoch of what was read before `offset`; -1 where it is not known.
+        """Return the leader's epoch of the record before `offset`, -1 if it is not known.
 
-        It is committed with `offset`. Who starts reading there can then find out whether the log was truncated meanwhile.
+        It is committed with `offset`. A consumer that starts there can then find out whether the log was truncated meanwhile.
         """
         return next((epoch for begin, epoch in reversed(self.leader_epochs) if begin < offset), -1)
 
     def add_leader_epoch(self, offset: int, epoch: int) -> None:
-        """Note that what is read from `offset` on was written under a leader of this epoch; older entries are dropped."""
+        """Note the leader's epoch of the records from `offset` on. Entries below the watermark are dropped."""
         if self.leader_epochs and self.leader_epochs[-1][1] == epoch:
             return
         watermark = self.watermark
@@ -119,7 +119,7 @@ class Assignment:
         self.leader_epochs = (*kept, (offset, epoch))[-_LEADER_EPOCHS:]
 
     def add(self, offsets: Sequence[int], now: float) -> None:
-        """Add polled offsets, ascending, at least one. Raises `OutOfOrder`, and has added none of them."""
+        """Add polled offsets, ascending, at least one. Raises `OutOfOrder`; then none of them is added."""
         # Both checks run at the speed of C: some 40 ns for each offset.
         if offsets[0] < self.position or not all(map(operator.lt, offsets, islice(offsets, 1, None))):
             raise OutOfOrder(

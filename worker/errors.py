@@ -10,8 +10,8 @@
     │                        login is refused
     └── SinkError            the service did not accept a request; the lane decides by the class:
         ├── Transient        it may accept it later           send it again after a backoff, without a cap
-        ├── NotSent          it was held back before it       send it when the lease holds, or give it up with its
-        │                    was sent whole                   partition; it counts as no attempt
+        ├── NotSent          it was not sent, or not all      send it when the lease holds, or give it up with its
+        │                    of it                            partition; it counts as no attempt
         ├── Refused          it refuses the content           split the request until the bad record is alone,
         │                                                     dead-letter that one
         └── TargetError      it refuses the caller or the     block the index, probe it every
@@ -59,11 +59,11 @@ class BlockReason(StrEnum):
     OFFSET_OUT_OF_RANGE = "offset_out_of_range"
 
     @property
-    def is_read_on(self) -> bool:
-        """Whether the partition is fetched all the same.
+    def is_still_fetched(self) -> bool:
+        """Whether the main loop continues to fetch a partition that is blocked for this reason.
 
-        The source itself retries what cannot be read. And if records that come after a stuck one are accepted, that shows
-        that the stuck record is at fault.
+        The source itself pauses what cannot be read, and retries it. And if records that come after a stuck one are accepted,
+        that shows that the stuck record is at fault.
         """
         return self in (
             self.RECORD_STUCK,
@@ -85,8 +85,8 @@ class RetryReason(StrEnum):
 class Blame(Enum):
     """Whether the content of a request may be why it failed."""
 
-    NOBODY = "nobody"  # no: an outage, a limit, the network
-    WAY = "way"  # a proxy may object to it: the record is searched for and reported, never dead-lettered
+    NONE = "none"  # no: an outage, a limit, the network
+    PROXY = "proxy"  # a proxy may object to it: the record is searched for and reported, never dead-lettered
     # The service may object to it: the record is dead-lettered when it is alone and others of the index are accepted.
     CONTENT = "content"
 
@@ -174,7 +174,7 @@ class Transient(SinkError):
         retry_after: float | None = None,
         unknown_outcome: bool = False,
         while_sending: bool = False,
-        blame: Blame = Blame.NOBODY,
+        blame: Blame = Blame.NONE,
     ) -> None:
         super().__init__(message, status=status, code=code, request_id=request_id)
         self.blame = blame
@@ -185,7 +185,7 @@ class Transient(SinkError):
 
 
 class NotSent(SinkError):
-    """The request was held back at the last moment: the service received nothing of it, or less than its whole body."""
+    """The request was stopped at the last moment: the service received nothing of it, or less than its whole body."""
 
 
 class Refused(SinkError):

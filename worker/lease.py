@@ -35,7 +35,7 @@ class Lease:
     It holds for a session time-out less a margin, from when the last heartbeat that the group accepted was sent. The margin
     is a tenth of the session, at least a second. In that time a request that was sent at the last moment arrives, or is cut,
     before the group gives the partitions away; the clocks of two machines differ by much less. The margin is at most a quarter
-    of the session. Safe for several threads, of which one confirms.
+    of the session. Any thread may read it; only one thread may call `confirm`.
     """
 
     def __init__(self, session_seconds: float, rebalance_seconds: float, clock: Callable[[], float] = boottime) -> None:

@@ -1,8 +1,8 @@
 """The ledger: which offsets are outstanding, what became of each record, and how far each partition may be committed.
 
-All threads share it, and one lock guards all of it. What it knows of one period of ownership is an `Assignment`. It also
-keeps the books: for each topic, consumed = the sum of all outcomes + buffered. They are changed under the same lock and in
-the same calls as the offsets, for only so do they balance in every reading; hence they have no module of their own.
+All threads share it, and one lock guards all of it. It keeps one `Assignment` for each period of ownership. It also keeps
+the books: for each topic, consumed = the sum of all outcomes + buffered. The books change under the same lock and in the same
+calls as the offsets, so that they balance in every reading. That is why they have no module of their own.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from worker.assignment import Assignment, OutOfOrder, Partition, Phase
 
-# Whoever uses the ledger uses these with it.
+# A module that uses the ledger needs these too.
 __all__ = [
     "Assignment",
     "Books",
@@ -41,7 +41,7 @@ class Outcome(StrEnum):
 
 
 class Tracked(Protocol):
-    """A record, as far as the ledger looks at it. `size` is what it was counted with in `buffer_bytes`."""
+    """What the ledger needs of a record. `size` is the number of bytes that were counted for it in `buffer_bytes`."""
 
     @property
     def assignment(self) -> Assignment: ...
@@ -80,7 +80,7 @@ class Ledger:
         """`may_write` returns whether the group still counts on this process (`worker.lease`)."""
         self._clock = clock
         self._may_write = may_write
-        self._begun = threading.local()  # the assignments of each thread's request
+        self._begun = threading.local()  # for each thread: the assignments of its request
         self._lock = threading.Lock()
         self._assignments: dict[Partition, Assignment] = {}
         self._in_order: list[Assignment] | None = None  # the same, sorted; None when they have changed
@@ -145,7 +145,7 @@ class Ledger:
             return list(self._in_order)
 
     def begin_revoke(self, partitions: Iterable[Partition]) -> list[Assignment]:
-        """Let no more requests of these begin; those in flight may still settle records. Returns their assignments."""
+        """Let no new request with their records begin, and return their assignments. Requests in flight may still settle."""
         with self._lock:
             revoking = [self._assignments[p] for p in partitions if p in self._assignments]
             for assignment in revoking:
@@ -154,7 +154,7 @@ class Ledger:
             return revoking
 
     def end(self, assignments: Iterable[Assignment]) -> int:
-        """End these periods of ownership; returns how many records are returned unsettled. Ended ones are passed over."""
+        """End these periods of ownership, and return how many unsettled records are returned. Skips those that have ended."""
         with self._lock:
             self._in_order = None
             owned = [a for a in assignments if self._assignments.get(a.partition) is a]
@@ -172,7 +172,7 @@ class Ledger:
     def track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
         """Enter polled offsets, ascending, at least one; False if the partition is not open any more.
 
-        Raises `OutOfOrder`, and has entered none of them, if they do not ascend or begin below the position.
+        Raises `OutOfOrder` if they do not ascend, or begin below the position. Then none of them is entered.
         """
         with self._lock:
             if assignment.phase is not Phase.OPEN:
@@ -192,10 +192,10 @@ class Ledger:
                 assignment.position = position
 
     def note_leader_epoch(self, assignment: Assignment, offset: int, epoch: int) -> None:
-        """Note that what is read of a partition from `offset` on was written under a leader of this epoch.
+        """Note that the records from `offset` on were written under a leader of this epoch.
 
-        The exact offset at which the epoch began may be unknown, if offsets without records are between two epochs. Then
-        `offset` is the one after the last record of the earlier epoch.
+        If offsets without records are between two epochs, it is unknown at which of them the later epoch began. Then `offset`
+        is the one after the last record of the earlier epoch.
         """
         with self._lock:
             assignment.add_leader_epoch(offset, epoch)
@@ -208,8 +208,8 @@ class Ledger:
     def settle(self, records: Iterable[Tracked], outcome: Outcome) -> int:
         """Enter a final outcome for each record, and subtract its bytes.
 
-        Returns how many were counted. Records of a fenced assignment are not; their bytes are subtracted all the same. A
-        record that was settled before, or never tracked, changes nothing and is logged: it is a fault of the worker.
+        Returns how many records were counted. Those of a fenced assignment are not counted; only their bytes are subtracted.
+        A record that was settled before, or never tracked, is a fault of the worker: it is logged, and changes nothing.
         """
         freed = 0
         counts: dict[Assignment, int] = {}
@@ -232,7 +232,7 @@ class Ledger:
                 self._settled[assignment.partition.topic, outcome] += count
         for stray in strays:
             log.error(
-                "settled what was not outstanding: a fault of the worker, and without effect",
+                "a record was settled that was not outstanding: a fault of the worker, without effect",
                 extra={
                     "topic": stray.assignment.partition.topic,
                     "partition": stray.assignment.partition.partition,
@@ -243,7 +243,7 @@ class Ledger:
         return sum(counts.values())
 
     def discard(self, records: Iterable[Tracked]) -> None:
-        """Subtract the bytes of records whose assignment is being revoked or fenced. They count as returned when it is fenced."""
+        """Subtract the bytes of records whose partition is being given back. They count as returned once it is fenced."""
         with self._lock:
             self._bytes -= sum(record.size for record in records)
 
@@ -263,10 +263,10 @@ class Ledger:
     # -- requests
 
     def begin_request(self, assignments: Collection[Assignment]) -> bool:
-        """Note that this thread is about to send a request with records of these.
+        """Note that this thread is about to send a request with records of these; return False if it must not send it.
 
-        False, and nothing noted, unless all are live and the lease holds. So after `begin_revoke` no request with the
-        partition's records begins: either it began before, and is counted in `requests_in_flight`, or it gets False.
+        It may send only if all of them are live and the lease holds. So each request of a partition that is being revoked
+        either began before `begin_revoke`, and is counted in `requests_in_flight`, or gets False here.
         """
         with self._lock:
             if not (self._may_write() and all(assignment.is_live for assignment in assignments)):
@@ -282,10 +282,10 @@ class Ledger:
         return self._may_write()
 
     def may_send(self, assignments: Collection[Assignment] | None = None) -> bool:
-        """Return whether a request that began may still be sent: the last look, just before its bytes go.
+        """Return whether a request that began may still be sent. This is the last check, just before its bytes go.
 
-        Without `assignments` it is about the request of this thread that began last, until that has ended; True if there is
-        none. That the lease holds is not enough:
+        `assignments` are those of the request. Without them it is the request that this thread began and has not ended; if
+        there is none, the answer is True. It is not enough that the lease holds:
 
         1. A request begins, and the process is frozen before the bytes go.
         2. The group gives its partitions to another process, which writes newer versions.
@@ -297,7 +297,7 @@ class Ledger:
         return self._may_write() and all(assignment.phase is not Phase.FENCED for assignment in begun)
 
     def end_request(self, assignments: Collection[Assignment]) -> None:
-        """Note that the request was answered or given up, and that the outcome of its records is entered."""
+        """Note that the request was answered or given up. The outcomes of its records must be entered before."""
         with self._lock:
             for assignment in assignments:
                 assignment.requests_in_flight -= 1

@@ -6,9 +6,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from worker.errors import (
-    Reason,
-)
+from worker.errors import Reason
 from worker.ledger import Assignment
 from worker.records.target import Target
 
@@ -29,7 +27,7 @@ class Message(Protocol):
 
 
 class BareMessage(NamedTuple):
-    """The place of a message whose bytes were let go."""
+    """The place of a message whose bytes were released."""
 
     offset: int
     timestamp: int
@@ -39,7 +37,7 @@ class BareMessage(NamedTuple):
 
 
 class SealReason(StrEnum):
-    """Why a batch was closed; the label `reason` of the metric `oss_vectors_batches_total`."""
+    """Why a batch was sealed; the label `reason` of the metric `oss_vectors_batches_total`."""
 
     COUNT = "count"
     BYTES = "bytes"

@@ -385,7 +385,7 @@ def _in_flight() -> Panel:
 def _buffer() -> Panel:
     panel = graph(
         "Buffer and limit",
-        "Bytes held by records not yet settled, by worker. At the limit (dashed) partitions are paused.",
+        "Bytes of records that are not settled, and of the bodies of requests, by worker. At the limit (dashed) partitions are paused.",
         "bytes",
         query(f"max by (instance) ({of('oss_vectors_buffer_bytes')})", "{{instance}}"),
         query(f"min({of('oss_vectors_buffer_limit_bytes')})", "limit of a worker"),

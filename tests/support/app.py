@@ -66,7 +66,7 @@ class FakeFinder(FakeHelper):
         self.found: list[tuple[str, Target]] = []
         self.answers: dict[str, str] = {}
 
-    def take(self) -> list[tuple[str, Target]]:
+    def pop_found(self) -> list[tuple[str, Target]]:
         """Return what was found since the last call."""
         found, self.found = self.found, []
         return found

@@ -159,7 +159,7 @@ class FakeSink:
     def _handle(self, request: Request, elements: dict[str, dict[str, Any] | None]) -> int:
         me = threading.get_ident()
         if not self._may_send():
-            raise NotSent("held back before it had left")
+            raise NotSent("stopped before it was sent")
         with self._lock:
             self.requests.append(request)
             self.overlaps += [

@@ -71,7 +71,7 @@ def test_the_services_success_is_accepted(operation: str, status: int, body: byt
 def test_another_2xx_is_not_accepted_and_may_have_been_applied(answer: Answer) -> None:
     error = error_of("PutVectors", answer)
     assert isinstance(error, Transient)
-    assert (error.unknown_outcome, error.blame, error.status) == (True, Blame.NOBODY, answer.status)
+    assert (error.unknown_outcome, error.blame, error.status) == (True, Blame.NONE, answer.status)
 
 
 # -- who is blamed
@@ -89,10 +89,10 @@ def test_a_known_code_means_what_it_is_about(code: str, status: int, form: str) 
             assert found == (Refused,)
         case About.WAY:
             assert isinstance(error, Transient)
-            assert (error.kind, error.blame, error.unknown_outcome) == (RetryReason.SERVER, Blame.WAY, False)
+            assert (error.kind, error.blame, error.unknown_outcome) == (RetryReason.SERVER, Blame.PROXY, False)
         case About.LIMIT:
             assert isinstance(error, Transient)
-            assert (error.kind, error.blame) == (RetryReason.THROTTLED, Blame.NOBODY)
+            assert (error.kind, error.blame) == (RetryReason.THROTTLED, Blame.NONE)
         case About.CREDENTIALS:
             assert isinstance(error, TargetError)
             assert error.block is BlockReason.CREDENTIALS
@@ -134,7 +134,7 @@ def test_without_the_services_form_no_record_is_blamed(
 ) -> None:
     error = error_of_answer(Answer(status, headers, body))
     assert isinstance(error, Transient)
-    assert (error.kind, error.blame, error.unknown_outcome) == (RetryReason.NETWORK, Blame.WAY, False)
+    assert (error.kind, error.blame, error.unknown_outcome) == (RetryReason.NETWORK, Blame.PROXY, False)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_the_request_id_may_stand_in_the_body_of_an_error(body: bytes) -> None:
     assert (error.code, error.request_id) == ("InvalidArgument", "5F0E1D2C3B4A59687786A5B4")
 
 
-@pytest.mark.parametrize(("headers", "blame"), [(REQUEST_ID, Blame.CONTENT), ({}, Blame.NOBODY)])
+@pytest.mark.parametrize(("headers", "blame"), [(REQUEST_ID, Blame.CONTENT), ({}, Blame.NONE)])
 def test_a_500_may_be_about_the_content_if_the_service_gave_it(headers: dict[str, str], blame: Blame) -> None:
     error = error_of_answer(Answer(500, headers, PAGE))
     assert isinstance(error, Transient)

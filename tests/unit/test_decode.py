@@ -268,7 +268,7 @@ REFUSED: list[tuple[str, bytes | None, bytes | None, Reason, str]] = [
     ("metadata too large", value(metadata={"text": "x" * 40 * 1024}), b"k", Reason.METADATA, "metadata has 40964 bytes; allowed are 40960 bytes a vector"),
     ("filterable metadata too large", value(metadata={"a": "x" * 2048}), b"k", Reason.METADATA, "filterable metadata has 2049 bytes; allowed are 2048 bytes a vector"),
     ("too many filterable keys", value(metadata={str(n): "x" for n in range(11)}), b"k", Reason.METADATA, "metadata has 11 filterable keys; allowed are 10"),
-    ("a tombstone", None, b"k", Reason.TOMBSTONE, 'the value is null; records.tombstones .* "dead-letter", "delete" .* "ignore"'),
+    ("a tombstone", None, b"k", Reason.TOMBSTONE, 'the value is null, and records.tombstones is "dead-letter"; "delete" .* "ignore"'),
     ("more than a request holds", value(key="doc-1", metadata={"text": "x" * 1100}), b"k", Reason.TOO_LARGE, r"the record makes 11\d\d bytes of request, at most 1000 fit one alone \(batch.max_bytes\)"),
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
 from tests.support.client import FakeConsumer
-from worker.consumer.partitions import GONE, names_of, park, seek
+from worker.consumer.partitions import GONE, names_of, pause_at_zero, seek
 from worker.ledger import Partition
 
 PARTITION = Partition("vectors", 0)
@@ -15,14 +15,14 @@ TP = TopicPartition("vectors", 0)
 def test_a_parked_partition_is_paused_at_offset_0() -> None:
     consumer = FakeConsumer()
     consumer.own(PARTITION)
-    park(consumer, TP)
+    pause_at_zero(consumer, TP)
     assert (consumer.parked, consumer.sought) == ({TP}, [(TP, 0)])
 
 
 def test_a_partition_that_is_no_longer_owned_can_neither_be_parked_nor_sought() -> None:
     consumer = FakeConsumer()
     with pytest.raises(GONE):
-        park(consumer, TP)
+        pause_at_zero(consumer, TP)
     assert seek(consumer, PARTITION, 5) is False
 
 

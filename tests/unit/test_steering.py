@@ -76,7 +76,7 @@ def test_what_is_blocked_is_fetched_only_where_the_reason_allows_it(reason: Bloc
     app.status.block(block, "x")
     app.turn()
     blocked = {0, 1} if partition is None else {partition}
-    assert app.fetched() == ({0, 1} if reason.is_read_on else {0, 1} - blocked)
+    assert app.fetched() == ({0, 1} if reason.is_still_fetched else {0, 1} - blocked)
     app.status.unblock(block)
     app.turn()
     assert app.fetched() == {0, 1}

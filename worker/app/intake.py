@@ -13,7 +13,7 @@ from worker.ports import DeadLetter, Message, Polled, SealReason
 from worker.records.decode import Decoder, Delete, Put
 from worker.records.target import Target
 
-ITEM_BYTES: Final = 600  # what the objects of one record hold besides its bytes
+ITEM_BYTES: Final = 600  # the objects of one record in memory, besides its bytes
 HEADER_BYTES: Final = 100  # likewise of one header
 
 # Of the header __connect.errors.class.name: it stays as it is when the decoder moves.
@@ -31,18 +31,18 @@ class Route(NamedTuple):
 class Decoded:
     """The messages of one poll, sorted by what happens to them next."""
 
-    __slots__ = ("ignored", "items", "letters", "mismatches", "size")
+    __slots__ = ("dead_letters", "ignored", "items", "mismatches", "size")
 
     def __init__(self) -> None:
         self.items: list[Item] = []  # for the index
-        self.letters: list[DeadLetter] = []
+        self.dead_letters: list[DeadLetter] = []
         self.ignored: list[Item] = []  # these ask for nothing
         self.mismatches = 0  # records whose Kafka key is not the vector's key
         self.size = 0  # bytes of all messages in memory
 
 
 class Intake:
-    """Takes in the messages of the topics whose index is known. All calls are the main loop's."""
+    """Tracks, decodes and batches the messages of topics whose index is known. Only the main loop calls it."""
 
     def __init__(self, components: Components) -> None:
         self._components = components
@@ -55,7 +55,7 @@ class Intake:
     # -- routes
 
     def add_index(self, index: str, found: Target) -> None:
-        """Take in the topics of this index from now on."""
+        """Accept messages for this index from now on."""
         lane = self._components.lanes[index]
         batch = self._components.settings.batch
         self._open_batches[index] = OpenBatch(
@@ -89,10 +89,10 @@ class Intake:
             return
         route = self._routes[assignment.partition.topic]
         decoded = self._decode(route, assignment, messages)
-        self._components.limit.note_read(assignment, offsets, [letter.offset for letter in decoded.letters])
+        self._components.limit.note_read(assignment, offsets, [each.offset for each in decoded.dead_letters])
         self._ledger.count_bytes(decoded.size)
-        for letter in decoded.letters:
-            self._components.dead_letters.submit(letter)
+        for dead_letter in decoded.dead_letters:
+            self._components.dead_letters.submit(dead_letter)
         if decoded.ignored:
             self._ledger.settle(decoded.ignored, Outcome.IGNORED)
             observe_latency(self._metrics, decoded.ignored, self._components.wall())
@@ -102,7 +102,7 @@ class Intake:
             self._batch(route.lane, decoded.items)
 
     def track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
-        """Track offsets; False where the partition is no longer open, or they come in an order that cannot be."""
+        """Track offsets; False if the partition is no longer open, or their order is impossible."""
         try:
             return self._ledger.track(assignment, offsets)
         except OutOfOrder as error:
@@ -110,7 +110,7 @@ class Intake:
             return False
 
     def _decode(self, route: Route, assignment: Assignment, messages: Sequence[Message]) -> Decoded:
-        """Decode messages. Whatever is wrong with one, it costs that one and not the group."""
+        """Decode messages. A message that is wrong in any way costs itself, and none of the others."""
         found = Decoded()
         items, decode = found.items, route.decoder.decode
         for message in messages:
@@ -130,9 +130,9 @@ class Intake:
                 else:
                     found.ignored.append(Item(assignment, message, "", None, size))
             except RecordError as error:
-                found.letters.append(_dead_letter(route, assignment, message, size, error))
-            except Exception as error:  # a fault of the worker, which this record brought about
-                found.letters.append(_dead_letter(route, assignment, message, size, RecordError.internal(error)))
+                found.dead_letters.append(_dead_letter(route, assignment, message, size, error))
+            except Exception as error:  # a fault of the worker, which shows with this record
+                found.dead_letters.append(_dead_letter(route, assignment, message, size, RecordError.internal(error)))
             found.size += size
         return found
 

@@ -19,7 +19,7 @@ from worker.telemetry.state import State
 log = logging.getLogger("worker.loop")
 
 STOP_SECONDS: Final = 1.0  # for all helpers to end; one that still waits for an answer ends with the process
-_ANSWERS_SHOWN: Final = 5  # of indexes that are not known yet, in a reason
+_ANSWERS_SHOWN: Final = 5  # in a reason, at most, of indexes that are not known yet
 
 
 class Worker:
@@ -60,7 +60,7 @@ class Worker:
         components.metrics.buffer_limit.set(settings.buffer.max_bytes)
 
     def run(self) -> None:
-        """Work until `stop` is set, then drain. Raises `FatalError` where it cannot go on."""
+        """Work until `stop` is set, then drain. Raises `FatalError` where it cannot continue."""
         try:
             self._start_helpers()
             while not self._stop.is_set():
@@ -93,7 +93,7 @@ class Worker:
     # -- the steps of a turn
 
     def _add_found_indexes(self) -> None:
-        for index, found in self._targets.take():
+        for index, found in self._targets.pop_found():
             self._intake.add_index(index, found)
             log.info(
                 "index found",

@@ -32,7 +32,7 @@ class Steering:
         if self._is_full or assignment.phase is not Phase.OPEN or assignment in self._too_far_ahead:
             return False
         reasons = self._status.blocks_of(*assignment.partition)
-        return not reasons or all(reason.is_read_on for reason in reasons)
+        return not reasons or all(reason.is_still_fetched for reason in reasons)
 
 
 def is_above(value: int, limit: int, *, was_above: bool) -> bool:

@@ -23,8 +23,8 @@ log = logging.getLogger("worker.delivery")
 class TargetFinder:
     """Asks the service for each index, on a thread for each, so that one that does not answer delays no other.
 
-    What the routes say of an index is used only after it was compared with the service's answer, or if the service does not
-    let us ask: a route that is wrong would fill the dead-letter topic.
+    The settings of a route are compared with the service's answer before they are used: a wrong route would fill the
+    dead-letter topic. Only if the service does not let us ask are they used without it.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TargetFinder:
             self._threads[index] = thread
             thread.start()
 
-    def take(self) -> list[tuple[str, Target]]:
+    def pop_found(self) -> list[tuple[str, Target]]:
         """Return the indexes that were found since the last call."""
         if not self._found:
             return []
@@ -64,7 +64,7 @@ class TargetFinder:
             return found
 
     def last_answers(self) -> dict[str, str]:
-        """Return for each index that was not found yet what the service last said, if anything."""
+        """Return the last answer of the service for each index that is not found yet, if there was one."""
         with self._lock:
             return {index: answer for index, answer in self._last_answers.items() if index not in self._ended}
 
@@ -73,7 +73,7 @@ class TargetFinder:
         return [t.name for index, t in self._threads.items() if not t.is_alive() and index not in self._ended]
 
     def join(self, timeout: float) -> None:
-        """Wait for the threads to end, which they do with their lanes; so many seconds in all."""
+        """Wait for the threads to end, `timeout` seconds in all. Each ends when its lane stops."""
         deadline = self._clock() + timeout
         for thread in self._threads.values():
             thread.join(max(0.0, deadline - self._clock()))
@@ -95,8 +95,8 @@ class TargetFinder:
     def _describe(self, lane: Lane, *, is_needed: bool) -> Target | None:
         """Ask the service for the index until it answers; None if the lane stops before.
 
-        While the service refuses, the index is blocked with the reason, and is asked for again. If the answer is not needed,
-        since the settings say it all, and we are not allowed to ask, it returns None at once.
+        While the service refuses, the index is blocked with the reason, and asked for again. None at once if we may not ask, and
+        the answer is not needed because the settings say everything.
         """
         attempt = 0
         while not lane.state.is_stopping:
@@ -108,7 +108,7 @@ class TargetFinder:
             except SinkError as error:
                 if not is_needed and _may_not_ask(error):
                     log.warning(
-                        "the index cannot be asked for; taken as the settings say",
+                        "the service does not let us ask for the index; the settings are used",
                         extra={"index": lane.index, "error": str(error)},
                     )
                     return None

@@ -44,7 +44,7 @@ MAIN_LOOP_STILL_SECONDS: Final = 120.0  # after which the process ends; /healthz
 
 
 class _Core(NamedTuple):
-    """What most of the others are made with."""
+    """What most of the other components need."""
 
     settings: Settings
     lease: Lease
@@ -57,7 +57,7 @@ class _Core(NamedTuple):
 def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> None:
     """Run the worker until `stop` is set and it has drained.
 
-    Raises `SettingsError` where credentials are not there, `FatalError` where it cannot go on.
+    Raises `SettingsError` where credentials are missing, `FatalError` where it cannot continue.
     """
     core = _core(loaded.settings)
     sink = _sink(core, environ)

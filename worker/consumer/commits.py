@@ -92,7 +92,7 @@ class Commits:
 
 
 def for_client(offsets: Mapping[Assignment, int]) -> dict[Any, Any]:
-    """Return offsets as the client's calls take them, with the leader's epoch of what was read before each."""
+    """Return offsets in the form that the client's calls need, each with the leader's epoch of the record before it."""
     return {
         TopicPartition(*assignment.partition): OffsetAndMetadata(offset, "", assignment.leader_epoch_at(offset))
         for assignment, offset in offsets.items()

@@ -14,7 +14,7 @@ from kafka import errors as kafka_errors
 
 from worker.consumer import client_internals
 from worker.consumer.commits import Commits, for_client
-from worker.consumer.partitions import GONE, names_of, park
+from worker.consumer.partitions import GONE, names_of, pause_at_zero
 from worker.lease import Lease
 from worker.ledger import Assignment, Ledger, Partition
 from worker.telemetry.metrics import Metrics
@@ -70,7 +70,7 @@ class Handover:
         """Park what was newly assigned; the main loop opens it."""
         for tp in sorted(assigned):
             with contextlib.suppress(*GONE):
-                park(consumer, tp)
+                pause_at_zero(consumer, tp)
                 self._ledger.assign(Partition(tp.topic, tp.partition))
         self._metrics.rebalances.labels("assigned").inc()
         log.info("partitions assigned", extra={"partitions": names_of(assigned)})

@@ -57,7 +57,7 @@ class Leaders:
             leader = client_internals.leader(consumer, TopicPartition(*partition))
             if leader == -1:
                 without.append(partition)
-                problems[partition] = "it has no leader: start the brokers that hold it, or wait for their return"
+                problems[partition] = "it has no leader: start the brokers that have it, or wait for their return"
             elif leader in unreachable:
                 problems[partition] = (
                     f"its leader, broker {leader} at {unreachable[leader]}, cannot be reached: "

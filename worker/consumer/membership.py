@@ -1,13 +1,12 @@
-"""Membership in the group: whether this process is a member, and when a join was lost for good.
+"""Membership in the group: whether this process is a member, and whether the client has lost its join.
 
-The client can lose any join that its metadata or a changed subscription asked for, while `poll` continues as if nothing
-were wrong:
+The client can lose a join that new metadata or a changed subscription caused. `poll` continues as if nothing were wrong:
 
 1. A poll begins the join, and returns before the answer is there.
-2. The answer comes. The client takes the join for done.
-3. The next poll awaits nothing of it: the process neither is a member nor tries to become one.
+2. The answer comes. The client regards the join as done.
+3. The next poll does not wait for the rest of it: the process is no member, and does not try to become one.
 
-So a process that is no member for a session time-out, and whose join the broker has answered, gets a new consumer.
+So a process gets a new consumer if it is no member for a session time-out and no join of it waits for the broker's answer.
 """
 
 import logging
@@ -30,24 +29,25 @@ LOOK_SECONDS: Final = 1.0  # between looks at the membership, once joined
 
 
 def lease_of(settings: Kafka) -> Lease:
-    """Return the lease of a member with these settings, which has none yet."""
+    """Return a lease for a member with these settings. It does not hold before the first heartbeat."""
     return Lease(settings.session_timeout_ms / 1000, settings.max_poll_interval_ms / 1000)
 
 
 class Membership:
-    """Watches the membership, and the lease that comes with it. All calls are the main loop's, but `fence`."""
+    """Watches the membership and its lease. Only the main loop calls it, except that any thread may call `fence`."""
 
     def __init__(
         self, settings: Kafka, lease: Lease, joins: Joins, *, abort: Callable[[], None], clock: Callable[[], float]
     ) -> None:
-        """`abort` cuts the requests that are under way."""
+        """`abort` cuts the requests in flight."""
         self._settings = settings
         self._lease = lease
         self._joins = joins
         self._abort = abort
         self._clock = clock
-        self._was_cut = True  # what was under way when the lease ran out; there is nothing to begin with
-        self._stable_at = self._member_at = clock()  # when it last was a member; when it last was, or was about to be
+        self._was_cut = True  # whether the requests in flight were cut since the lease ran out; at first there are none
+        self._stable_at = clock()  # when it last was a member
+        self._member_at = clock()  # when it last was a member or was joining
         self._coordinated_at = clock()  # when the group's coordinator was last known and connected
         self._look_again_at = 0.0
         self._fenced: Fenced | None = None
@@ -55,11 +55,11 @@ class Membership:
         """Whether the group was joined."""
 
     def begin(self) -> None:
-        """Count from now on: there is a new consumer."""
+        """Start all times again: there is a new consumer."""
         self._stable_at = self._member_at = self._coordinated_at = self._clock()
 
     def end(self) -> None:
-        """Note that the membership is over without a word of this process: nothing may be written any more."""
+        """Note that the membership was lost, and was not ended by this process: nothing may be written any more."""
         self._lease.end()
         self._was_cut = True
         self.is_member = False
@@ -75,27 +75,27 @@ class Membership:
 
     @property
     def _has_no_coordinator(self) -> bool:
-        """Whether no broker can answer a join, and not just for a moment, as at each start."""
+        """Whether no broker could answer a join for longer than the moment that each start needs."""
         return not self._joins.refusal and self._clock() - self._coordinated_at >= COORDINATOR_GRACE_SECONDS
 
     # -- fencing
 
     def fence(self) -> None:
-        """Note that another process has taken this one's place in the group. It is called by any thread."""
+        """Note that another process has replaced this one in the group. Any thread may call it."""
         self._fenced = Fenced(
             f"another process joined the group {self._settings.group_id!r} with "
             f"kafka.group_instance_id = {self._settings.group_instance_id!r}; each replica needs a value of its own"
         )
 
     def raise_if_fenced(self) -> None:
-        """Raise `Fenced` where another process has taken this one's place."""
+        """Raise `Fenced` if another process has replaced this one."""
         if self._fenced is not None:
             raise self._fenced
 
     # -- the lease
 
     def abort_when_lease_runs_out(self) -> None:
-        """Cut what is under way, once, as a revoke does: others may write newer versions soon."""
+        """Cut the requests in flight, once, as a revoke does: other processes may soon write newer versions."""
         if self._lease.holds():
             self._was_cut = False
         elif not self._was_cut:
@@ -110,13 +110,13 @@ class Membership:
     # -- joins that were lost
 
     def excuse(self, seconds: float) -> None:
-        """Do not count seconds in which the main loop could not look, since a revoke was waited for."""
+        """Do not count seconds in which the main loop could not check, because it waited for a revoke."""
         self._member_at += max(0.0, seconds)
 
     def watch(self, consumer: Any) -> str:
-        """Return why the consumer is to be replaced, since it is no member and does not join; "" where it is not.
+        """Return why the consumer must be replaced: it is no member and does not join. "" if it may stay.
 
-        It is no member one session after the last answered heartbeat was sent: then the group gives its partitions to
+        One session after the last answered heartbeat was sent it is no member any more: the group gives its partitions to
         others.
         """
         if self._joins.refusal:

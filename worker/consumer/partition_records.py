@@ -1,6 +1,6 @@
 """The records of a partition in a response: which of its batches are read, in which order, and from which offset on.
 
-It stands in for the class of kafka-python's fetcher, and follows that, record for record, where that is right.
+It replaces the class of kafka-python's fetcher, and returns the same records where that class is right.
 """
 
 import itertools

@@ -13,7 +13,7 @@ GONE: Final = (kafka_errors.KafkaError, AssertionError, KeyError, ValueError)
 """What the client raises for a partition that it no longer owns: its assignment changes on its own thread."""
 
 
-def park(consumer: Any, tp: TopicPartition) -> None:
+def pause_at_zero(consumer: Any, tp: TopicPartition) -> None:
     """Pause a partition at offset 0 until the main loop knows where to begin. Raises one of `GONE`."""
     consumer.pause(tp)
     client_internals.seek(consumer, tp, 0)

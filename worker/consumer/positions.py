@@ -13,7 +13,7 @@ from kafka import TopicPartition
 
 from worker.consumer import client_internals
 from worker.consumer.offset_policy import FirstOffsets, Reset
-from worker.consumer.partitions import GONE, park, seek
+from worker.consumer.partitions import GONE, pause_at_zero, seek
 from worker.ledger import Assignment, Ledger, Partition, Phase
 from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
@@ -69,7 +69,7 @@ class Positions:
         if assignment is not None:
             self._on_restart(partition)
             with contextlib.suppress(*GONE):
-                park(consumer, TopicPartition(*partition))
+                pause_at_zero(consumer, TopicPartition(*partition))
                 self._ledger.reassign(assignment)
 
     def _restart_at(self, consumer: Any, assignment: Assignment, offset: int, leader_epoch: int = -1) -> None:
@@ -143,8 +143,8 @@ class Positions:
     def watch_recreated_topics(self, consumer: Any) -> None:
         """Read a topic from its start that was deleted and created again: its offsets mean other records now.
 
-        The client would continue where it was, or take the new log for one that was cut. Brokers before 2.8 give topics
-        no ids, and it cannot be recognised there.
+        The client would continue where it was, or mistake the new log for one that was truncated. Brokers before 2.8 give
+        topics no ids: with them this cannot be recognised.
         """
         for topic in self._topics:
             found = client_internals.topic_id(consumer, topic)

@@ -1,11 +1,11 @@
-"""The worker's own receive path: from the socket to messages, with two copies of a byte where the client makes ten.
+"""The worker's own receive path: from the socket to messages, with two copies of each byte. The client makes ten.
 
 kafka-python reads a response in chunks of 4 KiB, joins them, copies them into a frame, the frame into bytes, a record batch
-into an array, and each value twice out of that. Of large records that is most of what it costs to read them. Here a response
-is received where it stays, and a value is copied out of it once. All else, from when to fetch to what a transaction hides,
-is left to the client.
+into an array, and each value twice out of that. For large records this is most of the cost of reading. Here a response is
+received into the buffer in which it stays, and a value is copied out of it once. The client decides everything else, such as
+when to fetch, and which records an aborted transaction hides.
 
-Where the client does not have the parts that are replaced, its own receive path is left as it is, with a warning.
+If the client lacks the private parts that are replaced here, its own receive path is used, with a warning.
 """
 
 import functools
@@ -23,7 +23,7 @@ from worker.consumer.client_internals import PartitionStates
 
 log = logging.getLogger("worker.wire")
 
-_LENGTH_BYTES: Final = 4  # of a frame, before it
+_LENGTH_BYTES: Final = 4  # of the length before each frame
 _KEPT_BYTES: Final = client_config.FETCH_MAX_BYTES + 64 * 1024  # a full fetch, and what is around it
 
 
@@ -36,7 +36,7 @@ def deliver_last_bytes(transport: Any) -> None:
 
 
 def receive_without_copies(connection: Any) -> None:
-    """Let a connection receive its responses where they stay, from the next one on."""
+    """Let a connection receive its responses without copying them, from the next one on."""
     if client_check.has_receive_path():
         from worker.consumer.client_internals import receiving  # noqa: PLC0415 - likewise
 
@@ -61,7 +61,7 @@ def read_without_copies(consumer: Any) -> None:
 class _Frames:
     """The responses of one connection, from the socket to the client's parser of them.
 
-    `receive` and `responses` stand in for two methods that the client calls one after the other.
+    `receive` and `responses` replace two methods that the client calls one after the other.
     """
 
     def __init__(self, sock: Any, decode: "Callable[[_Frame], Any]", check_size: Callable[[int], None]) -> None:

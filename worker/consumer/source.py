@@ -1,12 +1,11 @@
 """The consumer: poll, pause, resume, and the recovery from what a poll raises.
 
-With `receive` and `client_metrics`, which look inside it, this and its neighbours are the only modules that know
-kafka-python's consumer. What is not obvious about it:
+Only this package knows the group's consumer. What is not obvious about it:
 
-- A newly assigned partition is parked: paused, at offset 0. The main loop opens it: it asks for the committed offset, and
-  seeks there. So nothing is read of a partition before its first offset is known, and what a poll that began before a
-  rebalance brings of it is recognised and dropped.
-- The client never resets a position by itself (`positions.py`), and can lose a join for good (`membership.py`).
+- A newly assigned partition is paused at offset 0 (`partitions.py`). The main loop opens it: it asks for the committed offset,
+  and seeks there. So nothing of a partition is read before its first offset is known. A poll that began before a rebalance may
+  return messages of the partition: they are recognised by the epoch, and dropped.
+- The client never resets a position by itself (`positions.py`), and can lose a join (`membership.py`).
 - Rebalances are handled on the client's IO thread (`handover.py`).
 """
 
@@ -49,7 +48,7 @@ MAX_POLL_RECORDS: Final = 500
 
 _SOON_SECONDS: Final = 0.05  # a poll's time-out while an answer is to come that opens partitions
 _ERROR_WAIT_SECONDS: Final = 0.2  # after an error of poll, which may come again at once
-_SLOW_POLL_SECONDS: Final = 1.0  # longer than its time-out: a poll that took that long waited for a revoke
+_SLOW_POLL_SECONDS: Final = 1.0  # a poll that exceeds its time-out by this waited for a revoke
 
 
 class KafkaSource:
@@ -69,7 +68,7 @@ class KafkaSource:
         wall: Callable[[], float],
         lease: Lease,
     ) -> None:
-        """`lease` is the one that the ledger asks."""
+        """`lease` must be the one that the ledger uses."""
         self._settings = settings
         self._ledger = ledger
         self._status = status
@@ -113,7 +112,7 @@ class KafkaSource:
             clock=clock,
         )
         self._paused: frozenset[Partition] = frozenset()
-        self._steered: tuple[object, ...] = ()  # what `steer` was last called with, and what else it looked at
+        self._steered: tuple[object, ...] = ()  # what the last full `steer` depended on
 
     def _make_heartbeats(self, **client: Any) -> Heartbeats:
         interval = client_config.group(self._settings)["heartbeat_interval_ms"] / 1000
@@ -126,7 +125,7 @@ class KafkaSource:
 
     def _count(self, error: BaseException) -> None:
         if isinstance(error, kafka_errors.RebalanceInProgressError):
-            return  # nothing is wrong: what was asked for is asked again after it
+            return  # not an error: the request is repeated after the rebalance
         self._metrics.kafka_errors.labels(client_config.kind_of(error)).inc()
 
     # -- starting
@@ -193,19 +192,19 @@ class KafkaSource:
         return polled
 
     def _poll_client(self, timeout: float) -> Mapping[TopicPartition, Sequence[Any]]:
-        """Return what the client has, and do what its error asks for."""
+        """Return the messages that the client has fetched. If it raises an error, recover from that."""
         try:
             client_internals.hand_over_parked_fetches(self._consumer)
             records: dict[TopicPartition, Sequence[Any]] = self._consumer.poll(timeout_ms=max(0, round(timeout * 1000)))
             deferred = client_internals.pop_deferred_error(self._consumer)
-        except Exception as error:  # the client raises what it meets, a codec's errors among it
+        except Exception as error:  # the client raises errors of every kind, also a codec's
             records, deferred = {}, error
         if deferred is not None:
             self._poll_failed(deferred)
         return records
 
     def _note_leader_epochs(self, assignment: Assignment, messages: Sequence[Any]) -> None:
-        """Enter which leader's epoch messages are of. It changes with elections alone, and only rises."""
+        """Enter the leader's epoch of messages into the ledger. It changes only with an election, and only rises."""
         known = assignment.leader_epochs[-1][1] if assignment.leader_epochs else None
         if messages[0].leader_epoch == messages[-1].leader_epoch == known:
             return
@@ -217,7 +216,7 @@ class KafkaSource:
             behind = message.offset + 1
 
     def _watch_partitions(self) -> None:
-        """Look after what is assigned: its topics, its leaders, its first offsets."""
+        """Check what is assigned: its topics, its leaders, its first offsets."""
         self._positions.watch_recreated_topics(self._consumer)
         self._subscription.watch(self._consumer)
         self._leaders.look(self._consumer, self._ledger.assignments())
@@ -232,19 +231,21 @@ class KafkaSource:
         try:
             if not self._recover(error):
                 if self._repeats.is_due(client_config.describe(error)):
-                    extra = {"error": client_config.describe(error), "left_out": self._repeats.left_out}
-                    log.warning("poll failed", extra={**extra})
+                    log.warning(
+                        "poll failed",
+                        extra={"error": client_config.describe(error), "left_out": self._repeats.left_out},
+                    )
                 time.sleep(_ERROR_WAIT_SECONDS)
-        except kafka_errors.KafkaError as another:  # the next poll meets the first one again
+        except kafka_errors.KafkaError as another:  # the next poll raises the first error again
             self._count(another)
             log.warning(
-                "poll failed, and so did what it asked for",
+                "poll failed, and the recovery from it failed too",
                 extra={"error": f"{client_config.describe(error)}; {client_config.describe(another)}"},
             )
             time.sleep(_ERROR_WAIT_SECONDS)
 
     def _recover(self, error: Any) -> bool:
-        """Do what an error of poll asks for; return False where that is nothing but to poll again."""
+        """Recover from an error of poll. Return False if all that can be done is to poll again."""
         if isinstance(error, kafka_errors.FencedInstanceIdError):
             self._membership.fence()
         elif isinstance(error, kafka_errors.OffsetOutOfRangeError):
@@ -279,14 +280,14 @@ class KafkaSource:
         denied = self._denied.waiting
         steered = (dict(fetch), waiting, denied, self._ledger.newest_epoch)
         if steered == self._steered:
-            return  # asking the client for each partition takes longer than all else of a turn
+            return  # to ask the client about each partition takes longer than the rest of a turn
         assigned, paused = self._consumer.assignment(), self._consumer.paused()
         wanted = {
             TopicPartition(*assignment.partition): is_wanted
             and assignment.partition not in waiting
             and assignment.partition.topic not in denied
             for assignment, is_wanted in fetch.items()
-            if assignment.phase is Phase.OPEN  # of one that is not, the client has no offset to read at
+            if assignment.phase is Phase.OPEN  # of any other the client does not know where to read
         }
         for tp in assigned:
             is_wanted = wanted.get(tp, False)
@@ -323,7 +324,7 @@ class KafkaSource:
         if self._consumer is not None:
             # Half for the commit of what moved since the last one, half for leaving.
             self._handover.commit_seconds = timeout / 2
-            with contextlib.suppress(Exception):  # what was settled is committed, and the rest comes again anyway
+            with contextlib.suppress(Exception):  # what was not committed comes again anyway
                 self._consumer.close(autocommit=False, timeout_ms=max(1, round(timeout * 500)))
             self._handover.commit_seconds = COMMIT_SECONDS
             self._consumer = None
@@ -331,7 +332,7 @@ class KafkaSource:
         self._membership.leave()
 
     def _abandon(self) -> None:
-        """Drop a consumer that is no member any more, with all that it had."""
+        """Drop a consumer that is no member any more, and all its assignments."""
         consumer, self._consumer = self._consumer, None
         self._membership.end()
         if owned := self._ledger.assignments():

@@ -1,16 +1,17 @@
 """The dead-letter topic: records that can never be written, as they came, with what was wrong.
 
-A dead letter counts once the broker has acknowledged it; until then its record is not settled, and none is passed over.
-What keeps a dead letter from being written decides what waits for it:
+A record is settled once the broker has acknowledged its dead letter. No dead letter is skipped. If one cannot be written, the
+cause decides what else waits:
 
     the limit, or no topic     `admission.py`: the topic, or the partition, is blocked until it is given back
-    refused by the service     `admission.py`: it waits until all before it in reading order are decided, a minute at most
+    refused by the service     `admission.py`: it waits until all records before it are decided, a minute at most
     the broker, the topic      `rounds.py`: every topic is blocked, and all dead letters are retried
-    the dead letter itself     written as a reference, which says why; where that is not wanted (too large), or cannot be
-                               written either, `retry_queue.py`: its own partition is blocked, and it is retried alone
+    the dead letter itself     it is written as a reference, which says why. Where the settings do not want that (too large),
+                               or it fails too, `retry_queue.py`: its own partition is blocked, and it is retried alone
 
-What is blocked or retried alone, and what waits beyond a few megabytes, keeps its place and releases its bytes, which
-would fill the buffer and pause every partition. The record is read again from its topic when it can be written.
+A dead letter that is blocked or retried alone keeps its place and releases its bytes. So does each that waits after the first
+few megabytes. Otherwise their bytes would fill the buffer and pause every partition. The record is read again from its topic
+when it can be written.
 """
 
 import threading
@@ -38,8 +39,8 @@ from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
 
-_LOOK_SECONDS: Final = 0.05  # between looks whether all before a refused record are decided
-_LEASE_LOOK_SECONDS: Final = 0.2  # between looks whether a dead letter may be written again
+_LOOK_SECONDS: Final = 0.05  # between checks whether all records before a refused one are decided
+_LEASE_LOOK_SECONDS: Final = 0.2  # between checks whether the lease holds again
 
 
 class DeadLetterWriter:
@@ -105,7 +106,7 @@ class DeadLetterWriter:
             clock=clock,
         )
         self._condition = threading.Condition()
-        self._queue: deque[tuple[DeadLetter, float]] = deque()  # with the time of each
+        self._queue: deque[tuple[DeadLetter, float]] = deque()  # each with the time at which it was submitted
         self._is_busy = False
         self._stopping = False
         self._ready = not self._has_topic
@@ -125,17 +126,17 @@ class DeadLetterWriter:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether dead letters can be written as far as is known, or none are wanted."""
+        """Whether dead letters can be written, as far as is known. True if the settings want none."""
         return self._ready
 
     @property
     def is_idle(self) -> bool:
-        """Return whether nothing waits to be written that could be."""
+        """Whether no dead letter waits that can be written now."""
         with self._condition:
             return not self._queue and not self._is_busy
 
     def dead_threads(self) -> list[str]:
-        """Return the thread's name where it has ended and was not asked to."""
+        """Return the thread's name if it ended although it was not asked to."""
         return [] if self._stopping or self._thread.is_alive() else [self._thread.name]
 
     def stop(self, timeout: float) -> None:
@@ -143,7 +144,7 @@ class DeadLetterWriter:
         with self._condition:
             self._stopping = True
             self._condition.notify_all()
-        self._sender.close()  # else the thread waits on for the broker's answer
+        self._sender.close()  # otherwise the thread continues to wait for the broker's answer
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -156,7 +157,7 @@ class DeadLetterWriter:
             while (submitted := self._next()) is not None:
                 self._drop_given_back()
                 self._admit([Entry(dead_letter, submitted_at) for dead_letter, submitted_at in submitted])
-                del submitted  # else it keeps the bytes that are released meanwhile
+                del submitted  # otherwise it keeps the bytes that are released below
                 self._rounds.write(self._is_stopping)
                 self._retries.retry_due(self._is_stopping)
                 self._unblock_if_none_waits()
@@ -181,7 +182,7 @@ class DeadLetterWriter:
                     self._condition.wait(self._retry_seconds)
 
     def _next(self) -> list[tuple[DeadLetter, float]] | None:
-        """Wait for dead letters, or until a retry is due; None where the thread is to end."""
+        """Wait for dead letters, or until a retry is due. None if the thread must end."""
         with self._condition:
             self._is_busy = self._admission.has_undecided or bool(self._rounds.waiting)
             if not self._stopping and not self._queue:
@@ -197,7 +198,7 @@ class DeadLetterWriter:
         now, seconds = self._clock(), self._retry_seconds
         if self._admission.has_undecided:
             seconds = min(seconds, _LOOK_SECONDS)
-        if self._lease.is_waiting:  # when the others are due means nothing until the lease holds
+        if self._lease.is_waiting:  # nothing can be written before the lease holds, whatever is due
             return _LOOK_SECONDS if self._admission.has_undecided else _LEASE_LOOK_SECONDS
         if self._rounds.waiting:
             seconds = min(seconds, self._rounds.next_at - now)
@@ -217,6 +218,6 @@ class DeadLetterWriter:
         self._rounds.add(self._admission.admit(entries, admitted_before))
 
     def _unblock_if_none_waits(self) -> None:
-        """End the block of every topic once no dead letter waits for the broker: the next one finds out how it is."""
+        """End the block of every topic if no dead letter waits for the broker. The next one shows whether it works again."""
         if not self._rounds.waiting and not self._retries.has_some_without_room:
             self._unavailable.unblock()

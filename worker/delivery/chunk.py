@@ -79,7 +79,7 @@ class Chunk:
         self.attempts += 1
         if not isinstance(error, Transient):
             return
-        if error.blame is not Blame.NOBODY:
+        if error.blame is not Blame.NONE:
             self.doubt.note(accepted)
         if error.blame is Blame.CONTENT:
             self.service_doubt.note(accepted)

@@ -4,12 +4,12 @@ A courier belongs to one index and serves all its slots. What an answer means fo
 
     not sent     sent when the lease holds again, or dropped with its partition; this is no attempt
     accepted     settled as put or deleted, and the versions that it superseded with it
-    transient    retried after a full-jitter delay, without end; Retry-After closes the gate of the whole index that long
+    transient    retried after a full-jitter delay, without end; Retry-After closes the gate of the index for that long
     refused      split until the bad record is alone; that one is dead-lettered, and the version that it had superseded is
                  tried instead, newest first
-    500, again   while other requests of the index are accepted: as refused. While none is: retried, and reported as
-                 record_stuck. The same for every transient answer that may blame the records (`Blame.CONTENT`)
-    a proxy's    400, 413 or 422 (`Blame.WAY`): split as well, but a single record is retried, and reported as record_stuck
+    500, again   treated as refused while other requests of the index are accepted; while none is, retried and reported as
+                 record_stuck. The same holds for every transient answer that may blame the records (`Blame.CONTENT`)
+    a proxy's    400, 413 or 422 (`Blame.PROXY`): split as well, but a single record is retried, and reported as record_stuck
     target       the index is blocked, probed every `retry_max_seconds`, and continues when it works again
 """
 
@@ -36,7 +36,7 @@ log = logging.getLogger("worker.delivery")
 SERVER_ERROR: Final = 500  # the service's answer to some content, as well as to faults of its own
 SPLIT_AFTER: Final = 3  # answers that may blame the records
 SPLIT_AFTER_WRITE_TIMEOUTS: Final = 2
-LEASE_LOOK_SECONDS: Final = 1.0  # how often the lease is looked at while it does not hold, besides at each wake-up
+LEASE_LOOK_SECONDS: Final = 1.0  # between two checks of a lease that has run out; a wake-up checks it too
 
 # Of the header __connect.errors.class.name: it stays as it is when this file moves.
 _RAISED_BY: Final = "worker.delivery.Courier"
@@ -46,8 +46,8 @@ _NOT_SENT: Final = NotSent("a partition was given back, or the lease ran out, be
 class Courier:
     """Delivers batches of one index; each slot calls `deliver` with a batch of its own.
 
-    A batch is one or two chunks to begin with, its puts and its deletes; a chunk that is split makes two. Each step sends one
-    chunk once, the one that may be sent first. So a chunk that fails does not hold up the others, and the answers to the
+    A batch begins as one or two chunks: its puts and its deletes. A split makes two chunks of one. Each step sends one chunk
+    once: the one with the earliest `not_before`. So a chunk that fails does not delay the others, and the answers to the
     others show whether the fault is its own.
     """
 
@@ -82,7 +82,7 @@ class Courier:
         self._wall = wall
 
     def deliver(self, batch: Batch) -> None:
-        """Bring every record of the batch to its outcome; fewer only if its partition is gone or the lane stops."""
+        """Bring every record of the batch to its outcome, except where its partition is given back or the lane stops."""
         chunks = chunks_of(list(batch.items.values()))
         try:
             while chunks:
@@ -93,7 +93,7 @@ class Courier:
             self._leave_queue()
 
     def _step(self, chunk: Chunk) -> list[Chunk]:
-        """Send a chunk once, when it may be sent; returns the chunks that are left to do."""
+        """Send a chunk once, if it may be sent. Returns the chunks that are not finished."""
         self._state.wait(chunk.not_before - self._clock(), lambda: not chunk.is_live)
         if not chunk.is_live:
             return self._without_revoked(chunk)
@@ -158,7 +158,7 @@ class Courier:
         self._ledger.discard(version for item in items for version in item.versions())
 
     def _admitted(self, chunk: Chunk) -> Admission | None:
-        """Return the pacer's admission; None after a wait for it, in which everything may have changed."""
+        """Return the pacer's admission; None after a wait, for then everything must be checked again."""
         me = threading.get_ident()  # the slot keeps its place in the pacer's queue
         admission = self._pacer.admit(len(chunk.items), me)
         if admission.delay <= 0.0:
@@ -175,7 +175,7 @@ class Courier:
         return None
 
     def _leave_queue(self) -> None:
-        """Give up the slot's place in the pacer's queue. A slot that keeps one and does not ask again stops all others."""
+        """Give up the slot's place in the pacer's queue. A slot that kept its place and did not ask again would stop all others."""
         if self._pacer.leave(threading.get_ident()):
             self._state.wake()
 
@@ -190,7 +190,7 @@ class Courier:
             self._answered(admission, Verdict.NOT_SENT)
             return _NOT_SENT
         self._ledger.count_bytes(len(body))
-        verdict = Verdict.FAILED  # also if something fails that is no answer
+        verdict = Verdict.FAILED  # also where an error of another kind is raised
         error: SinkError | None = None
         try:
             (self._sink.delete if is_delete else self._sink.put)(body)
@@ -252,9 +252,9 @@ class Courier:
         return [chunk]
 
     def _is_stuck(self, chunk: Chunk) -> bool:
-        """Return whether several records keep getting 500, or the like, while nothing else of the index is accepted.
+        """Return whether a chunk of several records keeps failing, with 500 or the like, while nothing else is accepted.
 
-        This alone does not show whether the fault is theirs or the service's, since batches that share a key with them wait.
+        That does not show whether the records or the service is at fault: batches that share a key with the chunk wait for it.
         """
         return chunk.doubt.count >= SPLIT_AFTER and not chunk.others_pass and not chunk.is_single
 
@@ -269,12 +269,12 @@ class Courier:
         return self._judge(chunk, error)
 
     def _is_at_fault(self, chunk: Chunk, error: SinkError) -> bool:
-        """Return whether a chunk must itself be why it fails again and again: others were accepted meanwhile.
+        """Return whether the chunk itself must be the cause of its failures: others were accepted meanwhile.
 
         A proxy or firewall that refuses a single record may refuse it for its size or its text. The service has not refused
         it, so it is not dead-lettered.
         """
-        if not isinstance(error, Transient) or error.blame is Blame.NOBODY:
+        if not isinstance(error, Transient) or error.blame is Blame.NONE:
             return False
         if not chunk.is_single:
             return chunk.doubt.count >= SPLIT_AFTER and chunk.others_pass
@@ -344,7 +344,7 @@ class Courier:
                 chunk.attempts,
             )
         )
-        # From here on the bytes count as the dead letter's. The batch keeps the item, for its key, until it is all done.
+        # From here on the bytes count for the dead letter. The batch keeps the item, with its key, until the batch is done.
         item.message, item.fragment = BareMessage(item.offset, item.message.timestamp), None
         self._clear_stuck([item])
         return [Chunk([older])] if older is not None else []

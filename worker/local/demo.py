@@ -140,7 +140,7 @@ class Demo:
                 "emulator", ["local", "emulator", "--port", "0"], dict(os.environ), "stdout"
             )
             self._endpoint = f"http://127.0.0.1:{port}"
-            self._broker = self._stack.enter_context(Broker.start(tell=lambda line: self._console.print(f"  {line}")))
+            self._broker = self._stack.enter_context(Broker.start(report=lambda line: self._console.print(f"  {line}")))
             admin = KafkaAdminClient(bootstrap_servers=self._broker.bootstrap)
             admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1), NewTopic(DEAD_LETTER_TOPIC, 1, 1)])
             admin.close()
@@ -183,7 +183,7 @@ class Demo:
         }
 
     def _start(self, name: str, arguments: Sequence[str], env: Mapping[str, str], port_on: str) -> tuple[Process, int]:
-        """Start a command of ours; returns it with the port that it tells of on its first lines."""
+        """Start a command of ours; returns it with the port that it prints on its first lines."""
         log = self._stack.enter_context((self._folder / f"{name}.log").open("w"))
         process = spawn(
             [sys.executable, "-m", "worker", *arguments],
@@ -268,11 +268,11 @@ class Demo:
                 f"the index differs from what was published: {wrong + sorted(found.keys() - newest.keys())}"
             )
         self._console.print(f"[green]✓[/] the index holds exactly the newest version of all {len(newest)} vectors")
-        letters = _read_all(self._broker.bootstrap, DEAD_LETTER_TOPIC)
+        dead_letters = _read_all(self._broker.bootstrap, DEAD_LETTER_TOPIC)
         expected = sorted((reason, message.key or b"", message.value or b"") for reason, message in self._broken)
-        if sorted((_reason(letter), letter.key or b"", letter.value or b"") for letter in letters) != expected:
+        if sorted((_reason(each), each.key or b"", each.value or b"") for each in dead_letters) != expected:
             raise DemoError("the dead letters are not the broken records, byte for byte")
-        self._console.print(f"[green]✓[/] the {len(letters)} dead letters are the broken records, byte for byte")
+        self._console.print(f"[green]✓[/] the {len(dead_letters)} dead letters are the broken records, byte for byte")
 
     def ask(self) -> None:
         """Ask the index for the nearest neighbours of some questions."""
@@ -353,12 +353,12 @@ def _is_same(found: Mapping[str, Any] | None, sentence: Sentence) -> bool:
 
 
 def _find_port(lines: IO[str], log: IO[str]) -> int | None:
-    """Read lines, and copy them to the log, until one tells of the port; None where they end before."""
+    """Read lines, and copy them to the log, until one contains the port; None if they end before."""
     for line in lines:
         log.write(line)
         log.flush()
-        if line.startswith("{") and (told := json.loads(line)).get("message") == "http":
-            return int(told["port"])
+        if line.startswith("{") and (entry := json.loads(line)).get("message") == "http":
+            return int(entry["port"])
         if line.startswith("OSS vector emulator on "):
             return int(line.rpartition(":")[2])
     return None
@@ -400,8 +400,8 @@ def _read_all(bootstrap: str, topic: str) -> list[Any]:
         consumer.close()
 
 
-def _reason(letter: Any) -> str:
-    return str(dict(letter.headers)[REASON].decode())
+def _reason(dead_letter: Any) -> str:
+    return str(dict(dead_letter.headers)[REASON].decode())
 
 
 def run(*, keep: bool) -> None:

@@ -1,13 +1,13 @@
 """Child processes that never outlive the process that started them.
 
-Between a parent and its child stands a small supervisor, this file run as a program. Its standard input is a pipe whose
-other end only the parent holds, so that the parent's end, SIGKILL included, is an end of file there:
+Between a parent and its child runs a small supervisor: this file, as a program. Its standard input is a pipe, and only the
+parent has the other end. So if the parent ends, even by SIGKILL, the supervisor reads an end of file:
 
     parent  --- signal numbers, one byte each; end of file: the parent is gone -->  supervisor  -- signals -->  child
     parent  <-- the child's pid, or why it did not start; end of file: it ended --  supervisor
 
-The supervisor alone signals the child, before it has reaped it: no signal reaches a stranger that got the same pid.
-It runs in a session of its own, hence Ctrl-C in a terminal reaches the parent alone, which then stops its children in
+Only the supervisor signals the child, and only before it has reaped it. So no signal reaches another process that got the same
+pid. The supervisor runs in a session of its own. So Ctrl-C in a terminal reaches only the parent, which stops its children in
 its own order. It imports the standard library only, because it starts without site packages to be quick.
 """
 
@@ -29,7 +29,7 @@ from typing import IO, Self
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The signals that the supervisor hands to the child."""
 KILL_LIMIT_S = 60.0
-"""How long the end of a killed child may take: it ends at once, unless the machine has no time for it."""
+"""The longest wait for a killed child to end. It ends at once, unless the machine is overloaded."""
 ORPHAN_GRACE_S = 2.0
 """How long an orphaned child has between SIGTERM and SIGKILL."""
 

@@ -1,8 +1,8 @@
 """Publish sample records at a steady rate until SIGTERM or SIGINT: `python -m worker.local.sample_producer`.
 
-First every sentence of the shipped data once, then, without end, a random one of them again, half of the time in a newer
-version where there is one. Some records are broken, each in one of the ways that the worker tells apart, under keys of
-their own. The vectors are real embeddings.
+First it publishes every sentence of the shipped data once. Then it repeats random ones without end, half of the time in a newer
+version if there is one. Some records are broken, each in one of the ways for which the worker has a reason, under keys
+of their own. The vectors are real embeddings.
 """
 
 import json
@@ -101,12 +101,12 @@ def publish(
     rate: float,
     stop: Stop,
     failures: Failures,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Send `rate` messages a second until `stop` is set or one fails; returns how many were sent.
 
-    Behind, as after a pause of the machine, it catches up on one second at the most.
+    After a delay, such as a pause of the machine, it catches up by one second at most.
     """
     sent = 0
     due = clock()
@@ -119,7 +119,7 @@ def publish(
         sender.send(topic, key=key, value=value).add_errback(failures.note)
         sent += 1
         if clock() >= next_report:
-            tell(f"{sent} sent")
+            report(f"{sent} sent")
             next_report += REPORT_SECONDS
     return sent
 

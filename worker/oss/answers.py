@@ -212,7 +212,7 @@ def _try_again(answer: Answer, said: _Said, about: About | None) -> Transient:
         retry_after=retry_after(answer.headers),
         unknown_outcome=not throttled and not 300 <= status <= 499,
         # Some content is answered with 500; not so a proxy's 500, nor any other status.
-        blame=Blame.CONTENT if status == 500 and said.request_id else Blame.NOBODY,
+        blame=Blame.CONTENT if status == 500 and said.request_id else Blame.NONE,
     )
 
 
@@ -229,7 +229,7 @@ def _of_content(answer: Answer, said: _Said, about: About | None) -> SinkError:
         code=said.code,
         request_id=said.request_id,
         retry_after=retry_after(answer.headers),
-        blame=Blame.CONTENT if is_unknown else Blame.WAY,
+        blame=Blame.CONTENT if is_unknown else Blame.PROXY,
     )
 
 

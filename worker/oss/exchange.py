@@ -60,7 +60,7 @@ class Exchanges:
                 return
             if not may_send:
                 exchange.is_not_sent = True
-                raise ConnectionAbortedError("held back before it was sent")
+                raise ConnectionAbortedError("stopped before it was sent")
             if exchange.is_aborted and phase is not Phase.WAITING:
                 raise ConnectionAbortedError("aborted before it was sent")
             exchange.connection, exchange.phase = connection, phase

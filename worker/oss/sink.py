@@ -140,7 +140,7 @@ class OssSink:
 
     def _failed(self, failure: Exception, exchange: Exchange) -> SinkError:
         if exchange.is_not_sent:
-            return NotSent("held back before it had left: the group had not confirmed the membership for too long")
+            return NotSent("stopped before it was sent: the group had not confirmed the membership for too long")
         if isinstance(failure, (OSError, HTTPError, http.client.HTTPException)):
             return error_of_connection(failure, self._where, exchange.phase)
         # Its message may contain secrets; the place where it was raised is enough.
@@ -178,7 +178,7 @@ def _headers(signed: Mapping[str, str | None]) -> dict[str, str]:
     headers = {name: value for name, value in signed.items() if value is not None}
     for name, value in headers.items():
         if _NOT_OF_A_HEADER.search(value):
-            message = f"the header {name} cannot be sent: the credentials hold a line break, a space before them, or another character that no header takes"
+            message = f"the header {name} cannot be sent: the credentials contain a line break, a space before them, or another character that no header takes"
             raise TargetError(message, block=BlockReason.CREDENTIALS)
     return headers
 

@@ -35,14 +35,14 @@ class Ignore(msgspec.Struct, frozen=True, gc=False):
 
 Decoded = Put | Delete | Ignore
 IGNORE: Final = Ignore()
-_PUT: Final = Operation.PUT  # to look it up in its class costs more than to compare it
+_PUT: Final = Operation.PUT  # a global name: to look it up in its class would cost more than the comparison
 
 
 class Decoder:
     """Decodes and validates the records of one route, by one format, which is chosen here.
 
-    `max_fragment_bytes` is the size of the largest fragment that still fits a request alone. The other settings are those of
-    `[records]`.
+    `max_fragment_bytes` is the size of the largest fragment that fits into a request of its own. The other settings are those
+    of `[records]`.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Decoder:
     def decode(self, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded:
         """Return what the message asks for.
 
-        Raises `RecordError`, and nothing else, where it can never be written, with one of the fixed reasons. An error that
-        nobody foresaw is one of them: it costs this record, not the worker.
+        Raises `RecordError`, and nothing else, where it can never be written, with one of the fixed reasons. An unexpected
+        error becomes one too (`internal_error`): it costs this record, not the worker.
         """
         try:
             if value is None:
@@ -101,7 +101,7 @@ class Decoder:
         if self._tombstones == "dead-letter":
             raise RecordError(
                 Reason.TOMBSTONE,
-                'the value is null; records.tombstones says what that means: it is "dead-letter", "delete" would delete '
-                'the vector, "ignore" would pass it over',
+                'the value is null, and records.tombstones is "dead-letter"; "delete" would delete the vector, '
+                '"ignore" would skip the record',
             )
         return Delete(self._choose_key(None, key))

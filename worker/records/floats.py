@@ -1,7 +1,7 @@
 """The numbers of a JSON record, read by simdjson, which returns them without making a Python object of each.
 
-msgspec decodes the record, with a stand-in where the list of numbers was. For long vectors both together cost about half
-of msgspec alone. Nothing is accepted that msgspec would refuse: what is unusual is left to it, or to the caller.
+msgspec decodes the rest of the record, with a placeholder instead of the list of numbers. For long vectors both together cost
+about half of msgspec alone. Nothing is accepted that msgspec would refuse: it, or the caller, reads what is unusual.
 """
 
 import base64

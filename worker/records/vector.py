@@ -98,7 +98,7 @@ class Vectors:
 
 
 def beyond_float32(found: str) -> RecordError:
-    """Return the error of a number that float32 cannot hold; `found` says which number it is."""
+    """Return the error of a number that is outside the range of float32; `found` says which number it is."""
     return RecordError(Reason.NOT_FINITE, f"{found} beyond the range of float32, about ±3.4e38 ({LIMIT_SOURCE})")
 
 

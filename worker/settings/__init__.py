@@ -1,13 +1,13 @@
 """The settings: their tables, reading them, their rules, and showing them.
 
-Why this is our own code and not pydantic-settings. Both were held against what the settings promise (pydantic-settings 2.16
+Why this is our own code and not pydantic-settings. Both were compared with what the settings promise (pydantic-settings 2.16
 with pydantic 2.14, Python 3.11, in 2026):
 
 - The same in both: types and bounds declared once, a TOML file, nested variables (`A__B`), the environment over the file,
   several mistakes in one error.
 - Not there, and to be written beside it: the origin of each value in force; `<name>_file` for any setting (it reads a folder
   of secrets instead); an unknown variable (`OSS_VECTORS_BATCH__MAX_RECORD`) in a table that has no other variable, or in no
-  table, and a single underscore for two, which it all passes over in silence; the rules between settings; `config --example`.
+  table, and a single underscore for two (it ignores all of them silently); the rules between settings; `config --example`.
 - Different, and to be undone: a variable with a list must be JSON; one that is not ends with the first mistake alone; a file's
   "7" passes for a number; the text of an error quotes the value unless every model says otherwise, a secret of a wrong type
   too, and links to a page of the library.

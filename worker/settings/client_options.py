@@ -1,4 +1,4 @@
-"""The table `[kafka.client]`: kafka-python's own settings, held against what the client knows."""
+"""The table `[kafka.client]`: kafka-python's own settings, compared with what the client knows."""
 
 import math
 import re

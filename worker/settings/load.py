@@ -45,8 +45,8 @@ class Loaded(msgspec.Struct, frozen=True):
 def load(path: Path | None, environ: Mapping[str, str], *, to_run: bool = False) -> Loaded:
     """Read the settings. The environment wins over the file, the file over the defaults.
 
-    `path` is the file of `--config`; without it `OSS_VECTORS_CONFIG` names one, without that there is none.
-    `to_run` also asks for what only a run needs: the credentials. Raises `SettingsError` with every mistake.
+    `path` is the file of `--config`. If it is None, `OSS_VECTORS_CONFIG` may name a file; if that is not set, no file is read.
+    With `to_run` the credentials must be set too. Raises `SettingsError` with every mistake.
     """
     return _Loader(environ, to_run=to_run).load(path)
 
@@ -69,7 +69,7 @@ class _Loader:
         self._refuse_unknown_variables()
         routes = self._routes(document.get("routes"), source)
         tables = {name: self._table(name, kind, document.get(name, {}), source) for name, kind in TABLES.items()}
-        # A setting that is wrong by itself has its default here. A second mistake about it would mislead.
+        # A setting that is wrong by itself has its default here, so a rule about it could report a mistake that is none.
         self._mistakes += [m for m in contradictions(routes, tables) if m.partition(" ")[0] not in self._wrong]
         oss = tables["oss"]
         if self._to_run and isinstance(oss, Oss) and oss.credentials == "environment":
@@ -220,7 +220,7 @@ class _Loader:
     ) -> Table | None:
         """Convert each value by itself, so that every mistake is found.
 
-        A wrong value leaves its default in place, "" where there is none.
+        A wrong value is replaced by the setting's default, or by "" if it has none.
         """
         converted: dict[str, Any] = {}
         fields = fields_of(kind)
@@ -264,7 +264,7 @@ def _converted(name: str, given: Any, kind: Any) -> Any:
 
 
 def _parsed(given: _FromText, kind: Any) -> Any:
-    """Return what a variable holds: JSON for a table, a list where it is comma separated, else its text."""
+    """Return the value in a text: JSON for a table, comma-separated elements for a list, else the text itself."""
     text = str(given)
     plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if get_origin(plain) is dict:
@@ -287,7 +287,7 @@ def _refuse_constant(_: str) -> NoReturn:
 
 
 def _remember(secrets: Mapping[str, Any]) -> None:
-    """Hide these values in every text from now on, right or wrong, also where another setting was given one of them."""
+    """Hide these values in every text from now on, also those that are wrong, and wherever else they were written."""
     for value in secrets.values():
         if isinstance(value, str):
             redaction.remember(str(value))

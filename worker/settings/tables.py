@@ -20,7 +20,7 @@ CREDENTIAL_VARIABLES: Final = ("OSS_ACCESS_KEY_ID", *SECRET_VARIABLES)
 SECRETS: Final = frozenset(
     {
         *("kafka.sasl_plain_password", "kafka.ssl_password", "kafka.client", "oss.proxy_url"),
-        "oss.credentials_process",  # a command line may hold what it signs in with
+        "oss.credentials_process",  # a command line may contain what it signs in with
     }
 )
 

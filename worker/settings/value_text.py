@@ -1,8 +1,8 @@
-"""What the text of a setting may hold, wherever it comes from.
+"""What the text of a setting may contain, wherever it comes from.
 
 A variable, or a file of its own, loses the white space around its value: `echo` and editors end what they write with a
-line break, and `export A=" b"` is written in a hurry. In the settings file, and inside JSON, white space around a value was
-written on purpose, so it is a mistake and refused. Characters that nobody can see are refused everywhere.
+line break, and `export A=" b"` is easily written by mistake. In the settings file, and inside JSON, white space around a value
+was written on purpose, so it is reported as a mistake. Invisible characters are refused everywhere.
 """
 
 import re

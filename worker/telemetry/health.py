@@ -49,7 +49,7 @@ class Pages:
         return plain(HTTPStatus.NOT_FOUND, "there are /, /metrics, /healthz and /readyz")
 
     def tick(self) -> None:
-        """Let the page take its samples; called about twice a second. It never raises, for the other paths work without it."""
+        """Let the page collect its samples; called about twice a second. It never raises: the other paths work without the page."""
         try:
             self._page.tick()
         except Exception:

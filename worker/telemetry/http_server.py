@@ -1,4 +1,4 @@
-"""A small HTTP server for probes, scrapes and a page: one thread, and a bound on all that a client can make it hold.
+"""A small HTTP server for probes, scrapes and a page: one thread, and a bound on the memory that a client can make it use.
 
 Each request has a connection of its own, which is closed after the answer. The port is meant for a private network, but
 whoever reaches it can open connections, send slowly, send much, and not read. So the server has these bounds:

@@ -1,7 +1,7 @@
 """Every metric of the worker, with its meaning and unit.
 
-What the ledger and the status know is read from them at each scrape, in one reading, so that in every scrape
-consumed = all settled outcomes + buffered. The rest is counted as it happens, for each request or poll.
+The ledger and the status are read once at each scrape, so that consumed = all settled outcomes + buffered in every scrape. All
+other metrics are counted when something happens, for each request or poll.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -50,7 +50,7 @@ _BATCH_BYTES: Final = (1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4e6, 8e6, 12e6, 16e6, 21e6)
 
 
 class Metrics:
-    """The registry of this process, and the metrics that are counted as it happens."""
+    """The registry of this process, and the metrics that are counted when something happens."""
 
     def __init__(self, ledger: Ledger, status: Status, topics: Iterable[str], indexes: Iterable[str]) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it ships without a signature
@@ -63,7 +63,7 @@ class Metrics:
         self._make_histograms(registry)
         self._make_client_metrics(registry)
         self._make_known_series()
-        # Read from the ledger, which knows it also when the main loop does not turn or has no consumer.
+        # Read from the ledger, so that it is right even if the main loop does not turn or has no consumer.
         self.assigned_partitions.set_function(lambda: len(ledger.assignments()))
         registry.register(_LedgerCollector(ledger, self.ends))
         registry.register(_StatusCollector(status, self.topics))
@@ -220,7 +220,7 @@ class Metrics:
         r.register(self.record_latency)
 
     def _make_client_metrics(self, r: CollectorRegistry) -> None:
-        """Make what `worker.consumer.client_metrics` counts of the group's consumer, over all consumers of this process."""
+        """Make the metrics that `worker.consumer.client_metrics` sets. A new consumer continues the series of the last one."""
         self.kafka_client_fetch_duration = Histogram(
             "oss_vectors_kafka_client_fetch_duration_seconds",
             "Seconds from a fetch to its answer; a broker with nothing new answers after fetch_max_wait_ms.",
@@ -307,7 +307,7 @@ class Metrics:
         self.batch_bytes.labels(index).observe(size)
 
     def settled(self, topic: str, timestamps_ms: Iterable[int], now: float) -> None:
-        """Observe the latency of settled records; `now` is Unix time in seconds, a negative timestamp is none."""
+        """Observe the latency of settled records. `now` is Unix time in seconds; a negative timestamp means that there is none."""
         self.record_latency.observe(topic, timestamps_ms, now * 1000)
 
 
@@ -338,7 +338,10 @@ def _record_families(books: Books) -> Iterator[Metric]:
         settled.add_metric([topic, outcome.value], count)
     yield from (consumed, settled, buffered)
     yield GaugeMetricFamily(
-        "oss_vectors_buffer_bytes", "Bytes held by records not yet settled.", value=books.buffer_bytes, unit="bytes"
+        "oss_vectors_buffer_bytes",
+        "Bytes of records that are not settled, and of the bodies of requests.",
+        value=books.buffer_bytes,
+        unit="bytes",
     )
 
 

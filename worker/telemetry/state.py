@@ -164,13 +164,13 @@ class Status:
         with self._lock:
             return {block: words.message for block, words in self._blocks.items()}
 
-    def dead_lettered(self, letter: DeadLettered) -> None:
+    def dead_lettered(self, record: DeadLettered) -> None:
         """Note a dead letter that was written."""
         with self._lock:
-            self._dead_letters.setdefault(letter.reason, deque(maxlen=DEAD_LETTERS_KEPT)).append(letter)
+            self._dead_letters.setdefault(record.reason, deque(maxlen=DEAD_LETTERS_KEPT)).append(record)
 
     def dead_letters(self) -> list[DeadLettered]:
         """Return the last `DEAD_LETTERS_KEPT` dead letters of each reason, the newest first."""
         with self._lock:
-            kept = [letter for letters in self._dead_letters.values() for letter in letters]
-        return sorted(kept, key=lambda letter: letter.at, reverse=True)
+            kept = [each for of_reason in self._dead_letters.values() for each in of_reason]
+        return sorted(kept, key=lambda each: each.at, reverse=True)

@@ -1,6 +1,6 @@
 """Record batches of the formats 0 and 1, read by the client, with bounds for what has none there.
 
-Brokers since 4.0 hold none of them; older ones may hand out what an old producer wrote.
+Brokers since 4.0 have none of them. An older broker may return what an old producer wrote.
 """
 
 import operator

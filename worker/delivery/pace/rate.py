@@ -54,9 +54,9 @@ class AdaptiveRate:
 
     It begins at a quarter of `most` and doubles every two seconds (slow start), until the service throttles for the first
     time. From there on it grows by a fixed part of `most` each second, and falls to 70 % at a throttled answer. It grows only
-    while it holds requests back and good answers come, and falls once for all requests that left before it last fell.
-    The longer no answer was throttled the faster it grows, with the cube of that time, for others have gone then (Ha, Rhee
-    and Xu, "CUBIC", 2008). After an outage it restarts (`restart`).
+    while requests wait for it and accepted answers come. It falls once for all requests that left before it last fell.
+    The longer no answer was throttled, the faster it grows, with the cube of that time: then others have probably stopped
+    (Ha, Rhee and Xu, "CUBIC", 2008). After an outage it restarts (`restart`).
 
     Replicas that share the limit all grow alike, and each is throttled, and falls, in proportion to its own rate; so
     their rates meet (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance", 1989).

@@ -22,11 +22,11 @@ __all__ = ["Broker", "BrokerError", "run"]
 def run(port: int, data: Path | None) -> None:
     """Run Apache Kafka in the foreground until SIGTERM, SIGINT, or the end of the pipe that is the standard input.
 
-    Prints one line once the broker answers. `port` 0 takes a free one; without `data` the records go with the broker.
+    Prints one line once the broker answers. `port` 0 is a free one; without `data` the records are deleted with the broker.
     SystemExit with a message (exit code 1) if it does not start, or ends by itself.
     """
     try:
-        with _Stop() as stop, Broker.start(data, port, tell=_tell, check=stop.check) as broker:
+        with _Stop() as stop, Broker.start(data, port, report=_report, check=stop.check) as broker:
             print(f"Apache Kafka {broker.version} on {broker.bootstrap}", flush=True)  # noqa: T201 - the answer
             stop.wait(broker)
     except _Stopped:
@@ -35,7 +35,7 @@ def run(port: int, data: Path | None) -> None:
         raise SystemExit(f"error: {error}") from None
 
 
-def _tell(line: str) -> None:
+def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - progress, for a person
 
 

@@ -1,5 +1,5 @@
-"""What the local broker says when it cannot go on."""
+"""The error of the local broker."""
 
 
 class BrokerError(Exception):
-    """The local broker cannot start or go on; the message says what, why and what to do, for a person to read."""
+    """The local broker cannot start or continue. The message says what failed, why, and what to do."""

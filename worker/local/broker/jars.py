@@ -1,6 +1,6 @@
 """The jars of Apache Kafka: fetched once, checked at every start.
 
-Which files they are stands, with their SHA-256s, in a lock file of jgo beside this module. jgo downloads and keeps them
+A lock file of jgo beside this module lists the files with their SHA-256s. jgo downloads and keeps them
 in the local Maven repository: `~/.m2/repository`, or where M2_REPO or jgo's own settings say; those settings may also
 name repositories to download from. jgo only logs a wrong checksum, and never compares with a lock file by itself, so
 that is done here, before Java sees a jar. lock.py writes the lock file.
@@ -26,10 +26,10 @@ MEGABYTES = {"4.3.1": 44, "3.9.1": 50, "2.8.2": 39}
 ATTEMPTS = 3
 
 
-def classpath(version: str, tell: Callable[[str], None], check: Callable[[], None]) -> list[Path]:
+def classpath(version: str, report: Callable[[str], None], check: Callable[[], None]) -> list[Path]:
     """The verified jars of this Kafka version, downloaded if they are not there yet.
 
-    `tell` gets a line of progress at times; `check` is called a few times a second and may raise to stop waiting.
+    `report` gets a line of progress at times; `check` is called a few times a second and may raise to stop waiting.
     BrokerError if jgo is not installed, or a jar cannot be had or is not the one in the lock file.
     """
     maven = context()
@@ -37,7 +37,7 @@ def classpath(version: str, tell: Callable[[str], None], check: Callable[[], Non
     if any(not _is_sound(artifact, digest) for artifact, digest in locked.items()):
         with _one_at_a_time(maven.repo_cache):
             missing = {artifact: digest for artifact, digest in locked.items() if not _is_sound(artifact, digest)}
-            _fetch_all(version, missing, maven.repo_cache, tell, check)
+            _fetch_all(version, missing, maven.repo_cache, report, check)
     return [_path(artifact) for artifact in locked]
 
 
@@ -105,25 +105,25 @@ def _fetch_all(
     version: str,
     missing: "dict[Artifact, str]",
     folder: Path,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     check: Callable[[], None],
 ) -> None:
     if not missing:
         return
-    tell(f"Apache Kafka {version}: fetching {len(missing)} jars (all are {MEGABYTES[version]} MB) to {folder}, once")
+    report(f"Apache Kafka {version}: fetching {len(missing)} jars (all are {MEGABYTES[version]} MB) to {folder}, once")
     executor = ThreadPoolExecutor(4, "jars")
     try:
         pending = {executor.submit(_fetch, artifact, digest) for artifact, digest in missing.items()}
-        told = 0
+        reported = 0
         while pending:
             check()
             ended, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
             for future in ended:
                 future.result()
             done = len(missing) - len(pending)
-            if done // 10 > told // 10 or not pending:
-                tell(f"{done} of {len(missing)} jars")
-                told = done
+            if done // 10 > reported // 10 or not pending:
+                report(f"{done} of {len(missing)} jars")
+                reported = done
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 

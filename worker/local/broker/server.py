@@ -92,11 +92,11 @@ ZOOKEEPER_CONFIG: Mapping[str, str] = {
 
 
 def _silent(_line: str) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 def _unhurried() -> None:
-    """Let the start take its time."""
+    """Let the start continue."""
 
 
 class Broker:
@@ -125,18 +125,18 @@ class Broker:
         port: int = 0,
         config: Mapping[str, str] = NO_CONFIG,
         version: str = VERSION,
-        tell: Callable[[str], None] = _silent,
+        report: Callable[[str], None] = _silent,
         check: Callable[[], None] = _unhurried,
     ) -> Self:
         """Start a broker and return it once it answers, within some seconds; the first time its jars are downloaded.
 
-        `data` is kept and may be one of an earlier start, a temporary folder takes its place; `port` 0 is a free one;
-        `config` are settings of Kafka's beside `CONFIG`. `tell` gets lines of progress; `check` is called many times a
-        second and may raise to break the start off. `version` is one of those in `jars.MEGABYTES`. BrokerError if it
+        `data` is kept and may be one of an earlier start; if it is None, a temporary folder is used. `port` 0 is a free one;
+        `config` are settings of Kafka's beside `CONFIG`. `report` gets lines of progress; `check` is called many times a
+        second and may raise to cancel the start. `version` is one of those in `jars.MEGABYTES`. BrokerError if it
         does not start.
         """
         java = _java()
-        classpath = jars.classpath(version, tell, check)
+        classpath = jars.classpath(version, report, check)
         folder = Path(tempfile.mkdtemp(prefix="kafka-")) if data is None else data.resolve()
         broker = cls(version, classpath, java, folder, port, config)
         broker._temporary = data is None
@@ -326,7 +326,7 @@ def _java() -> Path:
 
 
 def _claimed(port: int, but: int = 0) -> int:
-    """This port, or for 0 a free one, free at this moment. BrokerError if it is taken."""
+    """Return this port, or for 0 one that is free now. BrokerError if it is in use."""
     candidates = [port] if port else _CHANCE.sample([free for free in FREE_PORTS if free != but], 100)
     for candidate in candidates:
         with socket.socket() as probe:

@@ -4,7 +4,7 @@
 
 `$eq` and `$ne` take a string, `$in` and `$nin` a non-empty list of strings, `$exists` a boolean, `$and` and `$or` a
 non-empty list of filters. A list in the metadata matches when one of its elements does. A vector without the field
-fulfils `$ne` and `$nin`. Several fields, or several operators of one field, must all hold.
+fulfils `$ne` and `$nin`. Several fields, or several operators of one field, must all be true.
 """
 
 from collections.abc import Callable, Collection, Mapping

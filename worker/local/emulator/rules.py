@@ -175,9 +175,9 @@ def _decode_leniently(body: bytes, shape: type[B]) -> tuple[B, bool]:
 
 
 def check_bucket_name(bucket: str) -> None:
-    """3 to 32 of a-z, 0-9 and `-`, which stands at neither end."""
+    """3 to 32 of a-z, 0-9 and `-`, and no - at either end."""
     if not BUCKET_NAME.fullmatch(bucket):
-        message = "A bucket name has 3 to 32 of a-z, 0-9 and '-', which stands at neither end."
+        message = "A bucket name has 3 to 32 of a-z, 0-9 and '-', and no - at either end."
         raise Refusal(400, "InvalidBucketName", message)
 
 

@@ -30,11 +30,11 @@ ADDRESS = "127.0.0.1"
 def run(port: int, data: Path | None, environment: Mapping[str, str] = os.environ) -> None:
     """Serve on 127.0.0.1:`port` (0: a free one) until SIGTERM or SIGINT.
 
-    One line on stdout tells when connections are accepted: `OSS vector emulator on http://127.0.0.1:PORT`. What is
+    It prints `OSS vector emulator on http://127.0.0.1:PORT` once connections are accepted. What is
     written is kept in the directory `data`, or in memory when that is None. The access key comes from
     OSS_EMULATOR_ACCESS_KEY_ID and OSS_EMULATOR_ACCESS_KEY_SECRET of `environment`, both `test` by default, and another
     IPv4 address to listen on from OSS_EMULATOR_HOST: in a container 0.0.0.0, since its port is reached from outside.
-    SystemExit with a message (exit code 1) when the port is taken or the directory cannot be used.
+    SystemExit with a message (exit code 1) when the port is in use or the directory cannot be used.
     """
     key = KeyPair(
         environment.get("OSS_EMULATOR_ACCESS_KEY_ID", "test"), environment.get("OSS_EMULATOR_ACCESS_KEY_SECRET", "test")

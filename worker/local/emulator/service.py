@@ -121,7 +121,7 @@ class Service:
         self._adjustments = adjustments
         self._journal = journal
         self._keys = keys
-        # Decoding, checking and writing happen beside the event loop, which goes on reading other requests.
+        # Decoding, checking and writing run on threads, so that the event loop continues to read other requests.
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="emulator")
         self._stopping = asyncio.Event()
         self._operations: dict[str, Callable[[_Call], _Answer]] = {
@@ -141,7 +141,7 @@ class Service:
         }
 
     def stop(self) -> None:
-        """End requests that wait: what is slow goes on at once, what hangs is reset."""
+        """End requests that wait: a slow one continues at once, one that hangs is reset."""
         self._stopping.set()
 
     def close(self) -> None:

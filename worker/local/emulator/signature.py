@@ -70,7 +70,7 @@ class _Authorization:
 
 
 def verify(request: SignedRequest, keys: AccessKeys, now: dt.datetime) -> str:
-    """Return the region that the request was signed for; raise Refusal (403) when the signature does not hold."""
+    """Return the region that the request was signed for; raise Refusal (403) when the signature is wrong."""
     authorization = _parse(request.headers.get("authorization"))
     secret = keys.secret(authorization.access_key_id)
     if secret is None:

@@ -231,7 +231,7 @@ class Store:
             after = read_token(token)
             keys = index.keys_in_order()
             rest = itertools.islice(keys, 0 if after is None else bisect.bisect_right(keys, after), None)
-            # One more than the page holds tells whether there is a next page.
+            # One more than fits the page shows whether there is a next page.
             found = list(itertools.islice((key for key in rest if _in(key, segments, wanted)), limit + 1))
             page = found[:limit]
             rows = {key: index.readable[key] for key in page}

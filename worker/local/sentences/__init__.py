@@ -42,7 +42,7 @@ class Sentences:
 
 
 def load() -> Sentences:
-    """Read the data file; every call reads it anew.
+    """Read the data file; every call reads it again.
 
     Raises FileNotFoundError if the installation lacks the file, and ValueError if it is not what make.py writes.
     """

@@ -32,7 +32,7 @@ class StrictRecord(msgspec.Struct, gc=False):
 class LooseRecord(msgspec.Struct, gc=False):
     """One vector record, its metadata as it comes, to be turned into what the service accepts.
 
-    The type of the metadata lists what stringify accepts. With any type allowed, a record could hold a map whose names are
+    The type of the metadata lists what stringify accepts. With any type allowed, a record could contain a map whose names are
     numbers that collide, and building it would need minutes.
     """
 

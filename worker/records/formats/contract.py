@@ -44,7 +44,7 @@ class Record(msgspec.Struct, gc=False):
 
     `key` is the value's own key; without one the Kafka key is used. `vector` is numbers, or little-endian float32 as bytes.
     `metadata` is a map; or None, where there is none; or what reads it, in the form that the service accepts. Under
-    `metadata_values = "stringify"` a map may hold what is to be turned into text. A deletion needs `key` alone.
+    `metadata_values = "stringify"` a map may contain values that are to become text. A deletion needs `key` alone.
     """
 
     key: str | None

@@ -1,7 +1,7 @@
-"""The format that looks at the first byte, and has another one read the value.
+"""The format that looks at the first byte of a value and chooses another format to read it.
 
-`records.format = "auto"` is this, over all formats that a first byte can tell apart. The other choices are this too, over
-fewer: a schema registry's prefix is read under each of them.
+Each choice of `records.format` is made of it: `auto` with all formats that their first byte distinguishes, the others with
+fewer. The prefix of a schema registry is read under each of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +15,16 @@ Read: TypeAlias = Callable[[bytes | None, bytes, Headers], Record]
 
 
 class Recognisable(Protocol):
-    """A format whose messages begin in a way that those of no other format begin."""
+    """A format that is recognised by the first bytes of its messages."""
 
     def beginnings(self) -> Mapping[bytes, Read]:
         """Return the first bytes of its messages, and what reads a message that begins so."""
 
 
 class ByFirstByte:
-    """Reads each message by the format that its beginning belongs to.
+    """Reads each message by the format that is recognised by its first bytes.
 
-    `setting` and `expected` are for the message of a value that belongs to none.
+    `setting` and `expected` are for the error of a value that none of them recognises.
     """
 
     def __init__(self, setting: str, expected: str, formats: Sequence[Recognisable]) -> None:
@@ -42,7 +42,7 @@ class ByFirstByte:
         return read(key, value, headers)
 
     def _read_of_longer(self, value: bytes) -> Read:
-        """Return what reads a value that more bytes than one tell."""
+        """Return what reads a value that is recognised by more than one byte. Raises `RecordError`."""
         if not value:
             raise RecordError(Reason.MALFORMED, "the value is empty (0 bytes); a record is a JSON or MessagePack map")
         for beginning, read in self._longer:

@@ -1,7 +1,7 @@
 """The page for people on call: what the metrics say now and said in the last minutes, what blocks, the last dead letters.
 
-It reads what /metrics reads. A small ring keeps one sample for each `figures.STEP_SECONDS`, taken between the requests to
-the HTTP server. No text of a record is shown.
+It reads what /metrics reads. A small ring keeps one sample for each `figures.STEP_SECONDS`; it is read between the requests
+to the HTTP server. No text of a record is shown.
 
 The page is made without a template engine, and its charts without a chart library:
 

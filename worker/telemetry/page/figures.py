@@ -139,7 +139,7 @@ class View(NamedTuple):
     history: History
     reading: Reading
     messages: dict[Block, str]
-    letters: list[DeadLettered]
+    dead_letters: list[DeadLettered]
     paused: Collection[Partition]
     settings: str
     now: float

@@ -1,4 +1,4 @@
-"""The page as a whole: sampled while nobody looks at it, made at most once a second, and the headers it is sent with."""
+"""The whole page: its samples are also collected while no one reads it; it is made at most once a second; its headers."""
 
 import base64
 import hashlib

@@ -101,7 +101,7 @@ def tiles_of(view: View) -> ET.Element:
     settled = sum(rate for rate in rates if rate is not None) if view.recent is not None else None
     lag = figures.value("consumer_lag_records") if figures.rows("consumer_lag_records") else None
     in_flight, limit = figures.value("requests_in_flight"), figures.value("in_flight_limit")
-    held, most = figures.value("buffer_bytes"), figures.value("buffer_limit_bytes")
+    buffered, most = figures.value("buffer_bytes"), figures.value("buffer_limit_bytes")
     oldest = max((value for _, value in figures.rows("oldest_unsettled_age_seconds")), default=0.0)
     tiles = [
         _tile("Settled a second", rate_of(settled), "last minute"),
@@ -113,7 +113,7 @@ def tiles_of(view: View) -> ET.Element:
             f"records, oldest {duration(oldest)}" if oldest else "records",
         ),
         _tile("In flight", f"{in_flight:.0f}", f"of {limit:.0f} requests", share=in_flight / limit if limit else 0.0),
-        _tile("Buffer", sized(held), f"of {sized(most)}", share=held / most if most else 0.0),
+        _tile("Buffer", sized(buffered), f"of {sized(most)}", share=buffered / most if most else 0.0),
     ]
     activity = [
         ("last poll", ago(figures.value("last_poll_timestamp_seconds"), view.wall)),

@@ -60,7 +60,7 @@ def partitions_of(view: View) -> ET.Element:
 
 
 def _fetching(view: View, row: _Row) -> str:
-    """Return whether a partition is fetched, and what blocks it; with some reasons it is fetched all the same."""
+    """Return whether a partition is fetched, and what blocks it; for some reasons it is fetched although it is blocked."""
     fetched = "not yet" if row.watermark is None else "paused" if row.partition in view.paused else "yes"
     topic, number = row.partition
     reasons = [b.reason.value for b in view.messages if b.topic == topic and b.partition in (None, number)]
@@ -75,16 +75,16 @@ def dead_letters_of(view: View) -> ET.Element:
         return section_of("Dead letters", node("p", "none since the start", class_="none"), name="dead-letters")
     rows = []
     for reason, total in sorted(counted, key=lambda pair: -pair[1]):
-        letters = [letter for letter in view.letters if letter.reason is reason]
+        newest = [each for each in view.dead_letters if each.reason is reason]
         rows += [
             [
                 reason.value,
-                f"{letter.topic}/{letter.partition}",
-                str(letter.offset),
-                utc(letter.at),
+                f"{each.topic}/{each.partition}",
+                str(each.offset),
+                utc(each.at),
                 count_of(total) if not place else "",
             ]
-            for place, letter in enumerate(letters)
+            for place, each in enumerate(newest)
         ]
     headings = ["reason", "partition", "offset", "written, UTC", "since the start"]
     return section_of("Dead letters", table_of(headings, rows, texts=2, name="dead-letters"), name="dead-letters")
