@@ -94,6 +94,14 @@ class Blame(Enum):
 class WorkerError(Exception):
     """The root of this tree."""
 
+    @property
+    def public_name(self) -> str:
+        """The name of its class outside of this process, in `__connect.errors.exception.class.name`.
+
+        It is a fixed text: it does not change if the class moves to another module.
+        """
+        return f"worker.errors.{type(self).__name__}"
+
 
 class SettingsError(WorkerError):
     """The settings are wrong. `mistakes` has one line for each mistake, in the order of the settings."""

@@ -53,7 +53,7 @@ class Polled(NamedTuple):
 
 
 class Source(Protocol):
-    """Where records come from. All calls are the main loop's."""
+    """Where records come from. Only the main loop calls it."""
 
     def start(self) -> None:
         """Connect and subscribe. Raises `BrokerUnavailable`, after which it may be called again."""

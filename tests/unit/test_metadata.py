@@ -40,7 +40,7 @@ def test_numbers_and_booleans_become_text_and_nulls_go() -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_a_number_that_json_has_no_text_for_is_refused(number: float) -> None:
-    with pytest.raises(RecordError, match=f"metadata 'n' holds {number!r}, which JSON has no text for"):
+    with pytest.raises(RecordError, match=f"metadata 'n' is {number!r}, which JSON cannot express"):
         scalar_text("n", number)
 
 

@@ -6,7 +6,7 @@ from typing import Final
 from worker.ledger import Assignment, Ledger, Phase
 from worker.ports import Source
 
-ANYWAY_SECONDS: Final = 5.0  # a commit is what shows a static member that another process took its place
+ANYWAY_SECONDS: Final = 5.0  # only a commit shows a static member that another process has replaced it
 
 
 class Committer:
@@ -41,7 +41,7 @@ class Committer:
         return self._source.commit_now(self._ledger.watermarks(), timeout)
 
     def _open_assignments(self) -> Sequence[Assignment]:
-        """Return the open partitions, with the watermarks of those with nothing outstanding where reading is now."""
+        """Return the open partitions. First move the watermark of each with nothing outstanding to its position."""
         found = [assignment for assignment in self._ledger.assignments() if assignment.phase is Phase.OPEN]
         self._source.positions([assignment for assignment in found if not assignment.buffered])
         return found

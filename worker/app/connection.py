@@ -60,7 +60,7 @@ class Connection:
         return True
 
     def poll(self, timeout: float) -> list[Polled]:
-        """Return new messages; none where that shows that the connection is lost."""
+        """Return new messages; none if the poll shows that the connection is lost."""
         try:
             return self._source.poll(timeout)
         except BrokerUnavailable as error:
@@ -68,7 +68,7 @@ class Connection:
             return []
 
     def poll_while_draining(self, timeout: float) -> list[Polled]:
-        """Likewise, but a connection that is lost now is not made again, and the state stays what it is."""
+        """Return new messages. A connection that is lost now is not made again, and the state does not change."""
         try:
             return self._source.poll(timeout)
         except BrokerUnavailable as error:

@@ -33,7 +33,7 @@ class Drain:
         self._committer = committer
 
     def run(self) -> None:
-        """Drain. What is not settled when the time is up comes again, to whoever gets its partitions."""
+        """Drain. What is not settled when the time is up comes again, to the next owner of its partition."""
         self._status.enter(State.DRAINING, "stop requested")
         deadline = self._clock() + self._seconds
         self._intake.seal_all()
@@ -51,7 +51,7 @@ class Drain:
             self._track_without_taking_in()
 
     def _track_without_taking_in(self) -> None:
-        """Poll, so that the membership is kept. What comes all the same is tracked: the watermark stays before it."""
+        """Poll, to remain a member. Messages that still come are tracked, so that the watermark stays before them."""
         for assignment, messages in self._connection.poll_while_draining(_POLL_SECONDS):
             self._intake.track(assignment, [message.offset for message in messages])
 

@@ -183,5 +183,5 @@ def _dead_letter(route: Route, assignment: Assignment, message: Message, size: i
         error.reason,
         error.message,
         _RAISED_BY,
-        f"{type(error).__module__}.{type(error).__qualname__}",
+        error.public_name,
     )

@@ -6,7 +6,7 @@ from typing import Final
 
 
 class Stop:
-    """Set by a signal handler, so it takes no lock: `threading.Event` takes the one that its own `wait` holds.
+    """A signal handler sets it, so it has no lock: `threading.Event.set` would wait for the lock of the `wait` that it interrupts.
 
     `clock` and `sleep` are in seconds.
     """

@@ -10,8 +10,8 @@ from worker.telemetry.state import Status
 class Watchdog:
     """Calls `end` with the reason when the main loop has not turned for `still_seconds`.
 
-    Such a process looks alive and does nothing. The watchdog counts its own looks, not the time: a process that was
-    stopped for an hour (SIGSTOP, a suspended machine) turns again before it was looked at often enough.
+    Such a process looks alive and does nothing. The watchdog counts its own checks, not the time. So a process that was stopped
+    for an hour (SIGSTOP, a suspended machine) makes a turn again before the watchdog has checked often enough.
     """
 
     LOOK_SECONDS: Final = 5.0
@@ -20,8 +20,8 @@ class Watchdog:
         self._status = status
         self._most = max(1, round(still_seconds / self.LOOK_SECONDS))
         self._end = end
-        self._seen = 0.0  # when the main loop had turned last, at the last look
-        self._still = 0  # looks since then
+        self._seen = 0.0  # at the last check: when the main loop had last made a turn
+        self._still = 0  # checks since then
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -35,11 +35,11 @@ class Watchdog:
         self._thread.join()
 
     def dead_threads(self) -> list[str]:
-        """Return the thread's name where it has ended and was not asked to."""
+        """Return the thread's name if it ended although it was not asked to."""
         return [] if self._stop.is_set() or self._thread.is_alive() else [self._thread.name]
 
     def look(self) -> bool:
-        """Look once, `LOOK_SECONDS` after the last time; returns whether it ended the process."""
+        """Check once, `LOOK_SECONDS` after the last time; returns whether it ended the process."""
         turned = self._status.read().last_turn
         self._still = self._still + 1 if turned == self._seen else 0
         self._seen = turned

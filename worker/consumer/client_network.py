@@ -66,7 +66,7 @@ class PatientConnections(connections.Connections):
         def send() -> None:
             try:
                 sent = self._send_now(request, *args, **options)
-            except Exception as error:  # what the caller would have met
+            except Exception as error:  # the error that the caller would get
                 answer.failure(error)
             else:
                 sent.add_callback(answer.success)
@@ -80,7 +80,7 @@ class PatientConnections(connections.Connections):
 
 
 class _Resolver:
-    """Resolves names, each on a thread of its own; all who ask for a name at the same time wait for one answer."""
+    """Resolves names, each on a thread of its own; callers that ask for a name at the same time wait for one answer."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -99,7 +99,7 @@ class _Resolver:
         with self._lock:
             waiting = self._under_way.get(place)
             if waiting is None:
-                # Started first: where the system has no thread to give, the next one who asks tries again.
+                # The thread is started first: if the system cannot start one, the next caller tries again.
                 threading.Thread(target=self._resolve, args=place, name=f"resolve-{host}", daemon=True).start()
                 self._under_way[place] = [(manager, answer)]
             else:

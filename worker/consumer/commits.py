@@ -14,7 +14,7 @@ from worker.telemetry.metrics import Metrics
 
 log = logging.getLogger("worker.source")
 
-LOST_SECONDS: Final = 30.0  # after which a commit without an answer no longer keeps the next one back
+LOST_SECONDS: Final = 30.0  # after which a commit without an answer no longer delays the next one
 
 
 class Commits:
@@ -43,7 +43,7 @@ class Commits:
         self._committing_since: float | None = None
 
     def reset(self) -> None:
-        """Expect no answer any more: the consumer that would get it has been replaced."""
+        """Expect no more answers: the consumer that would get them has been replaced."""
         self._committing_since = None
 
     def begin(self, consumer: Any, offsets: Mapping[Assignment, int]) -> bool:

@@ -76,7 +76,7 @@ class EndWatcher:
         self._now.set()
 
     def dead_threads(self) -> list[str]:
-        """Return the thread's name where it has ended and was not asked to."""
+        """Return the thread's name if it ended although it was not asked to."""
         return [] if self._stop.is_set() or self._thread.is_alive() else [self._thread.name]
 
     def stop(self) -> None:
@@ -96,7 +96,9 @@ class EndWatcher:
                     client_network.make_client, **client_config.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG)
                 )
                 self._look(consumer)
-            except Exception as error:  # the client raises what it meets: no end is known then, and it is retried
+            except (
+                Exception
+            ) as error:  # the client raises errors of every kind: no end is known then, and it is retried
                 self._log_error(error, [])
                 client_config.close_consumer(consumer)
                 consumer = None

@@ -22,14 +22,14 @@ from worker.telemetry.metrics import Metrics
 log = logging.getLogger("worker.source")
 
 COMMIT_SECONDS: Final = 5.0  # for the answer to the last commit of partitions that are revoked
-LOOK_SECONDS: Final = 0.02  # between looks whether what is waited for is there
+LOOK_SECONDS: Final = 0.02  # between checks whether the wait is over
 ABORT_SECONDS: Final = 1.0  # for requests to end whose connection was cut
 # Both waits once the worker is to stop: the main loop waits for them.
 STOPPING_SECONDS: Final = 0.5
 
 
 class RevokeHooks(NamedTuple):
-    """What a revocation asks of those who send: `wake` those that wait, `abort` the requests that are under way.
+    """What a revocation calls: `wake` wakes those that wait to send, `abort` cuts the requests in flight.
 
     `is_stopping` returns whether the worker is to stop.
     """
@@ -40,7 +40,7 @@ class RevokeHooks(NamedTuple):
 
 
 class Handover:
-    """Takes partitions over and gives them back. `lose` is the main loop's too; all else is the client's IO thread's."""
+    """Assigns partitions and gives them back. Only the client's IO thread calls it; `lose` is also for the main loop."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Handover:
         """How long the last commit may wait for its answer; less while the worker leaves the group."""
 
     def assign(self, consumer: Any, assigned: Iterable[TopicPartition]) -> None:
-        """Park what was newly assigned; the main loop opens it."""
+        """Pause newly assigned partitions at offset 0; the main loop opens them."""
         for tp in sorted(assigned):
             with contextlib.suppress(*GONE):
                 pause_at_zero(consumer, tp)
@@ -142,10 +142,10 @@ class Handover:
         return returned
 
     def _end_and_cut(self, assignments: Sequence[Assignment]) -> int:
-        """End these periods of ownership, and cut what is under way of them. Return how many records are returned.
+        """End these periods of ownership, and cut their requests in flight. Return how many records are returned.
 
-        In this order: what begins after the end is refused, and what began before it is cut, also where it had no
-        connection yet when it was first cut.
+        In this order, so that none escapes: a request that begins after the end is refused. One that began before is cut,
+        even if it had no connection yet when requests were first cut.
         """
         is_under_way = any(assignment.requests_in_flight for assignment in assignments)
         returned = self._end(assignments)

@@ -44,7 +44,7 @@ class _Member(NamedTuple):
 
     @classmethod
     def of(cls, request: Any) -> "_Member":
-        """Return who sends a heartbeat or a sync."""
+        """Return the member that sends a heartbeat or a sync."""
         return cls(request.group_id, request.generation_id, request.member_id, request.group_instance_id)
 
 

@@ -21,7 +21,7 @@ _RETRY_SECONDS: Final = 5.0
 
 
 class Joins:
-    """What the group last answered to a join. All calls are the main loop's."""
+    """What the group last answered to a join. Only the main loop calls it."""
 
     def __init__(self, settings: Kafka, retry_seconds: float, clock: Callable[[], float]) -> None:
         self._settings = settings

@@ -19,7 +19,7 @@ GRACE_SECONDS: Final = 10.0  # an election, or the restart of a broker, takes le
 
 
 class Leaders:
-    """Watches the leaders of the assigned partitions. All calls are the main loop's."""
+    """Watches the leaders of the assigned partitions. Only the main loop calls it."""
 
     def __init__(self, status: Status, clock: Callable[[], float]) -> None:
         self._status = status

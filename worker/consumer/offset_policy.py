@@ -42,7 +42,7 @@ class First(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Where a partition continues whose next offset is gone."""
+    """Where a partition continues if its next offset is gone."""
 
     assignment: Assignment
     position: int  # where it was
@@ -50,9 +50,9 @@ class Reset(NamedTuple):
 
 
 class _Epoch(Enum):
-    """What else is asked of a leader, beside the edges."""
+    """What a leader is asked for besides the edges."""
 
-    END = "end"  # of the epoch under which what was committed was written
+    END = "end"  # of the epoch in which the committed record was written
 
 
 _Wanted = Edge | _Epoch | None  # None: what is committed
@@ -84,7 +84,7 @@ class _Pending(NamedTuple):
 
 
 class FirstOffsets:
-    """Finds where to begin each partition. All calls are the main loop's."""
+    """Finds where to begin each partition. Only the main loop calls it."""
 
     def __init__(
         self, settings: Kafka, *, status: Status, metrics: Metrics, retry_seconds: float, clock: Callable[[], float]

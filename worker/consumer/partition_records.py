@@ -19,7 +19,7 @@ _LAST_OFFSET: Final = (1 << 63) - 2  # the offset behind it is one too
 
 
 class Known:
-    """What a consumer knows of its partitions, which the client does not pass to those who read a response."""
+    """What a consumer knows of its partitions. The client does not pass it to the code that reads a response."""
 
     def __init__(self, states: PartitionStates) -> None:
         self._states = states
@@ -33,15 +33,17 @@ class Known:
         position = self._states.position(tp)
         return int(position.leader_epoch) if position is not None and position.offset == offset else -1
 
-    def is_for_the_next_response(self, tp: Any, batch: Any) -> bool:
-        """Return whether a batch ends beyond the partition's end, and may not any more in the next response.
+    def leave_for_next_response(self, tp: Any, batch: Any) -> bool:
+        """Leave a batch that begins beyond the partition's end for the next response; return whether it is left.
 
-        The end comes with the response, and the broker looks at it before it looks at the records:
+        The end comes with the response, and the broker reads it before it reads the records:
 
-        1. It notes the end. 2. A batch is written, and copied by all. 3. It reads, that batch too.
+        1. The broker notes the end.
+        2. A batch is written, and all replicas copy it.
+        3. The broker reads the records, that batch too.
 
-        The next response knows a later end. A batch that is beyond that too has a damaged offset, which no checksum
-        covers: raises `CorruptRecordError`.
+        The next response has a later end. A batch that is beyond that too has a damaged offset, which no checksum covers:
+        raises `CorruptRecordError`.
         """
         end = self._states.high_watermark(tp)
         if end is None or batch.base_offset < end:
@@ -56,8 +58,7 @@ class Known:
 class PartitionRecords(FetchedRecords):
     """The records of a partition in a response.
 
-    All that it returns has ascending offsets, at the one that was asked for or above, each within the range of its batch.
-    What would break this is corrupt.
+    Their offsets ascend from the one that was asked for, and each is within the range of its batch. Anything else is corrupt.
     """
 
     def __init__(self, fetch_offset: int, tp: Any, records: Any, *, known: Known | None = None, **options: Any) -> None:
@@ -79,7 +80,7 @@ class PartitionRecords(FetchedRecords):
                 raise kafka_errors.CorruptRecordError(
                     f"a batch of the offsets {first} to {last}, where {max(self.fetch_offset, behind)} is next"
                 )
-            if self._known is not None and self._known.is_for_the_next_response(self.topic_partition, batch):
+            if self._known is not None and self._known.leave_for_next_response(self.topic_partition, batch):
                 break
             self.bytes_read += batch.size_in_bytes
             if isinstance(batch, OldBatch):

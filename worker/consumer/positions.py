@@ -22,7 +22,7 @@ log = logging.getLogger("worker.source")
 
 
 class Positions:
-    """Applies `kafka.auto_offset_reset` to the partitions of the ledger. All calls are the main loop's."""
+    """Applies `kafka.auto_offset_reset` to the partitions of the ledger. Only the main loop calls it."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Positions:
             return
         if partition not in self._first_offsets.resetting:
             with contextlib.suppress(*GONE):
-                consumer.pause(TopicPartition(*partition))  # else every poll would meet the same error
+                consumer.pause(TopicPartition(*partition))  # otherwise every poll would raise the same error
             self._first_offsets.search_reset(assignment, position)
 
     def apply_resets(self, consumer: Any) -> None:
@@ -111,7 +111,7 @@ class Positions:
             seek(consumer, reset.assignment.partition, target)
 
     def truncate(self, consumer: Any, partition: Partition, divergent: Any) -> None:
-        """Continue where the log does, which lost some of what was read of it; `divergent` is None where that is unknown."""
+        """Continue where the log continues, which has lost records that were read; `divergent` is None if that is unknown."""
         assignment = self._ledger.assignment(partition)
         if assignment is None:
             return

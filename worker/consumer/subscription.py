@@ -21,7 +21,7 @@ START_TIMEOUT_MS: Final = 5_000  # likewise, while there is nothing else to do
 
 
 class Subscription:
-    """Subscribes a consumer to the topics that exist. All calls are the main loop's."""
+    """Subscribes a consumer to the topics that exist. Only the main loop calls it."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Subscription:
             return
         try:
             self._load_metadata(consumer, CALL_TIMEOUT_MS)
-        except Exception as error:  # the client raises what it meets
+        except Exception as error:  # the client raises errors of every kind
             self._count_error(error)  # the partitions come with the next metadata, which asks for another join
         consumer.subscribe(topics=self._topics.present, listener=self._listener)
 

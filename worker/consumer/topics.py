@@ -48,7 +48,7 @@ async def _absent(consumer: Any, topics: Iterable[str]) -> Mapping[str, str]:
 
 
 class Topics:
-    """Which of the topics of the routes exist. All calls are the main loop's."""
+    """Which of the topics of the routes exist. Only the main loop calls it."""
 
     def __init__(self, status: Status, clock: Callable[[], float]) -> None:
         self.all: tuple[str, ...] = ()

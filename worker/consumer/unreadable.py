@@ -17,8 +17,8 @@ from worker.errors import BlockReason
 from worker.ledger import Assignment, Ledger, Partition, Phase
 from worker.telemetry.state import Block, Status
 
-# Of the client's errors those that are about what a partition holds. "UnknownError" is what a broker answers whose own
-# reading of a file failed in a way that it has no number for.
+# The client's errors that are about the content of a partition. A broker answers "UnknownError" if its own reading of a file
+# failed in a way for which it has no error code.
 _UNREADABLE: Final = (
     kafka_errors.CorruptRecordError,
     kafka_errors.UnsupportedCodecError,
@@ -34,7 +34,7 @@ class _Unreadable(NamedTuple):
 
 
 class UnreadablePartitions:
-    """Partitions with a batch that cannot be read. All calls are the main loop's, but `drop`."""
+    """Partitions with a batch that cannot be read. Only the main loop calls it, except that any thread may call `drop`."""
 
     def __init__(self, status: Status, retry_seconds: float, clock: Callable[[], float]) -> None:
         self._status = status
@@ -87,7 +87,7 @@ class UnreadablePartitions:
 
 
 class DeniedTopics:
-    """Topics that this user may no longer read. All calls are the main loop's."""
+    """Topics that this user may no longer read. Only the main loop calls it."""
 
     def __init__(self, ledger: Ledger, status: Status, retry_seconds: float, clock: Callable[[], float]) -> None:
         self._ledger = ledger

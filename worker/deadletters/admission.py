@@ -1,4 +1,4 @@
-"""Which dead letters may be written: the limit, and what it waits for, decide that in reading order."""
+"""Decides which dead letters may be written, by the limit, in reading order."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -10,12 +10,12 @@ from worker.errors import BlockReason
 from worker.ledger import Assignment, Ledger
 from worker.telemetry.state import Block, Status
 
-VERDICT_SECONDS: Final = 5.0  # how long a refused record waits for those before it while none of them is decided
-LONGEST_VERDICT_SECONDS: Final = 60.0  # and while some are
+VERDICT_SECONDS: Final = 5.0  # that a refused record waits for those before it, if none of them is decided meanwhile
+LONGEST_VERDICT_SECONDS: Final = 60.0  # that it waits if some of them are decided meanwhile
 
 
 class _Front(NamedTuple):
-    """The first place of a topic of which it is not known whether it becomes a dead letter, and since when that is so."""
+    """The first place of a topic whose record may still become a dead letter, and since when it is the first."""
 
     place: int | None
     since: float
@@ -90,7 +90,7 @@ class Admission:
         return before if before.place == place else _Front(place, self._clock())
 
     def _first_undecided(self, topic: str, known: Iterable[Entry]) -> int | None:
-        """Return the first place of a topic of which it is not known whether it becomes a dead letter."""
+        """Return the first place of a topic whose record may still become a dead letter."""
         given_up: dict[Assignment, set[int]] = {}
         for entry in chain(known, *self._blocked.values()):
             given_up.setdefault(entry.assignment, set()).add(entry.offset)

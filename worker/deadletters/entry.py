@@ -92,7 +92,7 @@ class Entry:
         return f"the dead letter of {self} {what}: {problem}"
 
     def release_bytes(self, ledger: Ledger) -> None:
-        """Keep the record's place alone."""
+        """Keep only the record's place."""
         message = self.dead_letter.message
         self._replace(BareMessage(message.offset, message.timestamp), min(_BARE_BYTES, self._whole_bytes), ledger)
 

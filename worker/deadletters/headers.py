@@ -124,7 +124,7 @@ class Author(StrEnum):
 
     WORKER = "worker"
     CONNECT = "connect"  # Kafka Connect's error handler
-    UNKNOWN = "unknown"  # a release of the worker that wrote no count, another tool, or nobody: it is no dead letter
+    UNKNOWN = "unknown"  # a release of the worker that wrote no count, another tool, or no writer: it is no dead letter
 
 
 class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +176,7 @@ def build(dead_letter: DeadLetter, writer: Writer, *, failed_at: float) -> Writt
 def build_reference(dead_letter: DeadLetter, writer: Writer, *, failed_at: float, sizes: Sizes, why: str) -> Written:
     """Return the dead letter without the value, and without a key and headers that are not small.
 
-    `sizes` are those of the source record, of which the dead letter may hold no more than its place. `why` says what keeps
+    `sizes` are those of the source record: the dead letter may have kept only its place. `why` says what keeps
     the whole record from being written.
     """
     message = dead_letter.message
@@ -196,7 +196,7 @@ def _source_headers(headers: SourceHeaders) -> Headers:
 
 
 def _own_headers(dead_letter: DeadLetter, writer: Writer, failed_at: float, source: SourceHeaders) -> Headers:
-    """Return the worker's own headers, to be written behind these of the source."""
+    """Return the worker's own headers, to be written after these of the source."""
     partition, refusal = dead_letter.assignment.partition, dead_letter.refusal
     values: dict[str, Any] = {
         SOURCE_TOPIC: partition.topic,

@@ -114,7 +114,7 @@ class Limit:
 
     A dead letter is refused when, with it, more than `limit_ratio` of the last `limit_window` records are bad and at
     least `limit_min` of those before it are, or when the first 20 records all were. So where every record is bad, 20 are
-    written, and where most are, `limit_min`. `now` is Unix time in seconds. Safe for several threads.
+    written, and where most are, `limit_min`. `now` is Unix time in seconds. Thread-safe.
     """
 
     def __init__(self, settings: DeadLetterSettings, now: Callable[[], float]) -> None:

@@ -16,7 +16,7 @@ _POLL_MS: Final = 500
 
 
 class SourceReader:
-    """A consumer without a group, which reads single records. Not safe for several threads."""
+    """A consumer without a group, which reads single records. Not thread-safe."""
 
     def __init__(self, settings: Kafka) -> None:
         self._settings = settings

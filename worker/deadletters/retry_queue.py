@@ -127,7 +127,7 @@ class RetryQueue:
         try:
             message = self._source.read(entry.partition, entry.offset)
             is_there = message is not None and entry.restore(message, self._ledger)
-        except Exception as error:  # the client raises what it meets; each of them is reported and retried
+        except Exception as error:  # the client raises errors of every kind; each is reported and retried
             self._source.close()
             entry.failed_reads += 1
             unread = Problem(error, is_own=False)

@@ -24,7 +24,7 @@ def may_write(settings: Kafka, topic: str) -> bool | None:
         described = _describe(settings, topic)
     except kafka_errors.IncompatibleBrokerVersion:
         return None
-    except Exception as error:  # the client raises what it meets; the first write finds out then
+    except Exception as error:  # the client raises errors of every kind; the first write finds out then
         log.info("the right to write dead letters is unknown", extra={"error": client_config.describe(error)})
         return None
     operations = next((one.get("authorized_operations") for one in described if one.get("name") == topic), None)
@@ -45,7 +45,7 @@ def _describe(settings: Kafka, topic: str) -> list[dict[str, Any]]:
     try:
         admin = KafkaAdminClient(**(known | timeouts), kafka_client=make_client)
     except Exception:
-        for client in clients:  # the client leaves a thread and sockets to nobody
+        for client in clients:  # otherwise the client leaves a thread and sockets open
             client.close()
         raise
     try:

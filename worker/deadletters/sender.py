@@ -1,4 +1,4 @@
-"""Sends dead letters and waits for the broker's answers. Owns the producer, and replaces one that is of no more use."""
+"""Sends dead letters and waits for the broker's answers. Owns the producer, and replaces one that has become useless."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ _NO_PRODUCER_ID: Final = "Unexpected error in InitProducerIdResponse"
 class Sender:
     """Sends dead letters. `clock` and `wall` are seconds, monotonic and of Unix time.
 
-    All calls are the writer's thread's, but `close`, which any thread may call.
+    Only the writer's thread calls it, except that any thread may call `close`.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Sender:
         """
         try:
             producer = self.connect()
-        except Exception as error:  # the client raises what it meets; each of them is reported and retried
+        except Exception as error:  # the client raises errors of every kind; each is reported and retried
             return Problem(error, is_own=False)
         try:
             failed_at = self._wall()
@@ -156,6 +156,6 @@ def _answer(future: Any, seconds: float) -> Problem | None:
     """Wait so long for the broker's answer; returns what is wrong, None where it acknowledged."""
     try:
         future.get(timeout=seconds)
-    except Exception as error:  # the client raises what it meets; each of them is reported and retried
+    except Exception as error:  # the client raises errors of every kind; each is reported and retried
         return Problem(error, is_own=isinstance(error, _OF_THE_DEAD_LETTER))
     return None

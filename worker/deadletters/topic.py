@@ -35,7 +35,7 @@ class DeadLetterTopic:
         """Return why dead letters cannot be written to it, "" where nothing is known against it. Waits some seconds at most."""
         try:
             is_there = bool(self._sender.connect().partitions_for(self._name))
-        except Exception as error:  # the client raises what it meets; each of them is reported and retried
+        except Exception as error:  # the client raises errors of every kind; each is reported and retried
             self._metrics.kafka_errors.labels(client_config.kind_of(error)).inc()
             problem = f"the dead-letter topic {self._name!r} {self._why_not_found(error)}"
             self._sender.close()

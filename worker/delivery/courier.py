@@ -339,7 +339,7 @@ class Courier:
                 Reason.REFUSED if is_refused else Reason.ISOLATED_SERVER_ERROR,
                 f"the service refused the record alone: {error}",
                 _RAISED_BY,
-                f"{type(error).__module__}.{type(error).__name__}",
+                error.public_name,
                 Refusal(error.status, error.code, error.request_id),
                 chunk.attempts,
             )

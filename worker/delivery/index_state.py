@@ -1,4 +1,4 @@
-"""What the slots of one index, and whoever else works for it, share: its block, its body limit, and waiting."""
+"""What the slots of one index and its finder share: its block, its body limit, and waiting."""
 
 import logging
 import threading
@@ -15,7 +15,7 @@ _LEAST_BODY_BYTES: Final = 1024
 
 
 class IndexState:
-    """The state of one index. Safe for several threads."""
+    """The state of one index. Thread-safe."""
 
     def __init__(
         self, index: str, topics: Sequence[str], status: Status, *, max_body_bytes: int, clock: Callable[[], float]
@@ -24,7 +24,7 @@ class IndexState:
         self.topics = tuple(topics)
         self.accepted = 0  # requests that the service accepted for it
         self.is_blocked = False
-        self.is_stopping = False  # whoever waits here is to end
+        self.is_stopping = False  # all that wait here must end
         self._status = status
         self._max_body_bytes = max_body_bytes
         self.clock = clock
@@ -45,7 +45,7 @@ class IndexState:
                 self._change.wait(remaining)
 
     def wake(self) -> None:
-        """Let those who wait look again: partitions were given back, or a request was answered."""
+        """Let all that wait check again: partitions were given back, or a request was answered."""
         with self._lock:
             self._change.notify_all()
 

@@ -18,7 +18,7 @@ from worker.oss.dialect import Envelope
 from worker.ports import Sink
 from worker.telemetry.metrics import Metrics
 
-_LOOK_AHEAD: Final = 16  # queued batches that are looked through for one that may leave
+_LOOK_AHEAD: Final = 16  # queued batches that are searched for one that may leave
 
 
 class Lane:
@@ -123,7 +123,7 @@ class Lane:
                 self.sink.abort(thread.ident)
 
     def wake(self) -> None:
-        """Let slots that wait to send look again: partitions were given back."""
+        """Let slots that wait to send check again: partitions were given back."""
         self.state.wake()
 
     def join(self, timeout: float) -> None:

@@ -80,7 +80,7 @@ class Sender(Protocol):
 
 
 class Failures:
-    """How many messages the broker did not acknowledge, and why the last one failed. Safe for several threads."""
+    """How many messages the broker did not acknowledge, and why the last one failed. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

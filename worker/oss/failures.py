@@ -34,7 +34,7 @@ def error_of_connection(error: BaseException, where: str, phase: Phase) -> SinkE
 
 
 def _error_of_tunnel(status: int, where: str) -> SinkError:
-    """Judge a proxy's answer to CONNECT: what it denies, it denies until somebody changes it."""
+    """Judge a proxy's answer to CONNECT. What it denies, it denies until a person changes it."""
     if status == 407:
         message = "the proxy refuses the login: check the name and password in oss.proxy_url"
         return TargetError(f"{where}: {message}", block=BlockReason.TARGET, status=status)

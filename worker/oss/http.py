@@ -37,7 +37,7 @@ _KEEPALIVE_SECONDS: Final = 15  # of silence, after which the system asks whethe
 
 
 class Connections:
-    """The connections to one endpoint. Safe for several threads, each with a connection of its own.
+    """The connections to one endpoint. Thread-safe: each thread has a connection of its own.
 
     Raises `SettingsError` if `oss.ca_file` has no certificates.
     """

@@ -1,6 +1,6 @@
 """The OSS vector service: sign and send requests, and read their answers.
 
-With the credentials, it is all that knows the official SDK, which signs requests and makes the host name. The SDK is given
+Only this module and the credentials know the official SDK, which signs requests and makes the host name. The SDK is given
 finished bodies, and its own retries are off: there is one retry policy, in `delivery/courier.py`. Answers do not pass through
 the SDK: it believes every 2xx, and fails on unusual answers.
 """
@@ -37,7 +37,7 @@ _NOT_OF_A_HEADER: Final = re.compile(r"^\s|[^\t\x20-\x7e\x80-\xff]")  # requests
 
 
 class OssSink:
-    """The service itself, signed by the official SDK. Safe for several threads, each with a connection of its own."""
+    """The service itself, signed by the official SDK. Thread-safe: each thread has a connection of its own."""
 
     def __init__(
         self,

@@ -69,7 +69,7 @@ def scalar_text(key: str, value: float) -> str:
     """Return the JSON text of a number or a boolean. Raises `RecordError` for NaN and the infinities, which have none."""
     text = _encode_scalar(value).decode()
     if text == "null":
-        raise RecordError(Reason.METADATA, f"metadata {shown(key)} holds {value!r}, which JSON has no text for")
+        raise RecordError(Reason.METADATA, f"metadata {shown(key)} is {value!r}, which JSON cannot express")
     return text
 
 

@@ -24,7 +24,7 @@ _NOT_IN_NAMES: Final = frozenset(
 _SHOWN_CHARACTERS: Final = 200
 _VISIBLE_ASCII: Final = re.compile("[!-~]+")
 _BYTE_ORDER_MARK: Final = "\ufeff"
-# A login in an address, several lines, a key in PEM, or JSON: what somebody put where only its name or place belongs.
+# A login in an address, several lines, a key in PEM, or JSON: a secret that was written where only its name belongs.
 _MAY_BE_SECRET: Final = re.compile(r'@|\S[ \t]*[\r\n]\s*\S|-----BEGIN|\{\s*"')
 _NO_NAME_OF_A_FILE: Final = re.compile(r'[\r\n{"]|-----BEGIN')
 _BEGINS_A_PATH: Final = ("/", "./", "../", "~/")
@@ -59,7 +59,7 @@ def may_be_secret(value: Any) -> bool:
 def shown_path(path: Any, *, of_secret: bool = False) -> str:
     """Return the name of a file for a message, hidden where it may be the content that belongs into the file.
 
-    The value of a setting is quoted, a path is not. `of_secret`: the file holds nothing but a secret, which has often been given in its place.
+    The value of a setting is quoted, a path is not. `of_secret`: the file contains a secret, which people often give instead of the path.
     """
     text = str(path)
     is_hidden = _NO_NAME_OF_A_FILE.search(text) or (of_secret and not text.strip().startswith(_BEGINS_A_PATH))

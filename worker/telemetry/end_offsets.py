@@ -7,7 +7,7 @@ from worker.ledger import Partition
 
 
 class EndOffsets:
-    """The end of each partition, as the broker gave it last. Safe for several threads."""
+    """The end of each partition, as the broker gave it last. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -113,7 +113,7 @@ class HttpServer:
 
     @property
     def open_connections(self) -> int:
-        """How many connections it holds now."""
+        """How many connections it has now."""
         return len(self._connections)
 
     def start(self) -> None:
@@ -121,7 +121,7 @@ class HttpServer:
         self._thread.start()
 
     def dead_threads(self) -> list[str]:
-        """Return the thread's name where it has ended and was not asked to."""
+        """Return the thread's name if it ended although it was not asked to."""
         return [] if self._is_stopping or self._thread.is_alive() else [self._thread.name]
 
     def stop(self) -> None:

@@ -31,18 +31,8 @@ KAFKA_ERROR_KINDS: Final = (
 )
 SKIP_REASONS: Final = ("retention", "reset_latest")
 _REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_FETCH_SECONDS: Final = (
-    0.005,
-    0.025,
-    0.1,
-    0.25,
-    0.5,
-    0.75,
-    1,
-    2.5,
-    5,
-    15,
-)  # a broker with nothing new answers after 0.5 s
+# A broker with nothing new answers after 0.5 s.
+_FETCH_SECONDS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 15)
 _REBALANCE_SECONDS: Final = (0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 1.2, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 28800, 86400)
 _BATCH_RECORDS: Final = (1, 5, 10, 25, 50, 100, 200, 300, 400, 500)

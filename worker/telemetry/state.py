@@ -50,7 +50,7 @@ class Block(NamedTuple):
 
 
 class DeadLettered(NamedTuple):
-    """Where a dead letter came from, and why. It holds nothing of the record. `at` is Unix time in seconds."""
+    """Where a dead letter came from, and why. It contains nothing of the record. `at` is Unix time in seconds."""
 
     topic: str
     partition: int

@@ -111,7 +111,7 @@ def coordinator_moved(consumer: Any, error: BaseException) -> None:
 def is_joining(consumer: Any) -> bool:
     """Return whether the broker still owes the answer to a join.
 
-    Of a join that the client lost the answer has come, and nothing awaited it.
+    A join that the client lost has had its answer, and nothing waited for it.
     """
     join = consumer._coordinator._join_task
     return join is not None and not join.is_done
@@ -178,9 +178,9 @@ def hand_over_parked_fetches(consumer: Any) -> None:
     """Let the client hand over what it put aside of partitions that were paused meanwhile.
 
     1. A partition is paused while the client holds the rest of a fetch of it. The client puts that aside.
-    2. Another one's fetch is handed over to its end; it stays "in line", with nothing left in it.
-    3. The first is resumed. What was put aside comes back only when nothing is in line, and what is put aside is not
-       fetched again: it is read no more, though nothing is paused, until chance empties the line.
+    2. The fetch of another partition is handed over to its end. It stays "in line", although nothing is left in it.
+    3. The first is resumed. The client hands over what it put aside only when nothing is in line, and does not fetch that
+       partition meanwhile. So the partition is not read, although it is not paused, until the line happens to be empty.
     """
     fetcher = consumer._fetcher
     if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
@@ -188,11 +188,11 @@ def hand_over_parked_fetches(consumer: Any) -> None:
 
 
 def pop_deferred_error(consumer: Any) -> Exception | None:
-    """Return the error that the client met behind the records which it returned, and would raise at the next poll.
+    """Return the error that comes after the records which the client returned, and which it would raise at the next poll.
 
-    1. A poll returns records of one partition, and keeps the error of another's batch for the next.
-    2. Before that the other is paused, and the client forgets the error, but not the batch, whose end never comes.
-    3. It is resumed, and `poll` does not return any more.
+    1. A poll returns records of one partition, and keeps the error of another partition's batch for the next poll.
+    2. Before that poll the other partition is paused. The client forgets the error, but not the batch, which never ends.
+    3. The partition is resumed, and `poll` does not return any more.
     """
     fetcher = consumer._fetcher
     deferred, fetcher._next_in_line_exception_metadata = fetcher._next_in_line_exception_metadata, None
@@ -209,8 +209,8 @@ def drop_fetched(consumer: Any, tp: TopicPartition) -> None:
 def note_fetch_places(consumer: Any) -> None:
     """Note on each error of reading which partition, and which offset in it, the client was about to hand over.
 
-    The client says so nowhere. There are two places where it reads what was fetched: where it begins with a response,
-    and where it takes the next records of one.
+    The client itself does not report it. It reads fetched bytes in two places: where it begins a response, and where it
+    reads the next records of one.
     """
     fetcher = consumer._fetcher
     begin, append = fetcher._parse_fetched_data, fetcher._append

@@ -26,7 +26,7 @@ def deliver_last_bytes(transport: Any) -> None:
 
 
 class Receiver(Protocol):
-    """Stands in for two methods of the client that it calls one after the other."""
+    """Replaces two methods of the client, which it calls one after the other."""
 
     def receive(self) -> tuple[Any, Exception | None]:
         """Read what there is. Return something as long as what was read, and the error that ends the connection."""

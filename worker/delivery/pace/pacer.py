@@ -47,8 +47,8 @@ class Verdict(Enum):
 class Pacer:
     """The pace of one index: its gate, its requests and vectors a second, and its requests in flight.
 
-    Safe for several threads. An admitted request must be followed by `answered`. Who has to wait keeps its place in a queue:
-    those who ask later are admitted after it, so no one waits for ever.
+    Thread-safe. An admitted request must be followed by `answered`. A caller that has to wait keeps its place in a queue:
+    callers that ask later are admitted after it, so none waits for ever.
     """
 
     ROOM_SECONDS: Final = 1.0  # the longest that a request waits for room before it asks again
@@ -94,7 +94,7 @@ class Pacer:
     def admit(self, vectors: int, who: object = None) -> Admission:
         """Let one request of so many vectors leave, or return when to ask again, and keep the place of `who` until then.
 
-        `who` is whoever asks, by a value that is equal each time. Who does not ask again must `leave`.
+        `who` identifies the caller, by a value that is equal each time. A caller that does not ask again must `leave`.
         """
         with self._lock:
             is_next = self._is_next(who)

@@ -36,7 +36,7 @@ log = logging.getLogger("worker.credentials")
 
 KEPT_SECONDS: Final = 300.0  # credentials for which the program names no end
 RENEWED_BEFORE_SECONDS: Final = 180.0  # their end, or at half of their time if that is later
-WAIT_SECONDS: Final = 10.0  # for the program, where there are no credentials yet; it runs on meanwhile
+WAIT_SECONDS: Final = 10.0  # for the program, if there are no credentials yet; the program continues to run
 AGAIN_SECONDS: Final = 5.0  # after a run that failed, or that gave what the service refuses
 
 Clock = Callable[[], float]
@@ -84,7 +84,7 @@ def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Provider:
 
 
 class _Anonymous(Provider, AnonymousCredentialsProvider):  # type: ignore[misc]  # the SDK ships no types
-    """For this class of its own, and for no other, the SDK leaves a request unsigned."""
+    """The SDK leaves a request unsigned only for this class of its own."""
 
     def __init__(self) -> None:
         super().__init__(AnonymousCredentialsProvider().get_credentials)
@@ -229,7 +229,7 @@ class Kept:
 
     def _fetch_if_due(self) -> None:
         if not self._is_fetching and self._clock() >= self._fetch_at:
-            # Started first: where the system has no thread to give, the next request tries again.
+            # The thread is started first: if the system cannot start one, the next request tries again.
             threading.Thread(target=self._run, name="credentials", daemon=True).start()
             self._is_fetching = True
 
@@ -239,7 +239,7 @@ class Kept:
             fetched = self._fetch()
         except (CredentialsError, ProgramError) as error:
             problem = str(error)
-        except Exception as error:  # whatever it is, those who wait hear of it; its text may quote a secret
+        except Exception as error:  # those that wait get every kind of error; its text may quote a secret
             problem = f"an unforeseen error: {type(error).__name__}"
         with self._changed:
             self._note_run(fetched, problem)
@@ -305,7 +305,7 @@ def _from_credentials_package(mode: str) -> Callable[[], Credentials]:
             [f"oss.credentials = {json.dumps(mode)} needs more packages: {pip_command('credentials')}"]
         ) from None
     # Its loggers write to stderr by themselves, past the log: each error with the OIDC token and a traceback, and with the
-    # variable DEBUG=sdk each request. The errors come to us all the same.
+    # variable DEBUG=sdk each request. We get the errors in any case.
     for name in ("credentials", "alibabacloud-tea"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).disabled = True

@@ -23,7 +23,7 @@ CACHED_SECONDS: Final = 1.0  # for which a page is sent again, however many clie
 
 
 class Page:
-    """The page. Safe for several threads.
+    """The page. Thread-safe.
 
     `settings` are those in force as TOML, without secrets; `paused` returns the partitions that are not fetched; `clock`
     is monotonic, `wall` Unix time, both in seconds.
@@ -54,7 +54,7 @@ class Page:
         self.headers = _headers(self._style, self._script)
 
     def tick(self) -> None:
-        """Take a sample if one is due."""
+        """Keep a sample if one is due."""
         now = self._clock()
         if self._history.is_due(now):
             one = sample(Figures(self._registry), now)
