@@ -225,7 +225,7 @@ def test_headers_of_anything_are_read_without_an_error(headers: SourceHeaders) -
 def test_a_dead_letter_that_has_no_count_is_read_by_the_names() -> None:
     headers = [("trace", b"1"), ("oss-vectors.reason", b"key"), ("__connect.errors.offset", b"5")]
     found = read_headers(headers)
-    assert (found.author, found.is_ours, found.source) == (Author.UNKNOWN, False, [("trace", b"1")])
+    assert (found.author, found.source) == (Author.UNKNOWN, [("trace", b"1")])
     assert (found.reason, found.offset, found.topic, found.partition) == ("key", 5, "", None)
 
 
@@ -248,7 +248,7 @@ def test_every_part_of_a_dead_letter_is_read_by_its_type() -> None:
     own = [("trace", None), ("oss-vectors.replays", b"2"), ("oss-vectors.replay-of", b"vectors.dlq/0/5")]
     refused = {"reason": Reason.REFUSED, "refusal": Refusal(400, "InvalidArgument", "5C3D"), "attempts": 3}
     found = read_headers(reference(dead_letter(FakeMessage(7, value=b"12345", headers=own), **refused)).headers)
-    assert (found.author, found.is_ours, found.source) == (Author.WORKER, True, own)
+    assert (found.author, found.source) == (Author.WORKER, own)
     assert (found.topic, found.partition, found.offset) == ("vectors", 2, 7)
     assert (found.reason, found.stage, found.index) == ("refused", "TASK_PUT", "docs")
     assert found.timestamp == datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
@@ -282,7 +282,7 @@ def test_what_a_dead_letter_does_not_have_is_none_or_empty() -> None:
 @pytest.mark.parametrize("count", [len(CONNECTS), 7], ids=["with an exception", "without one"])
 def test_a_dead_letter_of_kafka_connect_is_read_whatever_its_record_had(source: SourceHeaders, count: int) -> None:
     found = read_headers([*source, *CONNECTS[:count]])
-    assert (found.author, found.is_ours, found.source) == (Author.CONNECT, False, list(source))
+    assert (found.author, found.source) == (Author.CONNECT, list(source))
     assert (found.topic, found.partition, found.offset, found.stage) == ("vectors", 2, 2**63 - 1, "VALUE_CONVERTER")
     assert (found.reason, found.failed_at) == ("", None)
     assert list(found.values) == [name for name, _ in CONNECTS[:count]]

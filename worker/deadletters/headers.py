@@ -157,11 +157,6 @@ class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True):
     replay: Replay | None
     """What the source record says of itself: see `Replay`."""
 
-    @property
-    def is_ours(self) -> bool:
-        """Return whether the worker wrote the error headers."""
-        return self.author is Author.WORKER
-
 
 # -- writing
 

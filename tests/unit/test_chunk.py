@@ -1,0 +1,77 @@
+"""The records of one request, and when the answers to them show that they are at fault."""
+
+import pytest
+
+from tests.support.fakes import FakeMessage
+from worker.delivery.batch import Item
+from worker.delivery.chunk import Chunk, Doubt, chunks_of
+from worker.errors import Blame, Refused, RetryReason, Transient
+from worker.ledger import Assignment, Partition
+
+
+def item(key: str, *, is_delete: bool = False) -> Item:
+    """Return a put or a delete of a key."""
+    assignment = Assignment(Partition("vectors", 0), 1)
+    return Item(assignment, FakeMessage(0, b"", key.encode()), key, None if is_delete else b"{}", 1)
+
+
+def failure(blame: Blame, *, while_sending: bool = False) -> Transient:
+    """Return an answer that blames the records or not."""
+    return Transient("failed", kind=RetryReason.SERVER, blame=blame, while_sending=while_sending)
+
+
+def keys_of(chunks: list[Chunk]) -> list[list[str]]:
+    """Return the keys of each chunk."""
+    return [[one.key for one in chunk.items] for chunk in chunks]
+
+
+def test_puts_and_deletes_of_a_batch_are_chunks_of_their_own() -> None:
+    chunks = chunks_of([item("a"), item("b", is_delete=True), item("c")])
+    assert (keys_of(chunks), [chunk.is_delete for chunk in chunks]) == ([["a", "c"], ["b"]], [False, True])
+
+
+def test_a_batch_of_one_kind_is_one_chunk() -> None:
+    assert keys_of(chunks_of([item("a"), item("b")])) == [["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("keys", "halves"),
+    [("abc", [["a"], ["b", "c"]]), ("ab", [["a"], ["b"]]), ("a", [["a"]])],
+    ids=["odd", "even", "one"],
+)
+def test_halves_have_all_records_once(keys: str, halves: list[list[str]]) -> None:
+    assert keys_of(Chunk([item(key) for key in keys]).halves()) == halves
+
+
+@pytest.mark.parametrize(
+    ("blame", "doubts"),
+    [(Blame.NONE, (0, 0)), (Blame.PROXY, (1, 0)), (Blame.CONTENT, (1, 1))],
+)
+def test_an_answer_counts_against_the_records_as_far_as_it_may_blame_them(
+    blame: Blame, doubts: tuple[int, int]
+) -> None:
+    chunk = Chunk([item("a")])
+    chunk.note(failure(blame), accepted=0)
+    assert (chunk.attempts, (chunk.doubt.count, chunk.service_doubt.count)) == (1, doubts)
+
+
+def test_a_refusal_counts_as_an_attempt_alone() -> None:
+    chunk = Chunk([item("a")])
+    chunk.note(Refused("no", status=400), accepted=0)
+    assert (chunk.attempts, chunk.doubt.count, chunk.write_timeouts) == (1, 0, 0)
+
+
+def test_time_outs_while_sending_are_counted() -> None:
+    chunk = Chunk([item("a")])
+    chunk.note(failure(Blame.NONE, while_sending=True), accepted=0)
+    chunk.note(failure(Blame.NONE), accepted=0)
+    assert chunk.write_timeouts == 1
+
+
+def test_others_pass_only_if_they_were_accepted_after_the_first_doubt_and_before_the_last_attempt() -> None:
+    doubt = Doubt()
+    assert not doubt.others_pass(accepted_when_sent=7)
+    doubt.note(accepted=7)
+    doubt.note(accepted=9)  # the first answer counts, not this one
+    assert not doubt.others_pass(accepted_when_sent=7)
+    assert doubt.others_pass(accepted_when_sent=8)
