@@ -4,7 +4,8 @@ It answers the operations that a writer and its reader need (vectors, indexes, b
 documented limits, verifies signatures, and fails on demand. It shares no code with the rest of `worker`, so a mistake
 in the worker's own checks cannot hide here.
 
-    service.py    one request: host, operation, signature, faults, the operation itself, the answer
+    service.py    one request, step by step: signature, faults, the operation itself, the answer
+    operations.py what a request asks for: host, operation, body; descriptions.py how the answers describe things
     rules.py      request bodies and the service's limits
     filters.py    the metadata filter language of QueryVectors
     signature.py  OSS signature version 4

@@ -1,12 +1,9 @@
 """One request to the OSS vector service, from its headers to its answer."""
 
 import asyncio
-import base64
 import contextlib
 import datetime as dt
-import hashlib
 import itertools
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,34 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import msgspec
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from worker.local.emulator import rules, signature
+from worker.local.emulator import descriptions, operations, rules, signature
 from worker.local.emulator.answers import Rendered, answer_of, error_answer
 from worker.local.emulator.control import Entry, Journal
 from worker.local.emulator.errors import Refusal, invalid
 from worker.local.emulator.faults import Adjustments, Effective, Faults, Rule, code_of
-from worker.local.emulator.store import Bucket, Store, make_token, metadata_of, numbers_of, read_token
-
-_HOST = re.compile(r"(?P<bucket>[^.:]*)-(?P<account>[A-Za-z0-9]+)\.[^:]+(?::\d+)?")
-
-# By query parameter: the operation and its body. All are sent by POST to the root of the bucket's host.
-_INDEX_OPERATIONS: dict[str, tuple[str, type[msgspec.Struct]]] = {
-    "putVectors": ("PutVectors", rules.PutVectors),
-    "deleteVectors": ("DeleteVectors", rules.DeleteVectors),
-    "getVectors": ("GetVectors", rules.GetVectors),
-    "listVectors": ("ListVectors", rules.ListVectors),
-    "queryVectors": ("QueryVectors", rules.QueryVectors),
-    "putVectorIndex": ("PutVectorIndex", rules.PutVectorIndex),
-    "getVectorIndex": ("GetVectorIndex", rules.Body),
-    "listVectorIndexes": ("ListVectorIndexes", rules.ListVectorIndexes),
-    "deleteVectorIndex": ("DeleteVectorIndex", rules.Body),
-}
-
+from worker.local.emulator.store import Store, make_token, metadata_of, numbers_of, read_token
 
 R = TypeVar("R")
 
@@ -200,16 +180,16 @@ class Service:
 
     async def _answer(self, request: Request, entry: Entry) -> _Answer | Rule:
         """The operation's answer, or the rule that answers instead."""
-        account, bucket = _target(request.headers.get("host", ""))
+        account, bucket = operations.target_of(request.headers.get("host", ""))
         query = dict(request.query_params)
-        entry.operation, shape = _operation(request.method, request.url.path, query, bucket)
+        entry.operation, shape = operations.operation_of(request.method, request.url.path, query, bucket)
         entry.account, entry.bucket = account, bucket
         payload = await _read(request, self._adjustments.effective(bucket, None).max_body_bytes)
         entry.body_bytes = len(payload)
         region = self._verify(request, account, bucket)
-        decoded = await self._in_thread(lambda: _decode(request.headers.get("content-md5"), payload, shape))
+        decoded = await self._in_thread(lambda: operations.decode(request.headers.get("content-md5"), payload, shape))
         if not isinstance(decoded, Refusal):
-            self._journal.name(entry, *_names(decoded[0]))
+            self._journal.name(entry, *operations.names_of(decoded[0]))
         rule = self._faults.take(entry.operation, bucket, entry.index, entry.keys, payload)
         if rule is not None and not rule.hang:
             await self._wait(rule.latency_seconds)
@@ -271,7 +251,7 @@ class Service:
         self._store.bucket(call.account, call.bucket)
         name = rules.check_index_name(call.body.index_name)
         index = self._store.index(call.account, call.bucket, name)
-        if writes and _is_creating(index, call.limits):
+        if writes and descriptions.is_creating(index, call.limits):
             raise Refusal(500, "InternalError", "We encountered an internal error. Please try again.")
         return index
 
@@ -293,13 +273,13 @@ class Service:
     def _get_vectors(self, call: _Call) -> _Answer:
         index = self._index(call)
         rows = self._store.get(call.account, call.bucket, index.name, rules.check_get(call.body))
-        return _Answer(200, {"vectors": [_vector(key, row, call.body) for key, row in rows.items()]})
+        return _Answer(200, {"vectors": [descriptions.vector(key, row, call.body) for key, row in rows.items()]})
 
     def _list_vectors(self, call: _Call) -> _Answer:
         index = self._index(call)
         limit, segment = rules.check_max_results(call.body.max_results), rules.check_segment(call.body)
         rows, token = self._store.page(call.account, call.bucket, index.name, call.body.next_token, limit, segment)
-        answer: dict[str, object] = {"vectors": [_vector(key, row, call.body) for key, row in rows.items()]}
+        answer: dict[str, object] = {"vectors": [descriptions.vector(key, row, call.body) for key, row in rows.items()]}
         return _Answer(200, answer if token is None else answer | {"nextToken": token})
 
     def _query_vectors(self, call: _Call) -> _Answer:
@@ -321,7 +301,7 @@ class Service:
 
     def _get_index(self, call: _Call) -> _Answer:
         index = self._index(call)
-        return _Answer(200, {"index": _index_description(index, call.limits)})
+        return _Answer(200, {"index": descriptions.index_description(index, call.limits)})
 
     def _list_indexes(self, call: _Call) -> _Answer:
         limit = rules.check_max_results(call.body.max_results)
@@ -332,7 +312,7 @@ class Service:
             if index.name.startswith(call.body.prefix) and index.name > after
         ]
         page = indexes[:limit]
-        answer: dict[str, object] = {"indexes": [_index_description(index, call.limits) for index in page]}
+        answer: dict[str, object] = {"indexes": [descriptions.index_description(index, call.limits) for index in page]}
         return _Answer(200, answer | ({"nextToken": make_token(page[-1].name)} if len(indexes) > limit else {}))
 
     def _delete_index(self, call: _Call) -> _Answer:
@@ -346,7 +326,9 @@ class Service:
         return _Answer(200, applied=True)
 
     def _get_bucket(self, call: _Call) -> _Answer:
-        return _Answer(200, {"BucketInfo": _bucket_description(self._store.bucket(call.account, call.bucket))})
+        return _Answer(
+            200, {"BucketInfo": descriptions.bucket_description(self._store.bucket(call.account, call.bucket))}
+        )
 
     def _list_buckets(self, call: _Call) -> _Answer:
         prefix, marker = call.query.get("prefix", ""), call.query.get("marker", "")
@@ -357,7 +339,7 @@ class Service:
         found = [one for one in self._store.buckets() if one.name.startswith(prefix) and one.name > marker]
         page = found[:limit]
         result: dict[str, object] = {"Prefix": prefix, "Marker": marker, "MaxKeys": limit}
-        result |= {"IsTruncated": len(found) > limit, "Buckets": [_bucket_description(one) for one in page]}
+        result |= {"IsTruncated": len(found) > limit, "Buckets": [descriptions.bucket_description(one) for one in page]}
         if len(found) > limit:
             result["NextMarker"] = page[-1].name
         return _Answer(200, {"ListAllMyBucketsResult": result})
@@ -365,36 +347,6 @@ class Service:
     def _delete_bucket(self, call: _Call) -> _Answer:
         self._store.delete_bucket(call.account, call.bucket)
         return _Answer(204, applied=True)
-
-
-def _target(host: str) -> tuple[str | None, str | None]:
-    """(account, bucket) of a Host header; (None, None) when it names no bucket."""
-    match = _HOST.fullmatch(host)
-    return (match["account"], match["bucket"]) if match else (None, None)
-
-
-def _operation(
-    method: str, path: str, query: Mapping[str, str], bucket: str | None
-) -> tuple[str, type[msgspec.Struct] | None]:
-    """The operation's name and the shape of its body."""
-    if path != "/":
-        raise Refusal(400, "InvalidArgument", f"The path must be /, not {path}.")
-    named = [name for name in query if name in _INDEX_OPERATIONS]
-    if bucket is None:
-        if method == "GET" and not named and "bucketInfo" not in query:
-            return "ListVectorBuckets", None
-        message = "The Host must read {bucket}-{accountId}.{anything}, such as demo-1234.localhost:9000."
-        raise Refusal(400, "InvalidArgument", message)
-    if len(named) == 1:
-        if method != "POST":
-            raise Refusal(405, "MethodNotAllowed", f"{named[0]} is sent by POST.")
-        return _INDEX_OPERATIONS[named[0]]
-    simple = {"PUT": "PutVectorBucket", "DELETE": "DeleteVectorBucket"}
-    if method == "GET" and "bucketInfo" in query:
-        return "GetVectorBucket", None
-    if method in simple and not query:
-        return simple[method], None
-    raise Refusal(400, "InvalidArgument", "The method and the query name no operation of this emulator.")
 
 
 async def _read(request: Request, most: int) -> bytes:
@@ -408,74 +360,6 @@ async def _read(request: Request, most: int) -> bytes:
     if size > most:
         raise Refusal(413, "EntityTooLarge", f"The body has {size} bytes, more than {most}.")
     return b"".join(chunks)
-
-
-def _decode(
-    md5: str | None, payload: bytes, shape: type[msgspec.Struct] | None
-) -> tuple[msgspec.Struct | None, bool] | Refusal:
-    """The decoded body, or why it cannot be; the latter as a value, because a fault may come first."""
-    if md5 is not None:
-        expected = base64.b64encode(hashlib.md5(payload, usedforsecurity=False).digest()).decode()
-        if md5 != expected:
-            return Refusal(400, "InvalidDigest", "The Content-MD5 you specified is not that of the body.")
-    try:
-        return (None, False) if shape is None else rules.decode(payload, shape)
-    except Refusal as refusal:
-        return refusal
-
-
-def _names(body: msgspec.Struct | None) -> tuple[str | None, list[str]]:
-    """(index, keys) that a body names."""
-    index = body.index_name if isinstance(body, rules.Body) else None
-    if isinstance(body, rules.PutVectors):
-        return index, [vector.key for vector in body.vectors or () if vector.key is not None]
-    if isinstance(body, rules.DeleteVectors | rules.GetVectors):
-        return index, body.keys or []
-    return index, []
-
-
-def _vector(key: str, row: rules.Row, body: rules.GetVectors | rules.ListVectors) -> dict[str, object]:
-    vector: dict[str, object] = {"key": key}
-    if body.return_data:
-        vector["data"] = {"float32": numbers_of(row)}
-    if body.return_metadata and row.metadata is not None:
-        vector["metadata"] = metadata_of(row)
-    return vector
-
-
-def _is_creating(index: rules.IndexConfig, limits: Effective) -> bool:
-    return time.time() < index.created + limits.creating_seconds
-
-
-def _index_description(index: rules.IndexConfig, limits: Effective) -> dict[str, object]:
-    description: dict[str, object] = {
-        "createTime": _timestamp(index.created),
-        "dataType": "float32",
-        "dimension": index.dimension,
-        "distanceMetric": index.distance_metric,
-        "indexName": index.name,
-        "status": "creating" if _is_creating(index, limits) else "enable",
-    }
-    if index.non_filterable:
-        description["metadata"] = {"nonFilterableMetadataKeys": list(index.non_filterable)}
-    return description
-
-
-def _bucket_description(bucket: Bucket) -> dict[str, str]:
-    return {
-        "CreationDate": _timestamp(bucket.created),
-        "ExtranetEndpoint": f"{bucket.region}.oss-vectors.aliyuncs.com",
-        "IntranetEndpoint": f"{bucket.region}-internal.oss-vectors.aliyuncs.com",
-        "Location": f"oss-{bucket.region}",
-        "Name": f"acs:ossvector:{bucket.region}:{bucket.account}:{bucket.name}",
-        "Region": bucket.region,
-        "ResourceGroupId": "",
-    }
-
-
-def _timestamp(seconds: float) -> str:
-    moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _json(content: bytes, status: int, request_id: str) -> Response:
