@@ -11,6 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from tests.support.bounded import running
 from worker.local import demo
+from worker.local.demo_messages import broken_messages
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_demo_dead_letters_read_with_kafka_python_are_the_broken_records_byte_fo
     bootstrap = re.search(r"Kafka +(127\.0\.0\.1:\d+)", printed)
     assert bootstrap is not None, printed
     letters = _dead_letters(bootstrap[1])
-    broken = demo.broken_messages()
+    broken = broken_messages()
     assert sorted((key or b"", value or b"") for key, value, _ in letters) == sorted(
         (message.key or b"", message.value or b"") for _, message in broken
     )
