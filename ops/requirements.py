@@ -55,7 +55,7 @@ _HEADER: Final = """\
 """
 _COMPILE: Final = (
     *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-annotate", "--no-header"),
-    # A package that has only its source would run its own code, with tools that nobody pinned, when it is installed.
+    # A package that has only its source would run its own code, with tools that are not pinned, when it is installed.
     *("--only-binary", ":all:"),
 )
 

@@ -181,7 +181,7 @@ class Stage(Protocol):
         """Return how many members the group has at the broker."""
 
     def until(self, condition: Callable[[], bool], *members: Member, then: Callable[[], None] = _nothing) -> None:
-        """Turn members until the condition holds, and do `then` before a member that stands in a call comes back."""
+        """Turn members until the condition holds, and do `then` before a member that is in a call comes back."""
 
 
 def _member(make: Callable[..., Source], topic: str, clock: Callable[[], float]) -> Member:
@@ -573,7 +573,7 @@ def test_offsets_that_retention_dropped_are_counted_and_passed(stage: AnyStage) 
     stage.until(lambda: len(member.read[assignment.partition]) > 2, member)
     read = member.read[assignment.partition]
     skipped = member.skipped(stage.topic, "retention")
-    # What had been fetched before it was stopped may still come; then it goes on where records are.
+    # What had been fetched before it was stopped may still come; then it continues where records are.
     assert read[-5:] == [7, 8, 9, 10, 11]
     assert skipped == 7 - (read.index(7))
     assert member.ledger.assignment(assignment.partition) is assignment

@@ -37,7 +37,7 @@ def running(
 def run_group(command: Sequence[str | Path], timeout: float, **options: Any) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end, in a process group of its own, of which nothing is left then: also where the time is up.
 
-    The output and the errors are one text. `subprocess.run` kills the command alone; what that has started goes on.
+    The output and the errors are one text. `subprocess.run` kills only the command; what that has started continues to run.
     """
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with running(command, start_new_session=True, **pipe, **options) as process:

@@ -15,7 +15,7 @@ class TopicFactory(Protocol):
     """Creates a topic that no other test has."""
 
     def __call__(self, partitions: int = 1, **config: str) -> str:
-        """Return the name of a new topic; in `config`, `cleanup_policy` stands for Kafka's `cleanup.policy`."""
+        """Return the name of a new topic; in `config`, `cleanup_policy` means Kafka's `cleanup.policy`."""
         ...
 
 

@@ -23,7 +23,7 @@ _ARGUMENTS = (
 
 
 class Tab:
-    """A page that was opened. `requests` are the addresses asked for, `complaints` all that it told its console."""
+    """A page that was opened. `requests` are the addresses asked for, `complaints` all that it wrote to its console."""
 
     def __init__(self, socket: ClientConnection, session: str) -> None:
         self._socket = socket
@@ -84,7 +84,7 @@ class Tab:
 
     @property
     def complaints(self) -> list[str]:
-        """What it told its console, errors that nobody caught, and what the browser itself told, such as what it refused."""
+        """What it wrote to its console, errors that were not caught, and what the browser itself reported, such as a refusal."""
         told = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
         return [json.dumps(event["params"]) for event in self._events if event.get("method") in told]
 

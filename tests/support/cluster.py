@@ -15,7 +15,7 @@ def running_cluster(
 ) -> Iterator[Sequence[Broker]]:
     """Run nodes 1 to `nodes`, with their data in `folder`.
 
-    `advertised` has the port that clients are told of a node, where that is another than its own (`Broker.port`).
+    `advertised` has the port that clients get for a node, if that is not its own (`Broker.port`).
     """
     with ExitStack() as stack:
         first = stack.enter_context(Broker.start(data=folder / "1", config=config))

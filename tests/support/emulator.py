@@ -133,7 +133,7 @@ class Emulator:
         return f"http://localhost:{self.port}"
 
     def client(self, *, timeout: float = 30, **settings: Any) -> Any:
-        """The official SDK's vectors client, without its retries; `settings` go on top of its configuration."""
+        """The official SDK's vectors client, without its retries; `settings` replace those of its configuration."""
         config = oss.config.load_default()
         config.region, config.account_id, config.endpoint = self.region, self.account, self.endpoint
         config.retry_max_attempts = 1
@@ -194,7 +194,7 @@ class Emulator:
         self._control("POST", "limits", json=limits)
 
     def accept_keys(self, keys: Mapping[str, str]) -> None:
-        """Accept these access keys, secrets by their ids, and no others; its own client goes on with the first."""
+        """Accept these access keys, secrets by their ids, and no others; its own client continues with the first."""
         pairs = [{"access_key_id": key_id, "secret": secret} for key_id, secret in keys.items()]
         self._control("PUT", "keys", json={"keys": pairs})
 

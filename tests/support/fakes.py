@@ -32,7 +32,7 @@ REQUEST_ID = "FAKE00000000000000000001"
 
 
 class FakeClock:
-    """A clock that stands still until a test advances it; seconds."""
+    """A clock that does not move until a test advances it; seconds."""
 
     def __init__(self, now: float = 1_000.0) -> None:
         self.now = now

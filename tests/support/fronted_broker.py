@@ -42,7 +42,7 @@ class FrontedBroker:
     admin: Any
 
     def new_stage(self, partitions: int = 2, **topic_config: str) -> Stage:
-        """A stage that no other test has; in `topic_config`, `cleanup_policy` stands for `cleanup.policy`."""
+        """A stage that no other test has; in `topic_config`, `cleanup_policy` means `cleanup.policy`."""
         bucket, index = self.emulator.new_index(4)
         topic = create_topic(self.admin, partitions, **topic_config)
         group = f"group-{uuid.uuid4().hex[:12]}"

@@ -16,7 +16,7 @@ WALL = 1_790_000_000.0
 
 
 class PageStage:
-    """All that a page reads, and the page. The clock moves when it is told to."""
+    """All that a page reads, and the page. The clock moves only when the test moves it."""
 
     def __init__(self, topics: Sequence[str] = ("vectors",), indexes: Sequence[str] = ("docs",)) -> None:
         self.clock = FakeClock()

@@ -44,7 +44,7 @@ class Proxy:
 
     @contextmanager
     def swallowing(self) -> Iterator[None]:
-        """Take everything and forward nothing, as a firewall does that drops packets; what was taken goes on after."""
+        """Accept everything and forward nothing, as a firewall does that drops packets; what was accepted is forwarded afterwards."""
         self._open_road.clear()
         try:
             yield
@@ -125,7 +125,7 @@ class Proxy:
                 target.sendall(piece)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
-        # Once nobody uses it, so that its number is not another connection's meanwhile.
+        # Once no thread uses it, so that its number is not another connection's meanwhile.
         with self._lock:
             ended.append(source)
             closing = list(ended) if len(ended) == 2 else []
@@ -136,7 +136,7 @@ class Proxy:
 
 @dataclass
 class Held:
-    """Requests that are held back: `seen` is set once there is one, and `release` lets them go on."""
+    """Requests that are delayed: `seen` is set once there is one, and `release` forwards them."""
 
     api_key: int
     seen: threading.Event = field(default_factory=threading.Event)

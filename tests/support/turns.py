@@ -1,4 +1,4 @@
-"""Threads that run one at a time, in an order that the test chooses, on a clock that stands still.
+"""Threads that run one at a time, in an order that the test chooses, on a clock that does not move.
 
 A task is code of the worker that would block: it gives its turn back at `pause`, and gets the next one when the test
 says so. What can happen between two steps of two threads then happens in the order of the test's choice, again and
@@ -15,7 +15,7 @@ LIMIT_S: Final = 30.0
 
 
 class _Ended(BaseException):
-    """Raised in a task that is told to end. No error of the worker's, so that none of its handlers takes it."""
+    """Raised in a task that must end. No error of the worker's, so that none of its handlers catches it."""
 
 
 class Task:
@@ -129,6 +129,6 @@ class Turns:
         task.ready, task.wakes_at = _at_once, None
 
     def let_others(self) -> None:
-        """Give the turn back for once, where the caller is a task; the test's own thread goes on."""
+        """Give the turn back for once, where the caller is a task; the test's own thread continues."""
         if self._running is not None:
             self.pause()

@@ -46,7 +46,7 @@ FINAL_OUTCOMES = OUTCOMES[:-1]
 T = TypeVar("T")
 
 _CHANCE = random.SystemRandom()
-"""Not the generator that each test begins anew with the run's seed: the tests beside it would be given the same ports."""
+"""Not the generator that each test seeds again with the run's seed: tests that run beside it would get the same ports."""
 
 
 def wait_for(condition: Callable[[], T], what: str, timeout: float = LIMIT_S, told: Callable[[], str] = str) -> T:
@@ -89,7 +89,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a published record stands."""
+    """Where a published record is."""
 
     partition: int
     offset: int
@@ -102,7 +102,7 @@ def vector_record(key: str, vector: Sequence[float], partition: int | None = Non
 
 
 def publish(bootstrap: str, topic: str, records: Iterable[Record], codec: str | None = None) -> list[Place]:
-    """Publish in order, wait until all are acknowledged, and tell where each stands."""
+    """Publish in order, wait until all are acknowledged, and return where each is."""
     config = {"compression_type": codec, "linger_ms": 5, "request_timeout_ms": 20_000}
     with closing(KafkaProducer(bootstrap_servers=bootstrap, acks="all", **config)) as producer:
         return publish_with(producer, topic, records)
@@ -144,7 +144,7 @@ def _write_raw(producer: Any, topic: str, record: Record) -> tuple[int, int]:
 
 
 def write_batch(bootstrap: Any, topic: str, number: int, batch: bytes) -> tuple[int, int]:
-    """Write a record batch as it is to a partition; tell the broker's error code, 0 for none, and where it stands."""
+    """Write a record batch as it is to a partition; return the broker's error code, 0 for none, and where it is."""
     topic_data = ProduceRequest.TopicProduceData
     partition = topic_data.PartitionProduceData(index=number, records=batch)
     request = ProduceRequest(
@@ -165,7 +165,7 @@ def write_batch(bootstrap: Any, topic: str, number: int, batch: bytes) -> tuple[
 
 @dataclass(frozen=True)
 class ReadRecord:
-    """A record that was read, and where it stands."""
+    """A record that was read, and where it is."""
 
     partition: int
     offset: int
@@ -524,7 +524,7 @@ class WatchedBooks:
 
 @dataclass
 class Published:
-    """A record that was published, and where it stands. `vector` None is a delete."""
+    """A record that was published, and where it is. `vector` None is a delete."""
 
     key: str
     vector: Sequence[float] | None
