@@ -135,7 +135,7 @@ class Sender:
             if not is_own:  # one that failed for good raises from then on, and so does one that did not see the topic
                 self.close()
             return Problem(error, is_own)
-        except Exception as error:  # whatever a record holds costs no more than its own dead letter
+        except Exception as error:  # whatever a record contains costs no more than its own dead letter
             return Problem(error, is_own=True)
 
     def _may_give_up_idempotence(self) -> bool:

@@ -4,7 +4,7 @@ An answer is believed only if the service gave it. A proxy, a firewall, a captiv
 status and any page; that is a fault on the way, which says nothing of the records. The service's own answers carry its
 request id (the header `x-oss-request-id`), and its errors have one form, in JSON or XML.
 
-Nothing here raises: whatever a status, a header or a body holds, the result is an error of `worker.errors` or None.
+Nothing here raises: whatever a status, a header or a body contains, the result is an error of `worker.errors` or None.
 """
 
 import json

@@ -25,7 +25,7 @@ def file_mistakes(table: str, paths: Mapping[str, str]) -> list[str]:
 
 
 def authority_mistakes(setting: str, path: str) -> list[str]:
-    """Return a mistake where a file of certificates to trust cannot be read, or holds none."""
+    """Return a mistake where a file of certificates to trust cannot be read, or contains none."""
     table, _, name = setting.partition(".")
     unreadable = file_mistakes(table, {name: path})
     if unreadable or not path or _has_certificate(path):

@@ -12,10 +12,10 @@ CERTIFICATE_BYTES: Final = 10_485_760  # a bundle of certificates; the largest i
 
 
 def read(path: Path, most: int) -> bytes:
-    """Return what a regular file of at most `most` bytes holds.
+    """Return what a regular file of at most `most` bytes contains.
 
     Raises `OSError`, whose `strerror` says why in words: also for what is not a regular file, since opening a FIFO waits for
-    a writer, and a device may never end. `ValueError` if the path holds a null byte.
+    a writer, and a device may never end. `ValueError` if the path contains a null byte.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:

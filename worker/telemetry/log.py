@@ -1,7 +1,7 @@
 """Structured logs on stderr: JSON for machines, text for a terminal.
 
 A line is a message and fields, `log.info("index found", extra={"index": "docs", "dimension": 1024})`. Whatever a message, a
-field or an error holds, it is written as one line of bounded length, it cannot forge another line, and no secret that this
+field or an error contains, it is written as one line of bounded length, it cannot forge another line, and no secret that this
 process knows is in it.
 
 A field has one type and one meaning in all lines of the worker (a test reads all log calls):

@@ -1,7 +1,7 @@
 """Every private part of kafka-python that the worker uses: one function, or one class, for each need.
 
 No other package of the worker imports a private module of kafka-python, or uses a private name of its objects;
-`tests/unit/test_client_internals.py` holds it. `client_check` looks before the start whether all of it is there.
+`tests/unit/test_client_internals.py` checks that. `client_check` looks before the start whether all of it is there.
 
 | Module | What of the client it reaches |
 |---|---|
@@ -177,7 +177,7 @@ def forget_high_watermark(consumer: Any, tp: TopicPartition) -> None:
 def hand_over_parked_fetches(consumer: Any) -> None:
     """Let the client hand over what it put aside of partitions that were paused meanwhile.
 
-    1. A partition is paused while the client holds the rest of a fetch of it. The client puts that aside.
+    1. A partition is paused while the client has the rest of a fetch of it. The client puts that aside.
     2. The fetch of another partition is handed over to its end. It stays "in line", although nothing is left in it.
     3. The first is resumed. The client hands over what it put aside only when nothing is in line, and does not fetch that
        partition meanwhile. So the partition is not read, although it is not paused, until the line happens to be empty.

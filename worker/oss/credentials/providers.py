@@ -334,7 +334,7 @@ _CODE: Final = re.compile(r"\"Code\"\s*:\s*\"([A-Za-z0-9._-]{1,100})\"")
 
 
 def without_answers(text: str) -> str:
-    """Return an error of the package without what it quotes: the URL's query, which holds the OIDC token, and an answer.
+    """Return an error of the package without what it quotes: the URL's query, which contains the OIDC token, and an answer.
 
     Of an answer the service's code is kept.
     """
