@@ -15,11 +15,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long the storm lasts (default 10)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30), help="repeat the choices of another run")
     parser.add_argument("--rate", type=float, default=300.0, help="records a second (default 300)")
+    parser.add_argument("--logs", type=Path, help="keep the workers' logs in this folder")
     parser.add_argument("--only", action="append", help="only this fault; may be given several times")
     given = parser.parse_args()
     sys.stdout.write(f"seed {given.seed}\n")
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        report = run(given.seed, given.minutes * 60, Path(folder), only=given.only, rate=given.rate)
+        logs = given.logs or Path(folder)
+        logs.mkdir(parents=True, exist_ok=True)
+        report = run(given.seed, given.minutes * 60, logs, only=given.only, rate=given.rate)
     sys.stdout.write(f"{report}\n")
     sys.exit(0 if report.is_clean else 1)
 

@@ -22,6 +22,7 @@ from tests.support.broker import create_topic
 from tests.support.emulator import Fault, JournalEntry, running_emulator
 from tests.support.proxy import Proxy
 from tests.support.worker import Stage, WorkerProcess, free_port, read_topic, wait_for
+from worker.deadletters.headers import rfc3339
 from worker.local.broker import Broker
 
 PARTITIONS: Final = 6
@@ -235,7 +236,8 @@ class Observer:
                 partition, offset = places[version or 0.0]
                 if offset < known.get(partition, 0):
                     stale.append(
-                        f"stale write: {key}, {partition}/{offset}, committed {known[partition]}, request {entry.sequence}"
+                        f"stale write: {key}, {partition}/{offset}, committed {known[partition]}, request {entry.sequence} "
+                        f"at {rfc3339(entry.at)}, answered {entry.status}"
                     )
         return stale, self._replayed(puts)
 

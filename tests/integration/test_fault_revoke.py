@@ -65,13 +65,13 @@ def test_what_is_answered_within_revoke_seconds_is_settled_and_committed(
 ) -> None:
     """The wait is for something: what is on the wire lands, and nothing has to be sent again."""
     stage = new_stage(partitions=4)
-    stage.emulator.fault(bucket=stage.bucket, operation="PutVectors", latency_seconds=8, count=2)
+    stage.emulator.fault(bucket=stage.bucket, operation="PutVectors", latency_seconds=12, count=2)
     stage.publish_versions([(f"key-{one}", [float(one)] * 4) for one in range(100)])
     settings = stage.settings(
         batch__max_records=50,
         oss__read_timeout_seconds=30,
-        kafka__revoke_seconds=15,
-        kafka__session_timeout_ms=20_000,
+        kafka__revoke_seconds=20,
+        kafka__session_timeout_ms=30_000,
     )
     first = start_worker(settings)
     first.wait_until(lambda m: m.total("requests_in_flight") == 2, "all records are under way")

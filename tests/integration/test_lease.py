@@ -2,18 +2,22 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Literal
 
 import pytest
+from kafka import KafkaConsumer
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from tests.support.emulator import Emulator
 from tests.support.fronted_broker import FrontedBroker, fronted_broker
-from tests.support.worker import LIMIT_S, StageFactory, WorkerFactory, WorkerProcess, versions_of, wait_for
+from tests.support.worker import LIMIT_S, Stage, StageFactory, WorkerFactory, WorkerProcess, versions_of, wait_for
 
 SESSION_S = 3
 KEYS = 392
+JOIN_S = 6  # for which a rebalance waits for a member
 HEARTBEAT_S = 3.0  # the longest between two heartbeats
 SLACK_S = 3.0  # for what is no promise: when the log tells of it
 
@@ -56,6 +60,63 @@ def test_a_worker_that_was_frozen_beyond_its_session_writes_nothing_over_its_suc
     stale = {key for key, vector in stage.dump().items() if stage.model()[key] != vector}
     assert len(stale) == 0
     assert [entry for entry in stage.requests("PutVectors") if entry.sequence > before and entry.applied] == []
+
+
+def group_state(stage: Stage) -> str:
+    return str(stage.admin.describe_groups([stage.group])[stage.group]["group_state"])
+
+
+def members(stage: Stage) -> int:
+    return len(stage.admin.describe_groups([stage.group])[stage.group]["members"])
+
+
+@pytest.fixture
+def hanging_member() -> Iterator[Callable[[Stage], None]]:
+    """Puts a member into a group that never joins again, so that the next rebalance waits for it."""
+    with ExitStack() as stack:
+
+        def put(stage: Stage) -> None:
+            consumer = KafkaConsumer(
+                stage.topic,
+                bootstrap_servers=stage.broker.bootstrap,
+                group_id=stage.group,
+                max_poll_interval_ms=JOIN_S * 1000,
+                session_timeout_ms=60_000,
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                enable_auto_commit=False,
+            )
+            stack.callback(consumer.close, timeout_ms=1000)
+            wait_for(lambda: consumer.poll(timeout_ms=100) or consumer.assignment(), "it has joined")
+
+        yield put
+
+
+def test_a_worker_that_is_expelled_in_the_middle_of_a_rebalance_gives_up_what_it_had(
+    new_stage: StageFactory, start_worker: WorkerFactory, hanging_member: Callable[[Stage], None]
+) -> None:
+    stage = new_stage(partitions=6)
+    settings = stage.settings(
+        kafka__session_timeout_ms=SESSION_S * 1000, kafka__max_poll_interval_ms=JOIN_S * 1000, batch__max_records=5
+    )
+    frozen, successor = [start_worker(settings).wait_ready() for _ in range(2)]
+    for worker in (frozen, successor):
+        wait_for_partitions(worker, 3)
+    hanging_member(stage)
+    for worker in (frozen, successor):
+        wait_for_partitions(worker, 2)
+    before = len(frozen.log_lines("partitions lost"))
+    start_worker(settings)  # a rebalance, which waits for the member that hangs
+    wait_for(lambda: group_state(stage) == "PreparingRebalance", "a rebalance begins")
+    time.sleep(SESSION_S / 2)  # its next heartbeat says so, and it sends its join
+
+    frozen.send_signal(signal.SIGSTOP)
+    # The rebalance ends without the member that hangs, and then without the frozen one.
+    wait_for(lambda: members(stage) == 2 and group_state(stage) == "Stable", "the group goes on with the others")
+    frozen.send_signal(signal.SIGCONT)
+
+    frozen.wait_line("partitions lost")
+    assert len(frozen.log_lines("partitions lost")) == before + 1
+    frozen.wait_ready()
 
 
 @pytest.fixture(scope="module")

@@ -236,7 +236,7 @@ def test_an_open_transaction_is_shown_and_told(
         assert by_partition("oss_vectors_end_offset") == {"0": 1, "1": 1}
         wait_for(lambda: "a transaction is open for long" in caplog.text, "it is told")
         (told,) = [record for record in caplog.records if "a transaction is open" in record.message]
-        assert (told.partition, getattr(told, "from"), told.until) == (f"{topic}/1", 1, 4)  # type: ignore[attr-defined]
+        assert (told.topic, told.partition, getattr(told, "from"), told.until) == (topic, 1, 1, 4)  # type: ignore[attr-defined]
         producer.commit_transaction()
         wait_for(lambda: by_partition(waiting) == {"0": 0, "1": 0}, "it is over")
     finally:

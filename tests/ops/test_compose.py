@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 import pytest
+import trustme
 import yaml
 
 from worker.local import provision, sample_producer
@@ -414,7 +415,13 @@ def test_what_the_production_example_offers_besides_are_settings_too(tmp_path: P
     offered = variables("#")
     there = tmp_path / "file"
     there.write_text("filled in")
-    files = {name: str(there) for name, value in offered.items() if value.startswith("/")}
+    certificates = tmp_path / "certificates.pem"
+    trustme.CA().cert_pem.write_to_path(certificates)
+    files = {
+        name: str(certificates if name.endswith("CAFILE") else there)
+        for name, value in offered.items()
+        if value.startswith("/")
+    }
     given = variables("") | {"OSS_ACCESS_KEY_ID": "x", "OSS_ACCESS_KEY_SECRET": "x"}
     instead = {name.removesuffix("_FILE") for name in offered}
     loaded = load.load(None, {name: given[name] for name in given.keys() - instead} | offered | files)

@@ -32,9 +32,18 @@ class Client:
         self.renewed = 0
         self.own: list[tuple[Any, Any, Future]] = []
         self.later: list[tuple[float, Callable[[], None]]] = []
+        self.expelled = 0
         self.heartbeats = Heartbeats(
-            self.lease, 3.0, send=self._send, call_later=self._call_later, on_renewed=self._note_renewed
+            self.lease,
+            3.0,
+            send=self._send,
+            call_later=self._call_later,
+            on_renewed=self._note_renewed,
+            on_expelled=self._note_expelled,
         )
+
+    def _note_expelled(self) -> None:
+        self.expelled += 1
 
     def _note_renewed(self) -> None:
         self.renewed += 1
@@ -132,6 +141,7 @@ def test_an_answer_that_the_group_does_not_know_the_member_ends_it(
     else:
         answered(answer, code)
     assert not client.lease.holds()
+    assert client.expelled == 1  # so that the client gives up what it owned, also in the middle of a rebalance
 
 
 def test_a_request_to_leave_ends_it_before_it_is_answered(client: Client) -> None:

@@ -75,7 +75,7 @@ PARTS: Final = (
     Part(_STATES, "attributes", ("assignment",)),
     Part(_STATES, "methods", ("seek(. .)",)),
     Part(f"{_STATES.partition(':')[0]}:TopicPartitionState", "attributes", ("position", "highwater")),
-    Part(_COORDINATOR, "attributes", ("coordinator_id", "_join_task", "_assignors")),
+    Part(_COORDINATOR, "attributes", ("coordinator_id", "_join_task", "_assignors", "rejoining")),
     Part(_COORDINATOR, "methods", ("coordinator()", "coordinator_dead(.)", "_failed_request(. . .)")),
     Part(_ASSIGNOR, "attributes", ("member_assignment",)),
     Part(_CLUSTER, "attributes", ("_topics",)),

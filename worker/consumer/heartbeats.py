@@ -52,7 +52,8 @@ class Heartbeats:
     """Watches the requests of one consumer, renews the lease by them, and sends heartbeats of its own.
 
     `send(request, node_id)` passes a request to the client and returns the future of its answer. `call_later(seconds,
-    function)` calls a function on the client's IO thread. `on_renewed` is called when a lease that had run out holds again.
+    function)` calls a function on the client's IO thread. `on_renewed` is called when a lease that had run out holds again,
+    `on_expelled` when an answer says that the group does not know this member any more.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class Heartbeats:
         send: Send,
         call_later: Callable[[float, Callable[[], None]], Any],
         on_renewed: Callable[[], None],
+        on_expelled: Callable[[], None],
     ) -> None:
         self._lease = lease
+        self._on_expelled = on_expelled
         self._interval = interval_seconds
         self._send = send
         self._call_later = call_later
@@ -95,9 +98,8 @@ class Heartbeats:
         answer.add_callback(lambda response: self._heartbeat_answered(sent_at, response.error_code))
 
     def _heartbeat_answered(self, sent_at: float, code: int) -> None:
-        if code in _NO_MEMBER:
-            self._lease.end()
-        elif code in (_NO_ERROR, _REBALANCE_IN_PROGRESS) and self._lease.confirm(
+        self._end_unless_known(code)
+        if code in (_NO_ERROR, _REBALANCE_IN_PROGRESS) and self._lease.confirm(
             sent_at, in_rebalance=code == _REBALANCE_IN_PROGRESS
         ):
             self._on_renewed()
@@ -150,6 +152,7 @@ class Heartbeats:
     def _end_unless_known(self, code: int) -> None:
         if code in _NO_MEMBER:
             self._lease.end()
+            self._on_expelled()
 
     def _send_heartbeat(self, member: _Member, node_id: Any, answered: Callable[[Any], None]) -> None:
         try:

@@ -116,7 +116,12 @@ class KafkaSource:
 
     def _make_heartbeats(self, **client: Any) -> Heartbeats:
         interval = client_config.group(self._settings)["heartbeat_interval_ms"] / 1000
-        return Heartbeats(self._lease, interval, on_renewed=self._hooks.wake, **client)
+        return Heartbeats(self._lease, interval, on_renewed=self._hooks.wake, on_expelled=self._note_expelled, **client)
+
+    def _note_expelled(self) -> None:
+        """Let the client give up what it owned before it joins again. The client's IO thread calls it."""
+        if (consumer := self._consumer) is not None:
+            client_internals.begin_join_again(consumer)
 
     def _forget(self, partition: Partition) -> None:
         """Forget what was known of a partition that is no longer owned. The client's IO thread calls it too."""

@@ -18,6 +18,7 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 | Calls that wait for nothing: requests for offsets and topics | `submit`, `wait`, `send`, `any_broker` | #3121, fixed after 3.0.12 (#3123, #3124); none filed for answers partition by partition | the public calls have a time limit, and answer for each partition |
 | Group's coordinator without a look-up | `coordinator`, `has_coordinator`, `coordinator_failed`, `coordinator_moved` | none filed | a public call returns it |
 | Whether a join is under way | `is_joining` | none filed | the client never loses a join |
+| A member that is expelled in a rebalance gives up its partitions | `begin_join_again` | none filed | the client runs its listener for lost partitions before each join of a new member |
 | Lost partitions are not claimed again | `forget_assignment` | none filed | the client forgets them by itself |
 | Wait within a rebalance listener | `sleep` | none filed | a listener may wait by a public call |
 | Position without a request; seek with a leader's epoch | `position`, `seek`, `PartitionStates` | none filed | public `position` validates one partition, public `seek` accepts an epoch |
@@ -115,6 +116,22 @@ def is_joining(consumer: Any) -> bool:
     """
     join = consumer._coordinator._join_task
     return join is not None and not join.is_done
+
+
+def begin_join_again(consumer: Any) -> None:
+    """Let the client begin its next attempt to join as a rebalance of its own, in which it gives up what it has lost.
+
+    It does so once for each rebalance, and not again when the group expels it in the middle of one:
+
+    1. A rebalance begins. The client looks what it has lost, which is nothing, and sends its join.
+    2. The process is frozen. The group completes the rebalance without it, expels it, and gives its partitions to another
+       member, which writes newer versions.
+    3. The process wakes. The group answers its join or its sync that it knows no such member.
+    4. The client joins as a new member at once, without giving anything up. Until that is through, the partitions look
+       owned, and the heartbeats of the new member are accepted: what waited to be written would be written over the newer
+       versions.
+    """
+    consumer._coordinator.rejoining = False
 
 
 def forget_assignment(consumer: Any) -> None:
