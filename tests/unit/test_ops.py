@@ -91,11 +91,11 @@ esac
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (0, ["newest versions: the tests in tests/unit and tests/contract pass"]),
+        (0, ["newest versions: the tests in tests/unit and tests/contract/test_sink.py pass"]),
         (
             1,
             [
-                "newest versions: the tests in tests/unit and tests/contract fail, or take longer than 7 minutes:",
+                "newest versions: the tests in tests/unit and tests/contract/test_sink.py fail, or take longer than 270 s:",
                 "  FAILED tests/unit/test_x.py::test_y - boom",
             ],
         ),
