@@ -8,10 +8,11 @@ from typing import Any, Final, TypeVar
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
-from worker.consumer import client_config, client_internals, client_network
+from worker.consumer import client_config, client_internals
 from worker.errors import FatalError
 from worker.ledger import Partition
 from worker.settings.tables import Kafka
+from worker.tools import connections
 
 _OFFSETS_TOPIC: Final = "__consumer_offsets"
 _TRIES: Final = 6
@@ -46,7 +47,7 @@ def _connected(settings: Kafka) -> Any:
     clients: list[Any] = []
 
     def make_client(**config: Any) -> Any:
-        clients.append(client_network.make_client(**config))
+        clients.append(connections.make_client(**config))
         return clients[-1]
 
     config = client_config.connection(settings, KafkaAdminClient.DEFAULT_CONFIG)

@@ -3,12 +3,12 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 
 import click
 
 from worker.settings.load import Loaded
-from worker.settings.tables import Settings
 from worker.tools.check.cluster import bootstrap_server, cluster
 from worker.tools.check.memory import memory
 from worker.tools.check.report import Finding, Status, as_line, as_summary, worst
@@ -22,7 +22,7 @@ from worker.tools.check.service import service
 def run(loaded: Loaded, *, as_json: bool, count: int | None, begin: From) -> bool:
     """Try everything and print it; return whether there is a fault."""
     found: list[Finding] = []
-    for finding in findings(_sections(loaded, count, begin)):
+    for finding in findings(sections(loaded, os.environ, count=count, begin=begin)):
         found.append(finding)
         if not as_json:
             click.echo(as_line(finding))
@@ -31,17 +31,20 @@ def run(loaded: Loaded, *, as_json: bool, count: int | None, begin: From) -> boo
     return worst(found) is Status.FAULT
 
 
-def _sections(loaded: Loaded, count: int | None, begin: From) -> dict[str, Section]:
-    settings: Settings = loaded.settings
-    sections: dict[str, Section] = {
+def sections(
+    loaded: Loaded, environ: Mapping[str, str], *, count: int | None = None, begin: From = "latest"
+) -> dict[str, Section]:
+    """Return all sections, in the order in which they are reported."""
+    settings = loaded.settings
+    found: dict[str, Section] = {
         "settings": partial(routes, loaded),
         "memory": partial(memory, settings),
     }
     # A section for each server, so that one that swallows everything does not hide the others.
     for server in dict.fromkeys(settings.kafka.bootstrap_servers):
-        sections[f"kafka at {server}"] = partial(bootstrap_server, settings.kafka, server)
-    sections["kafka"] = partial(cluster, settings)
-    sections["service"] = partial(service, settings, os.environ)
+        found[f"kafka at {server}"] = partial(bootstrap_server, settings.kafka, server)
+    found["kafka"] = partial(cluster, settings)
+    found["service"] = partial(service, settings, environ)
     if count is not None:
-        sections["sample"] = partial(sample, settings, os.environ, count, begin)
-    return sections
+        found["sample"] = partial(sample, settings, environ, count, begin)
+    return found

@@ -101,24 +101,27 @@ def _failed(oss: Oss, index: str, error: SinkError) -> Finding:
 
 def _concerned(oss: Oss, index: str, error: SinkError) -> tuple[str, str, str]:
     """Return check, subject and advice for what the service, or something on the way to it, refuses."""
+    bucket = ("bucket", oss.bucket, "create it, or correct oss.bucket, oss.region or oss.account_id")
     by_code = {
-        "NoSuchVectorBucket": ("bucket", oss.bucket, "create it, or correct oss.bucket, oss.region or oss.account_id"),
+        "NoSuchVectorBucket": bucket,
+        "NoSuchBucket": bucket,
         "NoSuchVectorIndex": ("index", index, "create it, or correct the route's index"),
         "RequestTimeTooSkewed": ("index", index, "correct this machine's clock (NTP)"),
         "AccessDenied": ("index.right", index, f"grant oss:GetVectorIndex on index {index} to these credentials"),
     }
-    if error.code in by_code:
-        return by_code[error.code]
-    if "oss.proxy_url" in error.message:
-        return "index", index, "correct oss.proxy_url, or what the proxy allows"
-    if _NOT_ENABLED in error.message:
-        return "index.status", index, "wait until it is enabled, then check again"
-    if "not the service's answer" in error.message:
-        return (
+    by_words = {
+        "oss.proxy_url": ("index", index, "correct oss.proxy_url, or what the proxy allows"),
+        "not the service's answer": (
             "index",
             index,
-            "correct oss.endpoint, or what stands between here and the service: something else answered",
-        )
+            "correct oss.endpoint: something else than the service answers there",
+        ),
+        _NOT_ENABLED: ("index.status", index, "wait until it is enabled, then check again"),
+    }
+    if error.code in by_code:
+        return by_code[error.code]
+    if known := next((found for words, found in by_words.items() if words in error.message), None):
+        return known
     if not isinstance(error, TargetError):
         return "index", index, "see the lines on the way to the service, then check again"
     if error.block is BlockReason.CREDENTIALS:
