@@ -15,7 +15,7 @@ from worker.settings.tables import Kafka
 from worker.tools import connections
 
 _OFFSETS_TOPIC: Final = "__consumer_offsets"
-_TRIES: Final = 6
+_TRIES: Final = 12
 _WAIT_SECONDS: Final = 0.5
 _LOADING: Final = (  # a coordinator that begins or moves is there in a moment
     kafka_errors.CoordinatorNotAvailableError,
@@ -88,9 +88,9 @@ def cluster_has_groups(client: Any) -> bool:
     return any(topic["error_code"] != unknown for topic in described) or bool(client.list_groups())
 
 
-def when_loaded(question: Callable[[], T], *, wait: Callable[[float], object] = time.sleep) -> T:
+def when_loaded(question: Callable[[], T], *, tries: int = _TRIES, wait: Callable[[float], object] = time.sleep) -> T:
     """Return the answer of a group's coordinator, asked again for some seconds while it loads."""
-    for _ in range(_TRIES - 1):
+    for _ in range(tries - 1):
         try:
             return question()
         except _LOADING:
