@@ -134,6 +134,14 @@ def test_a_group_that_cannot_be_described(error: Exception, check: str, status: 
     assert (statuses(found), goes_on) == ({check: status}, False)
 
 
+def test_a_group_that_is_not_there_yet_is_ok() -> None:
+    admin = FakeAdmin()
+    admin.described = {"error": "[Error 69] GroupIdNotFoundError", "group_state": "Dead", "members": []}
+    found, goes_on = run(group(settings(), admin))
+    assert (statuses(found), goes_on) == ({"group": Status.OK}, True)
+    assert "not there yet" in found[0].result
+
+
 def test_rights_that_the_brokers_do_not_tell_are_not_guessed() -> None:
     admin = FakeAdmin()
     assert isinstance(admin.described, dict)

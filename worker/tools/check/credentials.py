@@ -15,7 +15,7 @@ _SHOWN: Final = 4  # last characters of the access key id, by which people recog
 _LONG_ENOUGH: Final = 16
 
 _SOURCES: Final[Mapping[str, str]] = {
-    "environment": "OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN",
+    "environment": "OSS_ACCESS_KEY_ID and the variables beside it",
     "process": "the program of oss.credentials_process",
     "default-chain": "the default chain of Alibaba Cloud's credentials package",
     "ecs-ram-role": "the RAM role of this machine",

@@ -22,29 +22,38 @@ def group(settings: Settings, client: Any) -> Generator[Finding, None, bool]:
             "group", name, "no group was ever used in this cluster; asking for this one would make its topic of offsets"
         )
         return True
-    kind = _type_of(client, name)
-    if kind not in _CLASSIC:
-        told = f"a group of type {kind} has this name"
-        yield fault("group", name, told, "choose another kafka.group_id, or stop the application that uses it")
+    found = _described(name, client)
+    if isinstance(found, Finding):
+        yield found
         return False
-    try:
-        found = when_loaded(lambda: client.describe_groups([name])[name])
-    except kafka_errors.GroupAuthorizationFailedError:
-        yield fault("group.right", name, "this user may not see it", f"grant READ on group {name}")
-        return False
-    except kafka_errors.KafkaError as error:
-        yield warning("group", name, f"its coordinator does not answer: {type(error).__name__}", "see the brokers")
-        return False
-    if "AuthorizationFailed" in (found.get("error") or ""):
-        yield fault("group.right", name, "this user may not see it", f"grant READ on group {name}")
-        return False
+    if str(found.get("group_state")).lower() == "dead":  # what brokers call a group that is not there
+        yield ok(
+            "group", name, "it is not there yet, the first member makes it; only then the brokers say who may join it"
+        )
+        return True
     yield _right(name, found)
     members: Sequence[Any] = found.get("members") or ()
     if members:
         yield from _members(settings, name, found, members)
     else:
-        yield ok("group", name, "it has no members now")
+        yield ok("group", name, "it is there, and has no members now")
     return True
+
+
+def _described(name: str, client: Any) -> Mapping[str, Any] | Finding:
+    """Return what the brokers say of the group, or what is wrong where they say nothing."""
+    kind = _type_of(client, name)
+    if kind not in _CLASSIC:
+        told = f"a group of type {kind} has this name"
+        return fault("group", name, told, "choose another kafka.group_id, or stop the application that uses it")
+    hidden = fault("group.right", name, "this user may not see it", f"grant READ on group {name}")
+    try:
+        found: Mapping[str, Any] = when_loaded(lambda: client.describe_groups([name])[name])
+    except kafka_errors.GroupAuthorizationFailedError:
+        return hidden
+    except kafka_errors.KafkaError as error:
+        return warning("group", name, f"its coordinator does not answer: {type(error).__name__}", "see the brokers")
+    return hidden if "AuthorizationFailed" in (found.get("error") or "") else found
 
 
 def _type_of(client: Any, name: str) -> str:
