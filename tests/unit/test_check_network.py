@@ -236,7 +236,7 @@ def test_a_proxy_that_refuses_the_login_is_a_fault_that_shows_no_password(author
         found = list(through(proxy, 443, trusting(authority), "user:the-wrong-one"))
     assert (found[-1].check, found[-1].status) == ("service.proxy", Status.FAULT)
     assert "407" in found[-1].result
-    assert "oss.proxy_url" in found[-1].advice
+    assert found[-1].advice == "correct the name and password in oss.proxy_url"
     assert "the-wrong-one" not in repr(found)
 
 
