@@ -141,7 +141,7 @@ class HttpProxy:
         lines = head.split(b"\r\n")
         kept = [line for line in lines[1:] if not line.lower().startswith(b"proxy-")]
         upstream.sendall(b"\r\n".join([f"POST /?{query} HTTP/1.1".encode(), *kept]) + b"\r\n\r\n" + rest)
-        length = next(int(line[15:]) for line in kept if line.lower().startswith(b"content-length:"))
+        length = next((int(line[15:]) for line in kept if line.lower().startswith(b"content-length:")), 0)
         left = length - len(rest)
         while left > 0:
             self._road.wait(_SECONDS)

@@ -1,6 +1,7 @@
 """`check`: try every part before production does."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,17 +22,22 @@ from worker.commands.options import config_option, load_settings, prepare_client
     show_default=True,
     help="Where the sample begins.",
 )
-def command(config_file: Path | None, as_json: bool, count: int | None, begin: str) -> None:
+def command(config_file: Path | None, as_json: bool, count: int | None, begin: Any) -> None:
     """Try every part before production does.
 
-    Tries the settings, the brokers, the topics and the rights on them, the group, the credentials, the clock, each index,
-    and the memory: a line for each, with what to do where something is wrong. It changes nothing, and ends within 30 seconds.
-    The exit code is 3 where there is a fault, 0 where there are warnings alone.
+    A line for each: what was tried, the result, and below it what to do where something is wrong. It tries the settings, the
+    memory, the way to the brokers and to the service (DNS, TCP, TLS, proxy), the logins, the topics, the rights, the group,
+    the lag, the clock, the bucket and each index. It joins no group, writes nothing, and ends within 30 seconds.
+
+    --sample reads so many records of each topic and says how many the worker would accept, and what is wrong with the others.
+
+    The exit code is 3 where there is a fault, 0 where there are warnings alone, 78 where the settings are wrong.
 
     \b
-    oss-vectors-worker check
+    oss-vectors-worker check --config worker.toml
     oss-vectors-worker check --sample 1000
-    oss-vectors-worker check --json | jq '.findings[] | select(.status == "fault")'
+    oss-vectors-worker check --sample 1000 --from committed   # what the worker reads next
+    oss-vectors-worker check --json | jq -r '.findings[] | select(.status == "fault") | .advice'
     """
     loaded = load_settings(config_file)
     prepare_client()

@@ -1,15 +1,29 @@
 """Questions about the cluster that no consumer answers: groups and their offsets, settings of topics and brokers."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
-from worker.consumer import client_config, client_network
+from worker.consumer import client_config, client_internals
 from worker.errors import FatalError
+from worker.ledger import Partition
 from worker.settings.tables import Kafka
+from worker.tools import connections
+
+_OFFSETS_TOPIC: Final = "__consumer_offsets"
+_TRIES: Final = 12
+_WAIT_SECONDS: Final = 0.5
+_LOADING: Final = (  # a coordinator that begins or moves is there in a moment
+    kafka_errors.CoordinatorNotAvailableError,
+    kafka_errors.CoordinatorLoadInProgressError,
+    kafka_errors.NotCoordinatorError,
+)
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -17,8 +31,7 @@ def admin_client(settings: Kafka) -> Iterator[Any]:
     """Yield an admin client. What kafka-python raises, here and within, becomes a `FatalError` in one line."""
     servers = ", ".join(settings.bootstrap_servers)
     try:
-        config = client_config.connection(settings, KafkaAdminClient.DEFAULT_CONFIG)
-        client = KafkaAdminClient(**config, kafka_client=client_network.make_client)
+        client = _connected(settings)
     except (kafka_errors.KafkaError, OSError) as error:
         raise FatalError(f"kafka at {servers} cannot be reached: {client_config.describe(error)}") from error
     try:
@@ -29,8 +42,57 @@ def admin_client(settings: Kafka) -> Iterator[Any]:
         client.close()
 
 
+def _connected(settings: Kafka) -> Any:
+    """Return a client. Where it cannot be made, raise a broker's refusal of its login, if there was one."""
+    clients: list[Any] = []
+
+    def make_client(**config: Any) -> Any:
+        clients.append(connections.make_client(**config))
+        return clients[-1]
+
+    config = client_config.connection(settings, KafkaAdminClient.DEFAULT_CONFIG)
+    try:
+        return KafkaAdminClient(**config, kafka_client=make_client)
+    except Exception as error:
+        for client in clients:  # the constructor leaves its thread and sockets to nobody
+            client.close()
+            refusal = getattr(client_internals.manager_of(client), "login_refused", None)
+            if refusal is not None:
+                raise refusal from error
+        raise
+
+
 def committed_offsets(settings: Kafka, topic: str) -> dict[int, int]:
     """Return what the worker's group has committed of a topic, by partition number. Raises `FatalError`."""
     with admin_client(settings) as client:
-        found = client.list_group_offsets(settings.group_id)[settings.group_id]
-    return {tp.partition: at.offset for tp, at in found.items() if tp.topic == topic and at.offset >= 0}
+        found = committed_of(client, settings.group_id)
+    return {partition.partition: offset for partition, offset in found.items() if partition.topic == topic}
+
+
+def committed_of(client: Any, group: str) -> dict[Partition, int]:
+    """Return what a group has committed, of all topics."""
+    if not cluster_has_groups(client):
+        return {}
+    found = when_loaded(lambda: client.list_group_offsets(group)[group])
+    return {Partition(tp.topic, tp.partition): at.offset for tp, at in found.items() if at.offset >= 0}
+
+
+def cluster_has_groups(client: Any) -> bool:
+    """Return whether a question about a group changes nothing.
+
+    The first one in the life of a cluster makes the broker create its topic of offsets. Some services hide that topic, so
+    that groups that are there count too.
+    """
+    described = client.describe_topics([_OFFSETS_TOPIC])
+    unknown = kafka_errors.UnknownTopicOrPartitionError.errno
+    return any(topic["error_code"] != unknown for topic in described) or bool(client.list_groups())
+
+
+def when_loaded(question: Callable[[], T], *, tries: int = _TRIES, wait: Callable[[float], object] = time.sleep) -> T:
+    """Return the answer of a group's coordinator, asked again for some seconds while it loads."""
+    for _ in range(tries - 1):
+        try:
+            return question()
+        except _LOADING:
+            wait(_WAIT_SECONDS)
+    return question()

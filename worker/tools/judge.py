@@ -36,8 +36,8 @@ def target_of(route: Route, settings: Settings, environ: Mapping[str, str]) -> T
         return sink.describe(route.index)
     except SinkError as error:
         raise FatalError(
-            f"the service does not say what index {route.index} is: {error}. "
-            "To do without it, give dimension and distance_metric in the route"
+            f"the service does not say what index {route.index} is, and the route does not either "
+            f"(dimension, distance_metric): {error}"
         ) from error
     finally:
         sink.close()

@@ -11,11 +11,12 @@ from typing import Any, Final, NamedTuple, Self
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
-from worker.consumer import client_config, client_network, receive
+from worker.consumer import client_config, receive
 from worker.errors import FatalError
 from worker.ledger import Partition
 from worker.ports import Message
 from worker.settings.tables import Kafka
+from worker.tools import connections
 
 ANSWER_SECONDS: Final = 15.0  # for one question to the brokers
 PATIENCE_SECONDS: Final = 30.0  # without a record, and without a step of any partition
@@ -156,7 +157,7 @@ class Scanner:
         if self._consumer is None:
             try:
                 self._consumer = client_config.make_consumer(
-                    client_network.make_client,
+                    connections.make_client,
                     **client_config.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG),
                     auto_offset_reset="none",
                 )

@@ -283,6 +283,7 @@ def _from_program(program: Program, wall: Clock) -> Fetched:
     seconds = _unix_time(output.expiration) - wall()
     if seconds <= 0:
         raise CredentialsError("oss.credentials_process printed credentials that have expired")
+    made.expiration = datetime.fromtimestamp(wall() + seconds, UTC)  # for `check`, which reports it
     return Fetched(made, seconds)
 
 

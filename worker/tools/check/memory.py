@@ -1,4 +1,4 @@
-"""Whether the container's memory holds what the settings allow, and what the settings say by themselves."""
+"""Whether the container's memory holds what the settings allow."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,23 +20,25 @@ def memory(settings: Settings, v2: Path = _V2, v1: Path = _V1) -> Iterator[Findi
     """Compare the memory that the settings allow with the limit of the control group."""
     needed = needed_bytes(settings)
     limit = limit_bytes(v2, v1)
-    told = f"the settings allow about {needed // _MB} MB"
+    told = f"the settings allow about {needed // _MB} MB (process, buffer, fetches, requests in flight)"
     if limit is None:
-        yield ok("memory", "limit", f"{told}; no limit is set")
+        yield ok("memory", "container", f"{told}; no limit is set")
     elif needed > limit:
         advice = "raise the limit, or lower buffer.max_bytes, batch.max_bytes or delivery.max_in_flight"
-        yield fault("memory", "limit", f"{told}, the limit is {limit // _MB} MB", advice)
+        yield fault("memory", "container", f"{told}; the limit is {limit // _MB} MB", advice)
     elif needed > 0.9 * limit:
-        advice = "leave a tenth of the limit free"
-        yield warning("memory", "limit", f"{told}, the limit is {limit // _MB} MB", advice)
+        advice = "raise the limit: leave a tenth of it free"
+        yield warning("memory", "container", f"{told}; the limit is {limit // _MB} MB", advice)
     else:
-        yield ok("memory", "limit", f"{told}, the limit is {limit // _MB} MB")
+        yield ok("memory", "container", f"{told}; the limit is {limit // _MB} MB")
 
 
 def needed_bytes(settings: Settings) -> int:
     """Return the most that the settings allow: the buffer, a fetch twice, and the bodies of all requests in flight."""
     bodies = settings.delivery.max_in_flight * len(settings.indexes) * settings.batch.max_bytes
-    return _PROCESS_BYTES + settings.buffer.max_bytes + 2 * FETCH_MAX_BYTES + min(bodies, 2 * settings.buffer.max_bytes)
+    fetch = settings.kafka.client.get("fetch_max_bytes", FETCH_MAX_BYTES)
+    fetch_bytes = fetch if isinstance(fetch, int) else FETCH_MAX_BYTES
+    return _PROCESS_BYTES + settings.buffer.max_bytes + 2 * fetch_bytes + min(bodies, 2 * settings.buffer.max_bytes)
 
 
 def limit_bytes(v2: Path, v1: Path) -> int | None:
@@ -51,25 +53,3 @@ def limit_bytes(v2: Path, v1: Path) -> int | None:
         if text == "max":
             return None
     return None
-
-
-def routes(settings: Settings) -> Iterator[Finding]:
-    """Look at what single settings do not show."""
-    for index in settings.indexes:
-        topics = [route.topic for route in settings.routes if route.index == index]
-        if len(topics) > 1:
-            yield warning(
-                "settings.routes",
-                index,
-                f"the topics {', '.join(topics)} share this index",
-                "make sure that they share no keys: order holds within one partition only",
-            )
-    if settings.dead_letter.topic:
-        yield ok("settings.dead_letter", settings.dead_letter.topic, "bad records go there")
-    else:
-        yield warning(
-            "settings.dead_letter",
-            "dead_letter.topic",
-            "is empty: the first bad record blocks its partition",
-            "name a topic",
-        )

@@ -1,11 +1,26 @@
-"""What `check` finds, as lines for people and as JSON for programs."""
+"""What `check` finds, as lines for people and as JSON for programs.
+
+The JSON is one object:
+
+    {"version": 1,
+     "result": "ok" | "warning" | "fault",
+     "counts": {"ok": 21, "warning": 1, "fault": 0, "skipped": 2},
+     "findings": [{"check": "topic.right", "subject": "vectors", "status": "ok" | "warning" | "fault" | "skipped",
+                   "result": "this user may READ", "advice": ""}, ...]}
+
+`check` is a fixed name of words and dots, `subject` says which of several (a topic, an index, host:port). The pair is what a
+program relies on, with `status`. `result` and `advice` are text for people and may change. Findings come in the order in which one
+thing needs the other. Within one version, fields and checks are added, and none changes its meaning.
+"""
 
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from worker.words import clean
+
 VERSION: Final = 1
-"""Of the JSON: fields and checks are added, and none changes its meaning, while this stays."""
+_TEXT_CHARACTERS: Final = 1000
 
 
 class Status(StrEnum):
@@ -14,7 +29,7 @@ class Status(StrEnum):
     OK = "ok"
     WARNING = "warning"  # a run works, and somebody should know this
     FAULT = "fault"  # a run will not work as it should
-    SKIPPED = "skipped"  # it could not be tried
+    SKIPPED = "skipped"  # it could not be tried, or the answer is not known
 
 
 class Finding(NamedTuple):
@@ -29,22 +44,33 @@ class Finding(NamedTuple):
 
 def ok(check: str, subject: str, result: str) -> Finding:
     """Return what is as it should be."""
-    return Finding(check, subject, Status.OK, result)
+    return _finding(check, subject, Status.OK, result)
 
 
 def warning(check: str, subject: str, result: str, advice: str) -> Finding:
     """Return what somebody should know."""
-    return Finding(check, subject, Status.WARNING, result, advice)
+    return _finding(check, subject, Status.WARNING, result, advice)
 
 
 def fault(check: str, subject: str, result: str, advice: str) -> Finding:
     """Return what keeps a run from working."""
-    return Finding(check, subject, Status.FAULT, result, advice)
+    return _finding(check, subject, Status.FAULT, result, advice)
 
 
 def skipped(check: str, subject: str, result: str) -> Finding:
     """Return what could not be tried."""
-    return Finding(check, subject, Status.SKIPPED, result)
+    return _finding(check, subject, Status.SKIPPED, result)
+
+
+def _finding(check: str, subject: str, status: Status, result: str, advice: str = "") -> Finding:
+    """Return a finding whose words, some of them a broker's or a record's, are fit for a line and hold no secret."""
+    return Finding(
+        check,
+        clean(subject, _TEXT_CHARACTERS),
+        status,
+        clean(result, _TEXT_CHARACTERS),
+        clean(advice, _TEXT_CHARACTERS),
+    )
 
 
 def worst(findings: Sequence[Finding]) -> Status:
@@ -55,16 +81,32 @@ def worst(findings: Sequence[Finding]) -> Status:
 
 def as_line(finding: Finding) -> str:
     """Return a finding for a terminal; a second line says what to do."""
-    line = f"{finding.status.value:<8} {finding.check:<22} {finding.subject}: {finding.result}"
+    line = f"{finding.status.value:<8} {finding.check:<23} {finding.subject}: {finding.result}"
     return f"{line}\n{'':<8} -> {finding.advice}" if finding.advice else line
+
+
+def as_summary(findings: Sequence[Finding]) -> str:
+    """Return the last line for a terminal."""
+    counts = _counts(findings)
+    parts = [_counted(counts["fault"], "fault"), _counted(counts["warning"], "warning")]
+    if counts["skipped"]:
+        parts.append(f"{counts['skipped']} not tried")
+    return f"{len(findings)} checks: {', '.join(parts)}"
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the report for programs."""
-    counts = {status.value: sum(finding.status is status for finding in findings) for status in Status}
     return {
         "version": VERSION,
         "result": worst(findings).value,
-        "counts": counts,
+        "counts": _counts(findings),
         "findings": [finding._asdict() for finding in findings],
     }
+
+
+def _counts(findings: Sequence[Finding]) -> dict[str, int]:
+    return {status.value: sum(finding.status is status for finding in findings) for status in Status}
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

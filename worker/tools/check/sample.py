@@ -1,10 +1,13 @@
 """Reads some records of each topic and says what the worker would do with them. It joins no group and commits nothing."""
 
 import itertools
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 import orjson
 
@@ -16,10 +19,12 @@ from worker.settings.tables import Route, Settings
 from worker.tools import judge
 from worker.tools.brokers import committed_offsets
 from worker.tools.check.report import Finding, fault, ok, skipped, warning
+from worker.tools.check.service import impatient
 from worker.tools.scan import Scanner, Stretch
 from worker.words import clean
 
 From = Literal["earliest", "latest", "committed"]
+_READ_SECONDS: Final = 14.0  # for all topics: the whole check ends in 22 s
 _UNIT: Final = 0.01  # how far a length may be from 1
 _ALIKE: Final = 10  # records from which on it says something that all are equal
 _MESSAGE_CHARACTERS: Final = 300
@@ -33,9 +38,11 @@ class Sample:
         self.bad: Counter[str] = Counter()
         self.first_bad: dict[str, str] = {}
         self.mismatches = 0
+        self.first_mismatch = ""
         self.bytes = 0
         self.far_from_unit = 0
-        self.vectors: set[bytes] = set()
+        self.vectors: set[int] = set()
+        self.was_cut = False
 
     @property
     def records(self) -> int:
@@ -43,43 +50,72 @@ class Sample:
         return self.puts + self.deletes + self.ignored + self.bad.total()
 
 
-def sample(settings: Settings, environ: Mapping[str, str], count: int, begin: From) -> Iterator[Finding]:
-    """Read `count` records of each topic, and report on them."""
-    with Scanner(settings.kafka, patience_seconds=10) as scanner:
-        for route in settings.routes:
+def sample(
+    settings: Settings,
+    environ: Mapping[str, str],
+    count: int,
+    begin: From,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Finding]:
+    """Read `count` records of each topic, as many as time allows, and report on them."""
+    settings = msgspec.structs.replace(settings, oss=impatient(settings.oss))
+    deadline = clock() + _READ_SECONDS
+    with Scanner(settings.kafka, answer_seconds=5, patience_seconds=5) as scanner:
+        for done, route in enumerate(settings.routes):
+            until = clock() + max(0.0, deadline - clock()) / (len(settings.routes) - done)
+            is_over = partial(_is_past, clock, until)
             try:
-                found = _read(settings, environ, route, scanner, count, begin)
+                records = itertools.islice(_messages(settings, route, scanner, count, begin), count)
+                found = _judged(settings, environ, route, records, is_over)
             except (FatalError, SettingsError) as error:
                 yield skipped("sample", route.topic, str(error))
                 continue
-            yield from _report(settings, route, found)
+            yield from report(settings, route, found)
 
 
-def _read(
-    settings: Settings, environ: Mapping[str, str], route: Route, scanner: Scanner, count: int, begin: From
+def _is_past(clock: Callable[[], float], moment: float) -> bool:
+    return clock() >= moment
+
+
+def _judged(
+    settings: Settings,
+    environ: Mapping[str, str],
+    route: Route,
+    records: Iterator[tuple[Partition, Message]],
+    is_over: Callable[[], bool],
 ) -> Sample:
     decoder = judge.decoder_of(judge.target_of(route, settings, environ), settings)
     found = Sample()
-    for partition, message in itertools.islice(_messages(settings, route, scanner, count, begin), count):
+    for partition, message in records:
+        where = f"{partition} at {message.offset}"
         try:
             decoded = decoder.decode(message.key, message.value, message.headers)
         except RecordError as error:
             found.bad[error.reason.value] += 1
-            where = f"{partition} at {message.offset}: {clean(error.message, _MESSAGE_CHARACTERS)}"
-            found.first_bad.setdefault(error.reason.value, where)
-            continue
-        if isinstance(decoded, Put):
-            found.puts += 1
-            found.bytes += len(decoded.fragment)
-            found.mismatches += decoded.key_mismatch
-            vector = np.asarray(orjson.loads(decoded.fragment)["data"]["float32"], dtype=np.float32)
-            found.far_from_unit += bool(abs(float(np.linalg.norm(vector)) - 1) > _UNIT)
-            found.vectors.add(vector.tobytes()[:64])
-        elif isinstance(decoded, Delete):
-            found.deletes += 1
+            told = f"{where}: {clean(error.message, _MESSAGE_CHARACTERS)}"
+            found.first_bad.setdefault(error.reason.value, told)
         else:
-            found.ignored += 1
+            _count(found, decoded, where)
+        if is_over():
+            found.was_cut = True
+            break
     return found
+
+
+def _count(found: Sample, decoded: object, where: str) -> None:
+    if isinstance(decoded, Delete):
+        found.deletes += 1
+    elif not isinstance(decoded, Put):
+        found.ignored += 1
+    else:
+        found.puts += 1
+        found.bytes += len(decoded.fragment)
+        found.mismatches += decoded.key_mismatch
+        if decoded.key_mismatch and not found.first_mismatch:
+            found.first_mismatch = where
+        vector = np.asarray(orjson.loads(decoded.fragment)["data"]["float32"], dtype=np.float32)
+        found.far_from_unit += bool(abs(float(np.linalg.norm(vector)) - 1) > _UNIT)
+        found.vectors.add(hash(vector.tobytes()))
 
 
 def _messages(
@@ -103,41 +139,55 @@ def _messages(
             yield partition, message
 
 
-def _report(settings: Settings, route: Route, found: Sample) -> Iterator[Finding]:
+def report(settings: Settings, route: Route, found: Sample) -> Iterator[Finding]:
+    """Say what was found in a topic."""
     topic = route.topic
     if not found.records:
         yield skipped("sample", topic, "there are no records to read")
         return
-    accepted = found.records - found.bad.total()
-    told = f"{accepted} of {found.records} records would be accepted"
-    if found.bad:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in found.bad.most_common())
-        firsts = "; ".join(f"first {reason}: {where}" for reason, where in found.first_bad.items())
-        share = found.bad.total() / found.records
-        make = fault if share > settings.dead_letter.limit_ratio else warning
-        yield make("sample", topic, f"{told}; {reasons}", firsts)
-    else:
-        yield ok("sample", topic, told)
+    yield from _accepted(settings, topic, found)
     if found.mismatches:
-        told = f"{found.mismatches} records have a Kafka key that is not the vector's key"
-        advice = "use the vector's key as the Kafka key, so that all versions of a vector share a partition"
+        told = f"{found.mismatches} records have a Kafka key that is not the vector's key, the first is {found.first_mismatch}"
+        advice = "have the producer use the vector's key as the Kafka key, so that its versions share a partition"
         yield warning("sample.keys", topic, told, advice)
-    if found.puts >= _ALIKE and len(found.vectors) == 1:
-        yield warning(
-            "sample.vectors",
-            topic,
-            f"all {found.puts} vectors are alike",
-            "see the producer: is it the model's output?",
-        )
-    elif found.far_from_unit and found.puts:
-        told = f"{found.far_from_unit} of {found.puts} vectors are not of length 1"
-        yield ok("sample.vectors", topic, f"{told}: right for some models, a sign of a fault with others")
+    yield from _vectors(topic, found)
     if found.puts:
         yield ok("sample.batches", topic, _batches(settings, found))
+
+
+def _accepted(settings: Settings, topic: str, found: Sample) -> Iterator[Finding]:
+    bad = found.bad.total()
+    told = f"{found.records - bad} of {found.records} records would be accepted"
+    kinds = [f"{found.deletes} delete a vector", f"{found.ignored} are ignored"]
+    others = [kind for kind in kinds if not kind.startswith("0 ")]
+    told = f"{told} ({', '.join(others)})" if others else told
+    told = f"{told}; there was no time for more" if found.was_cut else told
+    if not bad:
+        yield ok("sample", topic, told)
+        return
+    is_above = bad / found.records > settings.dead_letter.limit_ratio
+    make = fault if is_above else warning
+    limit = f"{'above' if is_above else 'within'} dead_letter.limit_ratio = {settings.dead_letter.limit_ratio:g}"
+    yield make("sample", topic, f"{told}; {bad} would become dead letters, {limit}", "see the reasons below")
+    for reason, count in found.bad.most_common():
+        told = f"{count} records; the first is {found.first_bad[reason]}"
+        advice = f"have the producer correct it; ops/records.md says what {reason} means"
+        yield make("sample.reason", f"{topic} {reason}", told, advice)
+
+
+def _vectors(topic: str, found: Sample) -> Iterator[Finding]:
+    if found.puts >= _ALIKE and len(found.vectors) == 1:
+        told = f"all {found.puts} vectors are alike"
+        yield warning("sample.vectors", topic, told, "see the producer: is this the output of its model?")
+    elif found.far_from_unit:
+        told = f"{found.far_from_unit} of {found.puts} vectors do not have length 1"
+        yield ok("sample.vectors", topic, f"{told}: right for some models, a sign of a fault with others")
+    elif found.puts:
+        yield ok("sample.vectors", topic, f"all {found.puts} vectors have length 1")
 
 
 def _batches(settings: Settings, found: Sample) -> str:
     mean = found.bytes / found.puts
     records = max(1, min(settings.batch.max_records, int(settings.batch.max_bytes / mean)))
     limit = "batch.max_records" if records == settings.batch.max_records else "batch.max_bytes"
-    return f"a full batch has {records} records and {records * mean / 1024:.0f} KB ({limit})"
+    return f"a full batch would have {records} records and {records * mean / 1024:.0f} KB, limited by {limit}"

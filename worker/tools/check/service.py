@@ -1,148 +1,170 @@
-"""The service: credentials, the way to it, its clock, and each index."""
+"""The service: the way to it, its clock, and each index. `credentials.py` looks at the credentials first."""
 
 import contextlib
 import ssl
-import time
 from collections.abc import Callable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import requests
+from urllib3.util.ssl_ import create_urllib3_context
 
-from worker.errors import Refused, SettingsError, SinkError, TargetError
-from worker.oss.credentials.providers import credentials_provider
+from worker.errors import BlockReason, Refused, SettingsError, SinkError, TargetError
+from worker.oss.http import literal_host
 from worker.oss.sink import OssSink
+from worker.ports import Operation
+from worker.records.target import Target
 from worker.settings.tables import Oss, Route, Settings
 from worker.tools.check import network
-from worker.tools.check.report import Finding, fault, ok, skipped, warning
+from worker.tools.check.clock import clock
+from worker.tools.check.credentials import credentials
+from worker.tools.check.proxy import connect_request
+from worker.tools.check.report import Finding, fault, ok, skipped
 
-_SKEW_REFUSED_SECONDS: Final = 900.0
-"""The service refuses requests whose time differs by more (RequestTimeTooSkewed)."""
-_SKEW_TOLD_SECONDS: Final = 60.0
-_TIMEOUT_SECONDS: Final = 5.0
-_EXPIRES_SOON_SECONDS: Final = 3600.0
+_NOT_ENABLED: Final = "not yet"  # of the error of an index that is being made
+_TIMEOUT_SECONDS: Final = 5.0  # for one answer; a check has 22 s in all
 
 
 def service(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Look at the service in the order in which one thing needs the other."""
-    yield from _credentials(settings.oss, environ)
+    oss = impatient(settings.oss)
+    yield from credentials(oss, environ)
     try:
-        sink = OssSink(settings.oss, environ, max_connections=1)
+        sink = OssSink(oss, environ, max_connections=1)
     except SettingsError:
-        yield skipped("service", settings.oss.bucket, "without credentials it is not asked")
+        yield skipped("index", ", ".join(settings.indexes), "the service is not asked without credentials")
         return
     with contextlib.closing(sink):
-        yield from _way(settings.oss, sink.url)
-        for index in settings.indexes:
-            routes = [route for route in settings.routes if route.index == index]
-            yield from _index(sink, index, routes)
+        yield from _way(oss, sink.url)
+        yield clock(oss, sink.url, _TIMEOUT_SECONDS)
+        yield from _indexes(settings, sink)
 
 
-def _credentials(oss: Oss, environ: Mapping[str, str]) -> Iterator[Finding]:
-    try:
-        provider = credentials_provider(oss, environ)
-    except SettingsError as error:
-        for mistake in error.mistakes:
-            yield fault("credentials", oss.credentials, mistake, "correct the setting, or give what is missing")
-        return
-    try:
-        found = provider.get_credentials()
-    except Exception as error:  # any provider's own; its words may hold a secret only after redaction
-        yield fault("credentials", oss.credentials, f"there are none: {error}", "see oss.credentials")
-        return
-    finally:
-        provider.close()
-    expiration = getattr(found, "expiration", None)
-    if expiration is None:
-        kind = "temporary, their end is not known" if found.security_token else "they name no end"
-        yield ok("credentials", oss.credentials, f"there are some; {kind}")
-        return
-    left = expiration.timestamp() - time.time()
-    if left < _EXPIRES_SOON_SECONDS:
-        yield warning("credentials", oss.credentials, f"they end in {left / 60:.0f} min", "are they renewed in time?")
-    else:
-        yield ok("credentials", oss.credentials, f"they end in {left / 3600:.1f} h")
+def impatient(oss: Oss) -> Oss:
+    """Return the settings with time-outs of some seconds: a check waits less than a worker."""
+    limits = {
+        name: min(_TIMEOUT_SECONDS, getattr(oss, name))
+        for name in ("connect_timeout_seconds", "write_timeout_seconds", "read_timeout_seconds")
+    }
+    return msgspec.structs.replace(oss, **limits)
 
 
-def _way(oss: Oss, url: str, wall: Callable[[], float] = time.time) -> Iterator[Finding]:
-    if oss.proxy_url:
-        yield from network.server("service.proxy", *network.host_and_port(oss.proxy_url), None)
-    else:
-        host, port = network.host_and_port(url)
-        context = ssl.create_default_context(cafile=oss.ca_file or None) if url.startswith("https:") else None
+def _way(oss: Oss, url: str) -> Iterator[Finding]:
+    host, port = network.host_and_port(url)
+    # The SDK's host name of an endpoint without subdomains does not resolve; the sink connects to the endpoint itself.
+    host = literal_host(oss.endpoint) or host
+    context = _tls(oss) if url.startswith("https:") else None
+    if not oss.proxy_url:
         yield from network.server("service", host, port, context)
-    yield from _clock(oss, url, wall)
+        return
+    if oss.proxy_url.startswith("https:"):
+        # A tunnel in a TLS connection: the requests below show whether the proxy serves it.
+        yield from network.server("service.proxy", *network.host_and_port(oss.proxy_url), _tls(oss))
+        return
+    # Plain HTTP goes to a proxy without a tunnel.
+    tunnel = connect_request(oss.proxy_url, host, port) if context is not None else b""
+    proxy_host, proxy_port = network.host_and_port(oss.proxy_url)
+    yield from network.server("service.proxy", proxy_host, proxy_port, context, tunnel=tunnel, tunnel_host=host)
 
 
-def _clock(oss: Oss, url: str, wall: Callable[[], float]) -> Iterator[Finding]:
-    """Compare the service's `Date` with this machine's clock. An unsigned request is refused, and says the time."""
-    proxies = {"http": oss.proxy_url, "https": oss.proxy_url} if oss.proxy_url else {}
-    verify: Any = oss.ca_file or True
-    with requests.Session() as session:
-        session.trust_env = False
+def _tls(oss: Oss) -> ssl.SSLContext:
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH  # noqa: PLC0415 - what the sink trusts too
+
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    context.check_hostname = True
+    context.load_verify_locations(cafile=oss.ca_file or DEFAULT_CA_BUNDLE_PATH)
+    return context
+
+
+def _indexes(settings: Settings, sink: OssSink) -> Iterator[Finding]:
+    is_away = is_bucket_shown = False
+    for index in settings.indexes:
+        if is_away:
+            yield skipped("index", index, "not asked: the service does not answer")
+            continue
         try:
-            answer = session.get(
-                url, proxies=proxies, verify=verify, timeout=_TIMEOUT_SECONDS, allow_redirects=False, stream=True
-            )
-            told = answer.headers.get("Date", "")
-            answer.close()
-        except (requests.RequestException, OSError) as error:
-            yield skipped("service.clock", "Date", f"the service does not say its time: {type(error).__name__}")
-            return
-    try:
-        skew = parsedate_to_datetime(told).timestamp() - wall()
-    except (ValueError, TypeError):
-        yield skipped("service.clock", "Date", "the service does not say its time")
-        return
-    result = f"the service's clock differs by {abs(skew):.0f} s"
-    if abs(skew) > _SKEW_REFUSED_SECONDS:
-        advice = "correct this machine's clock (NTP): the service refuses more than 15 min"
-        yield fault("service.clock", "Date", result, advice)
-    elif abs(skew) > _SKEW_TOLD_SECONDS:
-        yield warning("service.clock", "Date", result, "correct this machine's clock (NTP)")
-    else:
-        yield ok("service.clock", "Date", result)
+            found = sink.describe(index)
+        except SinkError as error:
+            yield _failed(settings.oss, index, error)
+            is_away = not isinstance(error, TargetError) and not error.status and _NOT_ENABLED not in error.message
+            continue
+        if not is_bucket_shown:
+            yield ok("bucket", settings.oss.bucket, "it is there, and these credentials may read in it")
+            is_bucket_shown = True
+        yield from _index(found, [route for route in settings.routes if route.index == index])
+        yield from _rights(settings, sink, index)
 
 
-def _index(sink: OssSink, index: str, routes: list[Route]) -> Iterator[Finding]:
-    try:
-        found = sink.describe(index)
-    except TargetError as error:
-        advice = (
-            "correct the credentials or their permissions"
-            if error.status in (401, 403)
-            else "make it, or correct the settings"
-        )
-        yield fault("index", index, str(error), advice)
-        return
-    except SinkError as error:
-        yield fault("index", index, str(error), "try again; if it stays, see the way to the service")
-        return
-    yield ok("index", index, f"dimension {found.dimension}, {found.distance_metric}")
+def _failed(oss: Oss, index: str, error: SinkError) -> Finding:
+    check, subject, advice = _concerned(oss, index, error)
+    return fault(check, subject, str(error), advice)
+
+
+def _concerned(oss: Oss, index: str, error: SinkError) -> tuple[str, str, str]:
+    """Return check, subject and advice for what the service, or something on the way to it, refuses."""
+    bucket = ("bucket", oss.bucket, "create it, or correct oss.bucket, oss.region or oss.account_id")
+    by_code = {
+        "NoSuchVectorBucket": bucket,
+        "NoSuchBucket": bucket,
+        "NoSuchVectorIndex": ("index", index, "create it, or correct the route's index"),
+        "RequestTimeTooSkewed": ("index", index, "correct this machine's clock (NTP)"),
+        "AccessDenied": ("index.right", index, f"grant oss:GetVectorIndex on index {index} to these credentials"),
+    }
+    by_words = {
+        "oss.proxy_url": ("index", index, "correct oss.proxy_url, or what the proxy allows"),
+        "not the service's answer": (
+            "index",
+            index,
+            "correct oss.endpoint: something else than the service answers there",
+        ),
+        _NOT_ENABLED: ("index.status", index, "wait until it is enabled, then check again"),
+    }
+    if error.code in by_code:
+        return by_code[error.code]
+    if known := next((found for words, found in by_words.items() if words in error.message), None):
+        return known
+    if not isinstance(error, TargetError):
+        return "index", index, "see the lines on the way to the service, then check again"
+    if error.block is BlockReason.CREDENTIALS:
+        return "credentials.accepted", index, "correct the credentials: access key id, secret and session token"
+    return "index", index, "correct oss.bucket, oss.region, oss.account_id or oss.endpoint"
+
+
+def _index(found: Target, routes: list[Route]) -> Iterator[Finding]:
+    index = found.index
+    hidden = ", ".join(sorted(found.non_filterable_metadata_keys)) or "none"
+    told = f"enabled; dimension {found.dimension}, {found.distance_metric}, metadata that is not filterable: {hidden}"
+    yield ok("index", index, told)
     for route in routes:
         if route.dimension not in (0, found.dimension):
-            told = f"the route of {route.topic} says dimension {route.dimension}, the index has {found.dimension}"
-            yield fault("index.dimension", index, told, "correct routes.dimension, or leave it at 0")
+            told = f"the route of {route.topic} has dimension {route.dimension}, the index has {found.dimension}"
+            yield fault("index.dimension", index, told, "correct routes.dimension, or leave it at 0 to ask the service")
         if route.distance_metric not in ("", found.distance_metric):
-            told = f"the route of {route.topic} says {route.distance_metric}, the index has {found.distance_metric}"
-            yield fault("index.metric", index, told, "correct routes.distance_metric, or leave it empty")
-    yield from _right_to_write(sink, index)
+            told = f"the route of {route.topic} has {route.distance_metric}, the index has {found.distance_metric}"
+            yield fault(
+                "index.metric", index, told, 'correct routes.distance_metric, or leave it "" to ask the service'
+            )
+        wanted = frozenset(route.non_filterable_metadata_keys)
+        if wanted and wanted != found.non_filterable_metadata_keys:
+            told = f"the route of {route.topic} has the keys {', '.join(sorted(wanted))}, the index has {hidden}"
+            yield fault("index.metadata", index, told, "correct routes.non_filterable_metadata_keys, or leave it empty")
 
 
-def _right_to_write(sink: OssSink, index: str) -> Iterator[Finding]:
-    """Send a PutVectors without a vector: the service refuses it, and the refusal shows whether the caller may write."""
+def _rights(settings: Settings, sink: OssSink, index: str) -> Iterator[Finding]:
+    """Send requests without a vector, which write nothing: how the service refuses them shows whether the caller may write."""
+    yield _right(Operation.PUT, sink.put, {"indexName": index, "vectors": []}, index)
+    if settings.records.tombstones == "delete":
+        yield _right(Operation.DELETE, sink.delete, {"indexName": index, "keys": []}, index)
+
+
+def _right(operation: Operation, send: Callable[[bytes], int], body: Mapping[str, object], index: str) -> Finding:
+    check, name = "index.right", f"{index} {operation.value}"
     try:
-        sink.put(msgspec.json.encode({"indexName": index, "vectors": []}))
-    except Refused:
-        yield ok(
-            "index.right",
-            index,
-            "an empty PutVectors is refused for being empty: the caller may write, as far as this shows",
-        )
+        send(msgspec.json.encode(body))
+    except Refused as error:
+        told = f"a request without a vector was refused for being empty ({error.code or error.status}), not for lack of the right"
+        return ok(check, name, f"{told}; more is not known without writing")
     except TargetError as error:
-        yield fault("index.right", index, str(error), "grant PutVectors and DeleteVectors on the index")
+        return fault(check, name, str(error), f"grant oss:{operation.value} on index {index} to these credentials")
     except SinkError as error:
-        yield skipped("index.right", index, f"not known: {error}")
-    else:
-        yield skipped("index.right", index, "not known: the service accepts an empty PutVectors")
+        return skipped(check, name, f"not known: {error}")
+    return skipped(check, name, "not known: the service accepted a request without a vector, which changed nothing")

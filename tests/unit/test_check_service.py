@@ -1,0 +1,171 @@
+"""What `check` says of credentials and clocks, on stand-ins for the service."""
+
+import contextlib
+import datetime as dt
+import http.server
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from email.utils import formatdate
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.unit.samples import NEEDED
+from worker.settings.load import load
+from worker.settings.tables import Oss
+from worker.tools.check.clock import clock
+from worker.tools.check.credentials import credentials
+from worker.tools.check.report import Finding, Status
+from worker.tools.check.service import impatient
+
+KEY_ID, SECRET, TOKEN = "LTAI5tExampleOfAnId7", "the-secret-of-the-test", "the-token-of-the-test"
+
+
+def oss(**given: object) -> Oss:
+    """Return the settings of the service, with these in place of the defaults."""
+    return msgspec.structs.replace(load(None, NEEDED).settings.oss, **given)
+
+
+def tried(settings: Oss, environ: Mapping[str, str] | None = None, now: float | None = None) -> Finding:
+    """Return the one finding on credentials. It must not show any."""
+    [found] = credentials(settings, environ or {}, lambda: time.time() if now is None else now)
+    assert SECRET not in repr(found)
+    assert TOKEN not in repr(found)
+    return found
+
+
+# -- credentials
+
+KEYS = {"OSS_ACCESS_KEY_ID": KEY_ID, "OSS_ACCESS_KEY_SECRET": SECRET}
+
+
+def test_lasting_credentials_are_recognised_by_the_end_of_their_id() -> None:
+    found = tried(oss(), KEYS)
+    assert (found.check, found.subject, found.status) == ("credentials", "environment", Status.OK)
+    assert found.result.endswith(", the access key id ends in nId7; they do not expire")
+
+
+def test_missing_credentials_are_a_fault_for_each_variable() -> None:
+    found = list(credentials(oss(), {}))
+    assert [one.status for one in found] == [Status.FAULT, Status.FAULT]
+    assert [name in one.result for one, name in zip(found, KEYS, strict=True)] == [True, True]
+
+
+def test_temporary_credentials_in_the_environment_are_a_warning() -> None:
+    found = tried(oss(), KEYS | {"OSS_SESSION_TOKEN": TOKEN})
+    assert found.status is Status.WARNING
+    assert "never renewed" in found.result
+
+
+def test_credentials_of_a_file_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(
+        json.dumps({"access_key_id": KEY_ID, "access_key_secret": SECRET, "session_token": TOKEN}), encoding="ascii"
+    )
+    found = tried(oss(credentials="file", credentials_file=str(path)))
+    assert (found.subject, found.status) == ("file", Status.OK)
+    assert str(path) in found.result
+    assert "their end is not known" in found.result
+
+
+def test_a_file_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
+    found = tried(oss(credentials="file", credentials_file=str(tmp_path / "none")))
+    assert (found.check, found.status, bool(found.advice)) == ("credentials", Status.FAULT, True)
+
+
+def program(folder: Path, minutes: float) -> Oss:
+    """Return settings whose program prints credentials that expire in so many minutes."""
+    end = (dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    path = folder / "keys.json"
+    keys = {"mode": "StsToken", "access_key_id": KEY_ID, "access_key_secret": SECRET, "sts_token": TOKEN}
+    path.write_text(json.dumps(keys | {"expiration": end}), encoding="ascii")
+    code = "import sys; print(open(sys.argv[1]).read())"
+    return oss(credentials="process", credentials_process=f'{sys.executable} -c "{code}" {path}')
+
+
+@pytest.mark.parametrize(
+    ("minutes", "status", "told"), [(120.5, Status.OK, "expire in 2.0 h"), (5.5, Status.WARNING, "expire in 5 min")]
+)
+def test_the_end_of_a_programs_credentials_is_shown(tmp_path: Path, minutes: float, status: Status, told: str) -> None:
+    found = tried(program(tmp_path, minutes))
+    assert (found.subject, found.status) == ("process", status)
+    assert told in found.result
+
+
+def test_expired_credentials_of_a_program_are_a_fault(tmp_path: Path) -> None:
+    found = tried(program(tmp_path, -5))
+    assert (found.check, found.status) == ("credentials", Status.FAULT)
+    assert "have expired" in found.result
+
+
+def test_no_credentials_are_needed_where_requests_are_not_signed() -> None:
+    assert tried(oss(credentials="anonymous")).status is Status.OK
+
+
+# -- the clock
+
+
+@contextlib.contextmanager
+def telling(date: str | None) -> Iterator[str]:
+    """A service that refuses everything and says this time; yields its endpoint."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(403)
+            if date is not None:
+                self.send_header("Date", date)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join(30)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "status", "told"),
+    [
+        (0, Status.OK, "0 s behind"),
+        (120, Status.WARNING, "120 s ahead of"),
+        (-120, Status.WARNING, "120 s behind"),
+        (1200, Status.FAULT, "1200 s ahead of"),
+        (-1200, Status.FAULT, "1200 s behind"),
+    ],
+)
+def test_a_clock_that_differs_from_the_services(seconds: int, status: Status, told: str) -> None:
+    now = 1_800_000_000
+    with telling(formatdate(now + seconds, usegmt=True)) as endpoint:
+        found = clock(oss(endpoint=endpoint), endpoint, 30, wall=lambda: now)
+    assert (found.check, found.status) == ("service.clock", status)
+    assert told in found.result
+    assert ("NTP" in found.advice) is (status is not Status.OK)
+
+
+@pytest.mark.parametrize("date", [None, "yesterday"])
+def test_a_service_that_says_no_time_is_not_judged(date: str | None) -> None:
+    with telling(date) as endpoint:
+        assert clock(oss(endpoint=endpoint), endpoint, 30).status is Status.SKIPPED
+
+
+def test_a_service_that_is_silent_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert clock(oss(endpoint=endpoint), endpoint, 0.1).status is Status.SKIPPED
+
+
+def test_a_check_waits_some_seconds_and_never_longer_than_the_worker() -> None:
+    found = impatient(oss(connect_timeout_seconds=2.0, read_timeout_seconds=300.0, write_timeout_seconds=60.0))
+    assert (found.connect_timeout_seconds, found.read_timeout_seconds, found.write_timeout_seconds) == (2.0, 5.0, 5.0)

@@ -1,0 +1,95 @@
+"""What `check` says of the settings and of the memory, without any network."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.samples import NEEDED
+from worker.settings.load import Loaded, load
+from worker.tools.check.memory import limit_bytes, memory, needed_bytes
+from worker.tools.check.report import Finding, Status
+from worker.tools.check.routes import routes
+
+MB = 1024 * 1024
+NOWHERE = Path("/nowhere/at/all")
+
+
+def loaded(**given: str) -> Loaded:
+    """Return settings of three names and these, as `table__name`."""
+    return load(None, NEEDED | {f"OSS_VECTORS_{name.upper()}": value for name, value in given.items()})
+
+
+def problems(found: list[Finding]) -> list[tuple[str, str, Status]]:
+    """Return what is not as it should be; each of it must have advice."""
+    wrong = [one for one in found if one.status is not Status.OK]
+    assert all(one.advice for one in wrong)
+    return [(one.check, one.subject, one.status) for one in wrong]
+
+
+def test_sound_settings_have_no_problem_and_say_where_they_are_from(tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('[kafka]\ngroup_id = "group"\n', encoding="ascii")
+    found = list(routes(load(file, NEEDED)))
+    assert problems(found) == []
+    assert found[0].result == f"routes of vectors; the file {file} and 4 environment variables"
+
+
+def test_topics_that_share_an_index_are_a_warning() -> None:
+    found = list(routes(loaded(routes="a:docs,b:docs,c:other")))
+    assert problems(found) == [("settings.routes", "docs", Status.WARNING)]
+    assert "a, b share this index" in found[1].result
+
+
+def test_an_empty_dead_letter_topic_is_a_warning() -> None:
+    assert problems(list(routes(loaded(dead_letter__topic="")))) == [
+        ("settings.dead_letter", "dead_letter.topic", Status.WARNING)
+    ]
+
+
+def test_beginning_at_the_end_is_a_warning() -> None:
+    assert problems(list(routes(loaded(kafka__auto_offset_reset="latest")))) == [
+        ("settings.reset", "kafka.auto_offset_reset", Status.WARNING)
+    ]
+
+
+# -- memory
+
+
+def limit_file(folder: Path, text: str) -> Path:
+    """Return a file of the control group."""
+    path = folder / "limit"
+    path.write_text(f"{text}\n", encoding="ascii")
+    return path
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("share", "expected"), [(2.0, Status.OK), (1.05, Status.WARNING), (0.9, Status.FAULT)])
+def test_the_limit_of_the_container_is_compared(tmp_path: Path, version: int, share: float, expected: Status) -> None:
+    settings = loaded().settings
+    path = limit_file(tmp_path, str(int(needed_bytes(settings) * share)))
+    v2, v1 = (path, NOWHERE) if version == 2 else (NOWHERE, path)
+    [found] = memory(settings, v2, v1)
+    assert (found.check, found.status, bool(found.advice)) == ("memory", expected, expected is not Status.OK)
+
+
+@pytest.mark.parametrize("text", ["max", str(2**63 - 4096), "", "what is no number"])
+def test_no_limit_is_no_fault(tmp_path: Path, text: str) -> None:
+    path = limit_file(tmp_path, text)
+    assert limit_bytes(path, NOWHERE) is None
+    assert limit_bytes(NOWHERE, path) is None
+    [found] = memory(loaded().settings, NOWHERE, NOWHERE)
+    assert found.status is Status.OK
+    assert "no limit is set" in found.result
+
+
+def test_version_2_is_believed_before_version_1(tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    assert limit_bytes(limit_file(tmp_path, "1000"), limit_file(tmp_path / "v1", "2000")) == 1000
+
+
+def test_buffer_fetch_and_requests_count() -> None:
+    base = needed_bytes(loaded().settings)
+    assert needed_bytes(loaded(buffer__max_bytes=str(1024 * MB)).settings) > base + 700 * MB
+    assert needed_bytes(loaded(delivery__max_in_flight="16").settings) == base + 64 * MB
+    client = '{"fetch_max_bytes": 116777216}'
+    assert needed_bytes(loaded(kafka__client=client).settings) == base + 2 * (116777216 - 16 * MB)

@@ -1,0 +1,32 @@
+"""What the settings say by themselves, beyond what is a mistake."""
+
+from collections.abc import Iterator
+
+from worker.settings.load import Loaded
+from worker.settings.tables import ENV_PREFIX
+from worker.tools.check.report import Finding, ok, warning
+
+
+def routes(loaded: Loaded) -> Iterator[Finding]:
+    """Say where the settings came from, and look at what single settings do not show."""
+    settings = loaded.settings
+    yield ok("settings", "read", f"routes of {', '.join(settings.topics)}; {_sources(loaded)}")
+    for index in settings.indexes:
+        topics = [route.topic for route in settings.routes if route.index == index]
+        if len(topics) > 1:
+            told = f"the topics {', '.join(topics)} share this index"
+            advice = "make sure that they share no keys: only records of one partition keep their order"
+            yield warning("settings.routes", index, told, advice)
+    if settings.kafka.auto_offset_reset == "latest":
+        told = "is latest: what was published before a partition's first commit is not written"
+        yield warning("settings.reset", "kafka.auto_offset_reset", told, "set it to earliest, unless that is wanted")
+    if not settings.dead_letter.topic:
+        told = "is empty: the first bad record blocks its partition"
+        yield warning("settings.dead_letter", "dead_letter.topic", told, "name a topic, unless that is wanted")
+
+
+def _sources(loaded: Loaded) -> str:
+    given = set(loaded.origins.values()) - {"default"}
+    variables = {origin for origin in given if origin.startswith(ENV_PREFIX)}
+    files = [f"the file {origin}" for origin in sorted(given - variables)]
+    return " and ".join([*files, *([f"{len(variables)} environment variables"] if variables else [])])
