@@ -124,7 +124,7 @@ def show_command(place: str, config_file: Path | None, value_file: str | None) -
 @click.option("--even-if-stale", is_flag=True, help="Also replay what is, or may be, older than what its key has now.")
 @click.option("--edit", metavar="COMMAND", help="Pipe each value through this command, and send what it prints.")
 def replay_command(config_file: Path | None, everything: bool, places: Sequence[str], **given: Any) -> None:
-    """Publish dead letters to their source topic again.
+    """Send dead letters back to their topic.
 
     First correct what was wrong: the settings, the index, or the record itself with --edit. Each record goes to the partition
     that Kafka's default partitioner gives its key, with its own key, value and headers.
