@@ -139,7 +139,7 @@ def replay_command(config_file: Path | None, everything: bool, places: Sequence[
     \b
     oss-vectors-worker dlq replay --reason dimension --dry-run
     oss-vectors-worker dlq replay --at 0:17 --at 0:18 --yes
-    oss-vectors-worker dlq replay --reason metadata --edit "jq -c '.metadata.year |= tostring'"
+    oss-vectors-worker dlq replay --reason metadata --edit "jq -c '.metadata.year |= tostring'" --dry-run
     """
     selecting = ("reasons", "keys", "topics", "since", "until")
     if not everything and not places and not any(given[name] for name in selecting):

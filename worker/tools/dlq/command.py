@@ -47,7 +47,9 @@ def show(loaded: Loaded, place: Place, value_file: str | None, max_replays: int)
         if value_file is not None:
             _write_value(settings, letter, value_file)
         known = verdict(settings, scanner, sources, letter, Guards(max_replays, even_if_stale=False))
-    replay = "may be replayed" if known.cause is None else f"refused, {known.cause.value}: {MEANINGS[known.cause]}"
+    replay = (
+        "may be replayed" if known.cause is None else f"would be refused, {known.cause.value}: {MEANINGS[known.cause]}"
+    )
     click.echo("\n".join(shown(letter, known.newer_at, replay)))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from worker.deadletters.headers import ERROR_MESSAGE, REFERENCE, STAGE
+from worker.deadletters.headers import ERROR_MESSAGE, REFERENCE, STAGE, rfc3339
 from worker.tools.dlq.letters import DeadLetterRead
 from worker.words import clean
 
@@ -56,7 +56,7 @@ class Counts:
         yield f"{topic}: {self.total} dead letters"
         for name, counter in self.by.items():
             if counter:
-                yield f"by {name}:"
+                yield f"{name}:" if name.endswith(" by") else f"by {name}:"
                 rows = sorted(counter.items()) if name == "hour" else counter.most_common()
                 for value, count in rows:
                     example = f", such as {self.examples[value]}" if name == "reason" else ""
@@ -71,9 +71,10 @@ def shown(letter: DeadLetterRead, newer: str, replay: str) -> Iterable[str]:
     told, message = letter.headers, letter.message
     yield f"dead letter   {letter.place}"
     yield f"reason        {told.reason or _UNKNOWN}"
-    yield f"what is wrong {clean(told.values.get(ERROR_MESSAGE, ''), 2000)}"
-    yield f"source        {told.topic or _UNKNOWN}/{told.partition} at {told.offset}"
-    yield f"failed at     {told.failed_at or _UNKNOWN}, stage {clean(told.values.get(STAGE, ''), 50)}"
+    yield f"what is wrong {clean(told.values.get(ERROR_MESSAGE, ''), 2000) or _UNKNOWN}"
+    yield f"source        {told.topic}/{told.partition} at {told.offset}" if told.topic else f"source        {_UNKNOWN}"
+    failed_at = rfc3339(told.failed_at.timestamp()) if told.failed_at is not None else _UNKNOWN
+    yield f"failed at     {failed_at}, stage {clean(told.values.get(STAGE, ''), 50) or _UNKNOWN}"
     yield f"written by    {told.author.value}"
     if told.http_status is not None:
         yield f"the service   {told.http_status} {told.error_code}, request {told.request_id}, attempts {told.attempts}"
