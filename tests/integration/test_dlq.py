@@ -318,11 +318,7 @@ def test_an_edit_that_fails_sends_the_others(stage: Stage, tmp_path: Path) -> No
     assert "0:1: --edit failed: exit code 1: no" in done.err
     assert "0:2: --edit failed: it printed nothing" in done.err
     assert done.last_error.startswith("error: the command of --edit failed on 2 dead letters")
-    assert [one.value for one in sorted(source(stage), key=lambda it: it.timestamp) if one.headers] == [
-        b"v0!",
-        b"v3!",
-        None,
-    ]
+    assert {one.value for one in source(stage) if one.headers} == {b"v0!", b"v3!", None}
 
 
 def test_an_edit_that_changes_the_key_is_refused(stage: Stage) -> None:
