@@ -7,11 +7,12 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import alibabacloud_oss_v2.vectors as sdk
 import click
 import msgspec
 import pytest
@@ -19,20 +20,27 @@ import yaml
 from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from tests.support.broker import TopicFactory
+from tests.support.emulator import Emulator
 from tests.support.markdown import ROOT, headings, slug
-from tests.support.worker import Record, publish, read_topic
+from tests.support.worker import (
+    Record,
+    StageFactory,
+    WorkerFactory,
+    new_stage,
+    publish,
+    start_worker,
+    vector_record,
+)
 from worker import cli
-from worker.deadletters.headers import Sizes, Writer, build, build_reference
-from worker.deadletters.producer import make_producer
 from worker.errors import BlockReason, Reason
-from worker.ledger import Ledger, Partition
+from worker.ledger import Ledger
 from worker.local.broker import Broker
-from worker.ports import WRITER_OPERATIONS, DeadLetter, Refusal
+from worker.ports import WRITER_OPERATIONS
 from worker.settings import tables
-from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
+
+__all__ = ["new_stage", "start_worker"]  # fixtures
 
 PATH = ROOT / "ops/runbook.md"
 TEXT = PATH.read_text(encoding="utf-8")
@@ -187,110 +195,100 @@ def test_every_policy_stands_in_the_runbook() -> None:
     assert re.findall(r"\(ram/([\w-]+\.json)\)", TEXT) == [path.name for path in POLICIES][::-1]
 
 
-# -- procedures, tried on Kafka
+# -- procedures, tried on the local stack
 
 
-def replay(broker: Broker, topic: str, dead_letters: str, *options: str) -> list[str]:
-    """Run the runbook's program as an operator would, and return what it prints."""
-    (program,) = [body for language, body in FENCES if language == "python"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OSS_")} | {
-        "OSS_VECTORS_ROUTES": f"{topic}:docs",
-        "OSS_VECTORS_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-        "OSS_VECTORS_DEAD_LETTER__TOPIC": dead_letters,
-        "OSS_VECTORS_OSS__REGION": "cn-hangzhou",
-        "OSS_VECTORS_OSS__BUCKET": "demo",
-        "OSS_VECTORS_OSS__ACCOUNT_ID": "123456789",
-    }
-    ended = subprocess.run(
-        [sys.executable, "-", *options],
-        input=program, env=environment, capture_output=True, text=True, check=False, timeout=120,
+def printed(heading: str) -> list[str]:
+    """Return the commands that a section prints in its code blocks, line by line."""
+    section = TEXT.partition(f"\n### {heading}\n")[2].partition("\n### ")[0]
+    blocks = re.findall(r"^( *)```sh\n(.*?)^ *```$", section, re.DOTALL | re.MULTILINE)
+    return [line for indent, body in blocks for line in textwrap.dedent(indent + body).splitlines()]
+
+
+def typed(line: str, settings: dict[str, str], folder: Path, answer: str = "", **names: str) -> tuple[int, str]:
+    """Type a line in a shell, with other names in it; return its exit code and what it printed."""
+    for name, value in names.items():
+        line = line.replace(name.replace("_", ":"), value)
+    line = line.replace("oss-vectors-worker ", f"{sys.executable} -m worker ")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env=settings | {"PATH": path, "PYTHONPATH": str(ROOT)},
+        cwd=folder, input=answer, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return ended.stdout.splitlines()
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout
 
 
-def write_dead_letters(broker: Broker, topic: str, records: Iterable[Any], to: str) -> None:
-    """Write records of `topic` to the dead-letter topic as the worker does; that of b"left out" without its value."""
-    ledger, writer = Ledger((topic,), lambda: 0.0), Writer("g", "c")
-    with closing(make_producer(Kafka(bootstrap_servers=(broker.bootstrap,)), idempotent=False)) as producer:
-        for record in records:
-            assignment = ledger.assign(Partition(topic, record.partition))
-            refusal = Refusal(400, "Invalid", "5F0E")
-            letter = DeadLetter(assignment, record, 1, "docs", Reason.REFUSED, "no", "raiser", "class", refusal, 1)
-            if record.value == b"left out":
-                sizes = Sizes.of(record)
-                made = build_reference(letter, writer, failed_at=0.0, sizes=sizes, why="too large")
-            else:
-                made = build(letter, writer, failed_at=0.0)
-            producer.send(to, key=made.key, value=made.value, headers=made.headers).get(timeout=10)
-
-
-def test_a_dead_letter_is_replayed_as_it_came_and_only_where_nothing_newer_is_overwritten(
-    broker: Broker, new_topic: TopicFactory
+def test_dead_letters_are_found_repaired_and_replayed_as_the_runbook_says(
+    new_stage: StageFactory, start_worker: WorkerFactory, tmp_path: Path
 ) -> None:
-    topic, letters = new_topic(partitions=3), new_topic()
-    forged = [("oss-vectors.replays", b"9"), ("oss-vectors.replay-of", b"elsewhere/0/0")]
-    headers = [("trace", b"\x00\xff"), ("trace", b"again"), ("__connect.errors.topic", b"its own"), *forged]
-    records = [
-        Record(b"alone", b"\x00\x01 bytes", headers, partition=2),
-        Record(b"replaced", b"old", partition=1),
-        Record(b"replaced", b"new", partition=1),
-        Record(b"tombstone", None, partition=0),
-        Record(None, b"without a key", partition=0),
-        Record(b"too-large", b"left out", partition=0),
-    ]
-    publish(broker.bootstrap, topic, records)
-    by_value = {record.value: record for record in read_topic(broker.bootstrap, topic)}
-    bad = [b"\x00\x01 bytes", b"\x00\x01 bytes", b"old", None, b"without a key", b"left out"]
-    write_dead_letters(broker, topic, [by_value[value] for value in bad], letters)
+    stage = new_stage(partitions=2)
+    settings = stage.settings()
+    worker = start_worker(settings).wait_ready()
+    vector = [1.0, 2.0, 3.0, 4.0]
+    bad = [vector_record(f"key-{n}", vector, metadata={"year": {"ce": n}, "title": "t"}) for n in range(3)]
+    stage.publish([*bad, vector_record("good", vector)])
+    worker.wait_settled(4)
 
-    listed = replay(broker, topic, letters, "--reason", "refused")
-    before = len(read_topic(broker.bootstrap, topic))
-    told = replay(broker, topic, letters, "--send")
+    reading, replaying = printed("Reading dead letters"), printed("Replaying dead letters")
+    assert [line.split()[:3] for line in reading] == [
+        ["oss-vectors-worker", "dlq", name] for name in ("list", "show", "show")
+    ]
+    codes, outputs = zip(*(typed(line, settings, tmp_path, **{"0_17": "0:1"}) for line in reading), strict=True)
+    assert codes == (0, 0, 0)
+    assert "3  metadata, such as 0:2" in outputs[0]
+    assert "replay        may be replayed" in outputs[1]
+    assert json.loads((tmp_path / "record").read_bytes())["metadata"]["title"] == "t"
 
-    assert [line.partition(": ")[2] for line in told[:-1]] == [
-        "sent",
-        "not sent: another dead letter of the same record comes before it",
-        "not sent: its partition has a newer version at offset 1",
-        "sent",
-        "not sent: it has no Kafka key to look for newer versions of",
-        "not sent: its value was left out: sent as it is, it would be a tombstone",
-    ]
-    assert listed == [re.sub(r": sent$", ": would be sent", line) for line in told[:-1]] + ["2 would be sent, 4 not"]
-    assert (before, told[-1]) == (len(records), "2 sent, 4 not")
-    origin = f"{letters}/0/".encode()
-    replayed = replays_of(broker, topic, origin)
-    assert [(r.partition, r.key, r.value, list(r.headers)) for r in replayed] == [
-        (0, b"tombstone", None, [("oss-vectors.replays", b"1"), ("oss-vectors.replay-of", origin + b"3")]),
-        (
-            2,
-            b"alone",
-            b"\x00\x01 bytes",
-            [*headers, ("oss-vectors.replays", b"1"), ("oss-vectors.replay-of", origin + b"0")],
-        ),
-    ]
-    for times in (2, 3):
-        write_dead_letters(broker, topic, replays_of(broker, topic, origin)[-1:], letters)
-        place = f"0:{len(bad) + times - 2}"
-        assert replay(broker, topic, letters, "--at", place, "--send")[-1] == "1 sent, 0 not"
-        again = replays_of(broker, topic, origin)[-1].headers
-        assert again[:-2] == headers
-        assert again[-2:] == [
-            ("oss-vectors.replays", b"%d" % times),
-            ("oss-vectors.replay-of", origin + place.partition(":")[2].encode()),
-        ]
-    write_dead_letters(broker, topic, replays_of(broker, topic, origin)[-1:], letters)
-    (refused, _) = replay(broker, topic, letters, "--at", f"0:{len(bad) + 2}", "--send")
-    assert refused.endswith("not sent: replayed 3 times")
+    look, try_edit, one, all_of_them = replaying
+    assert "3 dead letters selected, 3 to replay" in typed(look, settings, tmp_path)[1]
+    assert "--edit printed something for 3 dead letters; nothing was sent" in typed(try_edit, settings, tmp_path)[1]
+    edit = re.search(r"--edit \".*\"(?= --dry-run)", try_edit)
+    assert edit is not None
+    assert typed(f"{one} {edit[0]}", settings, tmp_path, "y\n", **{"0_17": "0:1"})[0] == 0
+    worker.wait_settled(5)
+    code, out = typed(f"{all_of_them} {edit[0]}", settings, tmp_path, "y\n")
+    assert (code, "2 dead letters replayed" in out, "1  not replayed, replayed_before" in out) == (0, True, True)
+    worker.wait_settled(7)
+    assert stage.dump() == dict.fromkeys(["key-0", "key-1", "key-2", "good"], vector)
+    assert "0 to replay" in typed(f"{all_of_them} {edit[0]}", settings, tmp_path)[1]
 
 
-def replays_of(broker: Broker, topic: str, origin: bytes) -> list[Any]:
-    """The records of a topic that were replayed, in the order of their partitions and offsets."""
-    return [
-        record
-        for record in read_topic(broker.bootstrap, topic)
-        if dict(record.headers).get("oss-vectors.replay-of", b"").startswith(origin)
-    ]
+def test_an_index_is_rebuilt_for_another_dimension_as_the_runbook_says(
+    new_stage: StageFactory, start_worker: WorkerFactory, emulator: Emulator, tmp_path: Path
+) -> None:
+    old = new_stage(partitions=2)
+    before = start_worker(old.settings()).wait_ready()
+    old.publish_versions([(f"key-{number}", [1.0, 2.0, 3.0, 4.0]) for number in range(10)])
+    before.wait_settled(10)
+    new = new_stage(partitions=2, dimension=6)
+    new.publish_versions([(f"key-{number}", [1.0, 2.0, 3.0, 4.0, 5.0, float(number)]) for number in range(10)])
+    settings = new.settings()
+    (tmp_path / "new.toml").write_text(
+        f'[[routes]]\ntopic = "{new.topic}"\nindex = "{new.index}"\n'
+        f'[kafka]\ngroup_id = "{new.group}"\nauto_offset_reset = "earliest"\n'
+    )
+    for name in ("ROUTES", "KAFKA__GROUP_ID", "KAFKA__AUTO_OFFSET_RESET"):
+        settings.pop(f"OSS_VECTORS_{name}", None)
+
+    check, run, verify = printed("Rebuild an index for a new model or dimension")
+    assert run == "oss-vectors-worker run --config new.toml"
+    _, out = typed(check, settings, tmp_path)
+    faults = {line.split()[1] for line in out.splitlines() if line.startswith("fault ")}
+    assert ("ok       index " in out, faults - {"service.dns"}) == (True, set()), (
+        out
+    )  # no resolver has the emulator's names
+    after = start_worker(settings | {"OSS_VECTORS_CONFIG": str(tmp_path / "new.toml")}).wait_ready()
+    after.wait_settled(10)
+    new.wait_committed_to_the_end(after)
+    code, out = typed(verify, settings, tmp_path)
+    assert (code, "no difference" in out) == (0, True)
+    assert (len(new.dump()), len(old.dump())) == (10, 10)
+    emulator.client().delete_vectors(
+        sdk.models.DeleteVectorsRequest(bucket=new.bucket, index_name=new.index, keys=["key-3"])
+    )
+    assert typed(verify, settings, tmp_path)[0] == 3
 
 
 def test_offsets_are_reset_as_the_runbook_says(broker: Broker, topic: str, group: str) -> None:

@@ -23,12 +23,21 @@ PATIENCE_SECONDS: Final = 30.0  # without a record, and without a step of any pa
 _POLL_MS: Final = 500
 
 
+class NoTopic(FatalError):
+    """There is no such topic, or it is not shown to this user."""
+
+
 class Stretch(NamedTuple):
     """The records of one partition from offset `begin` up to `end`, which is exclusive."""
 
     partition: Partition
     begin: int
     end: int
+
+    @property
+    def size(self) -> int:
+        """How many offsets it has."""
+        return max(0, self.end - self.begin)
 
 
 class Scanner:
@@ -54,7 +63,7 @@ class Scanner:
         """Return the partitions of a topic, by number."""
         numbers = self._ask(lambda consumer: consumer.partitions_for_topic(topic))
         if not numbers:
-            raise FatalError(f"kafka has no topic {topic}, or does not show it to this user")
+            raise NoTopic(f"kafka has no topic {topic}, or does not show it to this user")
         return [Partition(topic, number) for number in sorted(numbers)]
 
     def first_offsets(self, partitions: Collection[Partition]) -> dict[Partition, int]:
@@ -84,6 +93,7 @@ class Scanner:
             return
         consumer = self._connected()
         consumer.assign(list(waiting))
+        consumer.resume(*waiting)  # an earlier scan may have paused them, and the client remembers that
         for tp, stretch in waiting.items():
             consumer.seek(tp, stretch.begin)
         positions: Mapping[TopicPartition, int | None] = {}

@@ -1,12 +1,11 @@
-"""What happened to a key in its source topic after its record had failed.
+"""What happened in the source topics since the records of dead letters were there.
 
-The source topic is read uncommitted: a replay of this tool is in no transaction, and an open transaction of others would
-hide it. A record of a transaction that is aborted later counts as a newer version, then; it only makes the tool refuse.
+They are read uncommitted: a replay of this tool is in no transaction, and an open transaction of others would hide it. A
+record of a transaction that is aborted later counts as a newer version, then; it only makes the tool refuse.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
@@ -14,104 +13,144 @@ from worker.deadletters.headers import Replay, claimed_replay
 from worker.ledger import Partition
 from worker.ports import Message
 from worker.settings.tables import Kafka
-from worker.tools.scan import Scanner, Stretch
+from worker.tools.dlq.candidates import Candidate, Known, Record, Source
+from worker.tools.dlq.letters import vector_key
+from worker.tools.scan import NoTopic, Scanner, Stretch
 
-_CLOCK_SECONDS = 3600.0
+_CLOCK_SECONDS: Final = 3600.0
 """How far the clocks of producers, brokers and workers may differ."""
 
 
-class _Keyed(msgspec.Struct):
-    key: str | None = None
+class Newest(NamedTuple):
+    """The newest record of a key in a partition: its offset, and the latest timestamp, in Unix seconds."""
 
-
-_json_key = msgspec.json.Decoder(_Keyed).decode
-_msgpack_key = msgspec.msgpack.Decoder(_Keyed).decode
-
-
-class Candidate(NamedTuple):
-    """A dead letter that may be replayed, without its value."""
-
-    place: Any
-    topic: str
-    partition: int
     offset: int
-    target: int
-    """The partition that the source partitioner gives its key now."""
+    published_at: float
+
+
+class At(NamedTuple):
+    """The key of the vector that a record is about, and what it says of its replay."""
+
     key: str | None
-    """The vector's key; None where it is not known."""
-    failed_at: float
-    kafka_key: bytes | None
-    claimed: Replay | None
-    """How often it was replayed, and of which dead letter, as its record says of itself."""
+    claim: Replay | None
 
 
-class History(NamedTuple):
-    """What the source topics say."""
+class History:
+    """What the source topics say about some dead letters. `advance` reads what is new in them.
 
-    newest: Mapping[tuple[str, int, str], int]
-    """The offset of the newest record of a key, by (topic, partition, key)."""
-    replayed: set[str]
-    """The dead letters (`topic/partition/offset`) that were replayed."""
-    firsts: Mapping[Partition, int]
+    Reads once for all dead letters of a partition, from the oldest of their records on.
+    """
 
+    def __init__(
+        self, scanner: Scanner, candidates: Iterable[Candidate], known: Mapping[str, Known], key_format: str
+    ) -> None:
+        self.newest: dict[tuple[str, int, str], Newest] = {}
+        """By topic, partition, and the vector's key."""
+        self.replayed: set[Record] = set()
+        """The records of dead letters that were replayed."""
+        self.unchanged: dict[Record, At] = {}
+        """What the records say that the source topic still has. A reference may have neither their key nor their headers."""
+        self.replaced: set[Record] = set()
+        """The records in whose place the source topic has others."""
+        self.fresh: list[Record] = []
+        """What the last `advance` read of replays; a record twice where there are two."""
+        self.firsts: dict[Partition, int] = {}
+        self.ends: dict[Partition, int] = {}
+        """Up to where it was read. A partition that is not there any more is in neither."""
+        self.cut: set[Partition] = set()
+        """Partitions that replays go to, where retention may have removed records of since then."""
+        self._scanner = scanner
+        self._known = known
+        self._key_format = key_format
+        self._wanted: set[tuple[str, str]] = set()
+        self._by_source: dict[Source, list[Candidate]] = {}
+        self._candidates = list(candidates)
+        for one in self._candidates:
+            self._by_source.setdefault(one.source, []).append(one)
+            if one.key is not None:
+                self._wanted.add((one.source.topic, one.key))
 
-def vector_key(message: Message, key_format: str) -> str | None:
-    """Return the key of the vector that a record is about, as far as it can be read; None where it cannot."""
-    value = message.value
-    if value:
-        for decode in (_json_key, _msgpack_key):
-            try:
-                if (found := decode(value).key) is not None:
-                    return found
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue
-    if message.key is None:
-        return None
-    try:
-        text = message.key.decode()
-        found = json.loads(text) if key_format == "json" else text
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, str) else None
+    @classmethod
+    def scanner(cls, kafka: Kafka) -> Scanner:
+        """Return the scanner for it."""
+        return Scanner(msgspec.structs.replace(kafka, isolation_level="read_uncommitted"))
 
+    def begin(self) -> None:
+        """Find where to read from. Raises `FatalError`."""
+        partitions = self._partitions()
+        self.firsts = self._scanner.first_offsets(partitions)
+        begins = self._begins(partitions)
+        self.ends = {one: max(self.firsts[one], begins[one]) for one in partitions}
 
-def read_history(
-    kafka: Kafka, candidates: Sequence[Candidate], key_format: str, on_step: Callable[[int], None]
-) -> History:
-    """Read on in the source topics, once for all candidates, up to their ends of now. Raises `FatalError`."""
-    uncommitted = msgspec.structs.replace(kafka, isolation_level="read_uncommitted")
-    with Scanner(uncommitted) as scanner:
-        partitions = sorted({Partition(one.topic, n) for one in candidates for n in (one.partition, one.target)})
-        known = {one for topic in {p.topic for p in partitions} for one in scanner.partitions(topic)}
-        partitions = [one for one in partitions if one in known]
-        firsts, ends = scanner.first_offsets(partitions), scanner.end_offsets(partitions)
-        begins = _begins(scanner, candidates, partitions)
-        wanted = {(one.topic, one.key) for one in candidates if one.key is not None}
-        newest: dict[tuple[str, int, str], int] = {}
-        replayed: set[str] = set()
-        for partition, messages in scanner.read(
-            Stretch(one, max(firsts[one], begins[one]), ends[one]) for one in partitions
-        ):
+    def advance(self, on_step: Callable[[int], None] = lambda _: None) -> Self:
+        """Read up to the ends of now. Raises `FatalError`."""
+        self.fresh = []
+        ends = self._scanner.end_offsets(self.ends)
+        stretches = [Stretch(one, at, ends[one]) for one, at in self.ends.items()]
+        self.ends = {one: max(at, ends[one]) for one, at in self.ends.items()}
+        for partition, messages in self._scanner.read(stretches):
             for message in messages:
-                if (replay := claimed_replay(message.headers)) is not None:
-                    replayed.add(replay.origin)
-                key = vector_key(message, key_format)
-                if key is not None and (partition.topic, key) in wanted:
-                    newest[partition.topic, partition.partition, key] = message.offset
+                self._read(partition, message)
             on_step(len(messages))
-    return History(newest, replayed, firsts)
+        return self
+
+    def _read(self, partition: Partition, message: Message) -> None:
+        source = Source(partition.topic, partition.partition, message.offset)
+        claim = claimed_replay(message.headers)
+        key = vector_key(message.key, message.value, self._key_format)
+        for one in self._by_source.get(source, ()):
+            if not one.is_about(message):
+                self.replaced.add(one.record)
+                continue
+            self.unchanged[one.record] = At(key, claim)
+            if key is not None:
+                self._wanted.add((source.topic, key))
+        known = self._known.get(claim.origin) if claim is not None else None
+        if known is not None and known.is_replayed_by(partition.topic, partition.partition, message):
+            self.replayed.add(known.record)
+            self.fresh.append(known.record)
+        if key is not None and (partition.topic, key) in self._wanted:
+            at = (partition.topic, partition.partition, key)
+            latest = max(message.timestamp / 1000, self.newest[at].published_at if at in self.newest else 0.0)
+            self.newest[at] = Newest(message.offset, latest)
+
+    def _partitions(self) -> list[Partition]:
+        """Return the partitions that matter and are there."""
+        wanted = {Partition(one.source.topic, number) for one in self._candidates for number in _numbers(one)}
+        there: set[Partition] = set()
+        for topic in {one.topic for one in wanted}:
+            try:
+                there.update(self._scanner.partitions(topic))
+            except NoTopic:
+                continue
+        return sorted(wanted & there)
+
+    def _begins(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """Return where reading begins: at the oldest dead letter's record, and by time where replays go elsewhere.
+
+        A topic that was made again has its replays at any offset, but not before the record failed.
+        """
+        begins: dict[Partition, int] = {}
+        failed: dict[Partition, float] = {}
+        times: dict[Partition, float] = {}
+        for one in self._candidates:
+            source, target = one.source.place, Partition(one.source.topic, one.target)
+            begins[source] = min(begins.get(source, one.source.offset), one.source.offset)
+            failed[source] = min(failed.get(source, one.failed_at), one.failed_at)
+            if target != source:
+                since = min(one.published_at, one.failed_at)
+                times[target] = min(times.get(target, since), since)
+        for partition in partitions:
+            found = [begins[partition]] if partition in begins else []
+            if (seconds := failed.get(partition)) is not None:
+                found.append(self._scanner.offsets_at([partition], seconds)[partition])
+            if (seconds := times.get(partition)) is not None:
+                found.append(self._scanner.offsets_at([partition], seconds - _CLOCK_SECONDS)[partition])
+                if 0 < self.firsts[partition] >= found[-1]:
+                    self.cut.add(partition)
+            begins[partition] = min(found)
+        return begins
 
 
-def _begins(scanner: Scanner, candidates: Iterable[Candidate], partitions: Sequence[Partition]) -> dict[Partition, int]:
-    """Return where reading begins: behind the oldest dead letter's record, and by time where replays go elsewhere."""
-    begins: dict[Partition, int] = {}
-    times: dict[Partition, float] = {}
-    for one in candidates:
-        source, target = Partition(one.topic, one.partition), Partition(one.topic, one.target)
-        begins[source] = min(begins.get(source, one.offset), one.offset)
-        if target != source:
-            times[target] = min(times.get(target, one.failed_at), one.failed_at)
-    for partition, seconds in times.items():
-        at = scanner.offsets_at([partition], seconds - _CLOCK_SECONDS)[partition]
-        begins[partition] = min(begins.get(partition, at), at)
-    return {one: begins.get(one, 0) for one in partitions}
+def _numbers(one: Candidate) -> tuple[int, int]:
+    return one.source.partition, one.target

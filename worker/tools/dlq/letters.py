@@ -1,14 +1,15 @@
 """Dead letters as they are read from their topic, and which of them are meant."""
 
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import click
+import msgspec
 
 from worker.deadletters.headers import DeadLetterHeaders, read_headers
 from worker.errors import FatalError
-from worker.ledger import Partition
 from worker.ports import Message
 from worker.settings.tables import Settings
 from worker.tools.scan import Scanner, Stretch
@@ -27,11 +28,18 @@ class Place(NamedTuple):
 
 
 class DeadLetterRead(NamedTuple):
-    """A dead letter as it is in its topic."""
+    """A dead letter as it is in its topic. `key` is that of its vector; None where it cannot be read."""
 
     place: Place
     message: Message
     headers: DeadLetterHeaders
+    key: str | None
+
+    @property
+    def failed_at(self) -> float:
+        """Unix seconds. Kafka Connect does not write it: there it is the time of the message."""
+        told = self.headers.failed_at
+        return told.timestamp() if told is not None else self.message.timestamp / 1000
 
 
 class Selection(NamedTuple):
@@ -44,23 +52,50 @@ class Selection(NamedTuple):
     until: float | None = None
     places: Collection[Place] = ()
 
-    @property
-    def is_empty(self) -> bool:
-        """Return whether all dead letters are meant."""
-        return not any(self)
-
     def has(self, letter: DeadLetterRead) -> bool:
         """Return whether this dead letter is meant."""
         told = letter.headers
-        failed_at = told.failed_at.timestamp() if told.failed_at is not None else letter.message.timestamp / 1000
         return (
             (not self.places or letter.place in self.places)
             and (not self.reasons or told.reason in self.reasons)
             and (not self.topics or told.topic in self.topics)
-            and (not self.keys or (letter.message.key or b"").decode(errors="replace") in self.keys)
-            and (self.since is None or failed_at >= self.since)
-            and (self.until is None or failed_at < self.until)
+            and (not self.keys or self._has_key(letter))
+            and (self.since is None or letter.failed_at >= self.since)
+            and (self.until is None or letter.failed_at < self.until)
         )
+
+    def _has_key(self, letter: DeadLetterRead) -> bool:
+        kafka_key = letter.message.key
+        return letter.key in self.keys or (
+            kafka_key is not None and kafka_key.decode(errors="backslashreplace") in self.keys
+        )
+
+
+class _Keyed(msgspec.Struct):
+    key: str | None = None
+
+
+_json_key = msgspec.json.Decoder(_Keyed).decode
+_msgpack_key = msgspec.msgpack.Decoder(_Keyed).decode
+
+
+def vector_key(kafka_key: bytes | None, value: bytes | None, key_format: str) -> str | None:
+    """Return the key of the vector that a record is about, as far as it can be read; None where it cannot."""
+    if value:
+        for decode in (_json_key, _msgpack_key):
+            try:
+                if (found := decode(value).key) is not None:
+                    return found
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                continue
+    if kafka_key is None:
+        return None
+    try:
+        text = kafka_key.decode()
+        found = json.loads(text) if key_format == "json" else text
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def place_of(text: str, option: str = "PARTITION:OFFSET") -> Place:
@@ -77,28 +112,27 @@ def topic_of(settings: Settings) -> str:
     return settings.dead_letter.topic
 
 
-def stretches_of(scanner: Scanner, topic: str, places: Collection[Place] = ()) -> list[Stretch]:
-    """Return the stretches that have these places, or everything where none is named, up to the end of now."""
+def stretches_of(scanner: Scanner, topic: str, places: Collection[Place] | None = None) -> list[Stretch]:
+    """Return the stretches that have these places, or everything for None, up to the end of now."""
     partitions = scanner.partitions(topic)
     firsts, ends = scanner.first_offsets(partitions), scanner.end_offsets(partitions)
-    found = []
-    for one in partitions:
-        offsets = [place.offset for place in places if place.partition == one.partition]
-        begin, end = (min(offsets), max(offsets) + 1) if offsets else (firsts[one], ends[one])
-        if offsets or not places:
-            found.append(Stretch(one, max(begin, firsts[one]), min(end, ends[one])))
-    return found
+    if places is None:
+        return [Stretch(one, firsts[one], ends[one]) for one in partitions]
+    spans: dict[int, tuple[int, int]] = {}
+    for place in places:
+        begin, end = spans.get(place.partition, (place.offset, place.offset))
+        spans[place.partition] = min(begin, place.offset), max(end, place.offset)
+    return [
+        Stretch(one, max(span[0], firsts[one]), min(span[1] + 1, ends[one]))
+        for one in partitions
+        if (span := spans.get(one.partition)) is not None
+    ]
 
 
-def dead_letters(
-    scanner: Scanner, stretches: Sequence[Stretch], selection: Selection
-) -> Iterator[DeadLetterRead | None]:
-    """Yield the dead letters that are meant, and None for each of the others, so that progress can be shown."""
+def dead_letters(scanner: Scanner, stretches: Sequence[Stretch], key_format: str) -> Iterator[DeadLetterRead]:
+    """Yield dead letters, those of a partition in the order of their offsets."""
     for partition, messages in scanner.read(stretches):
         for message in messages:
-            yield _selected(partition, message, selection)
-
-
-def _selected(partition: Partition, message: Message, selection: Selection) -> DeadLetterRead | None:
-    letter = DeadLetterRead(Place(partition.partition, message.offset), message, read_headers(message.headers))
-    return letter if selection.has(letter) else None
+            place = Place(partition.partition, message.offset)
+            key = vector_key(message.key, message.value, key_format)
+            yield DeadLetterRead(place, message, read_headers(message.headers), key)

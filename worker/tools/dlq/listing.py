@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from worker.deadletters.headers import ERROR_MESSAGE, STAGE
+from worker.deadletters.headers import ERROR_MESSAGE, REFERENCE, STAGE, rfc3339
 from worker.tools.dlq.letters import DeadLetterRead
 from worker.words import clean
 
@@ -23,6 +23,8 @@ class Counts:
 
     def __init__(self) -> None:
         self.total = 0
+        self.examples: dict[str, str] = {}
+        """The place of the newest dead letter of each reason."""
         self.by: dict[str, Counter[str]] = {
             name: Counter() for name in ("reason", "topic", "code", "index", "hour", "written by")
         }
@@ -30,16 +32,16 @@ class Counts:
     def add(self, letter: DeadLetterRead) -> None:
         """Count one."""
         told = letter.headers
-        failed_at = told.failed_at or datetime.fromtimestamp(max(0, letter.message.timestamp) / 1000, UTC)
         values = {
             "reason": told.reason,
             "topic": told.topic,
             "code": told.error_code,
             "index": told.index,
-            "hour": failed_at.strftime("%Y-%m-%dT%H:00Z"),
+            "hour": _hour(letter.failed_at),
             "written by": told.author.value,
         }
         self.total += 1
+        self.examples[told.reason or _UNKNOWN] = str(letter.place)
         for name, value in values.items():
             if value or name != "code":
                 self.by[name][value or _UNKNOWN] += 1
@@ -47,37 +49,52 @@ class Counts:
     def as_json(self, topic: str) -> dict[str, Any]:
         """Return them for programs."""
         by = {name.replace(" ", "_"): dict(sorted(counter.items())) for name, counter in self.by.items()}
-        return {"version": 1, "topic": topic, "total": self.total, "by": by}
+        return {"version": 1, "topic": topic, "total": self.total, "by": by, "examples": self.examples}
 
     def lines(self, topic: str) -> Iterable[str]:
         """Yield them for people."""
         yield f"{topic}: {self.total} dead letters"
         for name, counter in self.by.items():
             if counter:
-                yield f"by {name}:"
+                yield f"{name}:" if name.endswith(" by") else f"by {name}:"
                 rows = sorted(counter.items()) if name == "hour" else counter.most_common()
-                yield from (f"  {count:>8}  {clean(value, 100)}" for value, count in rows)
+                for value, count in rows:
+                    example = f", such as {self.examples[value]}" if name == "reason" else ""
+                    yield f"  {count:>8}  {clean(value, 100)}{example}"
 
 
-def shown(letter: DeadLetterRead, newer: str) -> Iterable[str]:
-    """Yield one dead letter for people, its vector shortened. `newer` says whether its key has a newer version."""
+def shown(letter: DeadLetterRead, newer: str, replay: str) -> Iterable[str]:
+    """Yield one dead letter for people, its vector shortened.
+
+    `newer` says whether its key has a newer version, `replay` whether it may be replayed.
+    """
     told, message = letter.headers, letter.message
     yield f"dead letter   {letter.place}"
     yield f"reason        {told.reason or _UNKNOWN}"
-    yield f"what is wrong {clean(told.values.get(ERROR_MESSAGE, ''), 2000)}"
-    yield f"source        {told.topic or _UNKNOWN}/{told.partition} at {told.offset}"
-    yield f"failed at     {told.failed_at or _UNKNOWN}, stage {clean(told.values.get(STAGE, ''), 50)}"
+    yield f"what is wrong {clean(told.values.get(ERROR_MESSAGE, ''), 2000) or _UNKNOWN}"
+    yield f"source        {told.topic}/{told.partition} at {told.offset}" if told.topic else f"source        {_UNKNOWN}"
+    failed_at = rfc3339(told.failed_at.timestamp()) if told.failed_at is not None else _UNKNOWN
+    yield f"failed at     {failed_at}, stage {clean(told.values.get(STAGE, ''), 50) or _UNKNOWN}"
     yield f"written by    {told.author.value}"
     if told.http_status is not None:
         yield f"the service   {told.http_status} {told.error_code}, request {told.request_id}, attempts {told.attempts}"
-    if told.replay is not None:
-        yield f"replays       {told.replay.times}, of {clean(told.replay.origin, 300)}"
     yield f"newer version {newer}"
+    yield f"replay        {replay}"
     yield f"key           {_text(message.key)}"
     yield "headers"
     yield from (f"  {clean(name, 200)}: {_text(value)}" for name, value in told.source)
     yield "value"
-    yield f"  {_value(message.value)}" if told.value_size is None else f"  left out: it has {told.value_size} bytes"
+    if told.value_size is None:
+        yield f"  {value_text(message.value)}"
+    else:
+        yield f"  left out, {told.value_size} bytes: {clean(told.values.get(REFERENCE, ''), 300)}"
+
+
+def _hour(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:00Z")
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 def _text(data: bytes | None) -> str:
@@ -89,7 +106,8 @@ def _text(data: bytes | None) -> str:
         return f"base64 {base64.b64encode(data[:_SHOWN_BYTES]).decode()}"
 
 
-def _value(data: bytes | None) -> str:
+def value_text(data: bytes | None) -> str:
+    """Return a value for people, the vector in it shortened."""
     if data is None:
         return "null: a tombstone"
     try:
