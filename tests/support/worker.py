@@ -24,6 +24,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
 from kafka.protocol.producer import ProduceRequest
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from prometheus_client.parser import text_string_to_metric_families
@@ -598,7 +599,10 @@ class Stage:
 
     def committed(self) -> dict[int, int]:
         """The group's committed offsets of the topic, by partition."""
-        found = self.admin.list_group_offsets(self.group)[self.group]
+        try:
+            found = self.admin.list_group_offsets(self.group)[self.group]
+        except kafka_errors.CoordinatorNotAvailableError:
+            return {}  # no group has ever been on this broker
         return {tp.partition: at.offset for tp, at in found.items() if tp.topic == self.topic and at.offset >= 0}
 
     def ends(self) -> dict[int, int]:
