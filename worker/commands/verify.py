@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from worker.commands.options import config_option, load_settings, prepare_client
+from worker.commands.options import checked_rate, config_option, load_settings, prepare_client
 
 
 def _offsets(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -29,7 +29,8 @@ def _offsets(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option("--until", metavar="TIME", help="Verify the keys of records before this time.")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0),
+    type=float,
+    callback=checked_rate,
     default=1000.0,
     show_default=True,
     help="Ask the index for so many keys a second, which leaves the service to others. 0: no limit.",
