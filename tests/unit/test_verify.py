@@ -5,6 +5,7 @@ import random
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from worker.records.decode import Decoder
 from worker.records.target import Target
 from worker.tools.scan import Stretch
 from worker.tools.verify import compare
+from worker.tools.verify import repair as repair_module
 from worker.tools.verify.compare import Kind
 from worker.tools.verify.repair import Repaired, repair
 from worker.tools.verify.run import Result, Throttle, verify
-from worker.tools.verify.stretches import Wanted, spans
+from worker.tools.verify.stretches import Wanted, spans, why_nothing
 from worker.tools.verify.versions import Reading
 
 TOPIC = "vectors"
@@ -105,9 +107,10 @@ class Bench:
         self.index = FakeIndex()
         self.waited: list[float] = []
         self.refused = set(refused)
+        self.tombstones: Any = "delete"
 
     def reading(self) -> Reading:
-        decoder = Decoder(TARGET, max_fragment_bytes=100_000, tombstones="delete")
+        decoder = Decoder(TARGET, max_fragment_bytes=100_000, tombstones=self.tombstones)
         return Reading(decoder, self.refused)
 
     def verify(self, wanted: Wanted = Wanted(), committed: dict[int, int] | None = None) -> Result:  # noqa: B008
@@ -306,17 +309,26 @@ def test_questions_keep_within_the_rate() -> None:
 
 
 class FakeProducer:
-    """Takes what is published again."""
+    """Appends to a topic in memory what is published again; `before_send` is what others do meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, topic: FakeScanner) -> None:
+        self.topic = topic
         self.sent: list[tuple[Any, ...]] = []
+        self.before_send: Callable[[], object] = lambda: None
 
     def send(self, topic: str, *, key: Any, value: Any, headers: Any, partition: int) -> Any:
+        self.before_send()
         self.sent.append((topic, key, value, headers, partition))
-        return self
+        log = self.topic.logs[partition]
+        log.append(FakeMessage(offset=len(log), key=key, value=value, headers=headers))
+        place = SimpleNamespace(partition=partition, offset=len(log) - 1)
+        return SimpleNamespace(get=lambda timeout: place)
 
-    def get(self, timeout: float) -> None:
-        """Do nothing."""
+
+def repaired(bench: Bench, found: Any, producer: FakeProducer) -> Repaired:
+    """Repair differences on fakes."""
+    topic: Any = bench.topic
+    return repair(TOPIC, found, scanner=topic, reading=bench.reading, producer=producer, on_step=lambda _: None)
 
 
 def test_a_repair_publishes_the_newest_version_as_it_was_and_never_an_overtaken_one() -> None:
@@ -328,12 +340,128 @@ def test_a_repair_publishes_the_newest_version_as_it_was_and_never_an_overtaken_
     found = bench.verify().differences
     assert len(found) == 3
     bench.topic.put("c", 2, partition=1)
-    producer = FakeProducer()
-    topic: Any = bench.topic
-    done = repair(TOPIC, found, scanner=topic, reading=bench.reading, producer=producer, on_step=lambda _: None)
-    assert done == Repaired(published=2, overtaken=1, gone=0)
+    producer = FakeProducer(bench.topic)
+    assert repaired(bench, found, producer) == Repaired(published=2, overtaken=1, gone=0)
     log = bench.topic.logs[1]
     assert producer.sent == [
         (TOPIC, b"a", log[0].value, [("trace", b"t")], 1),
         (TOPIC, b"b", None, [("trace", b"t")], 1),
     ]
+
+
+def test_a_version_that_comes_while_a_repair_publishes_wins_all_the_same() -> None:
+    bench = Bench()
+    bench.topic.put("a", 1)
+    bench.topic.put("b", 1)
+    producer = FakeProducer(bench.topic)
+    versions = iter([2, 3])
+
+    def publish_a_newer_one() -> None:
+        if (number := next(versions, None)) is not None:
+            bench.topic.put("a", number)
+
+    producer.before_send = publish_a_newer_one
+    done = repaired(bench, bench.verify().differences, producer)
+    newest = [json.loads(one.value)["data"]["float32"][0] for one in bench.topic.logs[0] if one.key == b"a"][-1]
+    assert (newest, done.gone) == (3, 0)
+    assert bench.kinds(committed={0: 2}).keys() == {"a", "b"}
+
+
+def test_a_repair_holds_no_more_records_than_its_memory_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair_module, "_AT_ONCE_BYTES", 1500)
+    bench = Bench()
+    for number in range(10):
+        bench.topic.put(f"k{number}", number + 1, metadata={"padding": "x" * 1000})
+    producer = FakeProducer(bench.topic)
+    most = 0
+    read = repair_module._read
+
+    def watched(*arguments: Any) -> Any:
+        nonlocal most
+        found = read(*arguments)
+        most = max(most, len(found.messages))
+        return found
+
+    monkeypatch.setattr(repair_module, "_read", watched)
+    assert repaired(bench, bench.verify().differences, producer) == Repaired(published=10, overtaken=0, gone=0)
+    assert (most, [one[1] for one in producer.sent]) == (2, [f"k{number}".encode() for number in range(10)])
+
+
+def test_a_version_that_retention_removed_is_gone() -> None:
+    bench = Bench()
+    bench.topic.put("a", 1)
+    found = bench.verify().differences
+    bench.topic.logs[0][0] = FakeMessage(offset=0, key=b"other", value=b"{}")
+    bench.topic.logs[0].pop()
+    assert repaired(bench, found, FakeProducer(bench.topic)) == Repaired(published=0, overtaken=0, gone=1)
+
+
+# -- what is compared
+
+
+@pytest.mark.parametrize(
+    ("asked", "held", "is_equal"),
+    [
+        ("-0.0", -0.0, True),
+        ("-0.0", 0.0, False),
+        ("0.1", float(np.float32(0.1)), True),
+        ("0.1", 0.1, True),
+        ("16777217", 16777216.0, True),
+        ("1e-46", 0.0, True),
+        ("1.0000001", 1.0, False),
+    ],
+)
+def test_vectors_are_compared_as_float32_bit_for_bit(asked: str, held: float, *, is_equal: bool) -> None:
+    bench = Bench()
+    value = f'{{"key": "a", "data": {{"float32": [1, 2, {asked}]}}}}'.encode()
+    bench.topic.logs[0].append(FakeMessage(key=b"a", value=value))
+    bench.index.held["a"] = Stored([1.0, 2.0, held], None)
+    assert (bench.kinds() == {}) == is_equal
+
+
+@pytest.mark.parametrize("key", ["ä\U0001f600", 'a"\\b', "line\nbreak", "\x00\x1b[31m", " ", "x" * 1024])
+def test_keys_of_any_text_are_looked_up(key: str) -> None:
+    bench = Bench()
+    bench.topic.put(key, 1)
+    bench.index.put(key, 1)
+    assert bench.kinds() == {}
+    bench.index.put(key, 2)
+    assert bench.kinds() == {key: Kind.DIFFERENT}
+
+
+def test_metadata_that_no_record_can_ask_for_is_a_difference_and_no_error() -> None:
+    bench = Bench()
+    bench.topic.put("a", 1)
+    bench.index.put("a", 1, {"n": 10**30})
+    assert bench.kinds() == {"a": Kind.DIFFERENT}
+
+
+@pytest.mark.parametrize(
+    ("tombstones", "expected"),
+    [("delete", {"a": Kind.NOT_DELETED}), ("ignore", {}), ("dead-letter", {})],
+)
+def test_a_tombstone_is_what_the_setting_says(tombstones: Any, expected: dict[str, Kind]) -> None:
+    bench = Bench()
+    bench.tombstones = tombstones
+    bench.topic.put("a", 1)
+    bench.topic.put("a", None)
+    bench.index.put("a", 1)
+    assert bench.kinds() == expected
+
+
+def test_a_dead_letter_that_was_replayed_stands_where_it_came_again() -> None:
+    bench = Bench(refused={(0, 1)})
+    bench.topic.put("a", 1)
+    bench.topic.put("a", 2)
+    bench.topic.put("b", 1)
+    bench.topic.put("a", 2)
+    bench.index.put("a", 2)
+    bench.index.put("b", 1)
+    assert bench.kinds() == {}
+    bench.index.put("a", 1)
+    assert bench.kinds() == {"a": Kind.STALE}
+
+
+def test_nothing_to_verify_says_why() -> None:
+    assert "has committed nothing" in why_nothing({}, "g")
+    assert why_nothing({1: 7}, "g").endswith("it has committed, by partition, 1: 7")
