@@ -83,6 +83,7 @@ class Scanner:
             return
         consumer = self._connected()
         consumer.assign(list(waiting))
+        consumer.resume(*waiting)  # a partition that is assigned again is still paused from the scan before
         for tp, stretch in waiting.items():
             consumer.seek(tp, stretch.begin)
         positions: Mapping[TopicPartition, int | None] = {}
