@@ -69,7 +69,7 @@ def test_answers_of_megabytes_are_read_and_a_busy_service_is_waited_for(
     report = json.loads(done.out)
     assert (done.code, report["keys"], report["differences"]) == (0, 120, []), done.err
 
-    wrong = command(settings | {"OSS_ACCESS_KEY_SECRET": "not the secret"}, "verify")
+    wrong = command(settings | {"OSS_ACCESS_KEY_SECRET": "not-the-secret"}, "verify")
     assert (wrong.code, "SignatureDoesNotMatch" in wrong.last_error) == (1, True), wrong.last_error
     route = json.dumps([{"topic": stage.topic, "index": "nowhere", "dimension": 4096, "distance_metric": "euclidean"}])
     missing = command(settings | {"OSS_VECTORS_ROUTES": route}, "verify")
