@@ -126,6 +126,16 @@ def test_an_archive_larger_than_memory_is_read_row_by_row(tmp_path: Path) -> Non
         tracemalloc.stop()
 
 
+def test_a_row_group_larger_than_memory_is_read_a_part_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    vectors = pa.array(np.random.default_rng(1).normal(size=10_000 * 1024).astype("f4"))
+    table = pa.table({"key": ["a"] * 10_000, "vector": pa.FixedSizeListArray.from_arrays(vectors, 1024)})
+    pq.write_table(table, path, row_group_size=10_000)  # 40 MB
+    before = pa.total_allocated_bytes()
+    most = max(pa.total_allocated_bytes() - before for _ in columns.parquet(path, Columns()).read(1))
+    assert most < 8_000_000
+
+
 @pytest.mark.parametrize(
     ("keys", "vectors", "told"),
     [

@@ -9,7 +9,7 @@ from worker.extras import pip_command
 from worker.tools.produce.rows import Row, Rows, problem, record
 
 _ROWS_AT_ONCE: Final = 256
-_BUFFER_BYTES: Final = 1 << 20  # of each column; without it a whole column of a row group is read at once
+_BUFFER_BYTES: Final = 1 << 20  # of each column; pyarrow would read whole row groups ahead
 
 
 class Columns(NamedTuple):
@@ -29,7 +29,7 @@ def parquet(path: Path, columns: Columns) -> Rows:
         raise FatalError(f"Parquet needs pyarrow: {pip_command('parquet')}") from None
     unreadable = (OSError, ValueError, pa.ArrowException)
     try:
-        file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES)
+        file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except unreadable as error:
         raise FatalError(f"{path} cannot be read as Parquet: {error}") from None
     wanted = _wanted(path, file.schema_arrow, columns)
