@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.samples import FakeClock, FakeMessage
-from worker.ledger import Partition
+from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
+from worker.deadletters.headers import Writer, build
+from worker.ledger import Ledger, Partition
 from worker.oss.lookup import KEYS_OF_A_REQUEST, Stored
 from worker.records.decode import Decoder
 from worker.records.target import Target
@@ -20,6 +21,7 @@ from worker.tools.scan import Stretch
 from worker.tools.verify import compare
 from worker.tools.verify import repair as repair_module
 from worker.tools.verify.compare import Kind
+from worker.tools.verify.refused import refused_places
 from worker.tools.verify.repair import Repaired, repair
 from worker.tools.verify.run import Result, Throttle, verify
 from worker.tools.verify.stretches import Wanted, spans, why_nothing
@@ -465,3 +467,18 @@ def test_a_dead_letter_that_was_replayed_stands_where_it_came_again() -> None:
 def test_nothing_to_verify_says_why() -> None:
     assert "has committed nothing" in why_nothing({}, "g")
     assert why_nothing({1: 7}, "g").endswith("it has committed, by partition, 1: 7")
+
+
+def test_dead_letters_of_another_index_or_topic_refuse_nothing_here() -> None:
+    letters = FakeScanner()
+    for offset, (topic, index) in enumerate([(TOPIC, "docs"), (TOPIC, "other"), ("else", "docs"), (TOPIC, "docs")]):
+        assignment = opened(Ledger([topic], FakeClock()), topic, partition=2)
+        written = build(
+            rejected(assignment, FakeMessage(10 + offset), index=index), Writer("group", "client"), failed_at=0.0
+        )
+        letters.logs[0].append(FakeMessage(offset=offset, headers=written.headers))
+    letters.logs[0].append(
+        FakeMessage(offset=4, headers=[("__connect.errors.topic", TOPIC.encode())])
+    )  # no dead letter
+    scanner: Any = letters
+    assert refused_places(scanner, TOPIC, "docs", "vectors.dlq") == {(2, 10), (2, 13)}
