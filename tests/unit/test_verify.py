@@ -1,135 +1,23 @@
 """`verify`: every planted difference is found and named, and none is invented."""
 
-import json
 import random
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
+from tests.unit.verify_bench import TOPIC, Bench, FakeIndex, FakeScanner
 from worker.deadletters.headers import Writer, build
-from worker.ledger import Ledger, Partition
-from worker.oss.lookup import KEYS_OF_A_REQUEST, Stored
-from worker.records.decode import Decoder
-from worker.records.target import Target
-from worker.tools.scan import Stretch
+from worker.ledger import Ledger
+from worker.oss.lookup import Stored
 from worker.tools.verify import compare
-from worker.tools.verify import repair as repair_module
 from worker.tools.verify.compare import Kind
 from worker.tools.verify.refused import refused_places
-from worker.tools.verify.repair import Repaired, repair
-from worker.tools.verify.run import Result, Throttle, verify
-from worker.tools.verify.stretches import Wanted, spans, why_nothing
-from worker.tools.verify.versions import Reading
-
-TOPIC = "vectors"
-TARGET = Target("docs", 3, "euclidean")
-
-
-class FakeScanner:
-    """A topic in memory."""
-
-    def __init__(self, partitions: int = 1) -> None:
-        self.logs: list[list[Any]] = [[] for _ in range(partitions)]
-        self.lost: dict[Partition, int] = {}
-        self.before_read: Callable[[], None] = lambda: None
-
-    def put(self, key: str, number: float | None, partition: int = 0, **fields: Any) -> int:
-        """Publish a version of a key, None for a tombstone; return its offset."""
-        value = None
-        if number is not None:
-            value = json.dumps({"key": key, "data": {"float32": [number, 0.1, -3.5e-8]}} | fields).encode()
-        log = self.logs[partition]
-        log.append(FakeMessage(offset=len(log), key=key.encode(), value=value, headers=[("trace", b"t")]))
-        return len(log) - 1
-
-    def partitions(self, topic: str) -> list[Partition]:
-        return [Partition(topic, number) for number in range(len(self.logs))]
-
-    def first_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        return dict.fromkeys(partitions, 0)
-
-    def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        return {one: len(self.logs[one.partition]) for one in partitions}
-
-    def offsets_at(self, partitions: Iterable[Partition], seconds: float) -> dict[Partition, int]:
-        return {one: min(round(seconds), len(self.logs[one.partition])) for one in partitions}
-
-    def read(self, stretches: Iterable[Stretch]) -> Iterator[tuple[Partition, Sequence[Any]]]:
-        self.before_read()
-        for stretch in stretches:
-            for begin in range(stretch.begin, stretch.end, 7):
-                yield stretch.partition, self.logs[stretch.partition.partition][begin : min(begin + 7, stretch.end)]
-
-
-class FakeIndex:
-    """An index; `late` are keys that show their write only after so many looks."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, Stored] = {}
-        self.late: dict[str, int] = {}
-        self.requests: list[int] = []
-
-    def put(self, key: str, number: float, metadata: dict[str, Any] | None = None) -> None:
-        self.held[key] = Stored([float(np.float32(one)) for one in (number, 0.1, -3.5e-8)], metadata)
-
-    def get(self, keys: Sequence[str]) -> dict[str, Stored]:
-        assert 1 <= len(keys) <= KEYS_OF_A_REQUEST
-        self.requests.append(len(keys))
-        found = {}
-        for key in keys:
-            if self.late.get(key, 0) > 0:
-                self.late[key] -= 1
-            elif key in self.held:
-                found[key] = self.held[key]
-        return found
-
-
-class NoProgress:
-    """Shows nothing."""
-
-    def step(self, count: int = 1) -> None:
-        """Do nothing."""
-
-
-def no_progress(_label: str, _total: int) -> AbstractContextManager[Any]:
-    return nullcontext(NoProgress())
-
-
-class Bench:
-    """A topic and an index."""
-
-    def __init__(self, partitions: int = 1, refused: Iterable[tuple[int, int]] = ()) -> None:
-        self.topic = FakeScanner(partitions)
-        self.index = FakeIndex()
-        self.waited: list[float] = []
-        self.refused = set(refused)
-        self.tombstones: Any = "delete"
-
-    def reading(self) -> Reading:
-        decoder = Decoder(TARGET, max_fragment_bytes=100_000, tombstones=self.tombstones)
-        return Reading(decoder, self.refused)
-
-    def verify(self, wanted: Wanted = Wanted(), committed: dict[int, int] | None = None) -> Result:  # noqa: B008
-        ends = {number: len(log) for number, log in enumerate(self.topic.logs)}
-        topic: Any = self.topic
-        progress: Any = no_progress
-        return verify(
-            spans(topic, TOPIC, ends if committed is None else committed, wanted),
-            scanner=topic,
-            reading=self.reading,
-            lookup=self.index,
-            wait=self.waited.append,
-            progress=progress,
-        )
-
-    def kinds(self, **options: Any) -> dict[str, Kind]:
-        return {one.key: one.kind for one in self.verify(**options).differences}
+from worker.tools.verify.run import Throttle
+from worker.tools.verify.stretches import Wanted, why_nothing
 
 
 def test_an_index_that_is_right_has_no_difference_and_is_asked_once() -> None:
@@ -308,94 +196,6 @@ def test_questions_keep_within_the_rate() -> None:
     for _ in range(11):
         throttle.get([str(number) for number in range(100)])
     assert clock() - began == pytest.approx(5.0)
-
-
-class FakeProducer:
-    """Appends to a topic in memory what is published again; `before_send` is what others do meanwhile."""
-
-    def __init__(self, topic: FakeScanner) -> None:
-        self.topic = topic
-        self.sent: list[tuple[Any, ...]] = []
-        self.before_send: Callable[[], object] = lambda: None
-
-    def send(self, topic: str, *, key: Any, value: Any, headers: Any, partition: int) -> Any:
-        self.before_send()
-        self.sent.append((topic, key, value, headers, partition))
-        log = self.topic.logs[partition]
-        log.append(FakeMessage(offset=len(log), key=key, value=value, headers=headers))
-        place = SimpleNamespace(partition=partition, offset=len(log) - 1)
-        return SimpleNamespace(get=lambda timeout: place)
-
-
-def repaired(bench: Bench, found: Any, producer: FakeProducer) -> Repaired:
-    """Repair differences on fakes."""
-    topic: Any = bench.topic
-    return repair(TOPIC, found, scanner=topic, reading=bench.reading, producer=producer, on_step=lambda _: None)
-
-
-def test_a_repair_publishes_the_newest_version_as_it_was_and_never_an_overtaken_one() -> None:
-    bench = Bench(partitions=2)
-    for key in ("a", "b", "c"):
-        bench.topic.put(key, 1, partition=1)
-    bench.topic.put("b", None, partition=1)
-    bench.index.put("b", 1)
-    found = bench.verify().differences
-    assert len(found) == 3
-    bench.topic.put("c", 2, partition=1)
-    producer = FakeProducer(bench.topic)
-    assert repaired(bench, found, producer) == Repaired(published=2, overtaken=1, gone=0)
-    log = bench.topic.logs[1]
-    assert producer.sent == [
-        (TOPIC, b"a", log[0].value, [("trace", b"t")], 1),
-        (TOPIC, b"b", None, [("trace", b"t")], 1),
-    ]
-
-
-def test_a_version_that_comes_while_a_repair_publishes_wins_all_the_same() -> None:
-    bench = Bench()
-    bench.topic.put("a", 1)
-    bench.topic.put("b", 1)
-    producer = FakeProducer(bench.topic)
-    versions = iter([2, 3])
-
-    def publish_a_newer_one() -> None:
-        if (number := next(versions, None)) is not None:
-            bench.topic.put("a", number)
-
-    producer.before_send = publish_a_newer_one
-    done = repaired(bench, bench.verify().differences, producer)
-    newest = [json.loads(one.value)["data"]["float32"][0] for one in bench.topic.logs[0] if one.key == b"a"][-1]
-    assert (newest, done.gone) == (3, 0)
-    assert bench.kinds(committed={0: 2}).keys() == {"a", "b"}
-
-
-def test_a_repair_holds_no_more_records_than_its_memory_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repair_module, "_AT_ONCE_BYTES", 1500)
-    bench = Bench()
-    for number in range(10):
-        bench.topic.put(f"k{number}", number + 1, metadata={"padding": "x" * 1000})
-    producer = FakeProducer(bench.topic)
-    most = 0
-    read = repair_module._read
-
-    def watched(*arguments: Any) -> Any:
-        nonlocal most
-        found = read(*arguments)
-        most = max(most, len(found.messages))
-        return found
-
-    monkeypatch.setattr(repair_module, "_read", watched)
-    assert repaired(bench, bench.verify().differences, producer) == Repaired(published=10, overtaken=0, gone=0)
-    assert (most, [one[1] for one in producer.sent]) == (2, [f"k{number}".encode() for number in range(10)])
-
-
-def test_a_version_that_retention_removed_is_gone() -> None:
-    bench = Bench()
-    bench.topic.put("a", 1)
-    found = bench.verify().differences
-    bench.topic.logs[0][0] = FakeMessage(offset=0, key=b"other", value=b"{}")
-    bench.topic.logs[0].pop()
-    assert repaired(bench, found, FakeProducer(bench.topic)) == Repaired(published=0, overtaken=0, gone=1)
 
 
 # -- what is compared
