@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from kafka.partitioner.default import murmur2
 
+from tests.support.bounded import running
 from tests.support.commands import command
 from tests.support.worker import Stage, StageFactory, WorkerFactory, read_topic, wait_for
 
@@ -126,12 +127,11 @@ def test_ctrl_c_says_where_to_continue_and_everything_before_is_there(
     stage: Stage, settings: dict[str, str], tmp_path: Path
 ) -> None:
     file = lines_in(tmp_path / "records.jsonl", [line(f"key-{number}", number) for number in range(5000)])
-    with subprocess.Popen(
+    with running(
         [sys.executable, "-m", "worker", "produce", str(file), "--rate", "100"],
         env=settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     ) as process:
         wait_for(lambda: read_topic(stage.broker.bootstrap, stage.topic), "records come")
         process.send_signal(signal.SIGINT)
