@@ -67,6 +67,12 @@ def test_a_scanner_reads_several_times(stage: Stage, scanner: Scanner) -> None:
     assert again == [{0: [0, 1, 2, 3, 4]}] * 2
 
 
+def test_a_partition_that_ended_before_the_others_is_read_again(stage: Stage, scanner: Scanner) -> None:
+    stage.publish(records(20, 0) + records(1200, 1))  # one poll gives 500
+    again = [offsets(scanner, whole(scanner, stage.topic)) for _ in range(2)]
+    assert again == [{0: list(range(20)), 1: list(range(1200))}] * 2
+
+
 def test_an_empty_topic_is_read_at_once(stage: Stage, scanner: Scanner) -> None:
     assert offsets(scanner, whole(scanner, stage.topic)) == {}
 

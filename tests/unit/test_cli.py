@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import requires
@@ -162,12 +163,29 @@ def test_what_only_prints_loads_no_client(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "completed"),
-    [("oss-vectors-worker co", "config"), ("oss-vectors-worker run --con", "--config"), ("oss-vectors-worker local e", "emulator")],
+    [("oss-vectors-worker co", "config"), ("oss-vectors-worker run --con", "--config"), ("oss-vectors-worker local e", "emulator"), ("oss-vectors-worker produce --dr", "--dry-run"),
+     ("oss-vectors-worker verify --rep", "--repair")],
 )  # fmt: skip
 def test_the_shell_completes_without_loading_a_client(typed: str, completed: str) -> None:
     place = str(typed.count(" "))
     code, printed, loaded = run_fresh([], **COMPLETE | {"COMP_WORDS": typed, "COMP_CWORD": place})
     assert (code, printed, loaded & CLIENTS) == (0, f"plain,{completed}\n", set())
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("produce", {"--config", "--topic", "--format", "--rate", "--skip-bad", "--start-line", "--tombstones", "--dry-run"}),
+        ("verify", {"--config", "--topic", "--partition", "--offsets", "--since", "--until", "--json", "--keys", "--repair"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_lists_the_options_of_a_command_without_loading_a_client(
+    shell: str, command: str, options: set[str]
+) -> None:
+    typed = {"COMP_WORDS": f"oss-vectors-worker {command} --", "COMP_CWORD": "--" if shell == "fish" else "2"}
+    code, printed, loaded = run_fresh([], **typed | {"_OSS_VECTORS_WORKER_COMPLETE": f"{shell}_complete"})
+    assert (code, options - set(re.findall(r"--[a-z-]+", printed)), loaded & CLIENTS) == (0, set(), set())
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -4,26 +4,19 @@ import base64
 import gzip
 import io
 import json
-import tracemalloc
-import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from kafka import errors as kafka_errors
 from kafka.partitioner.default import murmur2
 
 from tests.unit.samples import TARGET, FakeClock
 from worker.errors import FatalError, RecordError
-from worker.records.decode import Decoder
-from worker.tools.produce import columns, rows
-from worker.tools.produce.columns import Columns
-from worker.tools.produce.forms import default_form, written
+from worker.records.decode import Decoder, Put
+from worker.tools.produce.forms import check_form, default_form, written
 from worker.tools.produce.publish import MOST_WAITING_BYTES, Bad, Judge, Message, Publisher
 from worker.tools.produce.rows import Row
 
@@ -39,117 +32,6 @@ def numbers(value: bytes) -> list[float]:
     """Return the vector of a JSON record in base64."""
     found: list[float] = np.frombuffer(base64.b64decode(json.loads(value)["data"]["float32"]), "<f4").tolist()
     return found
-
-
-# -- files
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """A file of three records, an empty line among them."""
-    path = tmp_path / "records.jsonl"
-    path.write_bytes(b"\n".join([line("a"), b"", line("b"), line("c")]))
-    return path
-
-
-def test_lines_are_numbered_as_an_editor_numbers_them(file: Path) -> None:
-    found = rows.json_lines(file, NO_STDIN)
-    assert (found.total, [row.number for row in found.read(1)]) == (4, [1, 3, 4])
-    assert [row.number for row in found.read(3)] == [3, 4]
-
-
-def test_lines_come_from_standard_input_and_from_gzip(tmp_path: Path) -> None:
-    packed = tmp_path / "records.jsonl.gz"
-    packed.write_bytes(gzip.compress(line("a") + b"\r\n" + line("b") + b"\n"))
-    for found in (rows.json_lines(packed, NO_STDIN), rows.json_lines(None, io.BytesIO(line("a") + b"\n" + line("b")))):
-        assert (found.total, [row.value for row in found.read(1)]) == (None, [line("a"), line("b")])
-
-
-def test_a_line_without_an_end_is_no_record_and_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "MOST_LINE_BYTES", 1000)
-    stream = io.BytesIO(b"x" * 10_000_000)
-    with pytest.raises(FatalError, match="line 1 of standard input is longer than 1000 bytes"):
-        list(rows.json_lines(None, stream).read(1))
-    assert stream.tell() <= 1001
-
-
-def test_keys_become_tombstones(tmp_path: Path) -> None:
-    path = tmp_path / "keys"
-    path.write_text("a\nb\n", encoding="utf-8")
-    assert list(rows.tombstones(path).read(2)) == [Row(2, None, "b")]
-
-
-def test_parquet_rows_become_records_with_the_other_columns_as_metadata(tmp_path: Path) -> None:
-    path = tmp_path / "records.parquet"
-    table = {"key": ["a", "b"], "vector": [[1.0, 2.0], [3.0, 4.0]], "title": ["x", None], "tags": [["p"], ["q", "r"]]}
-    pq.write_table(pa.table(table), path, row_group_size=1)
-    found = columns.parquet(path, Columns())
-    first, second = found.read(1)
-    assert (found.total, numbers(first.value or b""), numbers(second.value or b"")) == (2, [1.0, 2.0], [3.0, 4.0])
-    assert json.loads(first.value or b"")["metadata"] == {"title": "x", "tags": ["p"]}
-    assert json.loads(second.value or b"")["metadata"] == {"tags": ["q", "r"]}
-    assert [row.number for row in found.read(2)] == [2]
-
-
-def test_parquet_without_the_column_names_what_there_is(tmp_path: Path) -> None:
-    path = tmp_path / "records.parquet"
-    pq.write_table(pa.table({"id": ["a"], "vector": [[1.0]]}), path)
-    with pytest.raises(FatalError, match="has no column key; it has id, vector"):
-        columns.parquet(path, Columns())
-    assert [json.loads(row.value or b"")["key"] for row in columns.parquet(path, Columns(key="id")).read(1)] == ["a"]
-
-
-def arrays(folder: Path, count: int = 3, dimension: int = 2) -> tuple[Path, Path]:
-    """Write an archive of keys and vectors, and the vectors alone; return their paths."""
-    vectors = np.arange(count * dimension, dtype=np.float64).reshape(count, dimension)
-    np.savez(folder / "a.npz", keys=np.array([f"k{number}" for number in range(count)]), vectors=vectors)
-    np.save(folder / "a.npy", vectors)
-    return folder / "a.npz", folder / "a.npy"
-
-
-def test_arrays_become_records(tmp_path: Path) -> None:
-    archive, alone = arrays(tmp_path)
-    keys = tmp_path / "keys"
-    keys.write_text("k0\nk1\nk2\n", encoding="utf-8")
-    for found in (columns.npz(archive), columns.npy(alone, keys)):
-        read = [(row.number, json.loads(row.value or b"")["key"], numbers(row.value or b"")) for row in found.read(2)]
-        assert (found.total, read) == (3, [(2, "k1", [2.0, 3.0]), (3, "k2", [4.0, 5.0])])
-
-
-def test_an_archive_larger_than_memory_is_read_row_by_row(tmp_path: Path) -> None:
-    archive, _ = arrays(tmp_path, count=20_000, dimension=256)  # 40 MB of vectors
-    tracemalloc.start()
-    try:
-        assert sum(1 for _ in columns.npz(archive).read(1)) == 20_000
-        assert tracemalloc.get_traced_memory()[1] < 8_000_000
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize(
-    ("keys", "vectors", "told"),
-    [
-        (np.array(["a"]), np.zeros((2, 3)), "has 2 vectors and 1 keys"),
-        (np.array([1, 2]), np.zeros((2, 3)), "the array keys holds int64, it must hold text"),
-        (np.array(["a"]), np.zeros(3), r"shape \(3,\): it must hold floats, a row for each vector"),
-        (np.array(["a"]), np.array([["x"]]), "it must hold floats"),
-        (np.array(["a", "b"]), np.asfortranarray(np.ones((2, 3))), "column by column"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused_in_words(tmp_path: Path, keys: Any, vectors: Any, told: str) -> None:
-    np.savez(tmp_path / "a.npz", keys=keys, vectors=vectors)
-    with pytest.raises(FatalError, match=told):
-        columns.npz(tmp_path / "a.npz")
-
-
-def test_an_archive_that_is_none_or_lacks_an_array_is_refused_in_words(tmp_path: Path) -> None:
-    (tmp_path / "a.npz").write_bytes(b"no archive")
-    with pytest.raises(FatalError, match="cannot be read as an archive"):
-        columns.npz(tmp_path / "a.npz")
-    with zipfile.ZipFile(tmp_path / "b.npz", "w"):
-        pass
-    with pytest.raises(FatalError, match="has no array named vectors"):
-        columns.npz(tmp_path / "b.npz")
 
 
 # -- forms
@@ -315,7 +197,7 @@ def test_the_rate_is_kept_and_a_pause_is_not_caught_up_on() -> None:
     bench = Bench(rate=10.0)
     began = bench.clock()
     bench.run(*[line("a")] * 21)
-    assert bench.clock() - began == pytest.approx(2.1)
+    assert bench.clock() - began == pytest.approx(2.0)
     bench.clock.pass_by(3600)
     before = bench.clock()
     bench.run(*[line("a")] * 30)
@@ -367,3 +249,81 @@ def test_a_record_that_the_topics_format_does_not_take_is_bad() -> None:
 def test_the_partitioner_is_that_of_java(key: bytes, hashed: int) -> None:
     """The values are those of Apache Kafka's own test of `Utils.murmur2`."""
     assert murmur2(key) == hashed % 2**32
+
+
+# -- what a form keeps
+
+
+@pytest.mark.parametrize("form", ["base64", "msgpack"])
+def test_numbers_of_the_metadata_keep_their_digits(form: str) -> None:
+    value = b'{"key": "a", "data": {"float32": [1, 2, 3]}, "metadata": {"n": 123456789012345678901234567890, "x": 1e2}}'
+    decoders = [Decoder(TARGET, max_fragment_bytes=10_000, metadata_values="stringify") for _ in range(2)]
+    message = Judge(*decoders, form=form, key_format="utf8").message(Row(1, value))
+    assert decoders[0].decode(message.key, message.value, ()) == decoders[0].decode(b"a", value, ())
+    assert (message.value == value) == (form == "msgpack")
+
+
+def test_what_is_published_unchanged_is_judged_by_the_topics_format_too() -> None:
+    of_topic = Decoder(TARGET, max_fragment_bytes=10_000, format="msgpack")
+    judge = Judge(Decoder(TARGET, max_fragment_bytes=10_000), of_topic, form="json", key_format="utf8")
+    with pytest.raises(RecordError):
+        judge.message(Row(1, line("a")))
+
+
+@pytest.mark.parametrize(("form", "records_format"), [("json", "msgpack"), ("msgpack", "json")])
+def test_a_form_that_the_worker_would_refuse_is_refused_at_once(form: str, records_format: str) -> None:
+    with pytest.raises(FatalError, match="leave out --format"):
+        check_form(form, records_format)
+    check_form(form, "auto")
+
+
+HOSTILE = {
+    "malformed": [
+        "\ufeff".encode(), b"\xff\xfe{\x00", line("a").decode().encode("utf-16"),  b"[]", b"null", b'"x"',
+        b'{"key": "a", "data": {"float32": [1, 2, NaN]}}', b'{"key": "a", "data": {"float32": [1, 2, "3"]}}',
+        b'{"key": "\\ud83d", "data": {"float32": [1, 2, 3]}}', b'{"key": 5, "data": {"float32": [1, 2, 3]}}',
+        b'{"key": "a"}', b"[" * 100_000, gzip.compress(b"x"), b'{"key": "a", "data": {"float32": "AAA"}}',
+    ],
+    "not_finite": [b'{"key": "a", "data": {"float32": [1, 2, 1e39]}}'],
+    "dimension": [b'{"key": "a", "data": {"float32": []}}'],
+    "key": [b'{"data": {"float32": [1, 2, 3]}}', line(""), line("x" * 1025)],
+    "zero_vector": [b'{"key": "a", "data": {"float32": [0, -0.0, 1e-50]}}'],
+    "metadata": [line("a", metadata=5), line("a", metadata={"text": "x" * 50_000})],
+    "too_large": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["json", "base64", "msgpack"])
+@pytest.mark.parametrize(("reason", "value"), [(reason, value) for reason, some in HOSTILE.items() for value in some])
+def test_hostile_lines_are_bad_with_the_workers_reason(reason: str, value: bytes, form: str) -> None:
+    decoders = [Decoder(TARGET, max_fragment_bytes=100_000) for _ in range(2)]
+    with pytest.raises(RecordError) as raised:
+        Judge(*decoders, form=form, key_format="utf8").message(Row(1, value))
+    assert raised.value.reason.value == reason
+
+
+@pytest.mark.parametrize("form", ["json", "base64", "msgpack"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "\ufeff".encode() + line("a"),
+        b' {"key": "no", "key": "a", "data": {"float32": [9, 9, 9], "float32": [1, 2, 3]}, "data": {"float32": [-0.0, 2, -0]}} ',
+        line("a", junk="x" * 100, more=[{}, None, 1e300]),
+        b'{"key": "a", "data": {"float32": [1, 2, 3]}, "junk": "\\ud83d"}',
+        line("\x00\u2028\U0001f600"),
+    ],
+)
+def test_odd_records_say_the_same_in_every_form(value: bytes, form: str) -> None:
+    decoders = [Decoder(TARGET, max_fragment_bytes=100_000) for _ in range(2)]
+    message = Judge(*decoders, form=form, key_format="utf8").message(Row(1, value))
+    before, after = decoders[0].decode(None, value, ()), decoders[1].decode(message.key, message.value, ())
+    assert isinstance(before, Put)
+    assert isinstance(after, Put)
+    assert (after.fragment, after.key) == (before.fragment, before.key)
+
+
+def test_a_record_larger_than_the_topic_takes_says_what_to_do() -> None:
+    bench = Bench(FakeSender({1: kafka_errors.MessageSizeTooLargeError()}))
+    with pytest.raises(FatalError, match=r"record of line 1: .* raise max.message.bytes of the topic"):
+        bench.run(line("a"))
+    assert bench.publisher.resume_at == 1

@@ -1,130 +1,23 @@
 """`verify`: every planted difference is found and named, and none is invented."""
 
-import json
 import random
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.unit.samples import FakeClock, FakeMessage
-from worker.ledger import Partition
-from worker.oss.lookup import KEYS_OF_A_REQUEST, Stored
-from worker.records.decode import Decoder
-from worker.records.target import Target
-from worker.tools.scan import Stretch
+from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
+from tests.unit.verify_bench import TOPIC, Bench, FakeIndex, FakeScanner
+from worker.deadletters.headers import Writer, build
+from worker.ledger import Ledger
+from worker.oss.lookup import Stored
 from worker.tools.verify import compare
 from worker.tools.verify.compare import Kind
-from worker.tools.verify.repair import Repaired, repair
-from worker.tools.verify.run import Result, Throttle, verify
-from worker.tools.verify.stretches import Wanted, spans
-from worker.tools.verify.versions import Reading
-
-TOPIC = "vectors"
-TARGET = Target("docs", 3, "euclidean")
-
-
-class FakeScanner:
-    """A topic in memory."""
-
-    def __init__(self, partitions: int = 1) -> None:
-        self.logs: list[list[Any]] = [[] for _ in range(partitions)]
-        self.lost: dict[Partition, int] = {}
-        self.before_read: Callable[[], None] = lambda: None
-
-    def put(self, key: str, number: float | None, partition: int = 0, **fields: Any) -> int:
-        """Publish a version of a key, None for a tombstone; return its offset."""
-        value = None
-        if number is not None:
-            value = json.dumps({"key": key, "data": {"float32": [number, 0.1, -3.5e-8]}} | fields).encode()
-        log = self.logs[partition]
-        log.append(FakeMessage(offset=len(log), key=key.encode(), value=value, headers=[("trace", b"t")]))
-        return len(log) - 1
-
-    def partitions(self, topic: str) -> list[Partition]:
-        return [Partition(topic, number) for number in range(len(self.logs))]
-
-    def first_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        return dict.fromkeys(partitions, 0)
-
-    def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        return {one: len(self.logs[one.partition]) for one in partitions}
-
-    def offsets_at(self, partitions: Iterable[Partition], seconds: float) -> dict[Partition, int]:
-        return {one: min(round(seconds), len(self.logs[one.partition])) for one in partitions}
-
-    def read(self, stretches: Iterable[Stretch]) -> Iterator[tuple[Partition, Sequence[Any]]]:
-        self.before_read()
-        for stretch in stretches:
-            for begin in range(stretch.begin, stretch.end, 7):
-                yield stretch.partition, self.logs[stretch.partition.partition][begin : min(begin + 7, stretch.end)]
-
-
-class FakeIndex:
-    """An index; `late` are keys that show their write only after so many looks."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, Stored] = {}
-        self.late: dict[str, int] = {}
-        self.requests: list[int] = []
-
-    def put(self, key: str, number: float, metadata: dict[str, Any] | None = None) -> None:
-        self.held[key] = Stored([float(np.float32(one)) for one in (number, 0.1, -3.5e-8)], metadata)
-
-    def get(self, keys: Sequence[str]) -> dict[str, Stored]:
-        assert 1 <= len(keys) <= KEYS_OF_A_REQUEST
-        self.requests.append(len(keys))
-        found = {}
-        for key in keys:
-            if self.late.get(key, 0) > 0:
-                self.late[key] -= 1
-            elif key in self.held:
-                found[key] = self.held[key]
-        return found
-
-
-class NoProgress:
-    """Shows nothing."""
-
-    def step(self, count: int = 1) -> None:
-        """Do nothing."""
-
-
-def no_progress(_label: str, _total: int) -> AbstractContextManager[Any]:
-    return nullcontext(NoProgress())
-
-
-class Bench:
-    """A topic and an index."""
-
-    def __init__(self, partitions: int = 1, refused: Iterable[tuple[int, int]] = ()) -> None:
-        self.topic = FakeScanner(partitions)
-        self.index = FakeIndex()
-        self.waited: list[float] = []
-        self.refused = set(refused)
-
-    def reading(self) -> Reading:
-        decoder = Decoder(TARGET, max_fragment_bytes=100_000, tombstones="delete")
-        return Reading(decoder, self.refused)
-
-    def verify(self, wanted: Wanted = Wanted(), committed: dict[int, int] | None = None) -> Result:  # noqa: B008
-        ends = {number: len(log) for number, log in enumerate(self.topic.logs)}
-        topic: Any = self.topic
-        progress: Any = no_progress
-        return verify(
-            spans(topic, TOPIC, ends if committed is None else committed, wanted),
-            scanner=topic,
-            reading=self.reading,
-            lookup=self.index,
-            wait=self.waited.append,
-            progress=progress,
-        )
-
-    def kinds(self, **options: Any) -> dict[str, Kind]:
-        return {one.key: one.kind for one in self.verify(**options).differences}
+from worker.tools.verify.refused import refused_places
+from worker.tools.verify.run import Throttle
+from worker.tools.verify.stretches import Wanted, why_nothing
 
 
 def test_an_index_that_is_right_has_no_difference_and_is_asked_once() -> None:
@@ -305,35 +198,87 @@ def test_questions_keep_within_the_rate() -> None:
     assert clock() - began == pytest.approx(5.0)
 
 
-class FakeProducer:
-    """Takes what is published again."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[Any, ...]] = []
-
-    def send(self, topic: str, *, key: Any, value: Any, headers: Any, partition: int) -> Any:
-        self.sent.append((topic, key, value, headers, partition))
-        return self
-
-    def get(self, timeout: float) -> None:
-        """Do nothing."""
+# -- what is compared
 
 
-def test_a_repair_publishes_the_newest_version_as_it_was_and_never_an_overtaken_one() -> None:
-    bench = Bench(partitions=2)
-    for key in ("a", "b", "c"):
-        bench.topic.put(key, 1, partition=1)
-    bench.topic.put("b", None, partition=1)
+@pytest.mark.parametrize(
+    ("asked", "held", "is_equal"),
+    [
+        ("-0.0", -0.0, True),
+        ("-0.0", 0.0, False),
+        ("0.1", float(np.float32(0.1)), True),
+        ("0.1", 0.1, True),
+        ("16777217", 16777216.0, True),
+        ("1e-46", 0.0, True),
+        ("1.0000001", 1.0, False),
+    ],
+)
+def test_vectors_are_compared_as_float32_bit_for_bit(asked: str, held: float, *, is_equal: bool) -> None:
+    bench = Bench()
+    value = f'{{"key": "a", "data": {{"float32": [1, 2, {asked}]}}}}'.encode()
+    bench.topic.logs[0].append(FakeMessage(key=b"a", value=value))
+    bench.index.held["a"] = Stored([1.0, 2.0, held], None)
+    assert (bench.kinds() == {}) == is_equal
+
+
+@pytest.mark.parametrize("key", ["ä\U0001f600", 'a"\\b', "line\nbreak", "\x00\x1b[31m", " ", "x" * 1024])
+def test_keys_of_any_text_are_looked_up(key: str) -> None:
+    bench = Bench()
+    bench.topic.put(key, 1)
+    bench.index.put(key, 1)
+    assert bench.kinds() == {}
+    bench.index.put(key, 2)
+    assert bench.kinds() == {key: Kind.DIFFERENT}
+
+
+def test_metadata_that_no_record_can_ask_for_is_a_difference_and_no_error() -> None:
+    bench = Bench()
+    bench.topic.put("a", 1)
+    bench.index.put("a", 1, {"n": 10**30})
+    assert bench.kinds() == {"a": Kind.DIFFERENT}
+
+
+@pytest.mark.parametrize(
+    ("tombstones", "expected"),
+    [("delete", {"a": Kind.NOT_DELETED}), ("ignore", {}), ("dead-letter", {})],
+)
+def test_a_tombstone_is_what_the_setting_says(tombstones: Any, expected: dict[str, Kind]) -> None:
+    bench = Bench()
+    bench.tombstones = tombstones
+    bench.topic.put("a", 1)
+    bench.topic.put("a", None)
+    bench.index.put("a", 1)
+    assert bench.kinds() == expected
+
+
+def test_a_dead_letter_that_was_replayed_stands_where_it_came_again() -> None:
+    bench = Bench(refused={(0, 1)})
+    bench.topic.put("a", 1)
+    bench.topic.put("a", 2)
+    bench.topic.put("b", 1)
+    bench.topic.put("a", 2)
+    bench.index.put("a", 2)
     bench.index.put("b", 1)
-    found = bench.verify().differences
-    assert len(found) == 3
-    bench.topic.put("c", 2, partition=1)
-    producer = FakeProducer()
-    topic: Any = bench.topic
-    done = repair(TOPIC, found, scanner=topic, reading=bench.reading, producer=producer, on_step=lambda _: None)
-    assert done == Repaired(published=2, overtaken=1, gone=0)
-    log = bench.topic.logs[1]
-    assert producer.sent == [
-        (TOPIC, b"a", log[0].value, [("trace", b"t")], 1),
-        (TOPIC, b"b", None, [("trace", b"t")], 1),
-    ]
+    assert bench.kinds() == {}
+    bench.index.put("a", 1)
+    assert bench.kinds() == {"a": Kind.STALE}
+
+
+def test_nothing_to_verify_says_why() -> None:
+    assert "has committed nothing" in why_nothing({}, "g")
+    assert why_nothing({1: 7}, "g").endswith("it has committed, by partition, 1: 7")
+
+
+def test_dead_letters_of_another_index_or_topic_refuse_nothing_here() -> None:
+    letters = FakeScanner()
+    for offset, (topic, index) in enumerate([(TOPIC, "docs"), (TOPIC, "other"), ("else", "docs"), (TOPIC, "docs")]):
+        assignment = opened(Ledger([topic], FakeClock()), topic, partition=2)
+        written = build(
+            rejected(assignment, FakeMessage(10 + offset), index=index), Writer("group", "client"), failed_at=0.0
+        )
+        letters.logs[0].append(FakeMessage(offset=offset, headers=written.headers))
+    letters.logs[0].append(
+        FakeMessage(offset=4, headers=[("__connect.errors.topic", TOPIC.encode())])
+    )  # no dead letter
+    scanner: Any = letters
+    assert refused_places(scanner, TOPIC, "docs", "vectors.dlq") == {(2, 10), (2, 13)}

@@ -1,15 +1,19 @@
 """What several commands share: the option `--config`, and reading the settings."""
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import click
 
 from worker.errors import FatalError
 from worker.settings.load import Loaded, load
 from worker.settings.show import remember_secrets
+
+_LEAST_RATE: Final = 0.001
 
 
 def config_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -22,6 +26,13 @@ def config_option(command: Callable[..., None]) -> Callable[..., None]:
         help="Read the settings from this TOML file. Without it: the file that OSS_VECTORS_CONFIG names, if any. "
         "The environment (OSS_VECTORS_<TABLE>__<NAME>) overrides the file.",
     )(command)
+
+
+def checked_rate(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
+    """Return a rate, so many a second, 0 for no limit. One in a thousand seconds is the least: below it time has no end."""
+    if value == 0 or _LEAST_RATE <= value < math.inf:
+        return value
+    raise click.BadParameter(f"{value} is no rate: give a number a second from {_LEAST_RATE} on, or 0 for no limit")
 
 
 def check_client() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from worker.commands.options import config_option, load_settings, prepare_client
+from worker.commands.options import checked_rate, config_option, load_settings, prepare_client
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -27,9 +27,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="The codec of the record batches.",
 )
-@click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Records a second. Without it: no limit.")
+@click.option("--rate", type=float, callback=checked_rate, default=0.0, help="Records a second. Without it: no limit.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad records out, instead of ending at the first one.")
-@click.option("--bad-file", type=click.Path(dir_okay=False, path_type=Path), help="Write bad records to this file.")
+@click.option(
+    "--bad-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --skip-bad: add the bad records to this file.",
+)
 @click.option("--start-line", type=click.IntRange(min=1), default=1, help="Begin at this line or row, from 1.")
 @click.option("--tombstones", type=_FILE, help="Publish a null value for each key of this file, one a line.")
 @click.option("--keys", type=_FILE, help="The keys of an .npy file, one a line.")
@@ -49,15 +53,26 @@ def command(file: str | None, config_file: Path | None, tombstones: Path | None,
     it, and published under its vector's key, acknowledged by all replicas. At the first bad record it ends, with exit code
     1 and the record's number; what came before is sent and counted.
 
+    Whenever it ends early, also by Ctrl-C, its last line says with which --start-line to continue. After a kill, begin
+    again: publishing a record twice does no harm. Memory does not grow with the file.
+
+    \b
+    Would my records be accepted? All of them are judged, none is sent:
+    oss-vectors-worker produce records.jsonl --dry-run --skip-bad
+
     \b
     oss-vectors-worker produce records.jsonl
-    oss-vectors-worker produce records.jsonl --dry-run
     oss-vectors-worker produce records.jsonl --skip-bad --bad-file bad.jsonl
-    oss-vectors-worker produce records.parquet --key-column id --rate 500
+    oss-vectors-worker produce records.jsonl --start-line 1001 --rate 500
+    zstdcat records.jsonl.zst | oss-vectors-worker produce -
+    oss-vectors-worker produce records.parquet --key-column id --metadata-column title
+    oss-vectors-worker produce vectors.npy --keys keys.txt
     oss-vectors-worker produce --tombstones keys.txt
     """
     if (file is None) == (tombstones is None):
         raise click.UsageError("give FILE, or --tombstones, and not both")
+    if given["bad_file"] is not None and not given["skip_bad"]:
+        raise click.UsageError("--bad-file needs --skip-bad: without it the first bad record ends the run")
     loaded = load_settings(config_file)
     prepare_client()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from worker.commands.options import config_option, load_settings, prepare_client
+from worker.commands.options import checked_rate, config_option, load_settings, prepare_client
 
 
 def _offsets(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -29,7 +29,8 @@ def _offsets(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option("--until", metavar="TIME", help="Verify the keys of records before this time.")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0),
+    type=float,
+    callback=checked_rate,
     default=1000.0,
     show_default=True,
     help="Ask the index for so many keys a second, which leaves the service to others. 0: no limit.",
@@ -40,7 +41,9 @@ def _offsets(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write each difference to this file, as a JSON line.",
 )
-@click.option("--repair", is_flag=True, help="Publish the newest version of each difference to the topic again.")
+@click.option(
+    "--repair", is_flag=True, help="Publish the newest version of each difference to the topic again; asks first."
+)
 @click.option("--yes", is_flag=True, help="Do not ask before a repair.")
 def command(config_file: Path | None, since: str | None, until: str | None, **given: Any) -> None:
     """Compare an index with its topic.
@@ -48,14 +51,18 @@ def command(config_file: Path | None, since: str | None, until: str | None, **gi
     Reads the topic, from what retention still has up to what the worker has committed, and asks the index for every key.
     Reports keys that are missing, stale, different (as float32, bit for bit, or in their metadata), or not deleted. The exit
     code is 3 where there is a difference. Records that have a dead letter count as refused: the version before them must be
-    in the index. What the service shows late, and what was published meanwhile, is no difference.
+    in the index. What the service shows late, and what was published meanwhile, is no difference: the worker may run.
 
-    It needs about 300 bytes of memory for each key. TIME is 2026-01-31T12:00:00Z, or 30m, 2h, 7d ago.
+    --since, --until and --offsets choose keys by their records; a key is compared with its newest version all the same.
+    --repair publishes the newest version of each difference again, and never one that a newer record has replaced.
+
+    It needs about 400 bytes of memory for each key. TIME is 2026-01-31T12:00:00Z, or 30m, 2h, 7d ago.
 
     \b
     oss-vectors-worker verify
     oss-vectors-worker verify --since 2h --keys differences.jsonl
     oss-vectors-worker verify --partition 3 --offsets 1000-1999
+    oss-vectors-worker verify --topic vectors --json --rate 0
     oss-vectors-worker verify --repair
     """
     if given["offsets"] is not None and given["partition"] is None:

@@ -13,8 +13,11 @@ from worker.settings.tables import Oss
 KEYS_OF_A_REQUEST: Final = 100
 """The most keys of one request, as the service documents GetVectors."""
 _MOST_ANSWER_BYTES: Final = 32 * 1024 * 1024  # of 100 vectors of 4,096 numbers, with 40 KB of metadata each
-_TRIES: Final = 6
+_TRIES: Final = 10
 _FIRST_WAIT_SECONDS: Final = 0.5
+_MOST_WAIT_SECONDS: Final = 30.0  # so an outage of two minutes is waited out
+RETRY_AFTER_MAX_SECONDS: Final = 300.0
+"""The longest that is waited where the service asks for a pause, as `delivery.retry_after_max_seconds` by default."""
 
 
 class Stored(NamedTuple):
@@ -44,6 +47,7 @@ class IndexLookup:
     def __init__(
         self, settings: Oss, environ: Mapping[str, str], index: str, *, wait: Callable[[float], object] = time.sleep
     ) -> None:
+        """`wait` waits so many seconds; it may raise to end the command."""
         self._sink = OssSink(settings, environ, max_connections=1, most_answer_bytes=_MOST_ANSWER_BYTES)
         self._index = index
         self._wait = wait
@@ -58,8 +62,8 @@ class IndexLookup:
             except Transient as error:
                 if not left:
                     raise FatalError(f"the service was asked {_TRIES} times and did not answer: {error}") from error
-                self._wait(max(wait_seconds, error.retry_after or 0.0))
-                wait_seconds *= 2
+                self._wait(min(max(wait_seconds, error.retry_after or 0.0), RETRY_AFTER_MAX_SECONDS))
+                wait_seconds = min(2 * wait_seconds, _MOST_WAIT_SECONDS)
             except SinkError as error:
                 raise FatalError(f"the service refuses to read index {self._index}: {error}") from error
             except (ValueError, RecursionError) as error:

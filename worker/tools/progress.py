@@ -3,6 +3,8 @@
 It is written to stderr, so that stdout holds the result alone.
 """
 
+import itertools
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -36,9 +38,11 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> Self:
-        if self._file.isatty():
+        if self._file.isatty() and os.environ.get("TERM") != "dumb":
+            unknown = itertools.repeat(None)  # of no length: there is no share of it to show
             self._bar = click.progressbar(
-                length=self._total or 0,
+                None if self._total is not None else unknown,
+                length=self._total,
                 label=self._label,
                 file=self._file,
                 show_pos=True,

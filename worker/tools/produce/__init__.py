@@ -1,5 +1,5 @@
 """Publishes records from a file, judged as the worker judges them.
 
-`rows` and `columns` read files, `forms` writes a record in the form that is wanted, `judge` asks the worker's own decoder,
-`publish` sends.
+`lines`, `columns` and `arrays` read files into `rows`, `forms` writes a record in the form that is wanted, `publish` judges
+it by the worker's own decoder and sends it.
 """

@@ -10,8 +10,8 @@ from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
 from worker.consumer import client_config, client_network
-from worker.errors import FatalError, RecordError
-from worker.records.decode import Decoder, Delete, Put
+from worker.errors import FatalError, Reason, RecordError
+from worker.records.decode import Decoder, Put
 from worker.settings.tables import Kafka
 from worker.tools.produce.forms import written
 from worker.tools.produce.rows import Row
@@ -55,25 +55,39 @@ class Judge:
         self._key_format = key_format
 
     def message(self, row: Row) -> Message:
-        """Return the message of a row. Raises `RecordError` where the worker would not write it."""
+        """Return the message of a row. Raises `RecordError` where the worker would not write it.
+
+        What is published is judged, not what the file has. A record that would say something else in the form that was
+        wanted is published as the file has it: a number of 30 digits in the metadata, say, which MessagePack cannot hold.
+        """
+        if row.problem is not None:
+            raise RecordError(Reason.MALFORMED, row.problem)
         if row.value is None:
             key = self._kafka_key(row.key or "")
             self._of_topic.decode(key, None, ())
             return Message(key, None)
-        vector_key = self._key_of(self._of_file.decode(None, row.value, ()))
+        asked = self._asked(self._of_file.decode(None, row.value, ()))
+        key = self._kafka_key(asked.key)
         value = written(row.value, self._form)
-        key = self._kafka_key(vector_key)
-        if value is not row.value:
+        if value is not row.value and not self._is_same(asked, key, value):
+            value = row.value
+        if value is row.value:
             self._of_topic.decode(key, value, ())
         return Message(key, value)
+
+    def _is_same(self, asked: Put, key: bytes, value: bytes) -> bool:
+        try:
+            return self._asked(self._of_topic.decode(key, value, ())).fragment == asked.fragment
+        except RecordError:
+            return False
 
     def _kafka_key(self, key: str) -> bytes:
         return (json.dumps(key, ensure_ascii=False) if self._key_format == "json" else key).encode()
 
     @staticmethod
-    def _key_of(decoded: Any) -> str:
-        assert isinstance(decoded, (Put, Delete))  # noqa: S101 - a value that is not null asks for one of these
-        return decoded.key
+    def _asked(decoded: Any) -> Put:
+        assert isinstance(decoded, Put)  # noqa: S101 - a value that is not null asks for one
+        return decoded
 
 
 class Publisher:
@@ -94,9 +108,10 @@ class Publisher:
         wait: Callable[[float], Any],
         on_bad: Callable[[Bad], None],
         on_sent: Callable[[], None],
+        unit: str = "line",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`first` is the number of the first row, `rate` is in records a second, 0 for no limit. `on_bad` raises where the first bad row is to end it."""
+        """`first` is the number of the first row, `rate` is in records a second, 0 for no limit. `on_bad` raises where the first bad row is to end it. `unit` names what is numbered."""
         self.acknowledged = 0
         self.bad: Counter[str] = Counter()
         self.partitions: Counter[int] = Counter()
@@ -109,8 +124,9 @@ class Publisher:
         self._wait = wait
         self._on_bad = on_bad
         self._on_sent = on_sent
+        self._unit = unit
         self._clock = clock
-        self._due = clock()
+        self._due = clock() - (1 / rate if rate else 0.0)  # the first record waits for nothing
         self._waiting: deque[tuple[int, int, Any]] = deque()
         self._waiting_bytes = 0
         self._failed_at: int | None = None
@@ -184,7 +200,17 @@ class Publisher:
             self.resume_at = last + 1 if self._failed_at is None else self._failed_at
 
     def _failed(self, number: int, error: Exception) -> FatalError:
-        return FatalError(f"kafka did not accept the record of line {number}: {client_config.describe(error)}")
+        what = f"kafka did not accept the record of {self._unit} {number}: {client_config.describe(error)}"
+        return FatalError(f"{what}{_advice(error, self._topic)}")
+
+
+def _advice(error: Exception, topic: str) -> str:
+    """Return what to do about an error, in words that continue it."""
+    if isinstance(error, (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)):
+        return f". It is larger than topic {topic} accepts: make it smaller, or raise max.message.bytes of the topic"
+    if isinstance(error, kafka_errors.TopicAuthorizationFailedError):
+        return f". This user may not write to topic {topic}: grant it WRITE"
+    return ""
 
 
 def make_producer(settings: Kafka, *, compression: str | None) -> Any:

@@ -1,23 +1,27 @@
-"""Files with a record in each line, and what every reader of files yields."""
+"""What every reader of files yields: rows, each a record or what is wrong with it."""
 
-import gzip
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
-from worker.errors import FatalError
-
-MOST_LINE_BYTES: Final = 64 * 1024 * 1024
-"""A longer line is no record: the largest body of PutVectors is smaller. It bounds the memory of one line."""
-_CHUNK_BYTES: Final = 1 << 20
+MOST_ROW_BYTES: Final = 64 * 1024 * 1024
+"""A larger row is no record: the largest body of PutVectors is smaller. It bounds the memory of one row."""
 
 
 class Row(NamedTuple):
-    """One record of a file: its number, from 1, and its value as JSON; None is a tombstone of `key`."""
+    """One record of a file: its number, from 1, and its value as JSON; None is a tombstone of `key`.
+
+    `problem` says why the file has no readable record here; `value` then says the same, for the file of bad records.
+    """
 
     number: int
     value: bytes | None
     key: str | None = None
+    problem: str | None = None
 
 
 class Rows(NamedTuple):
@@ -29,59 +33,44 @@ class Rows(NamedTuple):
     """Yields the rows from a number on."""
 
 
-def json_lines(path: Path | None, stdin: IO[bytes]) -> Rows:
-    """Return the records of a file with a JSON value in each line, also gzip (`.gz`); of stdin where there is no path.
+def problem(number: int, text: str) -> Row:
+    """Return the row of a record that cannot be read."""
+    return Row(number, json.dumps({"row": number, "problem": text}).encode(), problem=text)
 
-    Empty lines are passed over, and counted as lines.
+
+def record(number: int, key: Any, vector: Any, metadata: Mapping[str, Any]) -> Row:
+    """Return a row of a record. `vector` is an array of numbers, bytes of float32, base64 text, or None.
+
+    What has no form in JSON is a problem. Whether the rest is a record is for the worker's decoder to say.
     """
-    total = None if path is None or path.suffix == ".gz" or not path.is_file() else _count_lines(path)
-
-    def read(first: int) -> Iterator[Row]:
-        for number, line in _lines(path, stdin):
-            if number >= first and line.strip():
-                yield Row(number, line.rstrip(b"\r\n"))
-
-    return Rows(total, "line", read)
-
-
-def tombstones(path: Path) -> Rows:
-    """Return a null value for each line of a file of keys."""
-
-    def read(first: int) -> Iterator[Row]:
-        for number, line in _lines(path, None):
-            if number >= first and line.strip():
-                try:
-                    yield Row(number, None, line.rstrip(b"\r\n").decode())
-                except UnicodeDecodeError:
-                    raise FatalError(f"line {number} of {path} is not UTF-8") from None
-
-    return Rows(_count_lines(path), "line", read)
+    try:
+        parts = [b'{"key":', _json(key), b',"data":{"float32":', _vector(vector), b"}"]
+        if metadata:
+            parts += [b',"metadata":', _json(metadata)]
+    except (TypeError, ValueError) as error:  # also of text that UTF-8 cannot encode
+        return problem(number, f"it cannot be written as JSON: {error}")
+    return Row(number, b"".join([*parts, b"}"]))
 
 
-def _lines(path: Path | None, stdin: IO[bytes] | None) -> Iterator[tuple[int, bytes]]:
-    if path is None:
-        assert stdin is not None  # noqa: S101 - one of the two is given; the type checker wants it said
-        yield from _bounded(stdin, "standard input")
-        return
-    opened: Any = gzip.open if path.suffix == ".gz" else Path.open
-    with opened(path, "rb") as file:
-        yield from _bounded(file, str(path))
+def _vector(vector: Any) -> bytes:
+    if vector is None or isinstance(vector, str):
+        return _json(vector)
+    if not isinstance(vector, bytes):
+        import numpy as np  # noqa: PLC0415 - files of lines do without it
+
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes an infinity, which the decoder refuses
+            vector = vector.astype("<f4").tobytes()
+    return b'"' + base64.b64encode(vector) + b'"'
 
 
-def _bounded(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    while line := file.readline(MOST_LINE_BYTES + 1):
-        number += 1
-        if len(line) > MOST_LINE_BYTES:
-            raise FatalError(f"line {number} of {name} is longer than {MOST_LINE_BYTES} bytes: is it JSON Lines?")
-        yield number, line
+def _json(part: Any) -> bytes:
+    return json.dumps(part, ensure_ascii=False, allow_nan=False, default=_text).encode()
 
 
-def _count_lines(path: Path) -> int:
-    """Count the lines of a file; the last one counts without its line break too."""
-    count, last = 0, b"\n"
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            count += chunk.count(b"\n")
-            last = chunk[-1:]
-    return count + (last != b"\n")
+def _text(part: Any) -> str:
+    """Return the text of what JSON has no form for, and a table often has."""
+    if isinstance(part, date | datetime | time):
+        return part.isoformat()
+    if isinstance(part, Decimal | UUID):
+        return str(part)
+    raise TypeError(f"there is a value of type {type(part).__name__}")

@@ -3,8 +3,8 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Self
 
@@ -13,12 +13,14 @@ import click
 from worker.app.stop import Stop
 from worker.errors import FatalError
 from worker.settings.load import Loaded
-from worker.settings.tables import Route
+from worker.settings.tables import Route, Settings
 from worker.tools import judge
-from worker.tools.produce import columns, rows
-from worker.tools.produce.forms import default_form
+from worker.tools.produce import arrays, columns, lines
+from worker.tools.produce.forms import check_form, default_form
 from worker.tools.produce.publish import Bad, Judge, Publisher, make_producer
+from worker.tools.produce.rows import Rows
 from worker.tools.progress import Progress
+from worker.tools.scan import Scanner
 from worker.words import clean
 
 _BAD_SHOWN: Final = 20  # of the rows that `--skip-bad` passes over
@@ -55,7 +57,9 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> None:
     """Publish. Raises `FatalError` with the reason; what was sent before is acknowledged and counted."""
     settings = loaded.settings
     route = judge.route_of(settings, options.topic)
-    source = _rows(options)
+    if options.form is not None:
+        check_form(options.form, settings.records.format)
+    source = _rows(options, stop)
     target = judge.target_of(route, settings, os.environ)
     form = options.form or default_form(target.dimension, settings.records.format)
     judged = Judge(
@@ -66,14 +70,15 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> None:
     )
     with ExitStack() as stack:
         on_bad = _bad_rows(options, source.unit, stack)
-        if options.dry_run:
-            sender: Any = _NoSender()
-        else:
-            compression = None if options.compression == "none" else options.compression
-            sender = stack.enter_context(closing(make_producer(settings.kafka, compression=compression)))
+        sender = stack.enter_context(_sender(settings, route, options))
         left = None if source.total is None else max(0, source.total - options.start_line + 1)
         label = "checked" if options.dry_run else "published"
         progress = stack.enter_context(Progress(label, left))
+
+        def on_bad_row(bad: Bad) -> None:
+            on_bad(bad)
+            progress.step()
+
         publisher = Publisher(
             sender,
             route.topic,
@@ -82,20 +87,35 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> None:
             rate=0.0 if options.dry_run else options.rate,
             is_stopping=stop.is_set,
             wait=stop.wait,
-            on_bad=on_bad,
+            on_bad=on_bad_row,
             on_sent=progress.step,
+            unit=source.unit,
         )
         failure: FatalError | None = None
         try:
             publisher.run(source.read(options.start_line))
         except FatalError as error:
             failure = error
-    _say(publisher, route, source.unit, form, options)
+    _say(publisher, route, source, form, options)
+    if isinstance(failure, _FirstBad):
+        raise failure
     if failure is not None:
-        resume = f"continue with --start-line {publisher.resume_at}"
-        raise FatalError(f"{failure}; {resume}" if not isinstance(failure, _FirstBad) else str(failure)) from failure
+        raise FatalError(f"{failure}; continue with --start-line {publisher.resume_at}") from failure
     if stop.is_set():
         raise FatalError(f"stopped by a signal: continue with --start-line {publisher.resume_at}")
+
+
+@contextmanager
+def _sender(settings: Settings, route: Route, options: Options) -> Iterator[Any]:
+    """Yield what sends. Raises `FatalError` where the topic is not there: some brokers would make it."""
+    if options.dry_run:
+        yield _NoSender()
+        return
+    with Scanner(settings.kafka) as scanner:
+        scanner.partitions(route.topic)
+    compression = None if options.compression == "none" else options.compression
+    with closing(make_producer(settings.kafka, compression=compression)) as producer:
+        yield producer
 
 
 class _NoSender:
@@ -119,25 +139,26 @@ class _NoSender:
         return self._Done(value=self._Place())
 
 
-def _rows(options: Options) -> rows.Rows:
+def _rows(options: Options, stop: Stop) -> Rows:
     if options.tombstones is not None:
-        return rows.tombstones(options.tombstones)
+        return lines.tombstones(options.tombstones, stop.is_set)
     if options.file in (None, "-"):
-        return rows.json_lines(None, sys.stdin.buffer)
+        # Python has no stdin where the descriptor was closed when it started.
+        stdin = None if sys.stdin is None else lines.pipe(sys.stdin.fileno(), stop.is_set)
+        return lines.json_lines(None, stdin, stop.is_set)
     path = Path(str(options.file))
     readers = {
         ".parquet": lambda: columns.parquet(path, options.columns),
-        ".npy": lambda: columns.npy(path, options.keys),
+        ".npy": lambda: arrays.npy(path, options.keys),
+        ".npz": lambda: arrays.npz(path),
     }
-    readers[".npz"] = lambda: columns.npz(path)
-    return readers.get(path.suffix.lower(), lambda: rows.json_lines(path, sys.stdin.buffer))()
+    return readers.get(path.suffix.lower(), lambda: lines.json_lines(path, None, stop.is_set))()
 
 
-def _bad_rows(options: Options, unit: str, stack: ExitStack) -> Any:
+def _bad_rows(options: Options, unit: str, stack: ExitStack) -> Callable[[Bad], None]:
     """Return what is done with a bad row."""
-    file: IO[bytes] | None = None
-    if options.bad_file is not None:
-        file = stack.enter_context(options.bad_file.open("wb"))
+    path = options.bad_file
+    file = None if path is None else stack.enter_context(_bad_file(path, options.file))
     shown: Counter[str] = Counter()
 
     def on_bad(bad: Bad) -> None:
@@ -150,14 +171,34 @@ def _bad_rows(options: Options, unit: str, stack: ExitStack) -> Any:
         if shown["bad"] <= _BAD_SHOWN:
             click.echo(told, err=True)
         if file is not None:
-            file.write((bad.row.value if bad.row.value is not None else (bad.row.key or "").encode()) + b"\n")
+            value = bad.row.value if bad.row.value is not None else (bad.row.key or "").encode()
+            try:
+                file.write(value + b"\n")
+            except OSError as error:
+                what = f"bad {unit} {bad.row.number} cannot be written to {path}: {error.strerror}"
+                raise FatalError(what) from error
 
     return on_bad
 
 
-def _say(publisher: Publisher, route: Route, unit: str, form: str, options: Options) -> None:
+def _bad_file(path: Path, source: str | None) -> IO[bytes]:
+    """Open the file of bad records, without a buffer: what was written is in it. Raises `FatalError`.
+
+    It is added to, so that a run that resumes keeps what the one before it found.
+    """
+    if source not in (None, "-") and path.exists() and path.samefile(str(source)):
+        raise FatalError(f"{path} is the file that is read: name another one with --bad-file")
+    try:
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise FatalError(f"{path} cannot be written: {error.strerror}; name another file with --bad-file") from error
+
+
+def _say(publisher: Publisher, route: Route, source: Rows, form: str, options: Options) -> None:
     """Print what became of the file."""
-    count = publisher.acknowledged
+    count, unit = publisher.acknowledged, source.unit
+    if source.total is not None and options.start_line > source.total:
+        click.echo(f"--start-line {options.start_line} is behind the last {unit}, which is {source.total}", err=True)
     if options.dry_run:
         click.echo(
             f"{count} records would be accepted by the worker and written to index {route.index}; nothing was sent"

@@ -3,9 +3,10 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 import click
 
@@ -23,10 +24,13 @@ from worker.tools.verify.compare import Difference
 from worker.tools.verify.refused import refused_places
 from worker.tools.verify.repair import Repaired, repair
 from worker.tools.verify.run import Result, Throttle, verify
-from worker.tools.verify.stretches import Wanted, spans
+from worker.tools.verify.stretches import Wanted, spans, why_nothing
 from worker.tools.verify.versions import Reading
+from worker.words import clean
 
 _SHOWN: Final = 20  # differences that are printed; --keys and --json have all
+
+_KEY_CHARACTERS: Final = 200  # of a key that is printed
 
 
 class Options(NamedTuple):
@@ -61,16 +65,16 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
 
     with ExitStack() as stack:
         scanner = stack.enter_context(Scanner(settings.kafka))
-        found = spans(scanner, route.topic, committed_offsets(settings.kafka, route.topic), wanted)
+        keys_file = None if options.keys is None else stack.enter_context(_opened(options.keys))
+        committed = committed_offsets(settings.kafka, route.topic)
+        found = spans(scanner, route.topic, committed, wanted)
         if not found:
-            raise FatalError(
-                f"nothing to verify: group {settings.kafka.group_id} has committed nothing of these records"
-            )
+            raise FatalError(why_nothing(committed, settings.kafka.group_id))
         refused = set()
         if settings.dead_letter.topic:
-            refused = refused_places(scanner, route.topic, settings.dead_letter.topic)
+            refused = refused_places(scanner, route.topic, route.index, settings.dead_letter.topic)
         decoder = judge.decoder_of(target, settings)
-        lookup = stack.enter_context(closing(IndexLookup(settings.oss, os.environ, route.index)))
+        lookup = stack.enter_context(closing(IndexLookup(settings.oss, os.environ, route.index, wait=wait)))
         result = verify(
             found,
             scanner=scanner,
@@ -79,10 +83,8 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
             wait=wait,
             progress=lambda label, total: _StoppableProgress(label, total, stop),
         )
-        if options.keys is not None:
-            options.keys.write_text(
-                "".join(json.dumps(_as_json(one)) + "\n" for one in result.differences), encoding="utf-8"
-            )
+        if keys_file is not None:
+            _write_keys(keys_file, result.differences)
         if not options.as_json:
             _print(result, route.topic, route.index, options)
         repaired = None
@@ -91,6 +93,23 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
     if options.as_json:
         click.echo(json.dumps(_report(result, route.topic, route.index, repaired)))
     return bool(result.differences)
+
+
+def _opened(path: Path) -> IO[str]:
+    """Open the file of the differences before the long work. Raises `FatalError`."""
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise FatalError(f"{path} cannot be written: {error.strerror}; name another file with --keys") from error
+
+
+def _write_keys(file: IO[str], differences: Iterable[Difference]) -> None:
+    try:
+        for one in differences:
+            file.write(json.dumps(_as_json(one)) + "\n")
+        file.flush()
+    except OSError as error:
+        raise FatalError(f"the differences cannot be written to {file.name}: {error.strerror}") from error
 
 
 class _StoppableProgress(Progress):
@@ -114,14 +133,24 @@ def _repair(
         return None
     with (
         closing(make_producer(settings.kafka, compression="lz4")) as producer,
-        _StoppableProgress("publishing", len(result.differences), stop) as bar,
+        Progress("publishing", len(result.differences), unit="keys") as bar,
     ):
-        done = repair(topic, result.differences, scanner=scanner, reading=reading, producer=producer, on_step=bar.step)
+        done = repair(
+            topic,
+            result.differences,
+            scanner=scanner,
+            reading=reading,
+            producer=producer,
+            on_step=bar.step,
+            is_stopping=stop.is_set,
+        )
     if not options.as_json:
         click.echo(
             f"published again: {done.published}; left out: {done.overtaken} with a newer version by now, {done.gone} that "
             "the topic does not have any more"
         )
+    if stop.is_set():
+        raise FatalError(f"stopped by a signal: {done.published} versions were published again; verify again to go on")
     return done
 
 
@@ -138,6 +167,7 @@ def _report(result: Result, topic: str, index: str, repaired: Repaired | None) -
         "keys": result.keys,
         "records": result.counts["records"],
         "refused": result.counts["refused"],
+        "ignored": result.counts["ignored"],
         "removed_by_retention": result.lost,
         "keys_in_several_partitions": len(result.unclear),
         "differences": [_as_json(one) for one in result.differences],
@@ -151,7 +181,7 @@ def _print(result: Result, topic: str, index: str, options: Options) -> None:
     if result.lost:
         click.echo(f"warning: retention removed {result.lost} records while they were read", err=True)
     if result.unclear:
-        shown = ", ".join(sorted(result.unclear)[:5])
+        shown = ", ".join(clean(key, _KEY_CHARACTERS) for key in sorted(result.unclear)[:5])
         click.echo(
             f"warning: {len(result.unclear)} keys have records in several partitions and were not judged: {shown}. "
             "Which version is the newest is not defined; use one partitioner for all producers",
@@ -162,7 +192,7 @@ def _print(result: Result, topic: str, index: str, options: Options) -> None:
         return
     for one in result.differences[:_SHOWN]:
         click.echo(
-            f"{one.kind.value}: {one.key} ({topic}/{one.version.partition} at {one.version.offset}): {one.detail}"
+            f"{one.kind.value}: {clean(one.key, _KEY_CHARACTERS)} ({topic}/{one.version.partition} at {one.version.offset}): {one.detail}"
         )
     if len(result.differences) > _SHOWN:
         where = f"; all are in {options.keys}" if options.keys else "; --keys FILE writes all of them"

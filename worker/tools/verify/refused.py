@@ -1,17 +1,22 @@
-"""The records of a topic that have a dead letter: their version was never written, so the one before it must stand."""
+"""The records of a topic that have a dead letter: their version was never written, so the one before it must be in the index."""
 
 from worker.deadletters.headers import read_headers
 from worker.tools.scan import Scanner, Stretch
 
 
-def refused_places(scanner: Scanner, topic: str, dead_letter_topic: str) -> set[tuple[int, int]]:
-    """Return (partition, offset) of the records of `topic` whose dead letter is still there. Raises `FatalError`."""
+def refused_places(scanner: Scanner, topic: str, index: str, dead_letter_topic: str) -> set[tuple[int, int]]:
+    """Return (partition, offset) of the records of `topic` that have a dead letter for `index`. Raises `FatalError`.
+
+    Another application may read the same topic for another index, and share the dead-letter topic: what was refused there
+    may have been accepted here. A dead letter that names no index counts.
+    """
     partitions = scanner.partitions(dead_letter_topic)
     firsts, ends = scanner.first_offsets(partitions), scanner.end_offsets(partitions)
     found: set[tuple[int, int]] = set()
     for _, messages in scanner.read([Stretch(one, firsts[one], ends[one]) for one in partitions]):
         for message in messages:
             told = read_headers(message.headers)
-            if told.topic == topic and told.partition is not None and told.offset is not None:
+            is_ours = told.topic == topic and told.index in ("", index)
+            if is_ours and told.partition is not None and told.offset is not None:
                 found.add((told.partition, told.offset))
     return found

@@ -1,10 +1,17 @@
 """Publishes the newest version of keys that differ once more, so that the worker writes it again.
 
-A version that another record has replaced in the meantime is not published: it would win over the newer one. So the topic is
-read up to its end just before; what is published within that moment by others can still be overtaken, which the help says.
+A version that another record has replaced must not win over it. So the topic is read up to its end just before, and what
+has a newer version is left out. A producer can still publish one in the moment between:
+
+1. the topic is read to its end, and version 1 of a key is its newest;
+2. a producer publishes version 2;
+3. version 1 is published again, behind it.
+
+So the topic is read once more, up to what was published, and version 2 is published again, behind version 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from kafka import errors as kafka_errors
@@ -16,19 +23,31 @@ from worker.ledger import Partition
 from worker.ports import Message
 from worker.tools.scan import Scanner, Stretch
 from worker.tools.verify.compare import Difference
-from worker.tools.verify.versions import Reading
+from worker.tools.verify.versions import Reading, Version
 
-_AT_ONCE: Final = 1000
-"""Records that are held in memory while it is looked whether they are still the newest."""
+_AT_ONCE: Final = 1000  # keys that are looked at in one reading of the topic
+_AT_ONCE_BYTES: Final = 32 * 1024 * 1024  # of records that are held meanwhile; the others wait for the next reading
 _ACKNOWLEDGE_SECONDS: Final = 60.0
+
+Place = tuple[int, int]
+"""Partition and offset."""
 
 
 class Repaired(NamedTuple):
-    """How many were published again, and how many were not, since a newer version came meanwhile, or they are gone."""
+    """How many versions were published again, and how many keys were left out: a newer one came meanwhile, or it is gone."""
 
     published: int
     overtaken: int
     gone: int
+
+
+class _Found(NamedTuple):
+    """What one reading of the topic found: records by their places, the newest version of each key, and the ends."""
+
+    messages: dict[Place, Message]
+    newest: dict[str, Version]
+    ends: dict[Partition, int]
+    postponed: set[Place]
 
 
 def repair(
@@ -39,49 +58,82 @@ def repair(
     reading: Callable[[], Reading],
     producer: Any,
     on_step: Callable[[int], None],
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Repaired:
     """Publish the newest version of each difference again. Raises `FatalError` where it cannot."""
     published = overtaken = gone = 0
-    for begin in range(0, len(found), _AT_ONCE):
-        some = found[begin : begin + _AT_ONCE]
-        wanted = {(one.version.partition, one.version.offset): one for one in some}
-        messages, newer = _read(topic, some, scanner, reading())
-        sent = []
-        for place, difference in wanted.items():
-            if difference.key in newer:
+    todo = {one.key: one.version for one in found}
+    mine: set[Place] = set()
+    while todo and not is_stopping():
+        some = dict(islice(todo.items(), _AT_ONCE))
+        held = _read(topic, some, mine, scanner, reading())
+        sent: dict[str, Any] = {}
+        for key, version in some.items():
+            place = (version.partition, version.offset)
+            if place in held.postponed:
+                continue
+            del todo[key]
+            if held.newest.get(key, version).offset > version.offset:
                 overtaken += 1
-            elif place not in messages:
+            elif place not in held.messages:
                 gone += 1
             else:
-                sent.append(_send(producer, topic, place[0], messages[place]))
-        for future in sent:
-            _wait(future)
-            published += 1
-        on_step(len(some))
+                sent[key] = _send(producer, topic, version.partition, held.messages[place])
+        ours = {key: _placed(future) for key, future in sent.items()}
+        published += len(ours)
+        mine |= set(ours.values())
+        todo |= _overtaken_meanwhile(topic, ours, mine, held.ends, scanner, reading())
+        on_step(len(some) - len(held.postponed))
     return Repaired(published, overtaken, gone)
 
 
 def _read(
-    topic: str, some: Sequence[Difference], scanner: Scanner, reading: Reading
-) -> tuple[dict[tuple[int, int], Message], set[str]]:
-    """Return the records of these differences by their place, and the keys that have a newer one."""
-    offsets = {one.key: one.version.offset for one in some}
+    topic: str, some: Mapping[str, Version], mine: Collection[Place], scanner: Scanner, reading: Reading
+) -> _Found:
+    """Read the topic from the first of these versions to its end of now. What this run published, `mine`, is no newer version."""
     firsts: dict[int, int] = {}
-    for one in some:
-        firsts[one.version.partition] = min(one.version.offset, firsts.get(one.version.partition, one.version.offset))
+    for one in some.values():
+        firsts[one.partition] = min(one.offset, firsts.get(one.partition, one.offset))
     partitions = [Partition(topic, number) for number in firsts]
     ends = scanner.end_offsets(partitions)
-    wanted = {(one.version.partition, one.version.offset) for one in some}
-    messages: dict[tuple[int, int], Message] = {}
-    newer: set[str] = set()
+    wanted = {(one.partition, one.offset) for one in some.values()}
+    held = _Found({}, {}, ends, set())
+    size = 0
     for partition, batch in scanner.read([Stretch(one, firsts[one.partition], ends[one]) for one in partitions]):
         for message in batch:
-            if (partition.partition, message.offset) in wanted:
-                messages[partition.partition, message.offset] = message
+            place = (partition.partition, message.offset)
+            if place in wanted and held.messages and size >= _AT_ONCE_BYTES:
+                held.postponed.add(place)
+            elif place in wanted:
+                held.messages[place] = message
+                size += len(message.key or b"") + len(message.value or b"")
         for key, version in reading.versions(partition.partition, batch):
-            if version.offset > offsets.get(key, version.offset):
-                newer.add(key)
-    return messages, newer
+            place = (version.partition, version.offset)
+            if key in some and place[0] == some[key].partition and place not in mine:
+                held.newest[key] = version
+    return held
+
+
+def _overtaken_meanwhile(
+    topic: str,
+    ours: Mapping[str, Place],
+    mine: Collection[Place],
+    ends: Mapping[Partition, int],
+    scanner: Scanner,
+    reading: Reading,
+) -> dict[str, Version]:
+    """Return the versions that producers published after the ends, and before the versions that were published again."""
+    stretches = []
+    for partition, begin in ends.items():
+        behind = [offset for number, offset in ours.values() if number == partition.partition]
+        stretches.append(Stretch(Partition(topic, partition.partition), begin, max(behind, default=begin)))
+    newer: dict[str, Version] = {}
+    for partition, batch in scanner.read(stretches):
+        for key, version in reading.versions(partition.partition, batch):
+            place = (version.partition, version.offset)
+            if key in ours and place not in mine and ours[key][0] == place[0] and place[1] < ours[key][1]:
+                newer[key] = version
+    return newer
 
 
 def _send(producer: Any, topic: str, partition: int, message: Message) -> Any:
@@ -92,8 +144,9 @@ def _send(producer: Any, topic: str, partition: int, message: Message) -> Any:
         raise FatalError(f"kafka did not accept a record: {client_config.describe(error)}") from error
 
 
-def _wait(future: Any) -> None:
+def _placed(future: Any) -> Place:
     try:
-        future.get(timeout=_ACKNOWLEDGE_SECONDS)
+        at = future.get(timeout=_ACKNOWLEDGE_SECONDS)
     except kafka_errors.KafkaError as error:
         raise FatalError(f"kafka did not accept a record: {client_config.describe(error)}") from error
+    return at.partition, at.offset

@@ -45,3 +45,14 @@ def spans(scanner: Scanner, topic: str, committed: Mapping[int, int], wanted: Wa
         if begin < end:
             found.append(Span(one, begin, end, behind))
     return found
+
+
+def why_nothing(committed: Mapping[int, int], group_id: str) -> str:
+    """Return in words why there is no span."""
+    if not committed:
+        return f"nothing to verify: group {group_id} has committed nothing of these records. Is kafka.group_id the worker's?"
+    shown = ", ".join(f"{number}: {offset}" for number, offset in sorted(committed.items())[:10])
+    return (
+        f"nothing to verify: there is no record in this stretch that group {group_id} has committed and retention has left; "
+        f"it has committed, by partition, {shown}"
+    )

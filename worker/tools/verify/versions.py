@@ -28,7 +28,10 @@ class Version(NamedTuple):
 def fingerprint(vector: Any, metadata: Any) -> bytes:
     """Return what identifies a vector, as float32 bit for bit, and its metadata, whatever the order of its names."""
     numbers = np.ascontiguousarray(vector, dtype="<f4").tobytes()
-    told = orjson.dumps(metadata or {}, option=orjson.OPT_SORT_KEYS)
+    try:
+        told = orjson.dumps(metadata or {}, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # what no record can ask for, and another program wrote: a number of 30 digits, say
+        told = repr(sorted(metadata.items())).encode("utf-8", "surrogatepass")
     return b"".join(hashlib.blake2b(part, digest_size=_PART_BYTES).digest() for part in (numbers, told))
 
 
