@@ -187,7 +187,11 @@ def test_gzip_cut_short_names_the_last_line_that_was_whole(tmp_path: Path) -> No
     assert f"line {last.number} " in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [b"no gzip at all\n", gzip.compress(b"x" * 1000)[:-12] + b"damaged data"])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip at all\n", gzip.compress(b"x" * 1000, mtime=0)[:-12] + b"damaged data"],
+    ids=["none", "damaged"],
+)
 def test_gzip_that_is_none_or_damaged_is_one_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "records.jsonl.gz"
     path.write_bytes(content)
