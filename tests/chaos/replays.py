@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from kafka import KafkaAdminClient
 
+from tests.support.bounded import running
 from tests.support.broker import create_topic
 from tests.support.dead_letters import write_dead_letters
 from tests.support.worker import Record, publish, read_topic
@@ -82,7 +83,7 @@ class Replays:
     def _begin_and_kill(self) -> bool:
         """Run the command; return whether it was killed before its end."""
         begun = time.monotonic()
-        with subprocess.Popen(
+        with running(
             self._command(), env=self._settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
             try:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kafka import TopicPartition
 from kafka.admin import NewPartitions, NewTopic
 from kafka.partitioner.default import murmur2
 
+from tests.support.bounded import running
 from tests.support.commands import Done, command
 from tests.support.dead_letters import LEFT_OUT, write_dead_letters
 from tests.support.worker import (
@@ -337,15 +339,10 @@ def test_it_asks_first(stage: Stage) -> None:
     assert replayed(dlq(stage, "replay", "--all", stdin=b"y\n")) == (0, 1, {})
 
 
-def start(stage: Stage, *arguments: str) -> subprocess.Popen[str]:
-    """Begin a command."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "worker", "dlq", *arguments],
-        env=stage.settings(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(stage: Stage, *arguments: str) -> AbstractContextManager["subprocess.Popen[str]"]:
+    """Begin a command, which is gone at the end of the block."""
+    words = [sys.executable, "-m", "worker", "dlq", *arguments]
+    return running(words, env=stage.settings(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_ctrl_c_leaves_nothing_half_done_and_repeating_it_continues(stage: Stage) -> None:

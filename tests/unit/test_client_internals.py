@@ -30,7 +30,7 @@ PUBLIC = {
 }
 """What kafka-python documents for its users."""
 
-OF_PYTHON = {"_asdict", "_exit", "_replace", "append", "close", "get", "values"}
+OF_PYTHON = {"_asdict", "_exit", "_replace", "_ssl", "_test_decode_cert", "append", "close", "get", "values"}
 """Names of Python's own objects."""
 
 FRAMES = {"tb_frame", "f_locals", "f_back", "_getframe", "currentframe"}
