@@ -276,9 +276,7 @@ def test_an_index_is_rebuilt_for_another_dimension_as_the_runbook_says(
     assert run == "oss-vectors-worker run --config new.toml"
     _, out = typed(check, settings, tmp_path)
     faults = {line.split()[1] for line in out.splitlines() if line.startswith("fault ")}
-    assert ("ok       index " in out, faults) == (True, set()), (
-        out
-    )  # no resolver has the emulator's names
+    assert ("ok       index " in out, faults) == (True, set()), out  # no resolver has the emulator's names
     after = start_worker(settings | {"OSS_VECTORS_CONFIG": str(tmp_path / "new.toml")}).wait_ready()
     after.wait_settled(10)
     new.wait_committed_to_the_end(after)
