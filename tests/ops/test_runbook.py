@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,34 @@ def test_an_index_is_rebuilt_for_another_dimension_as_the_runbook_says(
         sdk.models.DeleteVectorsRequest(bucket=new.bucket, index_name=new.index, keys=["key-3"])
     )
     assert typed(verify, settings, tmp_path)[0] == 3
+
+
+def test_an_index_moves_to_another_bucket_as_the_runbook_says(
+    new_stage: StageFactory, start_worker: WorkerFactory, emulator: Emulator, tmp_path: Path
+) -> None:
+    old = new_stage(partitions=2)
+    before = start_worker(old.settings()).wait_ready()
+    old.publish_versions([(f"key-{number % 10}", [float(number), 2.0, 3.0, 4.0]) for number in range(20)])
+    before.wait_settled(20)
+    bucket, index = emulator.new_index(4, "euclidean")
+    new = replace(old, bucket=bucket, index=index, group=f"{old.group}-new")
+    settings = new.settings()
+    (tmp_path / "new.toml").write_text(
+        f'[[routes]]\ntopic = "{new.topic}"\nindex = "{index}"\n[oss]\nbucket = "{bucket}"\n'
+        f'[kafka]\ngroup_id = "{new.group}"\nauto_offset_reset = "earliest"\n'
+    )
+    for name in ("ROUTES", "OSS__BUCKET", "KAFKA__GROUP_ID", "KAFKA__AUTO_OFFSET_RESET"):
+        settings.pop(f"OSS_VECTORS_{name}", None)
+
+    check, run, verify = printed("Move to another bucket or region")
+    assert run == "oss-vectors-worker run --config new.toml"
+    assert typed(check, settings, tmp_path)[0] == 0
+    after = start_worker(settings | {"OSS_VECTORS_CONFIG": str(tmp_path / "new.toml")}).wait_ready()
+    after.wait_settled(20)
+    new.wait_committed_to_the_end(after)
+    code, out = typed(verify, settings, tmp_path)
+    assert (code, "no difference" in out) == (0, True)
+    assert new.dump() == old.dump() == old.model()
 
 
 def test_offsets_are_reset_as_the_runbook_says(broker: Broker, topic: str, group: str) -> None:
