@@ -95,7 +95,7 @@ esac
         (
             1,
             [
-                "newest versions: the tests in tests/unit and tests/contract/test_sink.py fail, or take longer than 270 s:",
+                "newest versions: the tests in tests/unit and tests/contract/test_sink.py fail, or take longer than 200 s:",
                 "  FAILED tests/unit/test_x.py::test_y - boom",
             ],
         ),
