@@ -15,6 +15,7 @@ from worker.words import clean
 
 _SHOWN_NUMBERS: Final = 6  # of a vector
 _SHOWN_BYTES: Final = 2000  # of a value that is no JSON
+_SHOWN_BINARY_BYTES: Final = 192  # likewise, of one that is no text either
 _UNKNOWN: Final = "(unknown)"
 
 
@@ -103,7 +104,7 @@ def _text(data: bytes | None) -> str:
     try:
         return json.dumps(clean(data.decode(), _SHOWN_BYTES), ensure_ascii=False)
     except UnicodeDecodeError:
-        return f"base64 {base64.b64encode(data[:_SHOWN_BYTES]).decode()}"
+        return f"base64 {base64.b64encode(data[:_SHOWN_BINARY_BYTES]).decode()}"
 
 
 def value_text(data: bytes | None) -> str:

@@ -208,7 +208,8 @@ def _say(publisher: Publisher, route: Route, source: Rows, form: str, options: O
         if count:
             shares = ", ".join(f"{number}: {n}" for number, n in sorted(publisher.partitions.items()))
             click.echo(f"by partition (murmur2 of the key, as Java's producers choose it): {shares}")
-    if publisher.bad:
+    if publisher.bad and options.skip_bad:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in publisher.bad.most_common())
         where = f", written to {options.bad_file}" if options.bad_file else ""
-        click.echo(f"{publisher.bad.total()} bad {unit}s left out: {reasons}{where}", err=True)
+        bad = publisher.bad.total()
+        click.echo(f"{bad} bad {unit}{'s' if bad > 1 else ''} left out: {reasons}{where}", err=True)
