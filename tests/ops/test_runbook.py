@@ -256,6 +256,30 @@ def test_dead_letters_are_found_repaired_and_replayed_as_the_runbook_says(
     assert "0 to replay" in typed(f"{all_of_them} {edit[0]}", settings, tmp_path)[1]
 
 
+def test_an_index_is_compared_and_repaired_as_the_runbook_says(
+    new_stage: StageFactory, start_worker: WorkerFactory, tmp_path: Path
+) -> None:
+    stage = new_stage(partitions=2)
+    settings = stage.settings()
+    worker = start_worker(settings).wait_ready()
+    stage.publish_versions([(f"key-{number}", [float(number), 2.0, 3.0, 4.0]) for number in range(10)])
+    worker.wait_settled(10)
+    stage.wait_committed_to_the_end(worker)
+    compare, a_part, repair = printed("Is the index right?")
+    assert typed(compare, settings, tmp_path)[0] == 0
+    request = sdk.models.DeleteVectorsRequest(bucket=stage.bucket, index_name=stage.index, keys=["key-3"])
+    stage.emulator.client().delete_vectors(request)
+
+    assert typed(a_part, settings, tmp_path)[0] == 3
+    (difference,) = (tmp_path / "differences.jsonl").read_text().splitlines()
+    assert (json.loads(difference)["key"], json.loads(difference)["kind"]) == ("key-3", "missing")
+    assert typed(repair, settings, tmp_path, "y\n")[0] == 3
+    worker.wait_settled(11)
+    stage.wait_committed_to_the_end(worker)
+    assert typed(compare, settings, tmp_path)[0] == 0
+    assert stage.dump() == stage.model()
+
+
 def test_an_index_is_rebuilt_for_another_dimension_as_the_runbook_says(
     new_stage: StageFactory, start_worker: WorkerFactory, emulator: Emulator, tmp_path: Path
 ) -> None:
