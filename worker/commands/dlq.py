@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from worker.commands.options import config_option, load_settings, prepare_client
+from worker.commands.signals import stop_on_signals
 from worker.errors import Reason
 
 _TIME: Final = "2026-01-31T12:00:00Z, or 30m, 2h, 7d ago"
@@ -151,7 +152,6 @@ def replay_command(config_file: Path | None, everything: bool, places: Sequence[
     prepare_client()
 
     from worker.tools.dlq.replay import Options, replay  # noqa: PLC0415 - loads the clients
-    from worker.tools.signals import stop_on_signals  # noqa: PLC0415 - with them
 
     selection = _selected(places, **{name: given.pop(name) for name in selecting})
     replay(loaded, Options(selection, **given), stop_on_signals)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from worker.commands.options import checked_rate, config_option, load_settings, prepare_client
+from worker.commands.signals import stop_on_signals
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -77,6 +78,5 @@ def command(file: str | None, config_file: Path | None, tombstones: Path | None,
     prepare_client()
 
     from worker.tools.produce.run import Options, run  # noqa: PLC0415 - loads the clients
-    from worker.tools.signals import stop_on_signals  # noqa: PLC0415 - with it
 
     run(loaded, Options.of(file=file, tombstones=tombstones, **given), stop_on_signals())

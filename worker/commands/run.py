@@ -1,16 +1,13 @@
 """`run`: the worker itself."""
 
 import os
-import signal
 from pathlib import Path
-from types import FrameType
 
 import click
 
 from worker.app import runtime
-from worker.app.stop import Stop
-from worker.commands.exit_codes import SIGNAL_BASE
 from worker.commands.options import check_client, config_option, load_settings
+from worker.commands.signals import stop_on_signals
 
 
 @click.command()
@@ -24,8 +21,7 @@ def command(config_file: Path | None) -> None:
     oss-vectors-worker run --config worker.toml
     OSS_VECTORS_CONFIG=worker.toml OSS_VECTORS_LOG__LEVEL=debug oss-vectors-worker run
     """
-    stop = Stop()
-    _stop_on_signals(stop)
+    stop = stop_on_signals()
     with runtime.prepared():
         check_client()
         from worker.app import wiring  # noqa: PLC0415 - loads the clients, which must find the process prepared
@@ -34,15 +30,3 @@ def command(config_file: Path | None) -> None:
         loaded = load_settings(config_file, to_run=True)
     log.configure(loaded.settings.log)
     wiring.run(loaded, stop, os.environ)
-
-
-def _stop_on_signals(stop: Stop) -> None:
-    """Let the first signal set `stop`. A second one ends the process at once: what was not committed is read again."""
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(SIGNAL_BASE + number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from worker.commands.options import checked_rate, config_option, load_settings, prepare_client
+from worker.commands.signals import stop_on_signals
 
 
 def _offsets(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -71,7 +72,6 @@ def command(config_file: Path | None, since: str | None, until: str | None, **gi
     prepare_client()
 
     from worker.commands.exit_codes import ExitCode  # noqa: PLC0415
-    from worker.tools.signals import stop_on_signals  # noqa: PLC0415 - loads the clients
     from worker.tools.times import parsed  # noqa: PLC0415
     from worker.tools.verify.command import Options, run  # noqa: PLC0415 - with them
 

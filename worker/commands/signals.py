@@ -1,13 +1,11 @@
-"""How Ctrl-C ends a command: the first one lets it finish what it has begun, the second one ends it at once."""
+"""How signals end a command: the first one lets it finish what it has begun, a second one ends the process at once."""
 
 import os
 import signal
 from types import FrameType
-from typing import Final
 
 from worker.app.stop import Stop
-
-_SIGNAL_EXIT: Final = 128  # and the signal's number, as a shell shows it
+from worker.commands.exit_codes import SIGNAL_BASE
 
 
 def stop_on_signals() -> Stop:
@@ -16,7 +14,7 @@ def stop_on_signals() -> Stop:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            os._exit(_SIGNAL_EXIT + number)
+            os._exit(SIGNAL_BASE + number)
         stop.set()
 
     signal.signal(signal.SIGTERM, handle)
