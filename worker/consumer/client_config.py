@@ -126,7 +126,12 @@ def describe(error: BaseException) -> str:
 
 
 def make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
-    """Return a consumer. Where it cannot be made, raise a broker's refusal of its login, if there was one.
+    """Return a consumer. Raises as `connected` does."""
+    return connected(KafkaConsumer, make_client, config)
+
+
+def connected(kind: Callable[..., Any], make_client: Callable[..., Any], config: Mapping[str, Any]) -> Any:
+    """Return a consumer or an admin client. Where it cannot be made, raise a broker's refusal of its login, if there was one.
 
     The constructor raises that no broker was reached, whatever the reason, and does not close its thread and its sockets.
     """
@@ -137,11 +142,11 @@ def make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
         return clients[-1]
 
     try:
-        return KafkaConsumer(**config, kafka_client=make)
+        return kind(**config, kafka_client=make)
     except Exception as error:
         for client in clients:
             client.close()
-            # Only the connections that count for the client's metrics note it.
+            # Those of `client_metrics` and of `tools.connections` note it, the plain ones do not.
             refusal = getattr(client_internals.manager_of(client), "login_refused", None)
             if refusal is not None:
                 raise refusal from error

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
-from worker.consumer import client_config, client_internals
+from worker.consumer import client_config
 from worker.errors import FatalError
 from worker.ledger import Partition
 from worker.settings.tables import Kafka
@@ -30,8 +30,9 @@ T = TypeVar("T")
 def admin_client(settings: Kafka) -> Iterator[Any]:
     """Yield an admin client. What kafka-python raises, here and within, becomes a `FatalError` in one line."""
     servers = ", ".join(settings.bootstrap_servers)
+    config = client_config.connection(settings, KafkaAdminClient.DEFAULT_CONFIG)
     try:
-        client = _connected(settings)
+        client = client_config.connected(KafkaAdminClient, connections.make_client, config)
     except (kafka_errors.KafkaError, OSError) as error:
         raise FatalError(f"kafka at {servers} cannot be reached: {client_config.describe(error)}") from error
     try:
@@ -40,26 +41,6 @@ def admin_client(settings: Kafka) -> Iterator[Any]:
         raise FatalError(f"kafka at {servers} refused a question: {client_config.describe(error)}") from error
     finally:
         client.close()
-
-
-def _connected(settings: Kafka) -> Any:
-    """Return a client. Where it cannot be made, raise a broker's refusal of its login, if there was one."""
-    clients: list[Any] = []
-
-    def make_client(**config: Any) -> Any:
-        clients.append(connections.make_client(**config))
-        return clients[-1]
-
-    config = client_config.connection(settings, KafkaAdminClient.DEFAULT_CONFIG)
-    try:
-        return KafkaAdminClient(**config, kafka_client=make_client)
-    except Exception as error:
-        for client in clients:  # the constructor leaves its thread and sockets to nobody
-            client.close()
-            refusal = getattr(client_internals.manager_of(client), "login_refused", None)
-            if refusal is not None:
-                raise refusal from error
-        raise
 
 
 def committed_offsets(settings: Kafka, topic: str) -> dict[int, int]:

@@ -15,7 +15,7 @@ def make_client(**config: Any) -> Any:
 
 
 class _NotingConnections(PatientConnections):
-    """The connections of one client. `client_config.make_consumer` and `brokers.admin_client` ask for `login_refused`."""
+    """The connections of one client. `client_config.connected` asks for `login_refused`."""
 
     def __init__(self, net: Any, **config: Any) -> None:
         self.login_refused: BaseException | None = None
