@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from worker.app.components import Components
+from worker.app.decoders import decoder_of
 from worker.delivery.batch import Batch, Item, OpenBatch
 from worker.delivery.courier import observe_latency
 from worker.delivery.lane import Lane
@@ -62,22 +63,11 @@ class Intake:
             lane.envelope, max_records=batch.max_records, max_bytes=batch.max_bytes, max_age=batch.max_age_seconds
         )
         for topic in lane.topics:
-            self._routes[topic] = Route(topic, lane, self._decoder(found, lane))
+            self._routes[topic] = Route(topic, lane, decoder_of(found, self._components.settings))
 
     def has_route(self, topic: str) -> bool:
         """Return whether the topic's index is known."""
         return topic in self._routes
-
-    def _decoder(self, target: Target, lane: Lane) -> Decoder:
-        settings = self._components.settings
-        return Decoder(
-            target,
-            max_fragment_bytes=settings.batch.max_bytes - lane.envelope.put_overhead,
-            format=settings.records.format,
-            key_format=settings.records.key_format,
-            metadata_values=settings.records.metadata_values,
-            tombstones=settings.records.tombstones,
-        )
 
     # -- messages
 

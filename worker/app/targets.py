@@ -81,7 +81,7 @@ class TargetFinder:
     def _find(self, index: str) -> None:
         state = self._lanes[index].state
         routes = [route for route in self._routes if route.index == index]
-        given = _given_target(index, routes)
+        given = given_target(index, routes)
         found = self._describe(self._lanes[index], is_needed=given is None)
         while found is not None and (problem := _contradiction(found, routes)):
             state.block(BlockReason.TARGET, TargetError(problem, block=BlockReason.TARGET))
@@ -152,7 +152,7 @@ def _with_keys(found: Target | None, routes: Sequence[RouteSettings]) -> Target:
     return msgspec.structs.replace(found, non_filterable_metadata_keys=keys) if keys else found
 
 
-def _given_target(index: str, routes: Sequence[RouteSettings]) -> Target | None:
+def given_target(index: str, routes: Sequence[RouteSettings]) -> Target | None:
     """Return what the routes say of their index, if one of them says all that is needed."""
     for route in routes:
         if route.dimension and route.distance_metric:

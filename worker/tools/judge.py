@@ -1,11 +1,10 @@
-"""Judges records as the worker does, for a route: with its decoder, its settings, and its index."""
+"""Which route a command is about, and what its index is."""
 
 from collections.abc import Mapping
 
+from worker.app.targets import given_target
 from worker.errors import FatalError, SinkError
-from worker.oss.dialect import Envelope
 from worker.oss.sink import OssSink
-from worker.records.decode import Decoder
 from worker.records.target import Target
 from worker.settings.tables import Route, Settings
 
@@ -28,9 +27,8 @@ def target_of(route: Route, settings: Settings, environ: Mapping[str, str]) -> T
 
     Raises `FatalError` where the service does not say it, and `SettingsError` where there are no credentials.
     """
-    if route.dimension and route.distance_metric:
-        keys = frozenset(route.non_filterable_metadata_keys)
-        return Target(route.index, route.dimension, route.distance_metric, keys)
+    if (given := given_target(route.index, [route])) is not None:
+        return given
     sink = OssSink(settings.oss, environ, max_connections=1)
     try:
         return sink.describe(route.index)
@@ -41,16 +39,3 @@ def target_of(route: Route, settings: Settings, environ: Mapping[str, str]) -> T
         ) from error
     finally:
         sink.close()
-
-
-def decoder_of(target: Target, settings: Settings, *, record_format: str | None = None) -> Decoder:
-    """Return the decoder that the worker would use for records of an index; `record_format` replaces the setting's."""
-    records = settings.records
-    return Decoder(
-        target,
-        max_fragment_bytes=settings.batch.max_bytes - Envelope.of(target.index).put_overhead,
-        format=record_format or records.format,  # type: ignore[arg-type]  # one of the setting's words
-        key_format=records.key_format,
-        metadata_values=records.metadata_values,
-        tombstones=records.tombstones,
-    )

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import orjson
 
+from worker.app.decoders import decoder_of
 from worker.errors import FatalError, RecordError, SettingsError
 from worker.ledger import Partition
 from worker.ports import Message
@@ -84,7 +85,7 @@ def _judged(
     records: Iterator[tuple[Partition, Message]],
     is_over: Callable[[], bool],
 ) -> Sample:
-    decoder = judge.decoder_of(judge.target_of(route, settings, environ), settings)
+    decoder = decoder_of(judge.target_of(route, settings, environ), settings)
     found = Sample()
     for partition, message in records:
         where = f"{partition} at {message.offset}"

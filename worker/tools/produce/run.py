@@ -1,8 +1,8 @@
 """One run of `produce`: from the file to the topic, and what is said of it."""
 
+import itertools
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import IO, Any, Final, NamedTuple, Self
 
 import click
 
+from worker.app.decoders import decoder_of
 from worker.app.stop import Stop
 from worker.errors import FatalError
 from worker.settings.load import Loaded
@@ -63,8 +64,8 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> None:
     target = judge.target_of(route, settings, os.environ)
     form = options.form or default_form(target.dimension, settings.records.format)
     judged = Judge(
-        judge.decoder_of(target, settings, record_format="json"),
-        judge.decoder_of(target, settings),
+        decoder_of(target, settings, record_format="json"),
+        decoder_of(target, settings),
         form=form,
         key_format=settings.records.key_format,
     )
@@ -159,7 +160,7 @@ def _bad_rows(options: Options, unit: str, stack: ExitStack) -> Callable[[Bad], 
     """Return what is done with a bad row."""
     path = options.bad_file
     file = None if path is None else stack.enter_context(_bad_file(path, options.file))
-    shown: Counter[str] = Counter()
+    count = itertools.count(1)
 
     def on_bad(bad: Bad) -> None:
         told = f"{unit} {bad.row.number}: {bad.error.reason.value}: {clean(bad.error.message, 500)}"
@@ -167,8 +168,7 @@ def _bad_rows(options: Options, unit: str, stack: ExitStack) -> Callable[[Bad], 
             raise _FirstBad(
                 f"{told}. Correct it and continue with --start-line {bad.row.number}, or leave bad records out with --skip-bad"
             )
-        shown["bad"] += 1
-        if shown["bad"] <= _BAD_SHOWN:
+        if next(count) <= _BAD_SHOWN:
             click.echo(told, err=True)
         if file is not None:
             value = bad.row.value if bad.row.value is not None else (bad.row.key or "").encode()

@@ -10,6 +10,7 @@ from typing import IO, Any, Final, NamedTuple
 
 import click
 
+from worker.app.decoders import decoder_of
 from worker.app.stop import Stop
 from worker.errors import FatalError
 from worker.oss.lookup import IndexLookup
@@ -73,7 +74,7 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
         refused = set()
         if settings.dead_letter.topic:
             refused = refused_places(scanner, route.topic, route.index, settings.dead_letter.topic)
-        decoder = judge.decoder_of(target, settings)
+        decoder = decoder_of(target, settings)
         lookup = stack.enter_context(closing(IndexLookup(settings.oss, os.environ, route.index, wait=wait)))
         result = verify(
             found,
