@@ -50,8 +50,7 @@ def offsets(scanner: Scanner, stretches: list[Stretch]) -> dict[int, list[int]]:
 def whole(scanner: Scanner, topic: str) -> list[Stretch]:
     """Return the stretches of all that a topic has."""
     partitions = scanner.partitions(topic)
-    firsts, ends = scanner.first_offsets(partitions), scanner.end_offsets(partitions)
-    return [Stretch(partition, firsts[partition], ends[partition]) for partition in partitions]
+    return scanner.everything(partitions)
 
 
 def test_a_stretch_is_read_from_its_first_record_to_its_last(stage: Stage, scanner: Scanner) -> None:

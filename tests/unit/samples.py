@@ -1,5 +1,6 @@
 """Messages, settings and clocks for tests that need no broker and no service."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,11 @@ NEEDED = {
     "OSS_VECTORS_OSS__ACCOUNT_ID": "123456789",
 }
 """The environment with the settings that have no default."""
+
+
+def line(key: str, vector: list[float] | None = None, **fields: Any) -> bytes:
+    """Return a record as a line."""
+    return json.dumps({"key": key, "data": {"float32": vector or [1.0, 2.0, 3.0]}} | fields).encode()
 
 
 class FakeClock:

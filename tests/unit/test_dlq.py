@@ -22,7 +22,7 @@ from worker.tools.dlq.listing import Counts, value_text
 from worker.tools.dlq.plan import Guards, Refusal, in_source_order
 from worker.tools.dlq.replay import Letters, Options, Steps
 from worker.tools.dlq.send import Sender
-from worker.tools.scan import NoTopic, Stretch
+from worker.tools.scan import NoTopic, Scanner, Stretch
 
 SETTINGS = load(None, NEEDED | {"OSS_VECTORS_DEAD_LETTER__TOPIC": "dlq"}).settings
 GUARDS = Guards(max_replays=3, even_if_stale=False)
@@ -56,6 +56,8 @@ class FakeScanner:
 
     def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         return {one: self.logs[one][-1].offset + 1 if self.logs[one] else 0 for one in partitions}
+
+    everything = Scanner.everything
 
     def offsets_at(self, partitions: Iterable[Partition], seconds: float) -> dict[Partition, int]:
         ends = self.end_offsets(partitions)

@@ -1,9 +1,6 @@
 """`produce`: files into judged records, in their order, and how far it came."""
 
-import base64
 import gzip
-import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,26 +10,12 @@ import pytest
 from kafka import errors as kafka_errors
 from kafka.partitioner.default import murmur2
 
-from tests.unit.samples import TARGET, FakeClock
+from tests.unit.samples import TARGET, FakeClock, line
 from worker.errors import FatalError, RecordError
 from worker.records.decode import Decoder, Put
 from worker.tools.produce.forms import check_form, default_form, written
 from worker.tools.produce.publish import MOST_WAITING_BYTES, Bad, Judge, Message, Publisher
 from worker.tools.produce.rows import Row
-
-NO_STDIN = io.BytesIO()
-
-
-def line(key: str, vector: list[float] | None = None, **fields: Any) -> bytes:
-    """Return a record as a line."""
-    return json.dumps({"key": key, "data": {"float32": vector or [1.0, 2.0, 3.0]}} | fields).encode()
-
-
-def numbers(value: bytes) -> list[float]:
-    """Return the vector of a JSON record in base64."""
-    found: list[float] = np.frombuffer(base64.b64decode(json.loads(value)["data"]["float32"]), "<f4").tolist()
-    return found
-
 
 # -- forms
 

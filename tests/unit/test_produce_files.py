@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.bounded import join, thread
+from tests.unit.samples import line
 from worker.errors import FatalError
 from worker.tools.produce import arrays as array_files
 from worker.tools.produce import columns, lines, rows
@@ -25,11 +26,6 @@ from worker.tools.produce.columns import Columns
 from worker.tools.produce.rows import Row
 
 NO_STDIN = io.BytesIO()
-
-
-def line(key: str, vector: list[float] | None = None, **fields: Any) -> bytes:
-    """Return a record as a line."""
-    return json.dumps({"key": key, "data": {"float32": vector or [1.0, 2.0, 3.0]}} | fields).encode()
 
 
 def numbers(value: bytes) -> list[float]:

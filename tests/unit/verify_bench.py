@@ -12,7 +12,7 @@ from worker.ledger import Partition
 from worker.oss.lookup import KEYS_OF_A_REQUEST, Stored
 from worker.records.decode import Decoder
 from worker.records.target import Target
-from worker.tools.scan import Stretch
+from worker.tools.scan import Scanner, Stretch
 from worker.tools.verify.compare import Kind
 from worker.tools.verify.run import Result, verify
 from worker.tools.verify.stretches import Wanted, spans
@@ -47,6 +47,8 @@ class FakeScanner:
 
     def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         return {one: len(self.logs[one.partition]) for one in partitions}
+
+    everything = Scanner.everything
 
     def offsets_at(self, partitions: Iterable[Partition], seconds: float) -> dict[Partition, int]:
         return {one: min(round(seconds), len(self.logs[one.partition])) for one in partitions}

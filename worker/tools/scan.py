@@ -74,6 +74,11 @@ class Scanner:
         """Return the offset behind each partition's last record, at the isolation level of the settings."""
         return self._offsets(partitions, lambda consumer, tps: consumer.end_offsets(tps, self._answer_ms))
 
+    def everything(self, partitions: Collection[Partition]) -> list[Stretch]:
+        """Return a stretch for all that each partition has now."""
+        firsts, ends = self.first_offsets(partitions), self.end_offsets(partitions)
+        return [Stretch(one, firsts[one], ends[one]) for one in partitions]
+
     def offsets_at(self, partitions: Collection[Partition], seconds: float) -> dict[Partition, int]:
         """Return the first offset whose record is of this Unix time or later; the end where there is none."""
         ends = self.end_offsets(partitions)

@@ -114,18 +114,17 @@ def topic_of(settings: Settings) -> str:
 
 def stretches_of(scanner: Scanner, topic: str, places: Collection[Place] | None = None) -> list[Stretch]:
     """Return the stretches that have these places, or everything for None, up to the end of now."""
-    partitions = scanner.partitions(topic)
-    firsts, ends = scanner.first_offsets(partitions), scanner.end_offsets(partitions)
+    everything = scanner.everything(scanner.partitions(topic))
     if places is None:
-        return [Stretch(one, firsts[one], ends[one]) for one in partitions]
+        return everything
     spans: dict[int, tuple[int, int]] = {}
     for place in places:
         begin, end = spans.get(place.partition, (place.offset, place.offset))
         spans[place.partition] = min(begin, place.offset), max(end, place.offset)
     return [
-        Stretch(one, max(span[0], firsts[one]), min(span[1] + 1, ends[one]))
-        for one in partitions
-        if (span := spans.get(one.partition)) is not None
+        Stretch(one.partition, max(span[0], one.begin), min(span[1] + 1, one.end))
+        for one in everything
+        if (span := spans.get(one.partition.partition)) is not None
     ]
 
 

@@ -1,7 +1,7 @@
 """The records of a topic that have a dead letter: their version was never written, so the one before it must be in the index."""
 
 from worker.deadletters.headers import read_headers
-from worker.tools.scan import Scanner, Stretch
+from worker.tools.scan import Scanner
 
 
 def refused_places(scanner: Scanner, topic: str, index: str, dead_letter_topic: str) -> set[tuple[int, int]]:
@@ -10,10 +10,8 @@ def refused_places(scanner: Scanner, topic: str, index: str, dead_letter_topic: 
     Another application may read the same topic for another index, and share the dead-letter topic: what was refused there
     may have been accepted here. A dead letter that names no index counts.
     """
-    partitions = scanner.partitions(dead_letter_topic)
-    firsts, ends = scanner.first_offsets(partitions), scanner.end_offsets(partitions)
     found: set[tuple[int, int]] = set()
-    for _, messages in scanner.read([Stretch(one, firsts[one], ends[one]) for one in partitions]):
+    for _, messages in scanner.read(scanner.everything(scanner.partitions(dead_letter_topic))):
         for message in messages:
             told = read_headers(message.headers)
             is_ours = told.topic == topic and told.index in ("", index)

@@ -81,7 +81,7 @@ def _expected(
     expected = Expected()
     ends = {span.partition: span.end for span in spans}
     stretches = [Stretch(span.partition, span.begin, span.committed) for span in spans]
-    with progress("reading the topic", sum(one.end - one.begin for one in stretches)) as bar:
+    with progress("reading the topic", sum(one.size for one in stretches)) as bar:
         for partition, messages in scanner.read(stretches):
             expected.apply(reading.versions(partition.partition, messages), ends_at=ends[partition])
             bar.step(len(messages))
@@ -93,10 +93,8 @@ def _history(
 ) -> dict[str, list[Version]]:
     """Return all versions of these keys, from the first offset of their topic to its end of now."""
     history: dict[str, list[Version]] = {key: [] for key in keys}
-    partitions = [span.partition for span in spans]
-    firsts, ends = scanner.first_offsets(partitions), scanner.end_offsets(partitions)
-    stretches = [Stretch(one, firsts[one], ends[one]) for one in partitions]
-    with progress("reading the topic again", sum(one.end - one.begin for one in stretches)) as bar:
+    stretches = scanner.everything([span.partition for span in spans])
+    with progress("reading the topic again", sum(one.size for one in stretches)) as bar:
         for partition, messages in scanner.read(stretches):
             for key, version in reading.versions(partition.partition, messages):
                 if key in history:
