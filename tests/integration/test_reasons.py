@@ -50,22 +50,29 @@ def started(member: Member) -> Iterator[Member]:
 # -- joins
 
 
+def joined_with_another_assignor(broker: Broker, group: str, topic: str) -> KafkaConsumer:
+    """Return a member of the group that uses another assignor.
+
+    kafka-python can lose a join (`worker.consumer.membership`). A consumer to which that happens is replaced.
+    """
+    for _ in range(10):
+        other = KafkaConsumer(
+            bootstrap_servers=broker.bootstrap, group_id=group, partition_assignment_strategy=[RangePartitionAssignor]
+        )
+        other.subscribe([topic])
+        for _ in range(100):
+            other.poll(timeout_ms=100)
+            if other.assignment():
+                return other
+        other.close()
+    pytest.fail("the other has not joined")
+
+
 @pytest.fixture
 def other_assignor(broker: Broker, new_group: GroupFactory, topic: str) -> Iterator[str]:
     """A group whose one member uses another assignor; yields its name."""
     group = new_group()
-    with closing(
-        KafkaConsumer(
-            bootstrap_servers=broker.bootstrap, group_id=group, partition_assignment_strategy=[RangePartitionAssignor]
-        )
-    ) as other:
-        other.subscribe([topic])
-
-        def joined() -> bool:
-            other.poll(timeout_ms=100)
-            return bool(other.assignment())
-
-        wait_for(joined, "the other has joined")
+    with closing(joined_with_another_assignor(broker, group, topic)):
         yield group
 
 
@@ -92,11 +99,7 @@ def test_a_refusal_is_forgotten_once_the_group_takes_the_member(
     broker: Broker, topic: str, new_group: GroupFactory
 ) -> None:
     group = new_group()
-    other = KafkaConsumer(
-        bootstrap_servers=broker.bootstrap, group_id=group, partition_assignment_strategy=[RangePartitionAssignor]
-    )
-    other.subscribe([topic])
-    wait_for(lambda: other.poll(timeout_ms=100) is not None and other.assignment(), "the other has joined")
+    other = joined_with_another_assignor(broker, group, topic)
     with started(Member(broker.bootstrap, topic, group_id=group)) as member:
         member.turns_until(lambda: "refuses" in member.source.waits_for, "it is told")
         other.close()

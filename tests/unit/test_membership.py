@@ -68,6 +68,19 @@ def test_a_join_that_the_broker_owes_an_answer_is_not_lost_until_no_join_can_tak
     assert "joining again" in bench.watch(SESSION)
 
 
+def test_a_join_that_lasted_longer_than_a_session_is_given_time_for_its_first_heartbeat() -> None:
+    bench = Bench()
+    bench.join_group()
+    bench.consumer.state = MemberState.REBALANCING
+    bench.consumer._coordinator._join_task = PENDING
+    for _ in range(int(SESSION) + 2):
+        assert bench.watch(1.0) == ""
+    bench.consumer._coordinator._join_task = None
+    bench.consumer.state = MemberState.STABLE
+    assert bench.watch(SESSION - 1.0) == ""
+    assert "joining again" in bench.watch(1.0)
+
+
 def test_a_member_whose_heartbeats_are_not_answered_is_none_after_a_session() -> None:
     bench = Bench()
     bench.join_group()

@@ -48,6 +48,7 @@ class Membership:
         self._was_cut = True  # whether the requests in flight were cut since the lease ran out; at first there are none
         self._stable_at = clock()  # when it last was a member
         self._member_at = clock()  # when it last was a member or was joining
+        self._joining_at = -math.inf  # when a join of it last waited for an answer
         self._coordinated_at = clock()  # when the group's coordinator was last known and connected
         self._look_again_at = 0.0
         self._fenced: Fenced | None = None
@@ -117,7 +118,7 @@ class Membership:
         """Return why the consumer must be replaced: it is no member and does not join. "" if it may stay.
 
         One session after the last answered heartbeat was sent it is no member any more: the group gives its partitions to
-        others.
+        others. But a join that ended a moment ago, perhaps after more than a session, first needs a heartbeat of its own.
         """
         if self._joins.refusal:
             if consumer.group_metadata().state == MemberState.STABLE:
@@ -136,8 +137,10 @@ class Membership:
             self._stable_at = self._member_at = now - age
             self.is_member = True
         elif client_internals.is_joining(consumer) and now - self._stable_at < self._longest_join_seconds():
-            self._member_at = now
-        elif (now - self._member_at if age == math.inf else age) >= self._lease.session_seconds:
+            self._member_at = self._joining_at = now
+        elif (
+            now - self._member_at if age == math.inf else min(age, now - self._joining_at)
+        ) >= self._lease.session_seconds:
             problem = f"no member of the group for {now - self._stable_at:.0f} s; joining again"
             return f"{problem}: {NO_COORDINATOR}" if self._has_no_coordinator else problem
         return ""
