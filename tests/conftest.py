@@ -6,8 +6,8 @@ import pytest
 
 pytest_plugins = ["tests.support.broker", "tests.support.emulator", "tests.support.hypothesis_profiles"]
 
-_LEVELS: Final = ("integration", "ops", "contract", "unit")
-_LONG_FILES: Final = ("test_delivery_model.py", "test_readme.py", "test_kafka_versions.py", "test_demo.py")
+_LEVELS: Final = ("chaos", "integration", "bench", "ops", "contract", "unit")
+_LONG_FILES: Final = ("test_lease.py", "test_produce_verify.py", "test_fault_dead_letters.py", "test_delivery_model.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
