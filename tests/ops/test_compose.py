@@ -92,7 +92,11 @@ def without_reset(value: Any) -> Any:
 
 @pytest.mark.parametrize(
     "file",
-    [ROOT / "docker-compose.yml", *sorted((ROOT / "ops").rglob("*.y*ml"))],
+    # Templates of the chart are no YAML yet; what they make is in ops/helm/rendered.
+    [
+        ROOT / "docker-compose.yml",
+        *(file for file in sorted((ROOT / "ops").rglob("*.y*ml")) if file.parent.name != "templates"),
+    ],
     ids=lambda file: str(file.relative_to(ROOT)),
 )
 def test_what_is_merged_in_one_place_has_no_key_in_common(file: Path) -> None:
