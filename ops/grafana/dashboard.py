@@ -62,6 +62,8 @@ from ops.grafana.panels import (
 from worker.telemetry.state import State
 
 FILE: Final = Path(__file__).parent / "dashboards/oss-vectors-worker.json"
+COPY: Final = Path(__file__).parents[1] / "kubernetes/components/dashboard" / FILE.name
+"""For Kubernetes: a kustomization reads no file outside its folder."""
 Panel: TypeAlias = heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
 
 STATE_COLORS: Final = {
@@ -109,6 +111,11 @@ def build() -> str:
             row.with_panel(panel.id(next(ids)))
         whole.with_row(row)
     return json.dumps(whole.build(), cls=JSONEncoder, indent=2) + "\n"
+
+
+def compact(text: str) -> str:
+    """Return the dashboard without spaces: `kubectl apply` keeps a copy of a ConfigMap in an annotation of at most 256 KiB."""
+    return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable]:
@@ -776,3 +783,4 @@ def _process() -> Sequence[Panel]:
 
 if __name__ == "__main__":
     FILE.write_text(build(), encoding="utf-8")
+    COPY.write_text(compact(build()), encoding="utf-8")

@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from ops.grafana import dashboard as grafana
 from tests.support.programs import program
 from worker.app import loop, watchdog, wiring
 from worker.oss.credentials.providers import credentials_provider
@@ -166,6 +167,13 @@ def chosen(selector: dict[str, str], labels: dict[str, str]) -> bool:
 # -- what Kubernetes takes
 
 
+def validated_kinds(built: Built, version: str) -> list[str]:
+    """Return the kinds of what is Kubernetes' own, each of which its strict schema accepts."""
+    checked = [one for one in built.resources if one["kind"] not in OPERATORS_OWN]
+    assert [kubernetes_validate.validate(one, version, strict=True) for one in checked] == [version] * len(checked)
+    return [one["kind"] for one in checked]
+
+
 def test_every_component_is_built_here_and_every_overlay_too(builds: dict[str, Built]) -> None:
     folders = {folder.name for folder in (KUBERNETES / "components").iterdir()}
     assert folders == {*TOGETHER, *INSTEAD, "static-membership"}
@@ -185,16 +193,12 @@ def test_every_component_is_built_here_and_every_overlay_too(builds: dict[str, B
 def test_kubernetes_takes_what_the_other_kustomizations_make(
     builds: dict[str, Built], name: str, kinds: set[str], version: str
 ) -> None:
-    checked = [one for one in builds[name].resources if one["kind"] not in OPERATORS_OWN]
-    assert [kubernetes_validate.validate(one, version, strict=True) for one in checked] == [version] * len(checked)
-    assert kinds <= {one["kind"] for one in checked}
+    assert kinds <= set(validated_kinds(builds[name], version))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_resource_is_one_that_kubernetes_takes_without_an_unknown_field(built: Built, version: str) -> None:
-    checked = [one for one in built.resources if one["kind"] not in OPERATORS_OWN]
-    assert [kubernetes_validate.validate(one, version, strict=True) for one in checked] == [version] * len(checked)
-    assert len(checked) == 6
+    assert len(validated_kinds(built, version)) == 6
 
 
 def test_a_misspelt_field_would_be_found(builds: dict[str, Built]) -> None:
@@ -513,9 +517,7 @@ def test_the_prometheus_rule_is_what_the_rule_files_say(extended: Built) -> None
 
 
 def test_the_dashboard_of_the_component_is_what_its_script_makes() -> None:
-    script = [sys.executable, str(KUBERNETES / "dashboard.py"), "--check"]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert grafana.COPY.read_text(encoding="utf-8") == grafana.compact(grafana.build())
 
 
 def test_the_prometheus_rule_is_what_its_script_makes() -> None:
@@ -564,7 +566,7 @@ def test_a_cluster_has_rules_and_dashboard_once_where_prometheus_and_grafana_loo
     assert dashboard["metadata"]["name"] == "oss-vectors-worker-dashboard"
     # kubectl keeps a copy in an annotation, which has a limit.
     assert len(json.dumps(dashboard)) < 256 * 1024
-    file = ROOT / "ops/grafana/dashboards/oss-vectors-worker.json"
+    file = grafana.FILE
     assert json.loads(dashboard["data"][file.name]) == json.loads(file.read_text(encoding="utf-8"))
 
 
