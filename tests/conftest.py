@@ -6,7 +6,7 @@ import pytest
 
 pytest_plugins = ["tests.support.broker", "tests.support.emulator", "tests.support.hypothesis_profiles"]
 
-_LEVELS: Final = ("chaos", "integration", "bench", "ops", "contract", "unit")
+_LEVELS: Final = {"chaos": 0, "integration": 1, "bench": 2, "ops": 3, "contract": 4, "unit": 5}
 _LONG_FILES: Final = ("test_lease.py", "test_produce_verify.py", "test_fault_dead_letters.py", "test_delivery_model.py")
 
 
@@ -16,5 +16,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _place(item: pytest.Item) -> tuple[bool, int]:
-    level = _LEVELS.index(item.path.parent.name) if item.path.parent.name in _LEVELS else len(_LEVELS)
-    return item.path.name not in _LONG_FILES, level
+    return item.path.name not in _LONG_FILES, _LEVELS.get(item.path.parent.name, len(_LEVELS))

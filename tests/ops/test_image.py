@@ -22,6 +22,7 @@ from worker.settings.tables import Http
 
 ROOT: Final = Path(__file__).parents[2]
 DOCKERFILE: Final = (ROOT / "ops/Dockerfile").read_text(encoding="utf-8")
+STEPS: Final = re.split(r"^(?=[A-Z]+ )", DOCKERFILE, flags=re.MULTILINE)
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BUILD: Final = build_requirements()
 PYTHONS: Final = ["3.11", "3.12", "3.13", "3.14"]
@@ -112,7 +113,7 @@ def test_what_the_image_leaves_out_of_the_packages_is_nothing_that_runs(tmp_path
     pruned.mkdir(parents=True)
     for name in [*pinned("requirements.txt", f"3.{sys.version_info.minor}"), PROJECT["name"]]:
         copy_package(name, pruned)
-    step = next(part for part in re.split(r"^(?=[A-Z]+ )", DOCKERFILE, flags=re.MULTILINE) if "SelfTest" in part)
+    step = next(step for step in STEPS if "SelfTest" in step)
     script = re.split(r"^#", step.removeprefix("RUN "), flags=re.MULTILINE)[0]
     before = files_of(pruned)
     shell = script.replace("\\\n", " ").replace("/opt/oss-vectors-worker", str(tmp_path))
@@ -139,7 +140,7 @@ def files_of(folder: Path) -> set[str]:
 
 
 def test_packages_are_fetched_by_hash_alone_and_with_a_mirrors_settings_in_no_layer() -> None:
-    steps = [step for step in re.split(r"^(?=[A-Z]+ )", DOCKERFILE, flags=re.MULTILINE) if step.startswith("RUN ")]
+    steps = [step for step in STEPS if step.startswith("RUN ")]
     fetching = [step for step in steps if re.search(r"pip (install|wheel) (?!.*--no-(index|deps))", step)]
     assert [step.splitlines()[0] for step in fetching] == [
         "RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \\"
