@@ -1,8 +1,5 @@
 {{- define "worker.labels" -}}
-app.kubernetes.io/name: oss-vectors-worker
-{{- with .Values.instance }}
-app.kubernetes.io/instance: {{ . }}
-{{- end }}
+{{ include "worker.selector" . }}
 app.kubernetes.io/component: consumer
 app.kubernetes.io/part-of: oss-vectors
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -29,4 +26,21 @@ labels:
 
 {{- define "worker.scaled" -}}
 {{- if or .Values.keda.enabled .Values.cpuAutoscaler.enabled }}true{{ end }}
+{{- end }}
+
+{{/* How both autoscalers move: each change is a rebalance, so up without much delay, down slowly. */}}
+{{- define "worker.scaling" -}}
+behavior:
+  scaleUp:
+    stabilizationWindowSeconds: 60
+    policies:
+      - type: Pods
+        value: 2
+        periodSeconds: 60
+  scaleDown:
+    stabilizationWindowSeconds: 600
+    policies:
+      - type: Pods
+        value: 1
+        periodSeconds: 300
 {{- end }}
