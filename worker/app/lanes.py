@@ -43,6 +43,7 @@ def make_lane(index: str, topics: Sequence[str], context: LaneContext) -> Lane:
         max_in_flight=delivery.max_in_flight,
         clock=context.clock,
     )
+    context.status.service.watch_pace(index, pacer.pace)
     sink = MeteredSink(context.sink, index, context.metrics, context.clock)
     courier = Courier(
         state,

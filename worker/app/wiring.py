@@ -6,7 +6,8 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from worker import __version__
@@ -30,9 +31,11 @@ from worker.delivery.pace.backoff import Backoff
 from worker.lease import Lease
 from worker.ledger import Ledger
 from worker.oss.sink import OssSink
+from worker.settings import certificates
 from worker.settings.load import Loaded
 from worker.settings.show import in_force
 from worker.settings.tables import Settings
+from worker.telemetry.expiry import EndOfFile
 from worker.telemetry.health import STILL_SECONDS, Pages, serve
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.page.page import Page
@@ -61,6 +64,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
     """
     core = _core(loaded.settings)
     sink = _sink(core, environ)
+    _watch_ends(core, sink)
     dead_letters = _dead_letters(core)
     lanes = _lanes(core, sink, dead_letters)
     source = _source(core, lanes, stop)
@@ -103,6 +107,18 @@ def _sink(core: _Core, environ: Mapping[str, str]) -> OssSink:
     delivery, indexes = core.settings.delivery, core.settings.indexes
     connections = delivery.max_in_flight * len(indexes) + 2  # each slot's, and two for those who ask for an index
     return OssSink(core.settings.oss, environ, max_connections=connections, may_send=core.ledger.may_send)
+
+
+def _watch_ends(core: _Core, sink: OssSink) -> None:
+    """Let the metrics show when credentials and certificates end."""
+    kafka, oss = core.settings.kafka, core.settings.oss
+    named: tuple[tuple[str, str, Callable[[Path], float | None]], ...] = (
+        ("kafka-client", kafka.ssl_certfile, certificates.end_of_own),
+        ("kafka-ca", kafka.ssl_cafile, certificates.end_of_authorities),
+        ("oss-ca", oss.ca_file, certificates.end_of_authorities),
+    )
+    core.metrics.expiry.credentials = sink.credentials_expiry
+    core.metrics.expiry.certificates = {use: EndOfFile(Path(path), read) for use, path, read in named if path}
 
 
 def _dead_letters(core: _Core) -> DeadLetterWriter:

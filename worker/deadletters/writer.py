@@ -71,7 +71,7 @@ class DeadLetterWriter:
         self._retry_seconds = retry_seconds
         self._clock = clock
         self._source = source
-        self._unavailable = Unavailable(topics, status)
+        self._unavailable = Unavailable(topics, status, retry_seconds)
         self._lease = LeaseCheck(ledger, metrics)
         self._sender = Sender(
             settings,
