@@ -155,12 +155,12 @@ def test_a_block_says_since_when_how_often_it_was_tried_and_when_it_is_tried_nex
     status.block(TARGET, "no such index", retry_in=30.0)
     clock.advance(31.0)
     status.block(TARGET, "no such index", retry_in=30.0)
-    assert status.attempts() == {TARGET: Attempts(since=100.0, made=2, next_at=161.0)}
+    assert status.attempts() == {TARGET: Attempts(since=100.0, count=2, next_at=161.0)}
     status.unblock(TARGET)
     assert status.attempts() == {}
     clock.advance(9.0)
     status.block(TARGET, "no such index")
-    assert status.attempts() == {TARGET: Attempts(since=140.0, made=1, next_at=None)}
+    assert status.attempts() == {TARGET: Attempts(since=140.0, count=1, next_at=None)}
 
 
 def test_several_that_fail_together_are_one_attempt() -> None:
@@ -169,7 +169,7 @@ def test_several_that_fail_together_are_one_attempt() -> None:
     for _ in range(8):
         status.block(TARGET, "403 AccessDenied", retry_in=30.0)
         clock.advance(0.1)
-    assert status.attempts()[TARGET].made == 1
+    assert status.attempts()[TARGET].count == 1
 
 
 def test_attempts_of_a_partition_are_forgotten_with_it() -> None:

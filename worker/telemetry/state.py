@@ -12,6 +12,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+import msgspec
+
 from worker.errors import BlockReason, Reason
 from worker.telemetry.service import Service
 from worker.words import clean
@@ -52,14 +54,14 @@ class Block(NamedTuple):
         return f"{where}: {self.reason.value}"
 
 
-class Attempts(NamedTuple):
+class Attempts(msgspec.Struct, frozen=True):
     """How a block is retried: since when it is in force, how many attempts were made, and when it is tried next.
 
     Times are in seconds of the monotonic clock. `next_at` is None where nothing is tried before a person acts.
     """
 
     since: float
-    made: int
+    count: int
     next_at: float | None
 
 
@@ -213,4 +215,4 @@ def _attempted(before: Attempts | None, now: float, retry_in: float | None) -> A
     if before is None:
         return Attempts(now, 1, next_at)
     is_same = before.next_at is not None and now < before.next_at
-    return Attempts(before.since, before.made + (not is_same), next_at)
+    return Attempts(before.since, before.count + (not is_same), next_at)
