@@ -40,10 +40,13 @@ from worker.telemetry.health import STILL_SECONDS, Pages, serve
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.page.page import Page
 from worker.telemetry.state import Status
+from worker.telemetry.traces import Traces, make_traces
 
 log = logging.getLogger("worker.wiring")
 
 MAIN_LOOP_STILL_SECONDS: Final = 120.0  # after which the process ends; /healthz says so from 60 s on
+
+_TRACES_SECONDS: Final = 0.5  # for the last spans of a worker that ends without a drain
 
 
 class _Core(NamedTuple):
@@ -55,6 +58,7 @@ class _Core(NamedTuple):
     status: Status
     metrics: Metrics
     limit: Limit
+    traces: Traces
 
 
 def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> None:
@@ -62,7 +66,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
 
     Raises `SettingsError` where credentials are missing, `FatalError` where it cannot continue.
     """
-    core = _core(loaded.settings)
+    core = _core(loaded.settings, make_traces(environ))
     sink = _sink(core, environ)
     _watch_ends(core, sink)
     dead_letters = _dead_letters(core)
@@ -84,6 +88,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         clock=time.monotonic,
         wall=time.time,
         already_running=(http, watchdog),
+        traces=core.traces,
     )
     watchdog.start()
     try:
@@ -92,15 +97,16 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         watchdog.stop()
         http.stop()
         sink.close()
+        core.traces.close(_TRACES_SECONDS)
 
 
-def _core(settings: Settings) -> _Core:
+def _core(settings: Settings, traces: Traces) -> _Core:
     lease = lease_of(settings.kafka)
     ledger = Ledger(settings.topics, time.monotonic, lease.holds)
     status = Status(time.monotonic())
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)
     metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
-    return _Core(settings, lease, ledger, status, metrics, Limit(settings.dead_letter, time.time))
+    return _Core(settings, lease, ledger, status, metrics, Limit(settings.dead_letter, time.time), traces)
 
 
 def _sink(core: _Core, environ: Mapping[str, str]) -> OssSink:
@@ -137,6 +143,7 @@ def _dead_letters(core: _Core) -> DeadLetterWriter:
         retry_seconds=settings.delivery.retry_max_seconds,
         clock=time.monotonic,
         wall=time.time,
+        traces=core.traces,
     )
 
 
@@ -155,6 +162,7 @@ def _lanes(core: _Core, sink: OssSink, dead_letters: DeadLetterWriter) -> dict[s
         backoff=backoff,
         clock=time.monotonic,
         wall=time.time,
+        traces=core.traces,
     )
     topics = {index: [r.topic for r in settings.routes if r.index == index] for index in settings.indexes}
     return {index: make_lane(index, topics[index], context) for index in settings.indexes}

@@ -26,10 +26,11 @@ from worker.delivery.pace.pacer import Admission, Pacer, Verdict
 from worker.errors import Blame, BlockReason, NotSent, Reason, Refused, RetryReason, SinkError, TargetError, Transient
 from worker.ledger import Ledger, Outcome, Partition
 from worker.oss.dialect import Envelope
-from worker.ports import BareMessage, DeadLetter, DeadLetters, Refusal, Sink
+from worker.ports import BareMessage, DeadLetter, DeadLetters, Operation, Refusal, Sink
 from worker.settings.tables import Delivery
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Block, Status
+from worker.telemetry.traces import NO_TRACES, Traces
 
 log = logging.getLogger("worker.delivery")
 
@@ -66,6 +67,7 @@ class Courier:
         isolated_attempts: int,
         backoff: Backoff,
         wall: Callable[[], float],
+        traces: Traces = NO_TRACES,
     ) -> None:
         self.envelope = envelope
         self._state = state
@@ -80,6 +82,7 @@ class Courier:
         self._backoff = backoff
         self._clock = state.clock
         self._wall = wall
+        self._traces = traces
 
     def deliver(self, batch: Batch) -> None:
         """Bring every record of the batch to its outcome, except where its partition is given back or the lane stops."""
@@ -192,12 +195,17 @@ class Courier:
         self._ledger.count_bytes(len(body))
         verdict = Verdict.FAILED  # also where an error of another kind is raised
         error: SinkError | None = None
+        messages = (version.message for item in items for version in item.versions())
+        span = self._traces.request(
+            Operation.DELETE if is_delete else Operation.PUT, self._state.index, messages, len(body)
+        )
         try:
-            (self._sink.delete if is_delete else self._sink.put)(body)
+            span.answered((self._sink.delete if is_delete else self._sink.put)(body), None)
             verdict = Verdict.ACCEPTED
             self._settle_accepted(items, Outcome.DELETED if is_delete else Outcome.PUT)
         except SinkError as refusal:
             error, verdict = refusal, _verdict(refusal)
+            span.answered(refusal.status, refusal)
         finally:
             self._ledger.count_bytes(-len(body))
             self._ledger.end_request(assignments)
