@@ -3,6 +3,7 @@
 import argparse
 import functools
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -195,8 +196,12 @@ class Bench:
         shares = [count / cost.wall / 2500 for cost in costs]
         self._note(
             _row("of 2,500 vectors/s, service of 100 ms", size, shares, Target(0.9)),
+            # In milliseconds, so it depends on what else the machine does: a smoke run does not fail by it.
             _row(
-                "longest wait of another thread, ms", size, [each * 1000 for each in held], Target(50, at_least=False)
+                "longest wait of another thread, ms",
+                size,
+                [each * 1000 for each in held],
+                Target(50, at_least=False, far=math.inf),
             ),
         )
 

@@ -1,0 +1,32 @@
+{{- define "worker.labels" -}}
+app.kubernetes.io/name: oss-vectors-worker
+{{- with .Values.instance }}
+app.kubernetes.io/instance: {{ . }}
+{{- end }}
+app.kubernetes.io/component: consumer
+app.kubernetes.io/part-of: oss-vectors
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "worker.selector" -}}
+app.kubernetes.io/name: oss-vectors-worker
+{{- with .Values.instance }}
+app.kubernetes.io/instance: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "worker.metadata" -}}
+name: {{ .Values.fullname }}
+namespace: {{ .Release.Namespace }}
+labels:
+  {{- include "worker.labels" . | nindent 2 }}
+{{- end }}
+
+{{/* Ends in a hash of the content, so that a change of the settings rolls the pods. */}}
+{{- define "worker.config" -}}
+{{ .Values.fullname }}-{{ .Values.config | sha256sum | trunc 10 }}
+{{- end }}
+
+{{- define "worker.scaled" -}}
+{{- if or .Values.keda.enabled .Values.cpuAutoscaler.enabled }}true{{ end }}
+{{- end }}
