@@ -637,6 +637,12 @@ def _requests() -> Sequence[Panel]:
             "s",
             query(f"min({since(of('oss_vectors_last_put_timestamp_seconds'))})", "last write"),
         ),
+        graph(
+            "Since an index accepted a request",
+            "Seconds since the last successful write to each index, of the worker that had the latest. It also grows when there is nothing to write.",
+            "s",
+            query(f"min by (index) ({since(of_index('oss_vectors_last_accepted_timestamp_seconds'))})", "{{index}}"),
+        ),
     )
 
 
@@ -754,6 +760,20 @@ def _process() -> Sequence[Panel]:
             "Resident memory of each worker: its buffer, up to buffer.max_bytes, and the process itself.",
             "bytes",
             query(f"max by (instance) ({of('process_resident_memory_bytes')})", "{{instance}}"),
+        ),
+        graph(
+            "Memory of the container",
+            "What counts against the limit of each worker's container, and the limit (dashed). At the limit the worker is killed.",
+            "bytes",
+            query(f"max by (instance) ({of('oss_vectors_memory_used_bytes')})", "{{instance}}"),
+            query(f"min({of('oss_vectors_memory_limit_bytes')})", "limit"),
+        ).override_by_name("limit", color_override(RED, DASHED, UNFILLED)),
+        graph(
+            "Until credentials and certificates end",
+            "Where the end is known. Credentials that are renewed get a new end each time.",
+            "s",
+            query(f"min({of('oss_vectors_credentials_expiry_timestamp_seconds')}) - time()", "credentials"),
+            query(f"min by (use) ({of('oss_vectors_certificate_expiry_timestamp_seconds')}) - time()", "{{use}}"),
         ),
         graph(
             "Garbage collections",
