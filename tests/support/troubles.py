@@ -238,9 +238,17 @@ def main_loop_stopped() -> PageStage:
 
 TROUBLES: Final = {
     "service outage": Trouble(
-        service_outage, "nothing is accepted", "warn", (f"No request accepted for 14 min: {UNAVAILABLE}", "since 0")
+        service_outage,
+        "nothing is accepted",
+        "warn",
+        (f"No request accepted for 14 min: {UNAVAILABLE}", "since 14:35:00 UTC"),
     ),
-    "throttled": Trouble(throttled, "running", "good", ("the service asked for less; last throttled", "grows by 120")),
+    "throttled": Trouble(
+        throttled,
+        "running, falls behind",
+        "warn",
+        ("the service asked for less; last throttled 6.0 s ago", "The lag grows by 120 a second: 180 are published"),
+    ),
     "broker away": Trouble(broker_away, "reconnecting", "warn", ("Connection refused", "for 17 min")),
     "first start": Trouble(first_start, "starting", "wait", ("Connection refused", "for 2 min")),
     "coordinator away": Trouble(
@@ -250,7 +258,7 @@ TROUBLES: Final = {
         stranger_in_group,
         "running, 2 partitions not read",
         "warn",
-        ("2 of 4 partitions of vectors are read by no worker", "812,345", "1 other member", "for 5 min"),
+        ("2 of 4 partitions of vectors are read by no worker", "812,345", "1 other member", "for 4 min 57 s"),
     ),
     "topic gone": Trouble(topic_gone, "topic missing", "warn", ("The topic vectors is not there.", "for 40 min")),
     "dead-letter topic gone": Trouble(

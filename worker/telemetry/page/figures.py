@@ -111,11 +111,13 @@ class Flow(NamedTuple):
 def flow_of(samples: Sequence[Sample]) -> Flow:
     """Return the flow between two samples, on the partitions that both know.
 
-    The ends are asked for at intervals, and the lag falls between two answers. So it goes from one answer to another, if
-    answers still come.
+    The ends are asked for at intervals, and the lag falls between two answers. So it goes from one answer to another while
+    answers bring something new, and else from the last one that did.
     """
     changed = [new for old, new in pairwise(samples) if new.ends != old.ends]
-    if len(changed) >= 2 and samples[-1].at - changed[-1].at <= _ENDS_ARE_OLD_SECONDS:
+    if changed and samples[-1].at - changed[-1].at > _ENDS_ARE_OLD_SECONDS:
+        samples = samples[samples.index(changed[-1]) :]
+    elif len(changed) >= 2:
         samples = changed
     if len(samples) < 2 or (seconds := samples[-1].at - samples[0].at) < _LEAST_FLOW_SECONDS:
         return Flow(None, None)

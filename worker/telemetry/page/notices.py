@@ -4,14 +4,17 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from worker.errors import BlockReason
 from worker.telemetry.page.view import View
-from worker.telemetry.page.words import counted, percent, rough, shortened, sized, utc
-from worker.telemetry.state import State
+from worker.telemetry.page.words import counted, percent, rate_of, rough, shortened, sized, utc
+from worker.telemetry.state import Block, State
 
 STILL_SECONDS: Final = 10.0  # without a turn of the main loop
 _DEAD_SECONDS: Final = 60.0  # as /healthz
 _NOT_ACCEPTED_SECONDS: Final = 10.0  # a single failure is retried in less
 _NOT_SETTLED_SECONDS: Final = 60.0
+_BEHIND_SECONDS: Final = 60.0  # of settling: the lag from which its growth is no burst
+_BEHIND_SHARE: Final = 0.1  # of what is published
 # As the alerts.
 _RETENTION_SECONDS: Final = 6 * 3600.0
 _DEAD_LETTERS_SECONDS: Final = 24 * 3600.0
@@ -110,13 +113,23 @@ def _retention(view: View) -> Iterator[Notice]:
 
 def _dead_letter_share(view: View) -> Iterator[Notice]:
     for share in view.facts.shares:
-        if share.is_near:
+        is_blocked = Block(share.topic, BlockReason.DEAD_LETTER_LIMIT) in view.messages
+        if share.is_near and not is_blocked:
             text = (
                 f"Of the last {share.records:,} records of {share.topic}, {share.bad:,} are dead letters "
                 f"({percent(share.ratio)}); above {percent(share.limit_ratio)} the topic is blocked."
             )
             headline = "running, near the dead-letter limit"
             yield Notice(f"share {share.topic}", headline, text, "ossvectorsdeadletterlimitnear")
+
+
+def _falls_behind(view: View) -> Iterator[Notice]:
+    lag, settled, (published, trend) = view.lag, view.settled, view.flow
+    if lag is None or settled is None or published is None or trend is None or view.reading.state is not State.RUNNING:
+        return
+    if lag > _BEHIND_SECONDS * max(settled, 1.0) and trend > _BEHIND_SHARE * published:
+        text = f"The lag grows by {rate_of(trend)} a second: {rate_of(published)} are published, {rate_of(settled)} settled."
+        yield Notice("behind", "running, falls behind", text, "ossvectorslaggrowing")
 
 
 def _memory(view: View) -> Iterator[Notice]:
@@ -161,6 +174,7 @@ _ALL: Final[tuple[Callable[[View], Iterator[Notice]], ...]] = (
     _leaderless,
     _retention,
     _dead_letter_share,
+    _falls_behind,
     _memory,
     _expiry,
 )

@@ -22,7 +22,7 @@ from worker.telemetry.page.tables import dead_letters_of, group_of, limits_of, p
 from worker.telemetry.page.view import View
 from worker.telemetry.page.watch import Watch
 from worker.telemetry.page.words import clock as clock_time
-from worker.telemetry.state import Status
+from worker.telemetry.state import State, Status
 
 CACHED_SECONDS: Final = 1.0  # for which a page is sent again, however many clients ask for it
 
@@ -124,21 +124,18 @@ def _document(view: View, style: str, script: str) -> ET.Element:
         node("link", rel="icon", href="data:,"),
         node("style", style),
     )
+    troubles = [notices_section_of(view), blocked_of(view)]
+    if view.reading.state is State.BLOCKED:  # the worst is first
+        troubles.reverse()
     main = node(
         "main",
         _aged(view),
         header_of(view, labels),
-        notices_section_of(view),
-        blocked_of(view),
+        *troubles,
         tiles_of(view),
         node("div", throughput_of(view), lag_of(view), latency_of(view), class_="charts"),
         partitions_of(view),
-        node(
-            "div",
-            node("div", group_of(view), limits_of(view), dead_letters_of(view), class_="column"),
-            requests_of(view),
-            class_="pair",
-        ),
+        node("div", group_of(view), limits_of(view), dead_letters_of(view), requests_of(view), class_="columns"),
         _in_force(view),
     )
     stale = node("p", hidden="hidden", id="stale", role="alert")

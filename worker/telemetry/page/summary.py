@@ -26,6 +26,7 @@ RUNBOOK: Final = "https://github.com/oss-vectors-worker/oss-vectors-worker/blob/
 _BLOCKS_SHOWN: Final = 20
 _NOTICES_SHOWN: Final = 10
 _SINCE_SECONDS: Final = 10.0  # of a state other than running, after which its time is shown
+_CLOCK_SECONDS: Final = 12 * 3600.0  # ago, for which the time of the day says enough
 _STEADY_SHARE: Final = 0.01  # of the lag, by which it may change in a minute and be called steady
 _STEADY_GROWTH: Final = 0.1  # of what is published
 _BEHIND_SECONDS: Final = 20.0  # of publishing: the lag that is there although the worker keeps up, since ends are old
@@ -105,7 +106,13 @@ def _since(view: View) -> ET.Element | None:
 
 
 def _lasting(view: View, since: float) -> str:
-    return held(f"since {clock(view.utc_of(since))} UTC, for {rough(view.now - since)}")
+    return held(f"since {_moment(view, since)}, for {rough(view.now - since)}")
+
+
+def _moment(view: View, since: float) -> str:
+    """Return a moment of the monotonic clock in UTC, with its day where that may be another one."""
+    moment = view.utc_of(since)
+    return (clock(moment) if view.now - since < _CLOCK_SECONDS else utc(moment)) + "\u00a0UTC"
 
 
 def notices_section_of(view: View) -> ET.Element | None:
@@ -119,8 +126,11 @@ def notices_section_of(view: View) -> ET.Element | None:
 
 
 def _notice(view: View, notice: Notice) -> ET.Element:
-    since = notice.since if notice.since is not None else view.watch.notice_since(notice.key, view.now)
-    rest = node("p", _lasting(view, since), " \u00b7 ", _runbook(notice.section), class_="of")
+    if notice.since is None:
+        since = _lasting(view, view.watch.notice_since(notice.key, view.now))
+    else:  # the text has said for how long
+        since = f"since {_moment(view, notice.since)}"
+    rest = node("p", since, " \u00b7 ", _runbook(notice.section), class_="of")
     return node("li", node("p", held(notice.text)), rest)
 
 
@@ -197,7 +207,9 @@ def tiles_of(view: View) -> ET.Element:
         _tile("Settled a second", rate_of(view.settled), "last minute"),
         _tile("Lag", count_of(view.lag), f"{catch_up_of(view)}; {_of_partitions(view)}"),
         _group_lag(view),
-        _tile("Record latency", duration(view.latency(0.5)), f"p50, last minute; p99 {duration(view.latency(0.99))}"),
+        _tile(
+            "Record latency", duration(view.latency(0.5)), f"p50, last minute; p99\u00a0{duration(view.latency(0.99))}"
+        ),
         _tile(
             "Unsettled",
             count_of(figures.value("records_buffered")),

@@ -133,32 +133,30 @@ def limits_of(view: View) -> ET.Element | None:
     for key, rate in sorted(rates.items()):
         pace = view.facts.paces.get(key[0])
         why_rate, why_in_flight = ("", "") if pace is None else _reasons(view, pace)
-        rows.append([key[0], "rate", held(f"{rate:,.0f} vectors a second") if rate else "none", why_rate])
-        rows.append([key[0], "in flight", held(f"{in_flight.get(key, 0.0):.0f} requests"), why_in_flight])
-    is_known = bool(view.facts.paces)
-    headings = ["index", "limit", "now", *(["why"] if is_known else [])]
-    table = table_of(headings, [row[: len(headings)] for row in rows], texts=len(headings), name="limits")
-    return section_of("Limits", table, name="limits")
+        rate_words = f"at most {rate:,.0f} vectors a second" if rate else "no limit of vectors a second"
+        in_flight_words = f"at most {in_flight.get(key, 0.0):.0f} requests in flight"
+        lines = [held(rate_words) + why_rate, held(in_flight_words) + why_in_flight]
+        rows.append(node("li", node("strong", key[0]), *(node("p", line) for line in lines)))
+    return section_of("Limits", node("ul", *rows), name="limits")
 
 
 def _reasons(view: View, pace: Pace) -> tuple[str, str]:
+    """Return why the rate and the limit of requests in flight are what they are, each after a colon."""
     rate, in_flight = str(pace.rate_cause), str(pace.in_flight_cause)
-    why_rate = _RATE_CAUSES.get(rate, rate)
-    if pace.throttled_at is not None:
-        why_rate += f"; last throttled {rough(view.now - pace.throttled_at)} ago"
-    return held(why_rate), _IN_FLIGHT_CAUSES.get(in_flight, in_flight)
+    throttled = "" if pace.throttled_at is None else f"; last throttled {rough(view.now - pace.throttled_at)} ago"
+    return held(f": {_RATE_CAUSES.get(rate, rate)}{throttled}"), f": {_IN_FLIGHT_CAUSES.get(in_flight, in_flight)}"
 
 
 _RATE_CAUSES: Final = {
     "unlimited": "delivery.vectors_per_second is 0, and the service has not throttled",
-    "configured": "delivery.vectors_per_second",
+    "configured": "the setting delivery.vectors_per_second",
     "starting": "it still grows from where it begins",
     "throttled": "the service asked for less",
     "outage": "requests failed; it begins again when they are accepted",
     "growing": "it grows again after the service asked for less",
 }
 _IN_FLIGHT_CAUSES: Final = {
-    "configured": "delivery.max_in_flight",
+    "configured": "the setting delivery.max_in_flight",
     "starting": "it grows while requests wait",
     "slow": "answers took longer with more requests in flight",
     "outage": "requests failed or got no answer",
@@ -171,14 +169,13 @@ def requests_of(view: View) -> ET.Element:
     counts = sorted((key, value) for key, value in view.current.counts.items() if value)
     if not counts:
         return section_of("Requests and errors", node("p", "none since the start", class_="none"), name="requests")
-    rows = [
-        [" ".join(_words(key)), count_of(view.in_last_minute(key)), count_of(value)]
-        for key, value in counts[:_COUNTS_SHOWN]
-    ]
+    rows = [[_words(key), count_of(view.in_last_minute(key)), count_of(value)] for key, value in counts[:_COUNTS_SHOWN]]
     table = table_of(["request or error", "last minute", "since the start"], rows, texts=1, name="requests")
     return section_of("Requests and errors", table, more_of(len(counts) - _COUNTS_SHOWN, "counts"), name="requests")
 
 
-def _words(key: Key) -> Key:
+def _words(key: Key) -> str:
+    """Return a count in words; no line begins with its code."""
     name, *labels = key
-    return tuple(labels) if name == "requests" else (name.replace("_", " ") + ":", *labels)
+    words = labels if name == "requests" else [name.replace("_", " ") + ":", *labels]
+    return " ".join(words[:-1]) + "\u00a0" * (len(words) > 1) + words[-1]
