@@ -80,6 +80,16 @@ def test_what_is_wrong_comes_before_all_figures(name: str) -> None:
         assert places[0] == -1 or places[0] > places[1]
 
 
+@pytest.mark.parametrize(("state", "is_first"), [(State.BLOCKED, True), (State.RUNNING, False)])
+def test_what_is_blocked_comes_first_where_nothing_moves(state: State, is_first: bool) -> None:
+    stage, _ = at_work(steps=3)
+    stage.gauges.set("leaderless_partitions", 1, topic="vectors")
+    stage.status.block(Block("vectors", BlockReason.TARGET), "no such index")
+    stage.status.enter(state, "because")
+    html = html_of(stage)
+    assert (html.index('class="blocked"') < html.index('class="notices"')) is is_first
+
+
 def test_a_healthy_worker_is_green_and_has_no_notice() -> None:
     html = html_of(healthy())
     assert ("<h1>running</h1>" in html, '<header class="good">' in html) == (True, True)
