@@ -29,7 +29,7 @@ _READ_SECONDS: Final = 14.0  # for all topics: the whole check ends in 22 s
 _UNIT: Final = 0.01  # how far a length may be from 1
 _ALIKE: Final = 10  # records from which on it says something that all are equal
 _MESSAGE_CHARACTERS: Final = 300
-_MISMATCHES_SHOWN: Final = 10
+_MISMATCHES_SHOWN: Final = 5
 _KEY_CHARACTERS: Final = 60
 
 
