@@ -16,7 +16,6 @@ from worker.settings.tables import Batch, Delivery
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
 
-
 KEPT_SLOTS: Final = 64
 """Slots of all indexes that stay without a batch; each index has its share, one at least."""
 

@@ -87,7 +87,7 @@ class IndexState:
                     self._status.unblock(self._block_of(topic, reason))
 
     def _block_of(self, topic: str, reason: BlockReason) -> Block:
-        return Block(topic, reason, index=self.index if topic in self._shared else None)
+        return Block(topic, reason, of_index=self.index if topic in self._shared else None)
 
     def max_body_bytes(self) -> int:
         """Return the most bytes that the body of the next batches may have."""

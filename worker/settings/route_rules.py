@@ -44,7 +44,9 @@ def _by_key(place: str, route: Route, names: Sequence[str]) -> list[str]:
 def _by_value(place: str, route: Route) -> list[str]:
     mistakes = []
     if not route.indexes:
-        mistakes.append(f"{place}.indexes is needed with {place}.index_by = {json.dumps(route.index_by)}: value = index")
+        mistakes.append(
+            f"{place}.indexes is needed with {place}.index_by = {json.dumps(route.index_by)}: value = index"
+        )
     elif route.index:
         mistakes.append(f"{place}.index cannot be set with {place}.indexes; another value goes to its default")
     kind, _, path = route.index_by.partition(":")

@@ -12,6 +12,7 @@ from worker.settings.client_options import client_mistakes
 from worker.settings.route_rules import choice_mistakes
 from worker.settings.tables import CREDENTIAL_VARIABLES, DeadLetter, Http, Kafka, Oss, Route, Table
 
+
 def credential_mistakes(environ: Mapping[str, str]) -> list[str]:
     """Return a mistake for each part of the credentials that the environment lacks, or that cannot be sent.
 

@@ -39,13 +39,13 @@ class Block(NamedTuple):
     topic: str
     reason: BlockReason
     partition: int | None = None
-    index: str | None = None  # where the topic's other indexes make progress
+    of_index: str | None = None  # where the topic's other indexes make progress
 
     @property
     def fields(self) -> dict[str, str | int]:
         """The block as fields of a log line; `partition` and `index` only where it is of one of them."""
         partition = {} if self.partition is None else {"partition": self.partition}
-        index = {} if self.index is None else {"index": self.index}
+        index = {} if self.of_index is None else {"index": self.of_index}
         return {"topic": self.topic, **partition, **index, "reason": self.reason.value}
 
     def __str__(self) -> str:
@@ -149,12 +149,12 @@ class Status:
         reasons: dict[str, dict[int | None, list[BlockReason]]] = {}
         of_indexes: dict[str, list[Block]] = {}
         for block in self._blocks:
-            if block.index is None:
+            if block.of_index is None:
                 reasons.setdefault(block.topic, {}).setdefault(block.partition, []).append(block.reason)
             else:
                 of_indexes.setdefault(block.topic, []).append(block)
         for topic, blocks in of_indexes.items():  # they stop the topic where they are all that it has
-            if len({block.index for block in blocks}) >= self._indexes.get(topic, 1):
+            if len({block.of_index for block in blocks}) >= self._indexes.get(topic, 1):
                 own = reasons.setdefault(topic, {}).setdefault(None, [])
                 own += [reason for reason in dict.fromkeys(block.reason for block in blocks) if reason not in own]
         self._reasons = reasons
