@@ -15,7 +15,7 @@ from worker.commands.options import config_option, headers_of, load_settings
     "--header", "headers", multiple=True, callback=headers_of, metavar="NAME=VALUE", help="A header of the record."
 )
 def command(key: str, config_file: Path | None, topic: str | None, headers: list[tuple[str, bytes]]) -> None:
-    """Print the index that the records of a vector go to.
+    """Print the index that a key goes to.
 
     KEY is the vector's key. With index_by = "key" the key chooses the shard; ops/records.md has test vectors for other
     languages. With index_by = "header:NAME" the header of --header chooses it. A field is in the value, which the key does
