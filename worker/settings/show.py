@@ -13,7 +13,6 @@ from worker.settings import value_text
 from worker.settings.load import Loaded
 from worker.settings.tables import SECRETS, TABLES, Route, Settings, Table, description_of, fields_of
 
-
 _BARE_KEY: Final = re.compile("[A-Za-z0-9_-]+")
 
 
