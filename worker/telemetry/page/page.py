@@ -15,6 +15,7 @@ from worker.ledger import Partition
 from worker.telemetry.page.charts import latency_of, throughput_of
 from worker.telemetry.page.figures import Figures, History, View, sample
 from worker.telemetry.page.html import node
+from worker.telemetry.page.indexes import indexes_of
 from worker.telemetry.page.summary import blocked_of, header_of, headline_of, tiles_of
 from worker.telemetry.page.tables import dead_letters_of, partitions_of, requests_of
 from worker.telemetry.state import Status
@@ -111,6 +112,7 @@ def _document(view: View, style: str, script: str) -> ET.Element:
         tiles_of(view),
         node("div", throughput_of(view), latency_of(view), class_="pair"),
         partitions_of(view),
+        indexes_of(view),
         node("div", dead_letters_of(view), requests_of(view), class_="pair"),
         _in_force(view),
     )
