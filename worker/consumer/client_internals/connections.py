@@ -34,6 +34,7 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
         if self._has_own_sockets:
             config["proxy_url"] = _RESOLVED_URL
         super().__init__(net, **config)
+        self._is_refresh_due = False
         self.cluster.add_listener(self._calm)
 
     async def before_connecting(self, host: str, port: int, timeout_at: float | None) -> None:
@@ -84,7 +85,13 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
         """Let metadata that lacks a topic be asked for again in a second; the client would ask ten times in it."""
         if cluster.need_update:
             cluster._need_update = False
-            self.call_later(MISSING_TOPIC_SECONDS, self.refresh_metadata)
+            if not self._is_refresh_due:  # each answer, whoever asked, would begin a row of requests of its own
+                self._is_refresh_due = True
+                self.call_later(MISSING_TOPIC_SECONDS, self._refresh_again)
+
+    def _refresh_again(self) -> None:
+        self._is_refresh_due = False
+        self.refresh_metadata()
 
     def refresh_metadata(self) -> None:
         """Ask for fresh metadata."""
