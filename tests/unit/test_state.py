@@ -137,3 +137,14 @@ def test_words_of_others_are_fit_for_a_line_and_bounded_wherever_they_are_read(
     status.enter(State.BLOCKED, "x" * 1_000_000)
     status.block(STUCK, "x" * 1_000_000, quote="x" * 1_000_000)
     assert (len(status.read().reason), len(status.read().blocks[STUCK])) == (REASON_CHARACTERS, 2002)
+
+
+def test_a_warning_is_kept_by_its_name_until_it_ends() -> None:
+    status = Status(0.0)
+    status.warn("first", "one\nthing")
+    status.warn("second", "another")
+    status.warn("first", "a third")
+    assert status.warnings() == ["a third", "another"]
+    status.warn("first", "")
+    status.warn("never", "")
+    assert status.warnings() == ["another"]
