@@ -130,6 +130,8 @@ def test_a_start_that_goes_back_is_that_of_another_log() -> None:
     for seconds, start in ((0.0, 1000), (60.0, 1600), (120.0, 0)):
         advance.note({TP: start}, seconds)
     assert advance.seconds_until(TP, 100) == math.inf
+    advance.note({TP: 60}, 180.0)
+    assert advance.seconds_until(TP, 100) == 40
 
 
 def test_the_rate_is_that_of_the_last_hour() -> None:

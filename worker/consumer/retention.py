@@ -44,15 +44,13 @@ class _Search:
 
     def enter(self, found: Found) -> None:
         """Narrow the search by the answer to `next`."""
-        asked, is_first = self.next, not self.is_begun
+        asked = self.next
         self.is_begun = True
         if found.offset == self.offset:
             self.low = self.high = found.timestamp
         elif 0 <= found.offset < self.offset:
             self.low = min(self.high, max(asked, found.timestamp))
-        elif is_first:  # it is older than retention allows: it is deleted at any moment
-            self.high = self.low
-        else:
+        else:  # by the first answer, which is about `low`, it is older than retention allows: the search is over
             self.high = asked
 
 
