@@ -1,5 +1,6 @@
 """The signs of what no worker reads, what is missing and what retention reaches, on a real broker."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from tests.support.bounded import join, thread
 from tests.support.broker import TopicFactory
 from tests.support.cluster import running_cluster
 from tests.support.member import Member
-from tests.support.worker import Record, publish
+from tests.support.worker import Record, StageFactory, WorkerFactory, publish
 from worker.consumer.ends import EndWatcher
 from worker.consumer.survey import Survey
 from worker.ledger import Assignment
@@ -114,6 +115,22 @@ def test_partitions_that_a_stranger_owns_are_read_by_no_worker(broker: Broker, n
         watched.until(lambda: shown() == (0, 4, 4, 4, 1), "the member owns all of them again")
 
 
+def test_a_worker_shows_its_group_from_the_start(new_stage: StageFactory, start_worker: WorkerFactory) -> None:
+    stage = new_stage()
+    worker = start_worker(stage.settings()).wait_ready()
+    expected = {
+        "unassigned_partitions": 0,
+        "topic_assigned_partitions": stage.partitions,
+        "topic_partitions": stage.partitions,
+        "topic_missing": 0,
+        "retention_left_seconds": math.inf,
+    }
+    worker.wait_until(
+        lambda metrics: all(metrics.total(name, topic=stage.topic) == value for name, value in expected.items()),
+        "all of its topic is read",
+    )
+
+
 def test_two_workers_read_all_partitions_between_them(broker: Broker, new_topic: TopicFactory) -> None:
     topic = new_topic(2)
     watched = Watched(broker.bootstrap, topic)
@@ -189,13 +206,13 @@ def test_the_time_until_retention_reaches_the_backlog_and_the_dead_letters(
     with watched.running():
         watched.until(lambda: 3000 < left() <= 3600, "the first of them has most of an hour")
         assert watched.value("log_start_offset", topic=topic, partition="0") == 0
-        assert watched.value("dead_letter_retention_left_seconds") == float("inf")
+        assert watched.value("dead_letter_retention_left_seconds") == math.inf
         publish(broker.bootstrap, dead_letters, [Record(None, b"{}")])
         watched.until(lambda: 3000 < (watched.value("dead_letter_retention_left_seconds") or 0) <= 3600, "so has that")
         (assignment,) = watched.member.ledger.assignments()
         watched.until(lambda: len(assignment.unsettled) == 10, "all are read")
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs={"retention.ms": "-1"})])
-        watched.until(lambda: left() == float("inf"), "they are kept for ever")
+        watched.until(lambda: left() == math.inf, "they are kept for ever")
 
 
 def test_a_coordinator_and_a_leader_that_are_away_are_shown(tmp_path: Path) -> None:

@@ -207,6 +207,15 @@ def test_the_group_is_asked_for_once_a_minute() -> None:
     assert asked == [1, 0, 1]
 
 
+def test_a_partition_that_is_not_read_when_the_worker_starts_is_looked_at_again_soon() -> None:
+    bench = Bench()
+    joined, bench.brokers.group = bench.brokers.group, Group(True, ())
+    bench.look()
+    bench.brokers.group = joined
+    bench.look(1.0)
+    assert bench.facts.group == GroupFacts(1, {"vectors": 0}, {"vectors": 8})
+
+
 def test_a_stranger_is_counted_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     bench.brokers.group = Group(True, (member(FIRST), member(SECOND, is_worker=False)))

@@ -2,7 +2,7 @@
 
     topics      at each look: is it there, how many partitions has it, which have no leader; the dead-letter topic too
     begins      at each look, for a partition that is assigned and not opened yet: where it will begin, so that its lag shows
-    the group   once a minute: its members, what no worker reads (`coverage.py`), how far it is behind
+    the group   once a minute, and at each look while a partition is not read: its members, what no worker reads (`coverage.py`), how far it is behind
     retention   once a minute: when it reaches what is not settled (`retention.py`), and the dead letters
 
 It runs on the thread that asks for end offsets, with that consumer, which is no member of the group. So it works whatever
@@ -204,7 +204,10 @@ class Survey:
         return self._coordinator
 
     def _enter_group(self, consumer: Any, topics: Mapping[str, Topic], begins: Edges, ends: Edges) -> bool:
-        """Enter what is known of the group; return False where it is to be asked again soon."""
+        """Enter what is known of the group; return False where it is to be asked again soon.
+
+        So it is while some partitions are not read: that should end, as at each start, and then be over at once.
+        """
         node, committed = self._find_coordinator(consumer), self._committed(consumer)
         group: Any = None
         if node is not None and committed is not None:
@@ -227,7 +230,7 @@ class Survey:
         self._facts.group = facts_of(group, self._topics, partitions, offsets, self._settings.auto_offset_reset)
         self._group_known_at = self._clock()
         self._log_strangers(group)
-        return True
+        return not any(self._facts.group.unassigned.values())
 
     def _log_strangers(self, group: Group) -> None:
         found = strangers(group)
