@@ -46,6 +46,7 @@ def _sample_registry() -> CollectorRegistry:
     facts.group = GroupFacts(1, {"vectors": 0}, {"vectors": 0})
     facts.log_starts = {partition: 0}
     facts.retention = Retention({"vectors": 0.0}, 0.0)
+    made.expiry.certificates = {"kafka-client": lambda: 0.0}
     made.worker_info.labels("", "", "")
     return made.registry
 

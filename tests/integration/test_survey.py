@@ -218,6 +218,7 @@ def test_the_time_until_retention_reaches_the_backlog_and_the_dead_letters(
 def test_a_coordinator_and_a_leader_that_are_away_are_shown(tmp_path: Path) -> None:
     """The second of two nodes is the only one that has a partition of the topic, and the offsets of the group."""
     config = {"offsets.topic.replication.factor": "1", "offsets.topic.num.partitions": "1"}
+    config |= {"broker.heartbeat.interval.ms": "200", "broker.session.timeout.ms": "1000"}
     with running_cluster(tmp_path, 2, config) as (first, second):
         with closing(KafkaAdminClient(bootstrap_servers=first.bootstrap)) as admin:
             placed = NewTopic("vectors", replica_assignments={0: [1], 1: [2]})

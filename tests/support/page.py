@@ -1,18 +1,64 @@
 """A page over a real ledger, registry and status, with fifteen minutes of work in its ring that take no time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 
 from tests.unit.samples import FakeClock, FakeTracked, opened
 from worker.errors import BlockReason, Reason
 from worker.ledger import Assignment, Ledger, Outcome, Partition
 from worker.telemetry.metrics import Metrics
+from worker.telemetry.page.facts import Share
 from worker.telemetry.page.figures import STEP_SECONDS, STEPS
 from worker.telemetry.page.page import Page
 from worker.telemetry.state import Block, DeadLettered, State, Status
 
 WALL = 1_790_000_000.0
 """Unix time, in seconds, when the clock shows 0."""
+
+
+class Overlay(CollectorRegistry):
+    """A registry with other values for some gauges, whoever makes them, and whether or not anyone does."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__()
+        self._registry = registry
+        self._gauges: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge; `name` is without `oss_vectors_`. Of its other series, only those that were set here are left."""
+        self._gauges.setdefault(f"oss_vectors_{name}", {})[tuple(labels.items())] = value
+
+    def collect(self) -> Iterator[Metric]:
+        """Return all metrics."""
+        yield from (family for family in self._registry.collect() if family.name not in self._gauges)
+        for name, series in self._gauges.items():
+            names = [label for label, _ in next(iter(series))]
+            family = GaugeMetricFamily(name, "", labels=names)
+            for labels, value in series.items():
+                family.add_metric([text for _, text in labels], value)
+            yield family
+
+
+@dataclass
+class FakeService:
+    """What a status knows of the service."""
+
+    failing: list[SimpleNamespace] = field(default_factory=list)
+    pace: dict[str, SimpleNamespace] = field(default_factory=dict)
+
+    def not_accepted(self) -> list[SimpleNamespace]:
+        """Return the indexes whose requests fail."""
+        return self.failing
+
+    def paces(self) -> dict[str, SimpleNamespace]:
+        """Return the pace of each index."""
+        return self.pace
 
 
 class PageStage:
@@ -26,7 +72,20 @@ class PageStage:
         self.metrics.worker_info.labels("0.1.0", "docs-writers", "docs-writer-1").set(1)
         self.paused: set[Partition] = set()
         self.settings = '[oss]\nbucket = "my-bucket"  # OSS_VECTORS_OSS__BUCKET'
-        self.page = Page(self.metrics.registry, self.status, self.settings, lambda: self.paused, self.clock, self.wall)
+        self.gauges = Overlay(self.metrics.registry)
+        self.shares: list[Share] = []
+        self.service = FakeService()
+        self.attempts: dict[Block, SimpleNamespace] = {}
+        vars(self.status).update(service=self.service, attempts=lambda: self.attempts)
+        self.page = Page(
+            self.gauges,
+            self.status,
+            self.settings,
+            lambda: self.paused,
+            self.clock,
+            self.wall,
+            lambda: self.shares,
+        )
 
     def wall(self) -> float:
         """Unix time in seconds, which goes with the clock."""

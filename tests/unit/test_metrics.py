@@ -18,6 +18,7 @@ from tests.unit.samples import FakeClock, FakeTracked, opened
 from worker.errors import BlockReason
 from worker.ledger import Ledger, Outcome, Partition
 from worker.ports import SealReason
+from worker.telemetry.container import Memory
 from worker.telemetry.kafka_facts import Begin, GroupFacts, Retention, TopicFacts
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Block, State, Status
@@ -85,6 +86,11 @@ buffer_limit_bytes gauge
 state gauge state
 blocked gauge topic reason
 last_put_timestamp_seconds gauge
+last_accepted_timestamp_seconds gauge index
+memory_limit_bytes gauge
+memory_used_bytes gauge
+credentials_expiry_timestamp_seconds gauge
+certificate_expiry_timestamp_seconds gauge use
 last_poll_timestamp_seconds gauge
 worker_info gauge version group_id client_id
 """
@@ -147,6 +153,7 @@ class Setup:
         self.ledger = Ledger(TOPICS, self.clock)
         self.status = Status(self.clock())
         self.metrics = Metrics(self.ledger, self.status, TOPICS, INDEXES)
+        self.metrics.memory.read = lambda: None  # that of the machine is not the test's
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -185,6 +192,9 @@ def full(setup: Setup) -> Setup:
     opened(setup.ledger, position=3)
     setup.ledger.committed({setup.ledger.assignments()[0]: 3})
     setup.metrics.ends.update({Partition("vectors", 0): 5}, {Partition("vectors", 0): 7})
+    setup.metrics.memory.read = lambda: Memory(limit=1000, used=400)
+    setup.metrics.expiry.credentials = lambda: 1700000000.0
+    setup.metrics.expiry.certificates = {"kafka-client": lambda: 1800000000.0, "oss-ca": lambda: None}
     setup.metrics.worker_info.labels("1", "g", "c").set(1)
     setup.metrics.kafka_facts.topics = {"vectors": TopicFacts(False)}
     setup.metrics.kafka_facts.group = GroupFacts(1, {"vectors": 0}, {"vectors": 0})

@@ -207,6 +207,15 @@ def test_the_group_is_asked_for_once_a_minute() -> None:
     assert asked == [1, 0, 1]
 
 
+def test_partitions_that_come_or_go_are_surveyed_at_once() -> None:
+    """At a start the group may have assigned them before this process knows of it."""
+    bench = Bench()
+    bench.look()
+    bench.ledger.assign(Partition(*FIRST))
+    bench.look(1.0)
+    assert (list(bench.facts.retention.topics), list(bench.facts.log_starts)) == (["vectors"], [Partition(*FIRST)])
+
+
 def test_a_partition_that_is_not_read_when_the_worker_starts_is_looked_at_again_soon() -> None:
     bench = Bench()
     joined, bench.brokers.group = bench.brokers.group, Group(True, ())

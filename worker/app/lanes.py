@@ -15,6 +15,7 @@ from worker.ports import DeadLetters, Sink
 from worker.settings.tables import Batch, Delivery
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
+from worker.telemetry.traces import NO_TRACES, Traces
 
 
 class LaneContext(NamedTuple):
@@ -31,6 +32,7 @@ class LaneContext(NamedTuple):
     backoff: Backoff
     clock: Callable[[], float]
     wall: Callable[[], float]
+    traces: Traces = NO_TRACES
 
 
 def make_lane(index: str, topics: Sequence[str], context: LaneContext) -> Lane:
@@ -43,6 +45,7 @@ def make_lane(index: str, topics: Sequence[str], context: LaneContext) -> Lane:
         max_in_flight=delivery.max_in_flight,
         clock=context.clock,
     )
+    context.status.service.watch_pace(index, pacer.pace)
     sink = MeteredSink(context.sink, index, context.metrics, context.clock)
     courier = Courier(
         state,
@@ -57,5 +60,6 @@ def make_lane(index: str, topics: Sequence[str], context: LaneContext) -> Lane:
         isolated_attempts=context.isolated_attempts,
         backoff=context.backoff,
         wall=context.wall,
+        traces=context.traces,
     )
     return Lane(state, pacer, courier, sink=sink, metrics=context.metrics, slots=delivery.max_in_flight)

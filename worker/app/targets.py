@@ -84,11 +84,14 @@ class TargetFinder:
         given = given_target(index, routes)
         found = self._describe(self._lanes[index], is_needed=given is None)
         while found is not None and (problem := _contradiction(found, routes)):
-            state.block(BlockReason.TARGET, TargetError(problem, block=BlockReason.TARGET))
+            state.block(
+                BlockReason.TARGET, TargetError(problem, block=BlockReason.TARGET), self._delivery.retry_max_seconds
+            )
             state.wait(self._delivery.retry_max_seconds, lambda: False)
             found = self._describe(self._lanes[index], is_needed=given is None)
         if given is not None or found is not None:
             state.unblock()
+            state.note_works()
             self._add(index, given or _with_keys(found, routes))
         self._ended.add(index)
 
@@ -102,7 +105,7 @@ class TargetFinder:
         while not lane.state.is_stopping:
             attempt += 1
             try:
-                return lane.sink.describe(lane.index)
+                found = lane.sink.describe(lane.index)
             except Transient as error:
                 self._retry_later(lane, attempt, error)
             except SinkError as error:
@@ -113,8 +116,12 @@ class TargetFinder:
                     )
                     return None
                 self._note_answer(lane.index, error)
-                lane.state.block(error.block if isinstance(error, TargetError) else BlockReason.TARGET, error)
+                reason = error.block if isinstance(error, TargetError) else BlockReason.TARGET
+                lane.state.block(reason, error, self._delivery.retry_max_seconds)
                 lane.state.wait(self._delivery.retry_max_seconds, lambda: False)
+            else:
+                lane.state.note_works()
+                return found
         return None
 
     def _retry_later(self, lane: Lane, attempt: int, error: Transient) -> None:
@@ -129,6 +136,7 @@ class TargetFinder:
         lane.state.wait(delay, lambda: False)
 
     def _note_answer(self, index: str, error: SinkError) -> None:
+        self._lanes[index].state.note_failed(error)
         with self._lock:
             self._last_answers[index] = str(error)
 

@@ -2,8 +2,10 @@
 
     topics      at each look: is it there, how many partitions has it, which have no leader; the dead-letter topic too
     begins      at each look, for a partition that is assigned and not opened yet: where it will begin, so that its lag shows
-    the group   once a minute, and at each look while a partition is not read: its members, what no worker reads (`coverage.py`), how far it is behind
-    retention   once a minute: when it reaches what is not settled (`retention.py`), and the dead letters
+    the group   its members, what no worker reads (`coverage.py`), how far it is behind
+    retention   when it reaches what is not settled (`retention.py`), and the dead letters
+
+The last two are asked for once a minute, after each rebalance, and at each look while a partition is not read.
 
 It runs on the thread that asks for end offsets, with that consumer, which is no member of the group. So it works whatever
 state the membership is in. What is not answered in time, or may not be asked for, is absent.
@@ -32,9 +34,8 @@ from worker.telemetry.state import Status
 log = logging.getLogger("worker.survey")
 
 GROUP_SECONDS: Final = 60.0
-KEPT_SECONDS: Final = (
-    120.0  # for which a fact is shown that is asked for in vain: an election, or a broker that restarts
-)
+KEPT_SECONDS: Final = 120.0
+"""For how long a fact is shown that is asked for in vain, as in an election or while a broker restarts."""
 ANSWER_SECONDS: Final = 5.0  # for one round of requests
 LONGEST_SECONDS: Final = 12.0  # for all of one look
 _LOOK_SECONDS: Final = 0.02  # between looks whether an answer is there
@@ -73,6 +74,7 @@ class Survey:
         self._group_seconds = group_seconds
         self._group_due_at = -math.inf
         self._group_known_at = -math.inf
+        self._owned: frozenset[Partition] = frozenset()  # what this process owned when the group was asked for
         self._answered_at = clock()
         self._others: tuple[str, ...] = ()  # topics without a route here that the group has committed offsets of
         self._coordinator: int | None = None
@@ -116,9 +118,10 @@ class Survey:
         }
         assignments = self._ledger.assignments()
         self._find_begins(consumer, leaders, assignments)
-        now = self._clock()
-        if now < self._group_due_at:
+        now, owned = self._clock(), frozenset(each.partition for each in assignments)
+        if now < self._group_due_at and owned == self._owned:
             return
+        self._owned = owned
         edges = [self._ask_edges(consumer, leaders, edge) for edge in (requests.BEGINNING, requests.END)]
         self._enter_log_starts(edges[0], assignments)
         self._enter_retention(consumer, leaders, edges[0], edges[1], assignments)

@@ -62,12 +62,20 @@ class IndexState:
         with self._lock:
             self.accepted += 1
 
-    def block(self, reason: BlockReason, error: SinkError) -> None:
-        """Block the index's topics."""
+    def note_failed(self, error: SinkError) -> None:
+        """Note a request that the service neither accepted nor refused for its content."""
+        self._status.service.failed(self.index, error)
+
+    def note_works(self) -> None:
+        """Note that the service accepted or judged a request, or that none waits for it."""
+        self._status.service.works(self.index)
+
+    def block(self, reason: BlockReason, error: SinkError, retry_in: float) -> None:
+        """Block the index's topics; it is tried again in `retry_in` seconds."""
         with self._lock:
             self.is_blocked = True
             for topic in self.topics:
-                self._status.block(Block(topic, reason), f"index {self.index}: {error}")
+                self._status.block(Block(topic, reason), f"index {self.index}: {error}", retry_in=retry_in)
 
     def unblock(self) -> None:
         """Unblock the index's topics, as far as the index was why they were blocked."""

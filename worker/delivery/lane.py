@@ -90,8 +90,10 @@ class Lane:
             if self._queue:
                 self._arrival.notify_all()
             is_idle = not self._queue and not self._in_flight
-        if is_idle and self.state.is_blocked and not self.state.is_stopping:
-            self.state.unblock()
+        if is_idle and not self.state.is_stopping:
+            self.state.note_works()
+            if self.state.is_blocked:
+                self.state.unblock()
 
     @property
     def is_idle(self) -> bool:

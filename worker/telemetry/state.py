@@ -6,11 +6,16 @@ decides what happens to a record.
 
 import logging
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+import msgspec
+
 from worker.errors import BlockReason, Reason
+from worker.telemetry.service import Service
 from worker.words import clean
 
 log = logging.getLogger("worker.state")
@@ -49,6 +54,17 @@ class Block(NamedTuple):
         return f"{where}: {self.reason.value}"
 
 
+class Attempts(msgspec.Struct, frozen=True):
+    """How a block is retried: since when it is in force, how many attempts were made, and when it is tried next.
+
+    Times are in seconds of the monotonic clock. `next_at` is None where nothing is tried before a person acts.
+    """
+
+    since: float
+    count: int
+    next_at: float | None
+
+
 class DeadLettered(NamedTuple):
     """Where a dead letter came from, and why. It contains nothing of the record. `at` is Unix time in seconds."""
 
@@ -79,13 +95,17 @@ class Reading(NamedTuple):
 
 
 class Status:
-    """The state and the blocks of this process."""
+    """The state and the blocks of this process. `clock` is in monotonic seconds."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.service = Service(clock)
+        """What the service did lately."""
+        self._clock = clock
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._reason = "starting"
         self._blocks: dict[Block, _Words] = {}
+        self._attempts: dict[Block, Attempts] = {}
         self._reasons: dict[str, dict[int | None, list[BlockReason]]] = {}  # of the blocks, by topic and partition
         self._dead_letters: dict[Reason, deque[DeadLettered]] = {}
         self._warnings: dict[str, str] = {}
@@ -118,15 +138,17 @@ class Status:
         """Note that the main loop made a turn, at `now` seconds of the monotonic clock."""
         self._last_turn = now
 
-    def block(self, block: Block, message: str, quote: str = "") -> None:
-        """Note that a topic or partition is blocked; the first time is logged.
+    def block(self, block: Block, message: str, quote: str = "", *, retry_in: float | None = None) -> None:
+        """Note that a topic or partition is blocked; the first time is logged. Each attempt that fails calls it again.
 
         `quote` is the rest of the message where it may quote a record: the log and /readyz show it, the page does not.
+        `retry_in` is in how many seconds it is tried next, None where nothing is tried before a person acts.
         """
         words = _Words(clean(message, _MESSAGE_CHARACTERS), clean(quote, _MESSAGE_CHARACTERS))
         with self._lock:
             new = block not in self._blocks
             self._blocks[block] = words
+            self._attempts[block] = _attempted(self._attempts.get(block), self._clock(), retry_in)
             if new:
                 self._index()
         if new:
@@ -138,6 +160,7 @@ class Status:
             return
         with self._lock:
             was = self._blocks.pop(block, None)
+            self._attempts.pop(block, None)
             self._index()
         if was is not None:
             log.info("no longer blocked", extra={**block.fields})
@@ -150,6 +173,7 @@ class Status:
             self._blocks = {
                 b: message for b, message in self._blocks.items() if (b.topic, b.partition) != (topic, partition)
             }
+            self._attempts = {b: attempts for b, attempts in self._attempts.items() if b in self._blocks}
             self._index()
 
     def _index(self) -> None:
@@ -178,6 +202,11 @@ class Status:
         with self._lock:
             return {block: words.message for block, words in self._blocks.items()}
 
+    def attempts(self) -> dict[Block, Attempts]:
+        """Return how each block is retried."""
+        with self._lock:
+            return dict(self._attempts)
+
     def dead_lettered(self, record: DeadLettered) -> None:
         """Note a dead letter that was written."""
         with self._lock:
@@ -188,3 +217,16 @@ class Status:
         with self._lock:
             kept = [each for of_reason in self._dead_letters.values() for each in of_reason]
         return sorted(kept, key=lambda each: each.at, reverse=True)
+
+
+def _attempted(before: Attempts | None, now: float, retry_in: float | None) -> Attempts:
+    """Return the attempts with one more, which failed at `now`.
+
+    What is reported before the next attempt was due is of the attempt before: several slots, or several dead letters, fail
+    together.
+    """
+    next_at = None if retry_in is None else now + retry_in
+    if before is None:
+        return Attempts(now, 1, next_at)
+    is_same = before.next_at is not None and now < before.next_at
+    return Attempts(before.since, before.count + (not is_same), next_at)
