@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from tests.unit.samples import FakeClock, FakeTracked, opened
 from worker.errors import BlockReason, Reason
 from worker.ledger import Assignment, Ledger, Outcome, Partition
+from worker.telemetry.kafka_facts import GroupMember
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.page.facts import Share
 from worker.telemetry.page.figures import STEP_SECONDS, STEPS
@@ -74,6 +75,7 @@ class PageStage:
         self.settings = '[oss]\nbucket = "my-bucket"  # OSS_VECTORS_OSS__BUCKET'
         self.gauges = Overlay(self.metrics.registry)
         self.shares: list[Share] = []
+        self.members: list[GroupMember] = []
         self.service = FakeService()
         self.attempts: dict[Block, SimpleNamespace] = {}
         vars(self.status).update(service=self.service, attempts=lambda: self.attempts)
@@ -85,6 +87,7 @@ class PageStage:
             self.clock,
             self.wall,
             lambda: self.shares,
+            lambda: self.members,
         )
 
     def wall(self) -> float:
