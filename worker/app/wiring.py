@@ -21,6 +21,7 @@ from worker.consumer.ends import EndWatcher
 from worker.consumer.handover import RevokeHooks
 from worker.consumer.membership import lease_of
 from worker.consumer.source import KafkaSource
+from worker.consumer.survey import Survey
 from worker.deadletters import rights
 from worker.deadletters.limit import Limit
 from worker.deadletters.producer import make_producer
@@ -81,7 +82,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         targets=_targets(core, lanes),
         dead_letters=dead_letters,
         limit=core.limit,
-        end_watcher=EndWatcher(core.settings.kafka, core.ledger, core.metrics, clock=time.monotonic),
+        end_watcher=_end_watcher(core),
         ledger=core.ledger,
         status=core.status,
         metrics=core.metrics,
@@ -103,7 +104,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
 def _core(settings: Settings, traces: Traces) -> _Core:
     lease = lease_of(settings.kafka)
     ledger = Ledger(settings.topics, time.monotonic, lease.holds)
-    status = Status(time.monotonic())
+    status = Status(time.monotonic(), indexes={route.topic: len(route.index_names) for route in settings.routes})
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)
     metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
     return _Core(settings, lease, ledger, status, metrics, Limit(settings.dead_letter, time.time), traces)
@@ -163,9 +164,11 @@ def _lanes(core: _Core, sink: OssSink, dead_letters: DeadLetterWriter) -> dict[s
         clock=time.monotonic,
         wall=time.time,
         traces=core.traces,
+        indexes=len(settings.indexes),
     )
-    topics = {index: [r.topic for r in settings.routes if r.index == index] for index in settings.indexes}
-    return {index: make_lane(index, topics[index], context) for index in settings.indexes}
+    topics = {index: [r.topic for r in settings.routes if index in r.index_names] for index in settings.indexes}
+    shared = {route.topic for route in settings.routes if len(route.index_names) > 1}
+    return {index: make_lane(index, topics[index], context, shared) for index in settings.indexes}
 
 
 def _targets(core: _Core, lanes: Mapping[str, Lane]) -> TargetFinder:
@@ -189,6 +192,21 @@ def _source(core: _Core, lanes: Mapping[str, Lane], stop: Stop) -> KafkaSource:
     )
 
 
+def _end_watcher(core: _Core) -> EndWatcher:
+    settings = core.settings
+    survey = Survey(
+        settings.kafka,
+        settings.topics,
+        settings.dead_letter.topic,
+        ledger=core.ledger,
+        status=core.status,
+        facts=core.metrics.kafka_facts,
+        clock=time.monotonic,
+        wall=time.time,
+    )
+    return EndWatcher(settings.kafka, core.ledger, core.metrics, clock=time.monotonic, survey=survey)
+
+
 def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:
     def wake() -> None:
         for lane in lanes.values():
@@ -203,8 +221,16 @@ def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:
 
 def _pages(core: _Core, loaded: Loaded, source: KafkaSource) -> Pages:
     registry, status = core.metrics.registry, core.status
-    shares = core.limit.shares
-    page = Page(registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time, shares)
+    page = Page(
+        registry,
+        status,
+        in_force(loaded),
+        lambda: source.paused,
+        time.monotonic,
+        time.time,
+        core.limit.shares,
+        core.metrics.kafka_facts.members,
+    )
     return Pages(registry, status, core.ledger, page, time.monotonic)
 
 
