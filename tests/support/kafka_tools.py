@@ -54,7 +54,7 @@ def install(folder: Path, bootstrap: str) -> None:
 
 
 def _classpath() -> str:
-    return os.pathsep.join(map(str, [*jars.classpath(VERSION, str, lambda: None), _tools_jar()]))
+    return os.pathsep.join(map(str, [*jars.classpath(VERSION, print, lambda: None), _tools_jar()]))
 
 
 def _tools_jar() -> Path:

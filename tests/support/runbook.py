@@ -26,7 +26,9 @@ class Code:
 
 def codes(text: str = TEXT) -> Iterator[Code]:
     """Yield all code of the page, from top to bottom."""
-    section, language, block, prose = "", "", [], []
+    section = language = ""
+    block: list[str] = []
+    prose: list[str] = []
     is_block = False
 
     def sentences() -> Iterator[Code]:
