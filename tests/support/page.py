@@ -58,8 +58,8 @@ class PageStage:
         self.settings = '[oss]\nbucket = "my-bucket"  # OSS_VECTORS_OSS__BUCKET'
         self.gauges = Overlay(self.metrics.registry)
         self.shares: list[Share] = []
-        self.members: list[GroupMember] = []
         self.paces: dict[str, Pace] = {}
+        self.members: list[GroupMember] = []
         self.page = Page(
             self.gauges,
             self.status,
