@@ -96,7 +96,7 @@ def build() -> str:
         .refresh("10s")
         .variables([*_variables()])
         .annotations([*_annotations()])
-        .links([_runbook_link()])
+        .links([_runbook_link(), _cluster_link()])
     )
     ids = iter(range(1, 1000))
     for panel in _overview():
@@ -111,7 +111,7 @@ def build() -> str:
     return json.dumps(whole.build(), cls=JSONEncoder, indent=2) + "\n"
 
 
-def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable]:
+def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable | dashboard.TextBoxVariable]:
     return (
         dashboard.DatasourceVariable("datasource")
         .label("Data source")
@@ -137,6 +137,10 @@ def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVaria
             "Indexes that these workers write to.",
             f"label_values(oss_vectors_in_flight_limit{{{WORKERS}}}, index)",
         ),
+        dashboard.TextBoxVariable("kafka_dashboard")
+        .label("Kafka dashboard")
+        .description("The address of the Kafka cluster's own dashboard, which the link Kafka cluster opens.")
+        .default_value("/dashboards?tag=kafka"),
     )
 
 
@@ -158,6 +162,12 @@ def _annotations() -> Sequence[dashboard.AnnotationQuery]:
             at_value=True,
         ),
     )
+
+
+def _cluster_link() -> dashboard.DashboardLink:
+    link = dashboard.DashboardLink("Kafka cluster").type(models.DashboardLinkType.LINK).icon("external link")
+    link.tooltip("The cluster's own dashboard; its address is the variable kafka_dashboard").placement(IN_SIGHT)
+    return link.url("$kafka_dashboard").target_blank(True)
 
 
 def _runbook_link() -> dashboard.DashboardLink:
@@ -200,7 +210,10 @@ def _alerts() -> Panel:
         "Active alerts",
         "Alerts of this job that fire now.",
         "none",
-        now('sum by (alertname) (ALERTS{job="$job",alertstate="firing",alertname!="OssVectorsWatchdog"})', "{{alertname}}"),
+        now(
+            'sum by (alertname) (ALERTS{job="$job",alertstate="firing",alertname!="OssVectorsWatchdog"})',
+            "{{alertname}}",
+        ),
     )
     panel.text_mode(common_models.BigValueTextMode.NAME).no_value("none")
     link = dashboard.DashboardLink("What to do").type(models.DashboardLinkType.LINK).target_blank(True)

@@ -349,7 +349,10 @@ def test_causes_silence_their_effects(alertmanager: str, series: Series) -> None
             "RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow LatencyBudgetBurnFast LatencyBudgetBurnSlow",
         ),
         ("DeadLetterLimitNear", "DeadLetterRatioHigh"),
-        ("CoordinatorUnavailable", "CommitsFailing RebalanceStorm PartitionsLost UnassignedPartitions WorkerNotScraped PollingStopped"),
+        (
+            "CoordinatorUnavailable",
+            "CommitsFailing RebalanceStorm PartitionsLost UnassignedPartitions WorkerNotScraped PollingStopped",
+        ),
         ("RetentionNear", "LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow"),
         ("LagGrowing", "PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow"),
         ("LatencyBudgetBurnFast", "LatencyBudgetBurnSlow"),

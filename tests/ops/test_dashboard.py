@@ -144,6 +144,7 @@ def test_every_variable_is_defined_and_used() -> None:
     defined = [one["name"] for one in DASHBOARD["templating"]["list"]]
     asked = [query.expression for query in QUERIES]
     asked += [one["query"] for one in DASHBOARD["templating"]["list"]]
+    asked += [link["url"] for link in DASHBOARD["links"]]
     asked.append("${datasource}")
     used = set(re.findall(r"\$\{?(\w+)", " ".join(asked))) - {"__rate_interval"}
     assert used == set(defined)
