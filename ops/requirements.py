@@ -40,6 +40,11 @@ FILES: Final = (
         "requirements.txt", "What the worker needs in production, with every way to get credentials.", ["credentials"]
     ),
     File(
+        "requirements-otel.txt",
+        "What the worker needs in production with traces, and with every way to get credentials.",
+        ["credentials", "otel"],
+    ),
+    File(
         "requirements-demo.txt",
         "What the worker and the local stack (the emulator, Apache Kafka) need.",
         ["credentials", "demo"],

@@ -40,6 +40,7 @@ def _sample_registry() -> CollectorRegistry:
     ledger.open(ledger.assign(partition), 0, 0)
     made = Metrics(ledger, Status(0.0), ("vectors",), ("docs",))
     made.ends.update({partition: 0}, {partition: 0})
+    made.expiry.certificates = {"kafka-client": lambda: 0.0}
     made.worker_info.labels("", "", "")
     return made.registry
 

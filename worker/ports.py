@@ -45,6 +45,33 @@ class SealReason(StrEnum):
     DRAIN = "drain"
 
 
+class LimitCause(StrEnum):
+    """Why a limit of the pace is what it is."""
+
+    UNLIMITED = "unlimited"  # the settings give no bound, and the service has not throttled yet
+    CONFIGURED = "configured"  # it has reached the bound of the settings
+    STARTING = "starting"  # it still grows from where it begins
+    THROTTLED = "throttled"  # the service asked for less
+    SLOW = "slow"  # answers took longer the more requests were in flight
+    OUTAGE = "outage"  # requests failed, or got no answer
+    GROWING = "growing"  # it grows again after it fell
+
+
+class Pace(NamedTuple):
+    """The limits of one index now, and why. Times are in seconds of the monotonic clock.
+
+    `vectors_per_second` 0 is no limit. `throttled_at` is when the rate last fell, None if it never did. `closed_until` is
+    when the next request may go, while the index asked for a pause or is blocked, else None.
+    """
+
+    vectors_per_second: float
+    rate_cause: LimitCause
+    in_flight_limit: int
+    in_flight_cause: LimitCause
+    throttled_at: float | None = None
+    closed_until: float | None = None
+
+
 class Polled(NamedTuple):
     """Messages of one partition, ascending by offset, at least one."""
 

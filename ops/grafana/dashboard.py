@@ -62,6 +62,8 @@ from ops.grafana.panels import (
 from worker.telemetry.state import State
 
 FILE: Final = Path(__file__).parent / "dashboards/oss-vectors-worker.json"
+COPY: Final = Path(__file__).parents[1] / "kubernetes/components/dashboard" / FILE.name
+"""For Kubernetes: a kustomization reads no file outside its folder."""
 Panel: TypeAlias = heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
 
 STATE_COLORS: Final = {
@@ -109,6 +111,11 @@ def build() -> str:
             row.with_panel(panel.id(next(ids)))
         whole.with_row(row)
     return json.dumps(whole.build(), cls=JSONEncoder, indent=2) + "\n"
+
+
+def compact(text: str) -> str:
+    """Return the dashboard without spaces: `kubectl apply` keeps a copy of a ConfigMap in an annotation of at most 256 KiB."""
+    return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable | dashboard.TextBoxVariable]:
@@ -701,6 +708,12 @@ def _requests() -> Sequence[Panel]:
             "s",
             query(f"min({since(of('oss_vectors_last_put_timestamp_seconds'))})", "last write"),
         ),
+        graph(
+            "Since an index accepted a request",
+            "Seconds since the last successful write to each index, of the worker that had the latest. It also grows when there is nothing to write.",
+            "s",
+            query(f"min by (index) ({since(of_index('oss_vectors_last_accepted_timestamp_seconds'))})", "{{index}}"),
+        ),
     )
 
 
@@ -820,6 +833,20 @@ def _process() -> Sequence[Panel]:
             query(f"max by (instance) ({of('process_resident_memory_bytes')})", "{{instance}}"),
         ),
         graph(
+            "Memory of the container",
+            "What counts against the limit of each worker's container, and the limit (dashed). At the limit the worker is killed.",
+            "bytes",
+            query(f"max by (instance) ({of('oss_vectors_memory_used_bytes')})", "{{instance}}"),
+            query(f"min({of('oss_vectors_memory_limit_bytes')})", "limit"),
+        ).override_by_name("limit", color_override(RED, DASHED, UNFILLED)),
+        graph(
+            "Until credentials and certificates end",
+            "Where the end is known. Credentials that are renewed get a new end each time.",
+            "s",
+            query(f"min({of('oss_vectors_credentials_expiry_timestamp_seconds')}) - time()", "credentials"),
+            query(f"min by (use) ({of('oss_vectors_certificate_expiry_timestamp_seconds')}) - time()", "{{use}}"),
+        ),
+        graph(
             "Garbage collections",
             "Runs of Python's garbage collector a second, by generation, over all workers.",
             "cps",
@@ -847,3 +874,4 @@ def _process() -> Sequence[Panel]:
 
 if __name__ == "__main__":
     FILE.write_text(build(), encoding="utf-8")
+    COPY.write_text(compact(build()), encoding="utf-8")

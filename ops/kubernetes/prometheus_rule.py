@@ -13,6 +13,8 @@ import yaml
 HERE = Path(__file__).parent
 RULES = HERE.parent / "prometheus/rules"
 OUTPUT = HERE / "components/prometheus-rule/prometheusrule.yaml"
+ALL_JOBS = ".*oss-vectors-worker.*"
+"""What the rules select: the jobs of all workers of a Prometheus."""
 HEADER = "# Made from ops/prometheus/rules by ops/kubernetes/prometheus_rule.py; change the rules there.\n"
 
 
@@ -39,8 +41,17 @@ def _groups_of(path: Path) -> list[dict[str, Any]]:
     return list(document["groups"])
 
 
-def prometheus_rule(folder: Path) -> str:
-    """Return the PrometheusRule as YAML."""
+def for_jobs(found: Any, jobs: str) -> Any:
+    """Return the groups with `jobs` in place of the pattern that selects the workers' jobs."""
+    if isinstance(found, dict):
+        return {key: for_jobs(value, jobs) for key, value in found.items()}
+    if isinstance(found, list):
+        return [for_jobs(value, jobs) for value in found]
+    return found.replace(f'job=~"{ALL_JOBS}"', f'job=~"{jobs}"') if isinstance(found, str) else found
+
+
+def prometheus_rule(folder: Path, jobs: str = ALL_JOBS) -> str:
+    """Return the PrometheusRule as YAML, for the workers whose job matches `jobs`."""
     resource = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
@@ -48,7 +59,7 @@ def prometheus_rule(folder: Path) -> str:
             "name": "oss-vectors-worker",
             "labels": {"app.kubernetes.io/name": "oss-vectors-worker"},
         },
-        "spec": {"groups": groups(folder)},
+        "spec": {"groups": for_jobs(groups(folder), jobs)},
     }
     return HEADER + yaml.safe_dump(resource, sort_keys=False, allow_unicode=True, width=120)
 
@@ -58,10 +69,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", type=Path, default=RULES, help="the folder of the rule files")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="the file to write")
+    parser.add_argument("--jobs", default=ALL_JOBS, help="the jobs that the rules are for, as a regular expression")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file is not up to date")
     arguments = parser.parse_args()
     try:
-        made = prometheus_rule(arguments.rules)
+        made = prometheus_rule(arguments.rules, arguments.jobs)
     except RuleFileError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -2,7 +2,8 @@
 
 `python -m tests.bench` prints a table of ratios, each of medians of interleaved rounds in one run, with the spread;
 `--json FILE` also writes them, `--profile FILE` draws the worker's flame graph, `--smoke` is small and fails only on errors
-and on ratios that are far off. Figures of different runs are not comparable, ratios are.
+and on ratios of bytes: those of time depend on what else the machine does. Figures of different runs are not comparable,
+ratios are.
 
     data.py     records of every size and encoding, as Kafka record batches
     sink.py     an HTTP sink, a process of its own, that is never the bottleneck

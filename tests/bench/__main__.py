@@ -28,11 +28,11 @@ class Target(NamedTuple):
 
     goal: float
     at_least: bool = True
-    far: float = 2.0  # times off, from which a smoke run fails
+    of_bytes: bool = False  # counted in bytes, so the same on every machine: a smoke run fails where it is missed
 
-    def is_met(self, ratio: float, slack: float = 1.0) -> bool:
-        """Tell whether it is met; `slack` 2 lets half of it pass."""
-        return ratio * slack >= self.goal if self.at_least else ratio <= self.goal * slack
+    def is_met(self, ratio: float) -> bool:
+        """Tell whether it is met."""
+        return ratio >= self.goal if self.at_least else ratio <= self.goal
 
 
 class Row(NamedTuple):
@@ -105,7 +105,7 @@ class Bench:
 
         naive_goal = {128: Target(6), 1536: Target(8)}.get(size)
         # For short vectors what the Kafka client does for each record is as much as the floor itself.
-        whole = Target(1.4, at_least=False, far=3.0 if size < 384 else 2.0)
+        whole = Target(1.4, at_least=False)
         half = Target(2) if size == 1536 else None
         self._note(
             _row("naive chain / worker, CPU", size, ratio("naive", "json17"), naive_goal),
@@ -118,7 +118,7 @@ class Bench:
                 "body / json.dumps, bytes",
                 size,
                 [costs["json17"][0].sent / costs["naive"][0].sent],
-                Target(0.58, at_least=False),
+                Target(0.58, at_least=False, of_bytes=True),
             ),
         )
 
@@ -182,7 +182,12 @@ class Bench:
             bodies = [chains.memory_of_a_batch(batch, size, port)]
         self._note(
             _row("two processes / one, in process, records a second", size, scaled, Target(1.6)),
-            _row("memory of a batch, besides its messages / its body", size, bodies, Target(2.5, at_least=False)),
+            _row(
+                "memory of a batch, besides its messages / its body",
+                size,
+                bodies,
+                Target(2.5, at_least=False, of_bytes=True),
+            ),
         )
 
     def limit_with_latency(self, size: int) -> None:
@@ -196,7 +201,10 @@ class Bench:
         self._note(
             _row("of 2,500 vectors/s, service of 100 ms", size, shares, Target(0.9)),
             _row(
-                "longest wait of another thread, ms", size, [each * 1000 for each in held], Target(50, at_least=False)
+                "longest wait of another thread, ms",
+                size,
+                [each * 1000 for each in held],
+                Target(50, at_least=False),
             ),
         )
 
@@ -205,7 +213,9 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
-        "--smoke", action="store_true", help="small; exit 1 only on errors and ratios below half their target"
+        "--smoke",
+        action="store_true",
+        help="small; exit 1 only on errors and on a missed target that is counted in bytes",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="draw the worker's flame graph (SVG) with py-spy")
@@ -234,10 +244,14 @@ def main() -> None:
     if given.json:
         rows = [row._asdict() | {"target": row.target and row.target.goal} for row in bench.rows]
         given.json.write_text(json.dumps({"ratios": rows, "figures": bench.figures}, indent=2))
-    if given.smoke and (
-        far := [row for row in bench.rows if row.target and not row.target.is_met(row.median, slack=row.target.far)]
-    ):
-        console.print(f"[red]far off:[/] {', '.join(f'{row.name} at {row.size}' for row in far)}")
+    # What is measured in time says nothing on a machine that does other work: it is shown, and judged by a reader.
+    missed = [
+        f"{row.name} at {row.size}"
+        for row in bench.rows
+        if row.target and row.target.of_bytes and not row.target.is_met(row.median)
+    ]
+    if given.smoke and missed:
+        console.print(f"[red]missed:[/] {', '.join(missed)}")
         sys.exit(1)
 
 

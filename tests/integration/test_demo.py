@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import requests
 from kafka import KafkaConsumer, TopicPartition
 
 from tests.support.bounded import running
@@ -57,6 +58,17 @@ def test_demo_tells_of_every_record_and_answers_questions_in_words(kept: tuple[s
     assert "the index holds exactly the newest version of all 520 vectors" in printed
     assert re.search(r"Flour your hands and the board lightly, and the bread dough", printed), printed
     assert re.search(r"express to the coast now leaves from platform nine", printed.replace("\n", " ")), printed
+
+
+def test_demo_that_is_kept_names_its_page_first(kept: tuple[subprocess.Popen[str], str]) -> None:
+    _, printed = kept
+    _, _, addresses = printed.partition("Ctrl-C ends it")
+    first = re.search(r"https?://[^ ]*|127\.0\.0\.1[^ ,]*", addresses)
+    assert first is not None, printed
+    session = requests.Session()
+    session.trust_env = False
+    with session.get(first[0], timeout=10) as answer:
+        assert (answer.status_code, "<h1>running</h1>" in answer.text) == (200, True), answer.text
 
 
 def test_demo_dead_letters_read_with_kafka_python_are_the_broken_records_byte_for_byte(

@@ -288,8 +288,8 @@ def test_an_outage_of_network_and_service_by_turns_is_waited_out(
         stage.emulator.fault(bucket=stage.bucket, operation="PutVectors", latency_seconds=0.3)
         stage.publish_versions(versions_of(keys=50, count=300))
         wait_for(lambda: stage.requests("PutVectors"), "requests are under way")
-        assert proxy.cut() > 0
-        worker.wait_until(lambda m: m.total("retries_total", reason="network") > 0, "connections were cut")
+        wait_for(proxy.cut, "connections are cut")
+        worker.wait_until(lambda m: m.total("retries_total", reason="network") > 0, "a request was under way")
         with proxy.swallowing():
             worker.wait_until(lambda m: m.total("retries_total", reason="timeout") > 0, "nothing is answered")
         now = worker.wait_settled(300)

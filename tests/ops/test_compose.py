@@ -92,7 +92,11 @@ def without_reset(value: Any) -> Any:
 
 @pytest.mark.parametrize(
     "file",
-    [ROOT / "docker-compose.yml", *sorted((ROOT / "ops").rglob("*.y*ml"))],
+    # Templates of the chart are no YAML yet; what they make is in ops/helm/rendered.
+    [
+        ROOT / "docker-compose.yml",
+        *(file for file in sorted((ROOT / "ops").rglob("*.y*ml")) if file.parent.name != "templates"),
+    ],
     ids=lambda file: str(file.relative_to(ROOT)),
 )
 def test_what_is_merged_in_one_place_has_no_key_in_common(file: Path) -> None:
@@ -144,6 +148,30 @@ def test_settings_in_the_compose_file_are_settings_of_the_worker(name: str) -> N
     names = {name for name in SERVICES[name]["environment"] if name.startswith(tables.ENV_PREFIX)}
     loaded = load.load(None, SERVICES[name]["environment"])
     assert names - {"OSS_VECTORS_ROUTES"} == set(loaded.origins.values()) - {"default", "OSS_VECTORS_ROUTES"}
+
+
+SINCE: Final = {
+    r"\n +format: raw\n": (2, 30),
+    r": !reset ": (2, 24),
+    r"condition: service_completed_successfully": (2, 0),
+}
+"""The version of Docker Compose that began to know what these find in a file."""
+
+
+def test_the_least_version_of_compose_is_said_and_is_enough_for_what_the_files_use() -> None:
+    texts = [COMPOSE_TEXT, (ROOT / "ops/docker-compose.production.yml").read_text(encoding="utf-8")]
+    used = [version for pattern, version in SINCE.items() if any(re.search(pattern, text) for text in texts)]
+    texts.append((ROOT / "ops/README.md").read_text(encoding="utf-8"))
+    said = [re.findall(r"Docker Compose (\d+)\.(\d+) or later", text) for text in texts]
+    assert said == [[tuple(map(str, max(used)))]] * 3
+    assert len(used) == len(SINCE)
+
+
+def test_the_readme_says_where_alerts_of_the_local_stack_are_seen() -> None:
+    readme = (ROOT / "ops/README.md").read_text(encoding="utf-8")
+    (port,) = listening("alertmanager")
+    shown = set(re.findall(r"http://127\.0\.0\.1:(\d+)", readme)) | set(re.findall(r"Alertmanager (\d+)", readme))
+    assert (str(port) in shown, "amtool alert query" in readme) == (True, True)
 
 
 def test_every_part_of_the_chain_is_there() -> None:

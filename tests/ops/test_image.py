@@ -1,7 +1,10 @@
 """The image that ops/Dockerfile builds, as far as its text tells, and the requirements that it installs."""
 
 import ast
+import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,6 +22,7 @@ from worker.settings.tables import Http
 
 ROOT: Final = Path(__file__).parents[2]
 DOCKERFILE: Final = (ROOT / "ops/Dockerfile").read_text(encoding="utf-8")
+STEPS: Final = re.split(r"^(?=[A-Z]+ )", DOCKERFILE, flags=re.MULTILINE)
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BUILD: Final = build_requirements()
 PYTHONS: Final = ["3.11", "3.12", "3.13", "3.14"]
@@ -76,8 +80,68 @@ def test_the_images_health_check_is_what_healthz_says_whatever_proxy_is_set(stat
     assert (python, server.paths, ended.returncode == 0) == ("python", ["/healthz"], healthy)
 
 
+USES: Final = """
+import importlib, pkgutil, sys
+import kafka.codec as codec
+import worker
+for module in pkgutil.walk_packages(worker.__path__, "worker."):
+    of_an_extra = ("worker.local", "worker.telemetry.otel")
+    if not module.name.startswith(of_an_extra) and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+data = b"vector" * 1000
+for kind in ("gzip", "snappy", "lz4", "zstd"):
+    assert getattr(codec, f"has_{kind}")(), kind
+    assert getattr(codec, f"{kind}_decode")(getattr(codec, f"{kind}_encode")(data)) == data
+import crc32c, numpy, orjson
+if sys.version_info < (3, 14):  # no wheels for later ones
+    import simdjson
+    assert simdjson.Parser().parse(b"[1.5]").as_list() == [1.5]
+assert float(numpy.frombuffer(numpy.ones(4, "<f4").tobytes(), "<f4").sum()) == 4.0
+from alibabacloud_credentials.client import Client
+import alibabacloud_oss_v2 as oss
+import alibabacloud_oss_v2.vectors
+oss.vectors.Client(oss.config.load_default())
+pruned = sys.argv[1]
+packages = {"numpy", "zstandard", "Crypto", "lz4", "aiohttp", "kafka", "alibabacloud_oss_v2"}
+beside = [name for name in packages & sys.modules.keys() if not str(sys.modules[name].__file__).startswith(pruned)]
+print(sorted(beside), sorted(packages - sys.modules.keys()))
+"""
+
+
+def test_what_the_image_leaves_out_of_the_packages_is_nothing_that_runs(tmp_path: Path) -> None:
+    """The step of the Dockerfile, done to a copy of the packages of production as they are installed here."""
+    pruned = tmp_path / "lib/python3.x/site-packages"
+    pruned.mkdir(parents=True)
+    for name in [*pinned("requirements.txt", f"3.{sys.version_info.minor}"), PROJECT["name"]]:
+        copy_package(name, pruned)
+    step = next(step for step in STEPS if "SelfTest" in step)
+    script = re.split(r"^#", step.removeprefix("RUN "), flags=re.MULTILINE)[0]
+    before = files_of(pruned)
+    shell = script.replace("\\\n", " ").replace("/opt/oss-vectors-worker", str(tmp_path))
+    subprocess.run(["bash", "-euc", shell], check=True, timeout=60)
+    assert {Path(name).parts[0] for name in before - files_of(pruned)} >= {"numpy", "zstandard", "Crypto", "simdjson"}
+    environ = {"PYTHONPATH": f"{ROOT}{os.pathsep}{pruned}", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-S", "-c", USES, str(pruned)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "[] []\n")
+
+
+def copy_package(name: str, folder: Path) -> None:
+    """Copy an installed package's files, without their compiled form, to `folder`."""
+    for file in importlib.metadata.distribution(name).files or ():
+        source = Path(str(file.locate()))
+        if ".." not in file.parts and "__pycache__" not in file.parts and source.is_file():
+            target = folder / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
 def test_packages_are_fetched_by_hash_alone_and_with_a_mirrors_settings_in_no_layer() -> None:
-    steps = [step for step in re.split(r"^(?=[A-Z]+ )", DOCKERFILE, flags=re.MULTILINE) if step.startswith("RUN ")]
+    steps = [step for step in STEPS if step.startswith("RUN ")]
     fetching = [step for step in steps if re.search(r"pip (install|wheel) (?!.*--no-(index|deps))", step)]
     assert [step.splitlines()[0] for step in fetching] == [
         "RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \\"

@@ -1,5 +1,6 @@
 """The Kubernetes files are what Kubernetes takes, and agree with the worker, with each other and with the rule files."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from ops.grafana import dashboard as grafana
 from tests.support.programs import program
 from worker.app import loop, watchdog, wiring
 from worker.oss.credentials.providers import credentials_provider
@@ -25,7 +27,13 @@ KUBERNETES: Final = ROOT / "ops/kubernetes"
 RULES: Final = ROOT / "ops/prometheus/rules"
 README: Final = (KUBERNETES / "README.md").read_text(encoding="utf-8")
 VERSIONS: Final = ("1.33", "1.37")  # of Kubernetes: the oldest and the newest that the schemas at hand are of
-OPERATORS_OWN: Final = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "TriggerAuthentication"}
+OPERATORS_OWN: Final = {
+    *("ServiceMonitor", "PodMonitor", "PrometheusRule", "ScaledObject", "TriggerAuthentication"),
+    *("ExternalSecret", "KafkaTopic", "KafkaUser"),
+}
+TOGETHER: Final = ("keda", "prometheus-rule", "service-monitor")
+INSTEAD: Final = ("cpu-autoscaler", "dashboard", "external-secrets", "pod-monitor")
+"""The components that are for other clusters than those in TOGETHER are."""
 MIB: Final = 1024 * 1024
 PEAK_MIB: Final = 400  # resident, as measured with default settings under a flood of 1,536-dimension records
 FETCHED_AHEAD_MIB: Final = 32  # by the Kafka client, from each broker
@@ -86,14 +94,20 @@ def build(folder: Path) -> Built:
 
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
-    """The base, the base with every component, and the example."""
-    whole = tmp_path_factory.mktemp("whole")
-    there = os.path.relpath(KUBERNETES.resolve(), whole.resolve())
-    components = [f"{there}/components/{folder.name}" for folder in sorted((KUBERNETES / "components").iterdir())]
-    kustomization = {"resources": [f"{there}/base"], "components": components}
-    (whole / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
-    folders = {"base": KUBERNETES / "base", "whole": whole, "example": KUBERNETES / "overlays/example"}
+    """What each kustomization makes, and the base with components of two kinds of cluster."""
+    whole = with_components(tmp_path_factory.mktemp("whole"), TOGETHER)
+    instead = with_components(tmp_path_factory.mktemp("instead"), INSTEAD)
+    folders = {"base": KUBERNETES / "base", "whole": whole, "instead": instead, "strimzi": KUBERNETES / "strimzi"}
+    folders |= {folder.name: folder for folder in (KUBERNETES / "overlays").iterdir()}
     return {name: build(folder) for name, folder in folders.items()}
+
+
+def with_components(folder: Path, names: tuple[str, ...]) -> Path:
+    """Write a kustomization of the base with these components to `folder`."""
+    there = os.path.relpath(KUBERNETES.resolve(), folder.resolve())
+    kustomization = {"resources": [f"{there}/base"], "components": [f"{there}/components/{name}" for name in names]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module", params=["base", "whole", "example"])
@@ -153,11 +167,38 @@ def chosen(selector: dict[str, str], labels: dict[str, str]) -> bool:
 # -- what Kubernetes takes
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_resource_is_one_that_kubernetes_takes_without_an_unknown_field(built: Built, version: str) -> None:
+def validated_kinds(built: Built, version: str) -> list[str]:
+    """Return the kinds of what is Kubernetes' own, each of which its strict schema accepts."""
     checked = [one for one in built.resources if one["kind"] not in OPERATORS_OWN]
     assert [kubernetes_validate.validate(one, version, strict=True) for one in checked] == [version] * len(checked)
-    assert len(checked) == 6
+    return [one["kind"] for one in checked]
+
+
+def test_every_component_is_built_here_and_every_overlay_too(builds: dict[str, Built]) -> None:
+    folders = {folder.name for folder in (KUBERNETES / "components").iterdir()}
+    assert folders == {*TOGETHER, *INSTEAD, "static-membership"}
+    assert builds.keys() == {"base", "whole", "instead", "strimzi", "example", "static-membership", "monitoring"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("instead", {"HorizontalPodAutoscaler", "Deployment"}),
+        ("static-membership", {"StatefulSet"}),
+        ("monitoring", {"ConfigMap"}),
+        ("strimzi", set()),
+    ],
+)
+def test_kubernetes_takes_what_the_other_kustomizations_make(
+    builds: dict[str, Built], name: str, kinds: set[str], version: str
+) -> None:
+    assert kinds <= set(validated_kinds(builds[name], version))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_resource_is_one_that_kubernetes_takes_without_an_unknown_field(built: Built, version: str) -> None:
+    assert len(validated_kinds(built, version)) == 6
 
 
 def test_a_misspelt_field_would_be_found(builds: dict[str, Built]) -> None:
@@ -271,6 +312,15 @@ def test_a_rebalance_is_over_before_the_next_worker_goes(built: Built, settings:
     spec = built.one("Deployment")["spec"]
     assert spec["minReadySeconds"] >= settings.kafka.revoke_seconds + 2 * HEARTBEAT_SECONDS
     assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def test_a_roll_is_marked_as_failed_later_than_a_slow_pod_gets_ready(built: Built) -> None:
+    spec = built.one("Deployment")["spec"]
+    startup = built.container["startupProbe"]
+    slow_start = startup["failureThreshold"] * startup["periodSeconds"]
+    slow_node = 300  # a new node, and the image on it
+    pod_ends = built.pod["terminationGracePeriodSeconds"]
+    assert spec["progressDeadlineSeconds"] > slow_node + slow_start + spec["minReadySeconds"] + pod_ends
 
 
 def test_a_surplus_worker_of_a_roll_has_no_place_with_static_membership(settings: Settings) -> None:
@@ -389,22 +439,36 @@ def test_the_network_is_open_to_what_the_settings_name_and_to_metrics_alone(buil
         [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
     ]
     dns, *rest = spec["egress"]
+    in_cluster = {
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]: peer["podSelector"]
+        for peer in dns["to"]
+        if "podSelector" in peer
+    }
     # No overlay's selector labels in it
-    assert dns["to"] == [
-        {
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
-            "podSelector": {"matchExpressions": [{"key": "k8s-app", "operator": "In", "values": ["kube-dns"]}]},
-        }
-    ]
-    assert {(one["protocol"], one["port"]) for one in dns["ports"]} == {("UDP", 53), ("TCP", 53)}
+    assert in_cluster == {
+        "kube-system": {
+            "matchExpressions": [
+                {"key": "k8s-app", "operator": "In", "values": ["kube-dns", "coredns", "node-local-dns"]}
+            ]
+        },
+        "openshift-dns": {
+            "matchExpressions": [
+                {"key": "dns.operator.openshift.io/daemonset-dns", "operator": "In", "values": ["default"]}
+            ]
+        },
+    }
+    assert [peer["ipBlock"] for peer in dns["to"] if "ipBlock" in peer] == [{"cidr": "169.254.20.10/32"}]
+    assert {(one["protocol"], one["port"]) for one in dns["ports"]} == {
+        (protocol, port) for protocol in ("UDP", "TCP") for port in (53, 5353)
+    }
     open_ports = {
         number
         for rule in rest
         for one in rule["ports"]
         for number in range(one["port"], one.get("endPort", one["port"]) + 1)
     }
+    assert open_ports == {*range(9092, 9100), *range(9194, 9199), 443}
     brokers = {int(server.rpartition(":")[2]) for server in settings.kafka.bootstrap_servers}
-    assert open_ports == {9092, 9093, 9094, 443}
     assert brokers <= open_ports
 
 
@@ -452,6 +516,10 @@ def test_the_prometheus_rule_is_what_the_rule_files_say(extended: Built) -> None
     assert extended.one("PrometheusRule")["spec"]["groups"] == rule_groups(RULES)
 
 
+def test_the_dashboard_of_the_component_is_what_its_script_makes() -> None:
+    assert grafana.COPY.read_text(encoding="utf-8") == grafana.compact(grafana.build())
+
+
 def test_the_prometheus_rule_is_what_its_script_makes() -> None:
     assert generate("--check") == (0, "")
 
@@ -476,6 +544,134 @@ def test_the_script_takes_whatever_rule_files_there_are(tmp_path: Path) -> None:
     (rules / "c.yml").write_text(yaml.safe_dump({"groups": [{"name": "last", "rules": []}]}), encoding="utf-8")
     status, told = generate(*arguments)
     assert (status, told.rstrip().endswith("a name of its own: last")) == (1, True)
+
+
+def test_the_rules_can_be_those_of_one_team(tmp_path: Path) -> None:
+    output = tmp_path / "made.yaml"
+    assert generate("--jobs", "team-a/oss-vectors-worker.*", "--output", str(output)) == (0, "")
+    text = output.read_text(encoding="utf-8")
+    wanted = set(re.findall(r'\bjob=~"([^"]*)"', yaml.safe_dump(yaml.safe_load(text), width=10**6)))
+    assert wanted == {"team-a/oss-vectors-worker.*"}
+    names = [group["name"] for group in yaml.safe_load(text)["spec"]["groups"]]
+    assert names == [group["name"] for group in rule_groups(RULES)]
+
+
+def test_a_cluster_has_rules_and_dashboard_once_where_prometheus_and_grafana_look(builds: dict[str, Built]) -> None:
+    monitoring = builds["monitoring"]
+    assert {one["kind"] for one in monitoring.resources} == {"PrometheusRule", "ConfigMap"}
+    assert monitoring.one("PrometheusRule")["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+    assert {one["metadata"]["namespace"] for one in monitoring.resources} == {"monitoring"}
+    dashboard = monitoring.one("ConfigMap")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert dashboard["metadata"]["name"] == "oss-vectors-worker-dashboard"
+    # kubectl keeps a copy in an annotation, which has a limit.
+    assert len(json.dumps(dashboard)) < 256 * 1024
+    file = grafana.FILE
+    assert json.loads(dashboard["data"][file.name]) == json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_the_pod_monitor_finds_the_pods_and_makes_the_job_that_the_rules_look_for(builds: dict[str, Built]) -> None:
+    built = builds["instead"]
+    spec = built.one("PodMonitor")["spec"]
+    (endpoint,) = spec["podMetricsEndpoints"]
+    assert chosen(spec["selector"]["matchLabels"], built.pod_labels)
+    assert (endpoint["port"], endpoint["path"]) == (built.container["ports"][0]["name"], "/metrics")
+    labels = {"__meta_kubernetes_namespace": "vectors"}
+    labels |= {
+        f"__meta_kubernetes_pod_label_{re.sub('[./-]', '_', key)}": value for key, value in built.pod_labels.items()
+    }
+    assert relabelled(endpoint["relabelings"], labels)["job"] == "vectors/oss-vectors-worker"
+    labels["__meta_kubernetes_pod_label_app_kubernetes_io_instance"] = "articles"
+    assert relabelled(endpoint["relabelings"], labels)["job"] == "vectors/oss-vectors-worker-articles"
+
+
+def relabelled(steps: list[Resource], labels: dict[str, str]) -> dict[str, str]:
+    """Return the labels after relabelling, as Prometheus does it with the action `replace`."""
+    found = dict(labels)
+    for step in steps:
+        joined = step.get("separator", ";").join(found.get(name, "") for name in step["sourceLabels"])
+        match = re.fullmatch(step.get("regex", "(.*)"), joined)
+        if match:
+            found[step["targetLabel"]] = match.expand(re.sub(r"\$(\d)", r"\\\1", step.get("replacement", "$1")))
+    return found
+
+
+# -- clusters without KEDA, with Strimzi, with a vault, and static membership
+
+
+def test_the_cpu_autoscaler_scales_this_deployment_within_the_partitions(builds: dict[str, Built]) -> None:
+    built = builds["instead"]
+    deployment, spec = built.one("Deployment"), built.one("HorizontalPodAutoscaler")["spec"]
+    assert spec["scaleTargetRef"] == {
+        "apiVersion": deployment["apiVersion"],
+        "kind": "Deployment",
+        "name": deployment["metadata"]["name"],
+    }
+    assert "replicas" not in deployment["spec"]
+    scaled = builds["whole"].one("ScaledObject")["spec"]
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (scaled["minReplicaCount"], scaled["maxReplicaCount"])
+    assert spec["behavior"] == scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    (metric,) = spec["metrics"]
+    target = int(metric["resource"]["target"]["averageValue"].removesuffix("m"))
+    assert int(built.container["resources"]["requests"]["cpu"].removesuffix("m")) < target < 1000
+
+
+def test_a_static_member_has_its_pods_name_and_the_same_pod_otherwise(builds: dict[str, Built]) -> None:
+    built, deployment = builds["static-membership"], builds["base"].one("Deployment")
+    stateful = built.one("StatefulSet")
+    assert built.all("Deployment") == []
+    assert stateful["spec"]["serviceName"] == built.one("Service")["metadata"]["name"]
+    assert (stateful["spec"]["podManagementPolicy"], "progressDeadlineSeconds" in stateful["spec"]) == (
+        "Parallel",
+        False,
+    )
+    pod, usual = stateful["spec"]["template"]["spec"], deployment["spec"]["template"]["spec"]
+    (container,), (other,) = pod["containers"], usual["containers"]
+    added = [one for one in container["env"] if one not in other["env"]]
+    assert added == [
+        {"name": "OSS_VECTORS_KAFKA__GROUP_INSTANCE_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    ]
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    environ = compose["services"]["worker"]["environment"] | {added[0]["name"]: "oss-vectors-worker-0"}
+    assert load.load(None, environ).settings.kafka.group_instance_id == "oss-vectors-worker-0"
+    assert {key: value for key, value in container.items() if key not in {"env", "image"}} == {
+        key: value for key, value in other.items() if key not in {"env", "image"}
+    }
+    assert [one["matchLabelKeys"] for one in pod["topologySpreadConstraints"]] == [["controller-revision-hash"]] * 2
+
+
+def test_external_secrets_make_what_the_pods_mount(builds: dict[str, Built]) -> None:
+    built = builds["instead"]
+    made = {}
+    for one in built.all("ExternalSecret"):
+        keys = {entry["secretKey"] for entry in one["spec"]["data"]}
+        template = one["spec"]["target"].get("template", {}).get("data")
+        made[one["spec"]["target"]["name"]] = keys if template is None else set(template)
+        if template is not None:
+            assert set(re.findall(r"\.(\w+) ", " ".join(template.values()))) == keys
+    assert made == {name: keys_of_secrets()[name] for name in secrets_of(built)}
+
+
+def test_strimzi_makes_the_topics_and_grants_what_the_worker_needs(builds: dict[str, Built], tmp_path: Path) -> None:
+    settings, strimzi = settings_of(builds["base"], tmp_path), builds["strimzi"]
+    topics = {one["metadata"]["name"]: one["spec"] for one in strimzi.all("KafkaTopic")}
+    (route,) = settings.topics
+    assert topics.keys() == {route, settings.dead_letter.topic}
+    assert topics[route]["partitions"] == builds["whole"].one("ScaledObject")["spec"]["maxReplicaCount"]
+    dead, source = topics[settings.dead_letter.topic]["config"], topics[route]["config"]
+    assert dead["retention.ms"] > source["retention.ms"]
+    assert dead["max.message.bytes"] > source["max.message.bytes"]
+    user = strimzi.one("KafkaUser")
+    granted = {
+        (one["resource"]["type"], one["resource"]["name"]): set(one["operations"])
+        for one in user["spec"]["authorization"]["acls"]
+    }
+    assert granted == {
+        ("topic", route): {"Read", "Describe"},
+        ("group", settings.kafka.group_id): {"Read", "Describe"},
+        ("topic", settings.dead_letter.topic): {"Write", "Describe"},
+    }
+    assert user["spec"]["authentication"]["type"].upper() == settings.kafka.sasl_mechanism
 
 
 # -- KEDA
@@ -508,6 +704,7 @@ def test_the_scaled_object_scales_this_deployment_and_nothing_sets_it_back(exten
     deployment, scaled = extended.one("Deployment"), extended.one("ScaledObject")
     assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     assert "replicas" not in deployment["spec"]
+    assert scaled["spec"]["fallback"]["replicas"] == scaled["spec"]["maxReplicaCount"]
     assert 1 <= scaled["spec"]["minReplicaCount"] <= scaled["spec"]["maxReplicaCount"]
 
 

@@ -1,5 +1,6 @@
 """The page in a browser: light and dark, on a phone and on a desk, with and without its script."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from tests.support.browser import Browser, running_browser
 from tests.support.page import PageStage, busy_stage
 from tests.support.programs import program
+from tests.support.troubles import healthy, html_of, main
 from tests.unit.samples import opened
 from worker.errors import BlockReason, Reason
 from worker.settings.tables import Http
@@ -77,7 +79,7 @@ def test_the_longest_names_and_messages_make_no_window_scroll_sideways(browser: 
     with served(stage) as address, browser.tab() as tab:
         tab.go(address, width=width)
         names = tab.evaluate("document.body.textContent").count(LONG_NAME)
-        assert (names, tab.evaluate("document.documentElement.scrollWidth")) == (5, width)
+        assert (names, tab.evaluate("document.documentElement.scrollWidth")) == (6, width)
 
 
 def test_no_text_is_too_faint_to_read(browser: Browser, url: str) -> None:
@@ -99,6 +101,7 @@ _FAINT = """(() => {
   const card = light(getComputedStyle(document.querySelector("section")).backgroundColor);
   return [...document.querySelectorAll("main *")].filter((element) => {
     if (![...element.childNodes].some((child) => child.nodeType === 3 && child.data.trim())) return false;
+    if (getComputedStyle(element).visibility === "hidden") return false;
     const ink = light(getComputedStyle(element).color);
     return (Math.max(ink, card) + 0.05) / (Math.min(ink, card) + 0.05) < 4.5;
   }).map((element) => element.outerHTML);
@@ -139,8 +142,117 @@ def test_a_worker_that_answers_no_more_is_told_and_the_last_figures_stay(
         tab.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
         tab.evaluate("refresh()")
         told, heading = tab.evaluate("[document.body.innerText, document.querySelector('h1').textContent]")
-        assert told.startswith("No answer from the worker; what is shown is of ")
-        assert heading == "running, 2 blocked"
+        assert re.match(r"No answer from the worker; what is shown is of \d\d:\d\d:\d\d UTC\.", told)
+        assert (heading, tab.evaluate("document.title")) == ("running, 2 blocked", "no answer · docs-writer-1")
+        assert tab.evaluate(_TONE) == _GREY
+
+
+_TONE = "getComputedStyle(document.querySelector('h1')).color"
+_GREY = "rgb(90, 100, 115)"
+
+
+def test_a_page_that_cannot_be_made_is_told_by_its_status_and_a_good_answer_takes_that_back(
+    browser: Browser, url: str, stage: PageStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> bytes:
+        raise ValueError("broken")
+
+    with browser.tab() as tab:
+        tab.go(url, width=DESK)
+        title = tab.evaluate("document.title")
+        with monkeypatch.context() as broken:
+            broken.setattr(stage.page, "html", fail)
+            tab.evaluate("refresh()")
+            assert "The worker answered 500" in tab.evaluate("document.body.innerText")
+            assert tab.evaluate("document.title") == "no answer · docs-writer-1"
+        tab.evaluate("refresh()")
+        assert tab.evaluate("[document.title, document.getElementById('stale').hidden]") == [title, True]
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without"])
+def test_a_page_that_nothing_renews_says_so_and_loses_its_colour(
+    browser: Browser, tmp_path: Path, scripts: bool
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(html_of(healthy()))
+    with browser.tab() as tab:
+        tab.go(page.as_uri(), width=DESK, scripts=scripts)
+        tab.call("Emulation.setScriptExecutionDisabled", value=False)
+        visible = "getComputedStyle(document.querySelector('.aged')).visibility"
+        fresh = tab.evaluate(f"[{visible}, {_TONE}]")
+        tab.evaluate("document.getAnimations().forEach((each) => each.finish())")  # the 30 s are over
+        old = tab.evaluate(f"[{visible}, {_TONE}]")
+        assert (fresh[0], fresh[1] == _GREY) == ("hidden", False)
+        assert old == ["visible", _GREY]
+
+
+@pytest.fixture(scope="module")
+def troubles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The page of each trouble, as a file."""
+    folder = tmp_path_factory.mktemp("troubles")
+    main(folder)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("width", [PHONE, TABLET, DESK])
+def test_in_no_trouble_a_word_is_broken_or_a_unit_alone_on_its_line(
+    browser: Browser, troubles: list[Path], width: int
+) -> None:
+    with browser.tab() as tab:
+        for page in troubles:
+            tab.go(page.as_uri(), width=width)
+            found = tab.evaluate(f"[document.documentElement.scrollWidth, {_BROKEN}]")
+            assert found == [width, []], page.stem
+
+
+def test_in_no_trouble_half_of_a_desk_is_empty(browser: Browser, troubles: list[Path]) -> None:
+    with browser.tab() as tab:
+        for page in troubles:
+            tab.go(page.as_uri(), width=DESK)
+            assert tab.evaluate(_EMPTY) == [], page.stem
+
+
+# Words of which parts are on two lines, and units that are not beside their number.
+_BROKEN = """(() => {
+  const found = [];
+  const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode;
+    for (const pattern of [/[\\w.]+/g, /\\d[ \\u00a0](?:ms|s|min|h|d|B|KiB|MiB|%)(?!\\w)/g]) {
+      for (const match of text.data.matchAll(pattern)) {
+        const range = document.createRange();
+        range.setStart(text, match.index);
+        range.setEnd(text, match.index + match[0].length);
+        const tops = new Set([...range.getClientRects()].filter((rect) => rect.width > 0).map((rect) => Math.round(rect.top)));
+        if (tops.size > 1) found.push(`${match[0]} in ${text.data}`);
+      }
+    }
+  }
+  return found;
+})()"""
+
+# Rows of tiles that are not full, and columns of which one is half as long as the other.
+_EMPTY = """(() => {
+  const found = [];
+  const tops = [...document.querySelectorAll(".tiles > div")].map((tile) => tile.getBoundingClientRect().top);
+  if (new Set(tops).size > 1) found.push("tiles");
+  const ends = new Map();
+  for (const section of document.querySelectorAll(".columns > section")) {
+    const { left, bottom } = section.getBoundingClientRect();
+    ends.set(left, Math.max(bottom, ends.get(left) ?? 0));
+  }
+  const top = document.querySelector(".columns").getBoundingClientRect().top;
+  const lengths = [...ends.values()].map((end) => end - top);
+  if (lengths.length !== 2 || Math.min(...lengths) < Math.max(...lengths) / 2) found.push(`columns ${lengths}`);
+  return found;
+})()"""
+
+
+def test_in_every_trouble_all_texts_can_be_read_in_the_dark(browser: Browser, troubles: list[Path]) -> None:
+    with browser.tab() as tab:
+        for page in troubles:
+            tab.go(page.as_uri(), width=DESK, dark=True)
+            assert tab.evaluate(_FAINT) == [], page.stem
 
 
 def test_without_scripts_all_is_there(browser: Browser, url: str, stage: PageStage) -> None:

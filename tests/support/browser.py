@@ -48,6 +48,7 @@ class Tab:
 
     def go(self, url: str, *, width: int, dark: bool = False, scripts: bool = True) -> Self:
         """Open an address in a window so wide, in CSS pixels, and wait until it is loaded."""
+        before = len(self._events)
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call(
@@ -57,7 +58,7 @@ class Tab:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.call("Page.navigate", url=url)
-        while not any(event.get("method") == "Page.loadEventFired" for event in self._events):
+        while not any(event.get("method") == "Page.loadEventFired" for event in self._events[before:]):
             self._events.append(self._receive())
         return self
 

@@ -1,12 +1,18 @@
 """A page over a real ledger, registry and status, with fifteen minutes of work in its ring that take no time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 
 from tests.unit.samples import FakeClock, FakeTracked, opened
 from worker.errors import BlockReason, Reason
 from worker.ledger import Assignment, Ledger, Outcome, Partition
+from worker.ports import Pace
 from worker.telemetry.metrics import Metrics
+from worker.telemetry.page.facts import Share
 from worker.telemetry.page.figures import STEP_SECONDS, STEPS
 from worker.telemetry.page.page import Page
 from worker.telemetry.state import Block, DeadLettered, State, Status
@@ -15,22 +21,61 @@ WALL = 1_790_000_000.0
 """Unix time, in seconds, when the clock shows 0."""
 
 
+class Overlay(CollectorRegistry):
+    """A registry with other values for some gauges, whoever makes them, and whether or not anyone does."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__()
+        self._registry = registry
+        self._gauges: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge; `name` is without `oss_vectors_`. Of its other series, only those that were set here are left."""
+        self._gauges.setdefault(f"oss_vectors_{name}", {})[tuple(labels.items())] = value
+
+    def collect(self) -> Iterator[Metric]:
+        """Return all metrics."""
+        yield from (family for family in self._registry.collect() if family.name not in self._gauges)
+        for name, series in self._gauges.items():
+            names = [label for label, _ in next(iter(series))]
+            family = GaugeMetricFamily(name, "", labels=names)
+            for labels, value in series.items():
+                family.add_metric([text for _, text in labels], value)
+            yield family
+
+
 class PageStage:
     """All that a page reads, and the page. The clock moves only when the test moves it."""
 
     def __init__(self, topics: Sequence[str] = ("vectors",), indexes: Sequence[str] = ("docs",)) -> None:
         self.clock = FakeClock()
         self.ledger = Ledger(topics, self.clock)
-        self.status = Status(self.clock())
+        self.status = Status(self.clock(), self.clock)
         self.metrics = Metrics(self.ledger, self.status, topics, indexes)
         self.metrics.worker_info.labels("0.1.0", "docs-writers", "docs-writer-1").set(1)
         self.paused: set[Partition] = set()
         self.settings = '[oss]\nbucket = "my-bucket"  # OSS_VECTORS_OSS__BUCKET'
-        self.page = Page(self.metrics.registry, self.status, self.settings, lambda: self.paused, self.clock, self.wall)
+        self.gauges = Overlay(self.metrics.registry)
+        self.shares: list[Share] = []
+        self.paces: dict[str, Pace] = {}
+        self.page = Page(
+            self.gauges,
+            self.status,
+            self.settings,
+            lambda: self.paused,
+            self.clock,
+            self.wall,
+            lambda: self.shares,
+        )
 
     def wall(self) -> float:
         """Unix time in seconds, which goes with the clock."""
         return WALL + self.clock()
+
+    def set_pace(self, index: str, pace: Pace) -> None:
+        """Let an index have this pace from now on."""
+        self.paces[index] = pace
+        self.status.service.watch_pace(index, lambda: self.paces[index])
 
     def html(self) -> str:
         """The page as it is after the last one's second is over."""

@@ -613,12 +613,17 @@ class Stage:
 
     def wait_committed_to_the_end(self, worker: WorkerProcess) -> None:
         """Wait until every partition is committed to its end."""
-        ends = self.ends()
-        # With nothing to commit, a partition that never had a record has no committed offset for a while.
+
+        def is_committed() -> bool:
+            # The end moves until the broker has written a transaction's marker. With nothing to commit, a partition that never
+            # had a record has no committed offset for a while.
+            ends = self.ends()
+            return {number: self.committed().get(number, 0) for number in ends} == ends
+
         wait_for(
-            lambda: {number: self.committed().get(number, 0) for number in ends} == ends,
-            f"the committed offsets are {ends}",
-            told=lambda: f"{self.committed()}\n{worker.last_words()}",
+            is_committed,
+            "the committed offsets are the ends",
+            told=lambda: f"committed {self.committed()}, ends {self.ends()}\n{worker.last_words()}",
         )
 
     def dead_letters(self, *, has_odd_names: bool = False) -> list[Any]:

@@ -6,12 +6,12 @@ import pytest
 
 from tests.unit.samples import NEEDED
 from worker.settings.load import Loaded, load
-from worker.tools.check.memory import limit_bytes, memory, needed_bytes
+from worker.telemetry.container import Memory
+from worker.tools.check.memory import memory, needed_bytes
 from worker.tools.check.report import Finding, Status
 from worker.tools.check.routes import routes
 
 MB = 1024 * 1024
-NOWHERE = Path("/nowhere/at/all")
 
 
 def loaded(**given: str) -> Loaded:
@@ -55,36 +55,19 @@ def test_beginning_at_the_end_is_a_warning() -> None:
 # -- memory
 
 
-def limit_file(folder: Path, text: str) -> Path:
-    """Return a file of the control group."""
-    path = folder / "limit"
-    path.write_text(f"{text}\n", encoding="ascii")
-    return path
-
-
-@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize(("share", "expected"), [(2.0, Status.OK), (1.05, Status.WARNING), (0.9, Status.FAULT)])
-def test_the_limit_of_the_container_is_compared(tmp_path: Path, version: int, share: float, expected: Status) -> None:
+def test_the_limit_of_the_container_is_compared(share: float, expected: Status) -> None:
     settings = loaded().settings
-    path = limit_file(tmp_path, str(int(needed_bytes(settings) * share)))
-    v2, v1 = (path, NOWHERE) if version == 2 else (NOWHERE, path)
-    [found] = memory(settings, v2, v1)
+    limit = int(needed_bytes(settings) * share)
+    [found] = memory(settings, lambda: Memory(limit, used=None))
     assert (found.check, found.status, bool(found.advice)) == ("memory", expected, expected is not Status.OK)
+    assert f"the limit is {limit // MB} MB" in found.result
 
 
-@pytest.mark.parametrize("text", ["max", str(2**63 - 4096), "", "what is no number"])
-def test_no_limit_is_no_fault(tmp_path: Path, text: str) -> None:
-    path = limit_file(tmp_path, text)
-    assert limit_bytes(path, NOWHERE) is None
-    assert limit_bytes(NOWHERE, path) is None
-    [found] = memory(loaded().settings, NOWHERE, NOWHERE)
+def test_no_limit_is_no_fault() -> None:
+    [found] = memory(loaded().settings, lambda: None)
     assert found.status is Status.OK
     assert "no limit is set" in found.result
-
-
-def test_version_2_is_believed_before_version_1(tmp_path: Path) -> None:
-    (tmp_path / "v1").mkdir()
-    assert limit_bytes(limit_file(tmp_path, "1000"), limit_file(tmp_path / "v1", "2000")) == 1000
 
 
 def test_buffer_fetch_and_requests_count() -> None:
@@ -93,3 +76,9 @@ def test_buffer_fetch_and_requests_count() -> None:
     assert needed_bytes(loaded(delivery__max_in_flight="16").settings) == base + 64 * MB
     client = '{"fetch_max_bytes": 116777216}'
     assert needed_bytes(loaded(kafka__client=client).settings) == base + 2 * (116777216 - 16 * MB)
+
+
+def test_a_topic_with_several_indexes_says_how_they_are_chosen() -> None:
+    found = list(routes(loaded(routes='[{"topic": "a", "index": ["d1", "d2"], "index_by": "key"}]')))
+    assert problems(found) == []
+    assert found[1].result == "2 indexes, chosen by key: d1, d2"

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 
 from tests.support.lane import GOES, STAYS, Bench
+from worker.delivery.batch import Item
+from worker.delivery.pace.pacer import Admission
+from worker.errors import SinkError
 from worker.ledger import Outcome
 
 
@@ -46,3 +49,59 @@ def test_a_batch_is_delivered_on_the_thread_of_the_caller() -> None:
     bench.lane._courier.deliver(batch)
     assert set(bench.sink.vectors) == {"a", "b"}
     assert bench.ledger.books().settled["vectors", Outcome.PUT] == 2
+
+
+def deliver(bench: Bench, *keys: str) -> None:
+    bench.submit(STAYS, keys)
+    batch = bench.lane.pop()
+    assert batch is not None
+    bench.lane._courier.deliver(batch)
+    bench.lane.done(batch)
+
+
+def accepted_at(bench: Bench) -> float | None:
+    return bench.metrics.registry.get_sample_value("oss_vectors_last_accepted_timestamp_seconds", {"index": "docs"})
+
+
+def test_requests_that_fail_are_known_until_one_is_accepted() -> None:
+    bench = Bench()
+    seen: list[list[tuple[int, str]]] = []
+
+    def look() -> None:
+        seen.append([(one.requests, one.words) for one in bench.status.service.not_accepted()])
+        bench.during = look  # at each stage of each request
+
+    assert accepted_at(bench) == 0.0
+    bench.during = look
+    bench.sink.fault(status=503, code="ServiceUnavailable", count=2)
+    deliver(bench, "a")
+    assert [(1, "503 ServiceUnavailable")] in seen
+    assert [(2, "503 ServiceUnavailable")] in seen
+    assert bench.status.service.not_accepted() == []
+    assert accepted_at(bench)
+
+
+def test_requests_of_a_partition_that_is_given_back_are_not_waited_for() -> None:
+    """Else the page would show an outage of an index to which nothing is sent."""
+    bench = Bench()
+    bench.sink.fault(status=503, code="ServiceUnavailable")
+    bench.submit(GOES, ["a"])
+    batch = bench.lane.pop()
+    assert batch is not None
+    attempt = bench.lane._courier._attempt
+
+    def give_back_after(items: list[Item], admission: Admission) -> SinkError | None:
+        error = attempt(items, admission)
+        assert bench.status.service.not_accepted() != []
+        bench.give_back()
+        return error
+
+    bench.lane._courier._attempt = give_back_after  # type: ignore[method-assign]  # the moment in between
+    bench.lane._courier.deliver(batch)
+    bench.lane.done(batch)
+    assert bench.status.service.not_accepted() == []
+
+
+def test_the_pace_of_an_index_is_known_to_the_status() -> None:
+    bench = Bench()
+    assert bench.status.service.paces() == {"docs": bench.lane.pacer.pace()}

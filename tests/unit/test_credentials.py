@@ -7,6 +7,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,22 @@ def command(tmp_path: Path, output: str) -> str:
 
 def printed(**content: object) -> str:
     return json.dumps({"mode": "AK", "access_key_id": "id", "access_key_secret": SECRET, **content})
+
+
+def test_the_end_of_the_credentials_in_use_is_known_where_their_source_says_it(path: Path, tmp_path: Path) -> None:
+    end = datetime(2999, 1, 1, tzinfo=UTC).timestamp()
+    program = provider(
+        "process", credentials_process=command(tmp_path, printed(sts_token="t", expiration="2999-01-01T00:00:00Z"))
+    )
+    assert program.expires_at is None  # nothing was fetched yet
+    program.get_credentials()
+    assert program.expires_at == pytest.approx(end)
+    program.close()
+    for said, expected in (("2999-01-01T00:00:00Z", end), ("soon", None), (17, None)):
+        written(path, access_key_id="id", access_key_secret=SECRET, session_token="t", expiration=said)
+        file = provider("file", credentials_file=str(path))
+        file.get_credentials()
+        assert file.expires_at == expected
 
 
 def test_a_program_is_run_once_for_many_requests(tmp_path: Path) -> None:

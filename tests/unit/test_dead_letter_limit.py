@@ -11,6 +11,7 @@ from tests.unit.samples import FakeClock, opened
 from worker.deadletters.limit import FIRST_ALL_BAD, Limit
 from worker.ledger import Assignment, Ledger, Partition
 from worker.settings.tables import DeadLetter as Settings
+from worker.telemetry.page.facts import Share
 
 
 def new_assignment(partition: int = 0, topic: str = "vectors") -> Assignment:
@@ -194,3 +195,15 @@ def test_every_verdict_is_that_of_the_whole_reading_order(data: st.DataObject) -
         for offset in bad:
             verdicts = [one.allows(assignment.partition, offset) for one in (limit, reference)]
             assert verdicts[0] == verdicts[1], offset
+
+
+def test_the_share_of_dead_letters_is_that_of_the_last_records_of_each_topic() -> None:
+    settings = Settings(limit_window=100, limit_ratio=0.2, limit_min=7)
+    limit = Limit(settings, FakeClock())
+    limit.note_read(new_assignment(), range(50), [0, 1, 49])
+    assert limit.shares() == [Share("vectors", 3, 50, 0.2, 7)]
+    limit.note_read(new_assignment(topic="images"), range(10), [])
+    limit.note_read(new_assignment(), range(50, 149), [148])
+    assert limit.shares() == [Share("vectors", 2, 100, 0.2, 7), Share("images", 0, 10, 0.2, 7)]
+    limit.note_bad(Partition("vectors", 0), 100)
+    assert limit.shares()[0].bad == 3

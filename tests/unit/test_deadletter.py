@@ -161,8 +161,8 @@ class WatchedStatus(Status):
 
     events: Events
 
-    def block(self, block: Block, message: str, quote: str = "") -> None:
-        super().block(block, message, quote)
+    def block(self, block: Block, message: str, quote: str = "", *, retry_in: float | None = None) -> None:
+        super().block(block, message, quote, retry_in=retry_in)
         self.events.put(("blocked", block))
 
     def unblock(self, block: Block) -> None:

@@ -125,3 +125,26 @@ def test_a_worker_that_never_connected_ends_at_once() -> None:
     before = app.clock()
     app.run()
     assert (app.clock(), app.state()) == (before, (State.STOPPED, "drained"))
+
+
+class FakeTraces:
+    """Traces that take as long as they are given to export what is left."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.calls: list[tuple[str, float]] = []
+
+    def flush(self) -> None:
+        self.calls.append(("flush", self._app.source.is_member))
+
+    def close(self, seconds: float) -> None:
+        self._app.clock.advance(seconds)
+        self.calls.append(("close", seconds))
+
+
+def test_what_is_left_of_the_traces_is_exported_beside_the_commit_and_within_the_deadline() -> None:
+    bench = Bench(records=3)
+    traces = FakeTraces(bench)
+    bench.worker._drain._traces = traces  # type: ignore[assignment]  # the two calls of a drain
+    assert bench.run_and_measure() <= TOTAL
+    assert traces.calls == [("flush", True), ("close", 3.0)]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.samples import FakeClock, opened
-from worker.errors import BlockReason, FatalError
+from worker.errors import BlockReason, FatalError, SinkError
 from worker.ledger import Ledger
 from worker.settings.tables import Http
 from worker.telemetry.health import Pages, serve
@@ -38,7 +38,7 @@ def ledger(clock: FakeClock) -> Ledger:
 
 @pytest.fixture
 def status(clock: FakeClock) -> Status:
-    return Status(clock())
+    return Status(clock(), clock)
 
 
 @pytest.fixture
@@ -134,6 +134,19 @@ def test_whatever_is_accepted_figures_come(accept: str) -> None:
 def test_words_that_no_encoding_has_a_form_for_do_not_cost_readiness(pages: Pages, status: Status) -> None:
     status.enter(State.BLOCKED, "half an emoji \ud83d\nforged")
     assert msgspec.json.decode(pages.answer("/readyz", "").body)["reason"] == "half an emoji \ufffd forged"
+
+
+def test_an_outage_of_the_service_is_the_reason_of_a_worker_that_stays_ready(
+    pages: Pages, status: Status, clock: FakeClock
+) -> None:
+    status.enter(State.RUNNING, "running")
+    status.service.failed("docs", SinkError("busy", status=503, code="ServiceUnavailable"))
+    clock.pass_by(840.0)
+    answer = pages.answer("/readyz", "")
+    expected = "index docs: no request accepted for 14 min 0 s: 503 ServiceUnavailable"
+    assert (answer.status, msgspec.json.decode(answer.body)["reason"]) == (HTTPStatus.OK, expected)
+    status.service.works("docs")
+    assert msgspec.json.decode(pages.answer("/readyz", "").body)["reason"] == "running"
 
 
 @pytest.mark.parametrize("path", ["/nothing", "//", "/index.html", ""])

@@ -18,6 +18,7 @@ from tests.unit.samples import FakeClock, FakeTracked, opened
 from worker.errors import BlockReason
 from worker.ledger import Ledger, Outcome, Partition
 from worker.ports import SealReason
+from worker.telemetry.container import Memory
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Block, State, Status
 
@@ -72,6 +73,11 @@ buffer_limit_bytes gauge
 state gauge state
 blocked gauge topic reason
 last_put_timestamp_seconds gauge
+last_accepted_timestamp_seconds gauge index
+memory_limit_bytes gauge
+memory_used_bytes gauge
+credentials_expiry_timestamp_seconds gauge
+certificate_expiry_timestamp_seconds gauge use
 last_poll_timestamp_seconds gauge
 worker_info gauge version group_id client_id
 """
@@ -88,6 +94,7 @@ KNOWN: dict[tuple[str, str], Iterable[str]] = {
         "metadata",
         "tombstone",
         "too_large",
+        "no_route",
         "internal_error",
         "refused",
         "isolated_server_error",
@@ -134,6 +141,7 @@ class Setup:
         self.ledger = Ledger(TOPICS, self.clock)
         self.status = Status(self.clock())
         self.metrics = Metrics(self.ledger, self.status, TOPICS, INDEXES)
+        self.metrics.memory.read = lambda: None  # that of the machine is not the test's
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -172,6 +180,9 @@ def full(setup: Setup) -> Setup:
     opened(setup.ledger, position=3)
     setup.ledger.committed({setup.ledger.assignments()[0]: 3})
     setup.metrics.ends.update({Partition("vectors", 0): 5}, {Partition("vectors", 0): 7})
+    setup.metrics.memory.read = lambda: Memory(limit=1000, used=400)
+    setup.metrics.expiry.credentials = lambda: 1700000000.0
+    setup.metrics.expiry.certificates = {"kafka-client": lambda: 1800000000.0, "oss-ca": lambda: None}
     setup.metrics.worker_info.labels("1", "g", "c").set(1)
     return setup
 

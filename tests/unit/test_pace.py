@@ -12,6 +12,7 @@ from worker.delivery.pace.gate import Gate
 from worker.delivery.pace.in_flight import InFlightLimit
 from worker.delivery.pace.pacer import Admission, Pacer, Verdict
 from worker.delivery.pace.rate import AdaptiveRate, TokenBucket
+from worker.ports import LimitCause, Pace
 
 
 class Extreme(random.Random):
@@ -557,3 +558,73 @@ def test_one_slow_answer_among_many_is_no_queue() -> None:
     for seconds in [0.1] * 20 + [0.45] + [0.1] * 20:
         limit.answered(1000, clock() - seconds, clock(), was_full=False)
     assert limit.limit == 8
+
+
+# -- why the limits are what they are
+
+
+def test_a_rate_says_that_it_was_throttled_and_then_that_it_grows_again() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(1000.0, clock())
+    seen_causes = [(rates.cause, rates.throttled_at)]
+    for seconds in (2.0, 10.0):
+        busy(rates, clock, seconds)
+        seen_causes.append((rates.cause, rates.throttled_at))
+    rates.fall(clock(), clock())
+    fell_at = clock()
+    seen_causes.append((rates.cause, rates.throttled_at))
+    busy(rates, clock, 2.0)
+    seen_causes.append((rates.cause, rates.throttled_at))
+    rates.restart(clock())
+    seen_causes.append((rates.cause, rates.throttled_at))
+    assert seen_causes == [
+        (LimitCause.STARTING, None),
+        (LimitCause.STARTING, None),
+        (LimitCause.CONFIGURED, None),
+        (LimitCause.THROTTLED, fell_at),
+        (LimitCause.GROWING, fell_at),
+        (LimitCause.OUTAGE, fell_at),
+    ]
+
+
+def test_a_rate_without_a_bound_has_a_cause_once_it_was_throttled() -> None:
+    clock = FakeClock()
+    rates = AdaptiveRate(0.0, clock())
+    before = rates.cause
+    rates.fall(clock(), clock())
+    assert (before, rates.cause) == (LimitCause.UNLIMITED, LimitCause.THROTTLED)
+
+
+def test_the_limit_in_flight_says_why_it_fell_and_then_that_it_grows_again() -> None:
+    clock = FakeClock()
+    limit = InFlightLimit(3)
+    causes = [limit.cause]
+    for _ in range(4):
+        limit.answered(1000, clock() - 0.1, clock(), was_full=True)
+    causes.append(limit.cause)
+    for _ in range(9):
+        limit.answered(1000, clock() - 1.0, clock(), was_full=True)
+    causes.append(limit.cause)
+    clock.pass_by(1.0)
+    limit.failed(clock(), clock())
+    causes.append(limit.cause)
+    for _ in range(30):
+        limit.answered(1000, clock() - 0.1, clock(), was_full=False)
+    limit.answered(1000, clock() - 0.1, clock(), was_full=True)
+    causes.append(limit.cause)
+    assert causes == [
+        LimitCause.STARTING,
+        LimitCause.CONFIGURED,
+        LimitCause.SLOW,
+        LimitCause.OUTAGE,
+        LimitCause.GROWING,
+    ]
+
+
+def test_the_pace_has_the_limits_with_their_causes_and_when_the_next_request_may_go() -> None:
+    clock = FakeClock()
+    paced = Pacer(requests_per_second=0.0, vectors_per_second=1000.0, max_in_flight=8, clock=clock)
+    assert paced.pace() == Pace(250.0, LimitCause.STARTING, 2, LimitCause.STARTING)
+    paced.answered(paced.admit(10), Verdict.THROTTLED)
+    paced.close_for(7.0)
+    assert paced.pace() == Pace(175.0, LimitCause.THROTTLED, 2, LimitCause.STARTING, clock(), clock() + 7.0)

@@ -9,10 +9,22 @@ import pytest
 
 from tests.support.bounded import join, thread
 from tests.support.page import PageStage, busy_stage
+from tests.support.troubles import at_work
 from tests.unit.samples import opened
 from worker.errors import BlockReason, Reason
 from worker.ledger import Outcome, Partition
-from worker.telemetry.page.figures import STEP_SECONDS, STEPS, Figures, History, Sample, quantile, sample
+from worker.telemetry.page.figures import (
+    STEP_SECONDS,
+    STEPS,
+    Figures,
+    Flow,
+    History,
+    Sample,
+    flow_of,
+    quantile,
+    sample,
+)
+from worker.telemetry.page.summary import RUNBOOK
 from worker.telemetry.page.tables import PARTITIONS_SHOWN
 from worker.telemetry.state import Block, DeadLettered, State
 
@@ -35,9 +47,9 @@ def tables(html: str) -> list[list[list[str]]]:
     return [[["".join(cell.itertext()) for cell in row] for row in ET.fromstring(f"<t>{body}</t>")] for body in bodies]
 
 
-def section(html: str, name: str) -> str:
+def section(html: str, name: str, tag: str = "") -> str:
     """A section's text, its lines joined with spaces."""
-    found = re.search(rf'<section class="{name}">(.*?)</section>', html, re.DOTALL)
+    found = re.search(rf'<section {tag}class="{name}">(.*?)</section>', html, re.DOTALL)
     assert found is not None
     return " ".join(re.sub(r"<[^>]*>", " ", found[1]).split())
 
@@ -145,7 +157,112 @@ def test_the_figures_of_the_last_minute_are_shown(stage: PageStage) -> None:
         stage.settle(assignment, 100, Outcome.PUT, 0.2)
     shown = section(stage.html(), "throughput")
     # 13 times 100 records, since the sample of 61 seconds ago
-    assert [words in shown for words in ("put 21.3", "superseded 0")] == [True, True]
+    assert [words in shown for words in ("put 21.3", "superseded")] == [True, False]  # no zeros in the legend
+
+
+# -- flow
+
+
+def ends_at(seconds: float, end: float, lag: float) -> Sample:
+    return Sample(seconds, {}, {}, {}, {("vectors", "0"): end}, {("vectors", "0"): lag})
+
+
+def asked_each_15_s(seconds: int, *, published: int, settled: int, lag: int = 1000) -> list[Sample]:
+    """Samples each 5 s of a partition whose end is asked for each 15 s, so that its lag is a saw."""
+    found = []
+    for now in range(0, seconds + 1, 5):
+        end = 50_000 + published * (now - now % 15)
+        found.append(ends_at(now, end, end - (50_000 - lag + settled * now)))
+    return found
+
+
+@pytest.mark.parametrize(("published", "settled"), [(100, 100), (100, 40), (40, 100), (0, 5)])
+def test_the_flow_is_right_at_every_moment_although_ends_are_asked_for_at_intervals(
+    published: int, settled: int
+) -> None:
+    for seconds in range(60, 135, 5):
+        flow = flow_of(asked_each_15_s(seconds, published=published, settled=settled))
+        assert (flow.published, flow.trend) == (published, published - settled)
+
+
+def test_a_producer_that_stopped_publishes_nothing() -> None:
+    samples = asked_each_15_s(60, published=100, settled=100)
+    last = samples[-1]
+    samples += [ends_at(last.at + 5 * step, last.ends["vectors", "0"], 0) for step in range(1, 8)]
+    assert flow_of(samples).published == 0.0
+
+
+def test_partitions_that_come_and_go_are_no_flow() -> None:
+    older, newer = ends_at(0.0, 100, 10), ends_at(60.0, 220, 10)
+    gone = older._replace(ends={**older.ends, ("vectors", "1"): 9e9}, lags={**older.lags, ("vectors", "1"): 9e9})
+    assert flow_of([gone, newer]) == Flow(2.0, 0.0)
+    assert flow_of([older]) == Flow(None, None)
+    assert flow_of([at(0.0), at(60.0)]) == Flow(None, None)
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        ({"lag": 0}, "caught up"),
+        ({"lag": 1_000}, "keeps up"),
+        ({"lag": 90_000, "published": 100, "settled": 500}, "caught up in 14 min at this rate"),
+        ({"lag": 90_000, "published": 500, "settled": 100}, "grows by 80.0 a second"),
+        ({"lag": 90_000, "published": 400, "settled": 400}, "steady, does not shrink"),
+        ({"lag": 90_000, "published": 0, "settled": 0}, "steady, does not shrink"),
+        ({"lag": 90_000, "steps": 1}, "trend not known yet"),
+    ],
+)
+def test_the_lag_comes_with_its_trend_and_the_time_to_catch_up(work: dict[str, int], expected: str) -> None:
+    stage, _ = at_work(**work)
+    text = section(stage.html().replace("\u00a0", " "), "now", tag='aria-label="Now" ')
+    assert f"{expected}; 2 of 4 partitions" in text
+
+
+def test_published_is_beside_settled() -> None:
+    stage, _ = at_work(published=900, settled=300, lag=40_000)
+    html = stage.html()
+    assert "Published a second 180 to these" in section(html, "now", tag='aria-label="Now" ').replace("\u00a0", " ")
+    assert ("published 180" in section(html, "throughput"), 'class="published"' in html) == (True, True)
+
+
+def test_the_chart_of_the_lag_has_the_lag_of_each_moment() -> None:
+    stage, _ = at_work(published=900, settled=300, lag=40_000)
+    html = stage.html()
+    assert section(html, "lag-chart").startswith("Lag, records 100,000 50,000 0")
+    drawn = re.search(r'<path d="M([^"]*)" class="lag"', html)
+    assert drawn is not None
+    heights = [float(place.split()[1].removesuffix("h0")) for place in drawn[1].split("L")]
+    assert (len(heights) > 50, heights[0] > 58, heights[-1] < 27) == (True, True, True)
+
+
+def test_a_spike_does_not_flatten_a_chart_and_is_told() -> None:
+    stage, assignments = at_work(published=200, settled=200)
+    for assignment in assignments:
+        stage.settle(assignment, 25_000, Outcome.PUT, 0.4)
+    stage.step()
+    shown = section(stage.html(), "throughput")
+    assert (shown.startswith("Records a second 100 50 0"), "A short spike is cut off: at most 10,000." in shown) == (
+        True,
+        True,
+    )
+
+
+def test_a_rise_that_lasts_is_no_spike() -> None:
+    stage, assignments = at_work(steps=30, published=200, settled=200)
+    for _ in range(10):
+        for assignment in assignments:
+            stage.settle(assignment, 2_500, Outcome.PUT, 0.4)
+        stage.step()
+    shown = section(stage.html(), "throughput")
+    assert (shown.startswith("Records a second 1,000"), "spike" in shown) == (True, False)
+
+
+def test_a_watermark_past_an_end_that_is_old_is_not_shown_beyond_the_end(stage: PageStage) -> None:
+    assignment = opened(stage.ledger)
+    stage.settle(assignment, 100, Outcome.PUT, 0.1)
+    stage.metrics.ends.update({assignment.partition: 60})
+    (row,) = tables(stage.html())[0]
+    assert row[3:6] == ["100", NONE, "100"]
 
 
 # -- what is shown
@@ -169,7 +286,8 @@ def test_a_main_loop_that_does_not_turn_is_told(stage: PageStage) -> None:
     assert "has not turned" not in stage.html()
     stage.clock.pass_by(34.0)
     html = stage.page.html().decode()
-    assert ("The main loop has not turned for 34 s." in html, '<header class="warn">' in html) == (True, True)
+    told = "The main loop has not turned for 34\u00a0s."
+    assert (told in html, '<header class="warn">' in html, "<h1>running</h1>" in html) == (True, True, True)
 
 
 def test_partitions_come_with_most_lag_first_and_those_that_are_not_known_last(stage: PageStage) -> None:
@@ -179,7 +297,7 @@ def test_partitions_come_with_most_lag_first_and_those_that_are_not_known_last(s
     stage.ledger.assign(Partition("vectors", 3))
     stage.paused.add(Partition("vectors", 1))
     stage.status.block(Block("vectors", BlockReason.RECORD_STUCK, 2), "vectors/2 offset 0")
-    (rows,) = tables(stage.html())
+    rows = tables(stage.html())[0]
     assert rows == [
         ["vectors/1", "paused", "700", "0", NONE, "700", NONE],
         ["vectors/2", "yes (record_stuck)", "30", "0", NONE, "30", NONE],
@@ -204,7 +322,7 @@ def test_dead_letters_come_by_reason_with_their_places(stage: PageStage) -> None
         stage.status.dead_lettered(DeadLettered("vectors", 4, offset, Reason.DIMENSION, 1_800_000_000.0 + offset))
     stage.metrics.dead_letters.labels("vectors", "refused").inc()
     stage.status.dead_lettered(DeadLettered("vectors", 0, 77, Reason.REFUSED, 1_800_000_000.0))
-    (rows,) = tables(stage.html())
+    rows = tables(stage.html())[-1]
     assert rows == [
         ["dimension", "vectors/4", "4", "2027-01-15 08:00:04", "5"],
         ["dimension", "vectors/4", "3", "2027-01-15 08:00:03", ""],
@@ -234,7 +352,7 @@ def test_whatever_is_shown_is_escaped() -> None:
     opened(stage.ledger, EVIL)
     stage.page._settings = EVIL
     html = stage.html()
-    assert (html.count("<script>"), html.count(ESCAPED)) == (1, 13)
+    assert (html.count("<script>"), html.count(ESCAPED)) == (1, 14)
 
 
 def test_it_is_made_once_a_second_however_many_ask(stage: PageStage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,5 +374,33 @@ def test_it_is_made_once_a_second_however_many_ask(stage: PageStage, monkeypatch
 
 
 def test_it_names_nothing_elsewhere(stage: PageStage) -> None:
-    found = re.findall(r"""(?:src|href|action)=["']?([^"' >]*)|url\(|@import|https?://""", stage.html())
-    assert found == ["data:,"]
+    stage.status.block(Block("vectors", BlockReason.TARGET), "no such index")
+    html = stage.html()
+    links = re.findall(r'<a href="([^"]*)"', html)
+    assert links == [f"{RUNBOOK}#blocked-target"]  # followed by a person; nothing is loaded
+    loaded = re.findall(r"""(?:src|href|action)=["']?([^"' >]*)|url\(|@import|https?://""", html.replace(links[0], ""))
+    assert loaded == ["data:,", ""]
+
+
+def test_several_indexes_have_a_table_with_the_blocked_ones_first() -> None:
+    stage = PageStage(indexes=("docs1", "docs2"))
+    for index in ("docs1", "docs2"):
+        stage.metrics.in_flight_limit.labels(index).set(8)
+        stage.metrics.rate_limit.labels(index).set(2500)
+    stage.html()
+    stage.step()
+    stage.metrics.requests.labels("docs1", "PutVectors", "200").inc(3)
+    stage.metrics.requests.labels("docs2", "PutVectors", "403").inc(2)
+    stage.metrics.requests.labels("docs2", "GetVectorIndex", "200").inc(7)
+    stage.status.block(Block("vectors", BlockReason.CREDENTIALS, of_index="docs2"), "index docs2: denied")
+    stage.ledger.open(stage.ledger.assign(Partition("vectors", 0)), 0, 0)
+    html = stage.html()
+    assert [
+        ["docs2", "credentials", "0", "2", "0 of 8", "2,500"],
+        ["docs1", "no", "3", "0", "0 of 8", "2,500"],
+    ] in tables(html)
+    assert "yes (docs2: credentials)" in html
+
+
+def test_one_index_has_no_table(stage: PageStage) -> None:
+    assert 'class="indexes"' not in stage.html()

@@ -4,8 +4,18 @@ import logging
 
 import pytest
 
+from tests.support.fakes import FakeClock
 from worker.errors import BlockReason, Reason
-from worker.telemetry.state import DEAD_LETTERS_KEPT, REASON_CHARACTERS, Block, DeadLettered, Reading, State, Status
+from worker.telemetry.state import (
+    DEAD_LETTERS_KEPT,
+    REASON_CHARACTERS,
+    Attempts,
+    Block,
+    DeadLettered,
+    Reading,
+    State,
+    Status,
+)
 
 
 def test_it_begins_as_starting_with_nothing_blocked() -> None:
@@ -137,3 +147,34 @@ def test_words_of_others_are_fit_for_a_line_and_bounded_wherever_they_are_read(
     status.enter(State.BLOCKED, "x" * 1_000_000)
     status.block(STUCK, "x" * 1_000_000, quote="x" * 1_000_000)
     assert (len(status.read().reason), len(status.read().blocks[STUCK])) == (REASON_CHARACTERS, 2002)
+
+
+def test_a_block_says_since_when_how_often_it_was_tried_and_when_it_is_tried_next() -> None:
+    clock = FakeClock(100.0)
+    status = Status(0.0, clock)
+    status.block(TARGET, "no such index", retry_in=30.0)
+    clock.advance(31.0)
+    status.block(TARGET, "no such index", retry_in=30.0)
+    assert status.attempts() == {TARGET: Attempts(since=100.0, count=2, next_at=161.0)}
+    status.unblock(TARGET)
+    assert status.attempts() == {}
+    clock.advance(9.0)
+    status.block(TARGET, "no such index")
+    assert status.attempts() == {TARGET: Attempts(since=140.0, count=1, next_at=None)}
+
+
+def test_several_that_fail_together_are_one_attempt() -> None:
+    clock = FakeClock(100.0)
+    status = Status(0.0, clock)
+    for _ in range(8):
+        status.block(TARGET, "403 AccessDenied", retry_in=30.0)
+        clock.advance(0.1)
+    assert status.attempts()[TARGET].count == 1
+
+
+def test_attempts_of_a_partition_are_forgotten_with_it() -> None:
+    status = Status(0.0)
+    status.block(STUCK, "500", retry_in=1.0)
+    status.block(TARGET, "no such index", retry_in=1.0)
+    status.forget(STUCK.topic, 1)
+    assert list(status.attempts()) == [TARGET]

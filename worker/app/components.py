@@ -14,6 +14,7 @@ from worker.ports import Source
 from worker.settings.tables import Settings
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
+from worker.telemetry.traces import NO_TRACES, Traces
 
 
 class Components(NamedTuple):
@@ -36,3 +37,4 @@ class Components(NamedTuple):
     clock: Callable[[], float]
     wall: Callable[[], float]
     already_running: Sequence[HasThreads] = ()
+    traces: Traces = NO_TRACES

@@ -15,6 +15,7 @@ LEAVE_SECONDS: Final = 5.0  # of the drain, kept for the last commit and for lea
 DEAD_LETTERS_SECONDS: Final = 0.5  # for the thread of the dead letters to end
 _LEAST_SECONDS: Final = 0.5  # for the last commit, and for leaving, however late it is
 _POLL_SECONDS: Final = 0.05
+_TRACES_SECONDS: Final = 3.0  # for the last spans, at most, while nothing else is left to do
 
 
 class Drain:
@@ -24,6 +25,7 @@ class Drain:
         self._source = components.source
         self._lanes = components.lanes
         self._dead_letters = components.dead_letters
+        self._traces = components.traces
         self._ledger = components.ledger
         self._status = components.status
         self._clock = components.clock
@@ -41,8 +43,10 @@ class Drain:
         for lane in self._lanes.values():
             lane.stop()
         self._dead_letters.stop(DEAD_LETTERS_SECONDS)
+        self._traces.flush()
         if left := self._leave(deadline):
             log.warning("not settled in time; these come again", extra={"records": left})
+        self._traces.close(min(_TRACES_SECONDS, max(0.0, deadline - self._clock())))
 
     def _finish_in_flight(self, deadline: float) -> None:
         while self._connection.is_up and not self._is_idle() and self._clock() < deadline:

@@ -6,7 +6,8 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from worker import __version__
@@ -30,17 +31,22 @@ from worker.delivery.pace.backoff import Backoff
 from worker.lease import Lease
 from worker.ledger import Ledger
 from worker.oss.sink import OssSink
+from worker.settings import certificates
 from worker.settings.load import Loaded
 from worker.settings.show import in_force
 from worker.settings.tables import Settings
+from worker.telemetry.expiry import EndOfFile
 from worker.telemetry.health import STILL_SECONDS, Pages, serve
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.page.page import Page
 from worker.telemetry.state import Status
+from worker.telemetry.traces import Traces, make_traces
 
 log = logging.getLogger("worker.wiring")
 
 MAIN_LOOP_STILL_SECONDS: Final = 120.0  # after which the process ends; /healthz says so from 60 s on
+
+_TRACES_SECONDS: Final = 0.5  # for the last spans of a worker that ends without a drain
 
 
 class _Core(NamedTuple):
@@ -52,6 +58,7 @@ class _Core(NamedTuple):
     status: Status
     metrics: Metrics
     limit: Limit
+    traces: Traces
 
 
 def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> None:
@@ -59,8 +66,9 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
 
     Raises `SettingsError` where credentials are missing, `FatalError` where it cannot continue.
     """
-    core = _core(loaded.settings)
+    core = _core(loaded.settings, make_traces(environ))
     sink = _sink(core, environ)
+    _watch_ends(core, sink)
     dead_letters = _dead_letters(core)
     lanes = _lanes(core, sink, dead_letters)
     source = _source(core, lanes, stop)
@@ -80,6 +88,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         clock=time.monotonic,
         wall=time.time,
         already_running=(http, watchdog),
+        traces=core.traces,
     )
     watchdog.start()
     try:
@@ -88,21 +97,34 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         watchdog.stop()
         http.stop()
         sink.close()
+        core.traces.close(_TRACES_SECONDS)
 
 
-def _core(settings: Settings) -> _Core:
+def _core(settings: Settings, traces: Traces) -> _Core:
     lease = lease_of(settings.kafka)
     ledger = Ledger(settings.topics, time.monotonic, lease.holds)
-    status = Status(time.monotonic())
+    status = Status(time.monotonic(), indexes={route.topic: len(route.index_names) for route in settings.routes})
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)
     metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
-    return _Core(settings, lease, ledger, status, metrics, Limit(settings.dead_letter, time.time))
+    return _Core(settings, lease, ledger, status, metrics, Limit(settings.dead_letter, time.time), traces)
 
 
 def _sink(core: _Core, environ: Mapping[str, str]) -> OssSink:
     delivery, indexes = core.settings.delivery, core.settings.indexes
     connections = delivery.max_in_flight * len(indexes) + 2  # each slot's, and two for those who ask for an index
     return OssSink(core.settings.oss, environ, max_connections=connections, may_send=core.ledger.may_send)
+
+
+def _watch_ends(core: _Core, sink: OssSink) -> None:
+    """Let the metrics show when credentials and certificates end."""
+    kafka, oss = core.settings.kafka, core.settings.oss
+    named: tuple[tuple[str, str, Callable[[Path], float | None]], ...] = (
+        ("kafka-client", kafka.ssl_certfile, certificates.end_of_own),
+        ("kafka-ca", kafka.ssl_cafile, certificates.end_of_authorities),
+        ("oss-ca", oss.ca_file, certificates.end_of_authorities),
+    )
+    core.metrics.expiry.credentials = sink.credentials_expiry
+    core.metrics.expiry.certificates = {use: EndOfFile(Path(path), read) for use, path, read in named if path}
 
 
 def _dead_letters(core: _Core) -> DeadLetterWriter:
@@ -121,6 +143,7 @@ def _dead_letters(core: _Core) -> DeadLetterWriter:
         retry_seconds=settings.delivery.retry_max_seconds,
         clock=time.monotonic,
         wall=time.time,
+        traces=core.traces,
     )
 
 
@@ -139,9 +162,12 @@ def _lanes(core: _Core, sink: OssSink, dead_letters: DeadLetterWriter) -> dict[s
         backoff=backoff,
         clock=time.monotonic,
         wall=time.time,
+        traces=core.traces,
+        indexes=len(settings.indexes),
     )
-    topics = {index: [r.topic for r in settings.routes if r.index == index] for index in settings.indexes}
-    return {index: make_lane(index, topics[index], context) for index in settings.indexes}
+    topics = {index: [r.topic for r in settings.routes if index in r.index_names] for index in settings.indexes}
+    shared = {route.topic for route in settings.routes if len(route.index_names) > 1}
+    return {index: make_lane(index, topics[index], context, shared) for index in settings.indexes}
 
 
 def _targets(core: _Core, lanes: Mapping[str, Lane]) -> TargetFinder:
@@ -179,7 +205,8 @@ def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:
 
 def _pages(core: _Core, loaded: Loaded, source: KafkaSource) -> Pages:
     registry, status = core.metrics.registry, core.status
-    page = Page(registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time)
+    shares = core.limit.shares
+    page = Page(registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time, shares)
     return Pages(registry, status, core.ledger, page, time.monotonic)
 
 

@@ -40,7 +40,7 @@ class Leaders:
         self._since = {partition: self._since.get(partition, now) for partition in problems}
         lasting = {partition for partition, since in self._since.items() if now - since >= GRACE_SECONDS}
         for partition in lasting:
-            self._status.block(_block(partition), f"{partition}: {problems[partition]}")
+            self._status.block(_block(partition), f"{partition}: {problems[partition]}", retry_in=LOOK_SECONDS)
         for partition in self._blocked - lasting:
             self._status.unblock(_block(partition))
         self._blocked = lasting

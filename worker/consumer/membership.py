@@ -138,12 +138,17 @@ class Membership:
             self.is_member = True
         elif client_internals.is_joining(consumer) and now - self._stable_at < self._longest_join_seconds():
             self._member_at = self._joining_at = now
-        elif (
-            now - self._member_at if age == math.inf else min(age, now - self._joining_at)
-        ) >= self._lease.session_seconds:
+        elif self._seconds_without_group(now, age) >= self._lease.session_seconds:
             problem = f"no member of the group for {now - self._stable_at:.0f} s; joining again"
             return f"{problem}: {NO_COORDINATOR}" if self._has_no_coordinator else problem
         return ""
+
+    def _seconds_without_group(self, now: float, age: float) -> float:
+        """Return the seconds since the last answered heartbeat was sent, or since a join last waited for its answer.
+
+        Without any heartbeat, what `excuse` was called with does not count.
+        """
+        return now - self._member_at if age == math.inf else min(age, now - self._joining_at)
 
     def _longest_join_seconds(self) -> float:
         return (self._settings.max_poll_interval_ms + self._settings.session_timeout_ms) / 1000

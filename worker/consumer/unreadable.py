@@ -69,7 +69,8 @@ class UnreadablePartitions:
     def block(self, partition: Partition, offset: int, problem: str) -> None:
         """Block a partition that cannot be read at `offset`; it is fetched again after the retry pause."""
         self._found[partition] = _Unreadable(offset, self._clock() + self._retry_seconds)
-        self._status.block(_block(partition), f"{partition} offset {offset}: {problem}")
+        message = f"{partition} offset {offset}: {problem}"
+        self._status.block(_block(partition), message, retry_in=self._retry_seconds)
 
     def note_read(self, partition: Partition, offset: int) -> None:
         """Unblock a partition once the record at the place that could not be read, or one behind it, was read."""
@@ -111,7 +112,7 @@ class DeniedTopics:
             message = f"{topic} may not be read by this user any more (TOPIC_AUTHORIZATION_FAILED): grant READ on it"
             for assignment in self._open_partitions(topic):
                 client_internals.forget_high_watermark(consumer, TopicPartition(*assignment.partition))
-                self._status.block(_block(assignment.partition), message)
+                self._status.block(_block(assignment.partition), message, retry_in=self._retry_seconds)
 
     def watch(self, consumer: Any) -> None:
         """Unblock what was fetched again: the client has a high watermark after a fetch that succeeds."""

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from worker.ledger import Assignment, Partition
 from worker.settings.rules import accept_until
 from worker.settings.tables import DeadLetter as DeadLetterSettings
+from worker.telemetry.page.facts import Share
 
 FIRST_ALL_BAD: Final = 20
 _MOST_RUNS: Final = 10_000  # of one partition, which is more than it has outstanding polls
@@ -157,6 +158,15 @@ class Limit:
             before = reading.bad_before(place, window)
             is_too_much = before + 1 > self._settings.limit_ratio * min(place + 1, window)
             return not (is_too_much and before >= self._settings.limit_min)
+
+    def shares(self) -> list[Share]:
+        """Return the share of dead letters among the last records of each topic."""
+        window, ratio, least = self._settings.limit_window, self._settings.limit_ratio, self._settings.limit_min
+        with self._lock:
+            return [
+                Share(topic, reading.bad_before(reading.count, window + 1), min(reading.count, window), ratio, least)
+                for topic, reading in self._readings.items()
+            ]
 
     def _reading(self, topic: str) -> _Reading:
         return self._readings.setdefault(topic, _Reading())

@@ -86,7 +86,7 @@ class RetryQueue:
         """Block the dead letter's partition alone, with this message, and release its bytes."""
         if cause is not RetryCause.NO_ROOM:
             self._settlement.count_failed_write()
-        self._status.block(entry.own_block, message)
+        self._status.block(entry.own_block, message, retry_in=self._retry_seconds)
         entry.retry_cause, entry.failures = cause, 0
         entry.release_bytes(self._ledger)
         if not self._entries:
@@ -168,7 +168,7 @@ class RetryQueue:
     def _note_failure(self, entry: Entry, message: str, problem: Problem) -> None:
         entry.failures += 1
         self._settlement.count_broker_failure(problem)
-        self._status.block(entry.own_block, message)
+        self._status.block(entry.own_block, message, retry_in=self._retry_seconds)
 
 
 def _order(entry: Entry) -> tuple[int, int, int]:

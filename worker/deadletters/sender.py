@@ -13,6 +13,7 @@ from worker.deadletters.producer import DELIVERY_TIMEOUT_MS, Producer
 from worker.errors import NotSent
 from worker.ledger import Ledger
 from worker.settings.tables import DeadLetter as DeadLetterSettings
+from worker.telemetry.traces import NO_TRACES, Span, Traces
 
 log = logging.getLogger("worker.deadletter")
 
@@ -40,7 +41,9 @@ class Sender:
         may_write: Callable[[str], bool | None],
         clock: Callable[[], float],
         wall: Callable[[], float],
+        traces: Traces = NO_TRACES,
     ) -> None:
+        self._traces = traces
         self._settings = settings
         self._writer = writer
         self._ledger = ledger
@@ -85,13 +88,18 @@ class Sender:
         idempotent producer sends nothing after that, and after one that did not answer in time.
         """
         sent: list[Any] = []
+        spans: list[Span] = []
         for entry in entries:
+            spans.append(self._traces.dead_letter(self._settings.topic, entry.dead_letter))
             last = sent[-1] if sent else None
             if isinstance(last, Problem) and not last.is_own:
                 sent.append(last._replace(was_tried=False))
             else:
                 sent.append(self._send(entry, why))
         problems = self._wait_for_all(sent, sum(entry.bytes for entry in entries))
+        for span, problem in zip(spans, problems, strict=True):
+            if problem is None or problem.was_tried:
+                span.written(None if problem is None else problem.error)
         is_silent = any(not isinstance(one, Problem) and not one.is_done for one in sent)
         errors = [problem.error for problem in problems if problem is not None]
         if any(map(_refuses_idempotence, errors)) and self._may_give_up_idempotence():

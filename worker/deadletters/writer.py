@@ -38,6 +38,7 @@ from worker.settings.tables import DeadLetter as DeadLetterSettings
 from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
+from worker.telemetry.traces import NO_TRACES, Traces
 
 _LOOK_SECONDS: Final = 0.05  # between checks whether all records before a refused one are decided
 _LEASE_LOOK_SECONDS: Final = 0.2  # between checks whether the lease holds again
@@ -66,12 +67,13 @@ class DeadLetterWriter:
         retry_seconds: float,
         clock: Callable[[], float],
         wall: Callable[[], float],
+        traces: Traces = NO_TRACES,
     ) -> None:
         self._has_topic = bool(settings.topic)
         self._retry_seconds = retry_seconds
         self._clock = clock
         self._source = source
-        self._unavailable = Unavailable(topics, status)
+        self._unavailable = Unavailable(topics, status, retry_seconds)
         self._lease = LeaseCheck(ledger, metrics)
         self._sender = Sender(
             settings,
@@ -81,6 +83,7 @@ class DeadLetterWriter:
             may_write=may_write,
             clock=clock,
             wall=wall,
+            traces=traces,
         )
         self._topic = DeadLetterTopic(settings.topic, kafka, sender=self._sender, may_write=may_write, metrics=metrics)
         self._admission = Admission(has_topic=self._has_topic, limit=limit, ledger=ledger, status=status, clock=clock)

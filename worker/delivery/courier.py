@@ -26,10 +26,11 @@ from worker.delivery.pace.pacer import Admission, Pacer, Verdict
 from worker.errors import Blame, BlockReason, NotSent, Reason, Refused, RetryReason, SinkError, TargetError, Transient
 from worker.ledger import Ledger, Outcome, Partition
 from worker.oss.dialect import Envelope
-from worker.ports import BareMessage, DeadLetter, DeadLetters, Refusal, Sink
+from worker.ports import BareMessage, DeadLetter, DeadLetters, Operation, Refusal, Sink
 from worker.settings.tables import Delivery
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Block, Status
+from worker.telemetry.traces import NO_TRACES, Traces
 
 log = logging.getLogger("worker.delivery")
 
@@ -66,6 +67,7 @@ class Courier:
         isolated_attempts: int,
         backoff: Backoff,
         wall: Callable[[], float],
+        traces: Traces = NO_TRACES,
     ) -> None:
         self.envelope = envelope
         self._state = state
@@ -80,6 +82,7 @@ class Courier:
         self._backoff = backoff
         self._clock = state.clock
         self._wall = wall
+        self._traces = traces
 
     def deliver(self, batch: Batch) -> None:
         """Bring every record of the batch to its outcome, except where its partition is given back or the lane stops."""
@@ -192,18 +195,26 @@ class Courier:
         self._ledger.count_bytes(len(body))
         verdict = Verdict.FAILED  # also where an error of another kind is raised
         error: SinkError | None = None
+        messages = (version.message for item in items for version in item.versions())
+        span = self._traces.request(
+            Operation.DELETE if is_delete else Operation.PUT, self._state.index, messages, len(body)
+        )
         try:
-            (self._sink.delete if is_delete else self._sink.put)(body)
+            span.answered((self._sink.delete if is_delete else self._sink.put)(body), None)
             verdict = Verdict.ACCEPTED
             self._settle_accepted(items, Outcome.DELETED if is_delete else Outcome.PUT)
         except SinkError as refusal:
             error, verdict = refusal, _verdict(refusal)
+            span.answered(refusal.status, refusal)
         finally:
             self._ledger.count_bytes(-len(body))
             self._ledger.end_request(assignments)
             self._answered(admission, verdict, len(body))
         if verdict.is_judged:
             self._state.unblock()
+            self._state.note_works()
+        elif error is not None and verdict is not Verdict.NOT_SENT:
+            self._state.note_failed(error)
         return error
 
     def _body(self, items: list[Item]) -> bytes:
@@ -215,6 +226,7 @@ class Courier:
         self._state.note_accepted()
         now = self._wall()
         self._metrics.last_put.set(now)
+        self._metrics.last_accepted.labels(self._state.index).set(now)
         older = [version for item in items if item.older is not None for version in item.older.versions()]
         self._ledger.settle(items, outcome)
         if older:
@@ -296,30 +308,31 @@ class Courier:
             },
         )
         if isinstance(error, TargetError):
-            self._state.block(error.block, error)
+            self._state.block(error.block, error, self._delivery.retry_max_seconds)
             self._pacer.close_for(self._delivery.retry_max_seconds)
         elif isinstance(error, Transient):
             self._count_retry(error)
-            if chunk.doubt.count >= self._isolated_attempts:
-                self._report_stuck(chunk, error)
             if error.retry_after is not None:
-                floor = min(error.retry_after, self._delivery.retry_after_max_seconds)
-                self._pacer.close_for(floor + self._backoff.jitter())
+                delay = min(error.retry_after, self._delivery.retry_after_max_seconds) + self._backoff.jitter()
+                self._pacer.close_for(delay)
             else:
-                chunk.not_before = self._clock() + self._backoff.delay(chunk.attempts)
+                delay = self._backoff.delay(chunk.attempts)
+                chunk.not_before = self._clock() + delay
+            if chunk.doubt.count >= self._isolated_attempts:
+                self._report_stuck(chunk, error, delay)
 
     def _count_retry(self, error: Transient) -> None:
         self._metrics.retries.labels(error.kind.value).inc()
         if error.unknown_outcome:
             self._metrics.unknown_outcomes.labels(self._state.index).inc()
 
-    def _report_stuck(self, chunk: Chunk, error: SinkError) -> None:
+    def _report_stuck(self, chunk: Chunk, error: SinkError, retry_in: float) -> None:
         first: dict[Partition, int] = {}
         for item in chunk.items:
             first[item.assignment.partition] = min(item.offset, first.get(item.assignment.partition, item.offset))
         for partition, offset in first.items():
             block = Block(partition.topic, BlockReason.RECORD_STUCK, partition.partition)
-            self._status.block(block, f"{partition} offset {offset}", quote=str(error))
+            self._status.block(block, f"{partition} offset {offset}", quote=str(error), retry_in=retry_in)
 
     def _clear_stuck(self, items: Iterable[Item]) -> None:
         for topic, partition in {item.assignment.partition for item in items}:

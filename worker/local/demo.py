@@ -103,7 +103,7 @@ class Demo:
         """Start the worker as a user would: `oss-vectors-worker run`, with its settings in the environment."""
         self._worker, port = self._start("worker", ["run"], self._worker_environment(), "stderr")
         self._metrics_url = f"http://127.0.0.1:{port}"
-        self._console.print(f"[green]✓[/] oss-vectors-worker run, metrics on {self._metrics_url}/metrics")
+        self._console.print(f"[green]✓[/] oss-vectors-worker run, its page is {self._metrics_url}/")
 
     def _worker_environment(self) -> dict[str, str]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(tables.ENV_PREFIX)}
@@ -233,6 +233,7 @@ class Demo:
         """Print the addresses and wait for Ctrl-C."""
         self._console.print(
             Panel(
+                f"page        {self._metrics_url}/\n"
                 f"Kafka       {self._broker.bootstrap}, topics {TOPIC} and {DEAD_LETTER_TOPIC}\n"
                 f"emulator    {self._endpoint}, bucket {BUCKET}, account {ACCOUNT_ID}, index {INDEX}, "
                 f"credentials {KEY_ID} / {KEY_SECRET}\n"

@@ -1,4 +1,4 @@
-"""Certificates and keys that the settings name: readable, in PEM, and fit for each other.
+"""Certificates and keys that the settings name: readable, in PEM, and fit for each other; and when they end.
 
 They are tried as the clients will use them. OpenSSL is never left to ask for a password on a terminal.
 """
@@ -6,6 +6,7 @@ They are tried as the clients will use them. OpenSSL is never left to ask for a 
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from worker.settings import files
 from worker.settings.tables import Kafka
@@ -82,3 +83,36 @@ def _has_certificate(path: str) -> bool:
     except (OSError, ValueError):  # ssl.SSLError is an OSError
         return False
     return True
+
+
+def own_certificate(path: str) -> dict[str, Any] | None:
+    """Return the first certificate of a file as `SSLSocket.getpeercert` shows one; None where this Python does not show it.
+
+    Raises `OSError` or `ValueError` if the file cannot be read or contains none.
+    """
+    # Python shows a certificate that no handshake has verified by this alone; CPython's own tests rely on it since 2.6.
+    decode: Any = getattr(getattr(ssl, "_ssl", None), "_test_decode_cert", None)
+    return None if decode is None else dict(decode(path))
+
+
+def end_of_own(path: Path) -> float | None:
+    """Return when the first certificate of a file ends, Unix time; None where that cannot be known."""
+    try:
+        certificate = own_certificate(str(path))
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        return None
+    return None if certificate is None else float(ssl.cert_time_to_seconds(certificate["notAfter"]))
+
+
+def end_of_authorities(path: Path) -> float | None:
+    """Return when the last authority of a file ends, Unix time; None where that cannot be known.
+
+    While authorities are changed, a file has the old one beside the new one. The end of the old one is then no trouble.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(path)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        return None
+    ends = [ssl.cert_time_to_seconds(str(each["notAfter"])) for each in context.get_ca_certs()]
+    return float(max(ends)) if ends else end_of_own(path)  # a server's own certificate may be trusted as it is

@@ -71,12 +71,12 @@ class Pages:
 
     def _readyz(self) -> Answer:
         reading = self._status.read()
+        is_ready = reading.state is State.RUNNING
         body = {
             "state": reading.state.value,
-            "reason": reading.reason,
+            "reason": (is_ready and self._status.service.sentence()) or reading.reason,
             "assigned_partitions": len(self._ledger.assignments()),
         }
-        is_ready = reading.state is State.RUNNING
         return _json(HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, body)
 
 

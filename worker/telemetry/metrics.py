@@ -15,7 +15,9 @@ from prometheus_client.metrics_core import Metric
 from worker.errors import BlockReason, Reason, RetryReason
 from worker.ledger import Books, Ledger, Partition
 from worker.ports import WRITER_OPERATIONS, SealReason
+from worker.telemetry.container import MemoryCollector
 from worker.telemetry.end_offsets import EndOffsets
+from worker.telemetry.expiry import ExpiryCollector
 from worker.telemetry.latency import RecordLatency
 from worker.telemetry.state import State, Status
 
@@ -48,6 +50,8 @@ class Metrics:
         self.topics = tuple(topics)
         self.indexes = tuple(indexes)
         self.ends = EndOffsets()
+        self.memory = MemoryCollector()
+        self.expiry = ExpiryCollector()
         self._make_counters(registry)
         self._make_gauges(registry)
         self._make_histograms(registry)
@@ -57,6 +61,8 @@ class Metrics:
         self.assigned_partitions.set_function(lambda: len(ledger.assignments()))
         registry.register(_LedgerCollector(ledger, self.ends))
         registry.register(_StatusCollector(status, self.topics))
+        registry.register(self.memory)
+        registry.register(self.expiry)
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.PlatformCollector(registry=registry)
         prometheus_client.GCCollector(registry=registry)
@@ -151,6 +157,13 @@ class Metrics:
         self.last_put = Gauge(
             "oss_vectors_last_put_timestamp_seconds",
             "When the service last accepted a request, Unix time.",
+            unit="seconds",
+            registry=r,
+        )
+        self.last_accepted = Gauge(
+            "oss_vectors_last_accepted_timestamp_seconds",
+            "When the service last accepted a request to put or delete vectors, Unix time; 0 before the first.",
+            ["index"],
             unit="seconds",
             registry=r,
         )
@@ -282,7 +295,7 @@ class Metrics:
     def _make_index_series(self, index: str) -> None:
         for metric in (
             self.uploaded_bytes, self.unknown_outcomes, self.bisects, self.rate_limit_wait, self.in_flight,
-            self.in_flight_limit, self.rate_limit, self.batch_records, self.batch_bytes,
+            self.in_flight_limit, self.rate_limit, self.batch_records, self.batch_bytes, self.last_accepted,
         ):  # fmt: skip
             metric.labels(index)
         for seal in SealReason:

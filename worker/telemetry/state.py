@@ -6,11 +6,17 @@ decides what happens to a record.
 
 import logging
 import threading
+import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
+import msgspec
+
 from worker.errors import BlockReason, Reason
+from worker.telemetry.service import Service
 from worker.words import clean
 
 log = logging.getLogger("worker.state")
@@ -32,21 +38,34 @@ class State(StrEnum):
 
 
 class Block(NamedTuple):
-    """What makes no progress: a topic, or one partition of it, and why."""
+    """What makes no progress: a topic, one partition of it, or its records for one of its indexes, and why."""
 
     topic: str
     reason: BlockReason
     partition: int | None = None
+    of_index: str | None = None  # where the topic's other indexes make progress
 
     @property
     def fields(self) -> dict[str, str | int]:
-        """The block as fields of a log line; `partition` only where it is of one partition."""
+        """The block as fields of a log line; `partition` and `index` only where it is of one of them."""
         partition = {} if self.partition is None else {"partition": self.partition}
-        return {"topic": self.topic, **partition, "reason": self.reason.value}
+        index = {} if self.of_index is None else {"index": self.of_index}
+        return {"topic": self.topic, **partition, **index, "reason": self.reason.value}
 
     def __str__(self) -> str:
         where = self.topic if self.partition is None else f"{self.topic}/{self.partition}"
         return f"{where}: {self.reason.value}"
+
+
+class Attempts(msgspec.Struct, frozen=True):
+    """How a block is retried: since when it is in force, how many attempts were made, and when it is tried next.
+
+    Times are in seconds of the monotonic clock. `next_at` is None where nothing is tried before a person acts.
+    """
+
+    since: float
+    count: int
+    next_at: float | None
 
 
 class DeadLettered(NamedTuple):
@@ -79,13 +98,25 @@ class Reading(NamedTuple):
 
 
 class Status:
-    """The state and the blocks of this process."""
+    """The state and the blocks of this process. `clock` is in monotonic seconds."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(
+        self,
+        now: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        indexes: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """`indexes` has how many indexes the records of a topic go to, where they are several."""
+        self.service = Service(clock)
+        """What the service did lately."""
+        self._clock = clock
+        self._indexes = indexes
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._reason = "starting"
         self._blocks: dict[Block, _Words] = {}
+        self._attempts: dict[Block, Attempts] = {}
         self._reasons: dict[str, dict[int | None, list[BlockReason]]] = {}  # of the blocks, by topic and partition
         self._dead_letters: dict[Reason, deque[DeadLettered]] = {}
         self._last_turn = now
@@ -104,15 +135,17 @@ class Status:
         """Note that the main loop made a turn, at `now` seconds of the monotonic clock."""
         self._last_turn = now
 
-    def block(self, block: Block, message: str, quote: str = "") -> None:
-        """Note that a topic or partition is blocked; the first time is logged.
+    def block(self, block: Block, message: str, quote: str = "", *, retry_in: float | None = None) -> None:
+        """Note that a topic or partition is blocked; the first time is logged. Each attempt that fails calls it again.
 
         `quote` is the rest of the message where it may quote a record: the log and /readyz show it, the page does not.
+        `retry_in` is in how many seconds it is tried next, None where nothing is tried before a person acts.
         """
         words = _Words(clean(message, _MESSAGE_CHARACTERS), clean(quote, _MESSAGE_CHARACTERS))
         with self._lock:
             new = block not in self._blocks
             self._blocks[block] = words
+            self._attempts[block] = _attempted(self._attempts.get(block), self._clock(), retry_in)
             if new:
                 self._index()
         if new:
@@ -124,6 +157,7 @@ class Status:
             return
         with self._lock:
             was = self._blocks.pop(block, None)
+            self._attempts.pop(block, None)
             self._index()
         if was is not None:
             log.info("no longer blocked", extra={**block.fields})
@@ -136,13 +170,22 @@ class Status:
             self._blocks = {
                 b: message for b, message in self._blocks.items() if (b.topic, b.partition) != (topic, partition)
             }
+            self._attempts = {b: attempts for b, attempts in self._attempts.items() if b in self._blocks}
             self._index()
 
     def _index(self) -> None:
         """Index the blocks by what they stop; a thread that reads the index meanwhile keeps the one that it has."""
         reasons: dict[str, dict[int | None, list[BlockReason]]] = {}
+        of_indexes: dict[str, list[Block]] = {}
         for block in self._blocks:
-            reasons.setdefault(block.topic, {}).setdefault(block.partition, []).append(block.reason)
+            if block.of_index is None:
+                reasons.setdefault(block.topic, {}).setdefault(block.partition, []).append(block.reason)
+            else:
+                of_indexes.setdefault(block.topic, []).append(block)
+        for topic, blocks in of_indexes.items():  # they stop the topic where they are all that it has
+            if len({block.of_index for block in blocks}) >= self._indexes.get(topic, 1):
+                own = reasons.setdefault(topic, {}).setdefault(None, [])
+                own += [reason for reason in dict.fromkeys(block.reason for block in blocks) if reason not in own]
         self._reasons = reasons
 
     def blocks_of(self, topic: str, partition: int | None = None) -> list[BlockReason]:
@@ -164,6 +207,11 @@ class Status:
         with self._lock:
             return {block: words.message for block, words in self._blocks.items()}
 
+    def attempts(self) -> dict[Block, Attempts]:
+        """Return how each block is retried."""
+        with self._lock:
+            return dict(self._attempts)
+
     def dead_lettered(self, record: DeadLettered) -> None:
         """Note a dead letter that was written."""
         with self._lock:
@@ -174,3 +222,16 @@ class Status:
         with self._lock:
             kept = [each for of_reason in self._dead_letters.values() for each in of_reason]
         return sorted(kept, key=lambda each: each.at, reverse=True)
+
+
+def _attempted(before: Attempts | None, now: float, retry_in: float | None) -> Attempts:
+    """Return the attempts with one more, which failed at `now`.
+
+    What is reported before the next attempt was due is of the attempt before: several slots, or several dead letters, fail
+    together.
+    """
+    next_at = None if retry_in is None else now + retry_in
+    if before is None:
+        return Attempts(now, 1, next_at)
+    is_same = before.next_at is not None and now < before.next_at
+    return Attempts(before.since, before.count + (not is_same), next_at)

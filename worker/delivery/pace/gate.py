@@ -22,6 +22,11 @@ class Gate:
         """Whether requests pass freely."""
         return self._closed_until is None
 
+    @property
+    def closed_until(self) -> float | None:
+        """When the probe may go, in the clock's seconds; None while the gate is open."""
+        return self._closed_until
+
     def close(self, until: float) -> None:
         """Let nothing pass before `until`; of several, the latest counts."""
         self._closed_until = until if self._closed_until is None else max(self._closed_until, until)

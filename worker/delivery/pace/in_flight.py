@@ -3,6 +3,8 @@
 import math
 from typing import Final
 
+from worker.ports import LimitCause
+
 
 class InFlightLimit:
     """How many requests may be in flight at once: as many as do not make each other slower.
@@ -28,6 +30,7 @@ class InFlightLimit:
         self._least = min(self.LEAST, self._most)
         self._limit = self._least
         self._fell_at = -math.inf
+        self._cause = LimitCause.STARTING
         self._recent: dict[int, float] = {}
         self._best: dict[int, tuple[float, float, float]] = {}  # when the period began, its best, and the one before's
 
@@ -36,21 +39,28 @@ class InFlightLimit:
         """Requests that may be in flight."""
         return int(self._limit)
 
+    @property
+    def cause(self) -> LimitCause:
+        """Why the limit is what it is."""
+        return LimitCause.CONFIGURED if self._limit >= self._most else self._cause
+
     def answered(self, size: int, sent_at: float, now: float, *, was_full: bool) -> None:
         """Note an answer to a body of `size` bytes; `was_full` if as many were in flight as might be."""
         seconds, best = self._smoothed(size.bit_length(), max(now - sent_at, self.SMALLEST_SECONDS), now)
         if seconds > self.SLOW * best:
-            self._fall(self.FALL, sent_at, now)
+            self._fall(self.FALL, sent_at, now, LimitCause.SLOW)
         elif was_full:
+            if self._cause is not LimitCause.STARTING:
+                self._cause = LimitCause.GROWING
             self._limit = min(self._most, self._limit + 1.0 / self._limit)
 
     def failed(self, sent_at: float, now: float) -> None:
         """Note that a request got no answer, or a server's error."""
-        self._fall(self.FAILED_FALL, sent_at, now)
+        self._fall(self.FAILED_FALL, sent_at, now, LimitCause.OUTAGE)
 
-    def _fall(self, factor: float, sent_at: float, now: float) -> None:
+    def _fall(self, factor: float, sent_at: float, now: float, cause: LimitCause) -> None:
         if sent_at >= self._fell_at:
-            self._fell_at = now
+            self._fell_at, self._cause = now, cause
             self._limit = max(self._least, self._limit * factor)
 
     def _smoothed(self, octave: int, seconds: float, now: float) -> tuple[float, float]:

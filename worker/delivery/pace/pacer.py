@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from worker.delivery.pace.gate import Gate
 from worker.delivery.pace.in_flight import InFlightLimit
 from worker.delivery.pace.rate import UNLIMITED, AdaptiveRate
+from worker.ports import Pace
 
 
 class Admission(NamedTuple):
@@ -77,6 +78,18 @@ class Pacer:
     def in_flight_limit(self) -> int:
         """How many requests may be in flight."""
         return self._in_flight.limit
+
+    def pace(self) -> Pace:
+        """Return the limits as they are now, and why."""
+        with self._lock:
+            return Pace(
+                self._vectors.rate,
+                self._vectors.cause,
+                self._in_flight.limit,
+                self._in_flight.cause,
+                self._vectors.throttled_at,
+                self._gate.closed_until,
+            )
 
     @property
     def has_room(self) -> bool:

@@ -4,6 +4,7 @@ import math
 from typing import Final
 
 from worker.oss.dialect import VECTORS_PER_SECOND
+from worker.ports import LimitCause
 
 UNLIMITED: Final = 0.0
 
@@ -89,11 +90,21 @@ class AdaptiveRate:
         self._has_answered = True  # well, since it last fell
         self._recent = 0.0  # units spent, older ones faded
         self._faded_at = now
+        self._cause = LimitCause.STARTING
+        self.throttled_at: float | None = None
+        """When it last fell for a throttled answer, None if it never did."""
 
     @property
     def rate(self) -> float:
         """Units a second in force; 0 for no limit."""
         return self._bucket.rate
+
+    @property
+    def cause(self) -> LimitCause:
+        """Why the rate is what it is."""
+        if self.rate == UNLIMITED:
+            return LimitCause.UNLIMITED
+        return LimitCause.CONFIGURED if self._most and self.rate >= self._most else self._cause
 
     def wait(self, amount: float, now: float) -> float:
         """Return the seconds until `amount` may be spent; 0 if it may be now."""
@@ -122,13 +133,16 @@ class AdaptiveRate:
         else:
             haste = 1.0 + ((now - self._fell_at) / self.QUIET_SECONDS) ** 3
             rate += self._scale * self.GROWTH_SHARE * haste * seconds
+        if self._cause is not LimitCause.STARTING:
+            self._cause = LimitCause.GROWING
         self._bucket.change(min(rate, self._most or math.inf), now)
 
     def fall(self, sent_at: float, now: float) -> None:
         """Note that a request which left at `sent_at` was throttled."""
         if sent_at < self._fell_at:
             return
-        self._fell_at = self._grown_at = now
+        self._fell_at = self._grown_at = self.throttled_at = now
+        self._cause = LimitCause.THROTTLED
         rate = self.rate
         if rate == UNLIMITED:
             self._fade(now)
@@ -148,6 +162,7 @@ class AdaptiveRate:
         if self.rate == UNLIMITED or self._is_away:
             return
         self._is_away = True
+        self._cause = LimitCause.OUTAGE
         self._slow_start_below = max(self._slow_start_below, self.rate)
         self._bucket.change(max(self.rate * self.RETURN_SHARE, self._scale * self.LEAST_SHARE), now)
 

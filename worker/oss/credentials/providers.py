@@ -60,10 +60,15 @@ class Provider(CredentialsProvider):  # type: ignore[misc]  # the SDK ships no t
         """Fetch again at the next request, since the service refused what was given last."""
         self.close = close
         """End what runs for it."""
+        self.expires_at: float | None = None
+        """When the credentials that were given last expire, Unix time; None where that is not known."""
 
     def get_credentials(self) -> Credentials:
         """Return credentials for one request; the SDK calls it for each. Raises whatever failed."""
-        return self._get()
+        credentials = self._get()
+        end = credentials.expiration
+        self.expires_at = None if end is None else end.timestamp()
+        return credentials
 
 
 def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Provider:
@@ -111,7 +116,7 @@ def _from_environment(environ: Mapping[str, str]) -> Any:
 
 
 class CredentialsFile:
-    """JSON with `access_key_id`, `access_key_secret` and, if any, `session_token`; read again when it changes.
+    """JSON with `access_key_id`, `access_key_secret` and, if any, `session_token` and `expiration`; read again when it changes.
 
     While the file is missing, or half written, the credentials that were read last are kept, and it is read again at the next
     request. Raises `SettingsError` if it cannot be read at the start.
@@ -121,6 +126,7 @@ class CredentialsFile:
         access_key_id: str
         access_key_secret: str
         session_token: str | None = None
+        expiration: object = None  # RFC 3339; it is only reported, so another form of it is no mistake
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -155,6 +161,7 @@ class CredentialsFile:
         stamp = _stamp(self._path)  # before the content, so that a change in between is read at the next request
         content = msgspec.json.decode(files.read(self._path, files.SECRET_BYTES), type=self.Content)
         made = _made(content.access_key_id, content.access_key_secret, content.session_token)
+        made.expiration = _moment(content.expiration)
         self._stamp = stamp
         return made
 
@@ -288,11 +295,18 @@ def _from_program(program: Program, wall: Clock) -> Fetched:
 
 
 def _unix_time(text: str) -> float:
+    if (moment := _moment(text)) is None:
+        raise CredentialsError("oss.credentials_process printed an expiration that is no time")
+    return moment.timestamp()
+
+
+def _moment(text: object) -> datetime | None:
+    """Return the time that a text says, None where it says none."""
     try:
-        moment = datetime.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(text.strip() if isinstance(text, str) else "")
     except ValueError:
-        raise CredentialsError("oss.credentials_process printed an expiration that is no time") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 # -- the package for roles and profiles

@@ -2,16 +2,20 @@
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from worker.ledger import Outcome
-from worker.telemetry.page.figures import STEP_SECONDS, STEPS, Points, View
+from worker.telemetry.page.figures import STEP_SECONDS, STEPS, Points
 from worker.telemetry.page.html import node, section_of
-from worker.telemetry.page.words import duration, plain, rate_of
+from worker.telemetry.page.view import View
+from worker.telemetry.page.words import count_of, duration, held, plain, rate_of
 
 _WIDTH: Final = STEPS * 2  # of a chart, in its own units: two for a step
 _HEIGHT: Final = 100
+_USUAL_SHARE: Final = 0.9  # of the values above 0 are no spike
+_SPIKE: Final = 4.0  # times the usual value, from which a spike is cut off
+_ROOM: Final = 1.5
 _AREA: Final = "M0 0h16v10H0z"  # what a legend shows of an area, and of a line
 _LINE: Final = "M0 5h16"
 
@@ -42,7 +46,7 @@ def _chart(label: str, scale: Sequence[str], *paths: ET.Element) -> ET.Element:
 
 
 def throughput_of(view: View) -> ET.Element:
-    """Return the chart of records settled a second: the outcomes stacked in the order of the legend, from the bottom up."""
+    """Return the chart of records a second: the outcomes stacked in the order of the legend, and what is published as a line."""
     steps = list(view.history.steps)
     ages = [view.now - step.at for step in steps]
     bottom = [0.0] * len(steps)
@@ -52,19 +56,74 @@ def throughput_of(view: View) -> ET.Element:
         if top != bottom:
             stacked.append((outcome, bottom, top))
         bottom = top
-    most = _round_up(max(bottom, default=0.0))
+    published = [step.published for step in steps]
+    most, note = _scale_of([*bottom, *(value for value in published if value is not None)])
     paths = [node("path", d=_area(ages, low, high, most), class_=outcome.value) for outcome, low, high in stacked]
+    if any(value is not None for value in published):
+        paths.append(node("path", d=_line(zip(ages, published, strict=True), most), class_="published"))
     scale = [plain(most), plain(most / 2), "0"]
-    legend = [_legend(outcome.value, _AREA, rate_of(view.a_second(outcome))) for outcome in reversed(Outcome)]
-    chart = _chart(f"records settled a second by outcome, at most {plain(most)}", scale, *paths)
-    return section_of("Records settled a second", chart, node("ul", *legend, class_="legend"), name="throughput")
+    shown = [Outcome.PUT, *(outcome for outcome, _, _ in stacked if outcome is not Outcome.PUT)]
+    legend = [_legend(outcome.value, _AREA, rate_of(view.a_second(outcome))) for outcome in reversed(shown)]
+    if view.flow.published is not None:
+        legend.insert(0, _legend("published", _LINE, rate_of(view.flow.published)))
+    chart = _chart(
+        f"records published and settled a second, by outcome, at most {plain(max(bottom, default=0.0))}", scale, *paths
+    )
+    return section_of("Records a second", chart, note, node("ul", *legend, class_="legend"), name="throughput")
+
+
+def lag_of(view: View) -> ET.Element:
+    """Return the chart of the lag of the partitions that this process owns."""
+    steps = list(view.history.steps)
+    points = [(view.now - step.at, step.lag) for step in steps]
+    most, note = _scale_of([lag for _, lag in points if lag is not None])
+    now = count_of(view.lag)
+    chart = _chart(
+        f"lag, now {now}", [plain(most), plain(most / 2), "0"], node("path", d=_line(points, most), class_="lag")
+    )
+    legend = [_legend("lag", _LINE, now)]
+    return section_of("Lag, records", chart, note, node("ul", *legend, class_="legend"), name="lag-chart")
+
+
+def _scale_of(values: Sequence[float]) -> tuple[float, ET.Element | None]:
+    """Return the highest value of a scale, and a line that says so where a short spike is cut off: it would flatten the rest."""
+    highest = max(values, default=0.0)
+    above = sorted(value for value in values if value > 0.0)
+    usual = above[math.floor(_USUAL_SHARE * (len(above) - 1))] if above else 0.0
+    if highest <= _SPIKE * usual:
+        return _round_up(highest), None
+    return _round_up(_ROOM * usual), node(
+        "p", f"A short spike is cut off: at most {plain(round(highest))}.", class_="of"
+    )
 
 
 def _area(ages: Sequence[float], low: Sequence[float], high: Sequence[float], most: float) -> str:
     def places(values: Sequence[float]) -> list[str]:
-        return [f"{_x(ago)} {_HEIGHT - _HEIGHT * value / most:.0f}" for ago, value in zip(ages, values, strict=True)]
+        return [f"{_x(ago)} {_y(value, most)}" for ago, value in zip(ages, values, strict=True)]
 
     return "M" + "L".join([*places(high), *reversed(places(low))]) + "Z"
+
+
+def _y(value: float, most: float) -> str:
+    return f"{max(0.0, _HEIGHT - _HEIGHT * value / most):.0f}"
+
+
+def _line(points: Iterable[tuple[float, float | None]], most: float) -> str:
+    return _path((ago, None if value is None else _y(value, most)) for ago, value in points)
+
+
+def _path(points: Iterable[tuple[float, str | None]]) -> str:
+    """Return a path that is broken where there is no value; a single value between two breaks is a dot."""
+    drawn = []
+    is_open = False
+    for ago, height in points:
+        if height is None:
+            is_open = False
+            continue
+        place = f"{_x(ago)} {height}"
+        drawn.append(f"L{place}" if is_open else f"M{place}h0")
+        is_open = True
+    return "".join(drawn)
 
 
 def _round_up(value: float) -> float:
@@ -85,7 +144,7 @@ def latency_of(view: View) -> ET.Element:
         "p99": [(view.now - step.at, step.p99) for step in steps],
         "p50": [(view.now - step.at, step.p50) for step in steps],
     }
-    paths = [node("path", d=_line(points, decades), class_=name) for name, points in lines.items()]
+    paths = [node("path", d=_quantile_line(points, decades), class_=name) for name, points in lines.items()]
     now = {"p99": duration(view.latency(0.99)), "p50": duration(view.latency(0.5))}
     legend = [_legend(name, _LINE, value) for name, value in now.items()]
     label = f"record latency, now p50 {now['p50']}, p99 {now['p99']}"
@@ -93,22 +152,14 @@ def latency_of(view: View) -> ET.Element:
     return section_of("Record latency", chart, node("ul", *legend, class_="legend"), name="latency")
 
 
-def _line(points: Points, decades: int) -> str:
-    """Return a path that is broken where there is no value; a single value between two breaks is a dot."""
-    drawn = []
-    is_open = False
-    for ago, value in points:
-        if value is None:
-            is_open = False
-            continue
-        height = _HEIGHT * (math.log10(max(value, 0.01)) + 2) / decades
-        place = f"{_x(ago)} {_HEIGHT - height:.0f}"
-        drawn.append(f"L{place}" if is_open else f"M{place}h0")
-        is_open = True
-    return "".join(drawn)
+def _quantile_line(points: Points, decades: int) -> str:
+    def height(value: float) -> str:
+        return f"{_HEIGHT - _HEIGHT * (math.log10(max(value, 0.01)) + 2) / decades:.0f}"
+
+    return _path((ago, None if value is None else height(value)) for ago, value in points)
 
 
 def _legend(name: str, drawn: str, value: str) -> ET.Element:
     """Return an entry of a legend: a sample of what is drawn, its name, and its value of the last minute."""
     swatch = node("svg", node("path", d=drawn, class_=name), viewBox="0 0 16 10", aria_hidden="true")
-    return node("li", swatch, node("span", name), node("b", value))
+    return node("li", swatch, node("span", name), node("b", held(value)))

@@ -2,17 +2,19 @@
 
 import math
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from worker.ledger import Outcome, Partition
-from worker.telemetry.state import Block, DeadLettered, Reading
-
 STEP_SECONDS: Final = 5.0  # between two samples of the ring
 STEPS: Final = 180  # that the ring keeps: 15 minutes
 _RECENT_SECONDS: Final = 60.0  # "last minute"
+_FLOW_SECONDS: Final = 120.0  # for what is published and how the lag moves: the ends are asked for every 15 s
+_ENDS_ARE_OLD_SECONDS: Final = 25.0
+_LEAST_FLOW_SECONDS: Final = 10.0
 
 _PREFIX: Final = "oss_vectors_"
 _COUNTED: Final = ("retries_total", "kafka_errors_total", "unknown_outcomes_total")
@@ -20,6 +22,7 @@ _COUNTED_FAILURES: Final = ("commits_total", "dead_letter_writes_total")
 
 Key = tuple[str, ...]
 Labels = Mapping[str, str]
+_NOTHING: Final[Mapping[Key, float]] = MappingProxyType({})
 Points = list[tuple[float, float | None]]  # (seconds ago, value), the oldest first
 
 
@@ -56,6 +59,9 @@ class Sample(NamedTuple):
     settled: dict[Key, float]  # by outcome
     latency: dict[float, float]  # records by upper bound in seconds, cumulative
     counts: dict[Key, float]  # requests, retries and errors, by name and labels
+    ends: Mapping[Key, float] = _NOTHING  # of partitions, by topic and number, as the next two
+    lags: Mapping[Key, float] = _NOTHING
+    committed: Mapping[Key, float] = _NOTHING
 
 
 def sample(figures: Figures, now: float) -> Sample:
@@ -70,7 +76,11 @@ def sample(figures: Figures, now: float) -> Sample:
         counts[name.removesuffix("_total"), "failed"] = figures.by(name, "result").get(("failed",), 0.0)
     buckets = figures.by("record_latency_seconds_bucket", "le")
     latency = {float(bound): buckets[bound,] for (bound,) in buckets}
-    return Sample(now, figures.by("records_settled_total", "outcome"), dict(sorted(latency.items())), counts)
+    ends, lags, committed = (
+        figures.by(name, "topic", "partition") for name in ("end_offset", "consumer_lag_records", "committed_offset")
+    )
+    settled = figures.by("records_settled_total", "outcome")
+    return Sample(now, settled, dict(sorted(latency.items())), counts, ends, lags, committed)
 
 
 def quantile(share: float, older: Sample, newer: Sample) -> float | None:
@@ -91,33 +101,71 @@ def quantile(share: float, older: Sample, newer: Sample) -> float | None:
     return lower
 
 
+class Flow(NamedTuple):
+    """Records a second, None where it is not known: how many are published, and by how many the lag grows."""
+
+    published: float | None
+    trend: float | None
+
+
+def flow_of(samples: Sequence[Sample]) -> Flow:
+    """Return the flow between two samples, on the partitions that both know.
+
+    The ends are asked for at intervals, and the lag falls between two answers. So it goes from one answer to another while
+    answers bring something new, and else from the last one that did.
+    """
+    changed = [new for old, new in pairwise(samples) if new.ends != old.ends]
+    if changed and samples[-1].at - changed[-1].at > _ENDS_ARE_OLD_SECONDS:
+        samples = samples[samples.index(changed[-1]) :]
+    elif len(changed) >= 2:
+        samples = changed
+    if len(samples) < 2 or (seconds := samples[-1].at - samples[0].at) < _LEAST_FLOW_SECONDS:
+        return Flow(None, None)
+    return Flow(
+        _growth(samples[0].ends, samples[-1].ends, seconds), _growth(samples[0].lags, samples[-1].lags, seconds)
+    )
+
+
+def _growth(older: Mapping[Key, float], newer: Mapping[Key, float], seconds: float) -> float | None:
+    known = older.keys() & newer.keys()
+    return sum(newer[key] - older[key] for key in known) / seconds if known else None
+
+
 class Step(NamedTuple):
-    """What one step of the charts shows: records settled a second by outcome, and the quantiles of their latency."""
+    """What one step of the charts shows: records settled a second by outcome, the quantiles of their latency, lag and flow."""
 
     at: float
     rates: dict[Key, float]
     p50: float | None
     p99: float | None
+    lag: float | None
+    published: float | None
 
 
-def _step(older: Sample, newer: Sample) -> Step:
+def _step(older: Sample, newer: Sample, flow: Flow) -> Step:
     seconds = max(newer.at - older.at, 1e-9)
     rates = {key: (count - older.settled.get(key, 0.0)) / seconds for key, count in newer.settled.items()}
-    return Step(newer.at, rates, quantile(0.5, older, newer), quantile(0.99, older, newer))
+    lag = sum(newer.lags.values()) if newer.lags else None
+    return Step(newer.at, rates, quantile(0.5, older, newer), quantile(0.99, older, newer), lag, flow.published)
 
 
 class History:
-    """The ring: the steps of the last minutes, and the samples of the last one."""
+    """The ring: the steps of the last minutes, and the samples of the last two."""
 
     def __init__(self) -> None:
-        self._samples: deque[Sample] = deque(maxlen=math.ceil(_RECENT_SECONDS / STEP_SECONDS) + 1)
+        self._samples: deque[Sample] = deque(maxlen=math.ceil(_FLOW_SECONDS / STEP_SECONDS) + 1)
         self.steps: deque[Step] = deque(maxlen=STEPS)
 
     def add(self, one: Sample) -> None:
         """Keep a sample, and drop the oldest."""
-        if self._samples:
-            self.steps.append(_step(self._samples[-1], one))
+        before = self._samples[-1] if self._samples else None
         self._samples.append(one)
+        if before is not None:
+            self.steps.append(_step(before, one, self.flow()))
+
+    def flow(self) -> Flow:
+        """Return the flow of the last two minutes."""
+        return flow_of(list(self._samples))
 
     def is_due(self, now: float) -> bool:
         """Return whether it is time for another sample."""
@@ -128,36 +176,3 @@ class History:
         old = [one for one in self._samples if now - one.at >= _RECENT_SECONDS]
         found = old[-1] if old else self._samples[0] if self._samples else None
         return found if found is not None and now - found.at >= 1.0 else None
-
-
-class View(NamedTuple):
-    """All that one page shows. `recent` is the sample of a minute ago; `now` is monotonic, `wall` Unix time."""
-
-    figures: Figures
-    current: Sample
-    recent: Sample | None
-    history: History
-    reading: Reading
-    messages: dict[Block, str]
-    dead_letters: list[DeadLettered]
-    paused: Collection[Partition]
-    settings: str
-    now: float
-    wall: float
-    uptime: float
-
-    def a_second(self, outcome: Outcome) -> float | None:
-        """Return the records settled a second in the last minute, None in the first second."""
-        if self.recent is None:
-            return None
-        key = (outcome.value,)
-        count = self.current.settled.get(key, 0.0) - self.recent.settled.get(key, 0.0)
-        return count / (self.current.at - self.recent.at)
-
-    def latency(self, share: float) -> float | None:
-        """Return this quantile of the record latency in the last minute, in seconds."""
-        return quantile(share, self.recent, self.current) if self.recent is not None else None
-
-    def in_last_minute(self, key: Key) -> float | None:
-        """Return how much a count has grown in the last minute."""
-        return self.current.counts[key] - self.recent.counts.get(key, 0.0) if self.recent is not None else None

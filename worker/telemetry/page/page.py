@@ -5,19 +5,25 @@ import hashlib
 import math
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from importlib import resources
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 
 from worker.ledger import Partition
-from worker.telemetry.page.charts import latency_of, throughput_of
-from worker.telemetry.page.figures import Figures, History, View, sample
+from worker.telemetry.page.charts import lag_of, latency_of, throughput_of
+from worker.telemetry.page.facts import Share, facts_in
+from worker.telemetry.page.figures import Figures, History, sample
 from worker.telemetry.page.html import node
-from worker.telemetry.page.summary import blocked_of, header_of, headline_of, tiles_of
-from worker.telemetry.page.tables import dead_letters_of, partitions_of, requests_of
-from worker.telemetry.state import Status
+from worker.telemetry.page.indexes import indexes_of
+from worker.telemetry.page.notices import notices_of
+from worker.telemetry.page.summary import blocked_of, header_of, headline_of, notices_section_of, tiles_of
+from worker.telemetry.page.tables import dead_letters_of, group_of, limits_of, partitions_of, requests_of
+from worker.telemetry.page.view import View
+from worker.telemetry.page.watch import Watch
+from worker.telemetry.page.words import clock as clock_time
+from worker.telemetry.state import State, Status
 
 CACHED_SECONDS: Final = 1.0  # for which a page is sent again, however many clients ask for it
 
@@ -26,7 +32,7 @@ class Page:
     """The page. Thread-safe.
 
     `settings` are those in force as TOML, without secrets; `paused` returns the partitions that are not fetched; `clock`
-    is monotonic, `wall` Unix time, both in seconds.
+    is monotonic, `wall` Unix time, both in seconds. `shares` returns the share of dead letters of each topic.
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class Page:
         paused: Callable[[], Collection[Partition]],
         clock: Callable[[], float],
         wall: Callable[[], float],
+        shares: Callable[[], Sequence[Share]] = tuple,
     ) -> None:
         self._registry = registry
         self._status = status
@@ -44,7 +51,9 @@ class Page:
         self._paused = paused
         self._clock = clock
         self._wall = wall
+        self._shares = shares
         self._started = clock()
+        self._watch = Watch(self._started)
         self._history = History()
         self._lock = threading.Lock()
         self._made_at = -math.inf
@@ -54,12 +63,17 @@ class Page:
         self.headers = _headers(self._style, self._script)
 
     def tick(self) -> None:
-        """Keep a sample if one is due."""
+        """Note the state, and keep a sample if one is due. It is called about twice a second."""
         now = self._clock()
+        with self._lock:
+            self._watch.observe(self._status.read(), now)
         if self._history.is_due(now):
-            one = sample(Figures(self._registry), now)
+            figures = Figures(self._registry)
+            one = sample(figures, now)
             with self._lock:
                 self._history.add(one)
+                self._watch.follow(one)
+                self._watch.note([notice.key for notice in notices_of(self._view(figures, now))], now)
 
     def html(self) -> bytes:
         """Return the page."""
@@ -71,13 +85,20 @@ class Page:
             return self._made
 
     def _make(self, now: float) -> bytes:
-        figures = Figures(self._registry)
-        view = View(
+        view = self._view(Figures(self._registry), now)
+        document = _document(view, self._style, self._script)
+        text = ET.tostring(document, encoding="unicode", method="html")
+        return b"<!DOCTYPE html>\n" + text.encode("utf-8", errors="replace") + b"\n"
+
+    def _view(self, figures: Figures, now: float) -> View:
+        reading = self._status.read()
+        self._watch.observe(reading, now)
+        return View(
             figures,
             sample(figures, now),
             self._history.recent(now),
             self._history,
-            self._status.read(),
+            reading,
             self._status.messages(),
             self._status.dead_letters(),
             self._paused(),
@@ -85,10 +106,10 @@ class Page:
             now,
             self._wall(),
             now - self._started,
+            facts_in(self._status, self._shares()),
+            self._watch,
+            self._history.flow(),
         )
-        document = _document(view, self._style, self._script)
-        text = ET.tostring(document, encoding="unicode", method="html")
-        return b"<!DOCTYPE html>\n" + text.encode("utf-8", errors="replace") + b"\n"
 
 
 def _document(view: View, style: str, script: str) -> ET.Element:
@@ -104,18 +125,28 @@ def _document(view: View, style: str, script: str) -> ET.Element:
         node("link", rel="icon", href="data:,"),
         node("style", style),
     )
+    troubles = [notices_section_of(view), blocked_of(view)]
+    if view.reading.state is State.BLOCKED:  # the worst is first
+        troubles.reverse()
     main = node(
         "main",
+        _aged(view),
         header_of(view, labels),
-        blocked_of(view),
+        *troubles,
         tiles_of(view),
-        node("div", throughput_of(view), latency_of(view), class_="pair"),
+        node("div", throughput_of(view), lag_of(view), latency_of(view), class_="charts"),
         partitions_of(view),
-        node("div", dead_letters_of(view), requests_of(view), class_="pair"),
+        indexes_of(view),
+        node("div", group_of(view), limits_of(view), dead_letters_of(view), requests_of(view), class_="columns"),
         _in_force(view),
     )
-    stale = node("p", hidden="hidden", id="stale", role="status")
+    stale = node("p", hidden="hidden", id="stale", role="alert")
     return node("html", head, node("body", stale, main, node("script", script)), lang="en")
+
+
+def _aged(view: View) -> ET.Element:
+    """Return a line that the style shows when the page has not been renewed for a while, with and without the script."""
+    return node("p", f"This is as of {clock_time(view.wall)} UTC and was not renewed since.", class_="aged")
 
 
 def _in_force(view: View) -> ET.Element:

@@ -1,9 +1,11 @@
 """Numbers, times and sizes as the page shows them."""
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 
 _MESSAGE_SHOWN: Final = 600  # characters; /readyz has all of it
+_UNIT: Final = re.compile(r"(\d) (?=(?:ms|s|min|h|d|B|KiB|MiB|GiB|%|of|a second)\b|%)")
 NONE: Final = "\u2013"
 
 
@@ -38,6 +40,33 @@ def duration(value: float | None) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def rough(seconds: float) -> str:
+    """Return a duration without seconds from ten minutes on: for what lasts."""
+    if seconds < 600:
+        return duration(max(0.0, round(seconds) if seconds >= 1 else seconds)).removesuffix(" 0 s")
+    return duration(60 * round(seconds / 60)).removesuffix(" 0 s").removesuffix(" 0 min").removesuffix(" 0 h")
+
+
+def clock(seconds: float) -> str:
+    """Return Unix time as the time of the day."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
+
+
+def counted(count: float, one: str, many: str) -> str:
+    """Return a count with its noun."""
+    return f"{count:,.0f} {one if count == 1 else many}"
+
+
+def percent(share: float) -> str:
+    """Return a share."""
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def held(text: str) -> str:
+    """Return a text in which no line begins with a unit."""
+    return _UNIT.sub("\\1\u00a0", text)
 
 
 def sized(value: float) -> str:

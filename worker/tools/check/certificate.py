@@ -1,8 +1,9 @@
 """How long certificates are valid: those of servers, and the client's own."""
 
 import ssl
-from typing import Any, Final
+from typing import Final
 
+from worker.settings.certificates import own_certificate
 from worker.tools.check.report import Finding, fault, ok, skipped, warning
 
 EXPIRES_SOON_SECONDS: Final = 14 * 86400.0
@@ -22,13 +23,11 @@ def described(check: str, subject: str, told: str, not_after: str, now: float) -
 
 def own(check: str, path: str, now: float) -> Finding:
     """Return the finding on a certificate in a file, which the settings have found to be there and readable."""
-    # Python shows a certificate that no handshake has verified by this alone; CPython's own tests rely on it since 2.6.
-    decode: Any = getattr(getattr(ssl, "_ssl", None), "_test_decode_cert", None)
-    if decode is None:
-        return skipped(check, path, "this Python does not show the certificate")
     try:
-        certificate: dict[str, Any] = decode(path)
+        certificate = own_certificate(path)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         return skipped(check, path, f"the certificate cannot be shown: {type(error).__name__}")
+    if certificate is None:
+        return skipped(check, path, "this Python does not show the certificate")
     names = ", ".join(value for part in certificate.get("subject", ()) for _, value in part)
     return described(check, path, f"for {names or 'no name'}", certificate["notAfter"], now)

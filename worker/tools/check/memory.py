@@ -1,25 +1,23 @@
 """Whether the container's memory holds what the settings allow."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from worker.consumer.client_config import FETCH_MAX_BYTES
 from worker.settings.tables import Settings
+from worker.telemetry.container import Memory, read_memory
 from worker.tools.check.report import Finding, fault, ok, warning
 
-_V2: Final = Path("/sys/fs/cgroup/memory.max")
-_V1: Final = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-_NO_LIMIT: Final = 2**60  # cgroup v1 shows a huge number where there is none
 _PROCESS_BYTES: Final = 120 * 1024**2
 """Of the process itself, with its libraries loaded."""
 _MB: Final = 1024**2
 
 
-def memory(settings: Settings, v2: Path = _V2, v1: Path = _V1) -> Iterator[Finding]:
+def memory(settings: Settings, read: Callable[[], Memory | None] = read_memory) -> Iterator[Finding]:
     """Compare the memory that the settings allow with the limit of the control group."""
     needed = needed_bytes(settings)
-    limit = limit_bytes(v2, v1)
+    found = read()
+    limit = found and found.limit
     told = f"the settings allow about {needed // _MB} MB (process, buffer, fetches, requests in flight)"
     if limit is None:
         yield ok("memory", "container", f"{told}; no limit is set")
@@ -39,17 +37,3 @@ def needed_bytes(settings: Settings) -> int:
     fetch = settings.kafka.client.get("fetch_max_bytes", FETCH_MAX_BYTES)
     fetch_bytes = fetch if isinstance(fetch, int) else FETCH_MAX_BYTES
     return _PROCESS_BYTES + settings.buffer.max_bytes + 2 * fetch_bytes + min(bodies, 2 * settings.buffer.max_bytes)
-
-
-def limit_bytes(v2: Path, v1: Path) -> int | None:
-    """Return the limit of the control group, version 2 or 1; None where there is none."""
-    for path in (v2, v1):
-        try:
-            text = path.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            continue
-        if text.isdigit():
-            return int(text) if int(text) < _NO_LIMIT else None
-        if text == "max":
-            return None
-    return None

@@ -1,0 +1,218 @@
+"""What the page says in each trouble: its heading, its colour, the last words, since when, and where the runbook helps."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.support.markdown import ROOT, headings, slug
+from tests.support.page import PageStage
+from tests.support.troubles import TROUBLES, UNAVAILABLE, at_work, healthy, html_of
+from tests.unit.samples import opened
+from worker.errors import BlockReason
+from worker.telemetry.page.facts import Share
+from worker.telemetry.page.summary import RUNBOOK
+from worker.telemetry.state import Block, State
+
+_VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
+
+
+class _Checked(HTMLParser):
+    """Reads a page, and notes what is not valid of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mistakes: list[str] = []
+        self.ids: list[str] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        if len(names) != len(set(names)):
+            self.mistakes.append(f"<{tag}> has an attribute twice")
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if "p" in self._open and tag in ("p", "div", "ul", "table", "section", "dl"):
+            self.mistakes.append(f"<{tag}> in a <p>")
+        if tag not in _VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self._open or self._open.pop() != tag:
+            self.mistakes.append(f"</{tag}>")
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self._open):
+            self.texts.append(data)
+
+    def text(self) -> str:
+        """What a person reads, without the script."""
+        assert (self._open, len(self.ids) - len(set(self.ids))) == ([], 0)
+        return " ".join(" ".join(self.texts).replace("\u00a0", " ").split())
+
+
+def read(html: str) -> _Checked:
+    checked = _Checked()
+    checked.feed(html)
+    checked.close()
+    return checked
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_in_a_trouble_the_page_says_what_gets_through_why_not_and_since_when(name: str) -> None:
+    make, headline, tone, words = TROUBLES[name]
+    html = html_of(make())
+    found = read(html)
+    assert f"<h1>{headline}</h1>" in html
+    assert f'<header class="{tone}">' in html
+    text = found.text()
+    assert [each for each in words if each not in text] == [], text
+    assert (found.mistakes, "secret-content" in html, len(html.encode()) < 60_000) == ([], False, True)
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_what_is_wrong_comes_before_all_figures(name: str) -> None:
+    html = html_of(TROUBLES[name].make())
+    places = [html.find(each) for each in ('class="notices"', 'class="blocked"', 'class="now"')]
+    assert places[2] > max(places[:2])
+    if "<h1>blocked" in html:
+        assert places[0] == -1 or places[0] > places[1]
+
+
+@pytest.mark.parametrize(("state", "is_first"), [(State.BLOCKED, True), (State.RUNNING, False)])
+def test_what_is_blocked_comes_first_where_nothing_moves(state: State, is_first: bool) -> None:
+    stage, _ = at_work(steps=3)
+    stage.gauges.set("leaderless_partitions", 1, topic="vectors")
+    stage.status.block(Block("vectors", BlockReason.TARGET), "no such index")
+    stage.status.enter(state, "because")
+    html = html_of(stage)
+    assert (html.index('class="blocked"') < html.index('class="notices"')) is is_first
+
+
+def test_a_healthy_worker_is_green_and_has_no_notice() -> None:
+    html = html_of(healthy())
+    assert ("<h1>running</h1>" in html, '<header class="good">' in html) == (True, True)
+    assert ('class="notices"' in html, 'class="blocked"' in html) == (False, False)
+    assert "caught up; 2 of 4 partitions" in read(html).text()
+
+
+def test_without_what_others_measure_the_page_is_silent_about_it() -> None:
+    stage = PageStage()
+    opened(stage.ledger)
+    stage.status.enter(State.RUNNING, "running")
+    stage.step()
+    text = read(stage.html()).text()
+    assert [words in text for words in ("Group's lag", "The group", "not read", "runbook")] == [False] * 4
+    assert "1 partition" in text
+
+
+def test_each_section_of_the_runbook_that_a_page_links_to_is_there() -> None:
+    runbook = {slug(heading) for heading in headings((ROOT / "ops" / "runbook.md").read_text())}
+    stage = PageStage()
+    for reason in BlockReason:
+        stage.status.block(Block("vectors", reason), "x")
+    linked = set(re.findall(rf'href="{re.escape(RUNBOOK)}#([^"]*)"', stage.html()))
+    assert (len(linked), linked - runbook) == (len(BlockReason), set())
+
+
+def test_each_section_of_a_notice_is_that_of_an_alert() -> None:
+    alerts = {name.lower() for name in re.findall(r"alert: (\w+)", _rules())} | _ALERTS_TO_COME
+    linked = {
+        section
+        for trouble in TROUBLES.values()
+        for section in re.findall(rf'href="{re.escape(RUNBOOK)}#(?!blocked-)([^"]*)"', html_of(trouble.make()))
+    }
+    assert (linked - alerts, len(linked) >= 8) == (set(), True)
+
+
+def _rules() -> str:
+    return "".join(path.read_text() for path in (ROOT / "ops" / "prometheus" / "rules").glob("*.yml"))
+
+
+_ALERTS_TO_COME = {
+    "ossvectorsnothingaccepted",
+    "ossvectorstopicmissing",
+    "ossvectorscoordinatorunavailable",
+    "ossvectorsunassignedpartitions",
+    "ossvectorsretentionnear",
+}
+
+
+# -- each notice, at its limit
+
+
+def test_a_request_that_fails_for_a_moment_is_no_notice() -> None:
+    stage, _ = at_work()
+    stage.status.service.failed("docs", UNAVAILABLE)
+    stage.clock.pass_by(7.0)
+    assert "<h1>running</h1>" in html_of(stage)
+    stage.clock.pass_by(1.0)
+    stage.status.turned(stage.clock())
+    assert "No request accepted for 12 s: 503" in read(html_of(stage)).text()
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "silent", "told", "words"),
+    [
+        ("retention_left_seconds", {"topic": "vectors"}, 21_601.0, 21_599.0, "is not settled in 6 h"),
+        ("dead_letter_retention_left_seconds", {}, 86_401.0, 86_399.0, "the oldest dead letter in 1 d"),
+        ("leaderless_partitions", {"topic": "vectors"}, 0.0, 1.0, "1 partition of vectors has no leader."),
+        ("leaderless_partitions", {"topic": "vectors"}, 0.0, 3.0, "3 partitions of vectors have no leader."),
+    ],
+)
+def test_a_figure_beyond_its_limit_is_a_notice(
+    name: str, labels: dict[str, str], silent: float, told: float, words: str
+) -> None:
+    for value, expected in ((silent, False), (told, True)):
+        stage, _ = at_work(steps=3)
+        stage.gauges.set(name, value, **labels)
+        assert (words in read(html_of(stage)).text()) is expected
+
+
+@pytest.mark.parametrize(("left", "expected"), [(13 * 86_400.0, True), (15 * 86_400.0, False)])
+def test_a_certificate_that_ends_within_two_weeks_is_a_notice(left: float, expected: bool) -> None:
+    stage, _ = at_work(steps=3)
+    stage.gauges.set("certificate_expiry_timestamp_seconds", stage.wall() + left, use="kafka-client")
+    assert ("The certificate kafka-client ends at" in html_of(stage)) is expected
+
+
+@pytest.mark.parametrize(("left", "expected"), [(100.0, True), (600.0, False)])
+def test_credentials_that_end_and_are_not_renewed_are_a_notice(left: float, expected: bool) -> None:
+    stage, _ = at_work(steps=3)
+    stage.gauges.set("credentials_expiry_timestamp_seconds", stage.wall() + left)
+    assert ("The credentials end at" in html_of(stage)) is expected
+
+
+@pytest.mark.parametrize(("used", "expected"), [(89, False), (91, True)])
+def test_memory_near_its_limit_is_a_notice(used: int, expected: bool) -> None:
+    stage, _ = at_work(steps=3)
+    stage.gauges.set("memory_limit_bytes", 100 * 2**20)
+    stage.gauges.set("memory_used_bytes", used * 2**20)
+    assert ("Memory is at" in html_of(stage)) is expected
+
+
+@pytest.mark.parametrize(
+    ("bad", "records", "expected"), [(49, 1000, False), (50, 1000, True), (24, 100, False), (25, 100, True)]
+)
+def test_half_of_the_share_and_of_the_least_number_is_near_the_limit(bad: int, records: int, expected: bool) -> None:
+    assert Share("vectors", bad, records, limit_ratio=0.1, limit_min=50).is_near is expected
+
+
+def test_one_index_of_two_that_fails_is_named() -> None:
+    stage = PageStage(["vectors"], ["docs", "pictures"])
+    stage.status.enter(State.RUNNING, "running")
+    stage.status.service.failed("pictures", UNAVAILABLE)
+    stage.clock.pass_by(60.0)
+    html = stage.html()
+    assert ("<h1>running, but not for index pictures</h1>" in html, "Index pictures: no request" in html) == (
+        True,
+        True,
+    )
+
+
+@pytest.mark.parametrize("state", [State.STOPPED, State.FAILED])
+def test_a_worker_that_has_ended_has_no_notice(state: State) -> None:
+    stage, _ = at_work(steps=3)
+    stage.status.enter(state, "over")
+    stage.clock.pass_by(600.0)
+    assert 'class="notices"' not in html_of(stage)

@@ -1,0 +1,180 @@
+"""What keeps records from getting through, or soon will, worst first: each with the last words and since when."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from worker.errors import BlockReason
+from worker.telemetry.page.view import View
+from worker.telemetry.page.words import counted, percent, rate_of, rough, shortened, sized, utc
+from worker.telemetry.state import Block, State
+
+STILL_SECONDS: Final = 10.0  # without a turn of the main loop
+_DEAD_SECONDS: Final = 60.0  # as /healthz
+_NOT_ACCEPTED_SECONDS: Final = 10.0  # a single failure is retried in less
+_NOT_SETTLED_SECONDS: Final = 60.0
+_BEHIND_SECONDS: Final = 60.0  # of settling: the lag from which its growth is no burst
+_BEHIND_SHARE: Final = 0.1  # of what is published
+# As the alerts.
+_RETENTION_SECONDS: Final = 6 * 3600.0
+_DEAD_LETTERS_SECONDS: Final = 24 * 3600.0
+_CREDENTIALS_SECONDS: Final = 120.0
+_CERTIFICATE_SECONDS: Final = 14 * 86_400.0
+_MEMORY_SHARE: Final = 0.9
+
+
+class Notice(NamedTuple):
+    """`headline` is what the state then is, `section` that of the runbook, `since` of the monotonic clock, if it is known."""
+
+    key: str
+    headline: str
+    text: str
+    section: str = ""
+    since: float | None = None
+
+
+def notices_of(view: View) -> list[Notice]:
+    """Return all notices, worst first."""
+    if view.reading.state in (State.STOPPED, State.FAILED):
+        return []
+    return [notice for find in _ALL for notice in find(view)]
+
+
+def _still(view: View) -> Iterator[Notice]:
+    still = view.now - view.reading.last_turn
+    if still >= STILL_SECONDS:
+        headline = "not responding" if still >= _DEAD_SECONDS else view.reading.state.value
+        text = f"The main loop has not turned for {rough(still)}."
+        yield Notice("still", headline, text, "ossvectorspollingstopped", view.reading.last_turn)
+
+
+def _missing_topics(view: View) -> Iterator[Notice]:
+    for (topic,), missing in view.figures.by("topic_missing", "topic").items():
+        if missing:
+            yield Notice(
+                f"topic_missing {topic}", "topic missing", f"The topic {topic} is not there.", "ossvectorstopicmissing"
+            )
+
+
+def _not_accepted(view: View) -> Iterator[Notice]:
+    lasting = [one for one in view.facts.not_accepted if view.now - one.since >= _NOT_ACCEPTED_SECONDS]
+    indexes = view.figures.by("in_flight_limit", "index")
+    is_all = len(lasting) >= len(indexes)
+    for one in lasting:
+        where = "" if len(indexes) <= 1 else f"Index {one.index}: "
+        text = f"{where}no request accepted for {rough(view.now - one.since)}: {shortened(one.words)}"
+        headline = "nothing is accepted" if is_all else f"running, but not for index {one.index}"
+        yield Notice(
+            f"not_accepted {one.index}", headline, text[:1].upper() + text[1:], "ossvectorsnothingaccepted", one.since
+        )
+
+
+def _coordinator(view: View) -> Iterator[Notice]:
+    away = view.figures.value("coordinator_unavailable_seconds")
+    if away > 0:
+        text = f"No broker coordinates the group for {rough(away)}: nothing is committed, and no partition is assigned."
+        yield Notice("coordinator", "coordinator away", text, "ossvectorscoordinatorunavailable", view.now - away)
+
+
+def _leaderless(view: View) -> Iterator[Notice]:
+    for (topic,), count in view.figures.by("leaderless_partitions", "topic").items():
+        if count:
+            what = counted(count, "partition", "partitions")
+            text = f"{what} of {topic} have no leader." if count > 1 else f"{what} of {topic} has no leader."
+            headline = f"running, {what} without a leader"
+            yield Notice(f"leaderless {topic}", headline, text, "ossvectorsleaderlesspartitions")
+
+
+def _unassigned(view: View) -> Iterator[Notice]:
+    of = view.figures.by("topic_partitions", "topic")
+    for (topic,), count in view.figures.by("unassigned_partitions", "topic").items():
+        if count:
+            total = of.get((topic,))
+            part = f"{count:.0f} of {total:.0f}" if total else f"{count:.0f}"
+            text = f"{part} partitions of {topic} are read by no worker: another program owns them, or no member does."
+            headline = f"running, {counted(count, 'partition', 'partitions')} not read"
+            yield Notice(f"unassigned {topic}", headline, text, "ossvectorsunassignedpartitions")
+
+
+def _not_settled(view: View) -> Iterator[Notice]:
+    still = view.now - view.watch.still_since
+    is_known = bool(view.messages or view.facts.not_accepted)
+    if view.reading.state is State.RUNNING and view.lag and not is_known and still >= _NOT_SETTLED_SECONDS:
+        text = f"Records wait, and none was settled for {rough(still)}."
+        yield Notice("not_settled", "nothing is settled", text, "ossvectorsrecordsstuck", view.watch.still_since)
+
+
+def _retention(view: View) -> Iterator[Notice]:
+    for topic, left in _least(view, "retention_left_seconds", "topic"):
+        if left < _RETENTION_SECONDS:
+            text = f"Kafka deletes the oldest record of {topic} that is not settled in {rough(max(0.0, left))}."
+            yield Notice(f"retention {topic}", "running, records about to expire", text, "ossvectorsretentionnear")
+
+
+def _dead_letter_share(view: View) -> Iterator[Notice]:
+    for share in view.facts.shares:
+        is_blocked = Block(share.topic, BlockReason.DEAD_LETTER_LIMIT) in view.messages
+        if share.is_near and not is_blocked:
+            text = (
+                f"Of the last {share.records:,} records of {share.topic}, {share.bad:,} are dead letters "
+                f"({percent(share.ratio)}); above {percent(share.limit_ratio)} the topic is blocked."
+            )
+            headline = "running, near the dead-letter limit"
+            yield Notice(f"share {share.topic}", headline, text, "ossvectorsdeadletterlimitnear")
+
+
+def _falls_behind(view: View) -> Iterator[Notice]:
+    lag, settled, (published, trend) = view.lag, view.settled, view.flow
+    if lag is None or settled is None or published is None or trend is None or view.reading.state is not State.RUNNING:
+        return
+    if lag > _BEHIND_SECONDS * max(settled, 1.0) and trend > _BEHIND_SHARE * published:
+        text = f"The lag grows by {rate_of(trend)} a second: {rate_of(published)} are published, {rate_of(settled)} settled."
+        yield Notice("behind", "running, falls behind", text, "ossvectorslaggrowing")
+
+
+def _memory(view: View) -> Iterator[Notice]:
+    used, most = view.figures.value("memory_used_bytes"), view.figures.value("memory_limit_bytes")
+    if most and used > _MEMORY_SHARE * most:
+        text = f"Memory is at {sized(used)} of {sized(most)}: at the limit the process is killed."
+        yield Notice("memory", "running, memory nearly full", text, "ossvectorsmemorynearlimit")
+
+
+def _expiry(view: View) -> Iterator[Notice]:
+    for _, left in _least(view, "dead_letter_retention_left_seconds"):
+        if left < _DEAD_LETTERS_SECONDS:
+            text = f"Kafka deletes the oldest dead letter in {rough(max(0.0, left))}; it is the only copy."
+            yield Notice("dead_letters", "running, dead letters about to expire", text, "ossvectorsdeadlettersexpiring")
+    for _, end in _least(view, "credentials_expiry_timestamp_seconds"):
+        if end - view.wall < _CREDENTIALS_SECONDS:
+            text = f"The credentials end at {utc(end)} UTC."
+            yield Notice("credentials", "running, credentials expire", text, "ossvectorscredentialsexpiring")
+    for use, end in _least(view, "certificate_expiry_timestamp_seconds", "use"):
+        if end - view.wall < _CERTIFICATE_SECONDS:
+            text = f"The certificate {use} ends at {utc(end)} UTC."
+            yield Notice(f"certificate {use}", "running, a certificate expires", text, "ossvectorscertificateexpiring")
+
+
+def _least(view: View, name: str, label: str = "") -> list[tuple[str, float]]:
+    """Return the least finite value of a metric for each value of the label; nothing where the metric is absent or 0."""
+    found: dict[str, float] = {}
+    for labels, value in view.figures.rows(name):
+        key = labels.get(label, "")
+        if math.isfinite(value) and (value or not name.endswith("timestamp_seconds")):
+            found[key] = min(value, found.get(key, math.inf))
+    return sorted(found.items())
+
+
+_ALL: Final[tuple[Callable[[View], Iterator[Notice]], ...]] = (
+    _still,
+    _missing_topics,
+    _not_accepted,
+    _coordinator,
+    _not_settled,
+    _unassigned,
+    _leaderless,
+    _retention,
+    _dead_letter_share,
+    _falls_behind,
+    _memory,
+    _expiry,
+)

@@ -1,0 +1,57 @@
+"""Since when something is so: the page looks twice a second, whether or not someone reads it."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from worker.telemetry.page.figures import Key, Sample
+from worker.telemetry.state import Block, Reading, State
+
+_AT_WORK: Final = (State.RUNNING, State.BLOCKED)
+
+
+class Watch:
+    """Moments of the monotonic clock.
+
+    `moved_at` is when a committed offset last moved, None if none has yet. `still_since` is since when records wait and none
+    is settled.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.has_run = False
+        self.state_since = now
+        self.moved_at: float | None = None
+        self.still_since = now
+        self._state: State | None = None
+        self._blocks: dict[Block, float] = {}
+        self._notices: dict[str, float] = {}
+        self._committed: dict[Key, float] = {}
+        self._settled = 0.0
+
+    def observe(self, reading: Reading, now: float) -> None:
+        """Note the state and the blocks."""
+        if reading.state is not self._state:
+            self._state, self.state_since = reading.state, now
+        self.has_run |= reading.state in _AT_WORK
+        self._blocks = {block: self._blocks.get(block, now) for block in reading.blocks}
+
+    def follow(self, one: Sample) -> None:
+        """Note what has moved since the sample before."""
+        known = self._committed.items()
+        if any(one.committed.get(key, offset) > offset for key, offset in known):
+            self.moved_at = one.at
+        self._committed = dict(one.committed)
+        settled = sum(one.settled.values())
+        if settled != self._settled or not any(one.lags.values()):
+            self._settled, self.still_since = settled, one.at
+
+    def note(self, keys: Iterable[str], now: float) -> None:
+        """Note which notices there are."""
+        self._notices = {key: self._notices.get(key, now) for key in keys}
+
+    def block_since(self, block: Block, now: float) -> float:
+        """Return since when a block is there, as far as it was seen."""
+        return self._blocks.get(block, now)
+
+    def notice_since(self, key: str, now: float) -> float:
+        """Return since when a notice is there, as far as it was seen."""
+        return self._notices.get(key, now)
