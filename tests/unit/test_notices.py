@@ -12,7 +12,6 @@ from tests.unit.samples import opened
 from worker.errors import BlockReason
 from worker.telemetry.page.facts import Share
 from worker.telemetry.page.summary import RUNBOOK
-from worker.telemetry.service import Service
 from worker.telemetry.state import Block, State
 
 _VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
@@ -117,7 +116,7 @@ def test_each_section_of_the_runbook_that_a_page_links_to_is_there() -> None:
 
 
 def test_each_section_of_a_notice_is_that_of_an_alert() -> None:
-    alerts = {name.lower() for name in re.findall(r"alert: (\w+)", _rules())} | _ALERTS_TO_COME
+    alerts = {name.lower() for name in re.findall(r"alert: (\w+)", _rules())}
     linked = {
         section
         for trouble in TROUBLES.values()
@@ -128,15 +127,6 @@ def test_each_section_of_a_notice_is_that_of_an_alert() -> None:
 
 def _rules() -> str:
     return "".join(path.read_text() for path in (ROOT / "ops" / "prometheus" / "rules").glob("*.yml"))
-
-
-_ALERTS_TO_COME = {
-    "ossvectorsnothingaccepted",
-    "ossvectorstopicmissing",
-    "ossvectorscoordinatorunavailable",
-    "ossvectorsunassignedpartitions",
-    "ossvectorsretentionnear",
-}
 
 
 # -- each notice, at its limit
