@@ -257,6 +257,7 @@ LOOKS: Mapping[str, str] = {
     "kafka-consumer-groups.sh --bootstrap-server BROKER --group oss-vectors-worker --describe --members": r"GROUP .*/127\.0\.0\.1 ",
     "kafka-consumer-groups.sh --bootstrap-server BROKER --group oss-vectors-worker --describe --members --verbose": r"GROUP .*/127\.0\.0\.1 .*:0",
     "python -m kafka.admin -b BROKER groups list-offsets -g oss-vectors-worker": r"'lag': 0",
+    "kafka-topics.sh --bootstrap-server BROKER --list": r"^TOPIC$",
     "kafka-transactions.sh --bootstrap-server BROKER find-hanging --broker-id ID": r"ProducerId",
     "kafka-console-consumer.sh --bootstrap-server BROKER --topic TOPIC --partition P --offset N --max-messages 1": r'^\{"key": "good-0"',
     "kafka-get-offsets.sh --bootstrap-server BROKER --topic TOPIC --time earliest": r"^TOPIC:0:0$",
