@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -287,9 +288,11 @@ def test_commands_that_only_look_answer_of_a_sound_worker(
     typist.names |= {"SEGMENT": str(segment), ":9464'": f":{worker.port}'"}
     names = {"GROUP": stage.group, "TOPIC": stage.topic, "DEAD": stage.dead_letter_topic}
     names |= {"PORT": str(worker.port), "PID": str(worker.pid)}
+    with ThreadPoolExecutor(2) as pool:  # they wait for Java to start most of the time
+        outputs = dict(zip(LOOKS, pool.map(lambda text: typist.type(text).out, LOOKS), strict=True))
     wrong = {}
-    for text, wanted in LOOKS.items():
-        out = typist.type(text).out
+    for text, out in outputs.items():
+        wanted = LOOKS[text]
         pattern = re.sub("|".join(names), lambda found: names[found[0]], wanted)
         if not re.search(pattern, out, re.MULTILINE):
             wrong[text] = out
