@@ -22,4 +22,5 @@ def decoder_of(
         key_format=records.key_format,
         metadata_values=records.metadata_values,
         tombstones=records.tombstones,
+        suspect=records.suspect,
     )

@@ -36,14 +36,19 @@ class Vectors:
 
         Raises `RecordError`.
         """
+        return self.json_and_bytes(vector)[0]
+
+    def json_and_bytes(self, vector: Vector) -> tuple[bytes, bytes]:
+        """Return the same, and the numbers as little-endian float32."""
         if type(vector) is list:
-            array = np.frombuffer(self._packed_numbers(vector), _FLOAT32)
+            array = np.frombuffer(packed := self._packed_numbers(vector), _FLOAT32)
         elif type(vector) is bytes:
-            array = np.frombuffer(self._packed_bytes(vector), _FLOAT32)
+            array = np.frombuffer(packed := self._packed_bytes(vector), _FLOAT32)
         elif isinstance(vector, UnreadNumbers):
-            return self.json(self._read(vector))
+            return self.json_and_bytes(self._read(vector))
         else:
             array = self._rounded(vector)  # type: ignore[arg-type]  # the branches leave nothing else
+            packed = array.tobytes()
         text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
         if _OF_NULL in text:  # orjson writes NaN and the infinities as null
             raise _not_finite(vector, array)
@@ -53,7 +58,7 @@ class Vectors:
                 f"all {self._dimension} numbers are zero as float32, and the index measures cosine distance, which a zero "
                 f"vector has none of ({LIMIT_SOURCE})",
             )
-        return text
+        return text, packed
 
     def _read(self, numbers: UnreadNumbers) -> list[float]:
         if numbers.length != self._dimension:

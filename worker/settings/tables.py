@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from worker.records.choices import Format, KeyFormat, MetadataValues, Tombstones
+from worker.records.choices import Format, KeyFormat, MetadataValues, Suspect, Tombstones
 
 ENV_PREFIX: Final = "OSS_VECTORS_"
 CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
@@ -192,6 +192,12 @@ class Records(Table, frozen=True):
         means("Which metadata is accepted. stringify turns numbers and booleans into text, and drops nulls."),
     ] = "strict"
     tombstones: Annotated[Tombstones, means("What a null value does to the vector of its Kafka key.")] = "dead-letter"
+    suspect: Annotated[
+        Suspect,
+        means(
+            "What happens to implausible vectors: a norm or numbers that cannot be meant, a key with its JSON quotes. They are counted in any case."
+        ),
+    ] = "write"
 
 
 class Batch(Table, frozen=True):
