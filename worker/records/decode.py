@@ -10,6 +10,7 @@ from worker.records.choices import Format, KeyFormat, MetadataValues, Suspect, T
 from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.table import FORMATS
 from worker.records.keys import Keys
+from worker.records.looks import Looks
 from worker.records.metadata import MetadataWriter
 from worker.records.suspects import QUOTED_KEY, Suspects, Suspicion
 from worker.records.target import Target
@@ -68,6 +69,7 @@ class Decoder:
         self._is_quoted = keys.is_quoted
         self._vector_json = Vectors(target).json_and_bytes
         self._suspicion_of = Suspects(target).of
+        self._looks = Looks(target)
         self._refuses_suspects = suspect == "dead-letter"
         self._metadata_member = MetadataWriter(target, metadata_values).member
 
@@ -77,6 +79,7 @@ class Decoder:
         Raises `RecordError`, and nothing else, where it can never be written, with one of the fixed reasons. An unexpected
         error becomes one too (`internal_error`): it costs this record, not the worker.
         """
+        record = None
         try:
             if value is None:
                 return self._tombstone(key)
@@ -84,8 +87,8 @@ class Decoder:
             if record.operation is _PUT:
                 return self._put(record, key)
             return IGNORE if record.operation is Operation.IGNORE else self._delete(record.key, key)
-        except RecordError:
-            raise
+        except RecordError as error:
+            raise self._looks.completed(error, value, record and record.vector) from None
         except Exception as error:
             raise RecordError.internal(error) from error
 

@@ -62,12 +62,12 @@ class Vectors:
 
     def _read(self, numbers: UnreadNumbers) -> list[float]:
         if numbers.length != self._dimension:
-            raise self._wrong_dimension(numbers.length)
+            raise self._wrong_dimension(numbers.length, self._of_other_count(numbers.length))
         return numbers.read()
 
     def _packed_numbers(self, numbers: list[float]) -> bytes:
         if len(numbers) != self._dimension:
-            raise self._wrong_dimension(len(numbers))
+            raise self._wrong_dimension(len(numbers), self._of_other_count(len(numbers)))
         try:
             return self._pack(*numbers)
         except OverflowError:
@@ -77,8 +77,7 @@ class Vectors:
     def _packed_bytes(self, data: bytes) -> bytes:
         if len(data) == 4 * self._dimension:
             return data
-        other = {8 * self._dimension: "float64", 2 * self._dimension: "float16"}.get(len(data))
-        hint = f" (its {len(data)} bytes would be as many {other} as the index has dimensions)" if other else ""
+        hint = self._of_other_bytes(len(data))
         if len(data) % 4:
             raise RecordError(
                 Reason.MALFORMED,
@@ -86,9 +85,31 @@ class Vectors:
             )
         raise self._wrong_dimension(len(data) // 4, hint)
 
+    def _of_other_bytes(self, size: int) -> str:
+        """Return what so many bytes would be, "" if it is not known."""
+        other, advice = {
+            8 * self._dimension: ("float64", '; records.vector_bytes = "float64-le" reads them'),
+            2 * self._dimension: ("float16", '; records.vector_bytes = "float16-le" reads them'),
+            self._dimension: ("int8", "; publish float32"),
+            self._dimension // 8: ("bits", "; publish float32"),
+        }.get(size, ("", ""))
+        return (
+            f" (its {size} bytes would be as many {other} as the index has dimensions{advice})"
+            if size and other
+            else ""
+        )
+
+    def _of_other_count(self, count: int) -> str:
+        """Return what so many numbers may be, "" if it is not known."""
+        if count == 4 * self._dimension:
+            return " (they may be the bytes of as many float32 as the index has dimensions; publish the numbers)"
+        if count > self._dimension and count % self._dimension == 0:
+            return f" (they may be {count // self._dimension} vectors one after the other; publish one record for each)"
+        return ""
+
     def _rounded(self, numbers: Float64s) -> Float32s:
         if len(numbers) != self._dimension:
-            raise self._wrong_dimension(len(numbers))
+            raise self._wrong_dimension(len(numbers), self._of_other_count(len(numbers)))
         array = np.empty(len(numbers), np.float32)
         with np.errstate(over="ignore"):
             for begin in range(0, len(numbers), _WITH_THE_GIL):
