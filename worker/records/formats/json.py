@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from worker.records.floats import with_numbers_apart
 from worker.records.formats.at_once import TwoWayReader, record_type
 from worker.records.formats.contract import Headers, Options, Record
-from worker.records.formats.fields import FieldReader, RawData, RawFields
+from worker.records.formats.fields import FieldReader
 from worker.records.formats.first_byte import Read
-from worker.records.formats.values import Kind, Raw
+from worker.records.formats.values import Cutter, Kind, Raw
 from worker.words import clean
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -61,14 +61,16 @@ class JsonFields(FieldReader):
     decode_texts = staticmethod(msgspec.json.Decoder(list[str]).decode)
     decode_number = staticmethod(msgspec.json.Decoder(int | float | bool).decode)
     decode_floats = staticmethod(msgspec.json.Decoder(list[float]).decode)
-    _decode_data = staticmethod(msgspec.json.Decoder(RawData).decode)
-    _decode_fields = staticmethod(msgspec.json.Decoder(RawFields).decode)
     _decode_members = staticmethod(msgspec.json.Decoder(dict[str, Raw]).decode)
 
-    def _cut(self, body: bytes) -> RawFields:
-        """Cut a record into its fields. msgspec refuses half of a surrogate pair also in what is ignored."""
+    def cutter(self, kind: type[msgspec.Struct]) -> Cutter:
+        """Return what cuts maps into members."""
+        return Cutter(msgspec.json.Decoder(kind).decode, kind)
+
+    def cut(self, body: bytes, cutter: Cutter) -> Any:
+        """Cut a value into members. msgspec refuses half of a surrogate pair also in what is ignored."""
         try:
-            return self._decode_fields(body)
+            return cutter.decode(body)
         except msgspec.ValidationError as error:
             raise self.no_record(clean(str(error))) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -76,12 +78,13 @@ class JsonFields(FieldReader):
             if without == body:
                 raise self.no_whole(body, error) from None
         try:
-            return self._decode_fields(without)
+            return cutter.decode(without)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self.no_whole(body, error) from None
 
-    def _cut_data(self, data: Raw) -> RawData:
-        return self._decode_data(data)
+    def cut_part(self, part: Raw, cutter: Cutter) -> Any:
+        """Cut a map within a value into members."""
+        return cutter.decode(part)
 
     def _members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
         try:

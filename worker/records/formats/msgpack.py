@@ -3,16 +3,16 @@
 import struct
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from worker.records.formats.at_once import TwoWayReader, record_type
 from worker.records.formats.contract import Options
-from worker.records.formats.fields import FieldReader, RawData, RawFields
+from worker.records.formats.fields import FieldReader
 from worker.records.formats.first_byte import Read
 from worker.records.formats.metadata_fields import METADATA_ALLOWED
-from worker.records.formats.values import Kind, Raw
+from worker.records.formats.values import Cutter, Kind, Raw
 
 _MAP_BYTES: Final = (*range(0x80, 0x90), 0xDE, 0xDF)
 
@@ -62,28 +62,33 @@ class MsgpackFields(FieldReader):
     decode_number = staticmethod(msgspec.msgpack.Decoder(int | float | bool).decode)
     decode_floats = staticmethod(msgspec.msgpack.Decoder(list[float]).decode)
     decode_binary = staticmethod(msgspec.msgpack.Decoder(bytes).decode)
-    _decode_fields = staticmethod(msgspec.msgpack.Decoder(RawFields).decode)
-    _decode_data = staticmethod(msgspec.msgpack.Decoder(RawData).decode)
     _decode_members = staticmethod(msgspec.msgpack.Decoder(dict[str, Raw]).decode)
 
-    def _cut(self, body: bytes) -> RawFields:
+    def cutter(self, kind: type[msgspec.Struct]) -> Cutter:
+        """Return what cuts maps into members."""
+        return Cutter(msgspec.msgpack.Decoder(kind).decode, kind)
+
+    def cut(self, body: bytes, cutter: Cutter) -> Any:
+        """Cut a value into members."""
         try:
             try:
-                return self._decode_fields(body)
+                return cutter.decode(body)
             except msgspec.ValidationError:  # a name is no string
-                return RawFields(**self._pick(body, RawFields))
+                return cutter.kind(**self._pick(body, cutter.kind))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self.no_whole(body, error) from None
 
-    def _cut_data(self, data: Raw) -> RawData:
+    def cut_part(self, part: Raw, cutter: Cutter) -> Any:
+        """Cut a map within a value into members."""
         try:
-            return self._decode_data(data)
+            return cutter.decode(part)
         except msgspec.ValidationError:
-            return RawData(**self._pick(bytes(data), RawData))
+            return cutter.kind(**self._pick(bytes(part), cutter.kind))
 
     def _pick(self, body: bytes, fields: type[msgspec.Struct]) -> dict[str, Raw]:
         """Return the members of a map that are fields of that type, where some names are no strings."""
-        known = {name.encode(): name for name in fields.__struct_fields__}
+        names = zip(fields.__struct_encode_fields__, fields.__struct_fields__, strict=True)
+        known = {encoded.encode(): name for encoded, name in names}
         picked = {}
         for name, value in self._pairs(body):
             if self.kind(name) is Kind.STRING and (field := known.get(_string_bytes(name))) is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -23,6 +23,13 @@ class Kind(Enum):
     BINARY = "binary"
     EXTENSION = "value of an extension type"
     NOTHING = "nothing"
+
+
+class Cutter(NamedTuple):
+    """Cuts maps into the members that `kind` names, undecoded. `decode` fails where a map is not as usual."""
+
+    decode: Callable[[Any], Any]
+    kind: type[msgspec.Struct]
 
 
 class ValueReader:
