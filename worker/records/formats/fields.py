@@ -17,6 +17,7 @@ the vector and the metadata are. So numbers and metadata are returned unread.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -24,8 +25,9 @@ import msgspec
 
 from worker.errors import Reason, RecordError
 from worker.records.choices import MetadataValues, VectorBytes
+from worker.records.floats import Float64s
 from worker.records.formats import vector_text
-from worker.records.formats.contract import Metadata, Record, UnreadNumbers, Vector
+from worker.records.formats.contract import Metadata, Record, Scalar, UnreadNumbers, Vector
 from worker.records.formats.hints import constant_at, resembles
 from worker.records.formats.metadata_fields import METADATA_ALLOWED, MetadataReader
 from worker.records.formats.values import Cutter, Kind, Raw, ValueReader
@@ -42,12 +44,22 @@ class RawFields(msgspec.Struct, gc=False):
     key: Raw = NOTHING
     data: Raw = NOTHING
     metadata: Raw = NOTHING
+    specversion: Raw = NOTHING
 
 
 class RawData(msgspec.Struct, gc=False):
     """`data`, cut likewise."""
 
     float32: Raw = NOTHING
+
+
+class RawAttributes(msgspec.Struct, gc=False):
+    """The attributes that every CloudEvent has, cut out of a structured one likewise."""
+
+    specversion: Raw = NOTHING
+    id: Raw = NOTHING
+    source: Raw = NOTHING
+    type: Raw = NOTHING
 
 
 class FieldReader(ValueReader, ABC):
@@ -62,18 +74,35 @@ class FieldReader(ValueReader, ABC):
         self._vector_allowed = f"allowed are a list of numbers, also as text, or base64 of {vector_bytes}"
         self._fields = self.cutter(RawFields)
         self._data = self.cutter(RawData)
+        self._required = self.cutter(RawAttributes)
 
     def record(self, value: bytes) -> Record:
         """Return what the value says. The numbers of a list and the metadata are left to be read."""
         try:
             fields = self.cut(value, self._fields)
-            return Record(self.key(fields.key, "key"), self._vector(fields.data), partial(self.metadata, fields.metadata))
+            if fields.specversion is not NOTHING:
+                self.refuse_cloud_event(value)
+            return Record(
+                self.key(fields.key, "key"), self._vector(fields.data), partial(self.metadata, fields.metadata)
+            )
         except RecursionError:  # a few frames deeper than where it was well-formed
             raise self.too_deep() from None
 
     @abstractmethod
+    def decoder(self, kind: Any) -> Callable[[Any], Any]:
+        """Return what decodes a value as a type."""
+
+    @abstractmethod
+    def encode(self, scalar: Scalar) -> Raw:
+        """Return a single value in this encoding."""
+
+    @abstractmethod
+    def numbers_at_once(self, dimension: int) -> Callable[[Raw], list[float] | Float64s | None]:
+        """Return what decodes a list of numbers at once. It fails, or returns None, where that must be done step by step."""
+
     def cutter(self, kind: type[msgspec.Struct]) -> Cutter:
         """Return what cuts maps into the members that a type names, undecoded."""
+        return Cutter(self.decoder(kind), kind)
 
     @abstractmethod
     def cut(self, body: bytes, cutter: Cutter) -> Any:
@@ -86,6 +115,19 @@ class FieldReader(ValueReader, ABC):
     @abstractmethod
     def _members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
         """Cut the metadata, which is a map, into its members; and say what is wrong with a name, "" if nothing is."""
+
+    @abstractmethod
+    def integer(self, raw: Raw) -> str | None:
+        """Return the decimal text of a number, digit by digit; None where it is no integer."""
+
+    def refuse_cloud_event(self, value: bytes) -> None:
+        """Raise `RecordError` where a value is a structured CloudEvent: its record is within it."""
+        attributes = self.cut(value, self._required)
+        if all(self.kind(getattr(attributes, name)) is Kind.STRING for name in self._required.kind.__struct_fields__):
+            raise RecordError(
+                Reason.MALFORMED,
+                'the value is a structured CloudEvent, whose record is in its data: set records.envelope = "cloudevents"',
+            )
 
     def key(self, raw: Raw, where: str) -> str | None:
         """Return a key, None where it is null or not there."""

@@ -2,36 +2,42 @@
 
 import struct
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
+from worker.records.floats import Float64s
 from worker.records.formats.at_once import TwoWayReader, record_type
-from worker.records.formats.contract import Options
+from worker.records.formats.contract import Format, Options, Scalar
 from worker.records.formats.fields import FieldReader
 from worker.records.formats.first_byte import Read
+from worker.records.formats.mapped import MappedReader
 from worker.records.formats.metadata_fields import METADATA_ALLOWED
 from worker.records.formats.values import Cutter, Kind, Raw
 
 _MAP_BYTES: Final = (*range(0x80, 0x90), 0xDE, 0xDF)
 
 
-class MsgpackFormat(TwoWayReader):
+class MsgpackFormat:
     """Reads records in MessagePack."""
 
-    name = "MessagePack"
-
     def __init__(self, options: Options) -> None:
-        super().__init__(
-            msgspec.msgpack.Decoder(record_type(options.metadata_values)).decode,
-            sys.maxsize,
-            MsgpackFields(options.metadata_values),
-        )
+        self.read: Final = _reader(options).read
 
     def beginnings(self) -> Mapping[bytes, Read]:
         """Return how a message in MessagePack may begin, and what reads it then."""
         return dict.fromkeys((bytes((first,)) for first in _MAP_BYTES), self.read)
+
+
+def _reader(options: Options) -> Format:
+    if not options.is_fixed:
+        return MappedReader(MsgpackFields(options.metadata_values, options.vector_bytes), options)
+    return TwoWayReader(
+        msgspec.msgpack.Decoder(record_type(options.metadata_values)).decode,
+        sys.maxsize,
+        MsgpackFields(options.metadata_values),
+    )
 
 
 def _kinds() -> tuple[Kind, ...]:
@@ -64,9 +70,22 @@ class MsgpackFields(FieldReader):
     decode_binary = staticmethod(msgspec.msgpack.Decoder(bytes).decode)
     _decode_members = staticmethod(msgspec.msgpack.Decoder(dict[str, Raw]).decode)
 
-    def cutter(self, kind: type[msgspec.Struct]) -> Cutter:
-        """Return what cuts maps into members."""
-        return Cutter(msgspec.msgpack.Decoder(kind).decode, kind)
+    def decoder(self, kind: Any) -> Callable[[Any], Any]:
+        """Return what decodes MessagePack."""
+        return msgspec.msgpack.Decoder(kind).decode
+
+    def encode(self, scalar: Scalar) -> Raw:
+        """Return MessagePack."""
+        return msgspec.Raw(msgspec.msgpack.encode(scalar))
+
+    def numbers_at_once(self, dimension: int) -> Callable[[Raw], list[float] | Float64s | None]:  # noqa: ARG002 - its numbers cost what their bytes do
+        """Return what decodes a list."""
+        return self.decode_floats
+
+    def integer(self, raw: Raw) -> str | None:
+        """Return the digits of an integer."""
+        number = self.decode_number(raw)
+        return str(number) if type(number) is int else None
 
     def cut(self, body: bytes, cutter: Cutter) -> Any:
         """Cut a value into members."""
