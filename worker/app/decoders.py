@@ -4,6 +4,7 @@ from worker.oss.dialect import Envelope
 from worker.records.choices import Format
 from worker.records.decode import Decoder
 from worker.records.formats import shape
+from worker.records.formats.contract import Options
 from worker.records.formats.shape import Shape
 from worker.records.target import Target
 from worker.settings.tables import Records, Settings
@@ -13,6 +14,18 @@ def shape_of(records: Records) -> Shape:
     """Return where the parts of records are. The settings were checked, so that their paths are paths."""
     fields = records.fields
     return shape.shape_of(fields.key, fields.vector, fields.metadata, fields.delete)
+
+
+def options_of(records: Records, dimension: int = 1) -> Options:
+    """Return what a format may depend on."""
+    return Options(
+        dimension,
+        records.metadata_values,
+        shape_of(records),
+        records.key_format,
+        records.key_values,
+        records.vector_bytes,
+    )
 
 
 def decoder_of(
