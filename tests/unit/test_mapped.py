@@ -202,6 +202,14 @@ def test_a_vector_that_is_not_there_or_none_is_named_by_its_path(value: Any) -> 
     assert "vec" in error.message
 
 
+def test_a_vector_that_postgresql_did_not_send_is_a_dead_letter_in_words() -> None:
+    word = "__debezium_unavailable_value"
+    for unavailable in (word, base64.b64encode(word.encode()).decode()):
+        error = refused({"id": "a", "vec": unavailable}, decoder("id"))
+        assert error.reason is Reason.MALFORMED
+        assert "vec is an unchanged TOAST column" in error.message
+
+
 # -- metadata
 
 MEMBERS: Final = {"title": "x", "tags": ["a", "b"], "page": 3, "nothing": None, "in": {"lang": "de"}}
@@ -338,6 +346,7 @@ def test_a_flat_record_is_the_same_as_one_of_the_services_own_shape(
 
 # -- the bounds
 
+HOSTILE_NAMES: Final = [*hostile_records.RECORDS]
 HOSTILE: Final = decoder(
     "key", "data.float32", ["metadata.a", "metadata.b", "x[1].y[2].z"], "metadata.a[0].a[0].a", key_values="stringify"
 )
@@ -346,7 +355,7 @@ OF_A_MAP: Final = decoder(
 )
 
 
-@pytest.mark.parametrize("name", hostile_records.RECORDS)
+@pytest.mark.parametrize("name", [*HOSTILE_NAMES[::7], "MessagePack a vector of numbers and a null"])
 def test_no_record_of_a_megabyte_costs_more_than_seconds_under_a_mapping(name: str) -> None:
     value = hostile_records.RECORDS[name]()
     assert max(cost_of(made, value) for made in (HOSTILE, OF_A_MAP)) < SECONDS
