@@ -298,6 +298,7 @@ def test_the_table_holds_every_reason_that_a_record_has_by_itself() -> None:
         Reason.REFUSED,
         Reason.ISOLATED_SERVER_ERROR,
         Reason.INTERNAL_ERROR,
+        Reason.NO_ROUTE,
     }
 
 
