@@ -105,7 +105,16 @@ def test_keys_that_are_not_the_vectors_are_a_warning(monkeypatch: pytest.MonkeyP
     found = sampled(monkeypatch, messages)["sample.keys"]
     assert found.status is Status.WARNING
     assert found.result.startswith("2 records have a Kafka key")
-    assert found.result.endswith("the first is vectors/0 at 4")
+    assert found.result.endswith(
+        ": vectors/0 at 4 (Kafka key other, vector a), vectors/0 at 5 (Kafka key other, vector a)"
+    )
+
+
+def test_only_the_first_keys_that_are_not_the_vectors_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = [record(at, vector, b"\xff\n") for at, vector in enumerate(UNIT)]
+    found = sampled(monkeypatch, messages)["sample.keys"]
+    assert (found.result.startswith("20 records"), found.result.count("(Kafka key ")) == (True, 5)
+    assert found.result.endswith("vectors/0 at 4 (Kafka key \ufffd, vector a)")
 
 
 def test_reading_stops_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,8 @@ def decoder_of(
         key_format=records.key_format,
         metadata_values=records.metadata_values,
         tombstones=records.tombstones,
-        suspect=records.suspect,
         key_values=records.key_values,
         vector_bytes=records.vector_bytes,
         shape=shape_of(records),
+        suspect=records.suspect,
     )

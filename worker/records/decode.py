@@ -59,10 +59,10 @@ class Decoder:
         key_format: KeyFormat = "utf8",
         metadata_values: MetadataValues = "strict",
         tombstones: Tombstones = "dead-letter",
-        suspect: Suspect = "write",
         key_values: KeyValues = "strict",
         vector_bytes: VectorBytes = "float32-le",
         shape: Shape = FIXED,
+        suspect: Suspect = "write",
     ) -> None:
         self._max_fragment_bytes = max_fragment_bytes
         self._tombstones = tombstones
@@ -71,8 +71,8 @@ class Decoder:
         self._read = FORMATS[format](options).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
-        self._is_quoted = keys.is_quoted
         self._vector_json = Vectors(target, shape.vector.text).json_and_bytes
+        self._is_quoted = keys.is_quoted
         self._suspicion_of = Suspects(target).of
         self._looks = Looks(target, vector_path=shape.vector.text, is_swappable=vector_bytes == "float32-le")
         self._refuses_suspects = suspect == "dead-letter"

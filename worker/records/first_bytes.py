@@ -90,7 +90,7 @@ def look_of_text(text: str) -> str:
     if _URL_BASE64.fullmatch(packed):
         if len(packed) % 4 == 1:
             return f"is base64 that was cut: {len(packed)} characters are no whole bytes"
-        return "is base64 of another alphabet, with line breaks, or without padding (=): publish standard base64"
+        return "mixes the two alphabets of base64 (+/ and -_), has spaces, or has the wrong number of = at its end"
     return "has characters that base64 does not have" if packed else ""
 
 

@@ -223,16 +223,16 @@ class Records(Table, frozen=True):
         means("Which metadata is accepted. stringify turns numbers and booleans into text, and drops nulls."),
     ] = "strict"
     tombstones: Annotated[Tombstones, means("What a null value does to the vector of its Kafka key.")] = "dead-letter"
+    key_values: Annotated[
+        KeyValues, means("Which keys are accepted. stringify turns integers into their decimal text.")
+    ] = "strict"
+    vector_bytes: Annotated[VectorBytes, means("What a vector in bytes or base64 holds.")] = "float32-le"
     suspect: Annotated[
         Suspect,
         means(
             "What happens to implausible vectors: a norm or numbers that cannot be meant, a key with its JSON quotes. They are counted in any case."
         ),
     ] = "write"
-    key_values: Annotated[
-        KeyValues, means("Which keys are accepted. stringify turns integers into their decimal text.")
-    ] = "strict"
-    vector_bytes: Annotated[VectorBytes, means("What a vector in bytes or base64 holds.")] = "float32-le"
     fields: Annotated[Fields, means("Where the parts of a record are, as a table.")] = Fields()
 
 
