@@ -122,3 +122,16 @@ def test_reading_stops_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> N
     found = sampled(monkeypatch, [record(at, vector) for at, vector in enumerate(UNIT)], lambda: float(next(ticks)))
     assert "there was no time for more" in found["sample"].result
     assert not found["sample"].result.startswith("20 of 20")
+
+
+def test_suspects_are_counted_by_cause_with_the_first_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [record(at, vector * (1e-9 if at > 17 else 1)) for at, vector in enumerate(UNIT)]
+    found = sampled(monkeypatch, [*records, record(20, [1e-40, 1e-40, 1])])
+    assert found["sample"].status is Status.OK
+    assert found["sample.suspect vectors norm"].status is Status.WARNING
+    assert found["sample.suspect vectors norm"].result.startswith(
+        "2 records are suspect; the first is vectors/0 at 18: the norm of the vector is 1e-09, the usual one of this route 1"
+    )
+    assert found["sample.suspect vectors denormal"].result.startswith(
+        "1 records are suspect; the first is vectors/0 at 20"
+    )

@@ -40,6 +40,8 @@ class Sample:
         self.bad: Counter[str] = Counter()
         self.first_bad: dict[str, str] = {}
         self.mismatches = 0
+        self.suspects: Counter[str] = Counter()
+        self.first_suspect: dict[str, str] = {}
         self.first_mismatches: list[str] = []
         self.bytes = 0
         self.far_from_unit = 0
@@ -105,6 +107,10 @@ def _judged(
 
 
 def _count(found: Sample, decoded: object, where: str, kafka_key: bytes | None) -> None:
+    if isinstance(decoded, Put | Delete) and decoded.suspicion is not None:
+        cause, what = decoded.suspicion
+        found.suspects[cause] += 1
+        found.first_suspect.setdefault(cause, f"{where}: {what}")
     if isinstance(decoded, Delete):
         found.deletes += 1
     elif not isinstance(decoded, Put):
@@ -154,6 +160,10 @@ def report(settings: Settings, route: Route, found: Sample) -> Iterator[Finding]
         told = f"{found.mismatches} records have a Kafka key that is not the vector's key: {', '.join(found.first_mismatches)}"
         advice = "have the producer use the vector's key as the Kafka key, so that its versions share a partition"
         yield warning("sample.keys", topic, told, advice)
+    for cause, count in found.suspects.most_common():
+        told = f"{count} records are suspect; the first is {found.first_suspect[cause]}"
+        advice = "see the producer: the worker writes them (records.suspect)"
+        yield warning("sample.suspect", f"{topic} {cause}", told, advice)
     yield from _vectors(topic, found)
     if found.puts:
         yield ok("sample.batches", topic, _batches(settings, found))
