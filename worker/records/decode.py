@@ -6,11 +6,10 @@ import msgspec
 import orjson
 
 from worker.errors import Reason, RecordError
-from worker.records.choices import Format, KeyFormat, KeyValues, MetadataValues, Tombstones, VectorBytes
+from worker.records.choices import Envelope, Format, KeyFormat, KeyValues, MetadataValues, Tombstones, VectorBytes
 from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.table import FORMATS
-from worker.records.keys import Keys
 from worker.records.metadata import MetadataWriter
 from worker.records.target import Target
 from worker.records.vector import Vectors
@@ -57,12 +56,14 @@ class Decoder:
         tombstones: Tombstones = "dead-letter",
         key_values: KeyValues = "strict",
         vector_bytes: VectorBytes = "float32-le",
+        envelope: Envelope = "none",
         shape: Shape = FIXED,
     ) -> None:
         self._max_fragment_bytes = max_fragment_bytes
-        self._tombstones = tombstones
-        keys = Keys(key_format, key_values)
-        options = Options(target.dimension, metadata_values, shape, key_format, key_values, vector_bytes)
+        # After a delete, Debezium sends a tombstone for the topic's compaction.
+        self._tombstones = tombstones if envelope != "debezium" else "ignore"
+        options = Options(target.dimension, metadata_values, shape, key_format, key_values, vector_bytes, envelope)
+        keys = options.keys
         self._read = FORMATS[format](options).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
@@ -81,7 +82,7 @@ class Decoder:
             record = self._read(key, value, headers)
             if record.operation is _PUT:
                 return self._put(record, key)
-            return IGNORE if record.operation is Operation.IGNORE else Delete(self._choose_key(record.key, key))
+            return self._other(record, key)
         except RecordError:
             raise
         except Exception as error:
@@ -99,6 +100,13 @@ class Decoder:
                 "(batch.max_bytes)",
             )
         return Put(key, fragment, kafka_key is not None and self._is_mismatch(key, kafka_key))
+
+    def _other(self, record: Record, kafka_key: bytes | None) -> Delete | Ignore:
+        if record.operation is Operation.IGNORE:
+            return IGNORE
+        if record.operation is Operation.TOMBSTONE:
+            return self._tombstone(kafka_key)
+        return Delete(self._choose_key(record.key, kafka_key))
 
     def _tombstone(self, key: bytes | None) -> Delete | Ignore:
         if self._tombstones == "ignore":

@@ -10,7 +10,6 @@ from worker.records.formats.contract import Headers, Options
 from worker.records.formats.json import BYTE_ORDER_MARK, JsonFields
 from worker.records.formats.mapped import Around, MappedReader
 from worker.records.formats.msgpack import MsgpackFields
-from worker.records.keys import Keys
 
 ReadKey: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
 """Returns the key of the vector that a message is about, from its key, value and headers; None where it cannot be read."""
@@ -27,7 +26,7 @@ _decode: Final = (msgspec.json.Decoder(_Keyed).decode, msgspec.msgpack.Decoder(_
 
 def key_reader(options: Options) -> ReadKey:
     """Return what reads the keys of a route's records."""
-    keys = Keys(options.key_format, options.key_values)
+    keys = options.keys
     own = _own_key if options.is_fixed else _MappedKey(options).read
 
     def read(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
