@@ -27,11 +27,23 @@ _Scalar = str | int | float | bool | None
 
 
 class CloudEvents:
-    """Reads the records of a route that are the data of CloudEvents. `attributes` are the names of those that count."""
+    """Reads the records of a route that are the data of CloudEvents, each by the format of the route."""
 
-    def __init__(self, fields: FieldReader, inner: Format, attributes: Iterable[str]) -> None:
-        self._fields = fields
+    def __init__(self, events: "Events", inner: Format) -> None:
+        self._within = events.within
         self._inner = inner
+
+    def read(self, key: bytes | None, value: bytes, headers: Headers) -> Record:
+        """Return what the data of an event says. Raises `RecordError`."""
+        data, with_attributes = self._within(value, headers)
+        return self._inner.read(key, data, with_attributes)
+
+
+class Events:
+    """Opens CloudEvents. `attributes` are the names of those that count; `fields` reads JSON."""
+
+    def __init__(self, fields: FieldReader, attributes: Iterable[str]) -> None:
+        self._fields = fields
         self._names = tuple(dict.fromkeys(name for name in attributes if name not in _DATA))
         self._cutter = fields.cutter(
             msgspec.defstruct(
@@ -40,11 +52,6 @@ class CloudEvents:
             )
         )  # fmt: skip
         self._decode: Callable[[Raw], Any] = msgspec.json.Decoder(_Scalar).decode
-
-    def read(self, key: bytes | None, value: bytes, headers: Headers) -> Record:
-        """Return what the data of an event says. Raises `RecordError`."""
-        data, attributes = self.within(value, headers)
-        return self._inner.read(key, data, attributes)
 
     def within(self, value: bytes, headers: Headers) -> tuple[bytes, Headers]:
         """Return the data of an event, and the headers that have its attributes. Raises `RecordError`."""

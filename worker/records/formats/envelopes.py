@@ -7,6 +7,7 @@ An envelope is opened in the encoding of its message; what is within is read by 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -143,6 +144,14 @@ class Debezium(Envelope):
 ENVELOPES: Final[dict[str, type[Envelope]]] = {"connect": Connect, "debezium": Debezium}
 
 
+def opener(fields: FieldReader, envelope: str) -> Callable[[bytes], bytes]:
+    """Return what opens a value: it returns the record in it, empty where there is none, or raises `RecordError`."""
+    if envelope not in ENVELOPES:
+        return lambda value: value
+    opened = ENVELOPES[envelope](fields, needs_schema=False).open
+    return lambda value: bytes(opened(value).record)
+
+
 class EnvelopeReader:
     """Reads the records of one route that are in envelopes, in one encoding. `key_fields` reads Kafka keys, which are JSON."""
 
@@ -169,10 +178,6 @@ class EnvelopeReader:
         if opened.operation is Operation.PUT:
             return self._inner.key(bytes(opened.record), Around(key, headers, opened.logical))
         return self._deleted(opened, key, headers) if opened.operation is Operation.DELETE else None
-
-    def within(self, value: bytes) -> bytes:
-        """Return the record in an envelope, empty where there is none. Raises `RecordError`."""
-        return bytes(self._open(value).record)
 
     def _deleted(self, opened: Opened, key: bytes | None, headers: Headers) -> str | None:
         """Return the key of a row that is gone: of what was before, or else of the Kafka key; None for all of the Kafka key."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from worker.records.formats.cloud_events import CloudEvents
+from worker.records.formats.cloud_events import CloudEvents, Events
 from worker.records.formats.contract import Format, Options
 from worker.records.formats.first_byte import ByFirstByte
 from worker.records.formats.json import JsonFields, JsonFormat
@@ -34,7 +34,7 @@ def _in_events(make: Callable[[Options], Format]) -> Callable[[Options], Format]
         if options.envelope != "cloudevents":
             return inner
         names = [path.name for path in options.shape.paths if path.source is Source.ATTRIBUTE]
-        return CloudEvents(JsonFields(options.metadata_values), inner, names)
+        return CloudEvents(Events(JsonFields(options.metadata_values), names), inner)
 
     return made
 
