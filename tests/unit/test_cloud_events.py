@@ -82,9 +82,7 @@ def test_attributes_are_parts_of_the_record(value: bytes, headers: Headers) -> N
     assert json.loads(found.fragment)["metadata"] == {"id": "e1", "n": "3"}
 
 
-@pytest.mark.parametrize(
-    ("value", "headers"), [(structured(subject=None), ()), (json.dumps(OWN).encode(), BINARY[:2])]
-)
+@pytest.mark.parametrize(("value", "headers"), [(structured(subject=None), ()), (json.dumps(OWN).encode(), BINARY[:2])])
 def test_a_key_in_an_attribute_that_is_not_there_is_a_dead_letter(value: bytes, headers: Headers) -> None:
     with pytest.raises(RecordError, match=r"there is no \$attribute.subject") as raised:
         decoder(fields={"key": "$attribute.subject"}).decode(b"k", value, headers)

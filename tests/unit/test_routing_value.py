@@ -116,6 +116,8 @@ def test_an_attribute_of_a_binary_event_is_a_header_also_of_a_null_value() -> No
     assert read("field:metadata.tenant", json.dumps(RECORD).encode(), headers, envelope="cloudevents") == "acme"
 
 
-@pytest.mark.parametrize(("key", "expected"), [(b'{"schema":{},"payload":"k"}', "k"), (b"k", "k"), (b'{"a":[1]}', None), (None, None)])
+@pytest.mark.parametrize(
+    ("key", "expected"), [(b'{"schema":{},"payload":"k"}', "k"), (b"k", "k"), (b'{"a":[1]}', None), (None, None)]
+)
 def test_the_kafka_key_is_read_within_its_envelope(key: bytes | None, expected: str | None) -> None:
     assert read("field:$kafka.key", key=key, envelope="connect") == expected

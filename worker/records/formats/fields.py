@@ -120,6 +120,10 @@ class FieldReader(ValueReader, ABC):
     def integer(self, raw: Raw) -> str | None:
         """Return the decimal text of a number, digit by digit; None where it is no integer."""
 
+    @abstractmethod
+    def begins_a_list(self, text: Raw) -> bool:
+        """Return whether a string begins with a bracket."""
+
     def refuse_cloud_event(self, value: bytes) -> None:
         """Raise `RecordError` where a value is a structured CloudEvent: its record is within it."""
         attributes = self.cut(value, self._required)

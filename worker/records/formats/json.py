@@ -87,6 +87,10 @@ class JsonFields(FieldReader):
         """Return the digits of an integer."""
         return integer_text(bytes(raw))
 
+    def begins_a_list(self, text: Raw) -> bool:
+        """Return whether a string begins with a bracket."""
+        return bytes(text)[:2] == b'"['
+
     def cut(self, body: bytes, cutter: Cutter) -> Any:
         """Cut a value into members. msgspec refuses half of a surrogate pair also in what is ignored."""
         try:

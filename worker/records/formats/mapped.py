@@ -33,10 +33,12 @@ from worker.records.formats.metadata_fields import MetadataReader
 from worker.records.formats.paths import Path, Source, header_of
 from worker.records.formats.shape import KEY_PATH
 from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, Kind, Raw
+from worker.records.formats.vector_bytes import unpacker
 from worker.records.formats.vector_text import TOAST, as_json, is_list, unchanged
 from worker.records.metadata import shown
 
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_TOAST_BYTES: Final = TOAST.encode()
 _SPECVERSION: Final = ("specversion",)
 _DELETES: Final = frozenset({"true", "d"})
 _MOST_BYTES_OF_ONE: Final = 9  # a number that is 1 has no more in any usual form
@@ -78,6 +80,8 @@ class MappedReader:
         self._specversion = self._leaves.slot(_SPECVERSION)
         self._vector_slot = self._slots[shape.vector]
         self._numbers_at_once = fields.numbers_at_once(options.dimension)
+        self._bytes_at_once = fields.decoder(bytes)  # base64 too, in its usual form
+        self._unpack = unpacker(options.vector_bytes)
         self._numbers_in_text = list_reader(options.dimension)
         self._most_text = AT_ONCE_BYTES + BYTES_OF_A_NUMBER * options.dimension
         self._map_at_once = fields.decoder(LooseMetadata if fields.is_loose else Metadata)
@@ -171,7 +175,11 @@ class MappedReader:
         try:
             if kind is Kind.LIST and (found := self._numbers_at_once(raw)) is not None:
                 return found
-            if kind is Kind.STRING and (in_text := self._in_text_at_once(raw)) is not None:
+            if kind is Kind.BINARY or (kind is Kind.STRING and not self._fields.begins_a_list(raw)):
+                data = self._bytes_at_once(raw)
+                if data != _TOAST_BYTES:
+                    return self._unpack(data, where)
+            elif kind is Kind.STRING and (in_text := self._in_text_at_once(raw)) is not None:
                 return in_text
         except _UNDECODABLE:
             pass

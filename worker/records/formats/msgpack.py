@@ -96,6 +96,10 @@ class MsgpackFields(FieldReader):
         number = self.decode_number(raw)
         return str(number) if type(number) is int else None
 
+    def begins_a_list(self, text: Raw) -> bool:
+        """Return whether a string begins with a bracket."""
+        return _string_bytes(text).startswith(b"[")
+
     def cut(self, body: bytes, cutter: Cutter) -> Any:
         """Cut a value into members."""
         try:
