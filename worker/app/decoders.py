@@ -53,4 +53,5 @@ def decoder_of(
         vector_bytes=records.vector_bytes,
         envelope=records.envelope,
         shape=shape_of(records),
+        suspect=records.suspect,
     )
