@@ -298,7 +298,6 @@ def test_the_table_holds_every_reason_that_a_record_has_by_itself() -> None:
         Reason.REFUSED,
         Reason.ISOLATED_SERVER_ERROR,
         Reason.SUSPECT,  # test_suspects.py
-        Reason.NO_ROUTE,  # test_routers.py
         Reason.INTERNAL_ERROR,
         Reason.NO_ROUTE,
     }

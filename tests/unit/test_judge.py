@@ -82,8 +82,8 @@ def test_a_router_for_a_command_knows_every_index() -> None:
 
 
 def test_a_command_that_must_know_what_was_written_judges_no_suspects() -> None:
-    route = Route(topic=TOPIC, index="d1", dimension=3, distance_metric="cosine")
-    given = settings(routes=(route,), records=Records(suspect="dead-letter", tombstones="delete"))
+    route = Route(topic=TOPIC, index="d1", dimension=3, distance_metric="cosine", records={"suspect": "dead-letter"})
+    given = settings(routes=(route,), records=Records(tombstones="delete"))
     suspect = b'{"key":"k","data":{"float32":[1e-40,1e-40,1]}}'
     with pytest.raises(RecordError, match="are denormal"):
         router_for(route, targets(route), given).decode(None, suspect, ())

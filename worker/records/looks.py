@@ -20,7 +20,7 @@ _CHARACTERS: Final = 420  # of what is added
 _SURROGATE_IN_UTF_8: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 _SECOND_MAP: Final = re.compile(rb"\}[ \t\r\n]*\{")
 _NAMED: Final = "it looks like"  # by the format that read it
-_NOT_BASE64: Final = "not base64"
+_NO_VECTOR: Final = ("not base64", "no list of numbers")  # of a string
 _SETTING: Final = "records.envelope"
 
 
@@ -78,7 +78,8 @@ class Looks:
             return ""
         fields = fields_of(value)
         if fields is not None:
-            return self._foreign.text_words(fields) if _NOT_BASE64 in error.message else self._foreign.words(fields)
+            is_text = any(words in error.message for words in _NO_VECTOR)
+            return self._foreign.text_words(fields) if is_text else self._foreign.words(fields)
         look = look_of(value, self._dimension)
         if look is None:
             return ""

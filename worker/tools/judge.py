@@ -65,7 +65,10 @@ def writing_suspects(settings: Settings) -> Settings:
 
     Which vectors are suspect depends on those that the worker saw before. Which of them it refused, their dead letters say.
     """
-    return msgspec.structs.replace(settings, records=msgspec.structs.replace(settings.records, suspect="write"))
+    routes = tuple(
+        msgspec.structs.replace(route, records={**route.records, "suspect": "write"}) for route in settings.routes
+    )
+    return msgspec.structs.replace(settings, routes=routes)
 
 
 def router_for(
