@@ -11,7 +11,16 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from worker.records.choices import Format, KeyFormat, KeyValues, MetadataValues, Suspect, Tombstones, VectorBytes
+from worker.records.choices import (
+    Envelope,
+    Format,
+    KeyFormat,
+    KeyValues,
+    MetadataValues,
+    Suspect,
+    Tombstones,
+    VectorBytes,
+)
 
 ENV_PREFIX: Final = "OSS_VECTORS_"
 CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
@@ -193,7 +202,7 @@ class Fields(Table, frozen=True):
     key: Annotated[
         str,
         means(
-            'The vector\'s key: a path, $kafka.key, $header.NAME, or text with paths in braces: "{tenant}/{id}". "": the field key, or else the Kafka key.',
+            'The vector\'s key: a path, $kafka.key, $header.NAME, $attribute.NAME, or text with paths in braces: "{tenant}/{id}". "": the field key, or else the Kafka key.',
             max_length=MOST_PATH,
         ),
     ] = ""
@@ -226,6 +235,10 @@ class Records(Table, frozen=True):
     key_values: Annotated[
         KeyValues, means("Which keys are accepted. stringify turns integers into their decimal text.")
     ] = "strict"
+    envelope: Annotated[
+        Envelope,
+        means("What is around each record: Kafka Connect's schema and payload, a change of Debezium, a CloudEvent."),
+    ] = "none"
     vector_bytes: Annotated[VectorBytes, means("What a vector in bytes or base64 holds.")] = "float32-le"
     suspect: Annotated[
         Suspect,

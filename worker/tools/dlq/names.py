@@ -3,6 +3,7 @@
 Two tenants may each have a vector of one key. A newer version of the one says nothing of the other.
 """
 
+from worker.app.decoders import options_of
 from worker.app.routers import DEFAULT
 from worker.ports import Message
 from worker.records.formats.contract import Headers
@@ -17,7 +18,10 @@ class Names:
     def __init__(self, settings: Settings) -> None:
         self._keys = VectorKeys(settings)
         by_value = [route for route in settings.routes if route.indexes]
-        self._readers = {route.topic: (reader_of(route.index_by), route.indexes) for route in by_value}
+        self._readers = {
+            route.topic: (reader_of(route.index_by, options_of(settings.records_of(route.topic))), route.indexes)
+            for route in by_value
+        }
 
     def of(self, topic: str, message: Message) -> str | None:
         """Return the name of the vector that a record of a source topic is about, None where it cannot be read."""
