@@ -50,9 +50,11 @@ class Assignment:
     __slots__ = (
         "_polled",
         "committed",
+        "elements",
         "epoch",
         "is_live",
         "is_open",
+        "later_elements",
         "leader_epochs",
         "newest",
         "outstanding",
@@ -78,6 +80,8 @@ class Assignment:
         self.requests_in_flight = 0  # requests in flight that carry its records
         self.outstanding: deque[int] = deque()  # tracked and not yet passed by the watermark, ascending
         self.unsettled: set[int] = set()  # of these, the ones without an outcome
+        self.elements: dict[int, set[int]] = {}  # of messages with several records, by offset: those without an outcome
+        self.later_elements = 0  # how many these are, without one of each message, which `unsettled` counts
         self._polled: deque[tuple[int, float]] = deque()  # (first offset, time) of each poll from the watermark on
 
     def __repr__(self) -> str:
@@ -91,7 +95,7 @@ class Assignment:
     @property
     def buffered(self) -> int:
         """The count of records tracked and not settled."""
-        return len(self.unsettled)
+        return len(self.unsettled) + self.later_elements
 
     @property
     def span(self) -> int:
@@ -130,6 +134,30 @@ class Assignment:
         self._polled.append((offsets[0], now))
         self.newest = offsets[-1]
         self.position = max(self.position, offsets[-1] + 1)
+
+    def split(self, offset: int, count: int) -> None:
+        """Note that an unsettled message has so many records, at least one. Its offset is settled when all of them are."""
+        self.elements[offset] = set(range(count))
+        self.later_elements += count - 1
+
+    def unsettled_at(self, offset: int) -> int:
+        """Return how many records of the message at this offset have no outcome."""
+        if offset not in self.unsettled:
+            return 0
+        return len(self.elements[offset]) if offset in self.elements else 1
+
+    def settle_element(self, offset: int, element: int | None) -> bool:
+        """Settle one record of a message that was split; False if it is not outstanding."""
+        left = self.elements[offset]
+        if element not in left:
+            return False
+        left.remove(element)
+        if left:
+            self.later_elements -= 1
+        else:
+            del self.elements[offset]
+            self.unsettled.remove(offset)
+        return True
 
     def advance_watermark(self) -> None:
         """Move the watermark past what was settled."""

@@ -162,7 +162,10 @@ class Refusal(NamedTuple):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, eq=False):
-    """A record that can never be written, and why. `refusal` is the service's answer, if there was one."""
+    """A record that can never be written, and why. `refusal` is the service's answer, if there was one.
+
+    `element` is its place in a message that has several records, from 0; None in any other.
+    """
 
     assignment: Assignment
     message: Message
@@ -174,6 +177,7 @@ class DeadLetter(msgspec.Struct, frozen=True, eq=False):
     error_class: str
     refusal: Refusal | None = None
     attempts: int = 0
+    element: int | None = None
 
     @property
     def offset(self) -> int:

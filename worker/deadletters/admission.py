@@ -1,5 +1,6 @@
 """Decides which dead letters may be written, by the limit, in reading order."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Final, NamedTuple
@@ -91,9 +92,9 @@ class Admission:
 
     def _first_undecided(self, topic: str, known: Iterable[Entry]) -> int | None:
         """Return the first place of a topic whose record may still become a dead letter."""
-        given_up: dict[Assignment, set[int]] = {}
+        given_up: dict[Assignment, Counter[int]] = {}
         for entry in chain(known, *self._blocked.values()):
-            given_up.setdefault(entry.assignment, set()).add(entry.offset)
+            given_up.setdefault(entry.assignment, Counter())[entry.offset] += 1
         found = self._ledger.first_undecided(topic, given_up)
         return min((self._limit.place(*place) for place in found), default=None)
 
