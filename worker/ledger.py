@@ -191,16 +191,23 @@ class Ledger:
             self._messages[assignment.partition.topic] += len(offsets)
             return True
 
-    def split(self, assignment: Assignment, offset: int, count: int) -> None:
-        """Note that the message at this offset has so many records, at least one; each is settled by its `element`.
+    def split(self, assignment: Assignment, offset: int, elements: Sequence[int], shared_bytes: int) -> None:
+        """Note that the message at this offset has these records, at least one; each is settled by its `element`.
 
-        It counted as one record until now. Call it once, before any of them is settled. It changes nothing if the partition was
-        given back meanwhile.
+        It counted as one record until now. Call it once, before any of them is settled. `shared_bytes` are those of the message.
+        They are added to `buffer_bytes` until each record is settled or discarded, or released them.
         """
         with self._lock:
+            assignment.share(offset, elements, shared_bytes)
+            self._bytes += shared_bytes
             if assignment.phase is not Phase.FENCED and offset in assignment.unsettled:
-                assignment.split(offset, count)
-                self._consumed[assignment.partition.topic] += count - 1
+                assignment.split(offset, elements)
+                self._consumed[assignment.partition.topic] += len(elements) - 1
+
+    def release(self, assignment: Assignment, offset: int, element: int) -> None:
+        """Note that a record has its message in memory no more, although it is neither settled nor discarded."""
+        with self._lock:
+            self._bytes -= assignment.release(offset, element)
 
     def advance(self, assignment: Assignment, position: int, leader_epoch: int = -1) -> None:
         """Move an open partition's position, past offsets that no record has (transaction markers, compaction).
@@ -250,6 +257,8 @@ class Ledger:
                         continue
                     counts[assignment] = counts.get(assignment, 0) + 1
                 freed += record.size
+                if assignment.shared:
+                    freed += assignment.release(record.offset, record.element)
             self._bytes -= freed
             for assignment, count in counts.items():
                 assignment.advance_watermark()
@@ -270,23 +279,22 @@ class Ledger:
     def discard(self, records: Iterable[Tracked]) -> None:
         """Subtract the bytes of records whose partition is being given back. They count as returned once it is fenced."""
         with self._lock:
-            self._bytes -= sum(record.size for record in records)
+            for record in records:
+                self._bytes -= record.size + record.assignment.release(record.offset, record.element)
 
     def first_undecided(
-        self, topic: str, given_up: Mapping[Assignment, Mapping[int, int]]
-    ) -> list[tuple[Partition, int]]:
-        """Return each partition's first offset that is neither settled nor given up.
+        self, topic: str, given_up: Mapping[Assignment, Mapping[int, Collection[int | None]]]
+    ) -> list[tuple[Partition, int, int]]:
+        """Return each partition's first record that is neither settled nor given up, as partition, offset and element.
 
-        `given_up` counts the future dead letters at each offset. A message with several records is given up when all that it
-        has unsettled are.
+        `given_up` has the elements of the future dead letters, by offset. The element of a message that was not split is 0.
         """
         found = []
         with self._lock:
             for partition, assignment in self._assignments.items():
                 if partition.topic == topic:
-                    given = given_up.get(assignment, {})
-                    first = next((o for o in assignment.outstanding if assignment.unsettled_at(o) > given.get(o, 0)), None)
-                    found += [] if first is None else [(partition, first)]
+                    first = assignment.first_undecided(given_up.get(assignment, {}))
+                    found += [] if first is None else [(partition, *first)]
         return found
 
     # -- requests
