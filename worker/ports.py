@@ -164,7 +164,8 @@ class Refusal(NamedTuple):
 class DeadLetter(msgspec.Struct, frozen=True, eq=False):
     """A record that can never be written, and why. `refusal` is the service's answer, if there was one.
 
-    `element` is its place in a message that has several records, from 0; None in any other.
+    `element` is its place in a message that has several records, from 0; None in any other. `elements` is how many records of
+    the message it is for: one, or the rest of those that are bad where there are many.
     """
 
     assignment: Assignment
@@ -178,6 +179,7 @@ class DeadLetter(msgspec.Struct, frozen=True, eq=False):
     refusal: Refusal | None = None
     attempts: int = 0
     element: int | None = None
+    elements: int = 1
 
     @property
     def offset(self) -> int:

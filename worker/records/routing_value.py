@@ -74,7 +74,7 @@ class _Cut:
     """Cuts one field out of values in one encoding."""
 
     def __init__(self, decoder: Callable[[Any], Any], steps: tuple[paths.Step, ...]) -> None:
-        self._cuts = [_cut_of(decoder, step) for step in steps]
+        self._cuts = [cut_of(decoder, step) for step in steps]
         self._decode: Callable[[Any], _Scalar] = decoder(_Scalar).decode
 
     def text(self, body: bytes) -> str | None:
@@ -92,7 +92,7 @@ class _Cut:
         return msgspec.json.encode(found).decode()
 
 
-def _cut_of(decoder: Callable[[Any], Any], step: paths.Step) -> Callable[[Any], Any]:
+def cut_of(decoder: Callable[[Any], Any], step: paths.Step) -> Callable[[Any], Any]:
     """Return what cuts the named member out of a map, or an element out of a list; an empty part where it is not there."""
     if isinstance(step, int):
         elements = decoder(list[msgspec.Raw]).decode
