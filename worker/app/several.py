@@ -7,19 +7,21 @@ A message of many bad records would make as many dead letters, each as large as 
 as one record.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from worker.app.decoded import ITEM_BYTES, Decoded, dead_letter_of, header_bytes
+from worker.app.decoded import ITEM_BYTES, dead_letter_of, header_bytes
+from worker.app.decoded import Decoded as Sorted
 from worker.app.parking import Parked, Parking
 from worker.app.routers import NO_INDEX, Router
 from worker.delivery.batch import Item
 from worker.errors import RecordError
 from worker.ledger import Assignment, Ledger
 from worker.ports import DeadLetter, Message
-from worker.records.decode import Delete, Put
+from worker.records.decode import Decoded, Delete, Put
+from worker.records.formats.contract import Headers
 from worker.records.several import Cutter
 from worker.settings.tables import Route, Settings
 
@@ -30,6 +32,46 @@ def cutter_of(route: Route, settings: Settings) -> Cutter | None:
     """Return what cuts the messages of a route, None where each is one record."""
     records = settings.records_of(route.topic)
     return Cutter(records.format, records.fields.records) if records.many == "split" else None
+
+
+class Reads(Protocol):
+    """What reads a record: a decoder, or the router of a route."""
+
+    def decode(self, key: bytes | None, value: bytes | None, headers: Headers, /) -> Decoded:
+        """Return what a message asks for. Raises `RecordError`."""
+
+
+class Reading(NamedTuple):
+    """What one record of a message asks for, or why it can never be written. `value` is what was read.
+
+    `element` is its place in a message with several, None where the message is one record.
+    """
+
+    element: int | None
+    value: bytes | None
+    decoded: Decoded | RecordError
+
+
+def read_each(router: Reads, cutter: Cutter | None, message: Message) -> Iterator[Reading]:
+    """Yield what each record of a message asks for, for commands; every index must be known."""
+    value = message.value
+    try:
+        pieces = None if cutter is None or value is None else cutter.cut(value)
+    except RecordError as error:
+        yield Reading(None, value, error)
+        return
+    if pieces is None:
+        yield Reading(None, value, _outcome(router, message, value))
+    for element, piece in enumerate(pieces or ()):
+        own = bytes(piece)
+        yield Reading(element, own, _outcome(router, message, own))
+
+
+def _outcome(router: Reads, message: Message, value: bytes | None) -> Decoded | RecordError:
+    try:
+        return router.decode(message.key, value, message.headers)
+    except RecordError as error:
+        return error
 
 
 class _Piece(NamedTuple):
@@ -50,9 +92,9 @@ class SeveralReader:
         self._ledger = ledger
         self._parking = parking
 
-    def read(self, assignment: Assignment, messages: Iterable[Message]) -> Decoded:
+    def read(self, assignment: Assignment, messages: Iterable[Message]) -> Sorted:
         """Read messages that are tracked. A record that is wrong in any way costs itself, and none of the others."""
-        found = Decoded()
+        found = Sorted()
         for message in messages:
             size = 0
             try:
@@ -74,9 +116,9 @@ class SeveralReader:
                 self._read_pieces(found, assignment, message, pieces, size)
         return found
 
-    def read_parked(self, assignment: Assignment, parked: Iterable[Parked]) -> Decoded:
+    def read_parked(self, assignment: Assignment, parked: Iterable[Parked]) -> Sorted:
         """Read what waited for its index."""
-        found = Decoded()
+        found = Sorted()
         for message, element, value in ((each.message, each.element, each.value) for each in parked):
             own = 0 if element is not None else _bytes_of(message)
             piece = _Piece(message, message.value if element is None else value, ITEM_BYTES + own, element)
@@ -85,7 +127,7 @@ class SeveralReader:
 
     def _read_pieces(
         self,
-        found: Decoded,
+        found: Sorted,
         assignment: Assignment,
         message: Message,
         pieces: Sequence[msgspec.Raw | bytes],
@@ -110,7 +152,7 @@ class SeveralReader:
         for letter in bad:
             self._add_bad(found, letter)
 
-    def _read(self, found: Decoded, assignment: Assignment, piece: _Piece) -> DeadLetter | None:
+    def _read(self, found: Sorted, assignment: Assignment, piece: _Piece) -> DeadLetter | None:
         """Route and decode one record; returns its dead letter where it can never be written."""
         message, value, size, element = piece
         index = NO_INDEX
@@ -137,7 +179,7 @@ class SeveralReader:
         return None
 
     @staticmethod
-    def _add_bad(found: Decoded, letter: DeadLetter | None) -> None:
+    def _add_bad(found: Sorted, letter: DeadLetter | None) -> None:
         if letter is not None:
             found.dead_letters.append(letter)
             found.size += letter.size
