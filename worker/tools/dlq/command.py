@@ -10,6 +10,7 @@ from worker.errors import FatalError
 from worker.settings.load import Loaded
 from worker.settings.tables import Settings
 from worker.tools.dlq.decide import letter_at, verdict
+from worker.tools.dlq.elements import Elements
 from worker.tools.dlq.history import History
 from worker.tools.dlq.letters import DeadLetterRead, Place, Selection, dead_letters, stretches_of, topic_of
 from worker.tools.dlq.listing import Counts, shown
@@ -26,7 +27,7 @@ def list_letters(loaded: Loaded, selection: Selection, *, as_json: bool) -> None
     with Scanner(loaded.settings.kafka) as scanner:
         stretches = stretches_of(scanner, topic)
         with Progress("reading dead letters", sum(one.size for one in stretches), unit="dead letters") as bar:
-            for letter in dead_letters(scanner, stretches, loaded.settings.records.key_format):
+            for letter in dead_letters(scanner, stretches, loaded.settings):
                 bar.step()
                 if selection.has(letter):
                     counts.add(letter)
@@ -50,7 +51,8 @@ def show(loaded: Loaded, place: Place, value_file: str | None, max_replays: int)
     replay = (
         "may be replayed" if known.cause is None else f"would be refused, {known.cause.value}: {MEANINGS[known.cause]}"
     )
-    click.echo("\n".join(shown(letter, known.newer_at, replay)))
+    own = Elements(settings).own_value(letter.headers.topic, letter.message.value, letter.element)
+    click.echo("\n".join(shown(letter, known.newer_at, replay, own)))
 
 
 def _write_value(settings: Settings, letter: DeadLetterRead, file: str) -> None:

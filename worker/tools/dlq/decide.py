@@ -66,7 +66,7 @@ def decide(settings: Settings, scanner: Scanner, sources: Scanner, selection: Se
     candidates: list[Candidate] = []
     stretches = stretches_of(scanner, topic)
     with Progress("reading dead letters", sum(one.size for one in stretches), unit="dead letters") as bar:
-        for letter in dead_letters(scanner, stretches, settings.records.key_format):
+        for letter in dead_letters(scanner, stretches, settings):
             bar.step()
             known = _known(letter)
             if known is not None:
@@ -101,7 +101,7 @@ def verdict(settings: Settings, scanner: Scanner, sources: Scanner, letter: Dead
     cause = cause_of(one, history, guards)
     newest = history.newest.get((one.source.topic, one.source.partition, one.key or ""))
     elsewhere = history.newest.get((one.source.topic, one.target, one.key or ""))
-    if newest is not None and newest.offset > one.source.offset:
+    if newest is not None and newest.is_behind(one):
         return Verdict(f"yes, at offset {newest.offset}", cause)
     if cause is Refusal.STALE and elsewhere is not None:
         return Verdict(f"yes, in partition {one.target} at offset {elsewhere.offset}", cause)
@@ -123,6 +123,10 @@ def _candidate(
         return Refusal.FOREIGN_TOPIC
     if not partition_of.has(known.source.topic):
         return Refusal.TOPIC_GONE
+    if letter.headers.value_size is None and not names.elements.has(
+        known.source.topic, letter.message.value, letter.element
+    ):
+        return Refusal.NOT_CUT
     return candidate_of(letter, known, partition_of, names)
 
 
@@ -154,9 +158,7 @@ def _claimed(settings: Settings, scanner: Scanner, known: Known) -> dict[str, Kn
 def letter_at(settings: Settings, scanner: Scanner, place: Place) -> DeadLetterRead | None:
     """Return the dead letter at a place, None where it is not there. Raises `FatalError`."""
     stretches = stretches_of(scanner, topic_of(settings), [place])
-    return next(
-        (one for one in dead_letters(scanner, stretches, settings.records.key_format) if one.place == place), None
-    )
+    return next((one for one in dead_letters(scanner, stretches, settings) if one.place == place), None)
 
 
 def _name(topic: str, place: Place) -> str:

@@ -12,6 +12,7 @@ from worker.deadletters.headers import DeadLetterHeaders, read_headers
 from worker.errors import FatalError
 from worker.ports import Message
 from worker.settings.tables import Settings
+from worker.tools.dlq.elements import Elements, element_of
 from worker.tools.scan import Scanner, Stretch
 
 _PLACE: Final = re.compile(r"(\d{1,9}):(\d{1,18})\Z")
@@ -28,12 +29,16 @@ class Place(NamedTuple):
 
 
 class DeadLetterRead(NamedTuple):
-    """A dead letter as it is in its topic. `key` is that of its vector; None where it cannot be read."""
+    """A dead letter as it is in its topic. `key` is that of its vector; None where it cannot be read.
+
+    `element` is the place of the one record that it is about in a message that has several, else None.
+    """
 
     place: Place
     message: Message
     headers: DeadLetterHeaders
     key: str | None
+    element: int | None = None
 
     @property
     def failed_at(self) -> float:
@@ -128,10 +133,13 @@ def stretches_of(scanner: Scanner, topic: str, places: Collection[Place] | None 
     ]
 
 
-def dead_letters(scanner: Scanner, stretches: Sequence[Stretch], key_format: str) -> Iterator[DeadLetterRead]:
+def dead_letters(scanner: Scanner, stretches: Sequence[Stretch], settings: Settings) -> Iterator[DeadLetterRead]:
     """Yield dead letters, those of a partition in the order of their offsets."""
+    elements = Elements(settings)
     for partition, messages in scanner.read(stretches):
         for message in messages:
-            place = Place(partition.partition, message.offset)
-            key = vector_key(message.key, message.value, key_format)
-            yield DeadLetterRead(place, message, read_headers(message.headers), key)
+            place, told = Place(partition.partition, message.offset), read_headers(message.headers)
+            element = element_of(told)
+            value = elements.own_value(told.topic, message.value, element)
+            key = vector_key(message.key, value, settings.records.key_format)
+            yield DeadLetterRead(place, message, told, key, element)

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+import msgspec
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
@@ -13,6 +14,7 @@ from worker.consumer import client_config, client_network
 from worker.errors import FatalError, Reason, RecordError
 from worker.records.decode import Decoded, Put
 from worker.records.formats.contract import Headers
+from worker.records.several import Cutter
 from worker.settings.tables import Kafka
 from worker.tools.produce.forms import written
 from worker.tools.produce.rows import Row
@@ -64,9 +66,14 @@ class Judge:
         form: str,
         key_format: str,
         headers: Sequence[tuple[str, bytes]] = (),
+        cutter: Cutter | None = None,
     ) -> None:
-        """`of_file` reads JSON, whatever the topic's format; `of_topic` reads what is published, with `headers`."""
+        """`of_file` reads JSON, whatever the topic's format; `of_topic` reads what is published, with `headers`.
+
+        `cutter` cuts messages of the topic that may have several records.
+        """
         self._headers = headers
+        self._cutter = cutter
         self._of_file = of_file
         self._of_topic = of_topic
         self._form = form
@@ -84,6 +91,8 @@ class Judge:
             key = self._kafka_key(row.key or "")
             self._of_topic.decode(key, None, self._headers)
             return Message(key, None, self._headers)
+        if self._cutter is not None and (pieces := self._cutter.cut(row.value)) is not None:
+            return self._of_several(row.value, pieces)
         asked = self._asked(self._of_file.decode(None, row.value, self._headers))
         key = self._kafka_key(asked.key)
         value = written(row.value, self._form)
@@ -91,6 +100,19 @@ class Judge:
             value = row.value
         if value is row.value:
             self._of_topic.decode(key, value, self._headers)
+        return Message(key, value, self._headers)
+
+    def _of_several(self, value: bytes, pieces: Sequence[msgspec.Raw | bytes]) -> Message:
+        """Return the message of a row with several records as the file has it; its Kafka key is the key of the first."""
+        if not pieces:
+            raise RecordError(Reason.MALFORMED, "there are no records in it")
+        key = b""
+        for place, piece in enumerate(map(bytes, pieces)):
+            try:
+                key = key or self._kafka_key(self._asked(self._of_file.decode(None, piece, self._headers)).key)
+                self._of_topic.decode(key, piece, self._headers)
+            except RecordError as error:
+                raise RecordError(error.reason, f"record {place} of it: {error.message}") from error
         return Message(key, value, self._headers)
 
     def _is_same(self, asked: Put, key: bytes, value: bytes) -> bool:
