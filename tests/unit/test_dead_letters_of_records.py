@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from tests.unit.samples import FakeMessage, rejected
 from tests.support.worker import wait_for
+from tests.unit.samples import FakeMessage, rejected
 from tests.unit.test_deadletter import Stage, refuse
-from tests.unit.test_deadletter import new_stage as new_stage  # a fixture
+from tests.unit.test_deadletter import new_stage as new_stage  # noqa: PLC0414 - a fixture, which the tests name
 from worker.deadletters import headers as names
 from worker.deadletters.entry import TOO_LARGE
 from worker.errors import BlockReason
@@ -110,4 +110,3 @@ def test_a_refused_record_does_not_wait_for_those_behind_it_in_its_message(new_s
     submit(stage, read(stage, 3), 0, refusal=Refusal(400, "Bad", "id"))
     stage.wait_settled(1)
     assert written(stage) == [(0, 0)]
-

@@ -160,7 +160,7 @@ class SeveralReader:
             index, decoded = self._router.route(message.key, value, message.headers)
             if type(decoded) is Put:
                 size += len(decoded.fragment)
-                found.mismatches += decoded.key_mismatch
+                found.mismatches += decoded.key_mismatch and element is None  # one Kafka key cannot be that of several
                 item = Item(assignment, message, decoded.key, decoded.fragment, size, element=element)
                 found.by_index.setdefault(index, []).append(item)
             elif type(decoded) is Delete:

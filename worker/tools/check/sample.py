@@ -99,14 +99,15 @@ def _judged(
                 told = f"{where}: {clean(decoded.message, _MESSAGE_CHARACTERS)}"
                 found.first_bad.setdefault(decoded.reason.value, told)
             else:
-                _count(found, decoded, where)
+                _count(found, decoded, where, is_alone=element is None)
         if is_over():
             found.was_cut = True
             break
     return found
 
 
-def _count(found: Sample, decoded: object, where: str) -> None:
+def _count(found: Sample, decoded: object, where: str, *, is_alone: bool) -> None:
+    """Count a record. One Kafka key cannot be that of several records."""
     if isinstance(decoded, Delete):
         found.deletes += 1
     elif not isinstance(decoded, Put):
@@ -114,8 +115,9 @@ def _count(found: Sample, decoded: object, where: str) -> None:
     else:
         found.puts += 1
         found.bytes += len(decoded.fragment)
-        found.mismatches += decoded.key_mismatch
-        if decoded.key_mismatch and not found.first_mismatch:
+        is_mismatch = decoded.key_mismatch and is_alone
+        found.mismatches += is_mismatch
+        if is_mismatch and not found.first_mismatch:
             found.first_mismatch = where
         vector = np.asarray(orjson.loads(decoded.fragment)["data"]["float32"], dtype=np.float32)
         found.far_from_unit += bool(abs(float(np.linalg.norm(vector)) - 1) > _UNIT)
