@@ -50,8 +50,6 @@ def test_several_records_in_a_message_are_written_and_a_bad_one_is_repaired(
         "superseded": 1,
         "ignored": 1,
         "dead_lettered": 2,
-        "deleted": 0,
-        "returned": 0,
     }
     assert scrape.total("oss_vectors_messages_consumed_total", topic=stage.topic) == 8
     stage.wait_committed_to_the_end(worker)

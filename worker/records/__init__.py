@@ -28,7 +28,7 @@ Where the kinds of formats to come belong
 - Paths to the fields (`records.fields`) replace `StrictRecord` and `LooseRecord` of `at_once.py` by types made of the paths, and the
   names in `fields.py`, once for each route.
 - A schema registry is another inner format of `registry.py`, chosen by the schema's id, which is in the prefix or a header.
-- Several records in one message: what cuts the message comes before the format, which then reads each element as a message.
+- Several records in one message: `several.py` cuts it before the format, which then reads each of them as a message.
 - An index chosen by a header is chosen before the decoder, by one decoder for each index. An index chosen by a field of the record
   needs the format's result first; the checks that depend on the index are separate objects for that reason.
 """
