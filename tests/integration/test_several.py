@@ -51,7 +51,7 @@ def test_several_records_in_a_message_are_written_and_a_bad_one_is_repaired(
         "ignored": 1,
         "dead_lettered": 2,
     }
-    assert scrape.total("oss_vectors_messages_consumed_total", topic=stage.topic) == 8
+    assert scrape.total("messages_consumed_total", topic=stage.topic) == 8
     stage.wait_committed_to_the_end(worker)
     assert sorted(stage.dump()) == ["b1", "b3", "f1", "f2", "f3", "l1", "m1", "n1", "n2", "one"]
     assert stage.dump()["l1"] == [9.0, 2.0, 3.0, 4.0]

@@ -5,11 +5,15 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 
+from tests.support.app import TOPIC
+from tests.support.routed import RoutedApp
 from worker.errors import RecordError
 from worker.records.decode import Decoder, Put
 from worker.records.target import Target
+from worker.settings.tables import Records, Route, with_changes
 
 PATH: Final = Path(__file__).parents[1] / "cases" / "shapes.jsonl"
 CASES: Final[list[dict[str, Any]]] = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
@@ -32,7 +36,6 @@ MESSAGE_NOT_YET: Final = {
     "debezium, unchanged TOAST column": "an envelope is not recognised yet",
     "debezium, truncate": "an envelope is not recognised yet",
     "cloudevents structured, record in data": FIELDS,
-    "a list of records": FIELDS,
 }
 
 
@@ -47,6 +50,46 @@ def outcome_of(case: dict[str, Any]) -> tuple[str, str]:
         return f"dead-letter {error.reason.value}", error.message
     assert isinstance(decoded, Put)
     return "put", ""
+
+
+class Split(RoutedApp):
+    """A worker for a case about several records in a message, under the settings that the case names."""
+
+    def __init__(self, case: dict[str, Any]) -> None:
+        wanted = case["with_settings"]["records"]
+        route = Route(topic=TOPIC, index="docs", dimension=8, distance_metric="cosine")
+        super().__init__(route, records=with_changes(Records(), wanted))
+        self.targets["docs"] = Target("docs", 8, "cosine")
+        self.find()
+        self.turn(3)
+        kafka_key = None if case["kafka_key"] is None else case["kafka_key"].encode()
+        self.append([{"key": kafka_key, "value": base64.b64decode(case["value_base64"])}])
+        self.turn()
+        self.intake.seal_all()
+        self.deliver_to()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=case["name"],
+            marks=[
+                pytest.mark.xfail(strict=True, reason="the fields are not mapped yet", raises=msgspec.ValidationError)
+            ]
+            if case["name"] == "embedding API answer, two vectors"
+            else [],
+        )
+        for case in CASES
+        if case.get("with_settings", {}).get("records", {}).get("many") == "split"
+    ],
+)
+def test_several_records_in_a_message_end_as_they_should(case: dict[str, Any]) -> None:
+    app, then = Split(case), case["then"]
+    assert sorted(app.sinks["docs"].vectors) == sorted(then["keys"])
+    letters = [{"reason": one.reason.value, "element": one.element} for one in app.dead_letters.kept]
+    assert letters == then.get("dead-letters", [])
 
 
 def marked(not_yet: dict[str, str], wanted: str) -> list[Any]:

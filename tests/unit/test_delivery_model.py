@@ -201,7 +201,10 @@ class WatchedLedger(Ledger):
 
     def final(self) -> dict[Place, Outcome]:
         """Return the outcomes that were entered."""
-        return {(assignment.partition, *place): outcome for (assignment, *place), outcome in self.outcomes.items()}
+        return {
+            (assignment.partition, offset, element): outcome
+            for (assignment, offset, element), outcome in self.outcomes.items()
+        }
 
 
 class Slots:
