@@ -7,7 +7,8 @@ from tests.unit.samples import FakeMessage, rejected
 from tests.unit.test_deadletter import Stage, refuse
 from tests.unit.test_deadletter import new_stage as new_stage  # noqa: PLC0414 - a fixture, which the tests name
 from worker.deadletters import headers as names
-from worker.deadletters.entry import TOO_LARGE
+from worker.deadletters.admission import Admission
+from worker.deadletters.entry import TOO_LARGE, Entry
 from worker.errors import BlockReason
 from worker.ledger import Outcome
 from worker.ports import Refusal
@@ -110,3 +111,17 @@ def test_a_refused_record_does_not_wait_for_those_behind_it_in_its_message(new_s
     submit(stage, read(stage, 3), 0, refusal=Refusal(400, "Bad", "id"))
     stage.wait_settled(1)
     assert written(stage) == [(0, 0)]
+
+
+def test_refused_records_of_which_all_before_them_are_refused_too_are_judged_at_once(new_stage: NewStage) -> None:
+    stage = new_stage()
+    message = read(stage, 3)
+    refused = [
+        Entry(rejected(stage.assignment, message, element=element, refusal=Refusal(400, "Bad", "id")), 1000.0)
+        for element in range(3)
+    ]
+    admission = Admission(
+        has_topic=True, limit=stage.limit, ledger=stage.ledger, status=stage.status, clock=lambda: 1000.0
+    )
+    assert admission.admit(refused[1:], []) == []
+    assert admission.admit(refused[:1], []) == refused

@@ -285,3 +285,10 @@ def test_a_message_that_the_loop_itself_cannot_take_costs_that_message(broken: A
     bench.turn()
     bench.write()
     assert (set(bench.vectors()), bench.letters()) == ({"a", "c"}, [(1, None, Reason.INTERNAL_ERROR)])
+
+
+def test_only_a_record_that_is_a_message_of_its_own_can_have_another_kafka_key() -> None:
+    bench = Bench()
+    bench.publish_all(listed(record("a"), record("b")), record("c"), key=b"k")
+    registry = bench.metrics.registry
+    assert registry.get_sample_value("oss_vectors_key_mismatch_total", {"topic": TOPIC}) == 1
