@@ -125,3 +125,14 @@ def test_refused_records_of_which_all_before_them_are_refused_too_are_judged_at_
     )
     assert admission.admit(refused[1:], []) == []
     assert admission.admit(refused[:1], []) == refused
+
+
+def test_a_record_that_was_read_again_has_a_copy_of_its_message_which_counts(new_stage: NewStage) -> None:
+    stage = new_stage()
+    message = read(stage, 2)
+    whole = len(VALUE) + 1
+    entry = Entry(rejected(stage.assignment, message, size=SIZE, element=0), 0.0)
+    entry.release_bytes(stage.ledger)
+    seen = [stage.ledger.buffer_bytes]
+    assert entry.restore(message, stage.ledger)
+    assert [*seen, stage.ledger.buffer_bytes] == [2 * SIZE + whole, 2 * SIZE + 2 * whole]

@@ -5,11 +5,12 @@ from itertools import groupby
 from typing import NamedTuple
 
 from worker.app.components import Components
-from worker.app.decoded import ITEM_BYTES, Decoded, dead_letter_of, header_bytes
+from worker.app.decoded import ITEM_BYTES, Decoded, dead_letter_of, header_bytes, suspicion_of
 from worker.app.decoders import decoder_of
 from worker.app.parking import Parked, Parking
 from worker.app.routers import NO_INDEX, Router, router_of
 from worker.app.several import SeveralReader, cutter_of
+from worker.app.suspect_reports import SuspectReports
 from worker.delivery.batch import Batch, Item, OpenBatch
 from worker.delivery.courier import observe_latency
 from worker.delivery.lane import Lane
@@ -46,6 +47,7 @@ class Intake:
             each.topic: each for each in components.settings.routes if each.index_by or self._cutters[each.topic]
         }
         self._parking = Parking()
+        self._suspects = SuspectReports(components.metrics, components.clock)
         self._open_batches: dict[str, OpenBatch] = {}
 
     # -- routes
@@ -61,7 +63,7 @@ class Intake:
             if topic in self._choosing:
                 self._router_of(topic).add(found)
             else:
-                self._routes[topic] = Route(topic, lane, decoder_of(found, self._components.settings))
+                self._routes[topic] = Route(topic, lane, decoder_of(found, self._components.settings, topic))
         self._take_in_parked(index)
 
     def _router_of(self, topic: str) -> Router:
@@ -114,6 +116,7 @@ class Intake:
             observe_latency(self._metrics, decoded.ignored, self._components.wall())
         if decoded.mismatches:
             self._metrics.key_mismatch.labels(topic).inc(decoded.mismatches)
+        self._suspects.add(decoded.suspects)
         for index, items in decoded.by_index.items():
             self._batch(self._components.lanes[index], items)
 
@@ -141,12 +144,18 @@ class Intake:
                     size += len(decoded.fragment)
                     found.mismatches += decoded.key_mismatch
                     items.append(Item(assignment, message, decoded.key, decoded.fragment, size))
+                    if decoded.suspicion:
+                        found.note_suspect(assignment, message, decoded.suspicion)
                 elif type(decoded) is Delete:
                     items.append(Item(assignment, message, decoded.key, None, size))
+                    if decoded.suspicion:
+                        found.note_suspect(assignment, message, decoded.suspicion)
                 else:
                     found.ignored.append(Item(assignment, message, "", None, size))
             except RecordError as error:
                 found.dead_letters.append(dead_letter_of(route.lane.index, assignment, message, size, error))
+                if error.suspect:
+                    found.note_suspect(assignment, message, (error.suspect, error.message))
             except Exception as error:  # a fault of the worker, which shows with this record
                 internal = RecordError.internal(error)
                 found.dead_letters.append(dead_letter_of(route.lane.index, assignment, message, size, internal))
@@ -178,6 +187,8 @@ class Intake:
                     found.dead_letters.append(dead_letter_of(index, assignment, message, size, decoded))
                 else:
                     found.ignored.append(Item(assignment, message, "", None, size))
+                if suspicion := suspicion_of(decoded):
+                    found.note_suspect(assignment, message, suspicion)
             except Exception as error:  # likewise
                 internal = RecordError.internal(error)
                 found.dead_letters.append(dead_letter_of(index, assignment, message, size, internal))

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from worker.app.decoded import ITEM_BYTES, dead_letter_of, header_bytes
+from worker.app.decoded import ITEM_BYTES, dead_letter_of, header_bytes, suspicion_of
 from worker.app.decoded import Decoded as Sorted
 from worker.app.parking import Parked, Parking
 from worker.app.routers import NO_INDEX, Router
@@ -158,6 +158,8 @@ class SeveralReader:
         index = NO_INDEX
         try:
             index, decoded = self._router.route(message.key, value, message.headers)
+            if suspicion := suspicion_of(decoded):
+                found.note_suspect(assignment, message, suspicion)
             if type(decoded) is Put:
                 size += len(decoded.fragment)
                 found.mismatches += decoded.key_mismatch and element is None  # one Kafka key cannot be that of several

@@ -25,7 +25,9 @@ _OF_NULL: Final = ord("n")  # as a byte it is found several times faster than as
 class Vectors:
     """Checks and writes the vectors of one index."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, where: str = "data.float32") -> None:
+        """`where` is the place of the vector in a record, for messages."""
+        self._where = where
         self._index = target.index
         self._dimension = target.dimension
         self._is_cosine = target.distance_metric == "cosine"
@@ -36,54 +38,80 @@ class Vectors:
 
         Raises `RecordError`.
         """
+        return self.json_and_bytes(vector)[0]
+
+    def json_and_bytes(self, vector: Vector) -> tuple[bytes, bytes]:
+        """Return the same, and the numbers as little-endian float32."""
         if type(vector) is list:
-            array = np.frombuffer(self._packed_numbers(vector), _FLOAT32)
+            array = np.frombuffer(packed := self._packed_numbers(vector), _FLOAT32)
         elif type(vector) is bytes:
-            array = np.frombuffer(self._packed_bytes(vector), _FLOAT32)
+            array = np.frombuffer(packed := self._packed_bytes(vector), _FLOAT32)
         elif isinstance(vector, UnreadNumbers):
-            return self.json(self._read(vector))
+            return self.json_and_bytes(self._read(vector))
         else:
             array = self._rounded(vector)  # type: ignore[arg-type]  # the branches leave nothing else
+            packed = array.tobytes()
         text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
         if _OF_NULL in text:  # orjson writes NaN and the infinities as null
-            raise _not_finite(vector, array)
+            raise _not_finite(vector, array, self._where)
         if self._is_cosine and not array[0] and not array.any():
             raise RecordError(
                 Reason.ZERO_VECTOR,
                 f"all {self._dimension} numbers are zero as float32, and the index measures cosine distance, which a zero "
                 f"vector has none of ({LIMIT_SOURCE})",
             )
-        return text
+        return text, packed
 
     def _read(self, numbers: UnreadNumbers) -> list[float]:
         if numbers.length != self._dimension:
-            raise self._wrong_dimension(numbers.length)
+            raise self._wrong_dimension(numbers.length, self._of_other_count(numbers.length))
         return numbers.read()
 
     def _packed_numbers(self, numbers: list[float]) -> bytes:
         if len(numbers) != self._dimension:
-            raise self._wrong_dimension(len(numbers))
+            raise self._wrong_dimension(len(numbers), self._of_other_count(len(numbers)))
         try:
             return self._pack(*numbers)
         except OverflowError:
             place, number = next((i, n) for i, n in enumerate(numbers) if abs(n) >= _FLOAT32_OVERFLOW)
-            raise _too_large(place, number) from None
+            raise _too_large(place, number, self._where) from None
 
     def _packed_bytes(self, data: bytes) -> bytes:
         if len(data) == 4 * self._dimension:
             return data
-        other = {8 * self._dimension: "float64", 2 * self._dimension: "float16"}.get(len(data))
-        hint = f" (its {len(data)} bytes would be as many {other} as the index has dimensions)" if other else ""
+        hint = self._of_other_bytes(len(data))
         if len(data) % 4:
             raise RecordError(
                 Reason.MALFORMED,
-                f"data.float32 has {len(data)} bytes, which are no whole float32s of 4 bytes each{hint}",
+                f"{self._where} has {len(data)} bytes, which are no whole float32s of 4 bytes each{hint}",
             )
         raise self._wrong_dimension(len(data) // 4, hint)
 
+    def _of_other_bytes(self, size: int) -> str:
+        """Return what so many bytes would be, "" if it is not known."""
+        other, advice = {
+            8 * self._dimension: ("float64", '; records.vector_bytes = "float64-le" reads them'),
+            2 * self._dimension: ("float16", '; records.vector_bytes = "float16-le" reads them'),
+            self._dimension: ("int8", "; publish float32"),
+            self._dimension // 8: ("bits", "; publish float32"),
+        }.get(size, ("", ""))
+        return (
+            f" (its {size} bytes would be as many {other} as the index has dimensions{advice})"
+            if size and other
+            else ""
+        )
+
+    def _of_other_count(self, count: int) -> str:
+        """Return what so many numbers may be, "" if it is not known."""
+        if count == 4 * self._dimension:
+            return " (they may be the bytes of as many float32 as the index has dimensions; publish the numbers)"
+        if count > self._dimension and count % self._dimension == 0:
+            return f" (they may be {count // self._dimension} vectors one after the other; publish one record for each)"
+        return ""
+
     def _rounded(self, numbers: Float64s) -> Float32s:
         if len(numbers) != self._dimension:
-            raise self._wrong_dimension(len(numbers))
+            raise self._wrong_dimension(len(numbers), self._of_other_count(len(numbers)))
         array = np.empty(len(numbers), np.float32)
         with np.errstate(over="ignore"):
             for begin in range(0, len(numbers), _WITH_THE_GIL):
@@ -93,7 +121,7 @@ class Vectors:
     def _wrong_dimension(self, found: int, hint: str = "") -> RecordError:
         return RecordError(
             Reason.DIMENSION,
-            f"data.float32 has {found} numbers, the index {self._index} has {self._dimension} dimensions{hint}",
+            f"{self._where} has {found} numbers, the index {self._index} has {self._dimension} dimensions{hint}",
         )
 
 
@@ -102,16 +130,16 @@ def beyond_float32(found: str) -> RecordError:
     return RecordError(Reason.NOT_FINITE, f"{found} beyond the range of float32, about ±3.4e38 ({LIMIT_SOURCE})")
 
 
-def _not_finite(vector: list[float] | bytes | Float64s, array: Float32s) -> RecordError:
+def _not_finite(vector: list[float] | bytes | Float64s, array: Float32s, where: str) -> RecordError:
     place = int(np.flatnonzero(~np.isfinite(array))[0])
     number = float(array[place] if isinstance(vector, bytes) else vector[place])
     if math.isfinite(number):
-        return _too_large(place, number)
+        return _too_large(place, number, where)
     return RecordError(
         Reason.NOT_FINITE,
-        f"number {place} of data.float32 is {number}; allowed are finite float32 numbers ({LIMIT_SOURCE})",
+        f"number {place} of {where} is {number}; allowed are finite float32 numbers ({LIMIT_SOURCE})",
     )
 
 
-def _too_large(place: int, number: float) -> RecordError:
-    return beyond_float32(f"number {place} of data.float32 is {number!r},")
+def _too_large(place: int, number: float, where: str) -> RecordError:
+    return beyond_float32(f"number {place} of {where} is {number!r},")

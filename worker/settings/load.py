@@ -294,9 +294,9 @@ def _parsed(given: _FromText, kind: Any) -> Any:
 def _as_table(given: Any) -> dict[str, Any]:
     """Return a table as it was given, from a text of JSON too. Raises `ValueError`."""
     value = _from_json(str(given)) if isinstance(given, _FromText) else given
-    if not isinstance(value, dict):
-        raise ValueError("it is not a table")  # noqa: TRY004 - a wrong value, like all others
-    return value
+    if isinstance(value, dict):
+        return value
+    raise ValueError("it is not a table")
 
 
 def _from_json(text: str) -> Any:

@@ -11,6 +11,7 @@ from worker.redaction import HIDDEN
 from worker.settings import certificates, value_text
 from worker.settings.addresses import is_address, is_host_name, is_loopback, is_server, scheme_and_host
 from worker.settings.client_options import client_mistakes
+from worker.settings.field_rules import record_mistakes
 from worker.settings.route_rules import choice_mistakes, many_mistakes
 from worker.settings.tables import (
     CREDENTIAL_VARIABLES,
@@ -86,7 +87,7 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
 
 
 def _records_contradictions(routes: tuple[Route, ...], records: Records) -> list[str]:
-    mistakes = many_mistakes("records", records)
+    mistakes = record_mistakes("records", records) + many_mistakes("records", records)
     for place, route in enumerate(routes):
         if not route.records:
             continue
@@ -94,7 +95,8 @@ def _records_contradictions(routes: tuple[Route, ...], records: Records) -> list
             own = with_changes(records, route.records)
         except msgspec.ValidationError:  # reported where the route is read
             continue
-        mistakes += many_mistakes(f"routes[{place}].records", own)
+        name = f"routes[{place}].records"
+        mistakes += record_mistakes(name, own) + many_mistakes(name, own)
     return mistakes
 
 

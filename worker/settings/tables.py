@@ -11,7 +11,16 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from worker.records.choices import Format, KeyFormat, Many, MetadataValues, Tombstones
+from worker.records.choices import (
+    Format,
+    KeyFormat,
+    KeyValues,
+    Many,
+    MetadataValues,
+    Suspect,
+    Tombstones,
+    VectorBytes,
+)
 
 ENV_PREFIX: Final = "OSS_VECTORS_"
 CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
@@ -190,6 +199,25 @@ class Oss(Table, frozen=True):
 class Fields(Table, frozen=True):
     """Where the parts of a record are in its value: paths, such as payload.vector or items[0].id; ops/records.md has the rest."""
 
+    key: Annotated[
+        str,
+        means(
+            'The vector\'s key: a path, $kafka.key, $header.NAME, or text with paths in braces: "{tenant}/{id}". "": the field key, or else the Kafka key.',
+            max_length=MOST_PATH,
+        ),
+    ] = ""
+    vector: Annotated[str, means("The vector: a path.", min_length=1, max_length=MOST_PATH)] = "data.float32"
+    metadata: Annotated[
+        str | tuple[str, ...] | dict[str, str],
+        means('The metadata: the path of a map, a list of paths, or a table of name = path. "": there is none.'),
+    ] = "metadata"
+    delete: Annotated[
+        str,
+        means(
+            'A path whose value true, "true", "d" or 1 deletes the vector of the record\'s key. "": there is none.',
+            max_length=MOST_PATH,
+        ),
+    ] = ""
     records: Annotated[
         str,
         means(
@@ -211,6 +239,16 @@ class Records(Table, frozen=True):
         means("Which metadata is accepted. stringify turns numbers and booleans into text, and drops nulls."),
     ] = "strict"
     tombstones: Annotated[Tombstones, means("What a null value does to the vector of its Kafka key.")] = "dead-letter"
+    key_values: Annotated[
+        KeyValues, means("Which keys are accepted. stringify turns integers into their decimal text.")
+    ] = "strict"
+    vector_bytes: Annotated[VectorBytes, means("What a vector in bytes or base64 holds.")] = "float32-le"
+    suspect: Annotated[
+        Suspect,
+        means(
+            "What happens to implausible vectors: a norm or numbers that cannot be meant, a key with its JSON quotes. They are counted in any case."
+        ),
+    ] = "write"
     many: Annotated[
         Many,
         means("What happens to a message with several records. split reads each; reject makes a dead letter of it."),

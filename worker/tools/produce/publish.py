@@ -12,7 +12,7 @@ from kafka import errors as kafka_errors
 
 from worker.consumer import client_config, client_network
 from worker.errors import FatalError, Reason, RecordError
-from worker.records.decode import Decoded, Put
+from worker.records.decode import Decoded, Delete, Ignore, Put
 from worker.records.formats.contract import Headers
 from worker.records.several import Cutter
 from worker.settings.tables import Kafka
@@ -70,7 +70,8 @@ class Judge:
     ) -> None:
         """`of_file` reads JSON, whatever the topic's format; `of_topic` reads what is published, with `headers`.
 
-        `cutter` cuts messages of the topic that may have several records.
+        `form` is that of the published value; "" publishes what the file has. `cutter`
+        cuts messages of the topic that may have several records.
         """
         self._headers = headers
         self._cutter = cutter
@@ -93,9 +94,9 @@ class Judge:
             return Message(key, None, self._headers)
         if self._cutter is not None and (pieces := self._cutter.cut(row.value)) is not None:
             return self._of_several(row.value, pieces)
-        asked = self._asked(self._of_file.decode(None, row.value, self._headers))
+        asked = self._asked(row.value)
         key = self._kafka_key(asked.key)
-        value = written(row.value, self._form)
+        value = written(row.value, self._form) if self._form and isinstance(asked, Put) else row.value
         if value is not row.value and not self._is_same(asked, key, value):
             value = row.value
         if value is row.value:
@@ -109,25 +110,28 @@ class Judge:
         key = b""
         for place, piece in enumerate(map(bytes, pieces)):
             try:
-                key = key or self._kafka_key(self._asked(self._of_file.decode(None, piece, self._headers)).key)
+                key = key or self._kafka_key(self._asked(piece).key)
                 self._of_topic.decode(key, piece, self._headers)
             except RecordError as error:
                 raise RecordError(error.reason, f"record {place} of it: {error.message}") from error
         return Message(key, value, self._headers)
 
-    def _is_same(self, asked: Put, key: bytes, value: bytes) -> bool:
+    def _asked(self, value: bytes) -> Put | Delete:
+        """Return what a record of the file asks for. Raises `RecordError`."""
+        asked = self._of_file.decode(None, value, self._headers)
+        if isinstance(asked, Ignore):
+            raise RecordError(Reason.MALFORMED, "the worker would ignore it; there is nothing to publish")
+        return asked
+
+    def _is_same(self, asked: Put | Delete, key: bytes, value: bytes) -> bool:
         try:
-            return self._asked(self._of_topic.decode(key, value, self._headers)).fragment == asked.fragment
+            found = self._of_topic.decode(key, value, self._headers)
         except RecordError:
             return False
+        return isinstance(found, Put) and isinstance(asked, Put) and found.fragment == asked.fragment
 
     def _kafka_key(self, key: str) -> bytes:
         return (json.dumps(key, ensure_ascii=False) if self._key_format == "json" else key).encode()
-
-    @staticmethod
-    def _asked(decoded: Any) -> Put:
-        assert isinstance(decoded, Put)  # noqa: S101 - a value that is not null asks for one
-        return decoded
 
 
 class Publisher:
