@@ -292,3 +292,10 @@ def test_only_a_record_that_is_a_message_of_its_own_can_have_another_kafka_key()
     bench.publish_all(listed(record("a"), record("b")), record("c"), key=b"k")
     registry = bench.metrics.registry
     assert registry.get_sample_value("oss_vectors_key_mismatch_total", {"topic": TOPIC}) == 1
+
+
+def test_a_suspect_record_of_a_message_is_counted() -> None:
+    bench = Bench()
+    bench.publish_all(listed(record("a"), b'{"key":"b","data":{"float32":[1e-40,1e-40,1e-40]}}'))
+    labels = {"topic": TOPIC, "cause": "denormal"}
+    assert bench.metrics.registry.get_sample_value("oss_vectors_suspect_vectors_total", labels) == 1
