@@ -54,4 +54,5 @@ def decoder_of(
         envelope=records.envelope,
         shape=shape_of(records),
         suspect=records.suspect,
+        many=records.many,
     )

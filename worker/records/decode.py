@@ -11,6 +11,7 @@ from worker.records.choices import (
     Format,
     KeyFormat,
     KeyValues,
+    Many,
     MetadataValues,
     Suspect,
     Tombstones,
@@ -72,7 +73,9 @@ class Decoder:
         envelope: Envelope = "none",
         shape: Shape = FIXED,
         suspect: Suspect = "write",
+        many: Many = "reject",
     ) -> None:
+        """`many` changes only what is said of a record: messages are cut into records before."""
         self._max_fragment_bytes = max_fragment_bytes
         # After a delete, Debezium sends a tombstone for the topic's compaction.
         self._tombstones = tombstones if envelope != "debezium" else "ignore"
@@ -85,7 +88,11 @@ class Decoder:
         self._is_quoted = keys.is_quoted
         self._suspicion_of = Suspects(target).of
         self._looks = Looks(
-            target, vector_path=shape.vector.text, envelope=envelope, is_swappable=vector_bytes == "float32-le"
+            target,
+            vector_path=shape.vector.text,
+            envelope=envelope,
+            is_many=many == "split",
+            is_swappable=vector_bytes == "float32-le",
         )
         self._refuses_suspects = suspect == "dead-letter"
         self._metadata_member = MetadataWriter(target, metadata_values).member

@@ -16,6 +16,7 @@ from worker.records.choices import (
     Format,
     KeyFormat,
     KeyValues,
+    Many,
     MetadataValues,
     Suspect,
     Tombstones,
@@ -218,6 +219,13 @@ class Fields(Table, frozen=True):
             max_length=MOST_PATH,
         ),
     ] = ""
+    records: Annotated[
+        str,
+        means(
+            'With many = "split": the path of the list of records. "": the value is a list or JSON lines, or a map with the list vectors or data.',
+            max_length=MOST_PATH,
+        ),
+    ] = ""
 
 
 class Records(Table, frozen=True):
@@ -246,6 +254,10 @@ class Records(Table, frozen=True):
             "What happens to implausible vectors: a norm or numbers that cannot be meant, a key with its JSON quotes. They are counted in any case."
         ),
     ] = "write"
+    many: Annotated[
+        Many,
+        means("What happens to a message with several records. split reads each; reject makes a dead letter of it."),
+    ] = "reject"
     fields: Annotated[Fields, means("Where the parts of a record are, as a table.")] = Fields()
 
 

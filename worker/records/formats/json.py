@@ -98,7 +98,7 @@ class JsonFields(FieldReader):
         except msgspec.ValidationError as error:
             raise self.no_record(clean(str(error))) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            without = _without_halves(body)
+            without = without_halves(body)
             if without == body:
                 raise self.no_whole(body, error) from None
         try:
@@ -117,7 +117,7 @@ class JsonFields(FieldReader):
             raise self.no_text(metadata, "a name in metadata", error) from None
 
     def _what_is_no_text(self, raw: Raw, error: UnicodeDecodeError) -> str:
-        if _HALF in bytes(raw):
+        if HALF in bytes(raw):
             return "half of a surrogate pair (\\ud800 to \\udfff by itself), which no encoding has a form for"
         return super()._what_is_no_text(raw, error)
 
@@ -129,11 +129,11 @@ _ESCAPE: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ANY_HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]")
-_HALF: Final = b"\xff" * 6  # as long as the escape that it replaces, and in no UTF-8
+HALF: Final = b"\xff" * 6  # as long as the escape that it replaces, and in no UTF-8
 
 
-def _without_halves(body: bytes) -> bytes:
+def without_halves(body: bytes) -> bytes:
     """Replace each half of a surrogate pair by bytes that are no UTF-8: a string that counts is refused for them."""
     if _ANY_HALF.search(body) is None:
         return body
-    return _ESCAPE.sub(lambda escape: escape[1] or _HALF, body)
+    return _ESCAPE.sub(lambda escape: escape[1] or HALF, body)
