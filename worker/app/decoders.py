@@ -3,16 +3,22 @@
 from worker.oss.dialect import Envelope
 from worker.records.choices import Format
 from worker.records.decode import Decoder
+from worker.records.formats.by_schema import Schemas
 from worker.records.target import Target
 from worker.settings.tables import Settings
 
 
 def decoder_of(
-    target: Target, settings: Settings, *, record_format: Format | None = None, longest_index: str | None = None
+    target: Target,
+    settings: Settings,
+    *,
+    record_format: Format | None = None,
+    longest_index: str | None = None,
+    schemas: Schemas | None = None,
 ) -> Decoder:
     """Return the decoder for records of an index; `record_format` replaces the setting's.
 
-    A record may be as large as fits a request of its own to `longest_index`, the index itself by default.
+    `schemas` are those of the registry. A record may be as large as fits a request of its own to `longest_index`, the index itself by default.
     """
     records = settings.records
     return Decoder(
@@ -22,4 +28,5 @@ def decoder_of(
         key_format=records.key_format,
         metadata_values=records.metadata_values,
         tombstones=records.tombstones,
+        schemas=schemas,
     )

@@ -5,10 +5,11 @@ from typing import Final
 import msgspec
 import orjson
 
-from worker.errors import Reason, RecordError
+from worker.errors import FatalError, Reason, RecordError, SchemaPending
 from worker.records.choices import Format, KeyFormat, MetadataValues, Tombstones
 from worker.records.formats.contract import Headers, Operation, Options, Record
-from worker.records.formats.table import FORMATS
+from worker.records.formats.by_schema import Schemas
+from worker.records.formats.table import format_of
 from worker.records.keys import Keys
 from worker.records.metadata import MetadataWriter
 from worker.records.target import Target
@@ -41,8 +42,8 @@ _PUT: Final = Operation.PUT  # a global name: to look it up in its class would c
 class Decoder:
     """Decodes and validates the records of one route, by one format, which is chosen here.
 
-    `max_fragment_bytes` is the size of the largest fragment that fits into a request of its own. The other settings are those
-    of `[records]`.
+    `max_fragment_bytes` is the size of the largest fragment that fits into a request of its own. `schemas` are those of the
+    registry, if the settings name one. The other settings are those of `[records]`.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class Decoder:
         key_format: KeyFormat = "utf8",
         metadata_values: MetadataValues = "strict",
         tombstones: Tombstones = "dead-letter",
+        schemas: Schemas | None = None,
     ) -> None:
         self._max_fragment_bytes = max_fragment_bytes
         self._tombstones = tombstones
         keys = Keys(key_format)
-        self._read = FORMATS[format](Options(target.dimension, metadata_values)).read
+        self._read = format_of(format, Options(target.dimension, metadata_values), schemas).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
         self._vector_json = Vectors(target).json
@@ -67,8 +69,9 @@ class Decoder:
     def decode(self, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded:
         """Return what the message asks for.
 
-        Raises `RecordError`, and nothing else, where it can never be written, with one of the fixed reasons. An unexpected
-        error becomes one too (`internal_error`): it costs this record, not the worker.
+        Raises `RecordError` where it can never be written, with one of the fixed reasons. An unexpected error becomes one too
+        (`internal_error`): it costs this record, not the worker. Nothing else is raised but `SchemaPending`, where the schema
+        of the message is not here yet; in a command `FatalError`, where it cannot be had.
         """
         try:
             if value is None:
@@ -77,7 +80,7 @@ class Decoder:
             if record.operation is _PUT:
                 return self._put(record, key)
             return IGNORE if record.operation is Operation.IGNORE else Delete(self._choose_key(record.key, key))
-        except RecordError:
+        except (RecordError, SchemaPending, FatalError):
             raise
         except Exception as error:
             raise RecordError.internal(error) from error

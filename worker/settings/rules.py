@@ -9,8 +9,9 @@ from worker.redaction import HIDDEN
 from worker.settings import certificates, value_text
 from worker.settings.addresses import is_address, is_host_name, is_loopback, is_server, scheme_and_host
 from worker.settings.client_options import client_mistakes
+from worker.settings.registry_rules import registry_mistakes
 from worker.settings.route_rules import choice_mistakes
-from worker.settings.tables import CREDENTIAL_VARIABLES, DeadLetter, Http, Kafka, Oss, Route, Table
+from worker.settings.tables import CREDENTIAL_VARIABLES, DeadLetter, Http, Kafka, Oss, Registry, Route, Table
 
 
 def credential_mistakes(environ: Mapping[str, str]) -> list[str]:
@@ -37,6 +38,9 @@ def contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) 
         mistakes += _kafka_contradictions(kafka)
     if isinstance(oss, Oss):
         mistakes += _oss_contradictions(oss)
+    registry = tables["registry"]
+    if isinstance(registry, Registry):
+        mistakes += registry_mistakes(registry)
     if isinstance(http, Http) and not (is_host_name(http.host) or is_address(http.host)):
         mistakes.append(f"http.host = {http.host!r}: allowed is an address of this machine, or its name")
     if isinstance(dead_letter, DeadLetter) and dead_letter.accept_until and accept_until(dead_letter) is None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from worker.records.formats.by_schema import BySchema, Schemas
 from worker.records.formats.contract import Format, Options
 from worker.records.formats.first_byte import ByFirstByte
 from worker.records.formats.json import JsonFormat
@@ -29,3 +30,11 @@ FORMATS: Final[dict[str, Callable[[Options], Format]]] = {
     "json": _json,
     "msgpack": _msgpack,
 }
+
+
+def format_of(name: str, options: Options, schemas: Schemas | None = None) -> Format:
+    """Return the format of a route; with the schemas of a registry it reads by them what names one."""
+    made = FORMATS[name](options)
+    if schemas is None:
+        return made
+    return BySchema(schemas, json=JsonFormat(options), msgpack=MsgpackFormat(options), without=made)
