@@ -1,6 +1,6 @@
 """From polled messages to sealed batches: each message is tracked, decoded, and put into the open batch of its index."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -8,10 +8,11 @@ from worker.app.components import Components
 from worker.app.decoders import decoder_of
 from worker.app.parking import Parked, Parking
 from worker.app.routers import NO_INDEX, Router, router_of
+from worker.app.schema_room import SchemaRoom
 from worker.delivery.batch import Batch, Item, OpenBatch
 from worker.delivery.courier import observe_latency
 from worker.delivery.lane import Lane
-from worker.errors import RecordError
+from worker.errors import RecordError, SchemaPending
 from worker.ledger import Assignment, Outcome, OutOfOrder
 from worker.ports import DeadLetter, Message, Polled, SealReason
 from worker.records.decode import Decoder, Delete, Put
@@ -19,6 +20,8 @@ from worker.records.target import Target
 
 ITEM_BYTES: Final = 600  # the objects of one record in memory, besides its bytes
 HEADER_BYTES: Final = 100  # likewise of one header
+
+_AGAIN_AT_ONCE: Final = 2_000  # messages of a partition that are taken in together, once their schema is here
 
 # Of the header __connect.errors.class.name: it stays as it is when the decoder moves.
 _RAISED_BY: Final = "worker.record.Decoder"
@@ -35,7 +38,7 @@ class Route(NamedTuple):
 class Decoded:
     """The messages of one poll, sorted by what happens to them next."""
 
-    __slots__ = ("by_index", "dead_letters", "ignored", "items", "mismatches", "size")
+    __slots__ = ("by_index", "dead_letters", "ignored", "items", "mismatches", "pending", "schema", "size")
 
     def __init__(self) -> None:
         self.items: list[Item] = []  # for the index of a topic that has one
@@ -44,6 +47,14 @@ class Decoded:
         self.ignored: list[Item] = []  # these ask for nothing
         self.mismatches = 0  # records whose Kafka key is not the vector's key
         self.size = 0  # bytes of all messages in memory
+        self.schema: Hashable = None  # what the first of `pending` waits for
+        self.pending: Sequence[Message] = ()  # the first whose schema is not here yet, and all behind it
+
+    def wait_for(self, error: SchemaPending, message: Message, messages: Sequence[Message]) -> None:
+        """Let a message wait for its schema, and all behind it: one of them may have the same key."""
+        self.schema = error.schema
+        place = next(at for at, each in enumerate(messages) if each.offset == message.offset)
+        self.pending = messages[place:]
 
 
 class Intake:
@@ -58,6 +69,8 @@ class Intake:
         self._routers: dict[str, Router] = {}  # of topics whose records choose their index
         self._choosing = {each.topic: each for each in components.settings.routes if each.index_by}
         self._parking = Parking()
+        self._book = None if components.schemas is None else components.schemas.book
+        self._room = SchemaRoom()
         self._open_batches: dict[str, OpenBatch] = {}
 
     # -- routes
@@ -73,12 +86,14 @@ class Intake:
             if topic in self._choosing:
                 self._router_of(topic).add(found)
             else:
-                self._routes[topic] = Route(topic, lane, decoder_of(found, self._components.settings))
+                self._routes[topic] = Route(
+                    topic, lane, decoder_of(found, self._components.settings, schemas=self._book)
+                )
         self._take_in_parked(index)
 
     def _router_of(self, topic: str) -> Router:
         if topic not in self._routers:
-            self._routers[topic] = router_of(self._choosing[topic], self._components.settings)
+            self._routers[topic] = router_of(self._choosing[topic], self._components.settings, schemas=self._book)
         return self._routers[topic]
 
     def has_route(self, topic: str) -> bool:
@@ -97,19 +112,24 @@ class Intake:
         offsets = [message.offset for message in messages]
         if not self.track(assignment, offsets):
             return
+        if self._room.holds(assignment):
+            self._components.limit.note_read(assignment, offsets, [])
+            self._keep(assignment, messages)
+            return
+        decoded = self._decoded(assignment, messages)
+        self._components.limit.note_read(assignment, offsets, [each.offset for each in decoded.dead_letters])
+        self._pass_on(decoded, assignment)
+
+    def _decoded(self, assignment: Assignment, messages: Sequence[Message]) -> Decoded:
         topic = assignment.partition.topic
         route = self._routes.get(topic)
         if route is not None:
-            decoded = self._decode(route, assignment, messages)
-        else:
-            decoded = self._decode_routed(self._routers[topic], assignment, messages)
-        self._components.limit.note_read(assignment, offsets, [each.offset for each in decoded.dead_letters])
-        self._pass_on(decoded, topic)
-        if decoded.items and route is not None:
-            self._batch(route.lane, decoded.items)
+            return self._decode(route, assignment, messages)
+        return self._decode_routed(self._routers[topic], assignment, messages)
 
-    def _pass_on(self, decoded: Decoded, topic: str) -> None:
-        """Bring decoded messages of a topic to what happens to them next, except those of a topic's only index."""
+    def _pass_on(self, decoded: Decoded, assignment: Assignment) -> None:
+        """Bring decoded messages of a partition to what happens to them next."""
+        topic = assignment.partition.topic
         self._ledger.count_bytes(decoded.size)
         for dead_letter in decoded.dead_letters:
             self._components.dead_letters.submit(dead_letter)
@@ -120,6 +140,10 @@ class Intake:
             self._metrics.key_mismatch.labels(topic).inc(decoded.mismatches)
         for index, items in decoded.by_index.items():
             self._batch(self._components.lanes[index], items)
+        if decoded.items:
+            self._batch(self._routes[topic].lane, decoded.items)
+        if decoded.pending:
+            self._keep(assignment, decoded.pending, decoded.schema)
 
     def track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
         """Track offsets; False if the partition is no longer open, or their order is impossible."""
@@ -151,6 +175,9 @@ class Intake:
                     found.ignored.append(Item(assignment, message, "", None, size))
             except RecordError as error:
                 found.dead_letters.append(_dead_letter(route.lane.index, assignment, message, size, error))
+            except SchemaPending as error:
+                found.wait_for(error, message, messages)
+                break
             except Exception as error:  # a fault of the worker, which shows with this record
                 internal = RecordError.internal(error)
                 found.dead_letters.append(_dead_letter(route.lane.index, assignment, message, size, internal))
@@ -182,6 +209,9 @@ class Intake:
                     found.dead_letters.append(_dead_letter(index, assignment, message, size, decoded))
                 else:
                     found.ignored.append(Item(assignment, message, "", None, size))
+            except SchemaPending as error:
+                found.wait_for(error, message, messages)
+                break
             except Exception as error:  # likewise
                 internal = RecordError.internal(error)
                 found.dead_letters.append(_dead_letter(index, assignment, message, size, internal))
@@ -197,15 +227,37 @@ class Intake:
         self._ledger.discard([each for each in waiting if not each.assignment.is_live])
         self._ledger.count_bytes(-sum(each.size for each in live))
         for assignment, parked in groupby(live, key=lambda each: each.assignment):
-            topic = assignment.partition.topic
-            decoded = self._decode_routed(self._routers[topic], assignment, [each.message for each in parked])
-            for dead_letter in decoded.dead_letters:
-                self._components.limit.note_bad(assignment.partition, dead_letter.offset)
-            self._pass_on(decoded, topic)
+            self._decode_again(assignment, [each.message for each in parked])
+
+    def _decode_again(self, assignment: Assignment, messages: Sequence[Message]) -> None:
+        """Decode and batch messages that have waited. That they were read was noted before."""
+        decoded = self._decoded(assignment, messages)
+        for dead_letter in decoded.dead_letters:
+            self._components.limit.note_bad(assignment.partition, dead_letter.offset)
+        self._pass_on(decoded, assignment)
+
+    # -- messages whose schema is not here yet
+
+    def take_in_with_schemas(self) -> Mapping[Hashable, frozenset[str]]:
+        """Decode and batch the messages whose schema has come, and return the schemas that are wanted, with their topics."""
+        if self._book is None:
+            return {}
+        for assignment, waiting in self._room.pop_ready(self._book.has, _AGAIN_AT_ONCE):
+            if assignment.is_live:
+                self._ledger.count_bytes(-sum(each.size for each in waiting))
+                self._decode_again(assignment, [each.message for each in waiting])
+            else:
+                self._ledger.discard(waiting)
+        return self._room.wanted()
+
+    def _keep(self, assignment: Assignment, messages: Sequence[Message], schema: Hashable = None) -> None:
+        parked = [Parked(assignment, message, _bytes_of(message)) for message in messages]
+        self._ledger.count_bytes(sum(each.size for each in parked))
+        self._room.add(assignment, parked, schema)
 
     def drop_returned(self) -> None:
         """Drop parked messages whose partition was given back; they count as returned once it is fenced."""
-        if returned := self._parking.pop_returned():
+        if returned := [*self._parking.pop_returned(), *self._room.pop_returned()]:
             self._ledger.discard(returned)
 
     # -- batches
@@ -244,6 +296,14 @@ def _submit(lane: Lane, sealed: Batch | None) -> None:
 
 def _header_bytes(message: Message) -> int:
     return sum(len(name) + len(value or b"") + HEADER_BYTES for name, value in message.headers)
+
+
+def _bytes_of(message: Message) -> int:
+    """Return the bytes of a message in memory; of a part that is none, which makes it a dead letter later, none."""
+    try:
+        return ITEM_BYTES + len(message.value or b"") + len(message.key or b"") + _header_bytes(message)
+    except (TypeError, ValueError):
+        return ITEM_BYTES
 
 
 def _dead_letter(index: str, assignment: Assignment, message: Message, size: int, error: RecordError) -> DeadLetter:

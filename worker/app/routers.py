@@ -65,7 +65,9 @@ class Router(ABC):
 class ToOne(Router):
     """Every message goes to one index."""
 
-    def __init__(self, index: str, settings: Settings, record_format: Format | None = None, schemas: Schemas | None = None) -> None:
+    def __init__(
+        self, index: str, settings: Settings, record_format: Format | None = None, schemas: Schemas | None = None
+    ) -> None:
         self._index = index
         self._settings = settings
         self._format = record_format
@@ -92,7 +94,13 @@ class ByKey(Router):
     metadata keys, it is decoded again by the rules of its shard.
     """
 
-    def __init__(self, shards: tuple[str, ...], settings: Settings, record_format: Format | None = None, schemas: Schemas | None = None) -> None:
+    def __init__(
+        self,
+        shards: tuple[str, ...],
+        settings: Settings,
+        record_format: Format | None = None,
+        schemas: Schemas | None = None,
+    ) -> None:
         self._shards = shards
         self._settings = settings
         self._format = record_format
@@ -144,7 +152,9 @@ class ByKey(Router):
 class ByValue(Router):
     """A header or a field chooses the index."""
 
-    def __init__(self, route: Route, settings: Settings, record_format: Format | None = None, schemas: Schemas | None = None) -> None:
+    def __init__(
+        self, route: Route, settings: Settings, record_format: Format | None = None, schemas: Schemas | None = None
+    ) -> None:
         self._named = route.index_by.replace(":", " ", 1)
         read = reader_of(route.index_by)
         self._read = read if schemas is None or route.index_by.startswith("header:") else _by_schema(read, schemas)
@@ -157,7 +167,9 @@ class ByValue(Router):
 
     def add(self, target: Target) -> None:
         """Note an index."""
-        self._decoders[target.index] = decoder_of(target, self._settings, record_format=self._format, schemas=self._schemas)
+        self._decoders[target.index] = decoder_of(
+            target, self._settings, record_format=self._format, schemas=self._schemas
+        )
 
     def route(self, key: bytes | None, value: bytes | None, headers: Headers) -> Routed:
         """Return the index, and what the message asks for."""

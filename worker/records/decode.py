@@ -7,8 +7,8 @@ import orjson
 
 from worker.errors import FatalError, Reason, RecordError, SchemaPending
 from worker.records.choices import Format, KeyFormat, MetadataValues, Tombstones
-from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.by_schema import Schemas
+from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.table import format_of
 from worker.records.keys import Keys
 from worker.records.metadata import MetadataWriter

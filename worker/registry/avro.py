@@ -22,6 +22,7 @@ A float stays a float32, and an array of floats or doubles is copied as a whole.
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -33,8 +34,8 @@ import numpy as np
 from worker.errors import Reason, RecordError
 from worker.records.formats.framing import Framed
 from worker.registry import texts
-from worker.registry.packed import DOUBLE, SINGLE, Packed, as_list
 from worker.registry.client import SchemaText, UnusableSchema
+from worker.registry.packed import DOUBLE, SINGLE, Packed, as_list
 from worker.words import clean
 
 MOST_VALUES: Final = 200_000
@@ -43,6 +44,7 @@ MOST_DEPTH: Final = 100
 """Of records in records, in a body and in a schema."""
 _VALUES_OF_A_BLOCK: Final = 5  # what a block of floats costs, whatever its length
 _MOST_SCALE: Final = 1_000
+_MOST_JSON_DEPTH: Final = 3 * MOST_DEPTH
 _LONG_BITS: Final = 63
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -96,6 +98,11 @@ class _Body:
             self.number()
             return -count
         return count
+
+    def end(self) -> None:
+        """Expect the end."""
+        if left := len(self.data) - self.at:
+            raise _Broken(f"{left} bytes follow")
 
     def expect(self, values: int) -> None:
         """Count values that are about to be read."""
@@ -179,21 +186,25 @@ class _Reads:
         kind = schema["type"]
         if kind in ("record", "error", "enum", "fixed"):
             return self._by_name(schema["name"], depth, schema)
-        if kind == "array":
-            items = schema["items"]
-            plain = items["type"] if isinstance(items, dict) else items
-            if isinstance(plain, str) and plain in _PACKED:
-                return _floats(_PACKED[plain])
-            return self._array(self.of(items, depth + 1))
-        if kind == "map":
-            return self._map(self.of(schema["values"], depth + 1))
+        if kind in ("array", "map"):
+            return self._many(schema, depth)
         return _logical(schema, self.of(kind, depth + 1))
+
+    def _many(self, schema: Any, depth: int) -> _Read:
+        """Return what reads an array or a map."""
+        if schema["type"] == "map":
+            return self._map(self.of(schema["values"], depth + 1))
+        items = schema["items"]
+        plain = items["type"] if isinstance(items, dict) else items
+        if isinstance(plain, str) and plain in _PACKED:
+            return _floats(_PACKED[plain])
+        return self._array(self.of(items, depth + 1))
 
     def _by_name(self, name: str, depth: int, schema: Any = None) -> _Read:
         """Return what reads a named type. A type that contains itself finds its own reader when it is asked for one."""
-        if name in self._made:
-            made = self._made
-            return made[name] if not _is_unfinished(made[name]) else lambda body: made[name](body)
+        made = self._made
+        if name in made:
+            return made[name] if made[name] is not _unfinished else partial(self._read_later, name)
         definition = self._named.get(name) if schema is None else schema
         if definition is None:
             raise UnusableSchema(f"it refers to {clean(name, 200)}, which is not there")
@@ -207,6 +218,9 @@ class _Reads:
             read = self._record(definition, depth)
         self._made[name] = read
         return read
+
+    def _read_later(self, name: str, body: _Body) -> Any:
+        return self._made[name](body)
 
     def _record(self, schema: Any, depth: int) -> _Read:
         fields = [(field["name"], self.of(field["type"], depth + 1)) for field in schema["fields"]]
@@ -264,10 +278,6 @@ def _unfinished(_body: _Body) -> Any:
     raise AssertionError("a reader was used while it was made")
 
 
-def _is_unfinished(read: _Read) -> bool:
-    return read is _unfinished
-
-
 def _enum(symbols: tuple[str, ...]) -> _Read:
     def read(body: _Body) -> str:
         place = body.number()
@@ -296,17 +306,33 @@ def _logical(schema: Any, read: _Read) -> _Read:
         return lambda body: str(UUID(bytes=read(body)))
     if name == "duration" and base == "fixed" and schema.get("size") == 12:
         return lambda body: texts.of_duration(read(body))
-    if name == "date" and base == "int":
+    return _time(name, read) if isinstance(name, str) and base in ("int", "long") else read
+
+
+def _time(name: str, read: _Read) -> _Read:
+    if name == "date":
         return lambda body: texts.of_date(read(body))
-    if isinstance(name, str) and base in ("int", "long"):
-        kind, _, unit = name.rpartition("-")
-        digits = _TICKS.get(unit, 0)
-        if kind == "time" and digits:
-            return lambda body: texts.of_time(read(body), digits)
-        if kind in ("timestamp", "local-timestamp") and digits:
-            zone = "Z" if kind == "timestamp" else ""
-            return lambda body: texts.of_moment(read(body), digits, zone)
+    kind, _, unit = name.rpartition("-")
+    digits = _TICKS.get(unit, 0)
+    if kind == "time" and digits:
+        return lambda body: texts.of_time(read(body), digits)
+    if kind in ("timestamp", "local-timestamp") and digits:
+        zone = "Z" if kind == "timestamp" else ""
+        return lambda body: texts.of_moment(read(body), digits, zone)
     return read
+
+
+def _json(text: str) -> Any:
+    """Return the JSON of a schema. UnusableSchema if it is nested so deep that parsing it may need more stack than there is."""
+    found = json.loads(text)
+    level, depth = [found], 0
+    while level:
+        depth += 1
+        if depth > _MOST_JSON_DEPTH:
+            raise UnusableSchema(f"the schema is nested more than {_MOST_JSON_DEPTH} levels deep")
+        inside = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        level = [each for values in inside for each in values]
+    return found
 
 
 class AvroReader:
@@ -318,9 +344,16 @@ class AvroReader:
         named: dict[str, Any] = {}
         try:
             for _, text in schema.references:
-                fastavro.parse_schema(json.loads(text), named_schemas=named)
-            parsed = fastavro.parse_schema(json.loads(schema.text), named_schemas=named)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, fastavro.schema.SchemaParseException) as error:
+                fastavro.parse_schema(_json(text), named_schemas=named)
+            parsed = fastavro.parse_schema(_json(schema.text), named_schemas=named)
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+            fastavro.schema.SchemaParseException,
+        ) as error:
             raise UnusableSchema(f"it is no Avro schema: {type(error).__name__}: {clean(str(error), 300)}") from None
         self._read = _Reads(named).of(parsed)
 
@@ -329,8 +362,7 @@ class AvroReader:
         body = _Body(framed.body)
         try:
             found = self._read(body)
-            if body.at != len(body.data):
-                raise _Broken(f"{len(body.data) - body.at} bytes follow")
+            body.end()
             return _encode(found)
         except IndexError:
             problem = f"it ends before its schema does, after {len(body.data)} bytes"

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 from urllib3.exceptions import HTTPError
 
-from worker.errors import RegistryUnavailable
+from worker.errors import RegistryUnavailable, place_of
 from worker.oss.answers import Answer
 from worker.oss.exchange import Exchanges
 from worker.oss.failures import error_of_connection
@@ -26,7 +26,7 @@ from worker.records.formats.framing import Kind, SchemaId
 from worker.settings.tables import Registry
 from worker.words import clean
 
-_MOST_BYTES: Final = 4 << 20  # of one answer
+_MOST_BYTES: Final = 1 << 20  # of one answer
 _MOST_REFERENCES: Final = 100  # of one schema, all together
 _ACCEPTED: Final = "application/vnd.schemaregistry.v1+json, application/json"
 _NO_SUCH_SCHEMA: Final = 40403
@@ -181,6 +181,10 @@ class RegistryClient:
             except (OSError, HTTPError, http.client.HTTPException) as failure:
                 error = error_of_connection(failure, url, exchange.phase)
                 raise RegistryUnavailable(clean(error.message)) from None
+            except Exception as failure:
+                # Its text may have the login in it; the place where it was raised is enough.
+                unforeseen = f"{type(failure).__name__} at {place_of(failure)}"
+                raise RegistryUnavailable(f"{url}: unforeseen {unforeseen}") from failure
         if answer.status == 200 and answer.body is not None:
             return answer
         refusal = _refusal(answer)

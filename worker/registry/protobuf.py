@@ -57,7 +57,7 @@ class ProtobufReader:
         self._pool = descriptor_pool.DescriptorPool()
         try:
             for file in found.file:
-                self._pool.Add(file)  # type: ignore[no-untyped-call]  # the stubs have no types for it
+                self._pool.Add(file)
         except TypeError as error:  # what the pool raises for descriptors that it does not accept
             raise UnusableSchema(f"its descriptors are refused: {clean(str(error), 300)}") from None
         if not self._file.message_type:
@@ -95,7 +95,7 @@ class ProtobufReader:
         """Return the class of a message and what makes it plain, from what the body says of it."""
         known = self._messages.get(said)
         if known is None:
-            descriptor: Descriptor = self._pool.FindMessageTypeByName(find())  # type: ignore[no-untyped-call]  # likewise
+            descriptor: Descriptor = self._pool.FindMessageTypeByName(find())
             known = (message_factory.GetMessageClass(descriptor), self._plain.of_message(descriptor))
             if len(self._messages) < _MESSAGES_KEPT:
                 self._messages[said] = known
@@ -116,7 +116,7 @@ class ProtobufReader:
         package = f"{self._file.package}." if self._file.package else ""
         for full in (name, f"{package}{name}"):
             try:
-                self._pool.FindMessageTypeByName(full)  # type: ignore[no-untyped-call]  # likewise
+                self._pool.FindMessageTypeByName(full)
             except KeyError:
                 continue
             return full
@@ -193,6 +193,7 @@ class _Plains:
             return found
 
         return plain
+
 
 def _field(field: FieldDescriptor, plains: _Plains) -> _Add:
     """Return what adds a field to the plain value of its message."""

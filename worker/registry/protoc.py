@@ -12,6 +12,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
 
+import grpc_tools
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from worker.errors import RegistryUnavailable
@@ -22,6 +23,7 @@ MAIN: Final = "value.schema.proto"
 """The name of the schema's own file, which no reference has."""
 LIMIT_SECONDS: Final = 60.0
 _NAME: Final = re.compile(r"(?!/)(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9_./+-]{1,200}\Z")
+_OF_ITS_LOG: Final = re.compile(r"WARNING: All log messages|[WI]\d{4} ")
 _SHOWN_CHARACTERS: Final = 300
 
 # What Confluent's serializers import without a reference: their own clients have these files.
@@ -51,7 +53,7 @@ def compiled(schema: SchemaText) -> FileDescriptorSet:
     Raises `UnusableSchema` where protoc refuses it, and `RegistryUnavailable` where protoc cannot be run: no record is at fault.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="oss-vectors-") as folder, as_file(files("grpc_tools") / "_proto") as own:
+        with tempfile.TemporaryDirectory(prefix="oss-vectors-") as folder, as_file(files(grpc_tools) / "_proto") as own:
             return _run(schema, Path(folder), own)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RegistryUnavailable(f"protoc cannot be run: {clean(str(error), _SHOWN_CHARACTERS)}") from None
@@ -78,8 +80,11 @@ def _run(schema: SchemaText, folder: Path, own: Path) -> FileDescriptorSet:
         command, capture_output=True, timeout=LIMIT_SECONDS, cwd=folder, check=False
     )
     if ended.returncode == 0:
-        return FileDescriptorSet.FromString(made.read_bytes())
-    said = ended.stderr.decode(errors="replace").replace(f"{folder}/", "")
+        found = FileDescriptorSet()
+        found.ParseFromString(made.read_bytes())
+        return found
+    lines = ended.stderr.decode(errors="replace").replace(f"{folder}/", "").splitlines()
+    said = " ".join(line for line in lines if not _OF_ITS_LOG.match(line))
     if MAIN not in said and not any(name in said for name, _ in schema.references):
         raise OSError(f"it ended with {ended.returncode}: {said}")  # its own trouble, such as a package that is missing
     raise UnusableSchema(f"protoc refuses it: {clean(said, _SHOWN_CHARACTERS)}")

@@ -29,16 +29,12 @@ def _url_mistakes(registry: Registry) -> list[str]:
     scheme, host = _scheme_and_host(registry.url)
     if not host:
         shown = HIDDEN if "@" in registry.url else repr(registry.url)
-        return [
-            f"registry.url = {shown}: allowed is https://host[:port][/path]; the login has settings of its own, "
-            "registry.username or registry.token"
-        ]
+        allowed = "https://host[:port][/path]; the login has settings of its own, registry.username or registry.token"
+        return [f"registry.url = {shown}: allowed is {allowed}"]
     has_login = bool(registry.username or registry.token)
     if scheme == "http" and has_login and not registry.allow_http and not is_loopback(host):
-        return [
-            f"registry.url = {registry.url!r}: a login over plain HTTP is for loopback; registry.allow_http = true "
-            "allows it elsewhere"
-        ]
+        allowed = "a login over plain HTTP is for loopback; registry.allow_http = true allows it elsewhere"
+        return [f"registry.url = {registry.url!r}: {allowed}"]
     return []
 
 

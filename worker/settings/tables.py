@@ -201,7 +201,7 @@ class Registry(Table, frozen=True):
     url: Annotated[
         str,
         means(
-            'Where its API is, Confluent\'s or a compatible one: https://host[:port][/path]. "": a registry\'s prefix is skipped before JSON, and all else behind it is unsupported_encoding.'
+            "Where its API is, Confluent's or a compatible one: https://host[:port][/path]. \"\": a registry's prefix is skipped before JSON, and all else behind it is unsupported_encoding."
         ),
     ] = ""
     username: Annotated[str, means('The user, for a login with a password. "": no such login.')] = ""
@@ -209,7 +209,8 @@ class Registry(Table, frozen=True):
     token: Annotated[str, means('A bearer token, in place of user and password. "": none is sent.')] = ""
     ca_file: Annotated[str, means('A file of certificates to trust, PEM. "" trusts the built-in ones.')] = ""
     allow_http: Annotated[
-        bool, means("Allow a login over plain HTTP to hosts other than loopback. Without a login plain HTTP is allowed.")
+        bool,
+        means("Allow a login over plain HTTP to hosts other than loopback. Without a login plain HTTP is allowed."),
     ] = False
     timeout_seconds: Annotated[Seconds, means("Seconds to connect, and again to wait for an answer.")] = 10.0
 

@@ -76,7 +76,14 @@ def framed(value: bytes, headers: Headers) -> Framed | None:
             Reason.UNSUPPORTED_ENCODING,
             f"the value begins with 0x00 and ends after {len(value)} bytes; a schema registry's prefix has {PREFIX_BYTES}",
         )
-    return Framed(SchemaId(Kind.ID, str(int.from_bytes(value[1:PREFIX_BYTES], "big"))), value[PREFIX_BYTES:])
+    number = int.from_bytes(value[1:PREFIX_BYTES], "big")
+    if number == 0:
+        raise RecordError(
+            Reason.UNSUPPORTED_ENCODING,
+            "the value has a schema registry's prefix with the schema id 0, which no registry gives; Apicurio's own prefix has "
+            "nine bytes: let its serializers write the one of five, or the id in a header",
+        )
+    return Framed(SchemaId(Kind.ID, str(number)), value[PREFIX_BYTES:])
 
 
 def _by_header(found: dict[str, bytes], value: bytes, headers: Headers) -> Framed:
