@@ -1,6 +1,6 @@
 """Avro becomes MessagePack: as fastavro reads it, whatever is written, and bounded, whatever a body claims."""
 
-import datetime
+import datetime as dt
 import json
 import math
 import time
@@ -110,7 +110,7 @@ def test_an_array_in_several_blocks_is_one_list() -> None:
     assert plain({"type": "array", "items": "long"}, body) == [5, 6, 7]
 
 
-MOMENT: Final = datetime.datetime(2026, 1, 31, 12, 30, 0, 5000, tzinfo=datetime.UTC)
+MOMENT: Final = dt.datetime(2026, 1, 31, 12, 30, 0, 5000, tzinfo=dt.UTC)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ MOMENT: Final = datetime.datetime(2026, 1, 31, 12, 30, 0, 5000, tzinfo=datetime.
             uuid.UUID(int=1).bytes,
             str(uuid.UUID(int=1)),
         ),
-        ({"type": "int", "logicalType": "date"}, datetime.date(2026, 1, 31), "2026-01-31"),
-        ({"type": "int", "logicalType": "time-millis"}, datetime.time(12, 30), "12:30:00.000"),
-        ({"type": "long", "logicalType": "time-micros"}, datetime.time(12, 30), "12:30:00.000000"),
+        ({"type": "int", "logicalType": "date"}, dt.date(2026, 1, 31), "2026-01-31"),
+        ({"type": "int", "logicalType": "time-millis"}, dt.time(12, 30), "12:30:00.000"),
+        ({"type": "long", "logicalType": "time-micros"}, dt.time(12, 30), "12:30:00.000000"),
         ({"type": "long", "logicalType": "timestamp-millis"}, MOMENT, "2026-01-31T12:30:00.005Z"),
         ({"type": "long", "logicalType": "timestamp-micros"}, MOMENT, "2026-01-31T12:30:00.005000Z"),
         ({"type": "long", "logicalType": "timestamp-nanos"}, 1, "1970-01-01T00:00:00.000000001Z"),

@@ -70,7 +70,7 @@ def test_a_fault_of_ours_in_reading_a_schema_costs_the_records_that_need_it(monk
     monkeypatch.setattr(book_module, "reader_of", fail)
     book = Book(source(TEXT))
     book.add(by_id(1))
-    with pytest.raises(RecordError, match="ZeroDivisionError.*fault of the worker"):
+    with pytest.raises(RecordError, match=r"ZeroDivisionError.*fault of the worker"):
         book.reader(by_id(1)).plain(Framed(by_id(1), b""))
 
 

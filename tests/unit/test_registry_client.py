@@ -116,7 +116,7 @@ def test_a_registry_that_is_not_there_and_one_that_does_not_answer(registry: Sta
         fetch(url, by_id(1))
     released = threading.Event()
     registry.instead = lambda _path: (200 + released.wait(20), b"")
-    with pytest.raises(RegistryUnavailable, match="waiting for the answer.*within 0.2 s"):
+    with pytest.raises(RegistryUnavailable, match=r"waiting for the answer.*within 0.2 s"):
         fetch(registry.url, by_id(1), timeout_seconds=0.2)
     released.set()
 

@@ -166,7 +166,7 @@ def test_without_the_extra_the_pip_command_is_the_message(monkeypatch: pytest.Mo
     for module in [name for name in sys.modules if name.startswith(("worker.registry.book", "worker.registry.avro"))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "fastavro", None)
-    with pytest.raises(FatalError, match='registry.url needs the extra "registry": pip install'):
+    with pytest.raises(FatalError, match=r'registry.url needs the extra "registry": pip install'):
         asking_book(settings(registry=Registry(url="http://127.0.0.1:1")))
 
 

@@ -27,7 +27,8 @@ Where the kinds of formats to come belong
   message, and its own operation and key, and has the inner format read the rest. It may look at the headers.
 - Paths to the fields (`records.fields`) replace `StrictRecord` and `LooseRecord` of `at_once.py` by types made of the paths, and the
   names in `fields.py`, once for each route.
-- A schema registry is another inner format of `registry.py`, chosen by the schema's id, which is in the prefix or a header.
+- A schema registry is `by_schema.py`: it makes MessagePack of Avro and Protobuf, which the reader of MessagePack then reads. So
+  whatever that one learns (paths, templates) holds for them too.
 - Several records in one message: what cuts the message comes before the format, which then reads each element as a message.
 - An index chosen by a header is chosen before the decoder, by one decoder for each index. An index chosen by a field of the record
   needs the format's result first; the checks that depend on the index are separate objects for that reason.
