@@ -87,7 +87,7 @@ class Intake:
                 self._router_of(topic).add(found)
             else:
                 self._routes[topic] = Route(
-                    topic, lane, decoder_of(found, self._components.settings, schemas=self._book)
+                    topic, lane, decoder_of(found, self._components.settings, topic, schemas=self._book)
                 )
         self._take_in_parked(index)
 

@@ -66,9 +66,15 @@ class ToOne(Router):
     """Every message goes to one index."""
 
     def __init__(
-        self, index: str, settings: Settings, record_format: Format | None = None, schemas: Schemas | None = None
+        self,
+        index: str,
+        topic: str,
+        settings: Settings,
+        record_format: Format | None = None,
+        schemas: Schemas | None = None,
     ) -> None:
         self._index = index
+        self._topic = topic
         self._settings = settings
         self._format = record_format
         self._schemas = schemas
@@ -76,7 +82,9 @@ class ToOne(Router):
 
     def add(self, target: Target) -> None:
         """Note the index."""
-        self._decoder = decoder_of(target, self._settings, record_format=self._format, schemas=self._schemas)
+        self._decoder = decoder_of(
+            target, self._settings, self._topic, record_format=self._format, schemas=self._schemas
+        )
 
     def route(self, key: bytes | None, value: bytes | None, headers: Headers) -> Routed:
         """Return what the message asks for."""
@@ -97,11 +105,13 @@ class ByKey(Router):
     def __init__(
         self,
         shards: tuple[str, ...],
+        topic: str,
         settings: Settings,
         record_format: Format | None = None,
         schemas: Schemas | None = None,
     ) -> None:
         self._shards = shards
+        self._topic = topic
         self._settings = settings
         self._format = record_format
         self._schemas = schemas
@@ -117,6 +127,7 @@ class ByKey(Router):
             known.non_filterable_metadata_keys: decoder_of(
                 known,
                 self._settings,
+                self._topic,
                 record_format=self._format,
                 longest_index=names[-1],
                 schemas=self._schemas,
@@ -159,16 +170,17 @@ class ByValue(Router):
         read = reader_of(route.index_by)
         self._read = read if schemas is None or route.index_by.startswith("header:") else _by_schema(read, schemas)
         self._indexes: Mapping[str, str] = route.indexes
+        self._topic = route.topic
         self._settings = settings
         self._format = record_format
         self._schemas = schemas
-        self._deletes = settings.records.tombstones == "delete"
+        self._deletes = settings.records_of(route.topic).tombstones == "delete"
         self._decoders: dict[str, Decoder] = {}
 
     def add(self, target: Target) -> None:
         """Note an index."""
         self._decoders[target.index] = decoder_of(
-            target, self._settings, record_format=self._format, schemas=self._schemas
+            target, self._settings, self._topic, record_format=self._format, schemas=self._schemas
         )
 
     def route(self, key: bytes | None, value: bytes | None, headers: Headers) -> Routed:
@@ -225,10 +237,10 @@ def router_of(
 ) -> Router:
     """Return the router of a route, which knows no index yet. `schemas` are those of the registry."""
     if route.is_sharded:
-        return ByKey(route.index_names, settings, record_format, schemas)
+        return ByKey(route.index_names, route.topic, settings, record_format, schemas)
     if route.index_by:
         return ByValue(route, settings, record_format, schemas)
-    return ToOne(route.index_names[0], settings, record_format, schemas)
+    return ToOne(route.index_names[0], route.topic, settings, record_format, schemas)
 
 
 def _by_schema(read: ReadValue, schemas: Schemas) -> ReadValue:

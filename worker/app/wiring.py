@@ -22,6 +22,7 @@ from worker.consumer.ends import EndWatcher
 from worker.consumer.handover import RevokeHooks
 from worker.consumer.membership import lease_of
 from worker.consumer.source import KafkaSource
+from worker.consumer.survey import Survey
 from worker.deadletters import rights
 from worker.deadletters.limit import Limit
 from worker.deadletters.producer import make_producer
@@ -82,7 +83,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         targets=_targets(core, lanes),
         dead_letters=dead_letters,
         limit=core.limit,
-        end_watcher=EndWatcher(core.settings.kafka, core.ledger, core.metrics, clock=time.monotonic),
+        end_watcher=_end_watcher(core),
         ledger=core.ledger,
         status=core.status,
         metrics=core.metrics,
@@ -203,6 +204,21 @@ def _source(core: _Core, lanes: Mapping[str, Lane], stop: Stop) -> KafkaSource:
     )
 
 
+def _end_watcher(core: _Core) -> EndWatcher:
+    settings = core.settings
+    survey = Survey(
+        settings.kafka,
+        settings.topics,
+        settings.dead_letter.topic,
+        ledger=core.ledger,
+        status=core.status,
+        facts=core.metrics.kafka_facts,
+        clock=time.monotonic,
+        wall=time.time,
+    )
+    return EndWatcher(settings.kafka, core.ledger, core.metrics, clock=time.monotonic, survey=survey)
+
+
 def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:
     def wake() -> None:
         for lane in lanes.values():
@@ -217,8 +233,16 @@ def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:
 
 def _pages(core: _Core, loaded: Loaded, source: KafkaSource) -> Pages:
     registry, status = core.metrics.registry, core.status
-    shares = core.limit.shares
-    page = Page(registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time, shares)
+    page = Page(
+        registry,
+        status,
+        in_force(loaded),
+        lambda: source.paused,
+        time.monotonic,
+        time.time,
+        core.limit.shares,
+        core.metrics.kafka_facts.members,
+    )
     return Pages(registry, status, core.ledger, page, time.monotonic)
 
 
