@@ -1,6 +1,8 @@
 """A route with a registry: what names a schema is read by it, all else as without; field routing too."""
 
 import json
+import struct
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -8,6 +10,7 @@ import pytest
 
 from tests.support.app import INDEX, settings
 from tests.support.registry import AVRO, NAMESPACE, OF_RECORD, PROTOBUF, FakeSource, avro, by_id, prefix
+from worker.app.decoders import decoder_of
 from worker.app.routers import Routed, router_of
 from worker.errors import Reason, RecordError, SchemaPending
 from worker.records.decode import Decoder, Put
@@ -15,7 +18,7 @@ from worker.records.formats.framing import Kind, SchemaId
 from worker.records.target import Target
 from worker.registry.book import Book
 from worker.registry.client import NoSuchSchema, SchemaText, UnusableSchema
-from worker.settings.tables import Route
+from worker.settings.tables import Fields, Records, Route
 
 TARGET: Final = Target(INDEX, 3, "cosine")
 RECORD: Final = {"key": "a", "data": {"float32": [1.0, 2.0, 0.5]}, "metadata": {"title": "x"}}
@@ -131,3 +134,45 @@ def test_a_record_that_cannot_be_read_has_no_field_and_is_refused_for_what_it_is
     assert found.reason is Reason.UNSUPPORTED_ENCODING
     with pytest.raises(SchemaPending):
         router.route(None, prefix(99) + b"x", ())
+
+
+def test_the_paths_of_another_shape_hold_for_records_with_a_schema() -> None:
+    schema = {
+        "type": "record",
+        "name": "Row",
+        "fields": [
+            {"name": "id", "type": "long"},
+            {"name": "embedding", "type": {"type": "array", "items": "double"}},
+            {"name": "title", "type": ["null", "string"]},
+            {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+            {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}},
+        ],
+    }
+    row = {"id": 2**53 + 1, "embedding": [1.0, 2.0, 0.5], "title": None, "at": 0, "price": Decimal("12.30")}
+    source = FakeSource()
+    source.schemas = {by_id(1): SchemaText("AVRO", json.dumps(schema))}
+    made = Book(source)
+    made.add(by_id(1))
+    fields = Fields(key="id", vector="embedding", metadata=["title", "at", "price"])
+    records = Records(fields=fields, key_values="stringify", metadata_values="stringify")
+    found = decoder_of(TARGET, settings(records=records), "vectors", schemas=made).decode(
+        None, prefix(1) + avro(schema, row), ()
+    )
+    assert isinstance(found, Put)
+    assert json.loads(found.fragment) == {
+        "key": "9007199254740993",
+        "data": {"float32": [1.0, 2.0, 0.5]},
+        "metadata": {"at": "1970-01-01T00:00:00.000Z", "price": "12.30"},
+    }
+
+
+def test_bytes_are_a_vector_as_the_settings_say() -> None:
+    schema = {"type": "record", "name": "Row", "fields": [{"name": "vector", "type": "bytes"}]}
+    source = FakeSource()
+    source.schemas = {by_id(1): SchemaText("AVRO", json.dumps(schema))}
+    made = Book(source)
+    made.add(by_id(1))
+    records = Records(fields=Fields(vector="vector"), vector_bytes="float32-be")
+    value = prefix(1) + avro(schema, {"vector": struct.pack(">3f", 1, 2, 0.5)})
+    found = decoder_of(TARGET, settings(records=records), "vectors", schemas=made).decode(b"a", value, ())
+    assert found == Put("a", b'{"key":"a","data":{"float32":[1.0,2.0,0.5]}}', False)
