@@ -44,6 +44,7 @@ class Reason(StrEnum):
     METADATA = "metadata"
     TOMBSTONE = "tombstone"
     TOO_LARGE = "too_large"
+    SUSPECT = "suspect"
     NO_ROUTE = "no_route"
     INTERNAL_ERROR = "internal_error"
     REFUSED = "refused"
@@ -118,12 +119,18 @@ class SettingsError(WorkerError):
 
 
 class RecordError(WorkerError):
-    """One record can never be written. The message says what was found, what is allowed, and the limit's source."""
+    """One record can never be written. The message says what was found, what is allowed, and the limit's source.
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    `suspect` is the cause where the record could be written, and `records.suspect` forbids it.
+    """
+
+    def __init__(self, reason: Reason, message: str, suspect: str = "", *, is_complete: bool = False) -> None:
+        """`is_complete`: what the value's bytes look like adds nothing to the message."""
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.suspect = suspect
+        self.is_complete = is_complete
 
     @classmethod
     def internal(cls, error: Exception) -> Self:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import yaml
 from grafana_foundation_sdk.builders import (
     common,
     dashboard,
@@ -64,6 +65,7 @@ from worker.telemetry.state import State
 FILE: Final = Path(__file__).parent / "dashboards/oss-vectors-worker.json"
 COPY: Final = Path(__file__).parents[1] / "kubernetes/components/dashboard" / FILE.name
 """For Kubernetes: a kustomization reads no file outside its folder."""
+RULES: Final = Path(__file__).parents[1] / "prometheus/rules"
 Panel: TypeAlias = heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
 
 STATE_COLORS: Final = {
@@ -98,7 +100,7 @@ def build() -> str:
         .refresh("10s")
         .variables([*_variables()])
         .annotations([*_annotations()])
-        .links([_runbook_link()])
+        .links([_runbook_link(), _cluster_link()])
     )
     ids = iter(range(1, 1000))
     for panel in _overview():
@@ -118,7 +120,7 @@ def compact(text: str) -> str:
     return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable]:
+def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable | dashboard.TextBoxVariable]:
     return (
         dashboard.DatasourceVariable("datasource")
         .label("Data source")
@@ -144,6 +146,10 @@ def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVaria
             "Indexes that these workers write to.",
             f"label_values(oss_vectors_in_flight_limit{{{WORKERS}}}, index)",
         ),
+        dashboard.TextBoxVariable("kafka_dashboard")
+        .label("Kafka dashboard")
+        .description("The address of the Kafka cluster's own dashboard, which the link Kafka cluster opens.")
+        .default_value("/dashboards?tag=kafka"),
     )
 
 
@@ -167,6 +173,12 @@ def _annotations() -> Sequence[dashboard.AnnotationQuery]:
     )
 
 
+def _cluster_link() -> dashboard.DashboardLink:
+    link = dashboard.DashboardLink("Kafka cluster").type(models.DashboardLinkType.LINK).icon("external link")
+    link.tooltip("The cluster's own dashboard; its address is the variable kafka_dashboard").placement(IN_SIGHT)
+    return link.url("$kafka_dashboard").target_blank(True)
+
+
 def _runbook_link() -> dashboard.DashboardLink:
     link = dashboard.DashboardLink("Runbook").type(models.DashboardLinkType.LINK).icon("doc")
     link.tooltip("What each alert and each blocked reason means, and what to do").placement(IN_SIGHT)
@@ -178,8 +190,12 @@ def _runbook_link() -> dashboard.DashboardLink:
 
 def _overview() -> Sequence[Panel]:
     return (
+        _alerts(),
         _workers(),
         _blocked(),
+        _accepted(),
+        _partitions_owned(),
+        _budget(),
         _lag(),
         _time_to_drain(),
         _latency_now(),
@@ -198,14 +214,80 @@ def _overview() -> Sequence[Panel]:
     )
 
 
+def _alerts() -> Panel:
+    panel = number(
+        "Active alerts",
+        "Alerts of this job that fire now.",
+        "none",
+        now(
+            'sum by (alertname) (ALERTS{job="$job",alertstate="firing",alertname!="OssVectorsWatchdog"})',
+            "{{alertname}}",
+        ),
+    )
+    panel.text_mode(common_models.BigValueTextMode.NAME).no_value("none")
+    for name in alert_names():
+        what_to_do = {"title": "What to do", "url": f"{RUNBOOK}#{name.lower()}", "targetBlank": True}
+        panel.override_by_name(name, [models.DynamicConfigValue(id_val="links", value=[what_to_do])])
+    return panel.span(8).thresholds(thresholds((1, RED)))
+
+
+def alert_names() -> list[str]:
+    """Return the names of all alerts but the watchdog. A link needs its section's anchor, and no variable makes a name lower case."""
+    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in RULES.glob("*.yml")]
+    rules = [rule for content in files for group in content["groups"] for rule in group["rules"]]
+    return sorted({rule["alert"] for rule in rules if "alert" in rule} - {"OssVectorsWatchdog"})
+
+
+def _accepted() -> Panel:
+    requests = of_index("oss_vectors_requests_total", 'operation=~"PutVectors|DeleteVectors"')
+    good = of_index("oss_vectors_requests_total", 'operation=~"PutVectors|DeleteVectors"', 'code=~"2.."')
+    panel = number(
+        "Requests accepted",
+        "The share of the requests of the last 5 minutes that the service accepted, and the time since it last accepted one. "
+        "The time also grows when there is nothing to write.",
+        "percentunit",
+        now(f"(sum(rate({good}[5m])) or vector(0)) / (sum(rate({requests}[5m])) > 0)", "accepted"),
+        now(f"min({since(of_index('oss_vectors_last_accepted_timestamp_seconds'))})", "since the last"),
+    )
+    panel.override_by_name("since the last", [models.DynamicConfigValue(id_val="unit", value="dtdurations")])
+    panel.links([runbook("ossvectorsnothingaccepted")]).no_value("no requests")
+    return panel.span(4).thresholds(thresholds((0.5, ORANGE), (0.95, GREEN), base=RED))
+
+
+def _partitions_owned() -> Panel:
+    panel = number(
+        "Partitions without a worker",
+        "Partitions that no worker reads, and of how many. It counts all topics of the group, whichever are chosen: also one that "
+        "no worker has a route for any more.",
+        "none",
+        now(f"sum(max by (topic) ({of('oss_vectors_unassigned_partitions')}))", "without"),
+        now(f"sum(max by (topic) ({of('oss_vectors_topic_partitions')}))", "of"),
+    )
+    panel.override_by_name("of", color_override(GREY)).links([runbook("ossvectorsunassignedpartitions")])
+    return panel.span(4).no_value("not known").thresholds(thresholds((1, RED)))
+
+
+def _budget() -> Panel:
+    late = 'job_topic:oss_vectors_late_records:ratio_rate30d{job="$job",topic=~"$topic"}'
+    panel = number(
+        "Error budget left",
+        "Of the 1 % of the records that may be late in 30 days: what is left, of the worst topic. "
+        "What is settled while a backlog is worked off is not counted.",
+        "percentunit",
+        now(f"1 - max({late}) / 0.01", "left"),
+    )
+    panel.links([runbook("ossvectorslatencybudgetburnslow")]).no_value("no records")
+    return panel.span(8).thresholds(thresholds((0, ORANGE), (0.25, YELLOW), (0.5, GREEN), base=RED))
+
+
 def _workers() -> Panel:
     panel = number(
         "Workers by state",
-        "How many workers are in each state; down: Prometheus cannot scrape them. "
+        "How many workers are in each state; down: Prometheus cannot scrape them, or never could, whichever are chosen. "
         "Blocked means that no partition of the worker can move.",
         "none",
         now(f"sum by (state) ({of('oss_vectors_state')}) > 0", "{{state}}"),
-        now(f"count({of('up')} == 0)", "down"),
+        now('count(up{job="$job"} == 0)', "down"),
     )
     panel.span(4).text_mode(common_models.BigValueTextMode.VALUE_AND_NAME).no_value("none is scraped")
     panel.thresholds(thresholds(base=GREY)).links([runbook("ossvectorsworkerdown")])
@@ -445,13 +527,13 @@ def _partitions() -> Sequence[Panel]:
             "Lag by partition",
             "End offset less watermark. One that grows alone is stuck, or its keys are hotter than the others.",
             "short",
-            query(LAG, "{{topic}}/{{partition}}"),
+            query(f"topk(10, {LAG})", "{{topic}}/{{partition}}"),
         ).links([runbook("ossvectorspartitionlaggrowing")]),
         graph(
             "Oldest unsettled record",
             "How long ago the oldest record that is not settled was polled. It grows without end if a record is stuck.",
             "s",
-            query(of_partition("oss_vectors_oldest_unsettled_age_seconds"), "{{topic}}/{{partition}}"),
+            query(f"topk(10, {of_partition('oss_vectors_oldest_unsettled_age_seconds')})", "{{topic}}/{{partition}}"),
         ).links([runbook("ossvectorsrecordsstuck")]),
         graph(
             "Watermark's pace",
@@ -464,12 +546,13 @@ def _partitions() -> Sequence[Panel]:
         ),
         listing(
             "Offsets",
-            "The position of each partition: the watermark, below which all is settled, the committed offset, and the end. "
-            "A partition that appears here belongs to a worker.",
+            "The position of each partition: the watermark, below which all is settled, the committed offset, and both ends of "
+            "the log. A partition that appears here belongs to a worker.",
             {
                 "End": (of_partition("oss_vectors_end_offset"), "locale"),
                 "Watermark": (watermark, "locale"),
                 "Committed": (committed, "locale"),
+                "Log start": (of_partition("oss_vectors_log_start_offset"), "locale"),
                 "Lag": (LAG, "locale"),
                 "Oldest unsettled": (of_partition("oss_vectors_oldest_unsettled_age_seconds"), "s"),
                 "In an open transaction": (of_partition("oss_vectors_open_transaction_offsets"), "locale"),
@@ -479,8 +562,27 @@ def _partitions() -> Sequence[Panel]:
             "Settled, not yet committed",
             "Watermark less committed offset: what comes again if the worker is killed now.",
             "short",
-            query(f"clamp_min({watermark} - {committed}, 0)", "{{topic}}/{{partition}}"),
+            query(f"topk(10, clamp_min({watermark} - {committed}, 0))", "{{topic}}/{{partition}}"),
         ).links([runbook("ossvectorscommitsfailing")]),
+        graph(
+            "Lag of the whole group",
+            "What the group has not committed of each topic, whoever owns the partitions. Asked for once a minute.",
+            "short",
+            query(f"max by (topic) ({of('oss_vectors_group_lag_records')})", "{{topic}}"),
+        ).links([runbook("ossvectorslaggrowing")]),
+        graph(
+            "Until retention deletes what is not written",
+            "Until the retention of a topic deletes its first record that is not settled, and until the oldest dead letter "
+            "expires. A gap: nothing waits, or no limit is known.",
+            "s",
+            query(f"min by (topic) ({of_topic('oss_vectors_retention_left_seconds')}) < Inf", "{{topic}}"),
+            query(f"min({of('oss_vectors_dead_letter_retention_left_seconds')}) < Inf", "dead letters"),
+        ).links(
+            [
+                runbook("ossvectorsretentionnear"),
+                runbook("ossvectorsdeadlettersexpiring").title("What to do: dead letters"),
+            ]
+        ),
     )
 
 
@@ -521,9 +623,10 @@ def _records() -> Sequence[Panel]:
         .links([runbook("ossvectorsdeadlettersrefused")])
         .axis_soft_max(1),
         bars(
-            "Foreign keys and skipped offsets",
+            "Foreign keys, skipped offsets, suspects",
             "Records whose Kafka key is not the vector's key, so that the order of its versions is not kept; "
-            "offsets that were passed without being read; and offsets that a log lost after they were read.",
+            "offsets that were passed without being read; offsets that a log lost after they were read; and "
+            "records that were written and are most likely wrong.",
             "short",
             query(increase(of_topic("oss_vectors_key_mismatch_total"), "topic"), "{{topic}}: key mismatch"),
             query(
@@ -531,8 +634,18 @@ def _records() -> Sequence[Panel]:
                 "{{topic}}: skipped, {{reason}}",
             ),
             query(increase(of_topic("oss_vectors_truncated_offsets_total"), "topic"), "{{topic}}: log truncated"),
+            query(
+                increase(of_topic("oss_vectors_suspect_vectors_total"), "topic", "cause"),
+                "{{topic}}: suspect, {{cause}}",
+            ),
         )
-        .links([runbook("ossvectorskeymismatch"), runbook("ossvectorsoffsetsskipped").title("What to do: offsets")])
+        .links(
+            [
+                runbook("ossvectorskeymismatch"),
+                runbook("ossvectorsoffsetsskipped").title("What to do: offsets"),
+                runbook("ossvectorssuspectvectors").title("What to do: suspects"),
+            ]
+        )
         .axis_soft_max(1),
     )
 
@@ -633,16 +746,12 @@ def _requests() -> Sequence[Panel]:
         ).links([runbook("ossvectorsthrottled")]),
         graph(
             "Since the service accepted a request",
-            "Seconds since the last successful write, of the worker that had the latest. It also grows when there is nothing to write.",
-            "s",
-            query(f"min({since(of('oss_vectors_last_put_timestamp_seconds'))})", "last write"),
-        ),
-        graph(
-            "Since an index accepted a request",
-            "Seconds since the last successful write to each index, of the worker that had the latest. It also grows when there is nothing to write.",
+            "Seconds since the last successful write, and since that to each index, of the worker that had the latest. They also "
+            "grow when there is nothing to write.",
             "s",
             query(f"min by (index) ({since(of_index('oss_vectors_last_accepted_timestamp_seconds'))})", "{{index}}"),
-        ),
+            query(f"min({since(of('oss_vectors_last_put_timestamp_seconds'))})", "last write"),
+        ).links([runbook("ossvectorsnothingaccepted")]),
     )
 
 
@@ -684,10 +793,58 @@ def _kafka() -> Sequence[Panel]:
         ).links([runbook("ossvectorspollingstopped")]),
         graph(
             "Since the last commit",
-            "Seconds since each worker last committed. It also grows when there is nothing to commit.",
+            "Seconds since each worker last committed, and since a committed offset moved (dashed). The second also grows when "
+            "there is nothing to read.",
             "s",
             query(since(f"max by (instance) ({of('oss_vectors_last_commit_timestamp_seconds')})"), "{{instance}}"),
-        ).links([runbook("ossvectorscommitsfailing")]),
+            query(
+                since(f"max by (instance) ({of('oss_vectors_committed_offset_moved_timestamp_seconds')})"),
+                "{{instance}}, moved",
+            ),
+        )
+        .override_by_regexp("/, moved$/", [DASHED, UNFILLED])
+        .links([runbook("ossvectorscommitsfailing")]),
+        graph(
+            "Partitions of each topic",
+            "Partitions that workers own, that no worker reads, and that the topic has (dashed).",
+            "none",
+            query(f"sum by (topic) ({of_topic('oss_vectors_topic_assigned_partitions')})", "{{topic}}"),
+            query(f"max by (topic) ({of('oss_vectors_unassigned_partitions')})", "{{topic}}, not read"),
+            query(f"max by (topic) ({of('oss_vectors_topic_partitions')})", "{{topic}}, all"),
+        )
+        .decimals(0)
+        .override_by_regexp("/, all$/", [DASHED, UNFILLED])
+        .override_by_regexp("/, not read$/", color_override(RED))
+        .links([runbook("ossvectorsunassignedpartitions")]),
+        graph(
+            "Missing topics, partitions without a leader",
+            "1 for a topic that is not there, the dead-letter topic too; and partitions that no broker leads. 0 is good.",
+            "none",
+            query(f"max by (topic) ({of('oss_vectors_topic_missing')})", "{{topic}}: missing"),
+            query(f"max by (topic) ({of('oss_vectors_leaderless_partitions')})", "{{topic}}: without a leader"),
+        )
+        .decimals(0)
+        .axis_soft_max(1)
+        .links(
+            [runbook("ossvectorstopicmissing"), runbook("ossvectorsleaderlesspartitions").title("What to do: leaders")]
+        ),
+        graph(
+            "Members of the group",
+            "Members that the group has, and workers that are scraped (dashed). More members than workers: one is not scraped, "
+            "or other software is in the group.",
+            "none",
+            query(f"max({of('oss_vectors_group_members')})", "members"),
+            query(f"count({of(INFO)})", "workers scraped"),
+        )
+        .decimals(0)
+        .override_by_name("workers scraped", [DASHED, UNFILLED])
+        .links([runbook("ossvectorsworkernotscraped")]),
+        graph(
+            "Without a coordinator",
+            "For how long no broker has coordinated the group: nothing can be committed. 0 is good.",
+            "s",
+            query(f"max by (instance) ({of('oss_vectors_coordinator_unavailable_seconds')})", "{{instance}}"),
+        ).links([runbook("ossvectorscoordinatorunavailable")]),
     )
 
 

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from ops.grafana import dashboard
 from ops.grafana.panels import RUNBOOK
-from tests.ops.promql import DASHBOARD, ROOT, Query, filled, panels, queries, selectors
+from tests.ops.promql import DASHBOARD, ROOT, Query, filled, panels, queries, rules, selectors
 from tests.unit.samples import FakeClock
 from worker.errors import BlockReason
 from worker.ledger import Ledger
@@ -32,6 +32,7 @@ BY_PARTITION = {
     "oss_vectors_end_offset",
     "oss_vectors_watermark_offset",
     "oss_vectors_committed_offset",
+    "oss_vectors_log_start_offset",
     "oss_vectors_oldest_unsettled_age_seconds",
 }
 
@@ -144,6 +145,7 @@ def test_every_variable_is_defined_and_used() -> None:
     defined = [one["name"] for one in DASHBOARD["templating"]["list"]]
     asked = [query.expression for query in QUERIES]
     asked += [one["query"] for one in DASHBOARD["templating"]["list"]]
+    asked += [link["url"] for link in DASHBOARD["links"]]
     asked.append("${datasource}")
     used = set(re.findall(r"\$\{?(\w+)", " ".join(asked))) - {"__rate_interval"}
     assert used == set(defined)
@@ -163,12 +165,15 @@ def test_a_query_is_right_for_several_workers_and_for_restarts(query: Query) -> 
     found = selectors(filled(query.expression, WINDOW))
     # Two workers may show a partition while it moves from one to the other: then it counts once.
     of_partitions = [one for one in found if one.name in BY_PARTITION]
-    assert [one for one in of_partitions if one.within[:1] != ("max by (topic, partition)",)] == []
+    assert [one for one in of_partitions if "max by (topic, partition)" not in one.within[:1]] == []
     # A counter starts anew with its process, so its value alone means nothing.
     counters = [one for one in found if one.name.endswith(("_total", "_bucket", "_sum", "_count"))]
     assert [one for one in counters if not one.ranged] == []
     # Nothing is shown of workers of another job or group.
-    assert query.expression.count('{job="$job",instance=~"$instance"') == len(found)
+    # What a worker does not export itself is of the whole job: a target that never answered is no chosen instance.
+    of_job = [one for one in found if one.name in {"up", "ALERTS"} or one.name.startswith("job_")]
+    assert query.expression.count('{job="$job",instance=~"$instance"') == len(found) - len(of_job)
+    assert query.expression.count('{job="$job"') == len(found)
 
 
 # -- the links
@@ -186,6 +191,19 @@ def test_what_links_to_the_runbook_links_to_a_section_of_it() -> None:
     assert DASHBOARD["links"][0]["url"] == RUNBOOK
     reasons = {f"blocked-{reason.value}" for reason in BlockReason}
     assert {link.partition("#")[2] for link in links} | reasons <= anchors()
+
+
+def test_every_alert_that_is_shown_links_to_its_section() -> None:
+    (panel,) = [panel for panel in PANELS if panel["title"] == "Active alerts"]
+    links = {
+        override["matcher"]["options"]: link["url"]
+        for override in panel["fieldConfig"]["overrides"]
+        for each in override["properties"]
+        for link in each["value"]
+    }
+    alerts = {rule.name for rule in rules() if rule.name.startswith("OssVectors")} - {"OssVectorsWatchdog"}
+    assert links == {name: f"{RUNBOOK}#{name.lower()}" for name in alerts}
+    assert {name.lower() for name in alerts} <= anchors()
 
 
 # -- provisioning

@@ -153,7 +153,7 @@ def test_the_paths_of_another_shape_hold_for_records_with_a_schema() -> None:
     source.schemas = {by_id(1): SchemaText("AVRO", json.dumps(schema))}
     made = Book(source)
     made.add(by_id(1))
-    fields = Fields(key="id", vector="embedding", metadata=["title", "at", "price"])
+    fields = Fields(key="id", vector="embedding", metadata=("title", "at", "price"))
     records = Records(fields=fields, key_values="stringify", metadata_values="stringify")
     found = decoder_of(TARGET, settings(records=records), "vectors", schemas=made).decode(
         None, prefix(1) + avro(schema, row), ()

@@ -55,4 +55,5 @@ def decoder_of(
         vector_bytes=records.vector_bytes,
         shape=shape_of(records),
         schemas=schemas,
+        suspect=records.suspect,
     )

@@ -53,7 +53,10 @@ class BySchema:
 
     def read(self, key: bytes | None, value: bytes, headers: Headers) -> Record:
         """Return what the message says. Raises `RecordError`, and `SchemaPending` where its schema is not here yet."""
-        found = framed(value, headers)
+        try:
+            found = framed(value, headers)
+        except RecordError as error:
+            raise RecordError(error.reason, error.message, is_complete=True) from None
         if found is None:
             return self._without.read(key, value, headers)
         reader = self._schemas.reader(found.schema)
@@ -62,7 +65,8 @@ class BySchema:
             inner = self._json if reader.encoding == AS_IT_IS else self._msgpack
             return inner.read(key, body, headers)
         except RecordError as error:
-            raise RecordError(error.reason, f"{error.message} (read as {reader.encoding}, {found.schema})") from None
+            message = f"{error.message} (read as {reader.encoding}, {found.schema})"
+            raise RecordError(error.reason, message, is_complete=True) from None
 
 
 def plain_value(schemas: Schemas, value: bytes, headers: Headers) -> bytes:
