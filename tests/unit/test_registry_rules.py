@@ -14,6 +14,7 @@ from worker.settings.tables import SECRETS, Registry
     "chosen",
     [
         {},
+        {"username": "user", "token": "of a registry that is turned off"},
         {"url": "http://registry:8081"},
         {"url": "https://registry.example.com/apis/ccompat/v7/"},
         {"url": "https://registry", "username": "user", "password": "p"},
@@ -41,7 +42,7 @@ def test_right_settings_have_no_mistake(chosen: dict[str, Any]) -> None:
         ({"url": "https://registry", "username": "user", "token": "sesame"}, "one login is enough"),
         ({"url": "https://registry", "username": "us:er"}, "colon"),
         ({"url": "https://registry", "token": "sesame\nx"}, "registry.token holds a character"),
-        ({"username": "user"}, "registry.url is needed with registry.username"),
+        ({"ca_file": "/nowhere.pem"}, "registry.ca_file"),
         ({"url": "https://registry", "ca_file": "/nowhere.pem"}, "registry.ca_file"),
     ],
 )

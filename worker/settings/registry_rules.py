@@ -9,7 +9,9 @@ from worker.settings.tables import Registry
 
 
 def registry_mistakes(registry: Registry) -> list[str]:
-    """Return a mistake for each contradiction. None quotes a secret."""
+    """Return a mistake for each contradiction. None quotes a secret. Without an address the others have no effect."""
+    if not registry.url:
+        return certificates.authority_mistakes("registry.ca_file", registry.ca_file)
     mistakes = _url_mistakes(registry)
     if registry.password and not registry.username:
         mistakes.append("registry.username is needed with registry.password")
@@ -23,9 +25,6 @@ def registry_mistakes(registry: Registry) -> list[str]:
 
 
 def _url_mistakes(registry: Registry) -> list[str]:
-    if not registry.url:
-        names = [name for name in ("username", "password", "token", "ca_file") if getattr(registry, name)]
-        return [f"registry.url is needed with registry.{name}" for name in names[:1]]
     scheme, host = _scheme_and_host(registry.url)
     if not host:
         shown = HIDDEN if "@" in registry.url else repr(registry.url)
