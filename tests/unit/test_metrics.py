@@ -144,6 +144,7 @@ KNOWN: dict[tuple[str, str], Iterable[str]] = {
         "partition_unreadable",
         "no_committed_offset",
         "offset_out_of_range",
+        "registry",
     ],
 }
 """The label values that are known at start."""
