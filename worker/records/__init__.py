@@ -23,8 +23,8 @@ was found good, so that the order of the checks, and with it the reason of a dea
 Where the kinds of formats to come belong
 -----------------------------------------
 
-- An envelope (Kafka Connect, Debezium, CloudEvents) wraps another format, as `registry.py` does: it finds the record's bytes in the
-  message, and its own operation and key, and has the inner format read the rest. It may look at the headers.
+- An envelope wraps the reader of the route. Those of Kafka Connect and Debezium are in the encoding of their message and are opened
+  there (`envelopes.py`). A CloudEvent is opened before the format is chosen, for its data may be in any (`cloud_events.py`).
 - Another shape (`records.fields`) is read by `mapped.py`, whose typed decoder is made of the paths, once for each route. The
   service's own shape stays with `at_once.py`, which is faster; tests hold that both read the same record.
 - A schema registry is another inner format of `registry.py`, chosen by the schema's id, which is in the prefix or a header.

@@ -89,14 +89,18 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
 def _records_contradictions(routes: tuple[Route, ...], records: Records) -> list[str]:
     mistakes = record_mistakes("records", records) + many_mistakes("records", records)
     for place, route in enumerate(routes):
-        if not route.records:
-            continue
         try:
             own = with_changes(records, route.records)
         except msgspec.ValidationError:  # reported where the route is read
             continue
         name = f"routes[{place}].records"
-        mistakes += record_mistakes(name, own) + many_mistakes(name, own)
+        if route.records:
+            mistakes += record_mistakes(name, own) + many_mistakes(name, own)
+        if route.index_by.startswith("field:$attribute.") and own.envelope != "cloudevents":
+            mistakes.append(
+                f'routes[{place}].index_by = "{route.index_by}": an attribute of a CloudEvent, which needs '
+                'records.envelope = "cloudevents"'
+            )
     return mistakes
 
 

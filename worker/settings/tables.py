@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from worker.records.choices import (
+    Envelope,
     Format,
     KeyFormat,
     KeyValues,
@@ -202,7 +203,7 @@ class Fields(Table, frozen=True):
     key: Annotated[
         str,
         means(
-            'The vector\'s key: a path, $kafka.key, $header.NAME, or text with paths in braces: "{tenant}/{id}". "": the field key, or else the Kafka key.',
+            'The vector\'s key: a path, $kafka.key, $header.NAME, $attribute.NAME, or text with paths in braces: "{tenant}/{id}". "": the field key, or else the Kafka key.',
             max_length=MOST_PATH,
         ),
     ] = ""
@@ -242,6 +243,10 @@ class Records(Table, frozen=True):
     key_values: Annotated[
         KeyValues, means("Which keys are accepted. stringify turns integers into their decimal text.")
     ] = "strict"
+    envelope: Annotated[
+        Envelope,
+        means("What is around each record: Kafka Connect's schema and payload, a change of Debezium, a CloudEvent."),
+    ] = "none"
     vector_bytes: Annotated[VectorBytes, means("What a vector in bytes or base64 holds.")] = "float32-le"
     suspect: Annotated[
         Suspect,

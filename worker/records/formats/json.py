@@ -9,11 +9,12 @@ import msgspec
 from worker.records.floats import Float64s, list_reader, with_numbers_apart
 from worker.records.formats.at_once import TwoWayReader, record_type
 from worker.records.formats.contract import Format, Headers, Options, Record, Scalar
+from worker.records.formats.envelopes import ENVELOPES, EnvelopeReader
 from worker.records.formats.fields import FieldReader
 from worker.records.formats.first_byte import Read
+from worker.records.formats.integers import integer_text
 from worker.records.formats.mapped import MappedReader
 from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, Cutter, Kind, Raw
-from worker.records.keys import integer_text
 from worker.words import clean
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -34,8 +35,13 @@ class JsonFormat:
 
 
 def _reader(options: Options) -> Format:
-    if not options.is_fixed:
-        return MappedReader(JsonFields(options.metadata_values, options.vector_bytes), options)
+    if options.is_fixed:
+        return _fixed(options)
+    fields = JsonFields(options.metadata_values, options.vector_bytes)
+    return EnvelopeReader(fields, options, fields) if options.envelope in ENVELOPES else MappedReader(fields, options)
+
+
+def _fixed(options: Options) -> Format:
     return TwoWayReader(
         with_numbers_apart(msgspec.json.Decoder(record_type(options.metadata_values)).decode, options.dimension),
         AT_ONCE_BYTES + BYTES_OF_A_NUMBER * options.dimension,
@@ -81,6 +87,10 @@ class JsonFields(FieldReader):
         """Return the digits of an integer."""
         return integer_text(bytes(raw))
 
+    def begins_a_list(self, text: Raw) -> bool:
+        """Return whether a string begins with a bracket."""
+        return bytes(text)[:2] == b'"['
+
     def cut(self, body: bytes, cutter: Cutter) -> Any:
         """Cut a value into members. msgspec refuses half of a surrogate pair also in what is ignored."""
         try:
@@ -100,7 +110,7 @@ class JsonFields(FieldReader):
         """Cut a map within a value into members."""
         return cutter.decode(part)
 
-    def _members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
+    def members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
         try:
             return self._decode_members(metadata), ""
         except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ Two tenants may each have a vector of one key. A newer version of the one says n
 
 from collections.abc import Sequence
 
+from worker.app.decoders import options_of
 from worker.app.routers import DEFAULT
 from worker.ports import Message
 from worker.records.formats.contract import Headers
@@ -21,7 +22,10 @@ class Names:
         self._keys = VectorKeys(settings)
         self.elements = Elements(settings)
         by_value = [route for route in settings.routes if route.indexes]
-        self._readers = {route.topic: (reader_of(route.index_by), route.indexes) for route in by_value}
+        self._readers = {
+            route.topic: (reader_of(route.index_by, options_of(settings.records_of(route.topic))), route.indexes)
+            for route in by_value
+        }
 
     def of(self, topic: str, message: Message) -> Sequence[tuple[int | None, str | None]]:
         """Return the names of the vectors that a message of a source topic is about, each with the place of its record.
