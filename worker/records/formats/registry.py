@@ -65,5 +65,5 @@ def _no_json(value: bytes) -> RecordError:
     return RecordError(
         Reason.UNSUPPORTED_ENCODING,
         f"the value has a schema registry's prefix (schema id {schema_id}) and what follows is not a JSON map; Avro and "
-        "Protobuf are read where the settings name the registry (registry.url), JSON (also with JSON Schema) without",
+        "Protobuf are not read without a registry (registry.url), JSON (also with JSON Schema) and MessagePack are",
     )
