@@ -31,7 +31,7 @@ class SuspectReports:
     def add(self, suspects: dict[str, Seen]) -> None:
         """Count the suspects of one topic, by their causes."""
         for cause, seen in suspects.items():
-            topic = seen.partition.topic
+            topic, partition = seen.partition
             self._metrics.suspect_vectors.labels(topic, cause).inc(seen.records)
             repeats = self._repeats.setdefault((topic, cause), Repeats(self._clock))
             if repeats.is_due(cause):
@@ -39,7 +39,7 @@ class SuspectReports:
                     "a record is suspect",
                     extra={
                         "topic": topic,
-                        "partition": seen.partition.partition,
+                        "partition": partition,
                         "offset": seen.offset,
                         "cause": cause,
                         "error": seen.what,
