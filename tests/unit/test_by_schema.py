@@ -1,5 +1,6 @@
 """A route with a registry: what names a schema is read by it, all else as without; field routing too."""
 
+import base64
 import json
 import struct
 from decimal import Decimal
@@ -134,6 +135,25 @@ def test_a_record_that_cannot_be_read_has_no_field_and_is_refused_for_what_it_is
     assert found.reason is Reason.UNSUPPORTED_ENCODING
     with pytest.raises(SchemaPending):
         router.route(None, prefix(99) + b"x", ())
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_the_data_of_an_event_may_have_a_schema_and_its_field_chooses_the_index(book: Book, mode: str) -> None:
+    route = msgspec.structs.replace(BY_TITLE, records={"envelope": "cloudevents"})
+    router = router_of(route, settings(routes=(route,)), schemas=book)
+    router.add(TARGET)
+    value, headers = prefix(1) + AVRO_BODY, [("ce_specversion", b"1.0")]
+    if mode == "structured":
+        value, headers = b'{"specversion":"1.0","data_base64":"%s"}' % base64.b64encode(value), []
+    assert router.route(None, value, headers) == Routed(INDEX, Put("a", FRAGMENT, False))
+
+
+def test_a_header_chooses_the_index_also_where_the_value_cannot_be_read(book: Book) -> None:
+    route = Route(topic="vectors", index=(), index_by="field:$header.tenant", indexes={"x": INDEX, "default": "others"})
+    router = router_of(route, settings(routes=(route,)), schemas=book)
+    for name in (INDEX, "others"):
+        router.add(msgspec.structs.replace(TARGET, index=name))
+    assert router.route(None, prefix(4) + b"x", [("tenant", b"x")]).to == INDEX
 
 
 def test_the_paths_of_another_shape_hold_for_records_with_a_schema() -> None:

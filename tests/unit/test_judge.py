@@ -6,10 +6,10 @@ import pytest
 
 from tests.support.app import TOPIC, settings
 from tests.support.routed import MISSING, sharded
-from worker.errors import FatalError, RecordError
+from worker.errors import FatalError, Reason, RecordError
 from worker.records.decode import Delete, Put
 from worker.records.target import Target
-from worker.settings.tables import Records, Route, Settings
+from worker.settings.tables import Records, Registry, Route, Settings
 from worker.tools import judge
 from worker.tools.judge import router_for, targets_of, writing_suspects
 
@@ -90,3 +90,11 @@ def test_a_command_that_must_know_what_was_written_judges_no_suspects() -> None:
     router = router_for(route, targets(route), writing_suspects(given))
     assert isinstance(router.decode(None, suspect, ()), Put)
     assert isinstance(router.decode(b"k", None, ()), Delete)
+
+
+def test_a_topic_of_several_records_is_read_without_the_registry_as_in_the_worker() -> None:
+    route = Route(topic=TOPIC, index="d1", dimension=3, distance_metric="cosine", records={"many": "split"})
+    given = settings(routes=(route,), registry=Registry(url="http://127.0.0.1:1"))  # nobody answers
+    with pytest.raises(RecordError) as caught:
+        router_for(route, targets(route), given).decode(None, b"\0\0\0\0\1\2k", ())
+    assert caught.value.reason is Reason.UNSUPPORTED_ENCODING

@@ -77,8 +77,7 @@ class Intake:
         if topic not in self._routers:
             route = self._choosing[topic]
             cutter = self._cutters[topic]
-            schemas = self._book if cutter is None else None  # several records are cut out of JSON and MessagePack
-            self._routers[topic] = router = router_of(route, self._components.settings, schemas=schemas)
+            self._routers[topic] = router = router_of(route, self._components.settings, schemas=self._book)
             if cutter is not None:
                 self._several[topic] = SeveralReader(router, cutter, self._ledger, self._parking)
         return self._routers[topic]

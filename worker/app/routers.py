@@ -14,9 +14,9 @@ from worker.app.decoders import decoder_of, options_of
 from worker.errors import Reason, RecordError
 from worker.records.choices import Format
 from worker.records.decode import Decoded, Decoder, Delete, Ignore
-from worker.records.formats.by_schema import Schemas, plain_value
+from worker.records.formats.by_schema import Schemas
 from worker.records.formats.contract import Headers
-from worker.records.routing_value import ReadValue, reader_of
+from worker.records.routing_value import reader_of
 from worker.records.shards import shard_of
 from worker.records.target import Target
 from worker.settings.tables import Route, Settings
@@ -168,8 +168,7 @@ class ByValue(Router):
     ) -> None:
         self._named = route.index_by.replace(":", " ", 1)
         records = settings.records_of(route.topic)
-        read = reader_of(route.index_by, options_of(records))
-        self._read = read if schemas is None or route.index_by.startswith("header:") else _by_schema(read, schemas)
+        self._read = reader_of(route.index_by, options_of(records), schemas)
         self._indexes: Mapping[str, str] = route.indexes
         self._topic = route.topic
         self._settings = settings
@@ -244,24 +243,17 @@ class ByValue(Router):
 def router_of(
     route: Route, settings: Settings, *, record_format: Format | None = None, schemas: Schemas | None = None
 ) -> Router:
-    """Return the router of a route, which knows no index yet. `schemas` are those of the registry."""
+    """Return the router of a route, which knows no index yet.
+
+    `schemas` are those of the registry. A topic whose messages are cut is read without: records are cut out of JSON and MessagePack.
+    """
+    if settings.records_of(route.topic).many == "split":
+        schemas = None
     if route.is_sharded:
         return ByKey(route.index_names, route.topic, settings, record_format, schemas)
     if route.index_by:
         return ByValue(route, settings, record_format, schemas)
     return ToOne(route.index_names[0], route.topic, settings, record_format, schemas)
-
-
-def _by_schema(read: ReadValue, schemas: Schemas) -> ReadValue:
-    """Return what reads a field also where the value has a schema; there is none in a value that cannot be read by it."""
-
-    def read_plain(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
-        try:
-            return read(key, None if value is None else plain_value(schemas, value, headers), headers)
-        except RecordError:
-            return None
-
-    return read_plain
 
 
 def _outcome(decoder: Decoder, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded | RecordError:

@@ -12,6 +12,7 @@ import msgspec
 
 from worker.errors import RecordError
 from worker.records.formats import paths
+from worker.records.formats.by_schema import Schemas, plain_value
 from worker.records.formats.cloud_events import Events
 from worker.records.formats.contract import Headers, Options
 from worker.records.formats.envelopes import opener
@@ -28,10 +29,11 @@ _NOTHING: Final = msgspec.Raw(b"")
 _Scalar = str | int | float | bool | None
 
 
-def reader_of(index_by: str, options: Options) -> ReadValue:
+def reader_of(index_by: str, options: Options, schemas: Schemas | None = None) -> ReadValue:
     """Return what reads the routing value of `index_by = "header:NAME"` or `"field:PATH"`.
 
-    The envelope of `options` is opened first: a path leads through the record in it.
+    The envelope of `options` is opened first: a path leads through the record in it. `schemas` are those of the registry; where
+    the record of a message has one that is not here yet, what is returned raises `SchemaPending`.
     """
     kind, _, name = index_by.partition(":")
     if kind == "header":
@@ -43,7 +45,8 @@ def reader_of(index_by: str, options: Options) -> ReadValue:
         return _of_kafka_key(options)
     if path.source is paths.Source.ATTRIBUTE:
         return _in_event(_of_header(paths.header_of(path.name)), path.name)
-    field = _Field(path.steps, options).read
+    field: ReadValue = _Field(path.steps, options).read
+    field = field if schemas is None else _by_schema(field, schemas)
     return _in_event(field) if options.envelope == "cloudevents" else field
 
 
@@ -61,6 +64,18 @@ def _in_event(read: ReadValue, *attributes: str) -> ReadValue:
         return read(key, data, with_attributes)
 
     return read_within
+
+
+def _by_schema(read: ReadValue, schemas: Schemas) -> ReadValue:
+    """Return what reads a field also where the value has a schema; there is none in a value that cannot be read by it."""
+
+    def read_plain(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
+        try:
+            return read(key, None if value is None else plain_value(schemas, value, headers), headers)
+        except RecordError:
+            return None
+
+    return read_plain
 
 
 def _of_kafka_key(options: Options) -> ReadValue:
