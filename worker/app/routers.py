@@ -245,15 +245,22 @@ def router_of(
 ) -> Router:
     """Return the router of a route, which knows no index yet.
 
-    `schemas` are those of the registry. A topic whose messages are cut is read without: records are cut out of JSON and MessagePack.
+    `schemas` are those of the registry, if the settings name one.
     """
-    if settings.records_of(route.topic).many == "split":
-        schemas = None
+    schemas = schemas_for(route.topic, settings, schemas)
     if route.is_sharded:
         return ByKey(route.index_names, route.topic, settings, record_format, schemas)
     if route.index_by:
         return ByValue(route, settings, record_format, schemas)
     return ToOne(route.index_names[0], route.topic, settings, record_format, schemas)
+
+
+def schemas_for(topic: str, settings: Settings, schemas: Schemas | None) -> Schemas | None:
+    """Return what the records of a topic are read by, of the registry's schemas.
+
+    A topic whose messages are cut is read without: records are cut out of JSON and MessagePack.
+    """
+    return None if settings.records_of(topic).many == "split" else schemas
 
 
 def _outcome(decoder: Decoder, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded | RecordError:

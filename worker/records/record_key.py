@@ -6,6 +6,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from worker.errors import RecordError
+from worker.records.formats.by_schema import Schemas, plain_value
 from worker.records.formats.cloud_events import Events
 from worker.records.formats.contract import Headers, Options
 from worker.records.formats.envelopes import ENVELOPES, EnvelopeReader
@@ -30,10 +31,12 @@ class _Keyed(msgspec.Struct):
 _decode: Final = (msgspec.json.Decoder(_Keyed).decode, msgspec.msgpack.Decoder(_Keyed).decode)
 
 
-def key_reader(options: Options) -> ReadKey:
-    """Return what reads the keys of a route's records."""
+def key_reader(options: Options, schemas: Schemas | None = None) -> ReadKey:
+    """Return what reads the keys of a route's records; `schemas` are those of the registry, and raise what they raise."""
     keys = options.keys
     own: OwnKey = _own_key if options.is_fixed else _MappedKey(options).read
+    if schemas is not None:
+        own = _by_schema(own, schemas)
     if options.envelope == "cloudevents":
         own = _in_events(own, options)
 
@@ -49,9 +52,10 @@ def key_reader(options: Options) -> ReadKey:
 
 def _own_key(_key: bytes | None, value: bytes, _headers: Headers) -> str | None:
     """Return the key in a record of the service's own shape."""
+    body = value[_REGISTRY_PREFIX_BYTES:] if value[:1] == b"\0" else value
     for decode in _decode:
         try:
-            if (found := decode(value).key) is not None:
+            if (found := decode(body.removeprefix(BYTE_ORDER_MARK)).key) is not None:
                 return found
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
@@ -81,6 +85,10 @@ def _key_of(fields: FieldReader, options: Options) -> OwnKey:
         return EnvelopeReader(fields, options, JsonFields(options.metadata_values)).key
     reader = MappedReader(fields, options)
     return lambda key, body, headers: reader.key(body, Around(key, headers))
+
+
+def _by_schema(own: OwnKey, schemas: Schemas) -> OwnKey:
+    return lambda key, value, headers: own(key, plain_value(schemas, value, headers), headers)
 
 
 def _in_events(own: OwnKey, options: Options) -> OwnKey:

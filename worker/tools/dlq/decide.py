@@ -77,7 +77,7 @@ def decide(settings: Settings, scanner: Scanner, sources: Scanner, selection: Se
                     refused[found] += 1
                 else:
                     candidates.append(found)
-    history = History(sources, candidates, by_name, Names(settings))
+    history = History(sources, candidates, by_name, names)
     with Progress("reading the source topics", None) as bar:
         history.begin()
         history.advance(bar.step)
@@ -88,12 +88,12 @@ def decide(settings: Settings, scanner: Scanner, sources: Scanner, selection: Se
 
 def verdict(settings: Settings, scanner: Scanner, sources: Scanner, letter: DeadLetterRead, guards: Guards) -> Verdict:
     """Return what is known of one dead letter. Raises `FatalError`."""
-    topic, known = topic_of(settings), _known(letter)
-    found = _candidate(letter, known, settings, Partitioner(scanner), Names(settings))
+    topic, known, names = topic_of(settings), _known(letter), Names(settings)
+    found = _candidate(letter, known, settings, Partitioner(scanner), names)
     if isinstance(found, Refusal) or known is None:
         return Verdict("not known", found if isinstance(found, Refusal) else Refusal.NO_SOURCE)
     by_name = {_name(topic, letter.place): known} | _claimed(settings, scanner, known)
-    history = History(sources, [found], by_name, Names(settings))
+    history = History(sources, [found], by_name, names)
     with Progress("reading the source topic", None) as bar:
         history.begin()
         history.advance(bar.step)
@@ -147,7 +147,7 @@ def _claimed(settings: Settings, scanner: Scanner, known: Known) -> dict[str, Kn
         partition, _, offset = place.partition("/")
         if of_topic != topic or not (partition.isdecimal() and offset.isdecimal() and len(offset) < 19):
             break
-        letter = letter_at(settings, scanner, Place(int(partition), int(offset)))
+        letter = letter_at(settings, scanner, Place(int(partition), int(offset)), with_key=False)
         before = _known(letter) if letter is not None else None
         if before is None:
             break
@@ -155,10 +155,11 @@ def _claimed(settings: Settings, scanner: Scanner, known: Known) -> dict[str, Kn
     return found
 
 
-def letter_at(settings: Settings, scanner: Scanner, place: Place) -> DeadLetterRead | None:
+def letter_at(settings: Settings, scanner: Scanner, place: Place, *, with_key: bool = True) -> DeadLetterRead | None:
     """Return the dead letter at a place, None where it is not there. Raises `FatalError`."""
     stretches = stretches_of(scanner, topic_of(settings), [place])
-    return next((one for one in dead_letters(scanner, stretches, settings) if one.place == place), None)
+    letters = dead_letters(scanner, stretches, settings, with_keys=with_key)
+    return next((one for one in letters if one.place == place), None)
 
 
 def _name(topic: str, place: Place) -> str:

@@ -7,9 +7,12 @@ from typing import Final, NamedTuple
 import click
 
 from worker.app.decoders import options_of
+from worker.app.routers import schemas_for
+from worker.app.schemas import asking_book
 from worker.deadletters.headers import DeadLetterHeaders, read_headers
 from worker.errors import FatalError
 from worker.ports import Message
+from worker.records.formats.by_schema import Schemas
 from worker.records.formats.contract import Headers
 from worker.records.record_key import ReadKey, key_reader
 from worker.settings.tables import Settings
@@ -78,17 +81,28 @@ class Selection(NamedTuple):
 
 
 class VectorKeys:
-    """Reads the keys of vectors, each as the route of its topic says; of a topic without a route, as [records] says."""
+    """Reads the keys of vectors, each as the route of its topic says; of a topic without a route, as [records] says.
+
+    A record that names a schema is read by the registry, where the settings name one.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._book = asking_book(settings)
         self._readers: dict[str, ReadKey] = {}
 
     def of(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
-        """Return the key of the vector that a record is about, as far as it can be read; None where it cannot."""
+        """Return the key of the vector that a record is about, as far as it can be read; None where it cannot.
+
+        Raises `FatalError` where the registry does not give a schema.
+        """
         if topic not in self._readers:
-            self._readers[topic] = key_reader(options_of(self._settings.records_of(topic)))
+            self._readers[topic] = key_reader(options_of(self._settings.records_of(topic)), self.schemas_of(topic))
         return self._readers[topic](key, value, headers)
+
+    def schemas_of(self, topic: str) -> Schemas | None:
+        """Return the schemas that the records of a topic are read by, if any."""
+        return schemas_for(topic, self._settings, self._book)
 
 
 def place_of(text: str, option: str = "PARTITION:OFFSET") -> Place:
@@ -121,8 +135,10 @@ def stretches_of(scanner: Scanner, topic: str, places: Collection[Place] | None 
     ]
 
 
-def dead_letters(scanner: Scanner, stretches: Sequence[Stretch], settings: Settings) -> Iterator[DeadLetterRead]:
-    """Yield dead letters, those of a partition in the order of their offsets."""
+def dead_letters(
+    scanner: Scanner, stretches: Sequence[Stretch], settings: Settings, *, with_keys: bool = True
+) -> Iterator[DeadLetterRead]:
+    """Yield dead letters, those of a partition in the order of their offsets. Without their keys, no registry is asked."""
     keys, elements = VectorKeys(settings), Elements(settings)
     for partition, messages in scanner.read(stretches):
         for message in messages:
@@ -130,5 +146,5 @@ def dead_letters(scanner: Scanner, stretches: Sequence[Stretch], settings: Setti
             headers = read_headers(message.headers)
             element = element_of(headers)
             value = elements.own_value(headers.topic, message.value, element)
-            key = keys.of(headers.topic or "", message.key, value, message.headers)
+            key = keys.of(headers.topic or "", message.key, value, message.headers) if with_keys else None
             yield DeadLetterRead(place, message, headers, key, element)

@@ -23,7 +23,12 @@ class Names:
         self.elements = Elements(settings)
         by_value = [route for route in settings.routes if route.indexes]
         self._readers = {
-            route.topic: (reader_of(route.index_by, options_of(settings.records_of(route.topic))), route.indexes)
+            route.topic: (
+                reader_of(
+                    route.index_by, options_of(settings.records_of(route.topic)), self._keys.schemas_of(route.topic)
+                ),
+                route.indexes,
+            )
             for route in by_value
         }
 

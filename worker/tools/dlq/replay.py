@@ -19,7 +19,6 @@ from worker.settings.load import Loaded
 from worker.settings.tables import Settings
 from worker.tools.dlq.candidates import Candidate, Record
 from worker.tools.dlq.decide import Decision, decide, letter_at
-from worker.tools.dlq.elements import Elements
 from worker.tools.dlq.history import History
 from worker.tools.dlq.letters import DeadLetterRead, Selection, dead_letters, stretches_of, topic_of
 from worker.tools.dlq.listing import value_text
@@ -126,7 +125,8 @@ class Letters:
         self.stop = Stop()
         self.pace = options.rate
         self._settings = settings
-        self._elements = Elements(settings)
+        self._names = Names(settings)
+        self._elements = self._names.elements
         self._chosen = decision.plan.replay
         self._options = options
         self._scanner = scanner
@@ -149,11 +149,11 @@ class Letters:
         late = out_of_order(list(self._chosen.values())) if self._options.even_if_stale else set()
         first = [place for place in self._chosen if place not in late]
         stretches = stretches_of(self._scanner, topic_of(self._settings), first)
-        for letter in dead_letters(self._scanner, stretches, self._settings):
+        for letter in dead_letters(self._scanner, stretches, self._settings, with_keys=False):
             if letter.place in self._chosen and letter.place not in late:
                 yield letter
         for one in in_source_order(self._chosen[place] for place in late):
-            found = letter_at(self._settings, self._scanner, one.place)
+            found = letter_at(self._settings, self._scanner, one.place, with_key=False)
             if found is not None:
                 yield found
 
@@ -188,9 +188,8 @@ class Letters:
 
     def _check_key(self, one: Candidate, content: Content) -> None:
         """Raise `EditFailed` where the value has another key now: nobody has looked for newer versions of that one."""
-        names = Names(self._settings)
         own = self._elements.own_value(one.source.topic, content.value, self._place_alone(one, content))
-        key = names.of_parts(one.source.topic, content.key, own, content.headers)
+        key = self._names.of_parts(one.source.topic, content.key, own, content.headers)
         if key != one.key:
             words = f"the key was {clean(str(one.key), 100)} and is now {clean(str(key), 100)}"
             raise EditFailed(f"{words}, which may have newer versions; --even-if-stale allows it")
