@@ -7,10 +7,15 @@ import msgspec
 import pytest
 
 from worker.errors import Reason, RecordError
+from worker.records.formats.shape import shape_of
 from worker.records.several import MOST_RECORDS, Cutter
 
 pack = msgspec.msgpack.encode
 PREFIX = b"\x00\x00\x00\x00\x07"
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value).encode()
 
 
 def cut(value: bytes, path: str = "", record_format: Literal["auto", "json", "msgpack"] = "auto") -> list[bytes] | None:
@@ -65,6 +70,29 @@ def test_the_records_are_cut_out_as_they_are(value: bytes, records: list[bytes])
 )
 def test_any_other_message_is_one_record_for_its_format_to_judge(value: bytes) -> None:
     assert cut(value) is None
+
+
+@pytest.mark.parametrize(
+    ("vector", "metadata", "value"),
+    [
+        ("data", "", {"key": "a", "data": [1.5, 2.5]}),
+        ("vectors", "", {"key": "a", "vectors": [1.5, 2.5]}),
+        ("data[0].embedding", "", {"key": "a", "data": [{"embedding": [1.5]}]}),
+        ("v", ["data", "vectors"], {"key": "a", "v": [1.5], "data": ["x"], "vectors": ["y"]}),
+    ],
+)
+def test_what_is_a_list_in_a_record_is_no_list_of_records(vector: str, metadata: Any, value: Any) -> None:
+    cutter = Cutter("auto", shape=shape_of("key", vector, metadata, ""))
+    for one, several in ((pack(value), pack([value, 5])), (as_json(value), as_json([value, 5]))):
+        assert cutter.cut(one) is None
+        assert list(map(bytes, cutter.cut(several) or ()))[:1] == [one]
+        assert cutter.only(several, 0) == one
+
+
+@pytest.mark.parametrize("field", ["data", "vectors"])
+def test_what_is_a_map_in_a_record_may_be_a_list_of_records(field: str) -> None:
+    shape = shape_of("", f"{field}.float32", field, "")
+    assert [bytes(each) for each in Cutter("auto", shape=shape).cut(b'{"%s":[1]}' % field.encode()) or ()] == [b"1"]
 
 
 @pytest.mark.parametrize(

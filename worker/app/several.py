@@ -14,6 +14,7 @@ import msgspec
 
 from worker.app.decoded import ITEM_BYTES, dead_letter_of, header_bytes, suspicion_of
 from worker.app.decoded import Decoded as Sorted
+from worker.app.decoders import shape_of
 from worker.app.parking import Parked, Parking
 from worker.app.routers import NO_INDEX, Router
 from worker.delivery.batch import Item
@@ -31,7 +32,7 @@ OWN_DEAD_LETTERS: Final = 20
 def cutter_of(route: Route, settings: Settings) -> Cutter | None:
     """Return what cuts the messages of a route, None where each is one record."""
     records = settings.records_of(route.topic)
-    return Cutter(records.format, records.fields.records) if records.many == "split" else None
+    return Cutter(records.format, records.fields.records, shape_of(records)) if records.many == "split" else None
 
 
 class Reads(Protocol):

@@ -23,6 +23,7 @@ from worker.records.formats import paths
 from worker.records.formats.hints import constant_at
 from worker.records.formats.json import BYTE_ORDER_MARK, HALF, JsonFields, without_halves
 from worker.records.formats.msgpack import MsgpackFields
+from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.values import Kind, Raw, ValueReader
 from worker.records.routing_value import cut_of
 from worker.words import clean
@@ -48,14 +49,18 @@ class _Lists(msgspec.Struct, gc=False):
 
 
 class Cutter:
-    """Cuts the messages of one topic. `path` leads to the list of records; "" recognises the list by its form."""
+    """Cuts the messages of one topic. `path` leads to the list of records; "" recognises the list by its form.
 
-    def __init__(self, record_format: Format, path: str = "") -> None:
+    `shape` is that of a record: what it says is a list in a record is no list of records.
+    """
+
+    def __init__(self, record_format: Format, path: str = "", shape: Shape = FIXED) -> None:
         self._format = record_format
         self._path = path
         self._steps = paths.parse(path).steps if path else ()
-        self._json = _Lead(_JSON, msgspec.json.Decoder, self._steps)
-        self._msgpack = _Lead(_MSGPACK, msgspec.msgpack.Decoder, self._steps)
+        own = _own_lists(shape)
+        self._json = _Lead(_JSON, msgspec.json.Decoder, self._steps, own)
+        self._msgpack = _Lead(_MSGPACK, msgspec.msgpack.Decoder, self._steps, own)
 
     def cut(self, value: bytes) -> Sequence[Raw | bytes] | None:
         """Return the records of a message, None where it is one record itself, or no format recognises it.
@@ -152,9 +157,14 @@ class _Lead:
     """What leads to the list of records in one encoding."""
 
     def __init__(
-        self, values: JsonFields | MsgpackFields, decoder: Callable[[Any], Any], steps: tuple[paths.Step, ...]
+        self,
+        values: JsonFields | MsgpackFields,
+        decoder: Callable[[Any], Any],
+        steps: tuple[paths.Step, ...],
+        own: frozenset[paths.Step],
     ) -> None:
         self.values = values
+        self._own = own
         self._cuts = [cut_of(decoder, step) for step in steps]
         self._lists: Callable[[bytes], _Lists] = decoder(_Lists).decode
 
@@ -179,11 +189,23 @@ class _Lead:
             lists = self._lists(body)
         except msgspec.ValidationError:  # a name is no string
             return None
-        if values.kind(lists.data) is Kind.LIST:
+        if values.kind(lists.data) is Kind.LIST and "data" not in self._own:
             return values.decode_list(lists.data)
-        if values.kind(lists.data) is Kind.NOTHING and values.kind(lists.vectors) is Kind.LIST:
+        is_record = "vectors" in self._own or values.kind(lists.data) is not Kind.NOTHING
+        if not is_record and values.kind(lists.vectors) is Kind.LIST:
             return values.decode_list(lists.vectors)
         return None
+
+
+def _own_lists(shape: Shape) -> frozenset[paths.Step]:
+    """Return the members of a record that may be lists."""
+    return frozenset(
+        path.steps[0]
+        for path in shape.paths
+        if path.source is paths.Source.VALUE
+        and path is not shape.metadata  # which is a map, there
+        and (len(path.steps) == 1 or isinstance(path.steps[1], int))
+    )
 
 
 def _counted(records: Sequence[Raw | bytes] | None) -> Sequence[Raw | bytes] | None:
