@@ -10,7 +10,7 @@ from tests.support.routed import TENANTS, RoutedApp, sharded
 from worker.app.decoded import ITEM_BYTES
 from worker.app.several import OWN_DEAD_LETTERS
 from worker.errors import Reason
-from worker.ledger import Outcome
+from worker.ledger import Outcome, Partition
 from worker.records.several import MOST_RECORDS
 from worker.records.shards import shard_of
 from worker.settings import tables
@@ -62,6 +62,19 @@ class Bench(RoutedApp):
 
     def letters(self) -> list[tuple[int, int | None, Reason]]:
         return [(letter.offset, letter.element, letter.reason) for letter in self.dead_letters.kept]
+
+    def notes_of_bad(self) -> list[tuple[int, int | None]]:
+        """Return a list that gets the offset and element of each record that is noted as bad for the limit."""
+        limit = self.components.limit
+        noted: list[tuple[int, int | None]] = []
+        note_bad = limit.note_bad
+
+        def note(partition: Partition, offset: int, element: int | None = None) -> None:
+            noted.append((offset, element))
+            note_bad(partition, offset, element)
+
+        setattr(limit, "note_bad", note)  # noqa: B010 - it is noted, too
+        return noted
 
     def settle_letters(self) -> None:
         self.ledger.settle(self.dead_letters.kept, Outcome.DEAD_LETTERED)
@@ -267,6 +280,25 @@ def test_a_record_whose_index_is_missing_waits_and_no_other_of_its_message_does(
     assert (bench.keys()["bdocs"], bench.letters()) == ({"2"}, [(0, 2, Reason.MALFORMED)])
     bench.settle_letters()
     assert (bench.assignment().watermark, bench.ledger.buffer_bytes) == (1, 0)
+
+
+def test_many_bad_records_that_waited_for_their_index_make_few_dead_letters() -> None:
+    bench = Bench(FIELD, find=["adocs"])
+    items = listed(record("1", to="b"), *[b'{"key":"x","to":"b"}'] * 990, record("2", to="b"))
+    bench.publish_all(b'{"items":%s}' % items, b'{"items":%s}' % listed(*[b'{"key":"x","to":"b"}'] * 2))
+    noted = bench.notes_of_bad()
+    bench.find(["bdocs"])
+    bench.turn()
+    assert sorted(noted, key=str) == sorted(set(noted), key=str)
+    assert set(noted) == {*[(0, element) for element in range(1, 991)], (1, 0), (1, 1)}
+    places = [(letter.offset, letter.element, letter.elements) for letter in bench.dead_letters.kept]
+    of_first = [(0, element, 1) for element in range(1, OWN_DEAD_LETTERS + 1)]
+    assert places == [*of_first, (0, OWN_DEAD_LETTERS + 1, 970), (1, 0, 1), (1, 1, 1)]
+    bench.write()
+    assert bench.assignment().watermark == 0  # the dead letters are not written yet
+    bench.settle_letters()
+    assert (bench.keys()["bdocs"], bench.assignment().watermark, bench.ledger.buffer_bytes) == ({"1", "2"}, 2, 0)
+    assert bench.counted() == {"messages": 2, "records": 994, "put": 2, "dead_lettered": 992}
 
 
 def test_records_that_wait_for_their_index_go_with_their_partition() -> None:

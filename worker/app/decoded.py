@@ -26,6 +26,7 @@ class Decoded:
         "dead_letters",
         "ignored",
         "items",
+        "joined",
         "mismatches",
         "pending",
         "schema",
@@ -38,6 +39,7 @@ class Decoded:
         self.items: list[Item] = []  # for the index of a topic that has one
         self.by_index: dict[str, list[Item]] = {}  # for the indexes of one that has several
         self.dead_letters: list[DeadLetter] = []
+        self.joined: list[DeadLetter] = []  # bad ones that are in another's dead letter, of a message with many of them
         self.ignored: list[Item] = []  # these ask for nothing
         self.mismatches = 0  # records whose Kafka key is not the vector's key
         self.size = 0  # bytes of all messages in memory, without what the records of one message share

@@ -239,9 +239,11 @@ class Intake:
         self._take_in_again(assignment, self._decoded(assignment, messages))
 
     def _take_in_again(self, assignment: Assignment, decoded: Decoded) -> None:
-        for dead_letter in decoded.dead_letters:
+        for dead_letter in (*decoded.dead_letters, *decoded.joined):
             self._components.limit.note_bad(assignment.partition, dead_letter.offset, dead_letter.element)
         self._pass_on(decoded, assignment)
+        if decoded.joined:  # the dead letter that they are in keeps their offset from being committed
+            self._ledger.settle(decoded.joined, Outcome.DEAD_LETTERED)
 
     # -- messages whose schema is not here yet
 

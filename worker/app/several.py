@@ -8,6 +8,8 @@ as one record.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -118,12 +120,17 @@ class SeveralReader:
         return found
 
     def read_parked(self, assignment: Assignment, parked: Iterable[Parked]) -> Sorted:
-        """Read what waited for its index."""
+        """Read what waited for its index. The ledger knows these records, so each that is bad needs an outcome of its own."""
         found = Sorted()
-        for message, element, value in ((each.message, each.element, each.value) for each in parked):
-            own = 0 if element is not None else _bytes_of(message)
-            piece = _Piece(message, message.value if element is None else value, ITEM_BYTES + own, element)
-            self._add_bad(found, self._read(found, assignment, piece))
+        for _, of_message in groupby(parked, key=attrgetter("offset")):
+            bad = [letter for each in of_message if (letter := self._read(found, assignment, _waited(each)))]
+            own, others = bad[: OWN_DEAD_LETTERS + 1], bad[OWN_DEAD_LETTERS + 1 :]
+            if others:
+                own[-1] = _of_several(own[-1], len(others) + 1)
+            for letter in own:
+                self._add_bad(found, letter)
+            found.joined += others
+            found.size += sum(letter.size for letter in others)
         return found
 
     def _read_pieces(
@@ -186,6 +193,13 @@ class SeveralReader:
         if letter is not None:
             found.dead_letters.append(letter)
             found.size += letter.size
+
+
+def _waited(parked: Parked) -> _Piece:
+    message, element = parked.message, parked.element
+    if element is None:
+        return _Piece(message, message.value, ITEM_BYTES + _bytes_of(message))
+    return _Piece(message, parked.value, ITEM_BYTES, element)
 
 
 def _bytes_of(message: Message) -> int:
