@@ -175,3 +175,20 @@ def test_a_deleted_row_goes_to_the_index_that_it_was_in() -> None:
     found = router(route).route(b"k", b'{"op":"d","before":{"key":"k","tenant":"acme"}}', ())
     assert (found.to, found.decoded) == ("acmedocs", Delete("k"))
     assert isinstance(router(route).route(b"k", None, ()).decoded, Ignore)
+
+
+def test_a_tombstone_in_an_envelope_is_one_also_where_nothing_chooses_its_index() -> None:
+    route = Route(
+        topic=TOPIC, index=(), index_by="field:tenant", indexes={"a": "adocs"}, records={"envelope": "connect"}
+    )
+    assert reason_of(router(route).route(b"k", b'{"schema":null,"payload":null}', ()).decoded) is Reason.TOMBSTONE
+
+
+def test_records_without_an_index_do_not_change_which_vectors_of_an_index_are_usual() -> None:
+    made = router(TENANTS)
+    for number in range(20):
+        value = b'{"key":"%d","data":{"float32":[1e9,1e9,1e9]}}' % number
+        assert reason_of(made.route(None, value, [("tenant", b"unknown")]).decoded) is Reason.NO_ROUTE
+    found = made.route(None, good("a"), ACME).decoded
+    assert isinstance(found, Put)
+    assert found.suspicion is None

@@ -26,6 +26,7 @@ NO_INDEX: Final = ""
 """Of a message whose index is not known: it asks for nothing, or cannot be read."""
 DEFAULT: Final = "default"
 _SHOWN_CHARACTERS: Final = 80
+_NEEDS_NO_INDEX: Final = (Reason.MALFORMED, Reason.UNSUPPORTED_ENCODING, Reason.TOMBSTONE)
 
 
 class Routed(NamedTuple):
@@ -176,12 +177,15 @@ class ByValue(Router):
         self._schemas = schemas
         self._deletes = records.tombstones == "delete" and records.envelope != "debezium"
         self._decoders: dict[str, Decoder] = {}
+        self._of_none: Decoder | None = None  # of its own: a decoder learns which vectors of its index are usual
 
     def add(self, target: Target) -> None:
         """Note an index."""
-        self._decoders[target.index] = decoder_of(
-            target, self._settings, self._topic, record_format=self._format, schemas=self._schemas
-        )
+        self._decoders[target.index] = self._decoder_of(target)
+        self._of_none = self._of_none or self._decoder_of(target)
+
+    def _decoder_of(self, target: Target) -> Decoder:
+        return decoder_of(target, self._settings, self._topic, record_format=self._format, schemas=self._schemas)
 
     def route(self, key: bytes | None, value: bytes | None, headers: Headers) -> Routed:
         """Return the index, and what the message asks for."""
@@ -221,7 +225,7 @@ class ByValue(Router):
             decoded = _outcome(self._any(), key, value, headers)
             if isinstance(decoded, Ignore):
                 return decoded
-            if isinstance(decoded, RecordError) and decoded.reason in (Reason.MALFORMED, Reason.UNSUPPORTED_ENCODING):
+            if isinstance(decoded, RecordError) and decoded.reason in _NEEDS_NO_INDEX:
                 return decoded
         if text is not None:
             shown = clean(text, _SHOWN_CHARACTERS)
@@ -237,7 +241,9 @@ class ByValue(Router):
         return RecordError(Reason.NO_ROUTE, f"{what} ({self._named})")
 
     def _any(self) -> Decoder:
-        return next(iter(self._decoders.values()))
+        """Return what reads messages without an index."""
+        assert self._of_none is not None  # noqa: S101 - at least one index was found
+        return self._of_none
 
 
 def router_of(
