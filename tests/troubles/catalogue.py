@@ -422,7 +422,8 @@ def restart_alone(stand: Stand, _case: Case) -> None:
 
 def kill_second(stand: Stand, _case: Case) -> None:
     """Kill the second node, once for all that need it."""
-    stand.nodes[1].kill()
+    if stand.nodes[1].pid is not None:
+        stand.nodes[1].kill()
 
 
 def restart_second(stand: Stand, _case: Case) -> None:
@@ -502,7 +503,7 @@ TROUBLES: Final[tuple[Trouble, ...]] = (
     Trouble("a route without a member", "Unassigned|NotRead|Unread", end_the_second, start_the_second, two_routes, workers=2),
     Trouble("damaged record batch", "BlockedPartitionUnreadable", damage, repair),
     Trouble("coordinator away", "Coordinator", kill_second, restart_second, broker="second"),
-    Trouble("partition without a leader", "Leaderless|BlockedPartitionUnreadable", nothing, restart_second, placed=True),
+    Trouble("partition without a leader", "Leaderless|BlockedPartitionUnreadable", kill_second, restart_second, placed=True),
     Trouble("broker away at start", "PollingStopped|BrokerAway|NotConnected", start_without_broker, connect, through_proxy),
     Trouble("broker away while running", "PollingStopped|BrokerAway|NotConnected", stop_alone, restart_alone, broker="alone"),
     Trouble("retention overtakes the backlog", "Retention|OffsetsSkipped", short_retention, long_retention),
