@@ -5,14 +5,17 @@ A run takes the minutes of the trouble and of the recovery, and about three for 
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.support.bounded import join, thread
 from tests.support.browser import running_browser
 from tests.support.fronted_broker import BriefAdmin
 from tests.support.programs import program
@@ -26,6 +29,7 @@ from tests.troubles.watch import Seen, Watch, Watched
 
 LOOK_SECONDS = 5.0
 WARM_SECONDS = 60.0
+KEEP_SECONDS = 15.0
 
 
 def new_case(number: int, trouble: Trouble, stand: Stand) -> Case:
@@ -43,13 +47,30 @@ def new_case(number: int, trouble: Trouble, stand: Stand) -> Case:
     return case
 
 
+def add_case(number: int, trouble: Trouble, stand: Stand, stack: ExitStack) -> Watched | Seen:
+    """Make ready for a trouble; where that fails, it costs that trouble only, of which nothing is seen."""
+    seen = Seen(trouble.name, trouble.alerts)
+    try:
+        case = new_case(number, trouble, stand)
+    except Exception as error:
+        seen.failure = f"start: {_told(error)} "
+        say(f"{trouble.name}: {seen.failure}")
+        return seen
+    stack.callback(case.close)
+    return Watched(case, trouble, seen)
+
+
 def step(one: Watched, name: str, stand: Stand) -> None:
     """Run a step of a trouble; one that fails costs that trouble only."""
     try:
         getattr(one.trouble, name)(stand, one.case)
     except Exception as error:
-        one.seen.failure += f" {name}: {type(error).__name__}: {str(error)[:200]}"
+        one.seen.failure += f"{name}: {_told(error)} "
         say(f"{one.trouble.name}: {one.seen.failure}")
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def say(text: str) -> None:
@@ -58,49 +79,80 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def keep_looking(watch: Watch, seconds: float) -> None:
-    """Look again and again for so long."""
+@contextmanager
+def looking(watch: Watch) -> Iterator[None]:
+    """Look again and again in a thread of its own, also while a step of a trouble takes its time."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            began = time.monotonic()
+            try:
+                watch.look()
+            except Exception as error:  # the next look may do
+                say(f"a look failed: {_told(error)}")
+            stop.wait(max(0.5, LOOK_SECONDS - (time.monotonic() - began)))
+
+    thread_of_looks = thread(look, name="looks")
+    try:
+        yield
+    finally:
+        stop.set()
+        join(thread_of_looks)
+
+
+def keep(given: argparse.Namespace, seen: Sequence[Seen]) -> None:
+    """Write what was seen so far, so that a run that breaks keeps what it has."""
+    seconds = given.trouble_minutes * 60
+    told = {"trouble_seconds": seconds, "troubles": [asdict(one) for one in seen]}
+    before = json.loads(given.before.read_text()) if given.before else None
+    for path, text in ((given.json, json.dumps(told, indent=1)), (given.table, table(seen, seconds, before))):
+        if path:
+            fresh = path.with_name(f"{path.name}.new")
+            fresh.write_text(f"{text}\n")
+            fresh.rename(path)
+
+
+def wait(seconds: float, given: argparse.Namespace, watch: Watch, seen: Sequence[Seen]) -> None:
+    """Let so much time pass, and write what was seen again and again."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        began = time.monotonic()
-        watch.look()
-        time.sleep(max(0.5, LOOK_SECONDS - (time.monotonic() - began)))
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, KEEP_SECONDS))
+        watch.read_messages()
+        keep(given, seen)
 
 
 def run(troubles: Sequence[Trouble], folder: Path, given: argparse.Namespace) -> list[Seen]:
     """Run all of them at once."""
     with ExitStack() as stack:
         stand = stack.enter_context(running_stand(folder))
-        everything = []
-        for number, trouble in enumerate(troubles, 1):
-            case = new_case(number, trouble, stand)
-            stack.callback(case.close)
-            everything.append(Watched(case, trouble, Seen(trouble.name, trouble.alerts)))
-        monitoring = stack.enter_context(
-            running_monitoring(folder, [one.case for one in everything], given.scrape_seconds)
-        )
-        stack.enter_context(closing(Publisher([one.case for one in everything])))
+        added = [add_case(number, trouble, stand, stack) for number, trouble in enumerate(troubles, 1)]
+        everything = [one for one in added if isinstance(one, Watched)]
+        cases = [one.case for one in everything]
+        monitoring = stack.enter_context(running_monitoring(folder, cases, given.scrape_seconds))
+        stack.enter_context(closing(Publisher(cases)))
         browser = stack.enter_context(running_browser(program("chromium"), folder / "chromium"))
         watch = Watch(everything, monitoring, browser, given.screens)
-        for one in everything:
-            step(one, "start", stand)
-        say("started")
-        keep_looking(watch, WARM_SECONDS)
-        for one in everything:
-            one.begun = time.time()
-            step(one, "begin", stand)
-        say("all troubles have begun")
-        keep_looking(watch, given.trouble_minutes * 60)
-        for one in everything:
-            if not one.is_shot:
-                watch.capture(one)
-        for one in everything:
-            one.fixed = time.time()
-            step(one, "fix", stand)
-        say("all troubles are fixed")
-        keep_looking(watch, given.recovery_minutes * 60)
+        seen = [one.seen if isinstance(one, Watched) else one for one in added]
+        with looking(watch):
+            for one in everything:
+                step(one, "start", stand)
+            say("started")
+            wait(WARM_SECONDS, given, watch, seen)
+            for one in everything:
+                one.begun = time.time()
+                step(one, "begin", stand)
+            say("all troubles have begun")
+            wait(given.trouble_minutes * 60, given, watch, seen)
+            watch.capture_the_rest()
+            for one in everything:
+                one.fixed = time.time()
+                step(one, "fix", stand)
+            say("all troubles are fixed")
+            wait(given.recovery_minutes * 60, given, watch, seen)
         watch.finish()
-        return [one.seen for one in everything]
+        keep(given, seen)
+        return seen
 
 
 def main() -> None:
@@ -116,6 +168,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep logs and data in this folder")
     parser.add_argument("--only", action="append", help="only troubles whose name contains this; may be given often")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     chosen = [one for one in TROUBLES if not given.only or any(part in one.name for part in given.only)]
     with tempfile.TemporaryDirectory(prefix="troubles-") as temporary:
         folder = given.folder or Path(temporary)
@@ -123,16 +176,9 @@ def main() -> None:
         for each in (folder, given.screens):
             each.mkdir(parents=True, exist_ok=True)
         seen = run(chosen, folder.resolve(), given)
-    seconds = given.trouble_minutes * 60
-    told = {"trouble_seconds": seconds, "troubles": [asdict(one) for one in seen]}
-    if given.json:
-        given.json.write_text(json.dumps(told, indent=1))
-    before = json.loads(given.before.read_text()) if given.before else None
-    text = table(seen, seconds, before)
-    if given.table:
-        given.table.write_text(f"{text}\n")
-    else:
-        sys.stdout.write(f"{text}\n")
+    if not given.table:
+        before = json.loads(given.before.read_text()) if given.before else None
+        sys.stdout.write(f"{table(seen, given.trouble_minutes * 60, before)}\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ HEAD: Final = (
     "First sign before, s",
     "First sign, s",
     "Alerts that fired (s)",
+    "Pages sent (s)",
     "`/readyz` not ready, s",
     "Page not green, s",
     "`/readyz` says",
@@ -32,6 +33,7 @@ def table(seen: Sequence[Seen], seconds: float, before: Mapping[str, Any] | None
                     "" if then is None else _first(then, limit_before),
                     _first(one, seconds),
                     _alerts(one),
+                    _times(one.pages),
                     _number(one.readyz_seconds),
                     _number(one.page_seconds),
                     one.readyz,
@@ -53,8 +55,8 @@ def _cell(text: str) -> str:
 
 
 def _first(one: Seen, limit_seconds: float) -> str:
-    if one.failure and not one.alerts:
-        return f"not tried: {one.failure}"
+    if one.failure.startswith(("start:", "begin:")):
+        return f"not brought about: {one.failure}"
     if not one.right:
         return "none, as it should be" if not one.alerts else "one that should not be"
     return f"none in {limit_seconds:.0f}" if one.first_right is None else f"{one.first_right:.0f}"
@@ -71,6 +73,10 @@ def _alerts(one: Seen) -> str:
         marks += ["silenced"] if name in one.suppressed else []
         shown.append(f"{name} {at:.0f}" + (f" ({', '.join(marks)})" if marks else ""))
     return ", ".join(shown) or "none"
+
+
+def _times(told: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {at:.0f}" for name, at in sorted(told.items(), key=lambda item: item[1])) or "none"
 
 
 def _totals(when: str, seen: Iterable[Seen]) -> str:

@@ -19,7 +19,7 @@ def test_the_first_sign_is_the_first_alert_that_names_the_trouble() -> None:
     row = cells(table([OUTAGE], 840.0, BEFORE))
     assert len(row) == len(HEAD)
     assert row[:4] == ["outage", "none in 600", "301", "LagGrowing 40 (another), ServiceDown 301"]
-    assert row[7] == "a!b &lt;c>"
+    assert row[8] == "a!b &lt;c>"
 
 
 def test_a_trouble_that_needs_nobody_has_no_sign() -> None:

@@ -1,11 +1,13 @@
 """What a person on call sees of each case: which alerts fire and when, what `/readyz` and the page say."""
 
+import datetime as dt
 import html
 import http.client
 import json
 import re
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,20 +17,29 @@ from typing import Any
 from tests.support.browser import Browser
 from tests.troubles.case import Case
 from tests.troubles.catalogue import Trouble
-from tests.troubles.monitoring import Monitoring
+from tests.troubles.monitoring import Message, Monitoring
 
 NO_ANSWER = "no answer"
+PAGER = "pager"
+HOLD_SECONDS = 15.0
+"""How long `/readyz` or the page says that something is wrong before it counts as a sign."""
 
 
 @dataclass
 class Seen:
-    """What was seen of one trouble. Seconds count from its beginning, or for `recovery` from its fix."""
+    """What was seen of one trouble. Seconds count from its beginning, or for `recovery` from its fix.
+
+    `alerts` fired in Prometheus; `pages` and `chats` are those that came to the receiver of this kind in the trouble, and
+    `recovery_pages` those that began to fire after the fix and woke somebody.
+    """
 
     name: str
     right: str
     before: list[str] = field(default_factory=list)
     alerts: dict[str, float] = field(default_factory=dict)
     suppressed: list[str] = field(default_factory=list)
+    pages: dict[str, float] = field(default_factory=dict)
+    chats: dict[str, float] = field(default_factory=dict)
     readyz_seconds: float | None = None
     page_seconds: float | None = None
     readyz: str = ""
@@ -58,6 +69,15 @@ class Watched:
     begun: float = 0.0
     fixed: float = 0.0
     is_shot: bool = False
+    wrong_since: dict[str, float] = field(default_factory=dict)
+
+    def holds(self, sign: str, is_wrong: bool, now: float) -> float | None:
+        """Return when a sign began to show, once it has shown for a while; a restart or a slow answer is none."""
+        if not is_wrong:
+            self.wrong_since.pop(sign, None)
+            return None
+        since = self.wrong_since.setdefault(sign, now)
+        return round(since - self.begun, 1) if now - since >= HOLD_SECONDS else None
 
 
 class Watch:
@@ -69,6 +89,7 @@ class Watch:
         self._monitoring = monitoring
         self._browser = browser
         self._screens = screens
+        self._capturing = threading.Lock()
 
     def look(self) -> None:
         """Look once at alerts, ready checks and pages."""
@@ -88,6 +109,12 @@ class Watch:
             if one.seen.first_right is not None and not one.is_shot:
                 self.capture(one)
 
+    def capture_the_rest(self) -> None:
+        """Capture those that no right alert has named."""
+        for one in self._watched:
+            if not one.is_shot:
+                self.capture(one)
+
     def capture(self, one: Watched) -> None:
         """Keep what the worker says at this moment, and what its page looks like."""
         one.is_shot = True
@@ -96,29 +123,27 @@ class Watch:
             return
         name = re.sub(r"\W+", "-", one.trouble.name).strip("-")
         try:
-            with self._browser.tab() as tab:
+            with self._capturing, self._browser.tab() as tab:
                 tab.go(f"http://127.0.0.1:{one.case.ports[0]}/", width=1280)
                 tab.screenshot(self._screens / f"{name}.png")
-        except (AssertionError, OSError, TimeoutError) as error:
-            one.seen.failure += f" no screenshot: {type(error).__name__}"
+        except Exception as error:  # a browser that fails costs the picture only
+            one.seen.failure += f"no screenshot: {type(error).__name__} "
 
     def finish(self) -> None:
         """Note what fires still, and which pages the recoveries sent."""
         for job, alert in self._monitoring.firing():
             if (one := self._by_job.get(job)) is not None:
                 one.seen.left.append(alert.removeprefix("OssVectors"))
-        for message in self._monitoring.messages:
-            if message.receiver == "pager":
-                self._note_pages(message.alerts)
 
-    def _note_pages(self, alerts: Sequence[dict[str, Any]]) -> None:
-        for alert in alerts:
-            one = self._by_job.get(alert["labels"].get("job", ""))
-            if one is None or alert["status"] != "firing":
-                continue
-            name = alert["labels"]["alertname"].removeprefix("OssVectors")
-            if name in one.seen.recovery and name not in one.seen.recovery_pages:
-                one.seen.recovery_pages.append(name)
+        self.read_messages()
+
+    def read_messages(self) -> None:
+        """Note what the receivers got so far."""
+        for message in list(self._monitoring.messages):
+            for alert in message.alerts:
+                one = self._by_job.get(alert["labels"].get("job", ""))
+                if one is not None and alert["status"] == "firing":
+                    note_message(one, message, alert)
 
 
 def note(one: Watched, alert: str, now: float) -> None:
@@ -133,13 +158,26 @@ def note(one: Watched, alert: str, now: float) -> None:
         seen.recovery.setdefault(alert, round(now - one.fixed, 1))
 
 
+def note_message(one: Watched, message: Message, alert: Mapping[str, Any]) -> None:
+    """Note what a receiver was sent: in the trouble, or of an alert that began to fire after its fix."""
+    seen, name = one.seen, alert["labels"]["alertname"].removeprefix("OssVectors")
+    began = dt.datetime.fromisoformat(alert["startsAt"]).timestamp()
+    if one.begun and one.begun <= message.at and (not one.fixed or message.at < one.fixed):
+        kind = seen.pages if message.receiver == PAGER else seen.chats
+        kind.setdefault(name, round(message.at - one.begun, 1))
+    if one.fixed and began > one.fixed and message.receiver == PAGER and name not in seen.recovery_pages:
+        seen.recovery_pages.append(name)
+
+
 def look_at_the_worker(one: Watched) -> None:
     """Note when `/readyz` and the page's title first say that something is wrong."""
     seen = one.seen
-    if seen.readyz_seconds is None and readyz_of(one.case)[0] != 200:
-        seen.readyz_seconds = round(time.time() - one.begun, 1)
-    if seen.page_seconds is None and page_of(one.case)[0] != "good":
-        seen.page_seconds = round(time.time() - one.begun, 1)
+    if seen.readyz_seconds is None:
+        now = time.time()
+        seen.readyz_seconds = one.holds("readyz", readyz_of(one.case)[0] != 200, now)
+    if seen.page_seconds is None:
+        now = time.time()
+        seen.page_seconds = one.holds("page", page_of(one.case)[0] != "good", now)
 
 
 def readyz_of(case: Case) -> tuple[int, str]:
