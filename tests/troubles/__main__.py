@@ -30,6 +30,7 @@ from tests.troubles.watch import Seen, Watch, Watched
 LOOK_SECONDS = 5.0
 WARM_SECONDS = 60.0
 KEEP_SECONDS = 15.0
+READY_SECONDS = 90.0
 
 
 def new_case(number: int, trouble: Trouble, stand: Stand) -> Case:
@@ -77,6 +78,16 @@ def say(text: str) -> None:
     """Say it, with the time."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stderr.flush()
+
+
+def await_ready(everything: Sequence[Watched]) -> None:
+    """Wait until the workers are ready, so that no record is late because so many of them start at once."""
+    for one in everything:
+        for process in one.case.workers:
+            try:
+                process.wait_ready(READY_SECONDS)
+            except Exception as error:  # it costs that trouble only
+                one.seen.failure += f"start: {_told(error)} "
 
 
 @contextmanager
@@ -130,14 +141,15 @@ def run(troubles: Sequence[Trouble], folder: Path, given: argparse.Namespace) ->
         everything = [one for one in added if isinstance(one, Watched)]
         cases = [one.case for one in everything]
         monitoring = stack.enter_context(running_monitoring(folder, cases, given.scrape_seconds))
-        stack.enter_context(closing(Publisher(cases)))
         browser = stack.enter_context(running_browser(program("chromium"), folder / "chromium"))
         watch = Watch(everything, monitoring, browser, given.screens)
         seen = [one.seen if isinstance(one, Watched) else one for one in added]
         with looking(watch):
             for one in everything:
                 step(one, "start", stand)
+            await_ready(everything)
             say("started")
+            stack.enter_context(closing(Publisher(cases)))
             wait(WARM_SECONDS, given, watch, seen)
             for one in everything:
                 one.begun = time.time()

@@ -79,6 +79,7 @@ class Case:
     workers: list[WorkerProcess] = field(default_factory=list)
     supervised: list[Supervised] = field(default_factory=list)
     closing: list[Callable[[], None]] = field(default_factory=list)
+    undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     overrides: dict[str, object] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     bucket: str = ""
@@ -100,8 +101,8 @@ class Case:
     # -- before the trouble
 
     def make_topic(self, name: str, nodes: Mapping[int, int] | None = None, **config: str) -> None:
-        """Create a topic whose partitions are on the first node, but for those that `nodes` names."""
-        count = self.partitions if name == self.topic else 1
+        """Create a topic whose partitions are on the first node, but for those that `nodes` names. The dead-letter topic has one."""
+        count = 1 if name == self.dead_letters else self.partitions
         placed = {number: [(nodes or {}).get(number, 1)] for number in range(count)}
         settings = {key.replace("_", "."): value for key, value in config.items()}
         topic = NewTopic(name, replica_assignments=placed, topic_configs=settings)
@@ -188,6 +189,6 @@ class Case:
             if process.is_running():
                 process.send_signal(signal.SIGCONT)
                 process.kill()
-        for close in self.closing:
+        for close in (self.undo.close, *self.closing):
             with contextlib.suppress(Exception):  # the trouble itself may have ended it
                 close()

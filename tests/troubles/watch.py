@@ -54,6 +54,12 @@ class Seen:
         """When the first alert fired that names the trouble."""
         return min((at for name, at in self.alerts.items() if self.is_right(name)), default=None)
 
+    @property
+    def first_of_any(self) -> float | None:
+        """When the first sign was there: that alert, `/readyz` or the title of the page."""
+        found = (self.first_right, self.readyz_seconds, self.page_seconds)
+        return min((at for at in found if at is not None), default=None)
+
     def is_right(self, alert: str) -> bool:
         """Whether this alert is one that names the trouble."""
         return bool(self.right) and re.search(self.right, alert) is not None
@@ -124,8 +130,9 @@ class Watch:
         name = re.sub(r"\W+", "-", one.trouble.name).strip("-")
         try:
             with self._capturing, self._browser.tab() as tab:
-                tab.go(f"http://127.0.0.1:{one.case.ports[0]}/", width=1280)
-                tab.screenshot(self._screens / f"{name}.png")
+                for width, dark in ((1280, False), (360, True)):
+                    tab.go(f"http://127.0.0.1:{one.case.ports[0]}/", width=width, dark=dark)
+                    tab.screenshot(self._screens / f"{name}-{width}.png")
         except Exception as error:  # a browser that fails costs the picture only
             one.seen.failure += f"no screenshot: {type(error).__name__} "
 
