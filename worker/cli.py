@@ -17,6 +17,7 @@ COMMANDS: Final = (
     "produce",
     "dlq",
     "verify",
+    "shard",
     "demo",
     "local",
 )

@@ -40,6 +40,7 @@ class Reason(StrEnum):
     METADATA = "metadata"
     TOMBSTONE = "tombstone"
     TOO_LARGE = "too_large"
+    NO_ROUTE = "no_route"
     INTERNAL_ERROR = "internal_error"
     REFUSED = "refused"
     ISOLATED_SERVER_ERROR = "isolated_server_error"

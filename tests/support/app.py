@@ -105,8 +105,9 @@ class App:
         self.settings = settings(**tables_changed)
         self.cluster = FakeCluster(**{TOPIC: partitions} if partitions else {})
         self.ledger = Ledger((TOPIC,), self.clock)
-        self.status = Status(self.clock())
-        self.metrics = Metrics(self.ledger, self.status, (TOPIC,), (INDEX,))
+        indexes = {route.topic: len(route.index_names) for route in self.settings.routes}
+        self.status = Status(self.clock(), indexes=indexes)
+        self.metrics = Metrics(self.ledger, self.status, (TOPIC,), self.settings.indexes)
         self.sink = FakeSink(TARGET)
         self.dead_letters, self.end_watcher, self.finder = FakeDeadLetters(), FakeEndWatcher(), FakeFinder()
         self.http = FakeHelper()

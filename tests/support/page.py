@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
@@ -12,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from tests.unit.samples import FakeClock, FakeTracked, opened
 from worker.errors import BlockReason, Reason
 from worker.ledger import Assignment, Ledger, Outcome, Partition
+from worker.ports import Pace
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.page.facts import Share
 from worker.telemetry.page.figures import STEP_SECONDS, STEPS
@@ -45,38 +44,20 @@ class Overlay(CollectorRegistry):
             yield family
 
 
-@dataclass
-class FakeService:
-    """What a status knows of the service."""
-
-    failing: list[SimpleNamespace] = field(default_factory=list)
-    pace: dict[str, SimpleNamespace] = field(default_factory=dict)
-
-    def not_accepted(self) -> list[SimpleNamespace]:
-        """Return the indexes whose requests fail."""
-        return self.failing
-
-    def paces(self) -> dict[str, SimpleNamespace]:
-        """Return the pace of each index."""
-        return self.pace
-
-
 class PageStage:
     """All that a page reads, and the page. The clock moves only when the test moves it."""
 
     def __init__(self, topics: Sequence[str] = ("vectors",), indexes: Sequence[str] = ("docs",)) -> None:
         self.clock = FakeClock()
         self.ledger = Ledger(topics, self.clock)
-        self.status = Status(self.clock())
+        self.status = Status(self.clock(), self.clock)
         self.metrics = Metrics(self.ledger, self.status, topics, indexes)
         self.metrics.worker_info.labels("0.1.0", "docs-writers", "docs-writer-1").set(1)
         self.paused: set[Partition] = set()
         self.settings = '[oss]\nbucket = "my-bucket"  # OSS_VECTORS_OSS__BUCKET'
         self.gauges = Overlay(self.metrics.registry)
         self.shares: list[Share] = []
-        self.service = FakeService()
-        self.attempts: dict[Block, SimpleNamespace] = {}
-        vars(self.status).update(service=self.service, attempts=lambda: self.attempts)
+        self.paces: dict[str, Pace] = {}
         self.page = Page(
             self.gauges,
             self.status,
@@ -90,6 +71,11 @@ class PageStage:
     def wall(self) -> float:
         """Unix time in seconds, which goes with the clock."""
         return WALL + self.clock()
+
+    def set_pace(self, index: str, pace: Pace) -> None:
+        """Let an index have this pace from now on."""
+        self.paces[index] = pace
+        self.status.service.watch_pace(index, lambda: self.paces[index])
 
     def html(self) -> str:
         """The page as it is after the last one's second is over."""

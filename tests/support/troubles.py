@@ -6,19 +6,19 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Final, NamedTuple
 
 from tests.support.page import PageStage
 from tests.unit.samples import opened
-from worker.errors import BlockReason, Reason
+from worker.errors import BlockReason, Reason, RetryReason, Transient
 from worker.ledger import Assignment, Outcome
+from worker.ports import LimitCause, Pace
 from worker.telemetry.page.facts import Share
 from worker.telemetry.page.figures import STEP_SECONDS
 from worker.telemetry.state import Block, DeadLettered, State
 
 TARGET: Final = Block("vectors", BlockReason.TARGET)
-UNAVAILABLE: Final = "503 ServiceUnavailable"
+UNAVAILABLE: Final = Transient("busy", kind=RetryReason.SERVER, status=503, code="ServiceUnavailable")
 
 
 class Trouble(NamedTuple):
@@ -73,9 +73,7 @@ def _set_pace(stage: PageStage) -> None:
     stage.metrics.buffer_limit.set(256 * 2**20)
     for metric in (stage.metrics.last_put, stage.metrics.last_poll, stage.metrics.last_commit):
         metric.set(stage.wall())
-    stage.service.pace["docs"] = SimpleNamespace(
-        rate_cause="configured", in_flight_cause="configured", throttled_at=None
-    )
+    stage.set_pace("docs", Pace(2500, LimitCause.CONFIGURED, 8, LimitCause.CONFIGURED))
     stage.shares = [Share("vectors", 3, 1000, 0.1, 50)]
 
 
@@ -83,6 +81,14 @@ def idle(stage: PageStage, seconds: float) -> None:
     """Let time pass in which the main loop turns and nothing is settled."""
     for _ in range(round(seconds / STEP_SECONDS)):
         stage.step()
+
+
+def _attempt(stage: PageStage, block: Block, message: str, *, times: int, quote: str = "") -> None:
+    """Let what is blocked be tried so many times, each 30 s after the one before."""
+    stage.status.block(block, message, quote, retry_in=30.0)
+    for _ in range(times - 1):
+        idle(stage, 30.0)
+        stage.status.block(block, message, quote, retry_in=30.0)
 
 
 def healthy() -> PageStage:
@@ -93,14 +99,14 @@ def healthy() -> PageStage:
 def service_outage() -> PageStage:
     """The service refuses everything for fourteen minutes."""
     stage, assignments = at_work(lag=2000)
-    began = stage.clock()
+    for _ in range(31):
+        stage.status.service.failed("docs", UNAVAILABLE)
     for assignment in assignments:
         stage.ledger.track(assignment, range(assignment.position, assignment.position + 300))
     idle(stage, 840)
-    stage.service.failing = [SimpleNamespace(index="docs", since=began, requests=31, words=UNAVAILABLE)]
     stage.metrics.requests.labels("docs", "PutVectors", "503").inc(31)
     stage.metrics.retries.labels("server").inc(31)
-    stage.service.pace["docs"] = SimpleNamespace(rate_cause="outage", in_flight_cause="outage", throttled_at=None)
+    stage.set_pace("docs", Pace(625, LimitCause.OUTAGE, 2, LimitCause.OUTAGE))
     stage.metrics.in_flight_limit.labels("docs").set(2)
     stage.metrics.rate_limit.labels("docs").set(625)
     return stage
@@ -112,9 +118,7 @@ def throttled() -> PageStage:
     stage.metrics.requests.labels("docs", "PutVectors", "429").inc(57)
     stage.metrics.retries.labels("throttled").inc(57)
     stage.metrics.rate_limit.labels("docs").set(60)
-    stage.service.pace["docs"] = SimpleNamespace(
-        rate_cause="throttled", in_flight_cause="slow", throttled_at=stage.clock() - 4
-    )
+    stage.set_pace("docs", Pace(60, LimitCause.THROTTLED, 2, LimitCause.SLOW, throttled_at=stage.clock() - 4))
     return stage
 
 
@@ -185,10 +189,7 @@ def wrong_credentials() -> PageStage:
     stage.metrics.ends.update({each.partition: 5_100 for each in assignments})
     block = Block("vectors", BlockReason.CREDENTIALS)
     stage.status.enter(State.BLOCKED, "vectors: credentials")
-    stage.status.block(block, "index docs: 403 SignatureDoesNotMatch: the request signature does not match")
-    since = stage.clock()
-    idle(stage, 360)
-    stage.attempts[block] = SimpleNamespace(since=since, count=12, next_at=stage.clock() + 18)
+    _attempt(stage, block, "index docs: 403 SignatureDoesNotMatch: the request signature does not match", times=13)
     stage.paused |= {each.partition for each in assignments}
     return stage
 
@@ -199,7 +200,6 @@ def limit_reached() -> PageStage:
     block = Block("vectors", BlockReason.DEAD_LETTER_LIMIT)
     stage.status.enter(State.BLOCKED, "vectors: dead_letter_limit")
     stage.status.block(block, "vectors/1 offset 12001 would be the 101st dead letter of the last 1,000 records")
-    stage.attempts[block] = SimpleNamespace(since=stage.clock(), count=1, next_at=None)
     stage.shares = [Share("vectors", 100, 1000, 0.1, 50)]
     idle(stage, 3700)
     return stage
@@ -209,8 +209,7 @@ def record_stuck() -> PageStage:
     """One record is refused again and again, the rest continues."""
     stage, _ = at_work()
     block = Block("vectors", BlockReason.RECORD_STUCK, 1)
-    stage.status.block(block, "vectors/1 offset 10421", quote="500 InternalError: secret-content")
-    stage.attempts[block] = SimpleNamespace(since=stage.clock() - 190, count=9, next_at=stage.clock() + 31)
+    _attempt(stage, block, "vectors/1 offset 10421", quote="500 InternalError: secret-content", times=9)
     return stage
 
 
@@ -241,7 +240,7 @@ TROUBLES: Final = {
         service_outage,
         "nothing is accepted",
         "warn",
-        (f"No request accepted for 14 min: {UNAVAILABLE}", "since 14:35:00 UTC"),
+        ("No request accepted for 14 min: 503 ServiceUnavailable", "since 14:35:00 UTC"),
     ),
     "throttled": Trouble(
         throttled,
@@ -274,13 +273,13 @@ TROUBLES: Final = {
         wrong_credentials,
         "blocked",
         "bad",
-        ("403 SignatureDoesNotMatch", "for 6 min", "tried 12 times", "next attempt in 16 s", "20,000"),
+        ("403 SignatureDoesNotMatch", "for 6 min", "tried 13 times", "next attempt in 28 s", "20,000"),
     ),
     "dead-letter limit reached": Trouble(
         limit_reached, "blocked", "bad", ("the 101st dead letter", "it needs a person", "for 1 h 2 min")
     ),
     "record stuck": Trouble(
-        record_stuck, "running, 1 blocked", "warn", ("vectors/1 offset 10421", "tried 9 times", "next attempt in 29 s")
+        record_stuck, "running, 1 blocked", "warn", ("vectors/1 offset 10421", "tried 9 times", "next attempt in 28 s")
     ),
     "retention near": Trouble(
         retention_near,

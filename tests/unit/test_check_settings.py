@@ -76,3 +76,9 @@ def test_buffer_fetch_and_requests_count() -> None:
     assert needed_bytes(loaded(delivery__max_in_flight="16").settings) == base + 64 * MB
     client = '{"fetch_max_bytes": 116777216}'
     assert needed_bytes(loaded(kafka__client=client).settings) == base + 2 * (116777216 - 16 * MB)
+
+
+def test_a_topic_with_several_indexes_says_how_they_are_chosen() -> None:
+    found = list(routes(loaded(routes='[{"topic": "a", "index": ["d1", "d2"], "index_by": "key"}]')))
+    assert problems(found) == []
+    assert found[1].result == "2 indexes, chosen by key: d1, d2"

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def invoke(*arguments: str, **variables: str) -> Result:
 
 
 def invoke_configured(*arguments: str, **variables: str) -> Result:
-    return invoke(*arguments, **{name.removeprefix("OSS_VECTORS_"): v for name, v in NEEDED.items()}, **variables)
+    return invoke(*arguments, **{name.removeprefix("OSS_VECTORS_"): v for name, v in NEEDED.items()} | variables)
 
 
 def test_config_prints_the_settings_in_force_with_their_origin_and_hides_secrets() -> None:
@@ -264,3 +265,41 @@ def test_the_pip_command_names_the_packages_of_the_extra_and_no_others(extra: st
         if one.marker and one.marker.evaluate({"extra": extra}) and not one.marker.evaluate({"extra": ""})
     ]
     assert (named, len(named) > 0) == (wanted, True)
+
+
+ROUTES = json.dumps(
+    [
+        {"topic": "keys", "index": ["d1", "d2"], "index_by": "key"},
+        {"topic": "headers", "index_by": "header:tenant", "indexes": {"acme": "acmedocs"}},
+        {"topic": "fields", "index_by": "field:metadata.tenant", "indexes": {"acme": "acmedocs", "default": "other"}},
+        {"topic": "one", "index": "docs"},
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "index"),
+    [
+        (("doc-1", "--topic", "keys"), "d2"),
+        (("user/42", "--topic", "keys"), "d1"),
+        (("a", "--topic", "headers", "--header", "tenant=acme"), "acmedocs"),
+        (("a", "--topic", "one"), "docs"),
+    ],
+)
+def test_shard_prints_the_index_of_a_key(arguments: Sequence[str], index: str) -> None:
+    result = invoke_configured("shard", *arguments, ROUTES=ROUTES)
+    assert (result.exit_code, result.stdout) == (0, f"{index}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("a", "--topic", "headers"), ExitCode.FAILED, "and not the key alone"),
+        (("a", "--topic", "fields"), ExitCode.FAILED, "and not the key alone"),
+        (("a",), ExitCode.FAILED, "there are several routes"),
+        (("a", "--topic", "headers", "--header", "tenant"), 2, "is not NAME=VALUE"),
+    ],
+)
+def test_shard_says_why_it_cannot_tell(arguments: Sequence[str], code: int, told: str) -> None:
+    result = invoke_configured("shard", *arguments, ROUTES=ROUTES)
+    assert (result.exit_code, told in result.stderr) == (code, True)

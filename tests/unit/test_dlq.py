@@ -1,5 +1,6 @@
 """Which dead letters are replayed: what is believed of their headers, what is refused, and how they are sent."""
 
+import json
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -412,3 +413,45 @@ def test_counts_have_an_example_of_each_reason(bench: Bench) -> None:
 )
 def test_a_value_is_shown_with_its_vector_shortened(value: bytes | None, text: str) -> None:
     assert value_text(value) == text
+
+
+# -- a topic whose records choose their index
+
+_TENANTS = {"topic": "vectors", "index_by": "header:tenant", "indexes": {"acme": "acmedocs", "globex": "globexdocs"}}
+TENANTS = load(
+    None, NEEDED | {"OSS_VECTORS_DEAD_LETTER__TOPIC": "dlq", "OSS_VECTORS_ROUTES": json.dumps([_TENANTS])}
+).settings
+
+
+def of(tenant: bytes) -> dict[str, Any]:
+    return {"headers": (("tenant", tenant),)}
+
+
+@pytest.mark.parametrize(
+    ("newer", "replayed", "refused_for"),
+    [(b"acme", 0, {"stale": 1}), (b"globex", 1, {}), (b"hooli", 1, {})],
+    ids=["of its index", "of another index", "of none"],
+)
+def test_a_newer_version_of_the_key_in_another_index_is_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, newer: bytes, replayed: int, refused_for: dict[str, int]
+) -> None:
+    monkeypatch.setattr("tests.unit.test_dlq.SETTINGS", TENANTS)
+    bench.fail(bench.publish(b"k", b"v", **of(b"acme")))
+    bench.publish(b"k", b"v2", **of(newer))
+    assert bench.replay() == (replayed, refused_for)
+
+
+def test_of_one_key_in_two_indexes_both_are_replayed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.unit.test_dlq.SETTINGS", TENANTS)
+    bench.fail(bench.publish(b"k", b"v", **of(b"acme")))
+    bench.fail(bench.publish(b"k", b"v", **of(b"globex")))
+    assert bench.replay() == (2, {})
+
+
+def test_a_reference_without_its_headers_gets_its_index_from_the_source_topic(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.unit.test_dlq.SETTINGS", TENANTS)
+    bench.fail(bench.publish(b"k", b"v", **of(b"acme")), is_reference=True)
+    bench.publish(b"k", b"v2", **of(b"globex"))
+    assert bench.replay() == (1, {})

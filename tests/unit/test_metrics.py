@@ -94,6 +94,7 @@ KNOWN: dict[tuple[str, str], Iterable[str]] = {
         "metadata",
         "tombstone",
         "too_large",
+        "no_route",
         "internal_error",
         "refused",
         "isolated_server_error",

@@ -2,13 +2,12 @@
 
 import re
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 
 from tests.support.markdown import ROOT, headings, slug
 from tests.support.page import PageStage
-from tests.support.troubles import TROUBLES, at_work, healthy, html_of
+from tests.support.troubles import TROUBLES, UNAVAILABLE, at_work, healthy, html_of
 from tests.unit.samples import opened
 from worker.errors import BlockReason
 from worker.telemetry.page.facts import Share
@@ -100,8 +99,6 @@ def test_a_healthy_worker_is_green_and_has_no_notice() -> None:
 def test_without_what_others_measure_the_page_is_silent_about_it() -> None:
     stage = PageStage()
     opened(stage.ledger)
-    for name in ("service", "attempts"):
-        vars(stage.status).pop(name)
     stage.status.enter(State.RUNNING, "running")
     stage.step()
     text = read(stage.html()).text()
@@ -146,7 +143,7 @@ _ALERTS_TO_COME = {
 
 def test_a_request_that_fails_for_a_moment_is_no_notice() -> None:
     stage, _ = at_work()
-    stage.service.failing = [SimpleNamespace(index="docs", since=stage.clock(), requests=1, words="503")]
+    stage.status.service.failed("docs", UNAVAILABLE)
     stage.clock.pass_by(7.0)
     assert "<h1>running</h1>" in html_of(stage)
     stage.clock.pass_by(1.0)
@@ -204,7 +201,8 @@ def test_half_of_the_share_and_of_the_least_number_is_near_the_limit(bad: int, r
 def test_one_index_of_two_that_fails_is_named() -> None:
     stage = PageStage(["vectors"], ["docs", "pictures"])
     stage.status.enter(State.RUNNING, "running")
-    stage.service.failing = [SimpleNamespace(index="pictures", since=0.0, requests=1, words="503")]
+    stage.status.service.failed("pictures", UNAVAILABLE)
+    stage.clock.pass_by(60.0)
     html = stage.html()
     assert ("<h1>running, but not for index pictures</h1>" in html, "Index pictures: no request" in html) == (
         True,

@@ -380,3 +380,27 @@ def test_it_names_nothing_elsewhere(stage: PageStage) -> None:
     assert links == [f"{RUNBOOK}#blocked-target"]  # followed by a person; nothing is loaded
     loaded = re.findall(r"""(?:src|href|action)=["']?([^"' >]*)|url\(|@import|https?://""", html.replace(links[0], ""))
     assert loaded == ["data:,", ""]
+
+
+def test_several_indexes_have_a_table_with_the_blocked_ones_first() -> None:
+    stage = PageStage(indexes=("docs1", "docs2"))
+    for index in ("docs1", "docs2"):
+        stage.metrics.in_flight_limit.labels(index).set(8)
+        stage.metrics.rate_limit.labels(index).set(2500)
+    stage.html()
+    stage.step()
+    stage.metrics.requests.labels("docs1", "PutVectors", "200").inc(3)
+    stage.metrics.requests.labels("docs2", "PutVectors", "403").inc(2)
+    stage.metrics.requests.labels("docs2", "GetVectorIndex", "200").inc(7)
+    stage.status.block(Block("vectors", BlockReason.CREDENTIALS, of_index="docs2"), "index docs2: denied")
+    stage.ledger.open(stage.ledger.assign(Partition("vectors", 0)), 0, 0)
+    html = stage.html()
+    assert [
+        ["docs2", "credentials", "0", "2", "0 of 8", "2,500"],
+        ["docs1", "no", "3", "0", "0 of 8", "2,500"],
+    ] in tables(html)
+    assert "yes (docs2: credentials)" in html
+
+
+def test_one_index_has_no_table(stage: PageStage) -> None:
+    assert 'class="indexes"' not in stage.html()

@@ -10,9 +10,13 @@ import pytest
 from kafka import errors as kafka_errors
 from kafka.partitioner.default import murmur2
 
+from tests.support.app import good, settings
+from tests.support.routed import TENANTS
 from tests.unit.samples import TARGET, FakeClock, line
-from worker.errors import FatalError, RecordError
+from worker.app.routers import router_of
+from worker.errors import FatalError, Reason, RecordError
 from worker.records.decode import Decoder, Put
+from worker.records.target import Target
 from worker.tools.produce.forms import check_form, default_form, written
 from worker.tools.produce.publish import MOST_WAITING_BYTES, Bad, Judge, Message, Publisher
 from worker.tools.produce.rows import Row
@@ -310,3 +314,24 @@ def test_a_record_larger_than_the_topic_takes_says_what_to_do() -> None:
     with pytest.raises(FatalError, match=r"record of line 1: .* raise max.message.bytes of the topic"):
         bench.run(line("a"))
     assert bench.publisher.resume_at == 1
+
+
+def test_headers_are_judged_and_sent_with_each_record() -> None:
+    sent: list[tuple[bytes, Any]] = []
+
+    class WithHeaders(FakeSender):
+        def send(self, topic: str, *, key: bytes, value: bytes | None, headers: Any = None) -> FakeFuture:
+            sent.append((key, headers))
+            return super().send(topic, key=key, value=value)
+
+    routers = [router_of(TENANTS, settings(routes=(TENANTS,))) for _ in range(2)]
+    for router in routers:
+        for name in TENANTS.index_names:
+            router.add(Target(name, 3, "cosine"))
+    bench = Bench(WithHeaders(), skip=True)
+    bench.publisher._judge = Judge(*routers, form="json", key_format="utf8", headers=[("tenant", b"acme")])
+    bench.run(good("a"))
+    bench.publisher._judge = Judge(*routers, form="json", key_format="utf8")
+    bench.run(good("b"))
+    assert sent == [(b"a", [("tenant", b"acme")])]
+    assert [bad.error.reason for bad in bench.bad] == [Reason.NO_ROUTE]

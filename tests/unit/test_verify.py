@@ -281,4 +281,4 @@ def test_dead_letters_of_another_index_or_topic_refuse_nothing_here() -> None:
         FakeMessage(offset=4, headers=[("__connect.errors.topic", TOPIC.encode())])
     )  # no dead letter
     scanner: Any = letters
-    assert refused_places(scanner, TOPIC, "docs", "vectors.dlq") == {(2, 10), (2, 13)}
+    assert refused_places(scanner, TOPIC, ["docs"], "vectors.dlq") == {(2, 10), (2, 13)}

@@ -7,12 +7,17 @@ from worker.records.target import Target
 from worker.settings.tables import Settings
 
 
-def decoder_of(target: Target, settings: Settings, *, record_format: Format | None = None) -> Decoder:
-    """Return the decoder for records of an index; `record_format` replaces the setting's."""
+def decoder_of(
+    target: Target, settings: Settings, *, record_format: Format | None = None, longest_index: str | None = None
+) -> Decoder:
+    """Return the decoder for records of an index; `record_format` replaces the setting's.
+
+    A record may be as large as fits a request of its own to `longest_index`, the index itself by default.
+    """
     records = settings.records
     return Decoder(
         target,
-        max_fragment_bytes=settings.batch.max_bytes - Envelope.of(target.index).put_overhead,
+        max_fragment_bytes=settings.batch.max_bytes - Envelope.of(longest_index or target.index).put_overhead,
         format=record_format or records.format,
         key_format=records.key_format,
         metadata_values=records.metadata_values,

@@ -1,10 +1,13 @@
 """From polled messages to sealed batches: each message is tracked, decoded, and put into the open batch of its index."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from worker.app.components import Components
 from worker.app.decoders import decoder_of
+from worker.app.parking import Parked, Parking
+from worker.app.routers import NO_INDEX, Router, router_of
 from worker.delivery.batch import Batch, Item, OpenBatch
 from worker.delivery.courier import observe_latency
 from worker.delivery.lane import Lane
@@ -32,10 +35,11 @@ class Route(NamedTuple):
 class Decoded:
     """The messages of one poll, sorted by what happens to them next."""
 
-    __slots__ = ("dead_letters", "ignored", "items", "mismatches", "size")
+    __slots__ = ("by_index", "dead_letters", "ignored", "items", "mismatches", "size")
 
     def __init__(self) -> None:
-        self.items: list[Item] = []  # for the index
+        self.items: list[Item] = []  # for the index of a topic that has one
+        self.by_index: dict[str, list[Item]] = {}  # for the indexes of one that has several
         self.dead_letters: list[DeadLetter] = []
         self.ignored: list[Item] = []  # these ask for nothing
         self.mismatches = 0  # records whose Kafka key is not the vector's key
@@ -51,6 +55,9 @@ class Intake:
         self._metrics = components.metrics
         self._clock = components.clock
         self._routes: dict[str, Route] = {}
+        self._routers: dict[str, Router] = {}  # of topics whose records choose their index
+        self._choosing = {each.topic: each for each in components.settings.routes if each.index_by}
+        self._parking = Parking()
         self._open_batches: dict[str, OpenBatch] = {}
 
     # -- routes
@@ -63,11 +70,24 @@ class Intake:
             lane.envelope, max_records=batch.max_records, max_bytes=batch.max_bytes, max_age=batch.max_age_seconds
         )
         for topic in lane.topics:
-            self._routes[topic] = Route(topic, lane, decoder_of(found, self._components.settings))
+            if topic in self._choosing:
+                self._router_of(topic).add(found)
+            else:
+                self._routes[topic] = Route(topic, lane, decoder_of(found, self._components.settings))
+        self._take_in_parked(index)
+
+    def _router_of(self, topic: str) -> Router:
+        if topic not in self._routers:
+            self._routers[topic] = router_of(self._choosing[topic], self._components.settings)
+        return self._routers[topic]
 
     def has_route(self, topic: str) -> bool:
-        """Return whether the topic's index is known."""
-        return topic in self._routes
+        """Return whether the topic's index is known. Of several one must be, and for the others there must be an answer."""
+        if topic not in self._routers:
+            return topic in self._routes
+        lanes = self._components.lanes
+        names = self._choosing[topic].index_names
+        return all(name in self._open_batches or lanes[name].state.is_blocked for name in names)
 
     # -- messages
 
@@ -77,9 +97,19 @@ class Intake:
         offsets = [message.offset for message in messages]
         if not self.track(assignment, offsets):
             return
-        route = self._routes[assignment.partition.topic]
-        decoded = self._decode(route, assignment, messages)
+        topic = assignment.partition.topic
+        route = self._routes.get(topic)
+        if route is not None:
+            decoded = self._decode(route, assignment, messages)
+        else:
+            decoded = self._decode_routed(self._routers[topic], assignment, messages)
         self._components.limit.note_read(assignment, offsets, [each.offset for each in decoded.dead_letters])
+        self._pass_on(decoded, topic)
+        if decoded.items and route is not None:
+            self._batch(route.lane, decoded.items)
+
+    def _pass_on(self, decoded: Decoded, topic: str) -> None:
+        """Bring decoded messages of a topic to what happens to them next, except those of a topic's only index."""
         self._ledger.count_bytes(decoded.size)
         for dead_letter in decoded.dead_letters:
             self._components.dead_letters.submit(dead_letter)
@@ -87,9 +117,9 @@ class Intake:
             self._ledger.settle(decoded.ignored, Outcome.IGNORED)
             observe_latency(self._metrics, decoded.ignored, self._components.wall())
         if decoded.mismatches:
-            self._metrics.key_mismatch.labels(route.topic).inc(decoded.mismatches)
-        if decoded.items:
-            self._batch(route.lane, decoded.items)
+            self._metrics.key_mismatch.labels(topic).inc(decoded.mismatches)
+        for index, items in decoded.by_index.items():
+            self._batch(self._components.lanes[index], items)
 
     def track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
         """Track offsets; False if the partition is no longer open, or their order is impossible."""
@@ -120,11 +150,63 @@ class Intake:
                 else:
                     found.ignored.append(Item(assignment, message, "", None, size))
             except RecordError as error:
-                found.dead_letters.append(_dead_letter(route, assignment, message, size, error))
+                found.dead_letters.append(_dead_letter(route.lane.index, assignment, message, size, error))
             except Exception as error:  # a fault of the worker, which shows with this record
-                found.dead_letters.append(_dead_letter(route, assignment, message, size, RecordError.internal(error)))
+                internal = RecordError.internal(error)
+                found.dead_letters.append(_dead_letter(route.lane.index, assignment, message, size, internal))
             found.size += size
         return found
+
+    def _decode_routed(self, router: Router, assignment: Assignment, messages: Sequence[Message]) -> Decoded:
+        """Route and decode messages likewise. Those whose index was not found yet are parked."""
+        found = Decoded()
+        for message in messages:
+            size, index = ITEM_BYTES, NO_INDEX
+            try:
+                key, value = message.key, message.value
+                size += (len(value) if value else 0) + (len(key) if key else 0)
+                if message.headers:
+                    size += _header_bytes(message)
+                index, decoded = router.route(key, value, message.headers)
+                if type(decoded) is Put:
+                    size += len(decoded.fragment)
+                    found.mismatches += decoded.key_mismatch
+                    item = Item(assignment, message, decoded.key, decoded.fragment, size)
+                    found.by_index.setdefault(index, []).append(item)
+                elif type(decoded) is Delete:
+                    item = Item(assignment, message, decoded.key, None, size)
+                    found.by_index.setdefault(index, []).append(item)
+                elif decoded is None:
+                    self._parking.add(index, Parked(assignment, message, size))
+                elif isinstance(decoded, RecordError):
+                    found.dead_letters.append(_dead_letter(index, assignment, message, size, decoded))
+                else:
+                    found.ignored.append(Item(assignment, message, "", None, size))
+            except Exception as error:  # likewise
+                internal = RecordError.internal(error)
+                found.dead_letters.append(_dead_letter(index, assignment, message, size, internal))
+            found.size += size
+        return found
+
+    # -- messages whose index was not found yet
+
+    def _take_in_parked(self, index: str) -> None:
+        """Decode and batch the messages that waited for an index, in their order."""
+        waiting = self._parking.pop(index)
+        live = [each for each in waiting if each.assignment.is_live]
+        self._ledger.discard([each for each in waiting if not each.assignment.is_live])
+        self._ledger.count_bytes(-sum(each.size for each in live))
+        for assignment, parked in groupby(live, key=lambda each: each.assignment):
+            topic = assignment.partition.topic
+            decoded = self._decode_routed(self._routers[topic], assignment, [each.message for each in parked])
+            for dead_letter in decoded.dead_letters:
+                self._components.limit.note_bad(assignment.partition, dead_letter.offset)
+            self._pass_on(decoded, topic)
+
+    def drop_returned(self) -> None:
+        """Drop parked messages whose partition was given back; they count as returned once it is fenced."""
+        if returned := self._parking.pop_returned():
+            self._ledger.discard(returned)
 
     # -- batches
 
@@ -164,12 +246,12 @@ def _header_bytes(message: Message) -> int:
     return sum(len(name) + len(value or b"") + HEADER_BYTES for name, value in message.headers)
 
 
-def _dead_letter(route: Route, assignment: Assignment, message: Message, size: int, error: RecordError) -> DeadLetter:
+def _dead_letter(index: str, assignment: Assignment, message: Message, size: int, error: RecordError) -> DeadLetter:
     return DeadLetter(
         assignment,
         message,
         size,
-        route.lane.index,
+        index,
         error.reason,
         error.message,
         _RAISED_BY,

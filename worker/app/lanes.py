@@ -1,7 +1,7 @@
 """Makes the lane of one index: its state, pacer, courier and slots, and the metrics around the sink."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, NamedTuple
 
 from worker.delivery.courier import Courier
 from worker.delivery.index_state import IndexState
@@ -17,9 +17,12 @@ from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
 from worker.telemetry.traces import NO_TRACES, Traces
 
+KEPT_SLOTS: Final = 64
+"""Slots of all indexes that stay without a batch; each index has its share, one at least."""
+
 
 class LaneContext(NamedTuple):
-    """What the lanes of all indexes are wired to."""
+    """What the lanes of all indexes are wired to, and how many `indexes` there are."""
 
     sink: Sink
     ledger: Ledger
@@ -33,12 +36,15 @@ class LaneContext(NamedTuple):
     clock: Callable[[], float]
     wall: Callable[[], float]
     traces: Traces = NO_TRACES
+    indexes: int = 1
 
 
-def make_lane(index: str, topics: Sequence[str], context: LaneContext) -> Lane:
-    """Return the lane of an index, not started. Its `sink` is metered."""
+def make_lane(index: str, topics: Sequence[str], context: LaneContext, shared: Collection[str] = ()) -> Lane:
+    """Return the lane of an index, not started. Its `sink` is metered. `shared` are its topics that have other indexes too."""
     delivery = context.delivery
-    state = IndexState(index, topics, context.status, max_body_bytes=context.batch.max_bytes, clock=context.clock)
+    state = IndexState(
+        index, topics, context.status, max_body_bytes=context.batch.max_bytes, clock=context.clock, shared=shared
+    )
     pacer = Pacer(
         requests_per_second=delivery.requests_per_second,
         vectors_per_second=delivery.vectors_per_second,
@@ -62,4 +68,5 @@ def make_lane(index: str, topics: Sequence[str], context: LaneContext) -> Lane:
         wall=context.wall,
         traces=context.traces,
     )
-    return Lane(state, pacer, courier, sink=sink, metrics=context.metrics, slots=delivery.max_in_flight)
+    kept = max(1, min(delivery.max_in_flight, KEPT_SLOTS // max(1, context.indexes)))
+    return Lane(state, pacer, courier, sink=sink, metrics=context.metrics, slots=delivery.max_in_flight, kept=kept)

@@ -84,6 +84,7 @@ class Worker:
             self._add_found_indexes()
             self._open_partitions()
             self._take_in_new_records()
+            self._intake.drop_returned()
             self._intake.seal_due()
             self._steering.steer()
             if self._connection.is_up:  # the poll may have lost it

@@ -4,10 +4,10 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
-import msgspec
-
+from worker.app.routers import agreement, shard_siblings, with_route_keys
 from worker.delivery.lane import Lane
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, SinkError, TargetError, Transient
@@ -18,6 +18,8 @@ from worker.settings.tables import Route as RouteSettings
 from worker.telemetry.metrics import Metrics
 
 log = logging.getLogger("worker.delivery")
+
+_LOOK_SECONDS: Final = 1.0  # between two looks whether the other shards were answered for; an answer wakes
 
 
 class TargetFinder:
@@ -47,6 +49,8 @@ class TargetFinder:
         self._last_answers: dict[str, str] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._ended: set[str] = set()
+        self._described: dict[str, Target] = {}  # what each index was, when it was last asked for
+        self._refused: set[str] = set()  # indexes of which the service's last answer was that they cannot be used
 
     def start(self) -> None:
         """Start the threads."""
@@ -80,20 +84,50 @@ class TargetFinder:
 
     def _find(self, index: str) -> None:
         state = self._lanes[index].state
-        routes = [route for route in self._routes if route.index == index]
+        routes = tuple(route for route in self._routes if index in route.index_names)
         given = given_target(index, routes)
         found = self._describe(self._lanes[index], is_needed=given is None)
-        while found is not None and (problem := _contradiction(found, routes)):
+        while found is not None and (problem := _contradiction(found, routes) or self._disagreement(found, routes)):
             state.block(
                 BlockReason.TARGET, TargetError(problem, block=BlockReason.TARGET), self._delivery.retry_max_seconds
             )
             state.wait(self._delivery.retry_max_seconds, lambda: False)
             found = self._describe(self._lanes[index], is_needed=given is None)
-        if given is not None or found is not None:
+        target = given if given is not None or found is None else with_route_keys(found, routes)
+        if target is not None and not state.is_stopping:
             state.unblock()
             state.note_works()
-            self._add(index, given or _with_keys(found, routes))
+            self._add(index, target)
         self._ended.add(index)
+
+    def _disagreement(self, found: Target, routes: tuple[RouteSettings, ...]) -> str:
+        """Return how a shard differs from the others, once the service has answered for each of them; "" if it does not.
+
+        So shards that differ are all blocked before a record is read. Afterwards only one that is found later can differ.
+        """
+        siblings = shard_siblings(found.index, routes)
+        if not siblings:
+            return ""
+        self._note_described(found.index, found, siblings)
+        state = self._lanes[found.index].state
+        while not state.is_stopping and not self._is_answered(siblings):
+            state.wait(_LOOK_SECONDS, lambda: self._is_answered(siblings))
+        with self._lock:
+            return agreement(found, {name: self._described[name] for name in siblings if name in self._described})
+
+    def _note_described(self, index: str, found: Target | None, siblings: Iterable[str]) -> None:
+        """Note what the service said of a shard, None if it cannot be used, and let the others look at it."""
+        with self._lock:
+            if found is None:
+                self._refused.add(index)
+            else:
+                self._described[index] = found
+        for name in siblings:
+            self._lanes[name].state.wake()
+
+    def _is_answered(self, indexes: Iterable[str]) -> bool:
+        with self._lock:
+            return all(name in self._described or name in self._refused or name in self._ended for name in indexes)
 
     def _describe(self, lane: Lane, *, is_needed: bool) -> Target | None:
         """Ask the service for the index until it answers; None if the lane stops before.
@@ -116,6 +150,7 @@ class TargetFinder:
                     )
                     return None
                 self._note_answer(lane.index, error)
+                self._note_described(lane.index, None, shard_siblings(lane.index, tuple(self._routes)))
                 reason = error.block if isinstance(error, TargetError) else BlockReason.TARGET
                 lane.state.block(reason, error, self._delivery.retry_max_seconds)
                 lane.state.wait(self._delivery.retry_max_seconds, lambda: False)
@@ -151,13 +186,6 @@ def _may_not_ask(error: SinkError) -> bool:
         and error.block is BlockReason.CREDENTIALS
         and error.status in CREDENTIAL_STATUSES
     )
-
-
-def _with_keys(found: Target | None, routes: Sequence[RouteSettings]) -> Target:
-    """Return the index as it was found, with the metadata keys that the routes give, if they do."""
-    assert found is not None  # noqa: S101 - what is not given was found; the type checker wants it said
-    keys = frozenset(key for route in routes for key in route.non_filterable_metadata_keys)
-    return msgspec.structs.replace(found, non_filterable_metadata_keys=keys) if keys else found
 
 
 def given_target(index: str, routes: Sequence[RouteSettings]) -> Target | None:

@@ -103,7 +103,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
 def _core(settings: Settings, traces: Traces) -> _Core:
     lease = lease_of(settings.kafka)
     ledger = Ledger(settings.topics, time.monotonic, lease.holds)
-    status = Status(time.monotonic())
+    status = Status(time.monotonic(), indexes={route.topic: len(route.index_names) for route in settings.routes})
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)
     metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
     return _Core(settings, lease, ledger, status, metrics, Limit(settings.dead_letter, time.time), traces)
@@ -163,9 +163,11 @@ def _lanes(core: _Core, sink: OssSink, dead_letters: DeadLetterWriter) -> dict[s
         clock=time.monotonic,
         wall=time.time,
         traces=core.traces,
+        indexes=len(settings.indexes),
     )
-    topics = {index: [r.topic for r in settings.routes if r.index == index] for index in settings.indexes}
-    return {index: make_lane(index, topics[index], context) for index in settings.indexes}
+    topics = {index: [r.topic for r in settings.routes if index in r.index_names] for index in settings.indexes}
+    shared = {route.topic for route in settings.routes if len(route.index_names) > 1}
+    return {index: make_lane(index, topics[index], context, shared) for index in settings.indexes}
 
 
 def _targets(core: _Core, lanes: Mapping[str, Lane]) -> TargetFinder:

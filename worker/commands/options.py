@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +33,14 @@ def checked_rate(_ctx: click.Context, _param: click.Parameter, value: float) -> 
     if value == 0 or _LEAST_RATE <= value < math.inf:
         return value
     raise click.BadParameter(f"{value} is no rate: give a number a second from {_LEAST_RATE} on, or 0 for no limit")
+
+
+def headers_of(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Return headers that were given as NAME=VALUE."""
+    pairs = [value.partition("=") for value in values]
+    if wrong := next((name for name, equals, _ in pairs if not (name and equals)), None):
+        raise click.BadParameter(f"{wrong!r} is not NAME=VALUE")
+    return [(name, text.encode()) for name, _, text in pairs]
 
 
 def check_client() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from worker.commands.options import checked_rate, config_option, load_settings, prepare_client
+from worker.commands.options import checked_rate, config_option, headers_of, load_settings, prepare_client
 from worker.commands.signals import stop_on_signals
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -44,6 +44,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--metadata-column",
     multiple=True,
     help="Parquet: a column of metadata; may be given several times. Without it: every other column.",
+)
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    callback=headers_of,
+    metavar="NAME=VALUE",
+    help="Send this header with every record, for index_by; may be given several times.",
 )
 @click.option("--dry-run", is_flag=True, help="Judge every record, and publish nothing.")
 def command(file: str | None, config_file: Path | None, tombstones: Path | None, **given: Any) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from worker.errors import BlockReason, SinkError
@@ -18,10 +18,19 @@ class IndexState:
     """The state of one index. Thread-safe."""
 
     def __init__(
-        self, index: str, topics: Sequence[str], status: Status, *, max_body_bytes: int, clock: Callable[[], float]
+        self,
+        index: str,
+        topics: Sequence[str],
+        status: Status,
+        *,
+        max_body_bytes: int,
+        clock: Callable[[], float],
+        shared: Collection[str] = (),
     ) -> None:
+        """`shared` are those of the topics whose records go to other indexes too: these continue while this one is blocked."""
         self.index = index
         self.topics = tuple(topics)
+        self._shared = frozenset(shared)
         self.accepted = 0  # requests that the service accepted for it
         self.is_blocked = False
         self.is_stopping = False  # all that wait here must end
@@ -71,11 +80,11 @@ class IndexState:
         self._status.service.works(self.index)
 
     def block(self, reason: BlockReason, error: SinkError, retry_in: float) -> None:
-        """Block the index's topics; it is tried again in `retry_in` seconds."""
+        """Block the index's topics; of one that it shares, its own records alone. It is tried again in `retry_in` seconds."""
         with self._lock:
             self.is_blocked = True
             for topic in self.topics:
-                self._status.block(Block(topic, reason), f"index {self.index}: {error}", retry_in=retry_in)
+                self._status.block(self._block_of(topic, reason), f"index {self.index}: {error}", retry_in=retry_in)
 
     def unblock(self) -> None:
         """Unblock the index's topics, as far as the index was why they were blocked."""
@@ -83,7 +92,10 @@ class IndexState:
             self.is_blocked = False
             for topic in self.topics:
                 for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
-                    self._status.unblock(Block(topic, reason))
+                    self._status.unblock(self._block_of(topic, reason))
+
+    def _block_of(self, topic: str, reason: BlockReason) -> Block:
+        return Block(topic, reason, of_index=self.index if topic in self._shared else None)
 
     def max_body_bytes(self) -> int:
         """Return the most bytes that the body of the next batches may have."""

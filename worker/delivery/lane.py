@@ -3,6 +3,10 @@
 Batches leave in the order in which they were sealed. One waits while another before it, in flight or queued, shares a key
 with it. So each key's versions are written in order, and batches without a common key are in flight side by side. A slot
 keeps its batch until each record of it has its outcome, through every retry; see `courier.py`.
+
+A slot is a thread, and starts when there is a batch for it. `kept` of them stay when there is none. Beyond these, and two, no
+more start than the index may have requests in flight, and none while it is blocked. So many indexes do not make many threads
+that only wait.
 """
 
 import threading
@@ -18,6 +22,7 @@ from worker.oss.dialect import Envelope
 from worker.ports import Sink
 from worker.telemetry.metrics import Metrics
 
+_LEAST_SLOTS: Final = 2
 _LOOK_AHEAD: Final = 16  # queued batches that are searched for one that may leave
 
 
@@ -25,8 +30,17 @@ class Lane:
     """The queue and the slots of one index. The courier delivers for all slots; `sink` is asked only to cut connections."""
 
     def __init__(
-        self, state: IndexState, pacer: Pacer, courier: Courier, *, sink: Sink, metrics: Metrics, slots: int
+        self,
+        state: IndexState,
+        pacer: Pacer,
+        courier: Courier,
+        *,
+        sink: Sink,
+        metrics: Metrics,
+        slots: int,
+        kept: int | None = None,
     ) -> None:
+        """`slots` is how many batches may be in flight; `kept` is how many slots stay without one, all by default."""
         self.index = state.index
         self.topics = state.topics
         self.state = state
@@ -35,11 +49,15 @@ class Lane:
         self._courier = courier
         self._metrics = metrics
         self._slots = slots
+        self._kept = slots if kept is None else kept
         self._lock = threading.Lock()
         self._arrival = threading.Condition(self._lock)  # on which idle slots wait for a batch
         self._queue: deque[Batch] = deque()
         self._in_flight: list[Batch] = []
         self._threads: list[threading.Thread] = []
+        self._started = 0  # slots, in all
+        self._idle = 0  # slots that wait for a batch
+        self._is_open = False  # for slots to start
 
     @property
     def envelope(self) -> Envelope:
@@ -58,6 +76,7 @@ class Lane:
         with self._lock:
             self._queue.append(batch)
             self._arrival.notify()
+            self._start_slot_if_needed()
 
     def pop(self) -> Batch | None:
         """Return the next batch that may leave, which is then in flight; None if there is none now."""
@@ -89,6 +108,7 @@ class Lane:
             self._in_flight.remove(batch)
             if self._queue:
                 self._arrival.notify_all()
+                self._start_slot_if_needed()
             is_idle = not self._queue and not self._in_flight
         if is_idle and not self.state.is_stopping:
             self.state.note_works()
@@ -104,12 +124,28 @@ class Lane:
     # -- slots
 
     def start(self) -> None:
-        """Start the slots."""
+        """Let slots start, as there are batches."""
         self._courier.show_pace()
-        for number in range(self._slots):
-            thread = threading.Thread(target=self._run, name=f"slot-{self.index}-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        with self._lock:
+            self._is_open = True
+            for _ in range(len(self._queue)):
+                self._start_slot_if_needed()
+
+    def _start_slot_if_needed(self) -> None:
+        """Start a slot where a batch waits for one; a slot that waits for a batch takes it first."""
+        if not self._is_open or self.state.is_stopping or len(self._queue) <= self._idle:
+            return
+        if len(self._threads) >= min(self._slots, self._most_slots()):
+            return
+        thread = threading.Thread(target=self._run, name=f"slot-{self.index}-{self._started}", daemon=True)
+        self._started += 1
+        self._threads.append(thread)
+        thread.start()
+
+    def _most_slots(self) -> int:
+        """Return how many slots are of use. Two always are: an answer to one batch may show that another is at fault."""
+        least = max(_LEAST_SLOTS, self._kept)
+        return least if self.state.is_blocked else max(least, self.pacer.in_flight_limit + 1)
 
     def stop(self) -> None:
         """End the slots, and give up what is in flight; what was not settled stays so."""
@@ -120,9 +156,10 @@ class Lane:
 
     def abort(self) -> None:
         """Cut the connections on which slots wait for an answer."""
-        for thread in self._threads:
-            if thread.ident is not None:
-                self.sink.abort(thread.ident)
+        with self._lock:  # no slot ends meanwhile, whose number another thread could have by then
+            for thread in self._threads:
+                if thread.ident is not None:
+                    self.sink.abort(thread.ident)
 
     def wake(self) -> None:
         """Let slots that wait to send check again: partitions were given back."""
@@ -131,19 +168,22 @@ class Lane:
     def join(self, timeout: float) -> None:
         """Wait for the slots to end, so many seconds in all."""
         deadline = self.state.clock() + timeout
-        for thread in self._threads:
+        for thread in [*self._threads]:
             thread.join(max(0.0, deadline - self.state.clock()))
 
     def dead_threads(self) -> list[str]:
         """Return the names of slots that ended though the lane was not stopped."""
-        return [] if self.state.is_stopping else [thread.name for thread in self._threads if not thread.is_alive()]
+        if self.state.is_stopping:
+            return []
+        with self._lock:
+            return [thread.name for thread in self._threads if thread.ident is not None and not thread.is_alive()]
 
     def _run(self) -> None:
         while self._deliver_next():
             pass  # no local variable keeps the last batch while the next one is waited for
 
     def _deliver_next(self) -> bool:
-        """Wait for a batch and deliver it; False if the lane stopped before."""
+        """Wait for a batch and deliver it; False if the lane stopped before, or enough other slots wait for one."""
         batch = self._wait_for_batch()
         if batch is None:
             return False
@@ -159,5 +199,12 @@ class Lane:
                 batch = self._pop()
                 if batch is not None:
                     return batch
-                self._arrival.wait()
+                if self._idle >= self._kept:
+                    self._threads.remove(threading.current_thread())
+                    return None
+                self._idle += 1
+                try:
+                    self._arrival.wait()
+                finally:
+                    self._idle -= 1
         return None

@@ -142,7 +142,9 @@ class _Loader:
             self._mistakes.append(f"routes (from {origin}) is not a list of tables; write each as [[routes]]")
             return ()
         self._origins["routes"] = origin
-        routes = [self._fill(f"routes[{place}]", Route, route, origin) for place, route in enumerate(value)]
+        routes = [
+            self._fill(f"routes[{place}]", Route, _with_index(route), origin) for place, route in enumerate(value)
+        ]
         return tuple(route for route in routes if isinstance(route, Route))
 
     def _routes_from_text(self, text: str) -> list[dict[str, Any]] | None:
@@ -247,6 +249,11 @@ class _Loader:
                 if field.required:
                     converted[name] = ""
         return kind(**converted)
+
+
+def _with_index(route: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a route as it was given; one that chooses by a header or field needs no `index` beside its `indexes`."""
+    return {"index": [], **route} if route.get("indexes") else route
 
 
 class _FromText(str):

@@ -9,6 +9,7 @@ from worker.redaction import HIDDEN
 from worker.settings import certificates, value_text
 from worker.settings.addresses import is_address, is_host_name, is_loopback, is_server, scheme_and_host
 from worker.settings.client_options import client_mistakes
+from worker.settings.route_rules import choice_mistakes
 from worker.settings.tables import CREDENTIAL_VARIABLES, DeadLetter, Http, Kafka, Oss, Route, Table
 
 
@@ -65,14 +66,15 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
         mistakes.append(
             f"dead_letter.topic = {dead_letter.topic!r} is the topic of a route; dead letters would be read as records"
         )
-    return mistakes + _index_contradictions(routes) + _topic_name_mistakes(topics, dead_letter)
+    chosen = [mistake for place, route in enumerate(routes) for mistake in choice_mistakes(f"routes[{place}]", route)]
+    return mistakes + chosen + _index_contradictions(routes) + _topic_name_mistakes(topics, dead_letter)
 
 
 def _index_contradictions(routes: tuple[Route, ...]) -> list[str]:
     mistakes = []
-    for index in {route.index for route in routes if route.index}:
+    for index in {name for route in routes for name in route.index_names}:
         for name in ("dimension", "distance_metric", "non_filterable_metadata_keys"):
-            given = {getattr(route, name) for route in routes if route.index == index and getattr(route, name)}
+            given = {getattr(route, name) for route in routes if index in route.index_names and getattr(route, name)}
             if len(given) > 1:
                 mistakes.append(
                     f"routes: the routes to index {index!r} contradict each other: {name} is {sorted(given)}"

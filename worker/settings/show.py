@@ -1,6 +1,7 @@
 """Shows the settings: those in force with secrets hidden, and a commented example with every default."""
 
 import json
+import re
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ from worker.redaction import HIDDEN
 from worker.settings import value_text
 from worker.settings.load import Loaded
 from worker.settings.tables import SECRETS, TABLES, Route, Settings, Table, description_of, fields_of
+
+_BARE_KEY: Final = re.compile("[A-Za-z0-9_-]+")
 
 
 def remember_secrets(settings: Settings) -> None:
@@ -44,11 +47,17 @@ def as_toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, dict):
         return (
-            "{ " + ", ".join(f"{key} = {as_toml(element)}" for key, element in value.items()) + " }" if value else "{}"
+            "{ " + ", ".join(f"{_key(key)} = {as_toml(element)}" for key, element in value.items()) + " }"
+            if value
+            else "{}"
         )
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(as_toml(element) for element in value) + "]"
     return json.dumps(value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
 
 
 def in_force(loaded: Loaded) -> str:

@@ -37,7 +37,6 @@ def means(description: str, **bounds: Any) -> Meta:
 
 
 Seconds = Annotated[float, Meta(gt=0, le=_YEAR)]
-Index = Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9]{0,62}\\Z")]
 Metric = Literal["", "cosine", "euclidean"]
 
 
@@ -49,12 +48,39 @@ class Route(Table, frozen=True):
     """Which topic goes to which index."""
 
     topic: Annotated[str, means("The topic to read.", min_length=1, max_length=249)]
-    index: Annotated[Index, means("The index to write to: a letter, then letters and digits, at most 63 in all.")]
+    index: Annotated[
+        str | tuple[str, ...],
+        means(
+            "The index to write to: a letter, then letters and digits, at most 63 in all. Or the shards of one logical index, with index_by."
+        ),
+    ]
+    index_by: Annotated[
+        str,
+        means(
+            'What chooses the index of a record: "" there is one; "key" the shards in index; "header:NAME" or "field:PATH" the value there, by indexes.',
+            pattern="^(|key|(header|field):.{1,500})\\Z",
+        ),
+    ] = ""
+    indexes: Annotated[
+        dict[str, str],
+        means("For header and field: value = index. default is the index of every other value."),
+    ] = msgspec.field(default_factory=dict)
     dimension: Annotated[int, means("Numbers in a vector. 0 asks the service at start.", ge=0, le=4096)] = 0
     distance_metric: Annotated[Metric, means('The metric of the index. "" asks the service at start.')] = ""
     non_filterable_metadata_keys: Annotated[
         tuple[str, ...], means("Metadata keys that the index does not filter by. [] asks the service at start.")
     ] = ()
+
+    @property
+    def index_names(self) -> tuple[str, ...]:
+        """Every index that its records may go to, each once; the shards in their order."""
+        names = [self.index] if isinstance(self.index, str) else [*self.index]
+        return tuple(dict.fromkeys(name for name in [*names, *self.indexes.values()] if name))
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether its indexes are the shards of one logical index."""
+        return self.index_by == "key"
 
 
 class Kafka(Table, frozen=True):
@@ -316,7 +342,7 @@ class Settings(Table, frozen=True):
     @property
     def indexes(self) -> tuple[str, ...]:
         """The indexes to write to, each once."""
-        return tuple(dict.fromkeys(route.index for route in self.routes))
+        return tuple(dict.fromkeys(name for route in self.routes for name in route.index_names))
 
 
 TABLES: Final[Mapping[str, type[Table]]] = MappingProxyType(

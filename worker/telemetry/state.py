@@ -8,8 +8,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
@@ -37,17 +38,19 @@ class State(StrEnum):
 
 
 class Block(NamedTuple):
-    """What makes no progress: a topic, or one partition of it, and why."""
+    """What makes no progress: a topic, one partition of it, or its records for one of its indexes, and why."""
 
     topic: str
     reason: BlockReason
     partition: int | None = None
+    of_index: str | None = None  # where the topic's other indexes make progress
 
     @property
     def fields(self) -> dict[str, str | int]:
-        """The block as fields of a log line; `partition` only where it is of one partition."""
+        """The block as fields of a log line; `partition` and `index` only where it is of one of them."""
         partition = {} if self.partition is None else {"partition": self.partition}
-        return {"topic": self.topic, **partition, "reason": self.reason.value}
+        index = {} if self.of_index is None else {"index": self.of_index}
+        return {"topic": self.topic, **partition, **index, "reason": self.reason.value}
 
     def __str__(self) -> str:
         where = self.topic if self.partition is None else f"{self.topic}/{self.partition}"
@@ -97,10 +100,18 @@ class Reading(NamedTuple):
 class Status:
     """The state and the blocks of this process. `clock` is in monotonic seconds."""
 
-    def __init__(self, now: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        now: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        indexes: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """`indexes` has how many indexes the records of a topic go to, where they are several."""
         self.service = Service(clock)
         """What the service did lately."""
         self._clock = clock
+        self._indexes = indexes
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._reason = "starting"
@@ -165,8 +176,16 @@ class Status:
     def _index(self) -> None:
         """Index the blocks by what they stop; a thread that reads the index meanwhile keeps the one that it has."""
         reasons: dict[str, dict[int | None, list[BlockReason]]] = {}
+        of_indexes: dict[str, list[Block]] = {}
         for block in self._blocks:
-            reasons.setdefault(block.topic, {}).setdefault(block.partition, []).append(block.reason)
+            if block.of_index is None:
+                reasons.setdefault(block.topic, {}).setdefault(block.partition, []).append(block.reason)
+            else:
+                of_indexes.setdefault(block.topic, []).append(block)
+        for topic, blocks in of_indexes.items():  # they stop the topic where they are all that it has
+            if len({block.of_index for block in blocks}) >= self._indexes.get(topic, 1):
+                own = reasons.setdefault(topic, {}).setdefault(None, [])
+                own += [reason for reason in dict.fromkeys(block.reason for block in blocks) if reason not in own]
         self._reasons = reasons
 
     def blocks_of(self, topic: str, partition: int | None = None) -> list[BlockReason]:

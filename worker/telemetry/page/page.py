@@ -16,6 +16,7 @@ from worker.telemetry.page.charts import lag_of, latency_of, throughput_of
 from worker.telemetry.page.facts import Share, facts_in
 from worker.telemetry.page.figures import Figures, History, sample
 from worker.telemetry.page.html import node
+from worker.telemetry.page.indexes import indexes_of
 from worker.telemetry.page.notices import notices_of
 from worker.telemetry.page.summary import blocked_of, header_of, headline_of, notices_section_of, tiles_of
 from worker.telemetry.page.tables import dead_letters_of, group_of, limits_of, partitions_of, requests_of
@@ -135,6 +136,7 @@ def _document(view: View, style: str, script: str) -> ET.Element:
         tiles_of(view),
         node("div", throughput_of(view), lag_of(view), latency_of(view), class_="charts"),
         partitions_of(view),
+        indexes_of(view),
         node("div", group_of(view), limits_of(view), dead_letters_of(view), requests_of(view), class_="columns"),
         _in_force(view),
     )

@@ -68,7 +68,8 @@ def _fetching(view: View, row: _Row) -> str:
     """Return whether a partition is fetched, and what blocks it; for some reasons it is fetched although it is blocked."""
     fetched = "not yet" if row.watermark is None else "paused" if row.partition in view.paused else "yes"
     topic, number = row.partition
-    reasons = [b.reason.value for b in view.messages if b.topic == topic and b.partition in (None, number)]
+    blocks = [b for b in view.messages if b.topic == topic and b.partition in (None, number)]
+    reasons = [b.reason.value if b.of_index is None else f"{b.of_index}: {b.reason.value}" for b in blocks]
     return f"{fetched} ({', '.join(reasons)})" if reasons else fetched
 
 

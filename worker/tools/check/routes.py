@@ -11,8 +11,12 @@ def routes(loaded: Loaded) -> Iterator[Finding]:
     """Say where the settings came from, and look at what single settings do not show."""
     settings = loaded.settings
     yield ok("settings", "read", f"routes of {', '.join(settings.topics)}; {_sources(loaded)}")
+    for route in settings.routes:
+        if route.index_by:
+            told = f"{len(route.index_names)} indexes, chosen by {route.index_by}: {', '.join(route.index_names)}"
+            yield ok("settings.routes", route.topic, told)
     for index in settings.indexes:
-        topics = [route.topic for route in settings.routes if route.index == index]
+        topics = [route.topic for route in settings.routes if index in route.index_names]
         if len(topics) > 1:
             told = f"the topics {', '.join(topics)} share this index"
             advice = "make sure that they share no keys: only records of one partition keep their order"

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 import orjson
 
-from worker.app.decoders import decoder_of
 from worker.errors import FatalError, RecordError, SettingsError
 from worker.ledger import Partition
 from worker.ports import Message
@@ -85,7 +84,7 @@ def _judged(
     records: Iterator[tuple[Partition, Message]],
     is_over: Callable[[], bool],
 ) -> Sample:
-    decoder = decoder_of(judge.target_of(route, settings, environ), settings)
+    decoder = judge.router_for(route, judge.targets_of(route, settings, environ), settings)
     found = Sample()
     for partition, message in records:
         where = f"{partition} at {message.offset}"

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from urllib3.util.ssl_ import create_urllib3_context
 
+from worker.app.routers import agreement, shard_siblings
 from worker.errors import BlockReason, Refused, SettingsError, SinkError, TargetError
 from worker.oss.http import literal_host
 from worker.oss.sink import OssSink
@@ -77,6 +78,7 @@ def _tls(oss: Oss) -> ssl.SSLContext:
 
 def _indexes(settings: Settings, sink: OssSink) -> Iterator[Finding]:
     is_away = is_bucket_shown = False
+    described: dict[str, Target] = {}
     for index in settings.indexes:
         if is_away:
             yield skipped("index", index, "not asked: the service does not answer")
@@ -90,7 +92,11 @@ def _indexes(settings: Settings, sink: OssSink) -> Iterator[Finding]:
         if not is_bucket_shown:
             yield ok("bucket", settings.oss.bucket, "it is there, and these credentials may read in it")
             is_bucket_shown = True
-        yield from _index(found, [route for route in settings.routes if route.index == index])
+        yield from _index(found, [route for route in settings.routes if index in route.index_names])
+        siblings = shard_siblings(index, settings.routes)
+        if problem := agreement(found, {name: described[name] for name in siblings if name in described}):
+            yield fault("index.shards", index, problem, "make the shards alike, or take one out of the route's index")
+        described[index] = found
         yield from _rights(settings, sink, index)
 
 

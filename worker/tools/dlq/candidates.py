@@ -16,6 +16,7 @@ from worker.deadletters.headers import KEY_SIZE, Author, Replay
 from worker.ledger import Partition
 from worker.ports import Message
 from worker.tools.dlq.letters import DeadLetterRead, Place
+from worker.tools.dlq.names import Names
 
 
 class Source(NamedTuple):
@@ -87,7 +88,7 @@ class Candidate(NamedTuple):
     target: int
     """The partition that the source partitioner gives its key now."""
     key: str | None
-    """The vector's key; None where it is not known."""
+    """The vector's name; None where it is not known."""
     kafka_key: KeyOf
     published_at: float
     """When its record was published, or else when it failed; Unix seconds."""
@@ -138,7 +139,9 @@ def known_of(letter: DeadLetterRead, source: Source) -> Known:
     )
 
 
-def candidate_of(letter: DeadLetterRead, known: Known, target_of: Callable[[str, bytes | None, int], int]) -> Candidate:
+def candidate_of(
+    letter: DeadLetterRead, known: Known, target_of: Callable[[str, bytes | None, int], int], names: Names
+) -> Candidate:
     """Return a dead letter without its bytes. `target_of` gives the partition for a topic, a Kafka key, and the partition so far."""
     told, message, source = letter.headers, letter.message, known.source
     published = known.timestamp
@@ -148,7 +151,7 @@ def candidate_of(letter: DeadLetterRead, known: Known, target_of: Callable[[str,
         place=letter.place,
         source=source,
         target=target_of(source.topic, message.key, source.partition),
-        key=letter.key,
+        key=names.of_parts(source.topic, message.key, message.value, told.source),
         kafka_key=known.kafka_key,
         published_at=published / 1000 if published is not None else letter.failed_at,
         timestamp=known.timestamp,

@@ -10,6 +10,7 @@ from worker.settings.tables import Settings
 from worker.tools.dlq.candidates import Candidate, Known, candidate_of, known_of, replays_of, source_of
 from worker.tools.dlq.history import History
 from worker.tools.dlq.letters import DeadLetterRead, Place, Selection, dead_letters, stretches_of, topic_of
+from worker.tools.dlq.names import Names
 from worker.tools.dlq.plan import Guards, Plan, Refusal, cause_of, plan
 from worker.tools.progress import Progress
 from worker.tools.scan import NoTopic, Scanner
@@ -59,7 +60,7 @@ def decide(settings: Settings, scanner: Scanner, sources: Scanner, selection: Se
 
     `sources` reads the source topics. Needs memory for each dead letter, not for its bytes.
     """
-    topic, partition_of = topic_of(settings), Partitioner(scanner)
+    topic, partition_of, names = topic_of(settings), Partitioner(scanner), Names(settings)
     by_name: dict[str, Known] = {}
     refused: Counter[Refusal] = Counter()
     candidates: list[Candidate] = []
@@ -71,12 +72,12 @@ def decide(settings: Settings, scanner: Scanner, sources: Scanner, selection: Se
             if known is not None:
                 by_name[_name(topic, letter.place)] = known
             if selection.has(letter):
-                found = _candidate(letter, known, settings, partition_of)
+                found = _candidate(letter, known, settings, partition_of, names)
                 if isinstance(found, Refusal):
                     refused[found] += 1
                 else:
                     candidates.append(found)
-    history = History(sources, candidates, by_name, settings.records.key_format)
+    history = History(sources, candidates, by_name, Names(settings))
     with Progress("reading the source topics", None) as bar:
         history.begin()
         history.advance(bar.step)
@@ -88,11 +89,11 @@ def decide(settings: Settings, scanner: Scanner, sources: Scanner, selection: Se
 def verdict(settings: Settings, scanner: Scanner, sources: Scanner, letter: DeadLetterRead, guards: Guards) -> Verdict:
     """Return what is known of one dead letter. Raises `FatalError`."""
     topic, known = topic_of(settings), _known(letter)
-    found = _candidate(letter, known, settings, Partitioner(scanner))
+    found = _candidate(letter, known, settings, Partitioner(scanner), Names(settings))
     if isinstance(found, Refusal) or known is None:
         return Verdict("not known", found if isinstance(found, Refusal) else Refusal.NO_SOURCE)
     by_name = {_name(topic, letter.place): known} | _claimed(settings, scanner, known)
-    history = History(sources, [found], by_name, settings.records.key_format)
+    history = History(sources, [found], by_name, Names(settings))
     with Progress("reading the source topic", None) as bar:
         history.begin()
         history.advance(bar.step)
@@ -114,7 +115,7 @@ def _known(letter: DeadLetterRead) -> Known | None:
 
 
 def _candidate(
-    letter: DeadLetterRead, known: Known | None, settings: Settings, partition_of: Partitioner
+    letter: DeadLetterRead, known: Known | None, settings: Settings, partition_of: Partitioner, names: Names
 ) -> Candidate | Refusal:
     if known is None:
         return Refusal.NO_SOURCE
@@ -122,7 +123,7 @@ def _candidate(
         return Refusal.FOREIGN_TOPIC
     if not partition_of.has(known.source.topic):
         return Refusal.TOPIC_GONE
-    return candidate_of(letter, known, partition_of)
+    return candidate_of(letter, known, partition_of, names)
 
 
 def _with_replays(one: Candidate, known: Known, by_name: Mapping[str, Known], history: History) -> Candidate:

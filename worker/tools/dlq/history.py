@@ -14,7 +14,7 @@ from worker.ledger import Partition
 from worker.ports import Message
 from worker.settings.tables import Kafka
 from worker.tools.dlq.candidates import Candidate, Known, Record, Source
-from worker.tools.dlq.letters import vector_key
+from worker.tools.dlq.names import Names
 from worker.tools.scan import NoTopic, Scanner, Stretch
 
 _CLOCK_SECONDS: Final = 3600.0
@@ -29,7 +29,7 @@ class Newest(NamedTuple):
 
 
 class At(NamedTuple):
-    """The key of the vector that a record is about, and what it says of its replay."""
+    """The name of the vector that a record is about, and what it says of its replay."""
 
     key: str | None
     claim: Replay | None
@@ -42,10 +42,10 @@ class History:
     """
 
     def __init__(
-        self, scanner: Scanner, candidates: Iterable[Candidate], known: Mapping[str, Known], key_format: str
+        self, scanner: Scanner, candidates: Iterable[Candidate], known: Mapping[str, Known], names: Names
     ) -> None:
         self.newest: dict[tuple[str, int, str], Newest] = {}
-        """By topic, partition, and the vector's key."""
+        """By topic, partition, and the vector's name."""
         self.replayed: set[Record] = set()
         """The records of dead letters that were replayed."""
         self.unchanged: dict[Record, At] = {}
@@ -61,7 +61,7 @@ class History:
         """Partitions that replays go to, where retention may have removed records of since then."""
         self._scanner = scanner
         self._known = known
-        self._key_format = key_format
+        self._names = names
         self._wanted: set[tuple[str, str]] = set()
         self._by_source: dict[Source, list[Candidate]] = {}
         self._candidates = list(candidates)
@@ -97,7 +97,7 @@ class History:
     def _read(self, partition: Partition, message: Message) -> None:
         source = Source(partition.topic, partition.partition, message.offset)
         claim = claimed_replay(message.headers)
-        key = vector_key(message.key, message.value, self._key_format)
+        key = self._names.of(partition.topic, message)
         for one in self._by_source.get(source, ()):
             if not one.is_about(message):
                 self.replaced.add(one.record)

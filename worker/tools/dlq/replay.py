@@ -20,8 +20,9 @@ from worker.settings.tables import Settings
 from worker.tools.dlq.candidates import Candidate, Record
 from worker.tools.dlq.decide import Decision, decide, letter_at
 from worker.tools.dlq.history import History
-from worker.tools.dlq.letters import DeadLetterRead, Selection, dead_letters, stretches_of, topic_of, vector_key
+from worker.tools.dlq.letters import DeadLetterRead, Selection, dead_letters, stretches_of, topic_of
 from worker.tools.dlq.listing import value_text
+from worker.tools.dlq.names import Names
 from worker.tools.dlq.plan import MEANINGS, Guards, Refusal, cause_of, in_source_order, out_of_order
 from worker.tools.dlq.send import Content, EditFailed, Sender, content_of, edited
 from worker.tools.produce.publish import make_producer
@@ -165,7 +166,7 @@ class Letters:
         try:
             value = edited(self._options.edit, content.value)
             if not self._options.even_if_stale:
-                self._check_key(one, content.key, value)
+                self._check_key(one, content._replace(value=value))
             return content._replace(value=value)
         except EditFailed as error:
             self.refused[Refusal.EDIT_FAILED] += 1
@@ -173,9 +174,9 @@ class Letters:
                 click.echo(f"{letter.place}: --edit failed: {error}", err=True)
             return None
 
-    def _check_key(self, one: Candidate, kafka_key: bytes | None, value: bytes) -> None:
+    def _check_key(self, one: Candidate, content: Content) -> None:
         """Raise `EditFailed` where the value has another key now: nobody has looked for newer versions of that one."""
-        key = vector_key(kafka_key, value, self._settings.records.key_format)
+        key = Names(self._settings).of_parts(one.source.topic, content.key, content.value, content.headers)
         if key != one.key:
             words = f"the key was {clean(str(one.key), 100)} and is now {clean(str(key), 100)}"
             raise EditFailed(f"{words}, which may have newer versions; --even-if-stale allows it")

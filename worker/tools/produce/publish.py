@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from kafka import KafkaProducer
@@ -11,7 +11,8 @@ from kafka import errors as kafka_errors
 
 from worker.consumer import client_config, client_network
 from worker.errors import FatalError, Reason, RecordError
-from worker.records.decode import Decoder, Put
+from worker.records.decode import Decoded, Put
+from worker.records.formats.contract import Headers
 from worker.settings.tables import Kafka
 from worker.tools.produce.forms import written
 from worker.tools.produce.rows import Row
@@ -28,6 +29,14 @@ class Message(NamedTuple):
 
     key: bytes
     value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Reads(Protocol):
+    """What judges a record: a decoder, or the router of a route."""
+
+    def decode(self, key: bytes | None, value: bytes | None, headers: Headers, /) -> Decoded:
+        """Return what a message asks for. Raises `RecordError`."""
 
 
 class Sender(Protocol):
@@ -47,8 +56,17 @@ class Bad(NamedTuple):
 class Judge:
     """Turns rows into messages that the worker will accept."""
 
-    def __init__(self, of_file: Decoder, of_topic: Decoder, *, form: str, key_format: str) -> None:
-        """`of_file` reads JSON, whatever the topic's format; `of_topic` reads what is published."""
+    def __init__(
+        self,
+        of_file: Reads,
+        of_topic: Reads,
+        *,
+        form: str,
+        key_format: str,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
+        """`of_file` reads JSON, whatever the topic's format; `of_topic` reads what is published, with `headers`."""
+        self._headers = headers
         self._of_file = of_file
         self._of_topic = of_topic
         self._form = form
@@ -64,20 +82,20 @@ class Judge:
             raise RecordError(Reason.MALFORMED, row.problem)
         if row.value is None:
             key = self._kafka_key(row.key or "")
-            self._of_topic.decode(key, None, ())
-            return Message(key, None)
-        asked = self._asked(self._of_file.decode(None, row.value, ()))
+            self._of_topic.decode(key, None, self._headers)
+            return Message(key, None, self._headers)
+        asked = self._asked(self._of_file.decode(None, row.value, self._headers))
         key = self._kafka_key(asked.key)
         value = written(row.value, self._form)
         if value is not row.value and not self._is_same(asked, key, value):
             value = row.value
         if value is row.value:
-            self._of_topic.decode(key, value, ())
-        return Message(key, value)
+            self._of_topic.decode(key, value, self._headers)
+        return Message(key, value, self._headers)
 
     def _is_same(self, asked: Put, key: bytes, value: bytes) -> bool:
         try:
-            return self._asked(self._of_topic.decode(key, value, ())).fragment == asked.fragment
+            return self._asked(self._of_topic.decode(key, value, self._headers)).fragment == asked.fragment
         except RecordError:
             return False
 
@@ -164,7 +182,9 @@ class Publisher:
         while self._waiting and self._waiting_bytes + size > MOST_WAITING_BYTES:
             self._settle_oldest()
         try:
-            future = self._sender.send(self._topic, key=message.key, value=message.value)
+            headers = {"headers": [*message.headers]} if message.headers else {}
+            send: Any = self._sender.send
+            future = send(self._topic, key=message.key, value=message.value, **headers)
         except kafka_errors.KafkaError as error:
             raise self._failed(number, error) from error
         self._waiting.append((number, size, future))

@@ -10,7 +10,6 @@ from typing import IO, Any, Final, NamedTuple, Self
 
 import click
 
-from worker.app.decoders import decoder_of
 from worker.app.stop import Stop
 from worker.errors import FatalError
 from worker.settings.load import Loaded
@@ -42,6 +41,7 @@ class Options(NamedTuple):
     keys: Path | None
     columns: columns.Columns
     dry_run: bool
+    headers: Sequence[tuple[str, bytes]] = ()
 
     @classmethod
     def of(cls, *, key_column: str, vector_column: str, metadata_column: Sequence[str], **given: Any) -> Self:
@@ -61,13 +61,14 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> None:
     if options.form is not None:
         check_form(options.form, settings.records.format)
     source = _rows(options, stop)
-    target = judge.target_of(route, settings, os.environ)
-    form = options.form or default_form(target.dimension, settings.records.format)
+    targets = judge.targets_of(route, settings, os.environ)
+    form = options.form or default_form(max(target.dimension for target in targets), settings.records.format)
     judged = Judge(
-        decoder_of(target, settings, record_format="json"),
-        decoder_of(target, settings),
+        judge.router_for(route, targets, settings, record_format="json"),
+        judge.router_for(route, targets, settings),
         form=form,
         key_format=settings.records.key_format,
+        headers=options.headers,
     )
     with ExitStack() as stack:
         on_bad = _bad_rows(options, source.unit, stack)
@@ -135,7 +136,7 @@ class _NoSender:
     class _Place(NamedTuple):
         partition: int = -1
 
-    def send(self, topic: str, *, key: bytes, value: bytes | None) -> Any:  # noqa: ARG002 - a producer's form
+    def send(self, topic: str, *, key: bytes, value: bytes | None, **headers: Any) -> Any:  # noqa: ARG002 - a producer's form
         """Do nothing."""
         return self._Done(value=self._Place())
 
@@ -201,7 +202,7 @@ def _say(publisher: Publisher, route: Route, source: Rows, form: str, options: O
         click.echo(f"--start-line {options.start_line} is behind the last {unit}, which is {source.total}", err=True)
     if options.dry_run:
         click.echo(
-            f"{count} records would be accepted by the worker and written to index {route.index}; nothing was sent"
+            f"{count} records would be accepted by the worker and written to index {', '.join(route.index_names)}; nothing was sent"
         )
     else:
         click.echo(f"{count} records sent to {route.topic} as {form}, all acknowledged")

@@ -10,23 +10,23 @@ from typing import IO, Any, Final, NamedTuple
 
 import click
 
-from worker.app.decoders import decoder_of
 from worker.app.stop import Stop
 from worker.errors import FatalError
 from worker.oss.lookup import IndexLookup
 from worker.settings.load import Loaded
-from worker.settings.tables import Settings
+from worker.settings.tables import Route, Settings
 from worker.tools import judge
 from worker.tools.brokers import committed_offsets
 from worker.tools.produce.publish import make_producer
 from worker.tools.progress import Progress
 from worker.tools.scan import Scanner
-from worker.tools.verify.compare import Difference
+from worker.tools.verify.compare import Difference, Lookup
+from worker.tools.verify.indexes import NamedLookup
 from worker.tools.verify.refused import refused_places
 from worker.tools.verify.repair import Repaired, repair
 from worker.tools.verify.run import Result, Throttle, verify
 from worker.tools.verify.stretches import Wanted, spans, why_nothing
-from worker.tools.verify.versions import Reading
+from worker.tools.verify.versions import Reading, index_and_key
 from worker.words import clean
 
 _SHOWN: Final = 20  # differences that are printed; --keys and --json have all
@@ -57,7 +57,7 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
     """Verify and print; return whether there is a difference. Raises `FatalError`."""
     settings = loaded.settings
     route = judge.route_of(settings, options.topic)
-    target = judge.target_of(route, settings, os.environ)
+    router = judge.router_for(route, judge.targets_of(route, settings, os.environ), settings)
     wanted = Wanted(options.partition, options.since, options.until, options.offsets)
 
     def wait(seconds: float) -> None:
@@ -71,28 +71,32 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
         found = spans(scanner, route.topic, committed, wanted)
         if not found:
             raise FatalError(why_nothing(committed, settings.kafka.group_id))
-        refused = set()
-        if settings.dead_letter.topic:
-            refused = refused_places(scanner, route.topic, route.index, settings.dead_letter.topic)
-        decoder = decoder_of(target, settings)
-        lookup = stack.enter_context(closing(IndexLookup(settings.oss, os.environ, route.index, wait=wait)))
+        refused = refused_places(scanner, route.topic, route.index_names, settings.dead_letter.topic)
+
+        def lookup_of(index: str) -> Lookup:
+            return stack.enter_context(closing(IndexLookup(settings.oss, os.environ, index, wait=wait)))
+
+        def reading() -> Reading:
+            return Reading(router, refused, names_index=bool(route.index_by))
+
+        lookup = NamedLookup(lookup_of) if route.index_by else lookup_of(route.index_names[0])
         result = verify(
             found,
             scanner=scanner,
-            reading=lambda: Reading(decoder, refused),
+            reading=reading,
             lookup=Throttle(lookup, options.rate, wait),
             wait=wait,
             progress=lambda label, total: _StoppableProgress(label, total, stop),
         )
         if keys_file is not None:
-            _write_keys(keys_file, result.differences)
+            _write_keys(keys_file, result.differences, route)
         if not options.as_json:
-            _print(result, route.topic, route.index, options)
+            _print(result, route, options)
         repaired = None
         if options.repair and result.differences:
-            repaired = _repair(settings, route.topic, result, options, scanner, lambda: Reading(decoder, refused), stop)
+            repaired = _repair(settings, route.topic, result, options, scanner, reading, stop)
     if options.as_json:
-        click.echo(json.dumps(_report(result, route.topic, route.index, repaired)))
+        click.echo(json.dumps(_report(result, route, repaired)))
     return bool(result.differences)
 
 
@@ -104,10 +108,10 @@ def _opened(path: Path) -> IO[str]:
         raise FatalError(f"{path} cannot be written: {error.strerror}; name another file with --keys") from error
 
 
-def _write_keys(file: IO[str], differences: Iterable[Difference]) -> None:
+def _write_keys(file: IO[str], differences: Iterable[Difference], route: Route) -> None:
     try:
         for one in differences:
-            file.write(json.dumps(_as_json(one)) + "\n")
+            file.write(json.dumps(_as_json(one, route)) + "\n")
         file.flush()
     except OSError as error:
         raise FatalError(f"the differences cannot be written to {file.name}: {error.strerror}") from error
@@ -155,29 +159,31 @@ def _repair(
     return done
 
 
-def _as_json(one: Difference) -> dict[str, Any]:
+def _as_json(one: Difference, route: Route) -> dict[str, Any]:
     place = {"partition": one.version.partition, "offset": one.version.offset}
-    return {"key": one.key, "kind": one.kind.value, **place, "detail": one.detail}
+    index, key = index_and_key(one.key) if route.index_by else (route.index_names[0], one.key)
+    return {"key": key, "index": index, "kind": one.kind.value, **place, "detail": one.detail}
 
 
-def _report(result: Result, topic: str, index: str, repaired: Repaired | None) -> dict[str, Any]:
+def _report(result: Result, route: Route, repaired: Repaired | None) -> dict[str, Any]:
     return {
         "version": 1,
-        "topic": topic,
-        "index": index,
+        "topic": route.topic,
+        "index": ",".join(route.index_names),
         "keys": result.keys,
         "records": result.counts["records"],
         "refused": result.counts["refused"],
         "ignored": result.counts["ignored"],
         "removed_by_retention": result.lost,
         "keys_in_several_partitions": len(result.unclear),
-        "differences": [_as_json(one) for one in result.differences],
+        "differences": [_as_json(one, route) for one in result.differences],
         "repaired": repaired._asdict() if repaired is not None else None,
     }
 
 
-def _print(result: Result, topic: str, index: str, options: Options) -> None:
-    counts = result.counts
+def _print(result: Result, route: Route, options: Options) -> None:
+    counts, topic = result.counts, route.topic
+    index = ", ".join(route.index_names)
     click.echo(f"{topic}: {counts['records']} records, {counts['refused']} refused, {result.keys} keys; index {index}")
     if result.lost:
         click.echo(f"warning: retention removed {result.lost} records while they were read", err=True)

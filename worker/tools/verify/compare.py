@@ -68,7 +68,7 @@ def suspects(
 ) -> dict[str, bytes]:
     """Return what the index shows of the keys that still differ after all of `PATIENCE`."""
     different: dict[str, bytes] = {}
-    keys = list(newest)
+    keys = sorted(newest)  # names that begin with their index are asked for together
     for begin in range(0, len(keys), KEYS_OF_A_REQUEST):  # not all at once: most are equal, and need no memory
         shown = shown_states(keys[begin : begin + KEYS_OF_A_REQUEST], lookup, on_step)
         different |= {key: state for key, state in shown.items() if state != newest[key].fingerprint}

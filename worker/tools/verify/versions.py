@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import orjson
 
+from worker.app.routers import Router
 from worker.errors import RecordError
 from worker.ports import Message
 from worker.records.decode import Decoder, Delete, Put
@@ -44,14 +45,20 @@ def differing_parts(one: bytes, other: bytes) -> str:
 class Reading:
     """Reads records as the worker does, without those that it refused."""
 
-    def __init__(self, decoder: Decoder, refused: Collection[tuple[int, int]]) -> None:
-        """`refused` has (partition, offset) of the records that have a dead letter."""
+    def __init__(
+        self, decoder: Decoder | Router, refused: Collection[tuple[int, int]], *, names_index: bool = False
+    ) -> None:
+        """`refused` has (partition, offset) of the records that have a dead letter.
+
+        With `names_index` the name of a vector is `INDEX/KEY`, else its key: two indexes may each have a vector of one key.
+        """
+        self._names_index = names_index
         self.counts: Counter[str] = Counter()
         self._decoder = decoder
         self._refused = refused
 
     def versions(self, partition: int, messages: Sequence[Message]) -> Iterable[tuple[str, Version]]:
-        """Yield the key and what is asked for it, record by record."""
+        """Yield the name of a vector and what is asked for it, record by record."""
         for message in messages:
             self.counts["records"] += 1
             place = (partition, message.offset)
@@ -66,11 +73,22 @@ class Reading:
             if isinstance(decoded, Put):
                 record = orjson.loads(decoded.fragment)
                 state = fingerprint(record["data"]["float32"], record.get("metadata"))
-                yield decoded.key, Version(*place, state)
+                yield self._name(decoded.key, message), Version(*place, state)
             elif isinstance(decoded, Delete):
-                yield decoded.key, Version(*place, DELETED)
+                yield self._name(decoded.key, message), Version(*place, DELETED)
             else:
                 self.counts["ignored"] += 1
+
+    def _name(self, key: str, message: Message) -> str:
+        if not self._names_index or not isinstance(self._decoder, Router):
+            return key
+        return f"{self._decoder.index_of(key, message.key, message.value, message.headers)}/{key}"
+
+
+def index_and_key(name: str) -> tuple[str, str]:
+    """Return what a name with its index is made of; the name of an index has no slash."""
+    index, _, key = name.partition("/")
+    return index, key
 
 
 class Expected:

@@ -1,0 +1,76 @@
+"""The value that chooses the index: of headers and of fields, and none where it cannot be read."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from worker.records.routing_value import reader_of
+
+RECORD = {"key": "a", "data": {"float32": [1.5] * 8}, "metadata": {"tenant": "acme", "list": [{"id": 7}], "a.b": "dot"}}
+
+
+def read(index_by: str, value: bytes | None = b"{}", headers: Any = (), key: bytes | None = None) -> str | None:
+    return reader_of(index_by)(key, value, headers)
+
+
+@pytest.mark.parametrize("encode", [lambda v: json.dumps(v).encode(), msgspec.msgpack.encode], ids=["json", "msgpack"])
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("metadata.tenant", "acme"),
+        ("key", "a"),
+        ('metadata."a.b"', "dot"),
+        ("metadata.list[0].id", "7"),
+        ("metadata.list[1].id", None),
+        ("metadata.none", None),
+        ("key.none", None),
+        ("metadata", None),
+    ],
+)
+def test_a_field_is_found_by_its_path(encode: Any, path: str, expected: str | None) -> None:
+    assert read(f"field:{path}", encode(RECORD)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [('"x"', "x"), ("5", "5"), ("true", "true"), ("1.5", "1.5"), ("null", None), ("[1]", None), ('{"a":1}', None)],
+)
+def test_numbers_and_booleans_count_as_their_json_text(text: str, expected: str | None) -> None:
+    assert read("field:t", b'{"t":%s}' % text.encode()) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, b"", b"no json", b'{"t":"x"', b'{"t":"\xff"}', b'["t"]', b"\x81\xa1t", b"\x00\x00", b'{"t":' + b"[" * 100_000],
+    ids=["null", "empty", "text", "cut", "no UTF-8", "a list", "cut MessagePack", "a cut prefix", "deep"],
+)  # fmt: skip
+def test_what_cannot_be_read_has_no_value(value: bytes | None) -> None:
+    assert read("field:t", value) is None
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b" \n", b"\xef\xbb\xbf", b"\x00\x00\x00\x00\x05", b"\x00\x00\x00\x00\x05\xef\xbb\xbf"]
+)
+def test_what_may_be_before_json_does_not_count(before: bytes) -> None:
+    assert read("field:t", before + b'{"t":"x"}') == "x"
+
+
+def test_of_a_name_that_is_there_twice_the_last_value_counts() -> None:
+    assert read("field:t", b'{"t":"x","t":"y"}') == "y"
+
+
+def test_of_several_headers_the_last_one_counts() -> None:
+    headers = [("tenant", b"x"), ("tenant", b"y"), ("other", b"z")]
+    assert read("header:tenant", headers=headers) == "y"
+    assert read("field:$header.tenant", headers=headers) == "y"
+
+
+@pytest.mark.parametrize("headers", [[], [("Tenant", b"x")], [("tenant", None)], [("tenant", b"\xff")]])
+def test_a_header_that_is_missing_null_or_no_text_has_no_value(headers: Any) -> None:
+    assert read("header:tenant", headers=headers) is None
+
+
+def test_the_kafka_key_can_choose() -> None:
+    assert read("field:$kafka.key", key=b"acme") == "acme"

@@ -1,0 +1,107 @@
+"""The value that chooses the index of a record: of a header, or of a field by its path.
+
+A field is cut out of the value before the record is decoded, step by step along its path, and nothing else of the value is
+decoded. Where the value cannot be read, or has no such field, there is no routing value; the record's decoder says what is
+wrong with it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from worker.records.formats import paths
+from worker.records.formats.contract import Headers
+from worker.records.formats.json import BYTE_ORDER_MARK
+
+ReadValue: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
+"""Returns the text that chooses the index of a message, from its key, value and headers; None where there is none."""
+
+_REGISTRY_PREFIX_BYTES: Final = 5
+_MAPS_OF_MSGPACK: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_NOTHING: Final = msgspec.Raw(b"")
+_Scalar = str | int | float | bool | None
+
+
+def reader_of(index_by: str) -> ReadValue:
+    """Return what reads the routing value of `index_by = "header:NAME"` or `"field:PATH"`."""
+    kind, _, name = index_by.partition(":")
+    if kind == "header":
+        return _of_header(name)
+    path = paths.parse(name)
+    if path.source is paths.Source.HEADER:
+        return _of_header(path.name)
+    if path.source is paths.Source.KAFKA_KEY:
+        return lambda key, _value, _headers: _text(key)
+    return _Field(path.steps).read
+
+
+def _of_header(name: str) -> ReadValue:
+    def read(_key: bytes | None, _value: bytes | None, headers: Headers) -> str | None:
+        for own, value in reversed(headers):  # of several the last counts, as in Kafka's own clients
+            if own == name:
+                return _text(value)
+        return None
+
+    return read
+
+
+def _text(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+class _Field:
+    """Reads a field of JSON or MessagePack. Numbers and booleans count as their JSON text."""
+
+    def __init__(self, steps: tuple[paths.Step, ...]) -> None:
+        self._json = _Cut(msgspec.json.Decoder, steps)
+        self._msgpack = _Cut(msgspec.msgpack.Decoder, steps)
+
+    def read(self, _key: bytes | None, value: bytes | None, _headers: Headers) -> str | None:
+        if not value:
+            return None
+        if value[0] in _MAPS_OF_MSGPACK:
+            return self._msgpack.text(value)
+        body = value[_REGISTRY_PREFIX_BYTES:] if value[0] == 0 else value
+        return self._json.text(body.removeprefix(BYTE_ORDER_MARK))
+
+
+class _Cut:
+    """Cuts one field out of values in one encoding."""
+
+    def __init__(self, decoder: Callable[[Any], Any], steps: tuple[paths.Step, ...]) -> None:
+        self._cuts = [_cut_of(decoder, step) for step in steps]
+        self._decode: Callable[[Any], _Scalar] = decoder(_Scalar).decode
+
+    def text(self, body: bytes) -> str | None:
+        part: Any = body
+        try:
+            for cut in self._cuts:
+                part = cut(part)
+                if not bytes(part):
+                    return None
+            found = self._decode(part)
+        except _UNREADABLE:
+            return None
+        if isinstance(found, str) or found is None:
+            return found
+        return msgspec.json.encode(found).decode()
+
+
+def _cut_of(decoder: Callable[[Any], Any], step: paths.Step) -> Callable[[Any], Any]:
+    """Return what cuts the named member out of a map, or an element out of a list; an empty part where it is not there."""
+    if isinstance(step, int):
+        elements = decoder(list[msgspec.Raw]).decode
+
+        def element(part: Any) -> Any:
+            found = elements(part)
+            return found[step] if step < len(found) else _NOTHING
+
+        return element
+    kind = msgspec.defstruct("Member", [("member", msgspec.Raw, _NOTHING)], rename={"member": step}, gc=False)
+    decode = decoder(kind).decode
+    return lambda part: decode(part).member

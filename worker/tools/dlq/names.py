@@ -1,0 +1,36 @@
+"""What a vector is called while replays are decided: its key, and with it its index where a header or field chooses that.
+
+Two tenants may each have a vector of one key. A newer version of the one says nothing of the other.
+"""
+
+from worker.app.routers import DEFAULT
+from worker.ports import Message
+from worker.records.formats.contract import Headers
+from worker.records.routing_value import reader_of
+from worker.settings.tables import Settings
+from worker.tools.dlq.letters import vector_key
+
+
+class Names:
+    """Names vectors by the routes of the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._key_format = settings.records.key_format
+        by_value = [route for route in settings.routes if route.indexes]
+        self._readers = {route.topic: (reader_of(route.index_by), route.indexes) for route in by_value}
+
+    def of(self, topic: str, message: Message) -> str | None:
+        """Return the name of the vector that a record of a source topic is about, None where it cannot be read."""
+        return self.of_parts(topic, message.key, message.value, message.headers)
+
+    def of_parts(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
+        """Return likewise the name of a record in parts."""
+        own = vector_key(key, value, self._key_format)
+        if topic not in self._readers or own is None:
+            return own
+        read, indexes = self._readers[topic]
+        text = read(key, value, headers)
+        if text is None and not value:  # it was left out, or is a tombstone that names no index
+            return None
+        index = indexes.get(text or DEFAULT, indexes.get(DEFAULT))
+        return f"{index}/{own}" if index else f"={text}/{own}"
