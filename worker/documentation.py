@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from worker.ledger import Ledger, Partition
 from worker.settings import show
+from worker.telemetry.kafka_facts import GroupFacts, Retention, TopicFacts
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
 
@@ -40,6 +41,11 @@ def _sample_registry() -> CollectorRegistry:
     ledger.open(ledger.assign(partition), 0, 0)
     made = Metrics(ledger, Status(0.0), ("vectors",), ("docs",))
     made.ends.update({partition: 0}, {partition: 0})
+    facts = made.kafka_facts
+    facts.topics = {"vectors": TopicFacts(False)}
+    facts.group = GroupFacts(1, {"vectors": 0}, {"vectors": 0})
+    facts.log_starts = {partition: 0}
+    facts.retention = Retention({"vectors": 0.0}, 0.0)
     made.expiry.certificates = {"kafka-client": lambda: 0.0}
     made.worker_info.labels("", "", "")
     return made.registry

@@ -98,7 +98,7 @@ def build() -> str:
         .refresh("10s")
         .variables([*_variables()])
         .annotations([*_annotations()])
-        .links([_runbook_link()])
+        .links([_runbook_link(), _cluster_link()])
     )
     ids = iter(range(1, 1000))
     for panel in _overview():
@@ -118,7 +118,7 @@ def compact(text: str) -> str:
     return json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable]:
+def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable | dashboard.TextBoxVariable]:
     return (
         dashboard.DatasourceVariable("datasource")
         .label("Data source")
@@ -144,6 +144,10 @@ def _variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVaria
             "Indexes that these workers write to.",
             f"label_values(oss_vectors_in_flight_limit{{{WORKERS}}}, index)",
         ),
+        dashboard.TextBoxVariable("kafka_dashboard")
+        .label("Kafka dashboard")
+        .description("The address of the Kafka cluster's own dashboard, which the link Kafka cluster opens.")
+        .default_value("/dashboards?tag=kafka"),
     )
 
 
@@ -167,6 +171,12 @@ def _annotations() -> Sequence[dashboard.AnnotationQuery]:
     )
 
 
+def _cluster_link() -> dashboard.DashboardLink:
+    link = dashboard.DashboardLink("Kafka cluster").type(models.DashboardLinkType.LINK).icon("external link")
+    link.tooltip("The cluster's own dashboard; its address is the variable kafka_dashboard").placement(IN_SIGHT)
+    return link.url("$kafka_dashboard").target_blank(True)
+
+
 def _runbook_link() -> dashboard.DashboardLink:
     link = dashboard.DashboardLink("Runbook").type(models.DashboardLinkType.LINK).icon("doc")
     link.tooltip("What each alert and each blocked reason means, and what to do").placement(IN_SIGHT)
@@ -178,8 +188,12 @@ def _runbook_link() -> dashboard.DashboardLink:
 
 def _overview() -> Sequence[Panel]:
     return (
+        _alerts(),
         _workers(),
         _blocked(),
+        _accepted(),
+        _partitions_owned(),
+        _budget(),
         _lag(),
         _time_to_drain(),
         _latency_now(),
@@ -198,14 +212,71 @@ def _overview() -> Sequence[Panel]:
     )
 
 
+def _alerts() -> Panel:
+    panel = number(
+        "Active alerts",
+        "Alerts of this job that fire now.",
+        "none",
+        now(
+            'sum by (alertname) (ALERTS{job="$job",alertstate="firing",alertname!="OssVectorsWatchdog"})',
+            "{{alertname}}",
+        ),
+    )
+    panel.text_mode(common_models.BigValueTextMode.NAME).no_value("none")
+    link = dashboard.DashboardLink("What to do").type(models.DashboardLinkType.LINK).target_blank(True)
+    panel.data_links([link.url(f"{RUNBOOK}#${{__field.labels.alertname}}")])
+    return panel.span(8).thresholds(thresholds((1, RED)))
+
+
+def _accepted() -> Panel:
+    requests = of_index("oss_vectors_requests_total", 'operation=~"PutVectors|DeleteVectors"')
+    good = of_index("oss_vectors_requests_total", 'operation=~"PutVectors|DeleteVectors"', 'code=~"2.."')
+    panel = number(
+        "Requests accepted",
+        "The share of the requests of the last 5 minutes that the service accepted, and the time since it last accepted one. "
+        "The time also grows when there is nothing to write.",
+        "percentunit",
+        now(f"(sum(rate({good}[5m])) or vector(0)) / (sum(rate({requests}[5m])) > 0)", "accepted"),
+        now(f"min({since(of_index('oss_vectors_last_accepted_timestamp_seconds'))})", "since the last"),
+    )
+    panel.override_by_name("since the last", [models.DynamicConfigValue(id_val="unit", value="dtdurations")])
+    panel.links([runbook("ossvectorsnothingaccepted")]).no_value("no requests")
+    return panel.span(4).thresholds(thresholds((0.5, ORANGE), (0.95, GREEN), base=RED))
+
+
+def _partitions_owned() -> Panel:
+    panel = number(
+        "Partitions without a worker",
+        "Partitions that no worker reads, and of how many.",
+        "none",
+        now(f"sum(max by (topic) ({of_topic('oss_vectors_unassigned_partitions')}))", "without"),
+        now(f"sum(max by (topic) ({of_topic('oss_vectors_topic_partitions')}))", "of"),
+    )
+    panel.override_by_name("of", color_override(GREY)).links([runbook("ossvectorsunassignedpartitions")])
+    return panel.span(4).no_value("not known").thresholds(thresholds((1, RED)))
+
+
+def _budget() -> Panel:
+    late = 'job_topic:oss_vectors_late_records:ratio_rate30d{job="$job",topic=~"$topic"}'
+    panel = number(
+        "Error budget left",
+        "Of the 1 % of the records that may be late in 30 days: what is left, of the worst topic. "
+        "What is settled while a backlog is worked off is not counted.",
+        "percentunit",
+        now(f"1 - max({late}) / 0.01", "left"),
+    )
+    panel.links([runbook("ossvectorslatencybudgetburnslow")]).no_value("no records")
+    return panel.span(8).thresholds(thresholds((0, ORANGE), (0.25, YELLOW), (0.5, GREEN), base=RED))
+
+
 def _workers() -> Panel:
     panel = number(
         "Workers by state",
-        "How many workers are in each state; down: Prometheus cannot scrape them. "
+        "How many workers are in each state; down: Prometheus cannot scrape them, or never could, whichever are chosen. "
         "Blocked means that no partition of the worker can move.",
         "none",
         now(f"sum by (state) ({of('oss_vectors_state')}) > 0", "{{state}}"),
-        now(f"count({of('up')} == 0)", "down"),
+        now('count(up{job="$job"} == 0)', "down"),
     )
     panel.span(4).text_mode(common_models.BigValueTextMode.VALUE_AND_NAME).no_value("none is scraped")
     panel.thresholds(thresholds(base=GREY)).links([runbook("ossvectorsworkerdown")])
@@ -445,13 +516,13 @@ def _partitions() -> Sequence[Panel]:
             "Lag by partition",
             "End offset less watermark. One that grows alone is stuck, or its keys are hotter than the others.",
             "short",
-            query(LAG, "{{topic}}/{{partition}}"),
+            query(f"topk(10, {LAG})", "{{topic}}/{{partition}}"),
         ).links([runbook("ossvectorspartitionlaggrowing")]),
         graph(
             "Oldest unsettled record",
             "How long ago the oldest record that is not settled was polled. It grows without end if a record is stuck.",
             "s",
-            query(of_partition("oss_vectors_oldest_unsettled_age_seconds"), "{{topic}}/{{partition}}"),
+            query(f"topk(10, {of_partition('oss_vectors_oldest_unsettled_age_seconds')})", "{{topic}}/{{partition}}"),
         ).links([runbook("ossvectorsrecordsstuck")]),
         graph(
             "Watermark's pace",
@@ -479,7 +550,7 @@ def _partitions() -> Sequence[Panel]:
             "Settled, not yet committed",
             "Watermark less committed offset: what comes again if the worker is killed now.",
             "short",
-            query(f"clamp_min({watermark} - {committed}, 0)", "{{topic}}/{{partition}}"),
+            query(f"topk(10, clamp_min({watermark} - {committed}, 0))", "{{topic}}/{{partition}}"),
         ).links([runbook("ossvectorscommitsfailing")]),
     )
 

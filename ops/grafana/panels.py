@@ -164,7 +164,7 @@ def number(title: str, description: str, unit: str, *queries: prometheus.Dataque
         .datasource(DATASOURCE)
         .targets([*_lettered(queries)])
         .unit(unit)
-        .height(4)
+        .height(3)
         .graph_mode(common_models.BigValueGraphMode.NONE)
         .color_mode(common_models.BigValueColorMode.BACKGROUND_SOLID)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))

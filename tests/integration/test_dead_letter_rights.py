@@ -10,8 +10,10 @@ from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLFilter, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
 from tests.support.broker import create_topic
-from tests.support.worker import free_port, read_topic, wait_for
+from tests.support.worker import Record, free_port, publish, read_topic, wait_for
 from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
+from worker.consumer.ends import EndWatcher
+from worker.consumer.survey import Survey
 from worker.deadletters import rights
 from worker.deadletters.limit import Limit
 from worker.deadletters.producer import make_producer
@@ -191,3 +193,53 @@ def test_a_broker_that_gives_no_producer_id_is_written_to_without_it_unless_that
         guarded.undo(*denied)
     assert len(read_topic(guarded.broker.bootstrap, topic)) == (2 if is_written else 0)
     assert ("the broker accepts no idempotent producer" in caplog.text) == is_written
+
+
+def test_what_the_survey_may_not_ask_for_is_absent_and_logged_once(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The group, and the limits of the dead-letter topic; the limits of the source topic may be read."""
+    topic, dead_letters = (create_topic(guarded.admin, retention_ms="3600000") for _ in range(2))
+    settings, status = guarded.settings, Status(0.0)
+    entries = [
+        guarded.set(ALLOW, ACLOperation.DESCRIBE, ResourceType.TOPIC, dead_letters),
+        guarded.set(DENY, ACLOperation.DESCRIBE, ResourceType.GROUP, settings.group_id),
+        guarded.set(DENY, ACLOperation.DESCRIBE_CONFIGS, ResourceType.TOPIC, dead_letters),
+    ]
+    ledger = Ledger([topic], time.monotonic)
+    opened(ledger, topic)
+    metrics = Metrics(ledger, status, [topic], [])
+    survey = Survey(
+        settings,
+        [topic],
+        dead_letters,
+        ledger=ledger,
+        status=status,
+        facts=metrics.kafka_facts,
+        clock=time.monotonic,
+        wall=time.time,
+        group_seconds=0.1,
+    )
+    watcher = EndWatcher(settings, ledger, metrics, clock=time.monotonic, interval=0.1, survey=survey)
+    publish(guarded.broker.bootstrap, topic, [Record(None, b"{}")])
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"oss_vectors_{name}", labels)
+
+    watcher.start()
+    try:
+        wait_for(lambda: 3000 < (value("retention_left_seconds", topic=topic) or 0.0) <= 3600, "some of it is shown")
+        wait_for(lambda: len(_denials(caplog)) == 2, "what is denied is logged")
+        absent = [value("unassigned_partitions", topic=topic), value("group_members")]
+        assert [*absent, value("dead_letter_retention_left_seconds")] == [None, None, None]
+        assert value("topic_missing", topic=dead_letters) == 0
+        guarded.undo(*entries)
+        wait_for(lambda: value("unassigned_partitions", topic=topic) == 1, "it is shown once it may be asked for")
+        wait_for(lambda: value("dead_letter_retention_left_seconds") == float("inf"), "so are the limits")
+    finally:
+        watcher.stop()
+    assert len(_denials(caplog)) == 2
+
+
+def _denials(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.message.startswith("not allowed to ask")]

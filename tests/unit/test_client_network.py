@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from kafka.protocol.metadata import MetadataRequest, MetadataResponse
 from tests.support.proxy import Proxy
 from tests.support.worker import free_port, wait_for
 from worker.consumer import client_network
+from worker.consumer.client_internals import connections
 from worker.consumer.client_network import PatientConnections
 
 LIMIT_MS = 5_000
@@ -146,3 +147,26 @@ def test_a_socket_that_does_not_connect_is_closed(manager: Any, monkeypatch: pyt
     with pytest.raises(kafka_errors.KafkaConnectionError):
         manager.run(connect)
     assert [one.fileno() for one in made if one.type == socket.SOCK_STREAM][-1] == -1
+
+
+def test_metadata_that_lacks_a_topic_is_asked_for_once_in_a_while_whoever_asks(
+    manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later: list[tuple[float, Callable[[], None]]] = []
+    monkeypatch.setattr(manager, "call_later", lambda seconds, function: later.append((seconds, function)))
+    manager.cluster.set_topics(["gone"])
+    topics = [
+        MetadataResponse.MetadataResponseTopic(error_code=code, name=name, partitions=[])
+        for code, name in ((3, "gone"), (0, "there"))
+    ]
+    answer = MetadataResponse(
+        version=9, brokers=[(7, "127.0.0.1", 9, None)], topics=topics, controller_id=7, cluster_id="c"
+    )
+    for _ in range(3):
+        manager.cluster.update_metadata(answer)
+    assert not manager.cluster.need_update
+    assert [seconds for seconds, _ in later] == [connections.MISSING_TOPIC_SECONDS]
+    later[0][1]()
+    assert manager.cluster.need_update
+    manager.cluster.update_metadata(answer)
+    assert len(later) == 2

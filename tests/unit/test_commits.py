@@ -119,3 +119,16 @@ def test_commit_now_returns_whether_the_broker_acknowledged(error: Exception | N
     assert bench.commits.commit_now(bench.consumer, {bench.assignment: 5}, 1.0) is (error is None)
     assert bench.assignment.committed == (5 if error is None else None)
     assert bench.counted == ([] if error is None else [error])
+
+
+def test_only_an_offset_that_moved_counts_as_progress() -> None:
+    bench = Bench()
+    walls = iter([10.0, 10.0, 20.0, 30.0, 30.0])
+    bench.commits._wall = lambda: next(walls)
+    seen = []
+    for offset in (5, 5, 6):
+        bench.commits.enter_answer({bench.assignment: offset}, None)
+        seen.append(
+            (bench.value("last_commit_timestamp_seconds"), bench.value("committed_offset_moved_timestamp_seconds"))
+        )
+    assert seen == [(10, 10), (20, 10), (30, 30)]

@@ -106,6 +106,15 @@ def test_the_clients_chatter_is_shown_under_debug_alone(
     assert [json.loads(line)["level"] for line in capsys.readouterr().err.splitlines()] == shown
 
 
+@pytest.mark.usefixtures("_loggers")
+def test_what_the_client_logs_of_a_missing_topic_is_left_to_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure(Log(format="json"))
+    logging.getLogger("kafka.cluster").error("Topic %s not found in cluster metadata", "vectors.dlq")
+    logging.getLogger("kafka.cluster").error("Metadata refresh: failed %s", "of another cause")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["message"] == "Metadata refresh: failed of another cause"
+
+
 def test_a_message_of_the_same_place_is_shown_once_an_interval_and_the_left_out_are_counted() -> None:
     fold = log.Fold(interval=30.0, prefix="kafka")
     seen = []

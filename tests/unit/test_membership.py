@@ -159,3 +159,29 @@ def test_a_fenced_process_names_the_setting_that_two_have_in_common() -> None:
 
 def test_the_lease_of_a_member_lasts_for_its_session() -> None:
     assert lease_of(SETTINGS).session_seconds == SESSION
+
+
+def test_the_time_without_a_coordinator_counts_over_all_consumers_and_ends_with_it() -> None:
+    bench = Bench()
+    bench.join_group()
+    bench.consumer._manager._conns.clear()
+    seen = [bench.membership.coordinator_away_seconds()]
+    for _ in range(3):
+        bench.watch()
+        bench.clock.advance(COORDINATOR_GRACE_SECONDS)
+        seen.append(bench.membership.coordinator_away_seconds())
+        bench.membership.end()  # the consumer is replaced
+        bench.membership.begin()
+    bench.consumer._manager._conns[COORDINATOR] = SimpleNamespace(connected=True)
+    bench.watch()
+    seen.append(bench.membership.coordinator_away_seconds())
+    grace = COORDINATOR_GRACE_SECONDS
+    assert seen == [0, grace, 2 * grace, 3 * grace, 0]
+
+
+def test_the_moment_in_which_each_start_looks_for_the_coordinator_is_no_time_without_one() -> None:
+    bench = Bench()
+    bench.consumer._manager._conns.clear()
+    bench.watch()
+    bench.watch(COORDINATOR_GRACE_SECONDS - 0.1)
+    assert bench.membership.coordinator_away_seconds() == 0

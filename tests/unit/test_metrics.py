@@ -19,6 +19,7 @@ from worker.errors import BlockReason
 from worker.ledger import Ledger, Outcome, Partition
 from worker.ports import SealReason
 from worker.telemetry.container import Memory
+from worker.telemetry.kafka_facts import Begin, GroupFacts, Retention, TopicFacts
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Block, State, Status
 
@@ -56,6 +57,18 @@ skipped_offsets_total counter topic reason
 truncated_offsets_total counter topic
 commits_total counter result
 last_commit_timestamp_seconds gauge
+committed_offset_moved_timestamp_seconds gauge
+coordinator_unavailable_seconds gauge
+topic_missing gauge topic
+topic_partitions gauge topic
+topic_assigned_partitions gauge topic
+leaderless_partitions gauge topic
+unassigned_partitions gauge topic
+group_members gauge
+group_lag_records gauge topic
+log_start_offset gauge topic partition
+retention_left_seconds gauge topic
+dead_letter_retention_left_seconds gauge
 rebalances_total counter event
 assigned_partitions gauge
 paused_partitions gauge
@@ -184,6 +197,10 @@ def full(setup: Setup) -> Setup:
     setup.metrics.expiry.credentials = lambda: 1700000000.0
     setup.metrics.expiry.certificates = {"kafka-client": lambda: 1800000000.0, "oss-ca": lambda: None}
     setup.metrics.worker_info.labels("1", "g", "c").set(1)
+    setup.metrics.kafka_facts.topics = {"vectors": TopicFacts(False)}
+    setup.metrics.kafka_facts.group = GroupFacts(1, {"vectors": 0}, {"vectors": 0})
+    setup.metrics.kafka_facts.log_starts = {Partition("vectors", 0): 0}
+    setup.metrics.kafka_facts.retention = Retention({"vectors": 0.0}, 0.0)
     return setup
 
 
@@ -366,8 +383,56 @@ def test_the_lag_is_the_end_less_the_watermark_and_never_negative(
     opened(setup.ledger, position=position)
     setup.metrics.ends.update({Partition("vectors", 0): end})
     labels = {"topic": "vectors", "partition": "0"}
-    assert (setup.value("consumer_lag_records", **labels), setup.value("end_offset", **labels)) == (lag, end)
+    assert setup.value("consumer_lag_records", **labels) == lag
     assert setup.value("watermark_offset", **labels) == position
+
+
+def test_the_end_is_never_behind_the_watermark(setup: Setup) -> None:
+    """The end was asked for before the watermark passed it."""
+    opened(setup.ledger, position=4)
+    setup.metrics.ends.update({Partition("vectors", 0): 3})
+    assert setup.value("end_offset", topic="vectors", partition="0") == 4
+
+
+@pytest.mark.parametrize(
+    ("begin", "shown"),
+    [(Begin(6, 6), (4.0, 6.0, 6.0)), (Begin(2, None), (8.0, 2.0, None)), (None, (None, None, None))],
+    ids=["committed", "never committed", "not known"],
+)
+def test_before_the_first_poll_the_lag_is_from_where_reading_will_begin(
+    setup: Setup, begin: Begin | None, shown: tuple[float | None, ...]
+) -> None:
+    partition = Partition("vectors", 0)
+    setup.ledger.assign(partition)
+    setup.metrics.ends.update({partition: 10})
+    setup.metrics.kafka_facts.begins = {} if begin is None else {partition: begin}
+    labels = {"topic": "vectors", "partition": "0"}
+    names = ("consumer_lag_records", "watermark_offset", "committed_offset")
+    assert tuple(setup.registry.get_sample_value(f"oss_vectors_{name}", labels) for name in names) == shown
+
+
+def test_once_a_partition_is_open_what_was_known_before_does_not_count(setup: Setup) -> None:
+    opened(setup.ledger, position=9)
+    setup.metrics.ends.update({Partition("vectors", 0): 10})
+    setup.metrics.kafka_facts.begins = {Partition("vectors", 0): Begin(2, 2)}
+    assert setup.value("consumer_lag_records", topic="vectors", partition="0") == 1
+    assert (
+        setup.registry.get_sample_value("oss_vectors_committed_offset", {"topic": "vectors", "partition": "0"}) is None
+    )
+
+
+def test_owned_partitions_are_counted_by_topic(setup: Setup) -> None:
+    for number in range(3):
+        setup.ledger.assign(Partition("images", number))
+    counted = [setup.value("topic_assigned_partitions", topic=topic) for topic in TOPICS]
+    assert counted == [0, 3]
+
+
+def test_a_latency_of_minutes_falls_into_a_bucket_of_minutes(setup: Setup) -> None:
+    """Between 60, 300, 1,800 and 7,200 s alone, a quantile of 400 s would be shown as anything up to half an hour."""
+    setup.metrics.settled("vectors", [600_000], now=1000.0)
+    within = {le: setup.value("record_latency_seconds_bucket", topic="vectors", le=le) for le in ("300.0", "600.0")}
+    assert within == {"300.0": 0, "600.0": 1}
 
 
 def test_behind_transaction_markers_the_lag_is_0_once_the_position_is_past_them(setup: Setup) -> None:

@@ -12,6 +12,7 @@ from tests.unit.samples import opened
 from worker.errors import BlockReason
 from worker.telemetry.page.facts import Share
 from worker.telemetry.page.summary import RUNBOOK
+from worker.telemetry.service import Service
 from worker.telemetry.state import Block, State
 
 _VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
@@ -96,7 +97,7 @@ def test_a_healthy_worker_is_green_and_has_no_notice() -> None:
     assert "caught up; 2 of 4 partitions" in read(html).text()
 
 
-def test_without_what_others_measure_the_page_is_silent_about_it() -> None:
+def test_of_what_is_not_known_or_may_not_be_asked_for_the_page_is_silent() -> None:
     stage = PageStage()
     opened(stage.ledger)
     stage.status.enter(State.RUNNING, "running")

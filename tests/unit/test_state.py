@@ -149,6 +149,17 @@ def test_words_of_others_are_fit_for_a_line_and_bounded_wherever_they_are_read(
     assert (len(status.read().reason), len(status.read().blocks[STUCK])) == (REASON_CHARACTERS, 2002)
 
 
+def test_a_warning_is_kept_by_its_name_until_it_ends() -> None:
+    status = Status(0.0)
+    status.warn("first", "one\nthing")
+    status.warn("second", "another")
+    status.warn("first", "a third")
+    assert status.warnings() == ["a third", "another"]
+    status.warn("first", "")
+    status.warn("never", "")
+    assert status.warnings() == ["another"]
+
+
 def test_a_block_says_since_when_how_often_it_was_tried_and_when_it_is_tried_next() -> None:
     clock = FakeClock(100.0)
     status = Status(0.0, clock)

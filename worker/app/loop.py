@@ -135,7 +135,7 @@ class Worker:
         elif assignments and not any(self._intake.has_route(each.partition.topic) for each in assignments):
             self._status.enter(State.STARTING, self._why_no_index())
         else:
-            self._status.enter(State.RUNNING, "running")
+            self._status.enter(State.RUNNING, "; ".join(["running", *self._status.warnings()]))
 
     def _is_all_blocked(self, assignments: Sequence[Assignment]) -> bool:
         """Return whether all assigned partitions are blocked, or none is assigned since every topic is unreadable."""

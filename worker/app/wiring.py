@@ -21,6 +21,7 @@ from worker.consumer.ends import EndWatcher
 from worker.consumer.handover import RevokeHooks
 from worker.consumer.membership import lease_of
 from worker.consumer.source import KafkaSource
+from worker.consumer.survey import Survey
 from worker.deadletters import rights
 from worker.deadletters.limit import Limit
 from worker.deadletters.producer import make_producer
@@ -81,7 +82,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         targets=_targets(core, lanes),
         dead_letters=dead_letters,
         limit=core.limit,
-        end_watcher=EndWatcher(core.settings.kafka, core.ledger, core.metrics, clock=time.monotonic),
+        end_watcher=_end_watcher(core),
         ledger=core.ledger,
         status=core.status,
         metrics=core.metrics,
@@ -189,6 +190,21 @@ def _source(core: _Core, lanes: Mapping[str, Lane], stop: Stop) -> KafkaSource:
         wall=time.time,
         lease=core.lease,
     )
+
+
+def _end_watcher(core: _Core) -> EndWatcher:
+    settings = core.settings
+    survey = Survey(
+        settings.kafka,
+        settings.topics,
+        settings.dead_letter.topic,
+        ledger=core.ledger,
+        status=core.status,
+        facts=core.metrics.kafka_facts,
+        clock=time.monotonic,
+        wall=time.time,
+    )
+    return EndWatcher(settings.kafka, core.ledger, core.metrics, clock=time.monotonic, survey=survey)
 
 
 def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:

@@ -81,6 +81,8 @@ class Commits:
         if not isinstance(result, BaseException):
             self._metrics.commits.labels("ok").inc()
             self._metrics.last_commit.set(self._wall())
+            if any(assignment.committed != offset for assignment, offset in offsets.items()):
+                self._metrics.committed_moved.set(self._wall())
             self._ledger.committed(dict(offsets))
             return
         self._metrics.commits.labels("failed").inc()

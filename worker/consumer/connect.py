@@ -5,9 +5,9 @@ from typing import Any
 
 from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from worker.consumer import client_config, client_internals, receive
+from worker.consumer.assignor import MarkedAssignor
 from worker.errors import BrokerUnavailable
 from worker.settings.tables import Kafka
 
@@ -32,7 +32,7 @@ def connect(
             **client_config.group(settings),
             auto_offset_reset="none",
             max_poll_records=max_poll_records,
-            partition_assignment_strategy=[CooperativeStickyAssignor],
+            partition_assignment_strategy=[MarkedAssignor],
         )
     except (kafka_errors.KafkaError, OSError, ValueError) as error:
         count_error(error)

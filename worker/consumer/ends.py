@@ -18,6 +18,7 @@ from kafka import errors as kafka_errors
 from worker.consumer import client_config, client_internals, client_network
 from worker.consumer.offset_requests import Asked, Edge, ask_edge
 from worker.consumer.repeats import Repeats
+from worker.consumer.survey import Survey
 from worker.ledger import Ledger, Partition
 from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
@@ -51,13 +52,16 @@ class EndWatcher:
         interval: float = 15.0,
         stop_timeout: float = 1.0,
         open_transaction_seconds: float = OPEN_TRANSACTION_SECONDS,
+        survey: Survey | None = None,
     ) -> None:
+        """`survey` asks for more, on the same thread and by the same consumer."""
         self._settings = settings
         self._ledger = ledger
         self._metrics = metrics
         self._clock = clock
         self._interval = interval
         self._stop_timeout = stop_timeout
+        self._survey = survey
         self._ends: dict[TopicPartition, int] = {}
         self._highs: dict[TopicPartition, int] = {}
         self._pending: list[_Pending] = []
@@ -96,6 +100,8 @@ class EndWatcher:
                     client_network.make_client, **client_config.consumer(self._settings, KafkaConsumer.DEFAULT_CONFIG)
                 )
                 self._look(consumer)
+                if self._survey is not None:
+                    self._survey.look(consumer, self._pause)
             except (
                 Exception
             ) as error:  # the client raises errors of every kind: no end is known then, and it is retried
@@ -103,9 +109,15 @@ class EndWatcher:
                 client_config.close_consumer(consumer)
                 consumer = None
                 self._forget_all()
+                if self._survey is not None:
+                    self._survey.note_failure()
             self._now.wait(self._interval)
             self._now.clear()
         client_config.close_consumer(consumer)
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait; return True where the ends are to be asked for now."""
+        return self._stop.wait(seconds) or self._now.is_set()
 
     def _look(self, consumer: Any) -> None:
         owned = {TopicPartition(*assignment.partition) for assignment in self._ledger.assignments()}

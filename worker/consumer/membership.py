@@ -50,6 +50,7 @@ class Membership:
         self._member_at = clock()  # when it last was a member or was joining
         self._joining_at = -math.inf  # when a join of it last waited for an answer
         self._coordinated_at = clock()  # when the group's coordinator was last known and connected
+        self._coordinator_away_since: float | None = None  # over all consumers, one after the other
         self._look_again_at = 0.0
         self._fenced: Fenced | None = None
         self.is_member = False
@@ -78,6 +79,15 @@ class Membership:
     def _has_no_coordinator(self) -> bool:
         """Whether no broker could answer a join for longer than the moment that each start needs."""
         return not self._joins.refusal and self._clock() - self._coordinated_at >= COORDINATOR_GRACE_SECONDS
+
+    def coordinator_away_seconds(self) -> float:
+        """Return for how long no broker has coordinated the group, 0.0 while one does. Any thread may call it.
+
+        A new consumer does not start it again: while the coordinator is away, the consumer is replaced once in each session.
+        """
+        since = self._coordinator_away_since
+        seconds = 0.0 if since is None else self._clock() - since
+        return seconds if seconds >= COORDINATOR_GRACE_SECONDS else 0.0
 
     # -- fencing
 
@@ -128,6 +138,9 @@ class Membership:
         now = self._clock()
         if client_internals.has_coordinator(consumer):
             self._coordinated_at = now
+            self._coordinator_away_since = None
+        elif self._coordinator_away_since is None:
+            self._coordinator_away_since = now
         self.abort_when_lease_runs_out()
         if self.is_member and now < self._look_again_at and self._lease.holds():
             return ""

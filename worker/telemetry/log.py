@@ -41,6 +41,10 @@ _CUT: Final = "…"
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _OWN: Final = frozenset({"time", "level", "logger", "message", "exception"})  # what a JSON line has besides the fields
 
+_OF_MISSING_TOPICS: Final = frozenset(
+    {"Topic %s not found in cluster metadata", "Topic %s is not authorized for this client"}
+)
+
 # What a terminal acts on instead of showing it, and what UTF-8 cannot encode. JSON escapes the first 32 by itself.
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _UNSAFE_IN_JSON: Final = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", ""))
@@ -57,6 +61,7 @@ def configure(settings: Log) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
     handler.addFilter(_without_bytes)
+    handler.addFilter(_is_not_said_elsewhere)
     handler.addFilter(Fold(interval=30.0, prefix="kafka"))
     level = settings.level.upper()
     root = logging.getLogger()
@@ -210,6 +215,11 @@ def _without_bytes(record: logging.LogRecord) -> bool:
             f"<{len(each)} bytes>" if isinstance(each, (bytes, bytearray, memoryview)) else each for each in record.args
         )
     return True
+
+
+def _is_not_said_elsewhere(record: logging.LogRecord) -> bool:
+    """Drop what kafka-python logs of a missing topic with each answer: the worker logs it once, and when it is over."""
+    return not (record.name == "kafka.cluster" and record.msg in _OF_MISSING_TOPICS)
 
 
 class Fold(logging.Filter):

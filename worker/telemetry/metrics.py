@@ -18,6 +18,7 @@ from worker.ports import WRITER_OPERATIONS, SealReason
 from worker.telemetry.container import MemoryCollector
 from worker.telemetry.end_offsets import EndOffsets
 from worker.telemetry.expiry import ExpiryCollector
+from worker.telemetry.kafka_facts import Begin, KafkaFacts
 from worker.telemetry.latency import RecordLatency
 from worker.telemetry.state import State, Status
 
@@ -36,7 +37,10 @@ _REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 # A broker with nothing new answers after 0.5 s.
 _FETCH_SECONDS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 15)
 _REBALANCE_SECONDS: Final = (0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-_LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 1.2, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 28800, 86400)
+_LATENCY_SECONDS: Final = (
+    *(0.01, 0.05, 0.1, 0.25, 0.5, 1, 1.2, 1.5, 2, 3, 5, 10, 30, 60),
+    *(90, 120, 180, 300, 600, 900, 1800, 3600, 5400, 7200, 14400, 28800, 86400),
+)
 _BATCH_RECORDS: Final = (1, 5, 10, 25, 50, 100, 200, 300, 400, 500)
 _BATCH_BYTES: Final = (1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4e6, 8e6, 12e6, 16e6, 21e6)
 
@@ -50,6 +54,7 @@ class Metrics:
         self.topics = tuple(topics)
         self.indexes = tuple(indexes)
         self.ends = EndOffsets()
+        self.kafka_facts = KafkaFacts()
         self.memory = MemoryCollector()
         self.expiry = ExpiryCollector()
         self._make_counters(registry)
@@ -59,7 +64,8 @@ class Metrics:
         self._make_known_series()
         # Read from the ledger, so that it is right even if the main loop does not turn or has no consumer.
         self.assigned_partitions.set_function(lambda: len(ledger.assignments()))
-        registry.register(_LedgerCollector(ledger, self.ends))
+        registry.register(_LedgerCollector(ledger, self.ends, self.kafka_facts))
+        registry.register(self.kafka_facts)
         registry.register(_StatusCollector(status, self.topics))
         registry.register(self.memory)
         registry.register(self.expiry)
@@ -150,7 +156,19 @@ class Metrics:
         )
         self.last_commit = Gauge(
             "oss_vectors_last_commit_timestamp_seconds",
-            "When offsets were last committed, Unix time.",
+            "When offsets were last committed, Unix time; those that did not move are committed again too.",
+            unit="seconds",
+            registry=r,
+        )
+        self.committed_moved = Gauge(
+            "oss_vectors_committed_offset_moved_timestamp_seconds",
+            "When a committed offset last moved, Unix time; 0 before the first.",
+            unit="seconds",
+            registry=r,
+        )
+        self.coordinator_unavailable = Gauge(
+            "oss_vectors_coordinator_unavailable_seconds",
+            "Seconds for which no broker has coordinated the group; 0 while one does.",
             unit="seconds",
             registry=r,
         )
@@ -317,14 +335,16 @@ class Metrics:
 class _LedgerCollector:
     """The metrics of records and partitions, from one reading of the ledger."""
 
-    def __init__(self, ledger: Ledger, ends: EndOffsets) -> None:
+    def __init__(self, ledger: Ledger, ends: EndOffsets, facts: KafkaFacts) -> None:
         self._ledger = ledger
         self._ends = ends
+        self._facts = facts
 
     def collect(self) -> Iterator[Metric]:
         books = self._ledger.books()
         yield from _record_families(books)
-        yield from _partition_families(books, self._ends.read())
+        yield from _partition_families(books, self._ends.read(), self._facts.begins)
+        yield _assigned_family(books)
         yield _open_transactions(self._ends.uncommitted())
 
 
@@ -348,7 +368,19 @@ def _record_families(books: Books) -> Iterator[Metric]:
     )
 
 
-def _partition_families(books: Books, ends: Mapping[Partition, int]) -> Iterator[Metric]:
+def _assigned_family(books: Books) -> Metric:
+    family = GaugeMetricFamily(
+        "oss_vectors_topic_assigned_partitions", "Partitions of the topic that this process owns.", labels=["topic"]
+    )
+    for topic in books.consumed:
+        family.add_metric([topic], sum(figures.partition.topic == topic for figures in books.partitions))
+    return family
+
+
+def _partition_families(
+    books: Books, ends: Mapping[Partition, int], begins: Mapping[Partition, Begin]
+) -> Iterator[Metric]:
+    """Return the metrics of the owned partitions. `begins` has those whose first record this process has not read yet."""
     labels = ["topic", "partition"]
     lag = GaugeMetricFamily(
         "oss_vectors_consumer_lag_records",
@@ -368,15 +400,18 @@ def _partition_families(books: Books, ends: Mapping[Partition, int]) -> Iterator
     for figures in books.partitions:
         values = [figures.partition.topic, str(figures.partition.partition)]
         age.add_metric(values, figures.oldest_unsettled_age)
-        if figures.is_open:
-            watermark.add_metric(values, figures.watermark)
-        if figures.committed is not None:
-            committed.add_metric(values, figures.committed)
-        if (at := ends.get(figures.partition)) is not None:
-            end.add_metric(values, at)
-            if figures.is_open:
-                # The end is asked for at intervals, so the watermark may be past it.
-                lag.add_metric(values, max(0, at - figures.watermark))
+        begin = begins.get(figures.partition)
+        at = figures.watermark if figures.is_open else None if begin is None else begin.position
+        committed_at = figures.committed if figures.is_open or begin is None else begin.committed
+        if at is not None:
+            watermark.add_metric(values, at)
+        if committed_at is not None:
+            committed.add_metric(values, committed_at)
+        if (known_end := ends.get(figures.partition)) is not None:
+            # The end is asked for at intervals. The watermark may have passed that answer, but never the end.
+            end.add_metric(values, max(known_end, figures.watermark) if figures.is_open else known_end)
+            if at is not None:
+                lag.add_metric(values, max(0, known_end - at))
     yield from (lag, end, watermark, committed, age)
 
 

@@ -119,6 +119,7 @@ class Status:
         self._attempts: dict[Block, Attempts] = {}
         self._reasons: dict[str, dict[int | None, list[BlockReason]]] = {}  # of the blocks, by topic and partition
         self._dead_letters: dict[Reason, deque[DeadLettered]] = {}
+        self._warnings: dict[str, str] = {}
         self._last_turn = now
 
     def enter(self, state: State, reason: str) -> None:
@@ -130,6 +131,19 @@ class Status:
         if changed:
             level = logging.WARNING if state in (State.BLOCKED, State.FAILED) else logging.INFO
             log.log(level, "state: %s", state.value, extra={"detail": reason})
+
+    def warn(self, name: str, message: str) -> None:
+        """Note by a name what is wrong although it stops nothing yet; "" ends it. The reason of a running worker has it."""
+        with self._lock:
+            if message:
+                self._warnings[name] = clean(message, _MESSAGE_CHARACTERS)
+            else:
+                self._warnings.pop(name, None)
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong although it stops nothing yet, the oldest first."""
+        with self._lock:
+            return list(self._warnings.values())
 
     def turned(self, now: float) -> None:
         """Note that the main loop made a turn, at `now` seconds of the monotonic clock."""

@@ -33,6 +33,7 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 | A socket that does not connect is closed | `connections.Socket` | none filed | the client closes it |
 | A connection that ends before its first answer backs off | `connections.Connections.reset_backoff` | none filed | the client counts it as a failure |
 | Requests and connections are observed; there is a wait between look-ups of the coordinator | `connections.Connections` | none filed | the client has hooks for requests |
+| Metadata that lacks a topic is asked for once a second | `connections.Connections` | none filed | the client waits longer with each answer |
 | A broker's reason for refusing a login is read | `receiving.deliver_last_bytes` | none filed | the client reads what came before the end |
 | Fetched bytes are copied twice, not ten times | `receiving`, `old_batches` | #492 and #290, closed without it | the client receives into one buffer and slices it |
 """

@@ -13,6 +13,8 @@ from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
+MISSING_TOPIC_SECONDS: Final = 1.0
+"""Between two requests for metadata while a topic that it is asked for does not exist."""
 RESOLVED_SCHEME: Final = "resolved"
 """Of a `Socket` that connects without a proxy, with addresses that were resolved before."""
 _RESOLVED_URL: Final = f"{RESOLVED_SCHEME}://"
@@ -32,6 +34,8 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
         if self._has_own_sockets:
             config["proxy_url"] = _RESOLVED_URL
         super().__init__(net, **config)
+        self._is_refresh_due = False
+        self.cluster.add_listener(self._calm)
 
     async def before_connecting(self, host: str, port: int, timeout_at: float | None) -> None:
         """Wait for what a connection needs, on the client's IO thread, until `timeout_at` of its clock."""
@@ -76,6 +80,18 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
             super().reset_backoff(node_id)
         else:
             self.update_backoff(node_id)
+
+    def _calm(self, cluster: Any) -> None:
+        """Let metadata that lacks a topic be asked for again in a second; the client would ask ten times in it."""
+        if cluster.need_update:
+            cluster._need_update = False
+            if not self._is_refresh_due:  # each answer, whoever asked, would begin a row of requests of its own
+                self._is_refresh_due = True
+                self.call_later(MISSING_TOPIC_SECONDS, self._refresh_again)
+
+    def _refresh_again(self) -> None:
+        self._is_refresh_due = False
+        self.refresh_metadata()
 
     def refresh_metadata(self) -> None:
         """Ask for fresh metadata."""
