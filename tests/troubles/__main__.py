@@ -16,9 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.support.bounded import join, thread
-from tests.support.browser import running_browser
 from tests.support.fronted_broker import BriefAdmin
-from tests.support.programs import program
 from tests.support.worker import free_port
 from tests.troubles.case import Case
 from tests.troubles.catalogue import TROUBLES, Trouble
@@ -141,8 +139,7 @@ def run(troubles: Sequence[Trouble], folder: Path, given: argparse.Namespace) ->
         everything = [one for one in added if isinstance(one, Watched)]
         cases = [one.case for one in everything]
         monitoring = stack.enter_context(running_monitoring(folder, cases, given.scrape_seconds))
-        browser = stack.enter_context(running_browser(program("chromium"), folder / "chromium"))
-        watch = Watch(everything, monitoring, browser, given.screens)
+        watch = Watch(everything, monitoring, given.screens, folder / "chromium")
         seen = [one.seen if isinstance(one, Watched) else one for one in added]
         with looking(watch):
             for one in everything:
@@ -185,7 +182,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="troubles-") as temporary:
         folder = given.folder or Path(temporary)
         given.screens = given.screens or folder / "screens"
-        for each in (folder, given.screens):
+        for each in (folder / "chromium", given.screens):
             each.mkdir(parents=True, exist_ok=True)
         seen = run(chosen, folder.resolve(), given)
     if not given.table:

@@ -5,16 +5,16 @@ import html
 import http.client
 import json
 import re
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.browser import Browser
+from tests.support.browser import running_browser
+from tests.support.programs import program
 from tests.troubles.case import Case
 from tests.troubles.catalogue import Trouble
 from tests.troubles.monitoring import Message, Monitoring
@@ -89,13 +89,14 @@ class Watched:
 class Watch:
     """Looks at all cases, again and again."""
 
-    def __init__(self, all_of_them: Sequence[Watched], monitoring: Monitoring, browser: Browser, screens: Path) -> None:
+    def __init__(self, all_of_them: Sequence[Watched], monitoring: Monitoring, screens: Path, scratch: Path) -> None:
         self._watched = all_of_them
         self._by_job = {one.case.job: one for one in all_of_them}
         self._monitoring = monitoring
-        self._browser = browser
         self._screens = screens
-        self._capturing = threading.Lock()
+        self._scratch = scratch
+        self._shooting = ThreadPoolExecutor(1)  # a browser takes seconds, and looks must not wait for it
+        self._shots: list[Future[None]] = []
 
     def look(self) -> None:
         """Look once at alerts, ready checks and pages."""
@@ -116,24 +117,29 @@ class Watch:
                 self.capture(one)
 
     def capture_the_rest(self) -> None:
-        """Capture those that no right alert has named."""
+        """Capture those that no right alert has named, and wait for all pictures."""
         for one in self._watched:
             if not one.is_shot:
                 self.capture(one)
+        for shot in self._shots:
+            shot.result()
 
     def capture(self, one: Watched) -> None:
-        """Keep what the worker says at this moment, and what its page looks like."""
+        """Keep what the worker says at this moment, and have a picture made of its page."""
         one.is_shot = True
         one.seen.readyz, one.seen.page = readyz_of(one.case)[1], page_of(one.case)[1]
-        if one.seen.page == NO_ANSWER:
-            return
+        if one.seen.page != NO_ANSWER:
+            self._shots.append(self._shooting.submit(self._shoot, one))
+
+    def _shoot(self, one: Watched) -> None:
+        """Make the pictures of a page in a browser of their own: one that idles under load loses its connection."""
         name = re.sub(r"\W+", "-", one.trouble.name).strip("-")
         try:
-            with self._capturing, self._browser.tab() as tab:
+            with running_browser(program("chromium"), self._scratch / name) as browser, browser.tab() as tab:
                 for width, dark in ((1280, False), (360, True)):
                     tab.go(f"http://127.0.0.1:{one.case.ports[0]}/", width=width, dark=dark)
                     tab.screenshot(self._screens / f"{name}-{width}.png")
-        except Exception as error:  # a browser that fails costs the picture only
+        except Exception as error:  # it costs the picture only
             one.seen.failure += f"no screenshot: {type(error).__name__} "
 
     def finish(self) -> None:
