@@ -43,7 +43,7 @@ def _sample_registry() -> CollectorRegistry:
     made.ends.update({partition: 0}, {partition: 0})
     facts = made.kafka_facts
     facts.topics = {"vectors": TopicFacts(False)}
-    facts.group = GroupFacts(1, {"vectors": 0}, {"vectors": 0})
+    facts.group = GroupFacts((), {"vectors": 0}, {"vectors": 0})
     facts.log_starts = {partition: 0}
     facts.retention = Retention({"vectors": 0.0}, 0.0)
     made.expiry.certificates = {"kafka-client": lambda: 0.0}

@@ -11,6 +11,7 @@ from tests.unit.samples import FakeClock, FakeTracked, opened
 from worker.errors import BlockReason, Reason
 from worker.ledger import Assignment, Ledger, Outcome, Partition
 from worker.ports import Pace
+from worker.telemetry.kafka_facts import GroupMember
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.page.facts import Share
 from worker.telemetry.page.figures import STEP_SECONDS, STEPS
@@ -58,6 +59,7 @@ class PageStage:
         self.gauges = Overlay(self.metrics.registry)
         self.shares: list[Share] = []
         self.paces: dict[str, Pace] = {}
+        self.members: list[GroupMember] = []
         self.page = Page(
             self.gauges,
             self.status,
@@ -66,6 +68,7 @@ class PageStage:
             self.clock,
             self.wall,
             lambda: self.shares,
+            lambda: self.members,
         )
 
     def wall(self) -> float:

@@ -13,6 +13,7 @@ from tests.unit.samples import opened
 from worker.errors import BlockReason, Reason, RetryReason, Transient
 from worker.ledger import Assignment, Outcome
 from worker.ports import LimitCause, Pace
+from worker.telemetry.kafka_facts import GroupMember
 from worker.telemetry.page.facts import Share
 from worker.telemetry.page.figures import STEP_SECONDS
 from worker.telemetry.state import Block, DeadLettered, State
@@ -61,6 +62,7 @@ def _set_group(stage: PageStage) -> None:
         gauges.set(name, value, topic="vectors")
     gauges.set("group_lag_records", 1234, topic="vectors")
     gauges.set("group_members", 2)
+    stage.members = [GroupMember("docs-writer", f"10.0.0.{number}", True, 2) for number in (1, 2)]
     for topic in ("vectors", "vectors.dlq"):
         gauges.set("topic_missing", 0, topic=topic)
     gauges.set("retention_left_seconds", float("inf"), topic="vectors")
@@ -151,6 +153,15 @@ def stranger_in_group() -> PageStage:
     stage, _ = at_work()
     stage.gauges.set("unassigned_partitions", 2, topic="vectors")
     stage.gauges.set("group_lag_records", 812_345, topic="vectors")
+    stage.members[1] = GroupMember("console-consumer", "10.0.9.9", False, 2)
+    idle(stage, 300)
+    return stage
+
+
+def leader_away() -> PageStage:
+    """A partition has no leader, and the rest continues."""
+    stage, _ = at_work()
+    stage.gauges.set("leaderless_partitions", 1, topic="vectors")
     idle(stage, 300)
     return stage
 
@@ -257,11 +268,32 @@ TROUBLES: Final = {
         stranger_in_group,
         "running, 2 partitions not read",
         "warn",
-        ("2 of 4 partitions of vectors are read by no worker", "812,345", "1 other member", "for 4 min 57 s"),
+        (
+            "2 of 4 partitions of vectors are read by no worker",
+            "another program is in the group, console-consumer at 10.0.9.9 owns 2.",
+            "another program 2 docs-writer 10.0.0.1 worker 2",
+            "812,345",
+            "1 other member",
+            "for 4 min 57 s",
+        ),
     ),
-    "topic gone": Trouble(topic_gone, "topic missing", "warn", ("The topic vectors is not there.", "for 40 min")),
+    "topic gone": Trouble(
+        topic_gone,
+        "topic missing",
+        "warn",
+        ("The topic vectors is not there, or is not shown to this user: no record of it is read.", "for 40 min"),
+    ),
     "dead-letter topic gone": Trouble(
-        dead_letter_topic_gone, "topic missing", "warn", ("The topic vectors.dlq is not there.",)
+        dead_letter_topic_gone,
+        "running, dead-letter topic missing",
+        "warn",
+        ("The dead-letter topic vectors.dlq is not there", "the first bad record will block its topic."),
+    ),
+    "leader away": Trouble(
+        leader_away,
+        "running, 1 partition without a leader",
+        "warn",
+        ("1 partition of vectors has no leader.", "for 4 min 57 s"),
     ),
     "near the dead-letter limit": Trouble(
         near_the_limit,

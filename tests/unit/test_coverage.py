@@ -5,7 +5,7 @@ from kafka import TopicPartition
 
 from worker.consumer.coverage import Offsets, facts_of, strangers
 from worker.consumer.survey_requests import Group, Member
-from worker.telemetry.kafka_facts import GroupFacts
+from worker.telemetry.kafka_facts import GroupFacts, GroupMember
 
 ALL = frozenset(TopicPartition("vectors", number) for number in range(4))
 OTHER = TopicPartition("other", 0)
@@ -41,7 +41,7 @@ def facts(
 )
 def test_what_no_worker_reads_is_counted(members: list[Member], unassigned: int) -> None:
     found = facts(*members)
-    assert (found.unassigned, found.members) == ({"vectors": unassigned}, len(members))
+    assert (found.unassigned, len(found.members)) == ({"vectors": unassigned}, len(members))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,14 @@ def test_the_lag_is_that_of_all_partitions_whoever_owns_them(reset: str, without
     offsets = Offsets({first: 40, second: 50}, {first: 0, second: 0, third: 30}, {first: 50, second: 50, third: 100})
     found = facts(member(0), member(1, is_worker=False), offsets=offsets, reset=reset)
     assert found.lag == {"vectors": 10 + without_commit}
+
+
+def test_members_are_shown_with_what_they_own_and_words_of_others_are_fit_for_a_page() -> None:
+    other = Member("odd\n\x1b[1m" + "x" * 200, "/10.0.0.9", False, frozenset(), frozenset(ALL))
+    worker, stranger = facts(member(0, 1), other).members
+    assert worker == GroupMember("client", "127.0.0.1", True, 2)
+    assert (stranger.host, stranger.is_worker, stranger.owned) == ("10.0.0.9", False, 4)
+    assert (stranger.client_id.isprintable(), len(stranger.client_id)) == (True, 100)
 
 
 def test_only_a_member_that_owns_something_is_a_stranger() -> None:

@@ -6,9 +6,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from worker.ledger import Partition
-from worker.telemetry.kafka_facts import Begin, GroupFacts, KafkaFacts, Retention, TopicFacts
+from worker.telemetry.kafka_facts import Begin, GroupFacts, GroupMember, KafkaFacts, Retention, TopicFacts
 
 NOW = 1000.0
+MEMBER = GroupMember("client", "10.0.0.1", True, 1)
 
 
 def values(facts: KafkaFacts) -> dict[str, float]:
@@ -39,7 +40,7 @@ def test_of_a_topic_that_is_missing_nothing_else_is_shown() -> None:
 
 def test_the_group_is_shown_by_topic() -> None:
     facts = KafkaFacts()
-    facts.group = GroupFacts(3, {"a": 2, "b": 0}, {"a": 50, "b": 0})
+    facts.group = GroupFacts([MEMBER] * 3, {"a": 2, "b": 0}, {"a": 50, "b": 0})
     assert values(facts) == {
         "unassigned_partitions a": 2,
         "unassigned_partitions b": 0,
@@ -66,7 +67,7 @@ def test_the_time_left_of_dead_letters_is_absent_where_their_limits_may_not_be_r
 
 def test_cleared_facts_show_nothing() -> None:
     facts = KafkaFacts()
-    facts.topics, facts.group = {"a": TopicFacts(True)}, GroupFacts(1, {"a": 0}, {"a": 0})
+    facts.topics, facts.group = {"a": TopicFacts(True)}, GroupFacts([MEMBER], {"a": 0}, {"a": 0})
     facts.begins, facts.log_starts = {Partition("a", 0): Begin(1, 1)}, {Partition("a", 0): 1}
     facts.retention = Retention({"a": 1.0}, 1.0)
     facts.clear()

@@ -198,7 +198,7 @@ def full(setup: Setup) -> Setup:
     setup.metrics.expiry.certificates = {"kafka-client": lambda: 1800000000.0, "oss-ca": lambda: None}
     setup.metrics.worker_info.labels("1", "g", "c").set(1)
     setup.metrics.kafka_facts.topics = {"vectors": TopicFacts(False)}
-    setup.metrics.kafka_facts.group = GroupFacts(1, {"vectors": 0}, {"vectors": 0})
+    setup.metrics.kafka_facts.group = GroupFacts((), {"vectors": 0}, {"vectors": 0})
     setup.metrics.kafka_facts.log_starts = {Partition("vectors", 0): 0}
     setup.metrics.kafka_facts.retention = Retention({"vectors": 0.0}, 0.0)
     return setup

@@ -1,6 +1,8 @@
 """What the page says in each trouble: its heading, its colour, the last words, since when, and where the runbook helps."""
 
+import math
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -10,9 +12,9 @@ from tests.support.page import PageStage
 from tests.support.troubles import TROUBLES, UNAVAILABLE, at_work, healthy, html_of
 from tests.unit.samples import opened
 from worker.errors import BlockReason
+from worker.telemetry.kafka_facts import GroupFacts, GroupMember, Retention, TopicFacts
 from worker.telemetry.page.facts import Share
 from worker.telemetry.page.summary import RUNBOOK
-from worker.telemetry.service import Service
 from worker.telemetry.state import Block, State
 
 _VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
@@ -134,9 +136,48 @@ _ALERTS_TO_COME = {
     "ossvectorsnothingaccepted",
     "ossvectorstopicmissing",
     "ossvectorscoordinatorunavailable",
+    "ossvectorsleaderlesspartitions",
     "ossvectorsunassignedpartitions",
     "ossvectorsretentionnear",
 }
+
+
+def test_what_the_survey_found_is_what_the_page_says() -> None:
+    stage = PageStage()
+    assignment = opened(stage.ledger)
+    stage.status.enter(State.RUNNING, "running; the dead-letter topic is missing")
+    facts = stage.metrics.kafka_facts
+    facts.topics = {"vectors": TopicFacts(False, 4, 1), "vectors.dlq": TopicFacts(True)}
+    facts.group = GroupFacts([GroupMember("writer", "10.0.0.1", True, 1)], {"vectors": 3}, {"vectors": 777})
+    facts.retention = Retention({"vectors": time.time() + 5_430}, math.inf)
+    stage.metrics.coordinator_unavailable.set(1_230)
+    stage.metrics.ends.update({assignment.partition: 5})
+    stage.members = list(facts.members())
+    text = read(stage.html()).text()
+    for words in (
+        "No broker coordinates the group for 20 min",
+        "3 of 4 partitions of vectors are read by no worker: no member of the group owns them",
+        "1 partition of vectors has no leader.",
+        "The dead-letter topic vectors.dlq is not there",
+        "the oldest record of vectors that is not settled in 1 h 30 min",
+        "1 of 4 partitions",
+        "Group's lag 777 all partitions; no other member",
+        "writer 10.0.0.1 worker 1",
+    ):
+        assert words in text, text
+    assert "running; " not in text
+
+
+def test_programs_that_are_no_workers_come_first_and_many_members_keep_the_page_small() -> None:
+    stage, _ = at_work(steps=3)
+    workers = [GroupMember("writer", f"10.0.{number // 250}.{number % 250}", True, 1) for number in range(995)]
+    stage.members = [*workers, *(GroupMember(f"stranger-{number}", "10.1.1.1", False, 1) for number in range(5))]
+    stage.gauges.set("unassigned_partitions", 5, topic="vectors")
+    html = html_of(stage)
+    text = read(html).text()
+    assert "stranger-2 at 10.1.1.1 owns 1, and 2 more." in text
+    assert "partitions stranger-0 10.1.1.1 another program 1" in text
+    assert ("and 980 more members" in text, len(html.encode()) < 60_000) == (True, True)
 
 
 # -- each notice, at its limit

@@ -275,8 +275,8 @@ def test_the_state_is_told_in_a_word_in_heading_and_title(stage: PageStage, stat
     assert (f"<h1>{state.value}</h1>" in html, f"<title>{state.value} · docs-writer-1</title>" in html) == (True, True)
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.DRAINING, State.STOPPED])
-def test_the_reason_is_that_of_readyz(stage: PageStage, state: State) -> None:
+@pytest.mark.parametrize("state", [State.STARTING, State.DRAINING, State.STOPPED])
+def test_the_reason_is_that_of_readyz_where_no_notice_says_it(stage: PageStage, state: State) -> None:
     stage.status.enter(state, "because of that")
     assert '<p class="reason">because of that</p>' in stage.html()
 

@@ -221,8 +221,16 @@ def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:
 
 def _pages(core: _Core, loaded: Loaded, source: KafkaSource) -> Pages:
     registry, status = core.metrics.registry, core.status
-    shares = core.limit.shares
-    page = Page(registry, status, in_force(loaded), lambda: source.paused, time.monotonic, time.time, shares)
+    page = Page(
+        registry,
+        status,
+        in_force(loaded),
+        lambda: source.paused,
+        time.monotonic,
+        time.time,
+        core.limit.shares,
+        core.metrics.kafka_facts.members,
+    )
     return Pages(registry, status, core.ledger, page, time.monotonic)
 
 

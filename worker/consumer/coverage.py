@@ -19,7 +19,8 @@ from typing import NamedTuple
 from kafka import TopicPartition
 
 from worker.consumer.survey_requests import Group, Member
-from worker.telemetry.kafka_facts import GroupFacts
+from worker.telemetry.kafka_facts import GroupFacts, GroupMember
+from worker.words import CODE_CHARACTERS, clean
 
 
 class Offsets(NamedTuple):
@@ -52,7 +53,12 @@ def facts_of(
         # Offsets of a topic that was given up stay for a week: without records nothing is missing.
         if tp not in read and (tp.topic in own_topics or waiting):
             unassigned[tp.topic] += 1
-    return GroupFacts(len(group.members), unassigned, lag)
+    return GroupFacts([_shown(member) for member in group.members], unassigned, lag)
+
+
+def _shown(member: Member) -> GroupMember:
+    client_id, host = (clean(words, CODE_CHARACTERS) for words in (member.client_id, member.host.removeprefix("/")))
+    return GroupMember(client_id, host, member.is_worker, len(member.owned))
 
 
 def strangers(group: Group) -> list[Member]:

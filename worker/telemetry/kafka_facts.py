@@ -5,7 +5,7 @@ What is not known, or may not be asked for, is absent.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
@@ -22,10 +22,19 @@ class TopicFacts(NamedTuple):
     leaderless: int = 0
 
 
+class GroupMember(NamedTuple):
+    """One member of the group. `owned` counts its partitions; `is_worker` is False of a program that is not this software."""
+
+    client_id: str
+    host: str
+    is_worker: bool
+    owned: int
+
+
 class GroupFacts(NamedTuple):
     """The whole group: its members, and by topic the partitions that no worker reads and the lag in records."""
 
-    members: int
+    members: Sequence[GroupMember]
     unassigned: Mapping[str, int]
     lag: Mapping[str, int]
 
@@ -60,6 +69,11 @@ class KafkaFacts:
         self.begins: Mapping[Partition, Begin] = {}
         self.log_starts: Mapping[Partition, int] = {}
         self.retention = _NO_RETENTION
+
+    def members(self) -> Sequence[GroupMember]:
+        """Return the members of the group, none where they are not known."""
+        group = self.group
+        return () if group is None else group.members
 
     def clear(self) -> None:
         """Forget all: the brokers do not answer."""
@@ -114,7 +128,7 @@ def _group_families(group: GroupFacts | None) -> Iterator[Metric]:
     )
     members = GaugeMetricFamily("oss_vectors_group_members", "Members of the group, asked for once a minute.")
     if group is not None:
-        members.add_metric([], group.members)
+        members.add_metric([], len(group.members))
     yield members
 
 

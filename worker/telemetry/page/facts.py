@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from worker.ports import Pace
+from worker.telemetry.kafka_facts import GroupMember
 from worker.telemetry.service import NotAccepted
 from worker.telemetry.state import Attempts, Block, Status
 
@@ -35,9 +36,10 @@ class Facts(NamedTuple):
     paces: Mapping[str, Pace]  # by index
     attempts: Mapping[Block, Attempts]
     shares: Sequence[Share]
+    members: Sequence[GroupMember]  # of the group
 
 
-def facts_in(status: Status, shares: Sequence[Share]) -> Facts:
-    """Return what a status knows beside its state and its blocks."""
+def facts_in(status: Status, shares: Sequence[Share], members: Sequence[GroupMember]) -> Facts:
+    """Return what a status knows beside its state and its blocks, with the shares and the members of the group."""
     service = status.service
-    return Facts(service.not_accepted(), service.paces(), status.attempts(), shares)
+    return Facts(service.not_accepted(), service.paces(), status.attempts(), shares, members)

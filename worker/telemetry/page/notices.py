@@ -15,6 +15,7 @@ _NOT_ACCEPTED_SECONDS: Final = 10.0  # a single failure is retried in less
 _NOT_SETTLED_SECONDS: Final = 60.0
 _BEHIND_SECONDS: Final = 60.0  # of settling: the lag from which its growth is no burst
 _BEHIND_SHARE: Final = 0.1  # of what is published
+_STRANGERS_NAMED: Final = 3
 # As the alerts.
 _RETENTION_SECONDS: Final = 6 * 3600.0
 _DEAD_LETTERS_SECONDS: Final = 24 * 3600.0
@@ -49,11 +50,25 @@ def _still(view: View) -> Iterator[Notice]:
 
 
 def _missing_topics(view: View) -> Iterator[Notice]:
-    for (topic,), missing in view.figures.by("topic_missing", "topic").items():
-        if missing:
-            yield Notice(
-                f"topic_missing {topic}", "topic missing", f"The topic {topic} is not there.", "ossvectorstopicmissing"
-            )
+    for topic, is_source in _missing(view):
+        if is_source:
+            text = f"The topic {topic} is not there, or is not shown to this user: no record of it is read."
+            yield Notice(f"topic_missing {topic}", "topic missing", text, "ossvectorstopicmissing")
+
+
+def _missing_dead_letter_topic(view: View) -> Iterator[Notice]:
+    for topic, is_source in _missing(view):
+        if not is_source:
+            what = f"The dead-letter topic {topic} is not there, or is not shown to this user"
+            text = f"{what}: the first bad record will block its topic."
+            yield Notice("dead_letter_topic", "running, dead-letter topic missing", text, "ossvectorstopicmissing")
+
+
+def _missing(view: View) -> list[tuple[str, bool]]:
+    """Return the topics that are missing, and whether it is one that is read: it is the dead-letter topic else."""
+    sources = view.figures.by("topic_assigned_partitions", "topic")
+    found = view.figures.by("topic_missing", "topic")
+    return [(topic, (topic,) in sources) for (topic,), is_missing in found.items() if is_missing]
 
 
 def _not_accepted(view: View) -> Iterator[Notice]:
@@ -91,9 +106,19 @@ def _unassigned(view: View) -> Iterator[Notice]:
         if count:
             total = of.get((topic,))
             part = f"{count:.0f} of {total:.0f}" if total else f"{count:.0f}"
-            text = f"{part} partitions of {topic} are read by no worker: another program owns them, or no member does."
+            text = f"{part} partitions of {topic} are read by no worker: {_why_not_read(view)}."
             headline = f"running, {counted(count, 'partition', 'partitions')} not read"
             yield Notice(f"unassigned {topic}", headline, text, "ossvectorsunassignedpartitions")
+
+
+def _why_not_read(view: View) -> str:
+    """Return which programs own partitions and are no workers."""
+    strangers = [member for member in view.facts.members if member.owned and not member.is_worker]
+    if not strangers:
+        return "no member of the group owns them, or its worker has no route for them"
+    named = [f"{one.client_id} at {one.host} owns {one.owned:,}" for one in strangers[:_STRANGERS_NAMED]]
+    more = len(strangers) - len(named)
+    return f"another program is in the group, {', '.join(named)}" + (f", and {more:,} more" if more else "")
 
 
 def _not_settled(view: View) -> Iterator[Notice]:
@@ -172,6 +197,7 @@ _ALL: Final[tuple[Callable[[View], Iterator[Notice]], ...]] = (
     _not_settled,
     _unassigned,
     _leaderless,
+    _missing_dead_letter_topic,
     _retention,
     _dead_letter_share,
     _falls_behind,

@@ -12,6 +12,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from worker.ledger import Partition
+from worker.telemetry.kafka_facts import GroupMember
 from worker.telemetry.page.charts import lag_of, latency_of, throughput_of
 from worker.telemetry.page.facts import Share, facts_in
 from worker.telemetry.page.figures import Figures, History, sample
@@ -32,7 +33,7 @@ class Page:
     """The page. Thread-safe.
 
     `settings` are those in force as TOML, without secrets; `paused` returns the partitions that are not fetched; `clock`
-    is monotonic, `wall` Unix time, both in seconds. `shares` returns the share of dead letters of each topic.
+    is monotonic, `wall` Unix time, both in seconds. `shares` returns the share of dead letters of each topic, `members` those of the group.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Page:
         clock: Callable[[], float],
         wall: Callable[[], float],
         shares: Callable[[], Sequence[Share]] = tuple,
+        members: Callable[[], Sequence[GroupMember]] = tuple,
     ) -> None:
         self._registry = registry
         self._status = status
@@ -52,6 +54,7 @@ class Page:
         self._clock = clock
         self._wall = wall
         self._shares = shares
+        self._members = members
         self._started = clock()
         self._watch = Watch(self._started)
         self._history = History()
@@ -106,7 +109,7 @@ class Page:
             now,
             self._wall(),
             now - self._started,
-            facts_in(self._status, self._shares()),
+            facts_in(self._status, self._shares(), self._members()),
             self._watch,
             self._history.flow(),
         )

@@ -88,8 +88,13 @@ def header_of(view: View, labels: Labels) -> ET.Element:
 
 
 def _why(view: View) -> str:
-    """Return the state's reason where it can quote no record: that of BLOCKED is the messages, which are shown below."""
+    """Return the state's reason where it can quote no record, and nothing below says it.
+
+    That of BLOCKED is the messages of the blocks, that of RUNNING what the notices say.
+    """
     state, reason = view.reading.state, view.reading.reason
+    if state is State.RUNNING:
+        return ""
     if state is State.BLOCKED:
         return "no assigned partition can move"
     if state is State.FAILED:

@@ -14,6 +14,7 @@ from worker.telemetry.page.words import NONE, count_of, duration, held, percent,
 
 PARTITIONS_SHOWN: Final = 50
 _COUNTS_SHOWN: Final = 30
+_MEMBERS_SHOWN: Final = 20
 
 
 class _Row(NamedTuple):
@@ -122,7 +123,21 @@ def group_of(view: View) -> ET.Element | None:
         others = max(0.0, partitions - mine - none)
         rows.append([key[0], *(f"{count:,.0f}" for count in (partitions, mine, others, none)), count_of(lags.get(key))])
     headings = ["topic", "partitions", "here", "other members", "not read", "group's lag"]
-    return section_of("The group", table_of(headings, rows, texts=1, name="group"), name="group")
+    table = table_of(headings, rows, texts=1, name="group")
+    return section_of("The group", table, *_members(view), name="group")
+
+
+def _members(view: View) -> list[ET.Element | None]:
+    """Return who the members are, other programs first."""
+    members = sorted(view.facts.members, key=lambda one: (one.is_worker, one.client_id, one.host))
+    if not members:
+        return []
+    rows = [
+        [one.client_id, one.host, "worker" if one.is_worker else "another program", f"{one.owned:,}"]
+        for one in members[:_MEMBERS_SHOWN]
+    ]
+    table = table_of(["member", "address", "what it is", "partitions"], rows, texts=3, name="members")
+    return [table, more_of(len(members) - _MEMBERS_SHOWN, "members")]
 
 
 def limits_of(view: View) -> ET.Element | None:
