@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import yaml
 from grafana_foundation_sdk.builders import (
     common,
     dashboard,
@@ -64,6 +65,7 @@ from worker.telemetry.state import State
 FILE: Final = Path(__file__).parent / "dashboards/oss-vectors-worker.json"
 COPY: Final = Path(__file__).parents[1] / "kubernetes/components/dashboard" / FILE.name
 """For Kubernetes: a kustomization reads no file outside its folder."""
+RULES: Final = Path(__file__).parents[1] / "prometheus/rules"
 Panel: TypeAlias = heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
 
 STATE_COLORS: Final = {
@@ -223,9 +225,17 @@ def _alerts() -> Panel:
         ),
     )
     panel.text_mode(common_models.BigValueTextMode.NAME).no_value("none")
-    link = dashboard.DashboardLink("What to do").type(models.DashboardLinkType.LINK).target_blank(True)
-    panel.data_links([link.url(f"{RUNBOOK}#${{__field.labels.alertname}}")])
+    for name in alert_names():
+        what_to_do = {"title": "What to do", "url": f"{RUNBOOK}#{name.lower()}", "targetBlank": True}
+        panel.override_by_name(name, [models.DynamicConfigValue(id_val="links", value=[what_to_do])])
     return panel.span(8).thresholds(thresholds((1, RED)))
+
+
+def alert_names() -> list[str]:
+    """Return the names of all alerts but the watchdog. A link needs its section's anchor, and no variable makes a name lower case."""
+    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in RULES.glob("*.yml")]
+    rules = [rule for content in files for group in content["groups"] for rule in group["rules"]]
+    return sorted({rule["alert"] for rule in rules if "alert" in rule} - {"OssVectorsWatchdog"})
 
 
 def _accepted() -> Panel:
@@ -247,10 +257,11 @@ def _accepted() -> Panel:
 def _partitions_owned() -> Panel:
     panel = number(
         "Partitions without a worker",
-        "Partitions that no worker reads, and of how many.",
+        "Partitions that no worker reads, and of how many. It counts all topics of the group, whichever are chosen: also one that "
+        "no worker has a route for any more.",
         "none",
-        now(f"sum(max by (topic) ({of_topic('oss_vectors_unassigned_partitions')}))", "without"),
-        now(f"sum(max by (topic) ({of_topic('oss_vectors_topic_partitions')}))", "of"),
+        now(f"sum(max by (topic) ({of('oss_vectors_unassigned_partitions')}))", "without"),
+        now(f"sum(max by (topic) ({of('oss_vectors_topic_partitions')}))", "of"),
     )
     panel.override_by_name("of", color_override(GREY)).links([runbook("ossvectorsunassignedpartitions")])
     return panel.span(4).no_value("not known").thresholds(thresholds((1, RED)))
@@ -535,12 +546,13 @@ def _partitions() -> Sequence[Panel]:
         ),
         listing(
             "Offsets",
-            "The position of each partition: the watermark, below which all is settled, the committed offset, and the end. "
-            "A partition that appears here belongs to a worker.",
+            "The position of each partition: the watermark, below which all is settled, the committed offset, and both ends of "
+            "the log. A partition that appears here belongs to a worker.",
             {
                 "End": (of_partition("oss_vectors_end_offset"), "locale"),
                 "Watermark": (watermark, "locale"),
                 "Committed": (committed, "locale"),
+                "Log start": (of_partition("oss_vectors_log_start_offset"), "locale"),
                 "Lag": (LAG, "locale"),
                 "Oldest unsettled": (of_partition("oss_vectors_oldest_unsettled_age_seconds"), "s"),
                 "In an open transaction": (of_partition("oss_vectors_open_transaction_offsets"), "locale"),
@@ -552,6 +564,25 @@ def _partitions() -> Sequence[Panel]:
             "short",
             query(f"topk(10, clamp_min({watermark} - {committed}, 0))", "{{topic}}/{{partition}}"),
         ).links([runbook("ossvectorscommitsfailing")]),
+        graph(
+            "Lag of the whole group",
+            "What the group has not committed of each topic, whoever owns the partitions. Asked for once a minute.",
+            "short",
+            query(f"max by (topic) ({of('oss_vectors_group_lag_records')})", "{{topic}}"),
+        ).links([runbook("ossvectorslaggrowing")]),
+        graph(
+            "Until retention deletes what is not written",
+            "Until the retention of a topic deletes its first record that is not settled, and until the oldest dead letter "
+            "expires. A gap: nothing waits, or no limit is known.",
+            "s",
+            query(f"min by (topic) ({of_topic('oss_vectors_retention_left_seconds')}) < Inf", "{{topic}}"),
+            query(f"min({of('oss_vectors_dead_letter_retention_left_seconds')}) < Inf", "dead letters"),
+        ).links(
+            [
+                runbook("ossvectorsretentionnear"),
+                runbook("ossvectorsdeadlettersexpiring").title("What to do: dead letters"),
+            ]
+        ),
     )
 
 
@@ -704,16 +735,12 @@ def _requests() -> Sequence[Panel]:
         ).links([runbook("ossvectorsthrottled")]),
         graph(
             "Since the service accepted a request",
-            "Seconds since the last successful write, of the worker that had the latest. It also grows when there is nothing to write.",
-            "s",
-            query(f"min({since(of('oss_vectors_last_put_timestamp_seconds'))})", "last write"),
-        ),
-        graph(
-            "Since an index accepted a request",
-            "Seconds since the last successful write to each index, of the worker that had the latest. It also grows when there is nothing to write.",
+            "Seconds since the last successful write, and since that to each index, of the worker that had the latest. They also "
+            "grow when there is nothing to write.",
             "s",
             query(f"min by (index) ({since(of_index('oss_vectors_last_accepted_timestamp_seconds'))})", "{{index}}"),
-        ),
+            query(f"min({since(of('oss_vectors_last_put_timestamp_seconds'))})", "last write"),
+        ).links([runbook("ossvectorsnothingaccepted")]),
     )
 
 
@@ -755,10 +782,58 @@ def _kafka() -> Sequence[Panel]:
         ).links([runbook("ossvectorspollingstopped")]),
         graph(
             "Since the last commit",
-            "Seconds since each worker last committed. It also grows when there is nothing to commit.",
+            "Seconds since each worker last committed, and since a committed offset moved (dashed). The second also grows when "
+            "there is nothing to read.",
             "s",
             query(since(f"max by (instance) ({of('oss_vectors_last_commit_timestamp_seconds')})"), "{{instance}}"),
-        ).links([runbook("ossvectorscommitsfailing")]),
+            query(
+                since(f"max by (instance) ({of('oss_vectors_committed_offset_moved_timestamp_seconds')})"),
+                "{{instance}}, moved",
+            ),
+        )
+        .override_by_regexp("/, moved$/", [DASHED, UNFILLED])
+        .links([runbook("ossvectorscommitsfailing")]),
+        graph(
+            "Partitions of each topic",
+            "Partitions that workers own, that no worker reads, and that the topic has (dashed).",
+            "none",
+            query(f"sum by (topic) ({of_topic('oss_vectors_topic_assigned_partitions')})", "{{topic}}"),
+            query(f"max by (topic) ({of('oss_vectors_unassigned_partitions')})", "{{topic}}, not read"),
+            query(f"max by (topic) ({of('oss_vectors_topic_partitions')})", "{{topic}}, all"),
+        )
+        .decimals(0)
+        .override_by_regexp("/, all$/", [DASHED, UNFILLED])
+        .override_by_regexp("/, not read$/", color_override(RED))
+        .links([runbook("ossvectorsunassignedpartitions")]),
+        graph(
+            "Missing topics, partitions without a leader",
+            "1 for a topic that is not there, the dead-letter topic too; and partitions that no broker leads. 0 is good.",
+            "none",
+            query(f"max by (topic) ({of('oss_vectors_topic_missing')})", "{{topic}}: missing"),
+            query(f"max by (topic) ({of('oss_vectors_leaderless_partitions')})", "{{topic}}: without a leader"),
+        )
+        .decimals(0)
+        .axis_soft_max(1)
+        .links(
+            [runbook("ossvectorstopicmissing"), runbook("ossvectorsleaderlesspartitions").title("What to do: leaders")]
+        ),
+        graph(
+            "Members of the group",
+            "Members that the group has, and workers that are scraped (dashed). More members than workers: one is not scraped, "
+            "or other software is in the group.",
+            "none",
+            query(f"max({of('oss_vectors_group_members')})", "members"),
+            query(f"count({of(INFO)})", "workers scraped"),
+        )
+        .decimals(0)
+        .override_by_name("workers scraped", [DASHED, UNFILLED])
+        .links([runbook("ossvectorsworkernotscraped")]),
+        graph(
+            "Without a coordinator",
+            "For how long no broker has coordinated the group: nothing can be committed. 0 is good.",
+            "s",
+            query(f"max by (instance) ({of('oss_vectors_coordinator_unavailable_seconds')})", "{{instance}}"),
+        ).links([runbook("ossvectorscoordinatorunavailable")]),
     )
 
 

@@ -22,6 +22,8 @@ from tests.support.worker import free_port, wait_for
 from tests.unit.samples import FakeClock, opened
 from worker.errors import BlockReason
 from worker.ledger import Ledger, Partition
+from worker.telemetry.container import Memory
+from worker.telemetry.kafka_facts import GroupFacts, Retention, TopicFacts
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
 
@@ -197,6 +199,18 @@ class Series:
         return left or right
 
 
+def know_all(metrics: Metrics, partition: Partition) -> None:
+    """Enter what a worker knows only of a broker, of a container with a limit, and of credentials and certificates that end."""
+    topics = {partition.topic: TopicFacts(False, 1), "vectors.dlq": TopicFacts(True)}
+    metrics.kafka_facts.topics = topics
+    metrics.kafka_facts.group = GroupFacts(1, {partition.topic: 0}, {partition.topic: 10})
+    metrics.kafka_facts.log_starts = {partition: 0}
+    metrics.kafka_facts.retention = Retention({partition.topic: 1.0}, 1.0)
+    metrics.memory.read = lambda: Memory(limit=10, used=1)
+    metrics.expiry.credentials = lambda: 1.0
+    metrics.expiry.certificates = {"kafka-client": lambda: 1.0}
+
+
 @pytest.fixture(scope="module")
 def series() -> Series:
     """What a worker exports that owns a partition and asked for its end."""
@@ -207,6 +221,7 @@ def series() -> Series:
     partition = opened(ledger).partition
     metrics.ends.update({Partition(*partition): 10})
     ledger.committed(dict.fromkeys(ledger.assignments(), 0))
+    know_all(metrics, Partition(*partition))
     return Series(generate_latest(metrics.registry).decode())
 
 

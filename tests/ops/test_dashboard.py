@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from ops.grafana import dashboard
 from ops.grafana.panels import RUNBOOK
-from tests.ops.promql import DASHBOARD, ROOT, Query, filled, panels, queries, selectors
+from tests.ops.promql import DASHBOARD, ROOT, Query, filled, panels, queries, rules, selectors
 from tests.unit.samples import FakeClock
 from worker.errors import BlockReason
 from worker.ledger import Ledger
@@ -32,6 +32,7 @@ BY_PARTITION = {
     "oss_vectors_end_offset",
     "oss_vectors_watermark_offset",
     "oss_vectors_committed_offset",
+    "oss_vectors_log_start_offset",
     "oss_vectors_oldest_unsettled_age_seconds",
 }
 
@@ -190,6 +191,19 @@ def test_what_links_to_the_runbook_links_to_a_section_of_it() -> None:
     assert DASHBOARD["links"][0]["url"] == RUNBOOK
     reasons = {f"blocked-{reason.value}" for reason in BlockReason}
     assert {link.partition("#")[2] for link in links} | reasons <= anchors()
+
+
+def test_every_alert_that_is_shown_links_to_its_section() -> None:
+    (panel,) = [panel for panel in PANELS if panel["title"] == "Active alerts"]
+    links = {
+        override["matcher"]["options"]: link["url"]
+        for override in panel["fieldConfig"]["overrides"]
+        for each in override["properties"]
+        for link in each["value"]
+    }
+    alerts = {rule.name for rule in rules() if rule.name.startswith("OssVectors")} - {"OssVectorsWatchdog"}
+    assert links == {name: f"{RUNBOOK}#{name.lower()}" for name in alerts}
+    assert {name.lower() for name in alerts} <= anchors()
 
 
 # -- provisioning
