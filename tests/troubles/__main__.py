@@ -19,7 +19,7 @@ from tests.support.bounded import join, thread
 from tests.support.fronted_broker import BriefAdmin
 from tests.support.worker import free_port
 from tests.troubles.case import Case
-from tests.troubles.catalogue import TROUBLES, Trouble
+from tests.troubles.catalogue import TROUBLES, Trouble, nothing
 from tests.troubles.monitoring import running_monitoring
 from tests.troubles.stand import Publisher, Stand, running_stand
 from tests.troubles.table import table
@@ -38,11 +38,11 @@ def new_case(number: int, trouble: Trouble, stand: Stand) -> Case:
     group = job if trouble.broker == "alone" else stand.group(job, 2 if trouble.broker == "second" else 1)
     ports = [free_port() for _ in range(trouble.workers)]
     admin = BriefAdmin(broker.bootstrap)
-    case = Case(trouble.name, job, broker, admin, stand.emulator, stand.folder, group, ports)
+    case = Case(trouble.name, job, broker, admin, stand.emulator, stand.folder, group, ports, placed=trouble.placed)
     case.bucket, case.index = stand.emulator.new_index()
     case.make_topic(case.topic, {1: 2} if trouble.placed else None)
     case.make_topic(case.dead_letters)
-    case.targets(ports[0])
+    case.targets(*([] if trouble.start is nothing else ports[:1]))
     return case
 
 
@@ -150,6 +150,8 @@ def run(troubles: Sequence[Trouble], folder: Path, given: argparse.Namespace) ->
             wait(WARM_SECONDS, given, watch, seen)
             for one in everything:
                 one.begun = time.time()
+                if one.trouble.start is nothing:
+                    one.case.targets(one.case.ports[0])
                 step(one, "begin", stand)
             say("all troubles have begun")
             wait(given.trouble_minutes * 60, given, watch, seen)
@@ -169,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.troubles", description=__doc__)
     parser.add_argument("--trouble-minutes", type=float, default=14.0, help="how long each lasts (default 14)")
     parser.add_argument("--recovery-minutes", type=float, default=8.0, help="how long to look afterwards (default 8)")
-    parser.add_argument("--scrape-seconds", type=float, default=5.0, help="of Prometheus, as shipped (default 5)")
+    parser.add_argument("--scrape-seconds", type=float, default=10.0, help="of Prometheus (default 10)")
     parser.add_argument("--before", type=Path, help="the JSON of an earlier run, to compare with")
     parser.add_argument("--json", type=Path, help="write what was seen to this file")
     parser.add_argument("--table", type=Path, help="write the table to this file; else it is printed")

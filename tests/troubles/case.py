@@ -73,6 +73,7 @@ class Case:
     ports: list[int]
     rate: float = 1.0
     partitions: int = 2
+    placed: bool = False
     bad_every: int = 0
     poison_every: int = 0
     timestamp_ms: Callable[[], int] | None = None

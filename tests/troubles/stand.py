@@ -20,6 +20,8 @@ from tests.troubles.case import Case
 from worker.local.broker import Broker
 
 OFFSETS_PARTITIONS: Final = 4
+SILENT_SECONDS: Final = 20.0
+"""After how long without an acknowledgement a producer is replaced."""
 CONFIG: Final[Mapping[str, str]] = {
     "group.initial.rebalance.delay.ms": "500",
     "log.retention.check.interval.ms": "10000",
@@ -85,33 +87,63 @@ def _commit_once(bootstrap: str) -> None:
 
 
 class Publisher:
-    """Publishes for all cases in one thread, a little each second."""
+    """Publishes for all cases, a little each second: one thread and one producer for each broker, and one for what loses its leader.
+
+    A producer whose records are not acknowledged any more is replaced, so that one trouble does not keep records from the others.
+    """
 
     def __init__(self, cases: Sequence[Case]) -> None:
-        self._cases = cases
         self._stop = threading.Event()
-        self._producers: dict[str, Any] = {}
-        self._threads = [thread(self._run, bootstrap) for bootstrap in {one.broker.bootstrap for one in cases}]
+        together: dict[tuple[str, bool], list[Case]] = {}
+        for one in cases:
+            together.setdefault((one.broker.bootstrap, one.placed), []).append(one)
+        self._threads = [thread(self._run, bootstrap, mine) for (bootstrap, _), mine in together.items()]
 
-    def _run(self, bootstrap: str) -> None:
-        mine = [one for one in self._cases if one.broker.bootstrap == bootstrap]
-        producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, max_block_ms=1000)
+    def _run(self, bootstrap: str, mine: Sequence[Case]) -> None:
+        producer, acknowledged = _producer(bootstrap), _Acknowledged()
         while not self._stop.wait(1.0):
+            if acknowledged.seconds_ago() > SILENT_SECONDS:
+                _close(producer)
+                producer, acknowledged = _producer(bootstrap), _Acknowledged()
             for case in mine:
                 for record in case.records(time.monotonic()):
-                    stamp = None if case.timestamp_ms is None else case.timestamp_ms()
                     with contextlib.suppress(Exception):  # the trouble is that it cannot be sent
-                        producer.send(
+                        stamp = None if case.timestamp_ms is None else case.timestamp_ms()
+                        sent = producer.send(
                             case.topic,
                             key=record.key,
                             value=record.value,
                             partition=record.partition,
                             timestamp_ms=stamp,
                         )
-        with contextlib.suppress(Exception):
-            producer.close(timeout=5)
+                        sent.add_callback(acknowledged.note)
+        _close(producer)
 
     def close(self) -> None:
         """Publish nothing more."""
         self._stop.set()
         join(*self._threads)
+
+
+class _Acknowledged:
+    """When the last record of a producer was acknowledged; its making counts as one."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+
+    def note(self, _metadata: object) -> None:
+        self._at = time.monotonic()
+
+    def seconds_ago(self) -> float:
+        return time.monotonic() - self._at
+
+
+def _producer(bootstrap: str) -> Any:
+    return KafkaProducer(
+        bootstrap_servers=bootstrap, linger_ms=50, max_block_ms=1000, acks=1, retries=0, enable_idempotence=False
+    )
+
+
+def _close(producer: Any) -> None:
+    with contextlib.suppress(Exception):
+        producer.close(timeout=2)
