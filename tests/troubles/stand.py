@@ -100,11 +100,13 @@ class Publisher:
         self._threads = [thread(self._run, bootstrap, mine) for (bootstrap, _), mine in together.items()]
 
     def _run(self, bootstrap: str, mine: Sequence[Case]) -> None:
-        producer, acknowledged = _producer(bootstrap), _Acknowledged()
+        producer, acknowledged = None, _Acknowledged()
         while not self._stop.wait(1.0):
-            if acknowledged.seconds_ago() > SILENT_SECONDS:
+            if producer is None or acknowledged.seconds_ago() > SILENT_SECONDS:
                 _close(producer)
                 producer, acknowledged = _producer(bootstrap), _Acknowledged()
+            if producer is None:
+                continue
             for case in mine:
                 for record in case.records(time.monotonic()):
                     with contextlib.suppress(Exception):  # the trouble is that it cannot be sent
@@ -139,11 +141,14 @@ class _Acknowledged:
 
 
 def _producer(bootstrap: str) -> Any:
-    return KafkaProducer(
-        bootstrap_servers=bootstrap, linger_ms=50, max_block_ms=1000, acks=1, retries=0, enable_idempotence=False
-    )
+    """Return a producer that neither repeats nor orders what it sends, None while the broker is away."""
+    options = {"acks": 1, "retries": 0, "enable_idempotence": False, "linger_ms": 50, "max_block_ms": 1000}
+    with contextlib.suppress(Exception):
+        return KafkaProducer(bootstrap_servers=bootstrap, **options)
+    return None
 
 
 def _close(producer: Any) -> None:
-    with contextlib.suppress(Exception):
-        producer.close(timeout=2)
+    if producer is not None:
+        with contextlib.suppress(Exception):
+            producer.close(timeout=2)
