@@ -77,13 +77,9 @@ class Rule:
 
 
 def rule_files() -> dict[str, dict[str, Any]]:
-    """The files of rules under ops/prometheus by their name, as they are read."""
-    read = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in _files()}
-    return {name: content for name, content in read.items() if "groups" in content}
-
-
-def _files() -> list[Path]:
-    return sorted((ROOT / "ops/prometheus").rglob("*.yml"))
+    """The files of rules by their name, as they are read."""
+    files = sorted((ROOT / "ops/prometheus/rules").glob("*.yml"))
+    return {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in files}
 
 
 def rules() -> list[Rule]:

@@ -203,7 +203,7 @@ def know_all(metrics: Metrics, partition: Partition) -> None:
     """Enter what a worker knows only of a broker, of a container with a limit, and of credentials and certificates that end."""
     topics = {partition.topic: TopicFacts(False, 1), "vectors.dlq": TopicFacts(True)}
     metrics.kafka_facts.topics = topics
-    metrics.kafka_facts.group = GroupFacts(1, {partition.topic: 0}, {partition.topic: 10})
+    metrics.kafka_facts.group = GroupFacts([], {partition.topic: 0}, {partition.topic: 10})
     metrics.kafka_facts.log_starts = {partition: 0}
     metrics.kafka_facts.retention = Retention({partition.topic: 1.0}, 1.0)
     metrics.memory.read = lambda: Memory(limit=10, used=1)

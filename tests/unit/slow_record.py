@@ -256,12 +256,26 @@ def _vector(data: Any) -> bytes | list[Number]:
         raise Bad("malformed")
     vector = data.last().get("float32")
     if isinstance(vector, str):
-        if len(vector) % 4 or not re.fullmatch(r"[A-Za-z0-9+/]*={0,2}", vector):
-            raise Bad("malformed")
-        return base64.b64decode(vector)
+        return _in_text(vector)
     if type(vector) is bytes or (isinstance(vector, list) and all(isinstance(number, Number) for number in vector)):
         return vector
     raise Bad("malformed")
+
+
+def _in_text(text: str) -> bytes | list[Number]:
+    """Return what a vector in text holds: a list of numbers, or base64 in any dress."""
+    if "," in text or text.lstrip().startswith("["):
+        inner = text.strip().removeprefix("[").removesuffix("]")
+        elements = inner.split(",") if inner.strip() else []
+        if not all(re.fullmatch(r"[ \t\r\n]*-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?[ \t\r\n]*", one) for one in elements):
+            raise Bad("malformed")
+        return [Number(float(one)) for one in elements]
+    one_line = text.replace("\r", "").replace("\n", "")
+    length = len(one_line.rstrip("="))
+    is_standard, is_url = (re.fullmatch(rf"[A-Za-z0-9{two}]*={{0,2}}", one_line) for two in ("+/", "_-"))
+    if length % 4 == 1 or len(one_line) not in (length, length + -length % 4) or not (is_standard or is_url):
+        raise Bad("malformed")
+    return base64.b64decode(one_line.rstrip("=") + "=" * (-length % 4), altchars=None if is_standard else b"-_")
 
 
 def _numbers(vector: bytes | list[Number], rules: Rules) -> tuple[float, ...]:

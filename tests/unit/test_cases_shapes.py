@@ -1,4 +1,4 @@
-"""What people really publish, and what becomes of it with the default settings: the cases of `tests/cases/shapes.jsonl`."""
+"""What people really publish, and what becomes of it: the cases of `tests/cases/shapes.jsonl`."""
 
 import base64
 import json
@@ -7,46 +7,61 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.app import settings
+from worker.app.decoders import decoder_of
 from worker.errors import RecordError
-from worker.records.decode import Decoder, Put
+from worker.records.decode import Decoded, Ignore, Put
 from worker.records.target import Target
+from worker.settings import tables
 
 PATH: Final = Path(__file__).parents[1] / "cases" / "shapes.jsonl"
 CASES: Final[list[dict[str, Any]]] = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
 
-BASE64: Final = "base64 in other dress is not read yet"
-TEXT: Final = "a vector in text is not read yet"
 FIELDS: Final = "the message does not name the setting yet, which is not there"
-OUTCOME_NOT_YET: Final = {
-    "base64 with line breaks": BASE64,
-    "base64, URL alphabet": BASE64,
-    "base64 without padding": BASE64,
-    "vector as text, brackets": TEXT,
-    "vector as text, commas": TEXT,
-    "cloudevents structured, float32 in data, key in subject": "an envelope is not recognised yet",
-}
+OUTCOME_NOT_YET: Final[dict[str, str]] = {}
 MESSAGE_NOT_YET: Final = {
     "flat, id and embedding": FIELDS,
     "connect, schema and payload": FIELDS,
     "debezium, create": FIELDS,
     "debezium, unchanged TOAST column": "an envelope is not recognised yet",
     "debezium, truncate": "an envelope is not recognised yet",
-    "cloudevents structured, record in data": FIELDS,
     "a list of records": FIELDS,
 }
 
 
-def outcome_of(case: dict[str, Any]) -> tuple[str, str]:
-    """Return what becomes of the case's message, in the words of the cases, and what its dead letter says."""
-    decoder = Decoder(Target("docs", 8, "cosine"), max_fragment_bytes=1 << 20)
+def decoded(case: dict[str, Any], records: dict[str, Any]) -> Decoded:
+    """Return what the case's message asks for under these settings of [records]. Raises `RecordError`."""
+    route = tables.Route(topic="vectors", index="docs", records=records)
+    decoder = decoder_of(Target("docs", 8, "cosine"), settings(routes=(route,)), "vectors")
     kafka_key = None if case["kafka_key"] is None else case["kafka_key"].encode()
     headers = [(name, base64.b64decode(header)) for name, header in case["headers"]]
+    return decoder.decode(kafka_key, base64.b64decode(case["value_base64"]), headers)
+
+
+def outcome_of(case: dict[str, Any]) -> tuple[str, str]:
+    """Return what becomes of the case's message, in the words of the cases, and what its dead letter says."""
     try:
-        decoded = decoder.decode(kafka_key, base64.b64decode(case["value_base64"]), headers)
+        assert isinstance(decoded(case, {}), Put)
     except RecordError as error:
         return f"dead-letter {error.reason.value}", error.message
-    assert isinstance(decoded, Put)
     return "put", ""
+
+
+def is_read_now(case: dict[str, Any]) -> bool:
+    """Return whether its settings are about one record in one message, of no envelope."""
+    return not {"many", "envelope"} & case["with_settings"]["records"].keys()
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case["name"]) for case in CASES if "with_settings" in case and is_read_now(case)]
+)
+def test_settings_read_it_as_it_was_meant(case: dict[str, Any]) -> None:
+    found, then = decoded(case, case["with_settings"]["records"]), case["then"]
+    assert not isinstance(found, Ignore)
+    assert then["outcome"] == ("put" if isinstance(found, Put) else "deleted")
+    assert found.key == then["key"] if "key" in then else found.key
+    if isinstance(found, Put) and "metadata" in then:
+        assert json.loads(found.fragment)["metadata"] == then["metadata"]
 
 
 def marked(not_yet: dict[str, str], wanted: str) -> list[Any]:

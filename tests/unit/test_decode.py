@@ -177,9 +177,16 @@ REFUSED: list[tuple[str, bytes | None, bytes | None, Reason, str]] = [
     ("a string in the vector", value(["1", 1, 2]), b"k", Reason.MALFORMED, "number 0 of data.float32 is a string"),
     ("a null in the vector", value([None, 1, 2]), b"k", Reason.MALFORMED, "number 0 of data.float32 is a null"),
     ("a boolean in MessagePack", pack({"data": {"float32": [1, 2, True]}}), b"k", Reason.MALFORMED, "number 2 of data.float32 is a boolean"),
-    ("not base64", value("AAA?"), b"k", Reason.MALFORMED, "not base64.*; allowed are a list of numbers, or base64 of little-endian float32"),
-    ("base64 cut short", value("AAA"), b"k", Reason.MALFORMED, "not base64"),
-    ("base64 with a line break in it", value("AACAPwAA\ngD8AAIA/"), b"k", Reason.MALFORMED, "not base64"),
+    ("not base64", value("AAA?"), b"k", Reason.MALFORMED, "not base64.*; allowed are a list of numbers, also as text, or base64 of float32-le"),
+    ("base64 cut short", value("AAAAA"), b"k", Reason.MALFORMED, "not base64"),
+    ("base64 with too little padding", value("AA="), b"k", Reason.MALFORMED, "not base64"),
+    ("base64 of two alphabets", value("AA+_"), b"k", Reason.MALFORMED, "not base64"),
+    ("base64 with a space in it", value("AACAPwAA gD8AAIA/"), b"k", Reason.MALFORMED, "not base64"),
+    ("text with a word in it", value("[1,2,three]"), b"k", Reason.MALFORMED, "text that is no list of numbers"),
+    ("text with a list in it", value("[1,2,[3]]"), b"k", Reason.MALFORMED, "element 2 of the text in data.float32 is no number"),
+    ("text with too few numbers", value("1,2"), b"k", Reason.DIMENSION, "has 2 numbers"),
+    ("text beyond float64", value("1,2,1e999"), b"k", Reason.NOT_FINITE, "beyond the range of float32"),
+    ("a column that PostgreSQL did not send", value("__debezium_unavailable_value"), b"k", Reason.MALFORMED, "unchanged TOAST column"),
     ("base64 beyond ASCII", value("ÀÀÀÀ"), b"k", Reason.MALFORMED, "not base64"),
     ("base64 of half a float", value("AAAA"), b"k", Reason.MALFORMED, "3 bytes, which are no whole float32s of 4 bytes each"),
     ("raw bytes of half a float", pack({"data": {"float32": b"12345"}}), b"k", Reason.MALFORMED, "5 bytes, which are no whole float32s"),
@@ -291,6 +298,7 @@ def test_the_table_holds_every_reason_that_a_record_has_by_itself() -> None:
         Reason.REFUSED,
         Reason.ISOLATED_SERVER_ERROR,
         Reason.INTERNAL_ERROR,
+        Reason.NO_ROUTE,
     }
 
 

@@ -383,7 +383,7 @@ def test_counts_have_an_example_of_each_reason(bench: Bench) -> None:
     bench.topics.put("dlq", FakeMessage(timestamp=NOW))
     topics: Any = bench.topics
     counts = Counts()
-    for letter in dead_letters(topics, stretches_of(topics, "dlq"), "utf8"):
+    for letter in dead_letters(topics, stretches_of(topics, "dlq"), SETTINGS):
         counts.add(letter)
     assert counts.as_json("dlq") == {
         "version": 1,

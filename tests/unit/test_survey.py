@@ -37,6 +37,7 @@ class Brokers(FakeConsumer):
         self.metadata: dict[str, Any] = {"vectors": Topic(None, {0: 1, 1: 1}), DLQ: Topic(None, {0: 1})}
         self.edges = {FIRST: (10, 20), SECOND: (0, 0), OF_DLQ: (0, 0)}
         self.times: dict[TopicPartition, float] = {}  # when the record was written that is looked for
+        self.first_found = 12  # the offset of that record in the first partition
         self.coordinator: Any = 1
         self.committed_offsets: Any = {FIRST: 12}
         self.group: Any = Group(True, (member(FIRST, SECOND),))
@@ -70,7 +71,7 @@ class Brokers(FakeConsumer):
         written = self.times.get(tp)
         if written is None or written * 1000 < at:
             return Found(-1, -1)
-        return Found(12 if tp == FIRST else begin, round(written * 1000))
+        return Found(self.first_found if tp == FIRST else begin, round(written * 1000))
 
     def answer_coordinator(self, group: str) -> Any:
         return {group: self.coordinator}
@@ -297,6 +298,18 @@ def test_a_coordinator_that_moved_is_looked_for_again() -> None:
     assert bench.facts.group is not None
 
 
+def test_a_coordinator_that_moved_is_looked_for_also_while_only_a_beginning_is_asked_for() -> None:
+    bench = Bench()
+    bench.ledger.assign(Partition(*FIRST))
+    bench.look()
+    before, bench.brokers.committed_offsets = bench.brokers.committed_offsets, kafka_errors.NotCoordinatorError()
+    bench.look(15.0)
+    bench.brokers.committed_offsets = before
+    bench.brokers.asked("_coordinator")
+    bench.look(15.0)
+    assert (bench.brokers.asked("_coordinator"), len(bench.facts.begins)) == (1, 1)
+
+
 def test_the_group_is_no_longer_shown_where_it_is_asked_for_in_vain_for_long() -> None:
     bench = Bench()
     bench.look()
@@ -321,6 +334,14 @@ def test_the_time_until_retention_reaches_what_is_not_settled() -> None:
     bench.look()
     assert left(bench) == pytest.approx(0.25 * KEPT)
     assert bench.facts.log_starts == {Partition(*FIRST): 10}
+
+
+def test_where_retention_was_faster_the_time_is_that_of_the_first_record_that_is_left() -> None:
+    bench = Bench()
+    opened(bench.ledger, position=5)
+    bench.brokers.first_found, bench.brokers.times[FIRST] = 10, WALL - 0.75 * KEPT
+    bench.look()
+    assert left(bench) == pytest.approx(0.25 * KEPT)
 
 
 @pytest.mark.parametrize(
@@ -376,6 +397,30 @@ def test_the_time_left_of_the_oldest_dead_letter(written: float | None, limit: A
     bench.look()
     found = bench.facts.retention.dead_letters
     assert (None if found is None else found - WALL) == expected
+
+
+# -- cost
+
+
+def test_a_thousand_partitions_cost_a_few_requests_to_each_leader() -> None:
+    """Each partition has records that wait; the age of each is looked for."""
+    bench, brokers = Bench(), 10
+    numbers, bench.brokers.first_found = range(1000), 0
+    bench.brokers.metadata["vectors"] = Topic(None, {number: number % brokers for number in numbers})
+    for number in numbers:
+        tp = TopicPartition("vectors", number)
+        bench.brokers.edges[tp], bench.brokers.times[tp] = (0, 100), WALL - number
+        opened(bench.ledger, partition=number)
+    bench.brokers.group = Group(True, (member(*(TopicPartition("vectors", number) for number in numbers)),))
+    bench.brokers.committed_offsets = {}
+    bench.look()
+    calls = [call.name for call in bench.brokers.calls]
+    assert bench.facts.group is not None
+    assert bench.facts.group.unassigned == {"vectors": 0}
+    assert left(bench) == pytest.approx(KEPT - 999, rel=0.03)
+    assert (calls.count("_times") <= 15 * brokers, len(calls) - calls.count("_times")) == (True, 5)
+    bench.look(15.0)
+    assert len(bench.brokers.calls) - len(calls) == 1
 
 
 # -- waiting

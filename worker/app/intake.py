@@ -73,7 +73,7 @@ class Intake:
             if topic in self._choosing:
                 self._router_of(topic).add(found)
             else:
-                self._routes[topic] = Route(topic, lane, decoder_of(found, self._components.settings))
+                self._routes[topic] = Route(topic, lane, decoder_of(found, self._components.settings, topic))
         self._take_in_parked(index)
 
     def _router_of(self, topic: str) -> Router:

@@ -64,15 +64,16 @@ class Router(ABC):
 class ToOne(Router):
     """Every message goes to one index."""
 
-    def __init__(self, index: str, settings: Settings, record_format: Format | None = None) -> None:
+    def __init__(self, index: str, topic: str, settings: Settings, record_format: Format | None = None) -> None:
         self._index = index
+        self._topic = topic
         self._settings = settings
         self._format = record_format
         self._decoder: Decoder | None = None
 
     def add(self, target: Target) -> None:
         """Note the index."""
-        self._decoder = decoder_of(target, self._settings, record_format=self._format)
+        self._decoder = decoder_of(target, self._settings, self._topic, record_format=self._format)
 
     def route(self, key: bytes | None, value: bytes | None, headers: Headers) -> Routed:
         """Return what the message asks for."""
@@ -90,8 +91,11 @@ class ByKey(Router):
     metadata keys, it is decoded again by the rules of its shard.
     """
 
-    def __init__(self, shards: tuple[str, ...], settings: Settings, record_format: Format | None = None) -> None:
+    def __init__(
+        self, shards: tuple[str, ...], topic: str, settings: Settings, record_format: Format | None = None
+    ) -> None:
         self._shards = shards
+        self._topic = topic
         self._settings = settings
         self._format = record_format
         self._targets: dict[str, Target] = {}
@@ -104,7 +108,7 @@ class ByKey(Router):
         names = sorted(self._shards, key=len)
         self._decoders = {
             known.non_filterable_metadata_keys: decoder_of(
-                known, self._settings, record_format=self._format, longest_index=names[-1]
+                known, self._settings, self._topic, record_format=self._format, longest_index=names[-1]
             )
             for known in self._targets.values()
         }
@@ -141,14 +145,15 @@ class ByValue(Router):
         self._named = route.index_by.replace(":", " ", 1)
         self._read = reader_of(route.index_by)
         self._indexes: Mapping[str, str] = route.indexes
+        self._topic = route.topic
         self._settings = settings
         self._format = record_format
-        self._deletes = settings.records.tombstones == "delete"
+        self._deletes = settings.records_of(route.topic).tombstones == "delete"
         self._decoders: dict[str, Decoder] = {}
 
     def add(self, target: Target) -> None:
         """Note an index."""
-        self._decoders[target.index] = decoder_of(target, self._settings, record_format=self._format)
+        self._decoders[target.index] = decoder_of(target, self._settings, self._topic, record_format=self._format)
 
     def route(self, key: bytes | None, value: bytes | None, headers: Headers) -> Routed:
         """Return the index, and what the message asks for."""
@@ -202,10 +207,10 @@ class ByValue(Router):
 def router_of(route: Route, settings: Settings, *, record_format: Format | None = None) -> Router:
     """Return the router of a route, which knows no index yet."""
     if route.is_sharded:
-        return ByKey(route.index_names, settings, record_format)
+        return ByKey(route.index_names, route.topic, settings, record_format)
     if route.index_by:
         return ByValue(route, settings, record_format)
-    return ToOne(route.index_names[0], settings, record_format)
+    return ToOne(route.index_names[0], route.topic, settings, record_format)
 
 
 def _outcome(decoder: Decoder, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded | RecordError:

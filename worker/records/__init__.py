@@ -25,8 +25,8 @@ Where the kinds of formats to come belong
 
 - An envelope (Kafka Connect, Debezium, CloudEvents) wraps another format, as `registry.py` does: it finds the record's bytes in the
   message, and its own operation and key, and has the inner format read the rest. It may look at the headers.
-- Paths to the fields (`records.fields`) replace `StrictRecord` and `LooseRecord` of `at_once.py` by types made of the paths, and the
-  names in `fields.py`, once for each route.
+- Another shape (`records.fields`) is read by `mapped.py`, whose typed decoder is made of the paths, once for each route. The
+  service's own shape stays with `at_once.py`, which is faster; tests hold that both read the same record.
 - A schema registry is another inner format of `registry.py`, chosen by the schema's id, which is in the prefix or a header.
 - Several records in one message: what cuts the message comes before the format, which then reads each element as a message.
 - An index chosen by a header is chosen before the decoder, by one decoder for each index. An index chosen by a field of the record

@@ -6,8 +6,9 @@ import msgspec
 import orjson
 
 from worker.errors import Reason, RecordError
-from worker.records.choices import Format, KeyFormat, MetadataValues, Tombstones
+from worker.records.choices import Format, KeyFormat, KeyValues, MetadataValues, Tombstones, VectorBytes
 from worker.records.formats.contract import Headers, Operation, Options, Record
+from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.table import FORMATS
 from worker.records.keys import Keys
 from worker.records.metadata import MetadataWriter
@@ -54,14 +55,18 @@ class Decoder:
         key_format: KeyFormat = "utf8",
         metadata_values: MetadataValues = "strict",
         tombstones: Tombstones = "dead-letter",
+        key_values: KeyValues = "strict",
+        vector_bytes: VectorBytes = "float32-le",
+        shape: Shape = FIXED,
     ) -> None:
         self._max_fragment_bytes = max_fragment_bytes
         self._tombstones = tombstones
-        keys = Keys(key_format)
-        self._read = FORMATS[format](Options(target.dimension, metadata_values)).read
+        keys = Keys(key_format, key_values)
+        options = Options(target.dimension, metadata_values, shape, key_format, key_values, vector_bytes)
+        self._read = FORMATS[format](options).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
-        self._vector_json = Vectors(target).json
+        self._vector_json = Vectors(target, shape.vector.text).json
         self._metadata_member = MetadataWriter(target, metadata_values).member
 
     def decode(self, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded:

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,6 +36,25 @@ class _Record(Protocol):
 
 
 R = TypeVar("R", bound=_Record)
+
+_decode_floats: Final = msgspec.json.Decoder(list[float]).decode
+
+
+def list_reader(dimension: int) -> Callable[[bytes], list[float] | Float64s]:
+    """Return what decodes JSON that is one list of numbers. It raises what msgspec raises where it is not."""
+    if Parser is None or dimension < WORTH_ITS_CALLS:
+        return _decode_floats
+    parse: Callable[[bytes], Any] = Parser().parse
+
+    def read(text: bytes) -> list[float] | Float64s:
+        if text.rfind(b"[") == 0:  # lists within it would be joined to one
+            try:
+                return np.frombuffer(parse(text).as_buffer(of_type="d"))
+            except (ValueError, TypeError, RuntimeError):  # likewise
+                pass
+        return _decode_floats(text)
+
+    return read
 
 
 def with_numbers_apart(decode: Callable[[bytes], R], dimension: int) -> Callable[[bytes], R]:

@@ -1,26 +1,36 @@
 """The vector's key: the value's own, or else the Kafka key."""
 
+import re
 from typing import Final
 
 import msgspec
 
 from worker.errors import Reason, RecordError
-from worker.records.choices import KeyFormat
+from worker.records.choices import KeyFormat, KeyValues
 from worker.records.limits import KEY_MAX_CHARACTERS
 from worker.records.target import LIMIT_SOURCE
 
 _decode_json: Final = msgspec.json.Decoder(str).decode
+_INTEGER: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)")
+
+
+def integer_text(json: bytes) -> str | None:
+    """Return the decimal text of an integer in JSON, digit by digit; None for what is none, such as 1.0 and 1e3."""
+    if _INTEGER.fullmatch(json) is None:
+        return None
+    return "0" if json == b"-0" else json.decode()
 
 
 class Keys:
     """Chooses and checks the keys of one route; `key_format` says how its Kafka keys are written."""
 
-    def __init__(self, key_format: KeyFormat) -> None:
+    def __init__(self, key_format: KeyFormat, key_values: KeyValues = "strict") -> None:
         self._is_utf8 = key_format == "utf8"
+        self._is_loose = key_values == "stringify"
 
     def choose(self, own: str | None, kafka_key: bytes | None) -> str:
         """Return the value's own key, or the Kafka key where it has none. Raises `RecordError`."""
-        key = self._from_kafka(kafka_key) if own is None else own
+        key = self.from_kafka(kafka_key) if own is None else own
         if 1 <= len(key) <= KEY_MAX_CHARACTERS:
             return key
         found = f"has {len(key)} characters" if key else "is empty"
@@ -31,11 +41,12 @@ class Keys:
         if self._is_utf8:
             return kafka_key != key.encode()
         try:
-            return self._from_kafka(kafka_key) != key
+            return self.from_kafka(kafka_key) != key
         except RecordError:
             return True
 
-    def _from_kafka(self, kafka_key: bytes | None) -> str:
+    def from_kafka(self, kafka_key: bytes | None) -> str:
+        """Return the Kafka key as a vector's key. Raises `RecordError`."""
         if kafka_key is None:
             raise RecordError(
                 Reason.KEY, 'neither the value nor the message has a key; one of "key" and the Kafka key is needed'
@@ -47,7 +58,11 @@ class Keys:
                 "the wrong vector",
             )
         try:
-            return kafka_key.decode() if self._is_utf8 else _decode_json(kafka_key)
+            if self._is_utf8:
+                return kafka_key.decode()
+            if self._is_loose and (text := integer_text(kafka_key.strip())) is not None:
+                return text
+            return _decode_json(kafka_key)
         except UnicodeDecodeError as error:
             raise RecordError(Reason.KEY, f"the Kafka key is not UTF-8: {error.reason} at byte {error.start}") from None
         except msgspec.DecodeError as error:

@@ -25,7 +25,9 @@ _OF_NULL: Final = ord("n")  # as a byte it is found several times faster than as
 class Vectors:
     """Checks and writes the vectors of one index."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, where: str = "data.float32") -> None:
+        """`where` is the place of the vector in a record, for messages."""
+        self._where = where
         self._index = target.index
         self._dimension = target.dimension
         self._is_cosine = target.distance_metric == "cosine"
@@ -46,7 +48,7 @@ class Vectors:
             array = self._rounded(vector)  # type: ignore[arg-type]  # the branches leave nothing else
         text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
         if _OF_NULL in text:  # orjson writes NaN and the infinities as null
-            raise _not_finite(vector, array)
+            raise _not_finite(vector, array, self._where)
         if self._is_cosine and not array[0] and not array.any():
             raise RecordError(
                 Reason.ZERO_VECTOR,
@@ -67,7 +69,7 @@ class Vectors:
             return self._pack(*numbers)
         except OverflowError:
             place, number = next((i, n) for i, n in enumerate(numbers) if abs(n) >= _FLOAT32_OVERFLOW)
-            raise _too_large(place, number) from None
+            raise _too_large(place, number, self._where) from None
 
     def _packed_bytes(self, data: bytes) -> bytes:
         if len(data) == 4 * self._dimension:
@@ -77,7 +79,7 @@ class Vectors:
         if len(data) % 4:
             raise RecordError(
                 Reason.MALFORMED,
-                f"data.float32 has {len(data)} bytes, which are no whole float32s of 4 bytes each{hint}",
+                f"{self._where} has {len(data)} bytes, which are no whole float32s of 4 bytes each{hint}",
             )
         raise self._wrong_dimension(len(data) // 4, hint)
 
@@ -93,7 +95,7 @@ class Vectors:
     def _wrong_dimension(self, found: int, hint: str = "") -> RecordError:
         return RecordError(
             Reason.DIMENSION,
-            f"data.float32 has {found} numbers, the index {self._index} has {self._dimension} dimensions{hint}",
+            f"{self._where} has {found} numbers, the index {self._index} has {self._dimension} dimensions{hint}",
         )
 
 
@@ -102,16 +104,16 @@ def beyond_float32(found: str) -> RecordError:
     return RecordError(Reason.NOT_FINITE, f"{found} beyond the range of float32, about ±3.4e38 ({LIMIT_SOURCE})")
 
 
-def _not_finite(vector: list[float] | bytes | Float64s, array: Float32s) -> RecordError:
+def _not_finite(vector: list[float] | bytes | Float64s, array: Float32s, where: str) -> RecordError:
     place = int(np.flatnonzero(~np.isfinite(array))[0])
     number = float(array[place] if isinstance(vector, bytes) else vector[place])
     if math.isfinite(number):
-        return _too_large(place, number)
+        return _too_large(place, number, where)
     return RecordError(
         Reason.NOT_FINITE,
-        f"number {place} of data.float32 is {number}; allowed are finite float32 numbers ({LIMIT_SOURCE})",
+        f"number {place} of {where} is {number}; allowed are finite float32 numbers ({LIMIT_SOURCE})",
     )
 
 
-def _too_large(place: int, number: float) -> RecordError:
-    return beyond_float32(f"number {place} of data.float32 is {number!r},")
+def _too_large(place: int, number: float, where: str) -> RecordError:
+    return beyond_float32(f"number {place} of {where} is {number!r},")

@@ -24,11 +24,13 @@ from worker.settings.tables import (
     SECRETS,
     TABLES,
     Oss,
+    Records,
     Route,
     Settings,
     Table,
     description_of,
     fields_of,
+    table_in,
 )
 from worker.words import clean
 
@@ -145,6 +147,9 @@ class _Loader:
         routes = [
             self._fill(f"routes[{place}]", Route, _with_index(route), origin) for place, route in enumerate(value)
         ]
+        for place, route in enumerate(value):
+            if isinstance(records := route.get("records"), dict):
+                self._fill(f"routes[{place}].records", Records, records, origin)
         return tuple(route for route in routes if isinstance(route, Route))
 
     def _routes_from_text(self, text: str) -> list[dict[str, Any]] | None:
@@ -237,6 +242,11 @@ class _Loader:
                     converted[name] = ""
                 continue
             try:
+                if (within := table_in(field.type)) is not None:
+                    given = _as_table(values[name])
+                    origin = (origins or {}).get(name, source)
+                    converted[name] = self._fill(f"{place}.{name}", within, given, origin)
+                    continue
                 converted[name] = _converted(name, values[name], field.type)
             except (msgspec.ValidationError, ValueError) as error:
                 origin = (origins or {}).get(name, source)
@@ -279,6 +289,14 @@ def _parsed(given: _FromText, kind: Any) -> Any:
     if get_origin(plain) is tuple:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
+
+
+def _as_table(given: Any) -> dict[str, Any]:
+    """Return a table as it was given, from a text of JSON too. Raises `ValueError`."""
+    value = _from_json(str(given)) if isinstance(given, _FromText) else given
+    if isinstance(value, dict):
+        return value
+    raise ValueError("it is not a table")
 
 
 def _from_json(text: str) -> Any:

@@ -5,12 +5,25 @@ import shlex
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+import msgspec
+
 from worker.redaction import HIDDEN
 from worker.settings import certificates, value_text
 from worker.settings.addresses import is_address, is_host_name, is_loopback, is_server, scheme_and_host
 from worker.settings.client_options import client_mistakes
+from worker.settings.field_rules import record_mistakes
 from worker.settings.route_rules import choice_mistakes
-from worker.settings.tables import CREDENTIAL_VARIABLES, DeadLetter, Http, Kafka, Oss, Route, Table
+from worker.settings.tables import (
+    CREDENTIAL_VARIABLES,
+    DeadLetter,
+    Http,
+    Kafka,
+    Oss,
+    Records,
+    Route,
+    Table,
+    with_changes,
+)
 
 
 def credential_mistakes(environ: Mapping[str, str]) -> list[str]:
@@ -31,7 +44,10 @@ def credential_mistakes(environ: Mapping[str, str]) -> list[str]:
 
 def contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) -> list[str]:
     """Return what is wrong between settings that are each right by themselves. A table that could not be read is None."""
-    mistakes = _route_contradictions(tuple(routes), tables["dead_letter"])
+    routes = tuple(routes)
+    mistakes = _route_contradictions(routes, tables["dead_letter"])
+    if isinstance(records := tables["records"], Records):
+        mistakes += _records_contradictions(routes, records)
     kafka, oss, dead_letter, http = (tables[name] for name in ("kafka", "oss", "dead_letter", "http"))
     if isinstance(kafka, Kafka):
         mistakes += _kafka_contradictions(kafka)
@@ -68,6 +84,19 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
         )
     chosen = [mistake for place, route in enumerate(routes) for mistake in choice_mistakes(f"routes[{place}]", route)]
     return mistakes + chosen + _index_contradictions(routes) + _topic_name_mistakes(topics, dead_letter)
+
+
+def _records_contradictions(routes: tuple[Route, ...], records: Records) -> list[str]:
+    mistakes = record_mistakes("records", records)
+    for place, route in enumerate(routes):
+        if not route.records:
+            continue
+        try:
+            own = with_changes(records, route.records)
+        except msgspec.ValidationError:  # reported where the route is read
+            continue
+        mistakes += record_mistakes(f"routes[{place}].records", own)
+    return mistakes
 
 
 def _index_contradictions(routes: tuple[Route, ...]) -> list[str]:

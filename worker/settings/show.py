@@ -11,7 +11,7 @@ from worker import redaction
 from worker.redaction import HIDDEN
 from worker.settings import value_text
 from worker.settings.load import Loaded
-from worker.settings.tables import SECRETS, TABLES, Route, Settings, Table, description_of, fields_of
+from worker.settings.tables import SECRETS, TABLES, Route, Settings, Table, description_of, fields_of, table_in
 
 _BARE_KEY: Final = re.compile("[A-Za-z0-9_-]+")
 
@@ -71,10 +71,15 @@ def in_force(loaded: Loaded) -> str:
         lines.append(f"[{table}]")
         for name in fields_of(kind):
             full = f"{table}.{name}"
-            lines.append(
-                f"{name} = {secret_safe(full, getattr(getattr(loaded.settings, table), name))}  # {loaded.origins[full]}"
-            )
+            value = getattr(getattr(loaded.settings, table), name)
+            if not isinstance(value, Table):
+                lines.append(f"{name} = {secret_safe(full, value)}  # {loaded.origins[full]}")
         lines.append("")
+        for name, within in _tables_in(kind).items():
+            value = getattr(getattr(loaded.settings, table), name)
+            lines.append(f"[{table}.{name}]  # from {loaded.origins[f'{table}.{name}']}")
+            lines += [f"{each} = {as_toml(getattr(value, each))}" for each in fields_of(within)]
+            lines.append("")
     return "\n".join(lines).rstrip("\n")
 
 
@@ -100,12 +105,23 @@ def example() -> str:
     for table, kind in TABLES.items():
         lines += ["", f"# {kind.__doc__}", f"[{table}]"]
         lines += _example_lines(table, kind)
+        for name, within in _tables_in(kind).items():
+            lines += ["", f"# {within.__doc__}", f"[{table}.{name}]"]
+            lines += _example_lines(f"{table}.{name}", within)
     return "\n".join(lines)
+
+
+def _tables_in(kind: type[Table]) -> dict[str, type[Table]]:
+    """Return the tables within a table, which TOML wants behind its values."""
+    found = {name: table_in(field.type) for name, field in fields_of(kind).items()}
+    return {name: within for name, within in found.items() if within is not None}
 
 
 def _example_lines(table: str, kind: type[Table]) -> list[str]:
     lines = []
     for name, field in fields_of(kind).items():
+        if table_in(field.type) is not None:
+            continue
         if field.required:
             value, needed = _EXAMPLE_VALUES[table, name], "Needed. "
         else:

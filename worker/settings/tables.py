@@ -6,12 +6,12 @@
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
-from worker.records.choices import Format, KeyFormat, MetadataValues, Tombstones
+from worker.records.choices import Format, KeyFormat, KeyValues, MetadataValues, Tombstones, VectorBytes
 
 ENV_PREFIX: Final = "OSS_VECTORS_"
 CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
@@ -28,6 +28,7 @@ _YEAR: Final = 31_536_000  # seconds; longer waits of the system end in an overf
 _MOST_A_SECOND: Final = 1e9
 _MOST_COUNTED: Final = 10_000_000
 _MOST_BYTES: Final = 2**50
+MOST_PATH: Final = 1000  # characters
 INT32: Final = 2**31 - 1  # the most that Kafka's protocol can carry for a time
 
 
@@ -42,6 +43,9 @@ Metric = Literal["", "cosine", "euclidean"]
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of settings."""
+
+
+_T = TypeVar("_T", bound=Table)
 
 
 class Route(Table, frozen=True):
@@ -70,6 +74,9 @@ class Route(Table, frozen=True):
     non_filterable_metadata_keys: Annotated[
         tuple[str, ...], means("Metadata keys that the index does not filter by. [] asks the service at start.")
     ] = ()
+    records: Annotated[
+        dict[str, Any], means("What is different in [records] for this topic, also in [records.fields].")
+    ] = msgspec.field(default_factory=dict)
 
     @property
     def index_names(self) -> tuple[str, ...]:
@@ -180,6 +187,30 @@ class Oss(Table, frozen=True):
     read_timeout_seconds: Annotated[Seconds, means("Seconds to wait for the answer.")] = 30.0
 
 
+class Fields(Table, frozen=True):
+    """Where the parts of a record are in its value: paths, such as payload.vector or items[0].id; ops/records.md has the rest."""
+
+    key: Annotated[
+        str,
+        means(
+            'The vector\'s key: a path, $kafka.key, $header.NAME, or text with paths in braces: "{tenant}/{id}". "": the field key, or else the Kafka key.',
+            max_length=MOST_PATH,
+        ),
+    ] = ""
+    vector: Annotated[str, means("The vector: a path.", min_length=1, max_length=MOST_PATH)] = "data.float32"
+    metadata: Annotated[
+        str | tuple[str, ...] | dict[str, str],
+        means('The metadata: the path of a map, a list of paths, or a table of name = path. "": there is none.'),
+    ] = "metadata"
+    delete: Annotated[
+        str,
+        means(
+            'A path whose value true, "true", "d" or 1 deletes the vector of the record\'s key. "": there is none.',
+            max_length=MOST_PATH,
+        ),
+    ] = ""
+
+
 class Records(Table, frozen=True):
     """How records are read."""
 
@@ -192,6 +223,11 @@ class Records(Table, frozen=True):
         means("Which metadata is accepted. stringify turns numbers and booleans into text, and drops nulls."),
     ] = "strict"
     tombstones: Annotated[Tombstones, means("What a null value does to the vector of its Kafka key.")] = "dead-letter"
+    key_values: Annotated[
+        KeyValues, means("Which keys are accepted. stringify turns integers into their decimal text.")
+    ] = "strict"
+    vector_bytes: Annotated[VectorBytes, means("What a vector in bytes or base64 holds.")] = "float32-le"
+    fields: Annotated[Fields, means("Where the parts of a record are, as a table.")] = Fields()
 
 
 class Batch(Table, frozen=True):
@@ -334,6 +370,11 @@ class Settings(Table, frozen=True):
     log: Log
     shutdown: Shutdown
 
+    def records_of(self, topic: str) -> Records:
+        """Return how the records of a topic are read: [records], with what is different in its route."""
+        changed = next((route.records for route in self.routes if route.topic == topic), {})
+        return with_changes(self.records, changed) if changed else self.records
+
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics to read, in the order of the routes."""
@@ -361,9 +402,24 @@ TABLES: Final[Mapping[str, type[Table]]] = MappingProxyType(
 )
 
 
+def with_changes(table: _T, changed: Mapping[str, Any]) -> _T:
+    """Return a table with other values, in a table within it too. Raises `msgspec.ValidationError`."""
+    merged = msgspec.to_builtins(table) | dict(changed)
+    for name, value in changed.items():
+        if isinstance(within := getattr(table, name, None), Table) and isinstance(value, Mapping):
+            merged[name] = with_changes(within, value)
+    return msgspec.convert(merged, type(table), from_attributes=True)
+
+
 def fields_of(kind: type[Table]) -> dict[str, msgspec.structs.FieldInfo]:
     """Return the settings of a table by their names."""
     return {field.name: field for field in msgspec.structs.fields(kind)}
+
+
+def table_in(kind: Any) -> type[Table] | None:
+    """Return the table that a setting's type is, None where it is no table."""
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return plain if isinstance(plain, type) and issubclass(plain, Table) else None
 
 
 def description_of(kind: Any) -> str:

@@ -22,11 +22,15 @@ class Data(msgspec.Struct, gc=False):
 
 
 class StrictRecord(msgspec.Struct, gc=False):
-    """One vector record, its metadata as the service accepts it. Fields that are not named here are ignored."""
+    """One vector record, its metadata as the service accepts it. Fields that are not named here are ignored.
+
+    A CloudEvent has a `specversion`, which is text: it fails here, and is recognised where fields are read one by one.
+    """
 
     data: Data
     key: str | None = None
     metadata: Metadata | None = None
+    specversion: None = None
 
 
 class LooseRecord(msgspec.Struct, gc=False):
@@ -39,6 +43,7 @@ class LooseRecord(msgspec.Struct, gc=False):
     data: Data
     key: str | None = None
     metadata: LooseMetadata | None = None
+    specversion: None = None
 
 
 WholeRecord: TypeAlias = StrictRecord | LooseRecord

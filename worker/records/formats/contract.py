@@ -6,19 +6,20 @@ keeps nothing of one message for the next.
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from worker.records.choices import MetadataValues
+from worker.records.choices import KeyFormat, KeyValues, MetadataValues, VectorBytes
 from worker.records.floats import Float64s
+from worker.records.formats.shape import FIXED, Shape
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
 Scalar: TypeAlias = str | int | float | bool | None
 Metadata: TypeAlias = dict[str, str | list[str]]
 LooseMetadata: TypeAlias = dict[str, str | int | float | bool | list[Scalar] | None]
-AnyMetadata: TypeAlias = Metadata | LooseMetadata | Callable[[], Metadata | None] | None
+AnyMetadata: TypeAlias = Metadata | LooseMetadata | Callable[[], Any] | None  # what is called returns one of the others
 
 
 class Operation(Enum):
@@ -54,10 +55,19 @@ class Record(msgspec.Struct, gc=False):
 
 
 class Options(NamedTuple):
-    """What a format may depend on: the count of numbers in a vector, and which metadata the settings allow."""
+    """What a format may depend on: the count of numbers in a vector, and what the settings of the route say."""
 
     dimension: int
     metadata_values: MetadataValues
+    shape: Shape = FIXED
+    key_format: KeyFormat = "utf8"
+    key_values: KeyValues = "strict"
+    vector_bytes: VectorBytes = "float32-le"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether records have the service's own shape, in the usual form."""
+        return self.shape == FIXED and self.key_values == "strict" and self.vector_bytes == "float32-le"
 
 
 class Format(Protocol):

@@ -1,38 +1,29 @@
 """Records in JSON by RFC 8259, which has no NaN and no infinities."""
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 
-from worker.records.floats import with_numbers_apart
+from worker.records.floats import Float64s, list_reader, with_numbers_apart
 from worker.records.formats.at_once import TwoWayReader, record_type
-from worker.records.formats.contract import Headers, Options, Record
-from worker.records.formats.fields import FieldReader, RawData, RawFields
+from worker.records.formats.contract import Format, Headers, Options, Record, Scalar
+from worker.records.formats.fields import FieldReader
 from worker.records.formats.first_byte import Read
-from worker.records.formats.values import Kind, Raw
+from worker.records.formats.mapped import MappedReader
+from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, Cutter, Kind, Raw
+from worker.records.keys import integer_text
 from worker.words import clean
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
-# JSON that is decoded at once may cost 2 seconds for each megabyte: numbers near the ends of the float64 range do. So that
-# is bounded; longer records are read step by step, where the numbers are counted before they are decoded.
-_AT_ONCE_BYTES: Final = 48 * 1024  # for key and metadata
-_BYTES_OF_A_NUMBER: Final = 24  # as Python writes a float64, with comma and space
 
-
-class JsonFormat(TwoWayReader):
+class JsonFormat:
     """Reads records in JSON. Long lists of numbers are read by a parser of their own (`records/floats.py`)."""
 
-    name = "JSON"
-
     def __init__(self, options: Options) -> None:
-        super().__init__(
-            with_numbers_apart(msgspec.json.Decoder(record_type(options.metadata_values)).decode, options.dimension),
-            _AT_ONCE_BYTES + _BYTES_OF_A_NUMBER * options.dimension,
-            JsonFields(options.metadata_values),
-        )
+        self.read: Final = _reader(options).read
 
     def beginnings(self) -> Mapping[bytes, Read]:
         """Return how a message in JSON may begin, and what reads it then."""
@@ -40,6 +31,16 @@ class JsonFormat(TwoWayReader):
 
     def _read_after_mark(self, key: bytes | None, value: bytes, headers: Headers) -> Record:
         return self.read(key, value[len(BYTE_ORDER_MARK) :], headers)
+
+
+def _reader(options: Options) -> Format:
+    if not options.is_fixed:
+        return MappedReader(JsonFields(options.metadata_values, options.vector_bytes), options)
+    return TwoWayReader(
+        with_numbers_apart(msgspec.json.Decoder(record_type(options.metadata_values)).decode, options.dimension),
+        AT_ONCE_BYTES + BYTES_OF_A_NUMBER * options.dimension,
+        JsonFields(options.metadata_values),
+    )
 
 
 def _kinds() -> tuple[Kind, ...]:
@@ -61,14 +62,29 @@ class JsonFields(FieldReader):
     decode_texts = staticmethod(msgspec.json.Decoder(list[str]).decode)
     decode_number = staticmethod(msgspec.json.Decoder(int | float | bool).decode)
     decode_floats = staticmethod(msgspec.json.Decoder(list[float]).decode)
-    _decode_data = staticmethod(msgspec.json.Decoder(RawData).decode)
-    _decode_fields = staticmethod(msgspec.json.Decoder(RawFields).decode)
     _decode_members = staticmethod(msgspec.json.Decoder(dict[str, Raw]).decode)
 
-    def _cut(self, body: bytes) -> RawFields:
-        """Cut a record into its fields. msgspec refuses half of a surrogate pair also in what is ignored."""
+    def decoder(self, kind: Any) -> Callable[[Any], Any]:
+        """Return what decodes JSON."""
+        return msgspec.json.Decoder(kind).decode
+
+    def encode(self, scalar: Scalar) -> Raw:
+        """Return JSON."""
+        return msgspec.Raw(msgspec.json.encode(scalar))
+
+    def numbers_at_once(self, dimension: int) -> Callable[[Raw], list[float] | Float64s | None]:
+        """Return what decodes a list that is not too long for its dimension."""
+        read, most = list_reader(dimension), AT_ONCE_BYTES + BYTES_OF_A_NUMBER * dimension
+        return lambda raw: read(text) if len(text := bytes(raw)) <= most else None
+
+    def integer(self, raw: Raw) -> str | None:
+        """Return the digits of an integer."""
+        return integer_text(bytes(raw))
+
+    def cut(self, body: bytes, cutter: Cutter) -> Any:
+        """Cut a value into members. msgspec refuses half of a surrogate pair also in what is ignored."""
         try:
-            return self._decode_fields(body)
+            return cutter.decode(body)
         except msgspec.ValidationError as error:
             raise self.no_record(clean(str(error))) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -76,12 +92,13 @@ class JsonFields(FieldReader):
             if without == body:
                 raise self.no_whole(body, error) from None
         try:
-            return self._decode_fields(without)
+            return cutter.decode(without)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self.no_whole(body, error) from None
 
-    def _cut_data(self, data: Raw) -> RawData:
-        return self._decode_data(data)
+    def cut_part(self, part: Raw, cutter: Cutter) -> Any:
+        """Cut a map within a value into members."""
+        return cutter.decode(part)
 
     def _members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
         try:

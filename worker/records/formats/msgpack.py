@@ -2,36 +2,42 @@
 
 import struct
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 import msgspec
 
+from worker.records.floats import Float64s
 from worker.records.formats.at_once import TwoWayReader, record_type
-from worker.records.formats.contract import Options
-from worker.records.formats.fields import FieldReader, RawData, RawFields
+from worker.records.formats.contract import Format, Options, Scalar
+from worker.records.formats.fields import FieldReader
 from worker.records.formats.first_byte import Read
+from worker.records.formats.mapped import MappedReader
 from worker.records.formats.metadata_fields import METADATA_ALLOWED
-from worker.records.formats.values import Kind, Raw
+from worker.records.formats.values import Cutter, Kind, Raw
 
 _MAP_BYTES: Final = (*range(0x80, 0x90), 0xDE, 0xDF)
 
 
-class MsgpackFormat(TwoWayReader):
+class MsgpackFormat:
     """Reads records in MessagePack."""
 
-    name = "MessagePack"
-
     def __init__(self, options: Options) -> None:
-        super().__init__(
-            msgspec.msgpack.Decoder(record_type(options.metadata_values)).decode,
-            sys.maxsize,
-            MsgpackFields(options.metadata_values),
-        )
+        self.read: Final = _reader(options).read
 
     def beginnings(self) -> Mapping[bytes, Read]:
         """Return how a message in MessagePack may begin, and what reads it then."""
         return dict.fromkeys((bytes((first,)) for first in _MAP_BYTES), self.read)
+
+
+def _reader(options: Options) -> Format:
+    if not options.is_fixed:
+        return MappedReader(MsgpackFields(options.metadata_values, options.vector_bytes), options)
+    return TwoWayReader(
+        msgspec.msgpack.Decoder(record_type(options.metadata_values)).decode,
+        sys.maxsize,
+        MsgpackFields(options.metadata_values),
+    )
 
 
 def _kinds() -> tuple[Kind, ...]:
@@ -62,28 +68,46 @@ class MsgpackFields(FieldReader):
     decode_number = staticmethod(msgspec.msgpack.Decoder(int | float | bool).decode)
     decode_floats = staticmethod(msgspec.msgpack.Decoder(list[float]).decode)
     decode_binary = staticmethod(msgspec.msgpack.Decoder(bytes).decode)
-    _decode_fields = staticmethod(msgspec.msgpack.Decoder(RawFields).decode)
-    _decode_data = staticmethod(msgspec.msgpack.Decoder(RawData).decode)
     _decode_members = staticmethod(msgspec.msgpack.Decoder(dict[str, Raw]).decode)
 
-    def _cut(self, body: bytes) -> RawFields:
+    def decoder(self, kind: Any) -> Callable[[Any], Any]:
+        """Return what decodes MessagePack."""
+        return msgspec.msgpack.Decoder(kind).decode
+
+    def encode(self, scalar: Scalar) -> Raw:
+        """Return MessagePack."""
+        return msgspec.Raw(msgspec.msgpack.encode(scalar))
+
+    def numbers_at_once(self, dimension: int) -> Callable[[Raw], list[float] | Float64s | None]:  # noqa: ARG002 - its numbers cost what their bytes do
+        """Return what decodes a list."""
+        return self.decode_floats
+
+    def integer(self, raw: Raw) -> str | None:
+        """Return the digits of an integer."""
+        number = self.decode_number(raw)
+        return str(number) if type(number) is int else None
+
+    def cut(self, body: bytes, cutter: Cutter) -> Any:
+        """Cut a value into members."""
         try:
             try:
-                return self._decode_fields(body)
+                return cutter.decode(body)
             except msgspec.ValidationError:  # a name is no string
-                return RawFields(**self._pick(body, RawFields))
+                return cutter.kind(**self._pick(body, cutter.kind))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self.no_whole(body, error) from None
 
-    def _cut_data(self, data: Raw) -> RawData:
+    def cut_part(self, part: Raw, cutter: Cutter) -> Any:
+        """Cut a map within a value into members."""
         try:
-            return self._decode_data(data)
+            return cutter.decode(part)
         except msgspec.ValidationError:
-            return RawData(**self._pick(bytes(data), RawData))
+            return cutter.kind(**self._pick(bytes(part), cutter.kind))
 
     def _pick(self, body: bytes, fields: type[msgspec.Struct]) -> dict[str, Raw]:
         """Return the members of a map that are fields of that type, where some names are no strings."""
-        known = {name.encode(): name for name in fields.__struct_fields__}
+        names = zip(fields.__struct_encode_fields__, fields.__struct_fields__, strict=True)
+        known = {encoded.encode(): name for encoded, name in names}
         picked = {}
         for name, value in self._pairs(body):
             if self.kind(name) is Kind.STRING and (field := known.get(_string_bytes(name))) is not None:

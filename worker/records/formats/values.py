@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -23,6 +23,19 @@ class Kind(Enum):
     BINARY = "binary"
     EXTENSION = "value of an extension type"
     NOTHING = "nothing"
+
+
+# JSON that is decoded at once may cost 2 seconds for each megabyte: numbers near the ends of the float64 range do. So that
+# is bounded; longer parts are read step by step, where the numbers are counted before they are decoded.
+AT_ONCE_BYTES: Final = 48 * 1024  # for key and metadata
+BYTES_OF_A_NUMBER: Final = 24  # as Python writes a float64, with comma and space
+
+
+class Cutter(NamedTuple):
+    """Cuts maps into the members that `kind` names, undecoded. `decode` fails where a map is not as usual."""
+
+    decode: Callable[[Any], Any]
+    kind: type[msgspec.Struct]
 
 
 class ValueReader:

@@ -158,8 +158,14 @@ def _index(found: Target, routes: list[Route]) -> Iterator[Finding]:
 def _rights(settings: Settings, sink: OssSink, index: str) -> Iterator[Finding]:
     """Send requests without a vector, which write nothing: how the service refuses them shows whether the caller may write."""
     yield _right(Operation.PUT, sink.put, {"indexName": index, "vectors": []}, index)
-    if settings.records.tombstones == "delete":
+    if any(deletes(settings, route) for route in settings.routes if index in route.index_names):
         yield _right(Operation.DELETE, sink.delete, {"indexName": index, "keys": []}, index)
+
+
+def deletes(settings: Settings, route: Route) -> bool:
+    """Return whether records of a route can delete vectors."""
+    records = settings.records_of(route.topic)
+    return records.tombstones == "delete" or bool(records.fields.delete)
 
 
 def _right(operation: Operation, send: Callable[[bytes], int], body: Mapping[str, object], index: str) -> Finding:

@@ -26,7 +26,7 @@ def list_letters(loaded: Loaded, selection: Selection, *, as_json: bool) -> None
     with Scanner(loaded.settings.kafka) as scanner:
         stretches = stretches_of(scanner, topic)
         with Progress("reading dead letters", sum(one.size for one in stretches), unit="dead letters") as bar:
-            for letter in dead_letters(scanner, stretches, loaded.settings.records.key_format):
+            for letter in dead_letters(scanner, stretches, loaded.settings):
                 bar.step()
                 if selection.has(letter):
                     counts.add(letter)

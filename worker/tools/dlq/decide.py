@@ -66,7 +66,7 @@ def decide(settings: Settings, scanner: Scanner, sources: Scanner, selection: Se
     candidates: list[Candidate] = []
     stretches = stretches_of(scanner, topic)
     with Progress("reading dead letters", sum(one.size for one in stretches), unit="dead letters") as bar:
-        for letter in dead_letters(scanner, stretches, settings.records.key_format):
+        for letter in dead_letters(scanner, stretches, settings):
             bar.step()
             known = _known(letter)
             if known is not None:
@@ -154,9 +154,7 @@ def _claimed(settings: Settings, scanner: Scanner, known: Known) -> dict[str, Kn
 def letter_at(settings: Settings, scanner: Scanner, place: Place) -> DeadLetterRead | None:
     """Return the dead letter at a place, None where it is not there. Raises `FatalError`."""
     stretches = stretches_of(scanner, topic_of(settings), [place])
-    return next(
-        (one for one in dead_letters(scanner, stretches, settings.records.key_format) if one.place == place), None
-    )
+    return next((one for one in dead_letters(scanner, stretches, settings) if one.place == place), None)
 
 
 def _name(topic: str, place: Place) -> str:

@@ -1,16 +1,17 @@
 """Dead letters as they are read from their topic, and which of them are meant."""
 
-import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import click
-import msgspec
 
+from worker.app.decoders import options_of
 from worker.deadletters.headers import DeadLetterHeaders, read_headers
 from worker.errors import FatalError
 from worker.ports import Message
+from worker.records.formats.contract import Headers
+from worker.records.record_key import ReadKey, key_reader
 from worker.settings.tables import Settings
 from worker.tools.scan import Scanner, Stretch
 
@@ -71,31 +72,18 @@ class Selection(NamedTuple):
         )
 
 
-class _Keyed(msgspec.Struct):
-    key: str | None = None
+class VectorKeys:
+    """Reads the keys of vectors, each as the route of its topic says; of a topic without a route, as [records] says."""
 
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._readers: dict[str, ReadKey] = {}
 
-_json_key = msgspec.json.Decoder(_Keyed).decode
-_msgpack_key = msgspec.msgpack.Decoder(_Keyed).decode
-
-
-def vector_key(kafka_key: bytes | None, value: bytes | None, key_format: str) -> str | None:
-    """Return the key of the vector that a record is about, as far as it can be read; None where it cannot."""
-    if value:
-        for decode in (_json_key, _msgpack_key):
-            try:
-                if (found := decode(value).key) is not None:
-                    return found
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue
-    if kafka_key is None:
-        return None
-    try:
-        text = kafka_key.decode()
-        found = json.loads(text) if key_format == "json" else text
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, str) else None
+    def of(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
+        """Return the key of the vector that a record is about, as far as it can be read; None where it cannot."""
+        if topic not in self._readers:
+            self._readers[topic] = key_reader(options_of(self._settings.records_of(topic)))
+        return self._readers[topic](key, value, headers)
 
 
 def place_of(text: str, option: str = "PARTITION:OFFSET") -> Place:
@@ -128,10 +116,12 @@ def stretches_of(scanner: Scanner, topic: str, places: Collection[Place] | None 
     ]
 
 
-def dead_letters(scanner: Scanner, stretches: Sequence[Stretch], key_format: str) -> Iterator[DeadLetterRead]:
+def dead_letters(scanner: Scanner, stretches: Sequence[Stretch], settings: Settings) -> Iterator[DeadLetterRead]:
     """Yield dead letters, those of a partition in the order of their offsets."""
+    keys = VectorKeys(settings)
     for partition, messages in scanner.read(stretches):
         for message in messages:
             place = Place(partition.partition, message.offset)
-            key = vector_key(message.key, message.value, key_format)
-            yield DeadLetterRead(place, message, read_headers(message.headers), key)
+            headers = read_headers(message.headers)
+            key = keys.of(headers.topic or "", message.key, message.value, message.headers)
+            yield DeadLetterRead(place, message, headers, key)

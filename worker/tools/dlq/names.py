@@ -8,14 +8,14 @@ from worker.ports import Message
 from worker.records.formats.contract import Headers
 from worker.records.routing_value import reader_of
 from worker.settings.tables import Settings
-from worker.tools.dlq.letters import vector_key
+from worker.tools.dlq.letters import VectorKeys
 
 
 class Names:
     """Names vectors by the routes of the settings."""
 
     def __init__(self, settings: Settings) -> None:
-        self._key_format = settings.records.key_format
+        self._keys = VectorKeys(settings)
         by_value = [route for route in settings.routes if route.indexes]
         self._readers = {route.topic: (reader_of(route.index_by), route.indexes) for route in by_value}
 
@@ -25,7 +25,7 @@ class Names:
 
     def of_parts(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
         """Return likewise the name of a record in parts."""
-        own = vector_key(key, value, self._key_format)
+        own = self._keys.of(topic, key, value, headers)
         if topic not in self._readers or own is None:
             return own
         read, indexes = self._readers[topic]

@@ -147,7 +147,7 @@ class Letters:
         late = out_of_order(list(self._chosen.values())) if self._options.even_if_stale else set()
         first = [place for place in self._chosen if place not in late]
         stretches = stretches_of(self._scanner, topic_of(self._settings), first)
-        for letter in dead_letters(self._scanner, stretches, self._settings.records.key_format):
+        for letter in dead_letters(self._scanner, stretches, self._settings):
             if letter.place in self._chosen and letter.place not in late:
                 yield letter
         for one in in_source_order(self._chosen[place] for place in late):

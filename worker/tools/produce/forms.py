@@ -10,6 +10,7 @@ import orjson
 from worker.errors import FatalError
 
 FORMS: Final = ("json", "base64", "msgpack")
+AS_IN_FILE: Final = ""
 LONG_VECTOR: Final = 128
 """Numbers of a vector from which base64 is the default: it costs the worker about half, and fewer bytes on Kafka."""
 

@@ -11,7 +11,7 @@ from kafka import errors as kafka_errors
 
 from worker.consumer import client_config, client_network
 from worker.errors import FatalError, Reason, RecordError
-from worker.records.decode import Decoded, Put
+from worker.records.decode import Decoded, Delete, Ignore, Put
 from worker.records.formats.contract import Headers
 from worker.settings.tables import Kafka
 from worker.tools.produce.forms import written
@@ -65,7 +65,10 @@ class Judge:
         key_format: str,
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
-        """`of_file` reads JSON, whatever the topic's format; `of_topic` reads what is published, with `headers`."""
+        """`of_file` reads JSON, whatever the topic's format; `of_topic` reads what is published, with `headers`.
+
+        `form` is that of the published value; "" publishes what the file has.
+        """
         self._headers = headers
         self._of_file = of_file
         self._of_topic = of_topic
@@ -84,28 +87,26 @@ class Judge:
             key = self._kafka_key(row.key or "")
             self._of_topic.decode(key, None, self._headers)
             return Message(key, None, self._headers)
-        asked = self._asked(self._of_file.decode(None, row.value, self._headers))
+        asked = self._of_file.decode(None, row.value, self._headers)
+        if isinstance(asked, Ignore):
+            raise RecordError(Reason.MALFORMED, "the worker would ignore it; there is nothing to publish")
         key = self._kafka_key(asked.key)
-        value = written(row.value, self._form)
+        value = written(row.value, self._form) if self._form and isinstance(asked, Put) else row.value
         if value is not row.value and not self._is_same(asked, key, value):
             value = row.value
         if value is row.value:
             self._of_topic.decode(key, value, self._headers)
         return Message(key, value, self._headers)
 
-    def _is_same(self, asked: Put, key: bytes, value: bytes) -> bool:
+    def _is_same(self, asked: Put | Delete, key: bytes, value: bytes) -> bool:
         try:
-            return self._asked(self._of_topic.decode(key, value, self._headers)).fragment == asked.fragment
+            found = self._of_topic.decode(key, value, self._headers)
         except RecordError:
             return False
+        return isinstance(found, Put) and isinstance(asked, Put) and found.fragment == asked.fragment
 
     def _kafka_key(self, key: str) -> bytes:
         return (json.dumps(key, ensure_ascii=False) if self._key_format == "json" else key).encode()
-
-    @staticmethod
-    def _asked(decoded: Any) -> Put:
-        assert isinstance(decoded, Put)  # noqa: S101 - a value that is not null asks for one
-        return decoded
 
 
 class Publisher:

@@ -10,13 +10,14 @@ from typing import IO, Any, Final, NamedTuple, Self
 
 import click
 
+from worker.app.decoders import options_of
 from worker.app.stop import Stop
 from worker.errors import FatalError
 from worker.settings.load import Loaded
 from worker.settings.tables import Route, Settings
 from worker.tools import judge
 from worker.tools.produce import arrays, columns, lines
-from worker.tools.produce.forms import check_form, default_form
+from worker.tools.produce.forms import AS_IN_FILE, check_form, default_form
 from worker.tools.produce.publish import Bad, Judge, Publisher, make_producer
 from worker.tools.produce.rows import Rows
 from worker.tools.progress import Progress
@@ -58,16 +59,18 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> None:
     """Publish. Raises `FatalError` with the reason; what was sent before is acknowledged and counted."""
     settings = loaded.settings
     route = judge.route_of(settings, options.topic)
-    if options.form is not None:
-        check_form(options.form, settings.records.format)
+    records = settings.records_of(route.topic)
+    is_fixed = options_of(records).is_fixed
+    _check_form(options, route, records.format, is_fixed=is_fixed)
     source = _rows(options, stop)
     targets = judge.targets_of(route, settings, os.environ)
-    form = options.form or default_form(max(target.dimension for target in targets), settings.records.format)
+    default = default_form(max(target.dimension for target in targets), records.format) if is_fixed else AS_IN_FILE
+    form = options.form or default
     judged = Judge(
         judge.router_for(route, targets, settings, record_format="json"),
         judge.router_for(route, targets, settings),
         form=form,
-        key_format=settings.records.key_format,
+        key_format=records.key_format,
         headers=options.headers,
     )
     with ExitStack() as stack:
@@ -105,6 +108,24 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> None:
         raise FatalError(f"{failure}; continue with --start-line {publisher.resume_at}") from failure
     if stop.is_set():
         raise FatalError(f"stopped by a signal: continue with --start-line {publisher.resume_at}")
+
+
+def _check_form(options: Options, route: Route, record_format: str, *, is_fixed: bool) -> None:
+    """Raise `FatalError` where the file cannot be published in the form that the route reads."""
+    if not is_fixed and options.form is not None:
+        raise FatalError(
+            f"the records of topic {route.topic} have a shape of their own (records.fields), and are published as the "
+            "file has them: leave out --format"
+        )
+    if not is_fixed and Path(options.file or "").suffix.lower() in (".parquet", ".npy", ".npz"):
+        raise FatalError(
+            f"the records of topic {route.topic} have a shape of their own (records.fields): write the file as JSON Lines "
+            "in that shape"
+        )
+    if not is_fixed and record_format == "msgpack":
+        raise FatalError(f'records.format of topic {route.topic} is "msgpack", and its shape is not that of produce')
+    if options.form is not None:
+        check_form(options.form, record_format)
 
 
 @contextmanager
@@ -205,7 +226,8 @@ def _say(publisher: Publisher, route: Route, source: Rows, form: str, options: O
             f"{count} records would be accepted by the worker and written to index {', '.join(route.index_names)}; nothing was sent"
         )
     else:
-        click.echo(f"{count} records sent to {route.topic} as {form}, all acknowledged")
+        how = f"as {form}" if form else "as the file has them"
+        click.echo(f"{count} records sent to {route.topic} {how}, all acknowledged")
         if count:
             shares = ", ".join(f"{number}: {n}" for number, n in sorted(publisher.partitions.items()))
             click.echo(f"by partition (murmur2 of the key, as Java's producers choose it): {shares}")

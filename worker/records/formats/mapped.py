@@ -1,0 +1,263 @@
+"""Records of any shape that `[records.fields]` describes, read in one encoding.
+
+1. `Leaves` cuts out the parts that the shape names, undecoded.
+2. Each part is decoded by itself, in the usual way first, and step by step where that fails.
+
+It reads the service's own shape too, and then reads the same record as `at_once.py`: tests hold that.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from worker.errors import Reason, RecordError
+from worker.records.floats import list_reader
+from worker.records.formats.contract import (
+    AnyMetadata,
+    Headers,
+    LooseMetadata,
+    Metadata,
+    Operation,
+    Options,
+    Record,
+    Scalar,
+    Vector,
+)
+from worker.records.formats.fields import NOTHING, FieldReader
+from worker.records.formats.leaves import Leaves
+from worker.records.formats.metadata_fields import MetadataReader
+from worker.records.formats.paths import Path, Source
+from worker.records.formats.shape import KEY_PATH
+from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, Kind, Raw
+from worker.records.formats.vector_text import TOAST, as_json, is_list, unchanged
+from worker.records.keys import Keys
+from worker.records.metadata import shown
+
+_UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_SPECVERSION: Final = ("specversion",)
+_DELETES: Final = frozenset({"true", "d"})
+_MOST_BYTES_OF_ONE: Final = 9  # a number that is 1 has no more in any usual form
+_STRICT_VALUE: Final = str | list[str]
+_LOOSE_VALUE: Final = str | int | float | bool | list[Scalar] | None
+_KEY_ALLOWED: Final = 'allowed is a string (records.key_values = "stringify" accepts integers too)'
+_M = TypeVar("_M", bound=Metadata | LooseMetadata | None)
+
+
+class Around(NamedTuple):
+    """What of a message is around the value: the Kafka key, the headers, and the attributes of a CloudEvent."""
+
+    key: bytes | None
+    headers: Headers
+    attributes: Mapping[str, Scalar] = MappingProxyType({})
+
+
+class MappedReader:
+    """Reads the records of one route in one encoding, by the shape that the route has."""
+
+    def __init__(self, fields: FieldReader, options: Options) -> None:
+        shape = options.shape
+        self._fields = fields
+        self._shape = shape
+        self._keys = Keys(options.key_format, options.key_values)
+        self._is_loose_key = options.key_values == "stringify"
+        in_value = [path.steps for path in shape.paths if path.source is Source.VALUE]
+        self._leaves = Leaves(fields, [*in_value, _SPECVERSION])
+        self._slots = {path: self._leaves.slot(path.steps) for path in shape.paths if path.source is Source.VALUE}
+        self._specversion = self._leaves.slot(_SPECVERSION)
+        self._vector_slot = self._slots[shape.vector]
+        self._numbers_at_once = fields.numbers_at_once(options.dimension)
+        self._numbers_in_text = list_reader(options.dimension)
+        self._most_text = AT_ONCE_BYTES + BYTES_OF_A_NUMBER * options.dimension
+        self._map_at_once = fields.decoder(LooseMetadata if fields.is_loose else Metadata)
+        self._text_at_once = fields.decoder(_LOOSE_VALUE if fields.is_loose else _STRICT_VALUE)
+
+    def read(self, key: bytes | None, value: bytes, headers: Headers) -> Record:
+        """Return what the value says. Raises `RecordError`."""
+        return self.record(value, Around(key, headers))
+
+    def record(self, body: bytes, around: Around) -> Record:
+        """Return what a value says in its surroundings. Raises `RecordError`."""
+        parts = self._leaves.read(body)
+        if parts[self._specversion] is not NOTHING:
+            self._fields.refuse_cloud_event(body)
+        try:
+            if self._shape.delete is not None and self._says_delete(self._shape.delete, parts, around):
+                return Record(self._key(parts, around), operation=Operation.DELETE)
+            return self._put(parts, around)
+        except RecursionError:  # a few frames deeper than where it was well-formed
+            raise self._fields.too_deep() from None
+
+    def key(self, body: bytes, around: Around) -> str | None:
+        """Return the key that a value has, None where it has none of its own. Raises `RecordError`."""
+        return self._key(self._leaves.read(body), around)
+
+    def _put(self, parts: Sequence[Raw], around: Around) -> Record:
+        fault, key = None, None
+        try:
+            key = self._key(parts, around)
+        except RecordError as error:
+            if error.reason is not Reason.KEY:
+                raise
+            fault = error  # what is wrong with the form of the vector is reported before it
+        vector = self._vector(parts[self._vector_slot])
+        if fault is not None:
+            raise fault
+        return Record(key, vector, self._metadata(parts, around))
+
+    # -- the key
+
+    def _key(self, parts: Sequence[Raw], around: Around) -> str | None:
+        template = self._shape.key
+        if template is None:
+            return self._key_in_value(parts[self._slots[KEY_PATH]], KEY_PATH)
+        texts = [part if isinstance(part, str) else self._key_part(part, parts, around) for part in template.parts]
+        return texts[0] if len(texts) == 1 else "".join(texts)
+
+    def _key_part(self, path: Path, parts: Sequence[Raw], around: Around) -> str:
+        if path.source is Source.VALUE:
+            text = self._key_in_value(parts[self._slots[path]], path)
+        elif path.source is Source.KAFKA_KEY:
+            text = None if around.key is None else self._keys.from_kafka(around.key)
+        else:
+            text = self._key_of_scalar(_scalar_at(path, around), path)
+        if text is None:
+            raise RecordError(Reason.KEY, f"there is no {path.text}, or it is null; records.fields.key needs it")
+        return text
+
+    def _key_in_value(self, raw: Raw, path: Path) -> str | None:
+        if self._fields.kind(raw) is not Kind.NUMBER:
+            text = self._fields.key(raw, path.text)
+            if text == TOAST:
+                raise unchanged(path.text)
+            return text
+        if not self._is_loose_key:
+            raise self._fields.no_record(f"{path.text} is a number; {_KEY_ALLOWED}")
+        text = self._fields.integer(raw)
+        if text is None:
+            raise self._fields.no_record(
+                f"{path.text} is a number with a fraction or an exponent; allowed are integers"
+            )
+        return text
+
+    def _key_of_scalar(self, scalar: Scalar, path: Path) -> str | None:
+        if scalar is None or isinstance(scalar, str):
+            return scalar
+        if type(scalar) is int and self._is_loose_key:
+            return str(scalar)
+        raise RecordError(Reason.MALFORMED, f"{path.text} is a {type(scalar).__name__}; {_KEY_ALLOWED}")
+
+    # -- the vector
+
+    def _vector(self, raw: Raw) -> Vector:
+        fields, where = self._fields, self._shape.vector.text
+        kind = fields.kind(raw)
+        try:
+            if kind is Kind.LIST and (found := self._numbers_at_once(raw)) is not None:
+                return found
+            if kind is Kind.STRING and (in_text := self._in_text_at_once(raw)) is not None:
+                return in_text
+        except _UNDECODABLE:
+            pass
+        if kind is Kind.NOTHING:
+            raise fields.no_record(f"it has no {where}, where records.fields.vector says that its vector is")
+        return fields.vector(raw, where)
+
+    def _in_text_at_once(self, raw: Raw) -> Vector | None:
+        """Return the numbers that are written as text; None where that must be done step by step, or it is base64."""
+        text = self._fields.decode_text(raw)
+        if not is_list(text) or len(text) > self._most_text:
+            return None
+        return self._numbers_in_text(as_json(text))
+
+    # -- whether it is deleted
+
+    def _says_delete(self, path: Path, parts: Sequence[Raw], around: Around) -> bool:
+        if path.source is Source.VALUE:
+            return self._raw_says_delete(parts[self._slots[path]], path)
+        if path.source is Source.KAFKA_KEY:
+            return around.key is not None and self._keys.from_kafka(around.key) in _DELETES
+        scalar = _scalar_at(path, around)
+        return scalar in _DELETES or scalar is True or scalar in (1, "1")
+
+    def _raw_says_delete(self, raw: Raw, path: Path) -> bool:
+        kind = self._fields.kind(raw)
+        if kind is Kind.STRING:
+            return self._fields.text(raw, path.text) in _DELETES
+        if kind is Kind.BOOLEAN or (kind is Kind.NUMBER and len(bytes(raw)) <= _MOST_BYTES_OF_ONE):
+            return self._fields.decode_number(raw) == 1
+        return False
+
+    # -- the metadata
+
+    def _metadata(self, parts: Sequence[Raw], around: Around) -> AnyMetadata:
+        named = self._shape.metadata
+        if named is None:
+            return None
+        if isinstance(named, Path):
+            return partial(self._map, parts[self._slots[named]], named.text)
+        return partial(self._single, named, parts, around)
+
+    def _map(self, raw: Raw, where: str) -> AnyMetadata:
+        if self._fields.kind(raw) is Kind.MAP and len(bytes(raw)) <= AT_ONCE_BYTES:
+            try:
+                read: LooseMetadata = self._map_at_once(raw)
+                return _with_every_column(read)
+            except _UNDECODABLE:
+                pass
+        return _with_every_column(self._fields.metadata(raw, where))
+
+    def _single(
+        self, named: Sequence[tuple[str, Path]], parts: Sequence[Raw], around: Around
+    ) -> Metadata | LooseMetadata | None:
+        """Read the parts of the metadata that are each at a place of its own. What is not there is left out."""
+        members = {}
+        for name, path in named:
+            raw = self._member(path, parts, around)
+            if raw is not NOTHING:
+                members[name] = raw
+        if not members:
+            return None
+        try:
+            if sum(len(bytes(raw)) for raw in members.values()) <= AT_ONCE_BYTES:
+                decode = self._text_at_once
+                return _with_every_column({name: decode(raw) for name, raw in members.items()})
+        except _UNDECODABLE:
+            pass
+        try:
+            read = MetadataReader(self._fields, members, "", is_loose=self._fields.is_loose).read()
+        except RecursionError:  # likewise
+            raise self._fields.too_deep() from None
+        return _with_every_column(read)
+
+    def _member(self, path: Path, parts: Sequence[Raw], around: Around) -> Raw:
+        if path.source is Source.VALUE:
+            return parts[self._slots[path]]
+        if path.source is Source.KAFKA_KEY:
+            scalar: Scalar = None if around.key is None else self._keys.from_kafka(around.key)
+        else:
+            scalar = _scalar_at(path, around)
+        return NOTHING if scalar is None else self._fields.encode(scalar)
+
+
+def _scalar_at(path: Path, around: Around) -> Scalar:
+    """Return a header, the last of its name, or an attribute; None where it is not there. Raises `RecordError`."""
+    if path.source is Source.ATTRIBUTE:
+        return around.attributes.get(path.name)
+    for name, value in reversed(around.headers):
+        if name == path.name:
+            try:
+                return None if value is None else value.decode()
+            except UnicodeDecodeError as error:
+                raise RecordError(Reason.MALFORMED, f"the header {path.name} is not UTF-8: {error.reason}") from None
+    return None
+
+
+def _with_every_column(metadata: _M) -> _M:
+    """Return metadata. Raises `RecordError` where a value is Debezium's word for one that it does not have."""
+    if metadata is not None and (TOAST in metadata.values() or [TOAST] in metadata.values()):
+        name = next(name for name, value in metadata.items() if value in (TOAST, [TOAST]))
+        raise unchanged(f"metadata {shown(name)}")
+    return metadata

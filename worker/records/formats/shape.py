@@ -1,0 +1,81 @@
+"""The shape of a route's records: where their parts are, as `[records.fields]` says it."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias, TypeVar
+
+from worker.records.formats.paths import Path, PathError, Source, Template, parse, parse_template
+
+MetadataPaths: TypeAlias = Path | tuple[tuple[str, Path], ...] | None
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+MOST_METADATA: Final = 100  # paths; each costs a little of every record
+
+
+class Shape(NamedTuple):
+    """Where the parts of a record are.
+
+    `key` is None where it is the field `key`, or else the Kafka key. `metadata` is the path of a map, or a path for each name.
+    """
+
+    key: Template | None = None
+    vector: Path = parse("data.float32")
+    metadata: MetadataPaths = parse("metadata")
+    delete: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every path in it."""
+        key = (KEY_PATH,) if self.key is None else self.key.paths
+        if self.metadata is None:
+            metadata: tuple[Path, ...] = ()
+        elif isinstance(self.metadata, Path):
+            metadata = (self.metadata,)
+        else:
+            metadata = tuple(path for _, path in self.metadata)
+        return (*key, self.vector, *metadata, *(() if self.delete is None else (self.delete,)))
+
+
+KEY_PATH: Final = parse("key")
+FIXED: Final = Shape()
+
+
+def shape_of(key: str, vector: str, metadata: str | Sequence[str] | Mapping[str, str], delete: str) -> Shape:
+    """Return the shape that the fields say. Raises `PathError`, whose text begins with the name of the field."""
+    return Shape(
+        _read("key", parse_template, key) if key else None,
+        _read("vector", _in_value, vector),
+        _read("metadata", _metadata, metadata) if metadata else None,
+        _read("delete", parse, delete) if delete else None,
+    )
+
+
+def _read(field: str, parsed: Callable[[_A], _B], given: _A) -> _B:
+    try:
+        return parsed(given)
+    except PathError as error:
+        raise PathError(f"{field} = {json.dumps(given)}: {error}") from None
+
+
+def _in_value(text: str) -> Path:
+    path = parse(text)
+    if path.source is not Source.VALUE:
+        raise PathError("it must be in the value")
+    return path
+
+
+def _metadata(given: str | Sequence[str] | Mapping[str, str]) -> MetadataPaths:
+    if isinstance(given, str):
+        return _in_value(given)
+    if isinstance(given, Mapping):
+        named = tuple((name, parse(text)) for name, text in given.items())
+    else:
+        named = tuple((path.last_name, path) for path in map(parse, given))
+    names = [name for name, _ in named]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise PathError(f"two paths have the name {twice[0]}; write it as a table of name = path")
+    if len(named) > MOST_METADATA:
+        raise PathError(f"it has {len(named)} paths; allowed are {MOST_METADATA}")
+    return named

@@ -1,0 +1,69 @@
+"""The key of a record without the rest of it, as far as it can be read: for what is said of records that are wrong otherwise."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+
+from worker.errors import RecordError
+from worker.records.formats.contract import Headers, Options
+from worker.records.formats.json import BYTE_ORDER_MARK, JsonFields
+from worker.records.formats.mapped import Around, MappedReader
+from worker.records.formats.msgpack import MsgpackFields
+from worker.records.keys import Keys
+
+ReadKey: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
+"""Returns the key of the vector that a message is about, from its key, value and headers; None where it cannot be read."""
+
+_REGISTRY_PREFIX_BYTES: Final = 5
+
+
+class _Keyed(msgspec.Struct):
+    key: str | None = None
+
+
+_decode: Final = (msgspec.json.Decoder(_Keyed).decode, msgspec.msgpack.Decoder(_Keyed).decode)
+
+
+def key_reader(options: Options) -> ReadKey:
+    """Return what reads the keys of a route's records."""
+    keys = Keys(options.key_format, options.key_values)
+    own = _own_key if options.is_fixed else _MappedKey(options).read
+
+    def read(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
+        try:
+            found = own(key, value, headers) if value else None
+            return keys.from_kafka(key) if found is None else found
+        except RecordError:
+            return None
+
+    return read
+
+
+def _own_key(_key: bytes | None, value: bytes, _headers: Headers) -> str | None:
+    """Return the key in a record of the service's own shape."""
+    for decode in _decode:
+        try:
+            if (found := decode(value).key) is not None:
+                return found
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+    return None
+
+
+class _MappedKey:
+    """Reads the keys of records of another shape. A shape that names a key has no other one."""
+
+    def __init__(self, options: Options) -> None:
+        json = JsonFields(options.metadata_values, options.vector_bytes)
+        msgpack = MsgpackFields(options.metadata_values, options.vector_bytes)
+        self._readers: Sequence[MappedReader] = (MappedReader(json, options), MappedReader(msgpack, options))
+
+    def read(self, key: bytes | None, value: bytes, headers: Headers) -> str | None:
+        """Return the key. Raises `RecordError` where neither encoding has it."""
+        body = value[_REGISTRY_PREFIX_BYTES:] if value[:1] == b"\0" else value
+        around = Around(key, headers)
+        try:
+            return self._readers[0].key(body.removeprefix(BYTE_ORDER_MARK), around)
+        except RecordError:
+            return self._readers[1].key(body, around)
