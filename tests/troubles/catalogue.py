@@ -490,7 +490,7 @@ TROUBLES: Final[tuple[Trouble, ...]] = (
     Trouble("killed (SIGKILL)", "WorkerDown", kill_worker, one_worker),
     Trouble("killed again and again (137)", "RestartLoop", killed_again_and_again, stop_killing),
     Trouble("frozen (SIGSTOP)", "WorkerDown", freeze, thaw),
-    Trouble("fenced in turn", "MemberFenced", fence, one_of_them, workers=2),
+    Trouble("fenced in turn", "MemberFenced|RestartLoop", fence, one_of_them, workers=2),
     Trouble("wrong settings (78)", "WorkerDown|RestartLoop", wrong_settings, stop_killing),
     Trouble("never as far as HTTP", "WorkerDown", never_there, one_worker, nothing),
     Trouble("one record gets 500", "", poisoned, not_poisoned),
