@@ -40,6 +40,7 @@ class Reason(StrEnum):
     METADATA = "metadata"
     TOMBSTONE = "tombstone"
     TOO_LARGE = "too_large"
+    SUSPECT = "suspect"
     NO_ROUTE = "no_route"
     INTERNAL_ERROR = "internal_error"
     REFUSED = "refused"
@@ -113,12 +114,16 @@ class SettingsError(WorkerError):
 
 
 class RecordError(WorkerError):
-    """One record can never be written. The message says what was found, what is allowed, and the limit's source."""
+    """One record can never be written. The message says what was found, what is allowed, and the limit's source.
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    `suspect` is the cause where the record could be written, and `records.suspect` forbids it.
+    """
+
+    def __init__(self, reason: Reason, message: str, suspect: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.suspect = suspect
 
     @classmethod
     def internal(cls, error: Exception) -> Self:

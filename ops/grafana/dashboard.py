@@ -623,9 +623,10 @@ def _records() -> Sequence[Panel]:
         .links([runbook("ossvectorsdeadlettersrefused")])
         .axis_soft_max(1),
         bars(
-            "Foreign keys and skipped offsets",
+            "Foreign keys, skipped offsets, suspects",
             "Records whose Kafka key is not the vector's key, so that the order of its versions is not kept; "
-            "offsets that were passed without being read; and offsets that a log lost after they were read.",
+            "offsets that were passed without being read; offsets that a log lost after they were read; and "
+            "records that were written and are most likely wrong.",
             "short",
             query(increase(of_topic("oss_vectors_key_mismatch_total"), "topic"), "{{topic}}: key mismatch"),
             query(
@@ -633,8 +634,18 @@ def _records() -> Sequence[Panel]:
                 "{{topic}}: skipped, {{reason}}",
             ),
             query(increase(of_topic("oss_vectors_truncated_offsets_total"), "topic"), "{{topic}}: log truncated"),
+            query(
+                increase(of_topic("oss_vectors_suspect_vectors_total"), "topic", "cause"),
+                "{{topic}}: suspect, {{cause}}",
+            ),
         )
-        .links([runbook("ossvectorskeymismatch"), runbook("ossvectorsoffsetsskipped").title("What to do: offsets")])
+        .links(
+            [
+                runbook("ossvectorskeymismatch"),
+                runbook("ossvectorsoffsetsskipped").title("What to do: offsets"),
+                runbook("ossvectorssuspectvectors").title("What to do: suspects"),
+            ]
+        )
         .axis_soft_max(1),
     )
 

@@ -23,7 +23,7 @@ from tests.unit.samples import FakeClock, opened
 from worker.errors import BlockReason
 from worker.ledger import Ledger, Partition
 from worker.telemetry.container import Memory
-from worker.telemetry.kafka_facts import GroupFacts, Retention, TopicFacts
+from worker.telemetry.kafka_facts import GroupFacts, GroupMember, Retention, TopicFacts
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
 
@@ -203,7 +203,9 @@ def know_all(metrics: Metrics, partition: Partition) -> None:
     """Enter what a worker knows only of a broker, of a container with a limit, and of credentials and certificates that end."""
     topics = {partition.topic: TopicFacts(False, 1), "vectors.dlq": TopicFacts(True)}
     metrics.kafka_facts.topics = topics
-    metrics.kafka_facts.group = GroupFacts([], {partition.topic: 0}, {partition.topic: 10})
+    metrics.kafka_facts.group = GroupFacts(
+        [GroupMember("worker", "10.0.0.1", True, 1)], {partition.topic: 0}, {partition.topic: 10}
+    )
     metrics.kafka_facts.log_starts = {partition: 0}
     metrics.kafka_facts.retention = Retention({partition.topic: 1.0}, 1.0)
     metrics.memory.read = lambda: Memory(limit=10, used=1)

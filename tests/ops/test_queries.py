@@ -21,6 +21,7 @@ import yaml
 from kafka import KafkaAdminClient, KafkaProducer
 
 from tests.ops.promql import DASHBOARD, Query, Rule, filled, parts, queries, rule_files, rules, unfiltered
+from tests.support import runbook
 from tests.support.bounded import join
 from tests.support.broker import GroupFactory, TopicFactory
 from tests.support.emulator import Emulator, Fault
@@ -321,6 +322,13 @@ def test_every_part_of_a_rule_has_an_answer(run: Run, rule: Rule) -> None:
     assert found - EMPTY.keys() == set()
     told = {part for text in (rule.expression, *rule.asked) for part in parts(unfiltered(text))} & EMPTY.keys()
     assert told - found == set()
+
+
+@pytest.mark.parametrize("query", runbook.queries())
+def test_every_part_of_a_query_of_the_runbook_has_an_answer(run: Run, query: str) -> None:
+    expression = query.replace('group_id="oss-vectors-worker"', f'group_id="{run.group}"').replace("JOB", JOB)
+    run.prometheus.get("query", query=expression, time=run.end)
+    assert silent(run, [re.sub(r'(reason|kind)="\w+"', r'\1=~".+"', expression)]) == set()
 
 
 def test_prometheus_evaluates_every_rule(run: Run) -> None:

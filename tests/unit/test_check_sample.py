@@ -105,7 +105,16 @@ def test_keys_that_are_not_the_vectors_are_a_warning(monkeypatch: pytest.MonkeyP
     found = sampled(monkeypatch, messages)["sample.keys"]
     assert found.status is Status.WARNING
     assert found.result.startswith("2 records have a Kafka key")
-    assert found.result.endswith("the first is vectors/0 at 4")
+    assert found.result.endswith(
+        ": vectors/0 at 4 (Kafka key other, vector a), vectors/0 at 5 (Kafka key other, vector a)"
+    )
+
+
+def test_only_the_first_keys_that_are_not_the_vectors_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = [record(at, vector, b"\xff\n") for at, vector in enumerate(UNIT)]
+    found = sampled(monkeypatch, messages)["sample.keys"]
+    assert (found.result.startswith("20 records"), found.result.count("(Kafka key ")) == (True, 5)
+    assert found.result.endswith("vectors/0 at 4 (Kafka key \ufffd, vector a)")
 
 
 def test_reading_stops_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +122,16 @@ def test_reading_stops_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> N
     found = sampled(monkeypatch, [record(at, vector) for at, vector in enumerate(UNIT)], lambda: float(next(ticks)))
     assert "there was no time for more" in found["sample"].result
     assert not found["sample"].result.startswith("20 of 20")
+
+
+def test_suspects_are_counted_by_cause_with_the_first_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [record(at, vector * (1e-9 if at > 17 else 1)) for at, vector in enumerate(UNIT)]
+    found = sampled(monkeypatch, [*records, record(20, [1e-40, 1e-40, 1])])
+    assert found["sample"].status is Status.OK
+    assert found["sample.suspect vectors norm"].status is Status.WARNING
+    assert found["sample.suspect vectors norm"].result.startswith(
+        "2 records are suspect; the first is vectors/0 at 18: the norm of the vector is 1e-09, the usual one of this route 1"
+    )
+    assert found["sample.suspect vectors denormal"].result.startswith(
+        "1 records are suspect; the first is vectors/0 at 20"
+    )

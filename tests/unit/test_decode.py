@@ -297,6 +297,7 @@ def test_the_table_holds_every_reason_that_a_record_has_by_itself() -> None:
     assert {case[3] for case in REFUSED} == set(Reason) - {
         Reason.REFUSED,
         Reason.ISOLATED_SERVER_ERROR,
+        Reason.SUSPECT,  # test_suspects.py
         Reason.INTERNAL_ERROR,
         Reason.NO_ROUTE,
     }

@@ -6,11 +6,12 @@ import pytest
 
 from tests.support.app import TOPIC, settings
 from tests.support.routed import MISSING, sharded
-from worker.errors import FatalError
+from worker.errors import FatalError, RecordError
+from worker.records.decode import Delete, Put
 from worker.records.target import Target
-from worker.settings.tables import Route, Settings
+from worker.settings.tables import Records, Route, Settings
 from worker.tools import judge
-from worker.tools.judge import router_for, targets_of
+from worker.tools.judge import router_for, targets_of, writing_suspects
 
 
 class Service:
@@ -78,3 +79,14 @@ def test_a_router_for_a_command_knows_every_index() -> None:
     for number in range(20):
         value = b'{"key":"k%d","data":{"float32":[1,2,3]}}' % number
         assert router.decode(None, value, ()) is not None
+
+
+def test_a_command_that_must_know_what_was_written_judges_no_suspects() -> None:
+    route = Route(topic=TOPIC, index="d1", dimension=3, distance_metric="cosine", records={"suspect": "dead-letter"})
+    given = settings(routes=(route,), records=Records(tombstones="delete"))
+    suspect = b'{"key":"k","data":{"float32":[1e-40,1e-40,1]}}'
+    with pytest.raises(RecordError, match="are denormal"):
+        router_for(route, targets(route), given).decode(None, suspect, ())
+    router = router_for(route, targets(route), writing_suspects(given))
+    assert isinstance(router.decode(None, suspect, ()), Put)
+    assert isinstance(router.decode(b"k", None, ()), Delete)

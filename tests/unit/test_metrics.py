@@ -33,6 +33,7 @@ records_buffered gauge topic
 dead_letters_total counter topic reason
 dead_letter_writes_total counter result
 key_mismatch_total counter topic
+suspect_vectors_total counter topic cause
 batches_total counter index reason
 batch_records histogram index
 batch_bytes histogram index
@@ -107,6 +108,7 @@ KNOWN: dict[tuple[str, str], Iterable[str]] = {
         "metadata",
         "tombstone",
         "too_large",
+        "suspect",
         "no_route",
         "internal_error",
         "refused",
@@ -117,6 +119,7 @@ KNOWN: dict[tuple[str, str], Iterable[str]] = {
     ("requests_total", "operation"): ("PutVectors", "DeleteVectors", "GetVectorIndex"),
     ("request_duration_seconds_count", "operation"): ("PutVectors", "DeleteVectors", "GetVectorIndex"),
     ("retries_total", "reason"): ("throttled", "server", "network", "timeout"),
+    ("suspect_vectors_total", "cause"): ("denormal", "magnitude", "norm", "quoted_key"),
     ("skipped_offsets_total", "reason"): ("retention", "reset_latest"),
     ("commits_total", "result"): ("ok", "failed"),
     ("rebalances_total", "event"): ("assigned", "revoked", "lost"),

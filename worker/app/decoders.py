@@ -51,4 +51,5 @@ def decoder_of(
         key_values=records.key_values,
         vector_bytes=records.vector_bytes,
         shape=shape_of(records),
+        suspect=records.suspect,
     )

@@ -8,12 +8,14 @@ from worker.app.components import Components
 from worker.app.decoders import decoder_of
 from worker.app.parking import Parked, Parking
 from worker.app.routers import NO_INDEX, Router, router_of
+from worker.app.suspect_reports import Seen, SuspectReports
 from worker.delivery.batch import Batch, Item, OpenBatch
 from worker.delivery.courier import observe_latency
 from worker.delivery.lane import Lane
 from worker.errors import RecordError
 from worker.ledger import Assignment, Outcome, OutOfOrder
 from worker.ports import DeadLetter, Message, Polled, SealReason
+from worker.records.decode import Decoded as DecodedRecord
 from worker.records.decode import Decoder, Delete, Put
 from worker.records.target import Target
 
@@ -35,7 +37,7 @@ class Route(NamedTuple):
 class Decoded:
     """The messages of one poll, sorted by what happens to them next."""
 
-    __slots__ = ("by_index", "dead_letters", "ignored", "items", "mismatches", "size")
+    __slots__ = ("by_index", "dead_letters", "ignored", "items", "mismatches", "size", "suspects")
 
     def __init__(self) -> None:
         self.items: list[Item] = []  # for the index of a topic that has one
@@ -44,6 +46,17 @@ class Decoded:
         self.ignored: list[Item] = []  # these ask for nothing
         self.mismatches = 0  # records whose Kafka key is not the vector's key
         self.size = 0  # bytes of all messages in memory
+        self.suspects: dict[str, Seen] = {}  # by cause
+
+    def note_suspect(self, assignment: Assignment, message: Message, suspicion: tuple[str, str]) -> None:
+        """Note that a record is suspect: the cause, and what was found."""
+        cause, what = suspicion
+        seen = self.suspects.get(cause)
+        self.suspects[cause] = (
+            Seen(assignment.partition, message.offset, what)
+            if seen is None
+            else seen._replace(records=seen.records + 1)
+        )
 
 
 class Intake:
@@ -58,6 +71,7 @@ class Intake:
         self._routers: dict[str, Router] = {}  # of topics whose records choose their index
         self._choosing = {each.topic: each for each in components.settings.routes if each.index_by}
         self._parking = Parking()
+        self._suspects = SuspectReports(components.metrics, components.clock)
         self._open_batches: dict[str, OpenBatch] = {}
 
     # -- routes
@@ -118,6 +132,7 @@ class Intake:
             observe_latency(self._metrics, decoded.ignored, self._components.wall())
         if decoded.mismatches:
             self._metrics.key_mismatch.labels(topic).inc(decoded.mismatches)
+        self._suspects.add(decoded.suspects)
         for index, items in decoded.by_index.items():
             self._batch(self._components.lanes[index], items)
 
@@ -145,12 +160,18 @@ class Intake:
                     size += len(decoded.fragment)
                     found.mismatches += decoded.key_mismatch
                     items.append(Item(assignment, message, decoded.key, decoded.fragment, size))
+                    if decoded.suspicion:
+                        found.note_suspect(assignment, message, decoded.suspicion)
                 elif type(decoded) is Delete:
                     items.append(Item(assignment, message, decoded.key, None, size))
+                    if decoded.suspicion:
+                        found.note_suspect(assignment, message, decoded.suspicion)
                 else:
                     found.ignored.append(Item(assignment, message, "", None, size))
             except RecordError as error:
                 found.dead_letters.append(_dead_letter(route.lane.index, assignment, message, size, error))
+                if error.suspect:
+                    found.note_suspect(assignment, message, (error.suspect, error.message))
             except Exception as error:  # a fault of the worker, which shows with this record
                 internal = RecordError.internal(error)
                 found.dead_letters.append(_dead_letter(route.lane.index, assignment, message, size, internal))
@@ -182,6 +203,8 @@ class Intake:
                     found.dead_letters.append(_dead_letter(index, assignment, message, size, decoded))
                 else:
                     found.ignored.append(Item(assignment, message, "", None, size))
+                if suspicion := _suspicion_of(decoded):
+                    found.note_suspect(assignment, message, suspicion)
             except Exception as error:  # likewise
                 internal = RecordError.internal(error)
                 found.dead_letters.append(_dead_letter(index, assignment, message, size, internal))
@@ -240,6 +263,12 @@ class Intake:
 def _submit(lane: Lane, sealed: Batch | None) -> None:
     if sealed is not None:
         lane.submit(sealed)
+
+
+def _suspicion_of(routed: DecodedRecord | RecordError | None) -> tuple[str, str] | None:
+    if isinstance(routed, RecordError):
+        return (routed.suspect, routed.message) if routed.suspect else None
+    return routed.suspicion if isinstance(routed, Put | Delete) else None
 
 
 def _header_bytes(message: Message) -> int:

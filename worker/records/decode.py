@@ -6,12 +6,14 @@ import msgspec
 import orjson
 
 from worker.errors import Reason, RecordError
-from worker.records.choices import Format, KeyFormat, KeyValues, MetadataValues, Tombstones, VectorBytes
+from worker.records.choices import Format, KeyFormat, KeyValues, MetadataValues, Suspect, Tombstones, VectorBytes
 from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.table import FORMATS
 from worker.records.keys import Keys
+from worker.records.looks import Looks
 from worker.records.metadata import MetadataWriter
+from worker.records.suspects import QUOTED_KEY, Suspects, Suspicion
 from worker.records.target import Target
 from worker.records.vector import Vectors
 
@@ -22,12 +24,14 @@ class Put(msgspec.Struct, frozen=True, gc=False):
     key: str
     fragment: bytes
     key_mismatch: bool
+    suspicion: Suspicion | None = None
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
     """A vector to delete."""
 
     key: str
+    suspicion: Suspicion | None = None
 
 
 class Ignore(msgspec.Struct, frozen=True, gc=False):
@@ -58,6 +62,7 @@ class Decoder:
         key_values: KeyValues = "strict",
         vector_bytes: VectorBytes = "float32-le",
         shape: Shape = FIXED,
+        suspect: Suspect = "write",
     ) -> None:
         self._max_fragment_bytes = max_fragment_bytes
         self._tombstones = tombstones
@@ -66,7 +71,11 @@ class Decoder:
         self._read = FORMATS[format](options).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
-        self._vector_json = Vectors(target, shape.vector.text).json
+        self._vector_json = Vectors(target, shape.vector.text).json_and_bytes
+        self._is_quoted = keys.is_quoted
+        self._suspicion_of = Suspects(target).of
+        self._looks = Looks(target, vector_path=shape.vector.text, is_swappable=vector_bytes == "float32-le")
+        self._refuses_suspects = suspect == "dead-letter"
         self._metadata_member = MetadataWriter(target, metadata_values).member
 
     def decode(self, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded:
@@ -75,21 +84,22 @@ class Decoder:
         Raises `RecordError`, and nothing else, where it can never be written, with one of the fixed reasons. An unexpected
         error becomes one too (`internal_error`): it costs this record, not the worker.
         """
+        record = None
         try:
             if value is None:
                 return self._tombstone(key)
             record = self._read(key, value, headers)
             if record.operation is _PUT:
                 return self._put(record, key)
-            return IGNORE if record.operation is Operation.IGNORE else Delete(self._choose_key(record.key, key))
-        except RecordError:
-            raise
+            return IGNORE if record.operation is Operation.IGNORE else self._delete(record.key, key)
+        except RecordError as error:
+            raise self._looks.completed(error, value, record and record.vector) from None
         except Exception as error:
             raise RecordError.internal(error) from error
 
     def _put(self, record: Record, kafka_key: bytes | None) -> Put:
         key = self._choose_key(record.key, kafka_key)
-        vector = self._vector_json(record.vector)
+        vector, packed = self._vector_json(record.vector)
         metadata = self._metadata_member(record.metadata)
         fragment = b"".join((b'{"key":', orjson.dumps(key), b',"data":{"float32":', vector, b"}", metadata, b"}"))
         if len(fragment) > self._max_fragment_bytes:
@@ -98,7 +108,22 @@ class Decoder:
                 f"the record makes {len(fragment)} bytes of request, at most {self._max_fragment_bytes} fit one alone "
                 "(batch.max_bytes)",
             )
-        return Put(key, fragment, kafka_key is not None and self._is_mismatch(key, kafka_key))
+        suspicion = self._suspicion_of(packed)
+        if suspicion is None and record.key is None:
+            suspicion = self._suspicion_of_key(key)
+        if suspicion is not None and self._refuses_suspects:
+            raise _suspect(suspicion)
+        return Put(key, fragment, kafka_key is not None and self._is_mismatch(key, kafka_key), suspicion)
+
+    def _delete(self, own_key: str | None, kafka_key: bytes | None) -> Delete:
+        key = self._choose_key(own_key, kafka_key)
+        suspicion = self._suspicion_of_key(key) if own_key is None else None
+        if suspicion is not None and self._refuses_suspects:
+            raise _suspect(suspicion)
+        return Delete(key, suspicion)
+
+    def _suspicion_of_key(self, kafka_key: str) -> Suspicion | None:
+        return QUOTED_KEY if self._is_quoted(kafka_key) else None
 
     def _tombstone(self, key: bytes | None) -> Delete | Ignore:
         if self._tombstones == "ignore":
@@ -109,4 +134,10 @@ class Decoder:
                 'the value is null, and records.tombstones is "dead-letter"; "delete" would delete the vector, '
                 '"ignore" would skip the record',
             )
-        return Delete(self._choose_key(None, key))
+        return self._delete(None, key)
+
+
+def _suspect(suspicion: Suspicion) -> RecordError:
+    return RecordError(
+        Reason.SUSPECT, f'{suspicion.what} (records.suspect = "dead-letter"; "write" would write it)', suspicion.cause
+    )

@@ -45,6 +45,16 @@ class Keys:
         except RecordError:
             return True
 
+    def is_quoted(self, key: str) -> bool:
+        """Return whether a Kafka key that became the vector's key is a JSON string with its quotes."""
+        if key[:1] != '"' or not self._is_utf8:
+            return False
+        try:
+            _decode_json(key)
+        except msgspec.DecodeError:
+            return False
+        return True
+
     def from_kafka(self, kafka_key: bytes | None) -> str:
         """Return the Kafka key as a vector's key. Raises `RecordError`."""
         if kafka_key is None:

@@ -11,6 +11,7 @@ from worker.records.formats.contract import AnyMetadata, LooseMetadata, Metadata
 from worker.records.limits import FILTERABLE_MAX_BYTES, FILTERABLE_MAX_KEYS, METADATA_MAX_BYTES
 from worker.records.target import LIMIT_SOURCE, Target
 
+_SHOWN_KEYS: Final = 3
 _SHOWN_CHARACTERS: Final = 100  # of a name in a message, which becomes a header of the dead letter
 
 _encode_scalar: Final = msgspec.json.Encoder().encode
@@ -49,9 +50,24 @@ class MetadataWriter:
         if total > METADATA_MAX_BYTES:
             raise _beyond_limit(f"metadata has {total} bytes", f"{METADATA_MAX_BYTES} bytes a vector")
         if filterable > FILTERABLE_MAX_BYTES:
-            raise _beyond_limit(f"filterable metadata has {filterable} bytes", f"{FILTERABLE_MAX_BYTES} bytes a vector")
+            found = f"filterable metadata has {filterable} bytes"
+            raise _beyond_limit(found, f"{FILTERABLE_MAX_BYTES} bytes a vector", self._largest(metadata))
         if filterable_keys > FILTERABLE_MAX_KEYS:
-            raise _beyond_limit(f"metadata has {filterable_keys} filterable keys", f"{FILTERABLE_MAX_KEYS}")
+            found = f"metadata has {filterable_keys} filterable keys"
+            raise _beyond_limit(found, f"{FILTERABLE_MAX_KEYS}", self._largest(metadata))
+
+    def _largest(self, metadata: Metadata) -> str:
+        """Return which filterable keys are the largest, and how they need not be filterable."""
+        sizes = {
+            key: len(value) if isinstance(value, str) else sum(map(len, value))
+            for key, value in metadata.items()
+            if key not in self._non_filterable
+        }
+        largest = ", ".join(shown(key) for key in sorted(sizes, key=lambda key: -sizes[key])[:_SHOWN_KEYS])
+        return (
+            f"; the largest are {largest}; keys that no query filters by can be declared when an index is made "
+            "(nonFilterableMetadataKeys), not later"
+        )
 
 
 def stringified(metadata: LooseMetadata) -> Metadata:
@@ -82,5 +98,5 @@ def _text(key: str, value: str | float) -> str:
     return value if isinstance(value, str) else scalar_text(key, value)
 
 
-def _beyond_limit(found: str, allowed: str) -> RecordError:
-    return RecordError(Reason.METADATA, f"{found}; allowed are {allowed} ({LIMIT_SOURCE})")
+def _beyond_limit(found: str, allowed: str, advice: str = "") -> RecordError:
+    return RecordError(Reason.METADATA, f"{found}; allowed are {allowed} ({LIMIT_SOURCE}){advice}")

@@ -38,14 +38,19 @@ class Vectors:
 
         Raises `RecordError`.
         """
+        return self.json_and_bytes(vector)[0]
+
+    def json_and_bytes(self, vector: Vector) -> tuple[bytes, bytes]:
+        """Return the same, and the numbers as little-endian float32."""
         if type(vector) is list:
-            array = np.frombuffer(self._packed_numbers(vector), _FLOAT32)
+            array = np.frombuffer(packed := self._packed_numbers(vector), _FLOAT32)
         elif type(vector) is bytes:
-            array = np.frombuffer(self._packed_bytes(vector), _FLOAT32)
+            array = np.frombuffer(packed := self._packed_bytes(vector), _FLOAT32)
         elif isinstance(vector, UnreadNumbers):
-            return self.json(self._read(vector))
+            return self.json_and_bytes(self._read(vector))
         else:
             array = self._rounded(vector)  # type: ignore[arg-type]  # the branches leave nothing else
+            packed = array.tobytes()
         text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
         if _OF_NULL in text:  # orjson writes NaN and the infinities as null
             raise _not_finite(vector, array, self._where)
@@ -55,16 +60,16 @@ class Vectors:
                 f"all {self._dimension} numbers are zero as float32, and the index measures cosine distance, which a zero "
                 f"vector has none of ({LIMIT_SOURCE})",
             )
-        return text
+        return text, packed
 
     def _read(self, numbers: UnreadNumbers) -> list[float]:
         if numbers.length != self._dimension:
-            raise self._wrong_dimension(numbers.length)
+            raise self._wrong_dimension(numbers.length, self._of_other_count(numbers.length))
         return numbers.read()
 
     def _packed_numbers(self, numbers: list[float]) -> bytes:
         if len(numbers) != self._dimension:
-            raise self._wrong_dimension(len(numbers))
+            raise self._wrong_dimension(len(numbers), self._of_other_count(len(numbers)))
         try:
             return self._pack(*numbers)
         except OverflowError:
@@ -74,8 +79,7 @@ class Vectors:
     def _packed_bytes(self, data: bytes) -> bytes:
         if len(data) == 4 * self._dimension:
             return data
-        other = {8 * self._dimension: "float64", 2 * self._dimension: "float16"}.get(len(data))
-        hint = f" (its {len(data)} bytes would be as many {other} as the index has dimensions)" if other else ""
+        hint = self._of_other_bytes(len(data))
         if len(data) % 4:
             raise RecordError(
                 Reason.MALFORMED,
@@ -83,9 +87,31 @@ class Vectors:
             )
         raise self._wrong_dimension(len(data) // 4, hint)
 
+    def _of_other_bytes(self, size: int) -> str:
+        """Return what so many bytes would be, "" if it is not known."""
+        other, advice = {
+            8 * self._dimension: ("float64", '; records.vector_bytes = "float64-le" reads them'),
+            2 * self._dimension: ("float16", '; records.vector_bytes = "float16-le" reads them'),
+            self._dimension: ("int8", "; publish float32"),
+            self._dimension // 8: ("bits", "; publish float32"),
+        }.get(size, ("", ""))
+        return (
+            f" (its {size} bytes would be as many {other} as the index has dimensions{advice})"
+            if size and other
+            else ""
+        )
+
+    def _of_other_count(self, count: int) -> str:
+        """Return what so many numbers may be, "" if it is not known."""
+        if count == 4 * self._dimension:
+            return " (they may be the bytes of as many float32 as the index has dimensions; publish the numbers)"
+        if count > self._dimension and count % self._dimension == 0:
+            return f" (they may be {count // self._dimension} vectors one after the other; publish one record for each)"
+        return ""
+
     def _rounded(self, numbers: Float64s) -> Float32s:
         if len(numbers) != self._dimension:
-            raise self._wrong_dimension(len(numbers))
+            raise self._wrong_dimension(len(numbers), self._of_other_count(len(numbers)))
         array = np.empty(len(numbers), np.float32)
         with np.errstate(over="ignore"):
             for begin in range(0, len(numbers), _WITH_THE_GIL):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from worker.records.choices import Format, KeyFormat, KeyValues, MetadataValues, Tombstones, VectorBytes
+from worker.records.choices import Format, KeyFormat, KeyValues, MetadataValues, Suspect, Tombstones, VectorBytes
 
 ENV_PREFIX: Final = "OSS_VECTORS_"
 CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
@@ -227,6 +227,12 @@ class Records(Table, frozen=True):
         KeyValues, means("Which keys are accepted. stringify turns integers into their decimal text.")
     ] = "strict"
     vector_bytes: Annotated[VectorBytes, means("What a vector in bytes or base64 holds.")] = "float32-le"
+    suspect: Annotated[
+        Suspect,
+        means(
+            "What happens to implausible vectors: a norm or numbers that cannot be meant, a key with its JSON quotes. They are counted in any case."
+        ),
+    ] = "write"
     fields: Annotated[Fields, means("Where the parts of a record are, as a table.")] = Fields()
 
 

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from worker.errors import BlockReason, Reason, RetryReason
 from worker.ledger import Books, Ledger, Partition
 from worker.ports import WRITER_OPERATIONS, SealReason
+from worker.records.suspects import CAUSES
 from worker.telemetry.container import MemoryCollector
 from worker.telemetry.end_offsets import EndOffsets
 from worker.telemetry.expiry import ExpiryCollector
@@ -85,6 +86,12 @@ class Metrics:
         )
         self.key_mismatch = Counter(
             "oss_vectors_key_mismatch", "Records whose Kafka key is not the vector's key.", ["topic"], registry=r
+        )
+        self.suspect_vectors = Counter(
+            "oss_vectors_suspect_vectors",
+            "Records that can be written and are most likely wrong, by the cause: a vector's numbers, or a key with its quotes.",
+            ["topic", "cause"],
+            registry=r,
         )
         self.batches = Counter("oss_vectors_batches", "Batches sealed, by the reason.", ["index", "reason"], registry=r)
         self.requests = Counter(
@@ -303,6 +310,8 @@ class Metrics:
 
     def _make_topic_series(self, topic: str) -> None:
         self.key_mismatch.labels(topic)
+        for cause in CAUSES:
+            self.suspect_vectors.labels(topic, cause)
         self.truncated_offsets.labels(topic)
         self.kafka_client_fetched_bytes.labels(topic)
         for reason in Reason:

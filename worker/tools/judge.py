@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
+import msgspec
+
 from worker.app.routers import Router, agreement, router_of, with_route_keys
 from worker.app.targets import given_target
 from worker.errors import FatalError, SinkError
@@ -56,6 +58,17 @@ def _described(index: str, settings: Settings, sink: OssSink) -> Target:
 
 def _routes_to(index: str, settings: Settings) -> tuple[Route, ...]:
     return tuple(route for route in settings.routes if index in route.index_names)
+
+
+def writing_suspects(settings: Settings) -> Settings:
+    """Return the settings with suspects accepted, for who must know what the worker wrote.
+
+    Which vectors are suspect depends on those that the worker saw before. Which of them it refused, their dead letters say.
+    """
+    routes = tuple(
+        msgspec.structs.replace(route, records={**route.records, "suspect": "write"}) for route in settings.routes
+    )
+    return msgspec.structs.replace(settings, routes=routes)
 
 
 def router_for(

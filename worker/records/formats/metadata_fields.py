@@ -14,6 +14,10 @@ from worker.words import clean
 
 METADATA_ALLOWED: Final = f"allowed is a map of strings to strings or lists of strings ({LIMIT_SOURCE})"
 _LOOSE_METADATA_ALLOWED: Final = "allowed are strings, numbers, booleans, and lists of them"
+_NESTED: Final = (
+    '; records.metadata_values = "stringify" does not take maps either: publish its members as names of their own (a_b), '
+    "or the map as one string of JSON"
+)
 _STRINGIFY: Final = ' (records.metadata_values = "stringify" turns numbers and booleans into text)'
 
 
@@ -88,6 +92,9 @@ class MetadataReader:
         return text
 
     def _wrong(self, name: str, kind: Kind, *, in_list: bool) -> str:
+        if kind is Kind.MAP:
+            allowed = _LOOSE_METADATA_ALLOWED if self._is_loose else METADATA_ALLOWED
+            return f"metadata {shown(name)} {'holds' if in_list or self._is_loose else 'is'} a map; {allowed}{_NESTED}"
         if self._is_loose:
             return f"metadata {shown(name)} holds a {kind.value}; {_LOOSE_METADATA_ALLOWED}"
         if in_list:

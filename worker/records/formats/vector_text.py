@@ -33,8 +33,8 @@ def unchanged(where: str) -> RecordError:
 
 
 def is_list(text: str) -> bool:
-    """Return whether text is a list of numbers, and not base64."""
-    return "," in text or text.lstrip()[:1] == "["
+    """Return whether text is a list of numbers, and not base64. A data URL, which has a comma too, is no list."""
+    return ("," in text and not text.startswith("data:")) or text.lstrip()[:1] == "["
 
 
 def as_json(text: str) -> bytes:

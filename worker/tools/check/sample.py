@@ -28,6 +28,8 @@ _READ_SECONDS: Final = 14.0  # for all topics: the whole check ends in 22 s
 _UNIT: Final = 0.01  # how far a length may be from 1
 _ALIKE: Final = 10  # records from which on it says something that all are equal
 _MESSAGE_CHARACTERS: Final = 300
+_MISMATCHES_SHOWN: Final = 5
+_KEY_CHARACTERS: Final = 60
 
 
 class Sample:
@@ -38,7 +40,9 @@ class Sample:
         self.bad: Counter[str] = Counter()
         self.first_bad: dict[str, str] = {}
         self.mismatches = 0
-        self.first_mismatch = ""
+        self.suspects: Counter[str] = Counter()
+        self.first_suspect: dict[str, str] = {}
+        self.first_mismatches: list[str] = []
         self.bytes = 0
         self.far_from_unit = 0
         self.vectors: set[int] = set()
@@ -95,14 +99,18 @@ def _judged(
             told = f"{where}: {clean(error.message, _MESSAGE_CHARACTERS)}"
             found.first_bad.setdefault(error.reason.value, told)
         else:
-            _count(found, decoded, where)
+            _count(found, decoded, where, message.key)
         if is_over():
             found.was_cut = True
             break
     return found
 
 
-def _count(found: Sample, decoded: object, where: str) -> None:
+def _count(found: Sample, decoded: object, where: str, kafka_key: bytes | None) -> None:
+    if isinstance(decoded, Put | Delete) and decoded.suspicion is not None:
+        cause, what = decoded.suspicion
+        found.suspects[cause] += 1
+        found.first_suspect.setdefault(cause, f"{where}: {what}")
     if isinstance(decoded, Delete):
         found.deletes += 1
     elif not isinstance(decoded, Put):
@@ -111,8 +119,10 @@ def _count(found: Sample, decoded: object, where: str) -> None:
         found.puts += 1
         found.bytes += len(decoded.fragment)
         found.mismatches += decoded.key_mismatch
-        if decoded.key_mismatch and not found.first_mismatch:
-            found.first_mismatch = where
+        if decoded.key_mismatch and len(found.first_mismatches) < _MISMATCHES_SHOWN:
+            keys = (decoded.key, (kafka_key or b"").decode(errors="replace"))
+            vector_key, other = (clean(key, _KEY_CHARACTERS) for key in keys)
+            found.first_mismatches.append(f"{where} (Kafka key {other}, vector {vector_key})")
         vector = np.asarray(orjson.loads(decoded.fragment)["data"]["float32"], dtype=np.float32)
         found.far_from_unit += bool(abs(float(np.linalg.norm(vector)) - 1) > _UNIT)
         found.vectors.add(hash(vector.tobytes()))
@@ -147,9 +157,13 @@ def report(settings: Settings, route: Route, found: Sample) -> Iterator[Finding]
         return
     yield from _accepted(settings, topic, found)
     if found.mismatches:
-        told = f"{found.mismatches} records have a Kafka key that is not the vector's key, the first is {found.first_mismatch}"
+        told = f"{found.mismatches} records have a Kafka key that is not the vector's key: {', '.join(found.first_mismatches)}"
         advice = "have the producer use the vector's key as the Kafka key, so that its versions share a partition"
         yield warning("sample.keys", topic, told, advice)
+    for cause, count in found.suspects.most_common():
+        told = f"{count} records are suspect; the first is {found.first_suspect[cause]}"
+        advice = "see the producer: the worker writes them (records.suspect)"
+        yield warning("sample.suspect", f"{topic} {cause}", told, advice)
     yield from _vectors(topic, found)
     if found.puts:
         yield ok("sample.batches", topic, _batches(settings, found))

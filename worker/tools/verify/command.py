@@ -57,7 +57,8 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
     """Verify and print; return whether there is a difference. Raises `FatalError`."""
     settings = loaded.settings
     route = judge.route_of(settings, options.topic)
-    router = judge.router_for(route, judge.targets_of(route, settings, os.environ), settings)
+    targets = judge.targets_of(route, settings, os.environ)
+    router = judge.router_for(route, targets, judge.writing_suspects(settings))
     wanted = Wanted(options.partition, options.since, options.until, options.offsets)
 
     def wait(seconds: float) -> None:

@@ -1,0 +1,247 @@
+"""What the dead letter of a record that cannot be read says: what is there, and what to do about it."""
+
+import base64
+import gzip
+import json
+import pickle
+import struct
+import zlib
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.unit import hostile_records
+from worker.errors import Reason, RecordError
+from worker.records import looks as module
+from worker.records.decode import Decoder
+from worker.records.looks import Looks
+from worker.records.target import Target
+
+pack = msgspec.msgpack.encode
+TARGET = Target("docs", 8, "cosine", frozenset({"body"}))
+NUMBERS: Final = [0.25, -0.5, 0.125, 0.75, -0.25, 0.5, 1.5, -1.0]
+OTHERS: Final = [0.5, 0.25, 0.125, 0.0625, 0.5, 0.25, 0.125, 0.0625]
+FLOAT32: Final = struct.pack("<8f", *NUMBERS)
+RECORD: Final = {"key": "doc-1", "data": {"float32": NUMBERS}}
+BODY: Final = json.dumps(RECORD).encode()
+
+COMPRESS: Final = "publish the record itself, and let the producer compress whole batches (compression.type)"
+SHAPE: Final = 'a record is a map: {"key": ..., "data": {"float32": [...]}}'
+ONE: Final = "or publish one record in a message"
+SPLIT: Final = 'set records.many = "split"'
+WITH_NUMBER: Final = 'records.fields.key = "id", records.key_values = "stringify"'
+CONNECT: Final = 'it looks like a record of Kafka Connect: set records.envelope = "connect"'
+DEBEZIUM: Final = 'it looks like a change of Debezium: set records.envelope = "debezium"'
+NESTED: Final = (
+    '; records.metadata_values = "stringify" does not take maps either: publish its members as names of their own (a_b), '
+    "or the map as one string of JSON"
+)
+LARGEST: Final = (
+    "; keys that no query filters by can be declared when an index is made (nonFilterableMetadataKeys), not later"
+)
+
+
+def of(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def with_vector(vector: object) -> bytes:
+    return of({"key": "doc-1", "data": {"float32": vector}})
+
+
+def with_metadata(metadata: object) -> bytes:
+    return of({**RECORD, "metadata": metadata})
+
+
+# What is published, and what its message must say, written by hand.
+SHAPES: Final[list[tuple[str, bytes, str]]] = [
+    # The value is no map
+    ("gzip", gzip.compress(BODY), f"it looks like gzip; expected a JSON or MessagePack map (records.format = \"auto\"); {COMPRESS}"),
+    ("zstd", b"\x28\xb5\x2f\xfd\x20\x01\x09\x00\x00a\x00\x00", f"it looks like zstd; expected a JSON or MessagePack map (records.format = \"auto\"); {COMPRESS}"),
+    ("lz4", b"\x04\x22\x4d\x18\x64\x40\xa7", f"it looks like lz4; expected a JSON or MessagePack map (records.format = \"auto\"); {COMPRESS}"),
+    ("zlib", zlib.compress(BODY), f"it looks like zlib: {COMPRESS}"),
+    ("pickle", pickle.dumps(RECORD, 4), "it looks like a Python pickle; a pickle can run code, so it is not read; publish JSON or MessagePack"),
+    ("np.save", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'", "it looks like an array as numpy's save writes it; expected a JSON or MessagePack map (records.format = \"auto\"); publish a record with array.tobytes() in MessagePack, or array.tolist() in JSON"),
+    ("UTF-16 with a mark", BODY.decode().encode("utf-16"), "it looks like UTF-16; expected a JSON or MessagePack map (records.format = \"auto\"); encode the JSON as UTF-8"),
+    ("UTF-16 without a mark", BODY.decode().encode("utf-16-le"), "it looks like UTF-16; encode the JSON as UTF-8"),
+    ("UTF-32", BODY.decode().encode("utf-32"), "; encode the JSON as UTF-8"),
+    ("JSON in a JSON string", of(BODY.decode()), "publish the inner text as it is; it was encoded as JSON twice"),
+    ("JSON in base64 in a JSON string", of(base64.b64encode(BODY).decode()), "; publish the JSON itself"),
+    ("JSON in base64", base64.b64encode(BODY), "it looks like JSON in base64: publish the JSON itself"),
+    ("text in a JSON string", b'"doc-1"', f"; {SHAPE}"),
+    ("a list of records", of([RECORD, RECORD]), f"; {SPLIT}, {ONE}"),
+    ("a vector alone", of(NUMBERS), f"; {SHAPE}"),
+    ("a list of vectors", of([NUMBERS, NUMBERS]), f"; publish one record for each; {SHAPE}"),
+    ("JSON Lines", BODY + b"\n" + BODY + b"\n", f"a second map follows the first, as in JSON Lines: {SPLIT}, {ONE}"),
+    ("numbers as text", b"0.25,-0.5,0.125", f"it looks like numbers as text: {SHAPE}"),
+    ("float32 alone", FLOAT32, "it looks like the numbers of a vector alone (8 float32s): publish a MessagePack map with the bytes in data.float32, so that it can have a key"),
+    ("float64 alone", struct.pack("<8d", *NUMBERS), "it looks like the numbers of a vector alone (8 float64s)"),
+    ("JSON's null", b"null", f"it looks like a single JSON value: {SHAPE}; a tombstone has no value at all (null bytes)"),
+    ("the text of a Python dict", str(RECORD).encode(), "it looks like the text of a Python dict: write it with json.dumps, not with str or repr"),
+    ("the text of Python bytes", str(BODY).encode(), "it looks like the text of Python bytes: publish the bytes, not str() of them"),
+    ("the text of a JavaScript object", b"[object Object]", "write it with JSON.stringify"),
+    ("the text of a Java map", b"{key=doc-1, data={float32=[0.25]}}", "it looks like the text of a Java map: use a serializer that writes JSON"),
+    ("a serialized Java object", b"\xac\xed\x00\x05sr\x00\x11java.util", "it looks like a serialized Java object; expected a JSON or MessagePack map (records.format = \"auto\"); use a serializer that writes JSON"),
+    ("CBOR", b"\xa2\x63key\x65doc-1\x64data\xa1", "it looks like CBOR: publish JSON or MessagePack"),
+    ("BSON", b"\x14\x00\x00\x00\x02key\x00\x06\x00\x00\x00doc-1\x00\x00", "it looks like BSON: publish JSON or MessagePack"),
+    ("Protobuf", b"\x0a\x05doc-1\x12\x20" + FLOAT32, "it looks like Protobuf without a schema registry's prefix: use the registry's serializer, or publish JSON"),
+    ("an Avro file", b"Obj\x01\x04\x14avro.codec", "; publish each record by itself, with a schema registry or as JSON"),
+    ("a Parquet file", b"PAR1\x15\x04\x15", "; publish each row as a record; oss-vectors-worker produce does that from a Parquet or NumPy file"),
+    ("XML", b"<record><key>doc-1</key></record>", "it looks like XML or HTML: publish JSON or MessagePack"),
+    ("Apicurio's prefix", bytes(8) + b"\x07" + BODY, "it looks like Apicurio's prefix of 0x00 and 8 bytes (global id 7): have its serializer write ids of 4 bytes, as Confluent's does (Legacy4ByteIdHandler, or Default4ByteIdHandler)"),
+    ("Glue's prefix", b"\x03\x00" + bytes(range(16)) + BODY, "it looks like the prefix of AWS Glue's schema registry (schema version 00010203-0405-0607-0809-0a0b0c0d0e0f): Glue's registry is not read; publish JSON or MessagePack without the prefix"),
+    ("Glue's prefix, compressed", b"\x03\x05" + bytes(16) + zlib.compress(BODY), "(schema version 00000000-0000-0000-0000-000000000000, compressed by zlib)"),
+    # A map of another shape
+    ("Kafka Connect", of({"schema": {"type": "struct"}, "payload": RECORD}), f"its fields are schema, payload; {CONNECT}"),
+    ("Kafka Connect, other fields", of({"schema": {}, "payload": {"id": 5, "embedding": NUMBERS}}), f'{CONNECT} and records.fields.vector = "embedding", {WITH_NUMBER}'),
+    ("Debezium", of({"before": None, "after": {"id": 5, "embedding": NUMBERS}, "op": "c"}), f'its fields are before, after, op; {DEBEZIUM} and records.fields.vector = "embedding", {WITH_NUMBER}'),
+    ("Debezium in Kafka Connect", of({"schema": {}, "payload": {"before": None, "after": RECORD, "op": "u"}}), DEBEZIUM),
+    ("Debezium, truncate", of({"before": None, "after": None, "op": "t"}), f"{DEBEZIUM}; it is a truncate of the table, which deletes no vectors: delete them by hand"),
+    ("Debezium, unchanged TOAST", of({"before": None, "after": {"id": 5, "embedding": "__debezium_unavailable_value"}, "op": "u"}), f"{DEBEZIUM}; a column has Debezium's placeholder of an unchanged TOAST value, so the row is not whole: set REPLICA IDENTITY FULL for the table"),
+    ("an unwrapped row, deleted", of({"id": 5, "embedding": None, "__deleted": "true"}), 'it looks like an unwrapped row of Debezium: set records.fields.delete = "__deleted"'),
+    ("a CloudEvent", of({"specversion": "1.0", "id": "e", "source": "/x", "type": "t", "data": RECORD}), 'set records.envelope = "cloudevents"'),
+    ("an answer of an embedding API", of({"object": "list", "data": [{"index": 0, "embedding": NUMBERS}], "model": "m"}), f'its fields are object, data, model; data is a list of records: {SPLIT}, records.fields.records = "data", records.fields.vector = "embedding", records.fields.key = "{{$kafka.key}}/{{index}}", records.key_values = "stringify"; {ONE}'),
+    ("a PutVectors body", of({"indexName": "docs", "vectors": [RECORD]}), f'its fields are indexName, vectors; vectors is a list of records: {SPLIT}, records.fields.records = "vectors"; {ONE}'),
+    ("an upsert of Pinecone", of({"vectors": [{"id": "a", "values": NUMBERS}]}), f'{SPLIT}, records.fields.records = "vectors", records.fields.vector = "values", records.fields.key = "id"; {ONE}'),
+    ("an answer of DashScope", of({"output": {"embeddings": [{"text_index": 0, "embedding": NUMBERS}]}}), 'records.fields.records = "output.embeddings", records.fields.vector = "embedding"'),
+    ("flat JSON", of({"id": "a", "embedding": NUMBERS, "title": "x"}), 'its fields are id, embedding, title; a list of 8 numbers is in embedding: set records.fields.vector = "embedding", records.fields.key = "id"'),
+    ("flat JSON, a number as id", of({"id": 5, "embedding": NUMBERS}), f'set records.fields.vector = "embedding", {WITH_NUMBER}'),
+    ("flat MessagePack, bytes", pack({"id": "a", "vec": FLOAT32}), 'float32 as bytes is in vec: set records.fields.vector = "vec", records.fields.key = "id"'),
+    ("nested JSON", of({"doc": {"uuid": "a", "payload": {"vector": NUMBERS}}}), 'is in doc.payload.vector: set records.fields.vector = "doc.payload.vector", records.fields.key = "doc.uuid"'),
+    ("a dot in a name", of({"doc.id": "a", "doc.vec": NUMBERS}), """is in "doc.vec": set records.fields.vector = '"doc.vec"', records.fields.key = '"doc.id"'"""),
+    ("a vector as text under another name", of({"id": "a", "embedding": str(OTHERS)}), 'a vector as text is in embedding: set records.fields.vector = "embedding"'),
+    ("base64 under another name", of({"id": "a", "embedding": base64.b64encode(FLOAT32).decode()}), "float32 in base64 is in embedding: set"),
+    ("of two lists the one that fits", of({"tokens": list(range(20)), "x": NUMBERS}), 'set records.fields.vector = "x"'),
+    ("vectors without keys", of({"embeddings": [NUMBERS, NUMBERS]}), "embeddings[0] looks like a list of several vectors, which have no keys: publish one record for each"),
+    ("one vector in a list", of({"embeddings": [NUMBERS]}), 'set records.fields.vector = "embeddings[0]"'),
+    ("a batch of one", with_vector([NUMBERS]), 'number 0 of data.float32 is a list; allowed are numbers; its fields are key, data; a list of 8 numbers is in data.float32[0]: set records.fields.vector = "data.float32[0]"'),
+    ("a typed array", with_vector({str(at): number for at, number in enumerate(NUMBERS)}), "data.float32 looks like a typed array as JSON.stringify writes it: publish Array.from(it)"),
+    ("a Buffer", with_vector({"type": "Buffer", "data": list(FLOAT32)}), "data.float32 looks like a Buffer as JSON.stringify writes it: publish a list of numbers, or base64"),
+    ("JSON in a field", of({"id": "a", "payload": BODY.decode()}), "its fields are id, payload; payload is a string that has JSON in it: publish it as a map, not as text"),
+    ("no vector at all", of({"id": "a", "title": "x"}), "its fields are id, title; there is no list of numbers in it"),
+    ("an empty map", b"{}", "it has no data; needed is data.float32; it has no fields; there is no list of numbers in it"),
+    ("many fields", of({f"f{at}": "x" for at in range(20)}), "its fields are f0, f1, f2, f3, f4, f5, f6, f7 and 12 more;"),
+    # A fault in the right shape
+    ("NaN", BODY.replace(b"-0.5", b"NaN"), "which is NaN; JSON has none, and vectors are of finite numbers"),
+    ("Infinity", BODY.replace(b"-0.5", b"-Infinity"), "which is -Infinity; JSON has none, and vectors are of finite numbers"),
+    ("null within", with_vector([None, *NUMBERS[1:]]), "number 0 of data.float32 is a null; allowed are numbers"),
+    ("half of a surrogate pair", with_metadata({"t": "\ud83d"}), "the JSON holds half of a surrogate pair (\\ud800 to \\udfff by itself), which no encoding has a form for; in metadata 't'"),
+    ("half of a surrogate pair in UTF-8", BODY[:-1] + b',"metadata":{"t":"\xed\xa0\xbd"}}', "it has half of a surrogate pair in UTF-8, as CESU-8 and Java's modified UTF-8 have: encode the text as UTF-8"),
+    ("Latin-1", BODY[:-1] + b',"metadata":{"t":"caf\xe9"}}', "it may be Latin-1 or Windows-1252: encode the text as UTF-8"),
+    ("hexadecimal", with_vector(FLOAT32.hex()), "looks like hexadecimal: publish base64"),
+    ("a data URL", with_vector("data:application/octet-stream;base64," + base64.b64encode(FLOAT32).decode()), "data.float32 is a data URL: publish only what is behind its comma"),
+    ("numbers without commas", with_vector("0.25 -0.5 0.125 0.75 -0.25 0.5 1.5 -1.0"), "numbers without commas between them: publish a list, or separate them by commas"),
+    ("base64 that was cut", with_vector(base64.b64encode(FLOAT32).decode()[:41]), "data.float32 is base64 that was cut: 41 characters are no whole bytes"),
+    ("base85", with_vector(base64.b85encode(FLOAT32).decode()), "data.float32 has characters that base64 does not have"),
+    ("float64 in base64", with_vector(base64.b64encode(struct.pack("<8d", *NUMBERS)).decode()), '(its 64 bytes would be as many float64 as the index has dimensions; records.vector_bytes = "float64-le" reads them)'),
+    ("float16 in MessagePack", pack({"data": {"float32": struct.pack("<8e", *NUMBERS)}}), '(its 16 bytes would be as many float16 as the index has dimensions; records.vector_bytes = "float16-le" reads them)'),
+    ("int8", pack({"data": {"float32": bytes(range(8))}}), "(its 8 bytes would be as many int8 as the index has dimensions; publish float32)"),
+    ("bytes as numbers", with_vector(list(FLOAT32)), "has 32 numbers, the index docs has 8 dimensions (they may be the bytes of as many float32 as the index has dimensions; publish the numbers)"),
+    ("two vectors in one list", with_vector(NUMBERS * 2), "(they may be 2 vectors one after the other; publish one record for each)"),
+    ("float32 of the other byte order", pack({"data": {"float32": struct.pack(">8I", 0x3F80807F, *[0x3F800001] * 7)}}), 'read as big-endian float32 all of its numbers would be ordinary: set records.vector_bytes = "float32-be"'),
+    ("a map in metadata", with_metadata({"a": {"b": 1}}), f"metadata 'a' is a map; allowed is a map of strings to strings or lists of strings (limit of PutVectors){NESTED}"),
+    ("metadata as text", with_metadata('{"a":"b"}'), "metadata is a string; allowed is a map of strings to strings or lists of strings (limit of PutVectors); publish it as a map, not as the text of one"),
+    ("filterable metadata too large", with_metadata({"small": "x", "text": "x" * 2048, "summary": "x" * 50, "url": "x" * 9, "body": "x" * 9000}), f"; the largest are 'text', 'summary', 'url'{LARGEST}"),
+    ("too many filterable keys", with_metadata({f"k{at:02}": "x" * at for at in range(11)}), f"metadata has 11 filterable keys; allowed are 10 (limit of PutVectors); the largest are 'k10', 'k09', 'k08'{LARGEST}"),
+]  # fmt: skip
+
+
+def refusal(value: bytes, kafka_key: bytes | None = b"k", **settings: Any) -> RecordError:
+    with pytest.raises(RecordError) as raised:
+        Decoder(TARGET, max_fragment_bytes=1 << 20, **settings).decode(kafka_key, value, ())
+    return raised.value
+
+
+@pytest.mark.parametrize(("value", "expected"), [shape[1:] for shape in SHAPES], ids=[shape[0] for shape in SHAPES])
+def test_the_message_says_what_is_there_and_what_is_wanted(value: bytes, expected: str) -> None:
+    message = refusal(value).message
+    assert expected in message
+    assert len(message) < 1000
+
+
+def test_the_table_has_many_shapes_each_once() -> None:
+    assert len({value for _, value, _ in SHAPES}) == len(SHAPES) >= 40
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (of({"id": "a", "data": {"float32": NUMBERS}}), 'its fields are id, data; set records.fields.key = "id"'),
+        (of({"id": 5, "data": {"float32": NUMBERS}}), f"its fields are id, data; set {WITH_NUMBER}"),
+        (of({"data": {"float32": NUMBERS}}), 'one of "key" and the Kafka key is needed; its fields are data'),
+    ],
+)
+def test_without_a_key_the_message_names_what_may_be_one(value: bytes, expected: str) -> None:
+    error = refusal(value, None)
+    assert (error.reason, error.message.endswith(expected)) == (Reason.KEY, True), error.message
+
+
+def test_a_map_beside_stringify_gets_the_same_advice() -> None:
+    message = refusal(with_metadata({"a": {"b": 1}}), metadata_values="stringify").message
+    assert message == f"metadata 'a' holds a map; allowed are strings, numbers, booleans, and lists of them{NESTED}"
+
+
+def test_what_the_settings_already_say_is_not_advised() -> None:
+    error = RecordError(Reason.MALFORMED, "")
+    change = of({"before": None, "after": {"id": 5}, "op": "c"})
+    assert Looks(TARGET, envelope="debezium").hint(error, change, None) == ""
+    body = of({"vectors": [{"key": "a", "values": NUMBERS}]})
+    assert "records.many" not in Looks(TARGET, is_many=True).hint(error, body, None)
+    flat = of({"embedding": NUMBERS, "id": "a"})
+    assert Looks(TARGET, vector_path="embedding").hint(error, flat, None) == ""
+    swapped = struct.pack("<8I", *range(1, 9))
+    not_finite = RecordError(Reason.NOT_FINITE, "")
+    assert Looks(TARGET, is_swappable=False).hint(not_finite, b"", swapped) == ""
+
+
+SECRET: Final = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo-secret"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        of({"id": SECRET, "embedding": NUMBERS, "text": SECRET}),
+        of({"schema": {}, "payload": {"id": SECRET, "text": SECRET}}),
+        with_vector(SECRET + "!"),
+        with_metadata({"a": {"b": SECRET}}),
+        with_metadata({"a": SECRET * 60}),
+        of(SECRET),
+        of([SECRET]),
+        SECRET.encode(),
+    ],
+)
+def test_no_message_quotes_what_is_in_a_record(value: bytes) -> None:
+    message = refusal(value).message
+    assert SECRET not in message
+    assert str(NUMBERS[2]) not in message
+
+
+def test_a_name_is_shown_cut_and_on_one_line() -> None:
+    message = refusal(of({"a\nb\u202e" + "x" * 500: 1, "": 2})).message
+    assert f'its fields are a b\ufffd{"x" * 35}…, "";' in message
+
+
+@pytest.mark.parametrize("name", hostile_records.RECORDS)
+def test_no_hostile_record_makes_the_search_fail(name: str) -> None:
+    value = hostile_records.RECORDS[name]()
+    for reason in (Reason.MALFORMED, Reason.KEY):
+        Looks(TARGET).hint(RecordError(reason, "neither the value nor"), value, None)
+
+
+@pytest.mark.parametrize("length", range(25))
+def test_no_short_value_makes_the_search_fail(length: int) -> None:
+    random = np.random.default_rng(length)
+    looks, error = Looks(TARGET), RecordError(Reason.MALFORMED, "not base64")
+    for _ in range(200):
+        looks.hint(error, random.bytes(length), None)
+        looks.hint(error, BODY[: random.integers(len(BODY))] + random.bytes(length), None)
+
+
+def test_a_fault_of_the_search_costs_its_words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "fields_of", fail)
+    assert refusal(b"{}").message == "the JSON is not a vector record: it has no data; needed is data.float32"

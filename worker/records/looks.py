@@ -1,0 +1,110 @@
+"""Completes the message of a record that cannot be read: what it looks like, and what its producer or a setting can do.
+
+It is called once a record has failed, so a good record costs nothing for it. What it costs is bounded by the value's bytes.
+The message names fields and settings, never a value of the record.
+"""
+
+import re
+from typing import Final
+
+import numpy as np
+
+from worker.errors import Reason, RecordError
+from worker.records.first_bytes import look_of
+from worker.records.foreign import Foreign, fields_of
+from worker.records.suspects import LEAST, MOST
+from worker.records.target import Target
+from worker.words import clean
+
+_CHARACTERS: Final = 420  # of what is added
+_SURROGATE_IN_UTF_8: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+_SECOND_MAP: Final = re.compile(rb"\}[ \t\r\n]*\{")
+_NAMED: Final = "it looks like"  # by the format that read it
+_NO_VECTOR: Final = ("not base64", "no list of numbers")  # of a string
+_SETTING: Final = "records.envelope"
+
+
+class Looks:
+    """Completes messages for one route. `vector_path`, `envelope` and `is_many` are those of its settings."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        vector_path: str = "data.float32",
+        envelope: str = "none",
+        is_many: bool = False,
+        is_swappable: bool = True,
+    ) -> None:
+        """`is_swappable`: the setting for big-endian bytes is not in force yet."""
+        self._dimension = target.dimension
+        self._is_swappable = is_swappable
+        self._foreign = Foreign(target.dimension, vector_path, envelope, is_many=is_many)
+
+    def completed(self, error: RecordError, value: bytes | None, vector: object) -> RecordError:
+        """Return the error with what is to be added to its message. `vector` is what a format read, if it did."""
+        try:
+            hint = self.hint(error, value or b"", vector)
+        except Exception:
+            return error
+        if not hint:
+            return error
+        return RecordError(error.reason, f"{error.message}; {clean(hint, _CHARACTERS)}", error.suspect)
+
+    def hint(self, error: RecordError, value: bytes, vector: object) -> str:
+        """Return what is to be added, "" if nothing is known."""
+        if error.reason in (Reason.MALFORMED, Reason.UNSUPPORTED_ENCODING):
+            return self._unread(error, value)
+        if error.reason is Reason.KEY and "neither the value nor" in error.message:
+            fields = fields_of(value)
+            return "" if fields is None else self._foreign.key_words(fields)
+        if error.reason is Reason.NOT_FINITE and isinstance(vector, bytes):
+            return self._byte_order(vector)
+        if error.reason is Reason.DIMENSION and isinstance(vector, bytes):
+            return self._hexadecimal(value)
+        if error.reason is Reason.METADATA and error.message.startswith("metadata is a string"):
+            return "publish it as a map, not as the text of one"
+        return ""
+
+    def _unread(self, error: RecordError, value: bytes) -> str:
+        if "not UTF-8" in error.message:
+            return _no_utf_8(value)
+        if "trailing" in error.message and _SECOND_MAP.search(value):
+            return (
+                "a second map follows the first, as in JSON Lines: "
+                'set records.many = "split", or publish one record in a message'
+            )
+        if _SETTING in error.message:  # of an envelope: the format has said it all
+            return ""
+        fields = fields_of(value)
+        if fields is not None:
+            is_text = any(words in error.message for words in _NO_VECTOR)
+            return self._foreign.text_words(fields) if is_text else self._foreign.words(fields)
+        look = look_of(value, self._dimension)
+        if look is None:
+            return ""
+        return look.advice if _NAMED in error.message else f"{_NAMED} {look.like}: {look.advice}"
+
+    def _hexadecimal(self, value: bytes) -> str:
+        """Return what is said of a vector in hexadecimal digits, which are base64 too."""
+        fields = fields_of(value)
+        words = "" if fields is None else self._foreign.text_words(fields)
+        return words if "hexadecimal" in words else ""
+
+    def _byte_order(self, packed: bytes) -> str:
+        if not self._is_swappable or len(packed) % 4:
+            return ""
+        with np.errstate(invalid="ignore"):
+            sizes = [np.abs(np.frombuffer(packed, order).astype(np.float64)) for order in ("<f4", ">f4")]
+            ordinary = [np.count_nonzero((size == 0) | ((size > LEAST) & (size < MOST))) for size in sizes]
+        if 2 * ordinary[0] > len(sizes[0]) or ordinary[1] < len(sizes[1]):
+            return ""
+        return (
+            'read as big-endian float32 all of its numbers would be ordinary: set records.vector_bytes = "float32-be"'
+        )
+
+
+def _no_utf_8(value: bytes) -> str:
+    if _SURROGATE_IN_UTF_8.search(value):
+        return "it has half of a surrogate pair in UTF-8, as CESU-8 and Java's modified UTF-8 have: encode the text as UTF-8"
+    return "it may be Latin-1 or Windows-1252: encode the text as UTF-8"
