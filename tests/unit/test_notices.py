@@ -240,6 +240,12 @@ def test_credentials_that_end_and_are_not_renewed_are_a_notice(left: float, expe
     assert ("The credentials end at" in html_of(stage)) is expected
 
 
+def test_credentials_that_have_ended_say_so() -> None:
+    stage, _ = at_work(steps=3)
+    stage.gauges.set("credentials_expiry_timestamp_seconds", stage.wall() - 60.0)
+    assert "The credentials ended at" in html_of(stage)
+
+
 @pytest.mark.parametrize(("used", "expected"), [(89, False), (91, True)])
 def test_memory_near_its_limit_is_a_notice(used: int, expected: bool) -> None:
     stage, _ = at_work(steps=3)

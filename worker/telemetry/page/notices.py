@@ -156,7 +156,10 @@ def _falls_behind(view: View) -> Iterator[Notice]:
     if lag is None or settled is None or published is None or trend is None or view.reading.state is not State.RUNNING:
         return
     if lag > _BEHIND_SECONDS * max(settled, 1.0) and trend > _BEHIND_SHARE * published:
-        text = f"The lag grows by {rate_of(trend)} a second: {rate_of(published)} are published, {rate_of(settled)} settled."
+        done = max(0.0, published - trend)  # of the same minutes, which the rate of the last one is not
+        text = (
+            f"The lag grows by {rate_of(trend)} a second: {rate_of(published)} are published, {rate_of(done)} settled."
+        )
         yield Notice("behind", "running, falls behind", text, "ossvectorslaggrowing")
 
 
@@ -186,7 +189,8 @@ def _expiry(view: View) -> Iterator[Notice]:
             yield Notice("dead_letters", "running, dead letters about to expire", text, "ossvectorsdeadlettersexpiring")
     for _, end in _least(view, "credentials_expiry_timestamp_seconds"):
         if end - view.wall < _CREDENTIALS_SECONDS:
-            text = f"The credentials end at {utc(end)} UTC."
+            verb = "end" if end > view.wall else "ended"
+            text = f"The credentials {verb} at {utc(end)} UTC."
             yield Notice("credentials", "running, credentials expire", text, "ossvectorscredentialsexpiring")
     for use, end in _least(view, "certificate_expiry_timestamp_seconds", "use"):
         if end - view.wall < _CERTIFICATE_SECONDS:
