@@ -10,7 +10,7 @@ changes nothing.
 
 import operator
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import islice
 from typing import Final, NamedTuple
@@ -32,6 +32,13 @@ class Partition(NamedTuple):
         return f"{self.topic}/{self.partition}"
 
 
+class Shared(NamedTuple):
+    """The bytes of a message that several records share, and which of these still have it in memory."""
+
+    holders: set[int]
+    size: int
+
+
 class Phase(Enum):
     """How far an assignment is."""
 
@@ -50,9 +57,11 @@ class Assignment:
     __slots__ = (
         "_polled",
         "committed",
+        "elements",
         "epoch",
         "is_live",
         "is_open",
+        "later_elements",
         "leader_epochs",
         "newest",
         "outstanding",
@@ -60,6 +69,7 @@ class Assignment:
         "phase",
         "position",
         "requests_in_flight",
+        "shared",
         "unsettled",
     )
 
@@ -78,6 +88,9 @@ class Assignment:
         self.requests_in_flight = 0  # requests in flight that carry its records
         self.outstanding: deque[int] = deque()  # tracked and not yet passed by the watermark, ascending
         self.unsettled: set[int] = set()  # of these, the ones without an outcome
+        self.elements: dict[int, set[int]] = {}  # of messages with several records, by offset: those without an outcome
+        self.later_elements = 0  # how many these are, without one of each message, which `unsettled` counts
+        self.shared: dict[int, Shared] = {}  # of messages with several records, by offset; also after the fence
         self._polled: deque[tuple[int, float]] = deque()  # (first offset, time) of each poll from the watermark on
 
     def __repr__(self) -> str:
@@ -91,7 +104,7 @@ class Assignment:
     @property
     def buffered(self) -> int:
         """The count of records tracked and not settled."""
-        return len(self.unsettled)
+        return len(self.unsettled) + self.later_elements
 
     @property
     def span(self) -> int:
@@ -130,6 +143,56 @@ class Assignment:
         self._polled.append((offsets[0], now))
         self.newest = offsets[-1]
         self.position = max(self.position, offsets[-1] + 1)
+
+    def split(self, offset: int, elements: Iterable[int]) -> None:
+        """Note the records of an unsettled message, at least one. Its offset is settled when all of them are."""
+        self.elements[offset] = unsettled = set(elements)
+        self.later_elements += len(unsettled) - 1
+
+    def share(self, offset: int, elements: Iterable[int], size: int) -> None:
+        """Note that these records of a message share its bytes."""
+        self.shared[offset] = Shared(set(elements), size)
+
+    def release(self, offset: int, element: int | None) -> int:
+        """Note that a record has its message in memory no more; return the bytes that this frees: those of the last one."""
+        shared = self.shared.get(offset)
+        if shared is None or element not in shared.holders:
+            return 0
+        shared.holders.remove(element)
+        if shared.holders:
+            return 0
+        del self.shared[offset]
+        return shared.size
+
+    def first_undecided(self, given_up: Mapping[int, Collection[int | None]]) -> tuple[int, int] | None:
+        """Return the first record, as offset and element, that is neither settled nor given up, None where each is.
+
+        `given_up` has the elements of the future dead letters, by offset. The element of a message that was not split is 0.
+        """
+        unsettled, elements = self.unsettled, self.elements
+        for offset in self.outstanding:
+            if offset not in unsettled:
+                continue
+            given = given_up.get(offset, ())
+            if offset not in elements:
+                if not given:
+                    return offset, 0
+            elif left := elements[offset].difference(given):
+                return offset, min(left)
+        return None
+
+    def settle_element(self, offset: int, element: int | None) -> bool:
+        """Settle one record of a message that was split; False if it is not outstanding."""
+        left = self.elements[offset]
+        if element not in left:
+            return False
+        left.remove(element)
+        if left:
+            self.later_elements -= 1
+        else:
+            del self.elements[offset]
+            self.unsettled.remove(offset)
+        return True
 
     def advance_watermark(self) -> None:
         """Move the watermark past what was settled."""

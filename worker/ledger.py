@@ -41,12 +41,18 @@ class Outcome(StrEnum):
 
 
 class Tracked(Protocol):
-    """What the ledger needs of a record. `size` is the number of bytes that were counted for it in `buffer_bytes`."""
+    """What the ledger needs of a record.
+
+    `element` is its place in a message that was split (`Ledger.split`), from 0; None in any other. `size` is the number of
+    bytes that were counted for it in `buffer_bytes`.
+    """
 
     @property
     def assignment(self) -> Assignment: ...
     @property
     def offset(self) -> int: ...
+    @property
+    def element(self) -> int | None: ...
     @property
     def size(self) -> int: ...
 
@@ -64,6 +70,8 @@ class PartitionFigures(NamedTuple):
 class Books(NamedTuple):
     """One consistent reading of the ledger: consumed = all settled outcomes + buffered, for each topic."""
 
+    messages: dict[str, int]
+    """Messages consumed: fewer than the records where a message has several."""
     consumed: dict[str, int]
     settled: dict[tuple[str, Outcome], int]
     buffered: dict[str, int]
@@ -87,6 +95,7 @@ class Ledger:
         self._epochs = 0
         self._bytes = 0
         self._consumed = dict.fromkeys(topics, 0)
+        self._messages = dict.fromkeys(self._consumed, 0)
         self._settled = {(topic, outcome): 0 for topic in self._consumed for outcome in Outcome}
 
     # -- ownership
@@ -179,7 +188,26 @@ class Ledger:
                 return False
             assignment.add(offsets, self._clock())
             self._consumed[assignment.partition.topic] += len(offsets)
+            self._messages[assignment.partition.topic] += len(offsets)
             return True
+
+    def split(self, assignment: Assignment, offset: int, elements: Sequence[int], shared_bytes: int) -> None:
+        """Note that the message at this offset has these records, at least one; each is settled by its `element`.
+
+        It counted as one record until now. Call it once, before any of them is settled. `shared_bytes` are those of the message.
+        They are added to `buffer_bytes` until each record is settled or discarded, or released them.
+        """
+        with self._lock:
+            assignment.share(offset, elements, shared_bytes)
+            self._bytes += shared_bytes
+            if assignment.phase is not Phase.FENCED and offset in assignment.unsettled:
+                assignment.split(offset, elements)
+                self._consumed[assignment.partition.topic] += len(elements) - 1
+
+    def release(self, assignment: Assignment, offset: int, element: int) -> None:
+        """Note that a record has its message in memory no more, although it is neither settled nor discarded."""
+        with self._lock:
+            self._bytes -= assignment.release(offset, element)
 
     def advance(self, assignment: Assignment, position: int, leader_epoch: int = -1) -> None:
         """Move an open partition's position, past offsets that no record has (transaction markers, compaction).
@@ -219,13 +247,18 @@ class Ledger:
             for record in records:
                 assignment = record.assignment
                 if assignment.phase is not fenced:
-                    unsettled = assignment.unsettled
-                    if record.offset not in unsettled:
+                    unsettled, offset = assignment.unsettled, record.offset
+                    if assignment.elements and offset in assignment.elements:
+                        is_outstanding = assignment.settle_element(offset, record.element)
+                    elif is_outstanding := offset in unsettled:
+                        unsettled.remove(offset)
+                    if not is_outstanding:
                         strays.append(record)
                         continue
-                    unsettled.remove(record.offset)
                     counts[assignment] = counts.get(assignment, 0) + 1
                 freed += record.size
+                if assignment.shared:
+                    freed += assignment.release(record.offset, record.element)
             self._bytes -= freed
             for assignment, count in counts.items():
                 assignment.advance_watermark()
@@ -237,6 +270,7 @@ class Ledger:
                     "topic": stray.assignment.partition.topic,
                     "partition": stray.assignment.partition.partition,
                     "offset": stray.offset,
+                    "element": stray.element,
                     "outcome": outcome.value,
                 },
             )
@@ -245,19 +279,22 @@ class Ledger:
     def discard(self, records: Iterable[Tracked]) -> None:
         """Subtract the bytes of records whose partition is being given back. They count as returned once it is fenced."""
         with self._lock:
-            self._bytes -= sum(record.size for record in records)
+            for record in records:
+                self._bytes -= record.size + record.assignment.release(record.offset, record.element)
 
     def first_undecided(
-        self, topic: str, given_up: Mapping[Assignment, Collection[int]]
-    ) -> list[tuple[Partition, int]]:
-        """Return each partition's first offset that is neither settled nor in `given_up`, the future dead letters."""
+        self, topic: str, given_up: Mapping[Assignment, Mapping[int, Collection[int | None]]]
+    ) -> list[tuple[Partition, int, int]]:
+        """Return each partition's first record that is neither settled nor given up, as partition, offset and element.
+
+        `given_up` has the elements of the future dead letters, by offset. The element of a message that was not split is 0.
+        """
         found = []
         with self._lock:
             for partition, assignment in self._assignments.items():
                 if partition.topic == topic:
-                    unsettled, given = assignment.unsettled, given_up.get(assignment, ())
-                    first = next((o for o in assignment.outstanding if o in unsettled and o not in given), None)
-                    found += [] if first is None else [(partition, first)]
+                    first = assignment.first_undecided(given_up.get(assignment, {}))
+                    found += [] if first is None else [(partition, *first)]
         return found
 
     # -- requests
@@ -335,6 +372,7 @@ class Ledger:
             for assignment in self._assignments.values():
                 buffered[assignment.partition.topic] += assignment.buffered
             return Books(
+                dict(self._messages),
                 dict(self._consumed),
                 dict(self._settled),
                 buffered,

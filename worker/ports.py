@@ -162,7 +162,11 @@ class Refusal(NamedTuple):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, eq=False):
-    """A record that can never be written, and why. `refusal` is the service's answer, if there was one."""
+    """A record that can never be written, and why. `refusal` is the service's answer, if there was one.
+
+    `element` is its place in a message that has several records, from 0; None in any other. `elements` is how many records of
+    the message it is for: one, or the rest of those that are bad where there are many.
+    """
 
     assignment: Assignment
     message: Message
@@ -174,6 +178,8 @@ class DeadLetter(msgspec.Struct, frozen=True, eq=False):
     error_class: str
     refusal: Refusal | None = None
     attempts: int = 0
+    element: int | None = None
+    elements: int = 1
 
     @property
     def offset(self) -> int:

@@ -8,5 +8,6 @@ ratios are.
     data.py     records of every size and encoding, as Kafka record batches
     sink.py     an HTTP sink, a process of its own, that is never the bottleneck
     chains.py   the naive chain, the component floor, and this worker's parts, on the same batches
+    shapes.py   other shapes, envelopes and forms of records, decoded beside the service's own
     kafka.py    whole processes on a real Kafka: this worker, and the naive script (naive.py)
 """

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import chains, data, kafka
+from tests.bench import chains, data, kafka, shapes
 from tests.bench.chains import Cost
 from tests.bench.naive import REQUEST_RECORDS
 from tests.bench.sink import sink
@@ -121,6 +121,13 @@ class Bench:
                 Target(0.58, at_least=False, of_bytes=True),
             ),
         )
+
+    def other_shapes(self, size: int) -> None:
+        """A mapped record beside one of the service's own shape, decoded alone."""
+        names = (shapes.OWN, "flat, list of numbers")
+        found = shapes.costs(size, max(100, self._records // 8), self._rounds * 3, names)
+        own, flat = (found[name] for name in names)
+        self._note(_row("mapped / own shape, JSON list, CPU", size, [a / b for a, b in zip(flat, own, strict=True)]))
 
     def on_kafka(self, broker: Broker, size: int) -> None:
         """The worker and the naive script as processes, interleaved."""
@@ -232,6 +239,8 @@ def main() -> None:
     bench = Bench(rounds=rounds, records=400 if given.smoke else 2000, console=console)
     for size in sizes:
         bench.in_process(size)
+    for size in shapes.SIZES:
+        bench.other_shapes(size)
     bench.limit_with_latency(1536)
     bench.beside_the_cpu(1536)
     if not given.no_kafka:

@@ -42,6 +42,7 @@ class Settled(NamedTuple):
     assignment: Assignment
     offset: int
     size: int = 0
+    element: int | None = None
 
 
 class NotingLedger(Ledger):

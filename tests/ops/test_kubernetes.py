@@ -86,8 +86,9 @@ class Built(NamedTuple):
 
 def build(folder: Path) -> Built:
     """Build a kustomization as `kubectl apply -k` does."""
-    kubectl = shutil.which("kubectl", path=Path(sys.executable).parent) or program("kubectl")
-    made = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60)
+    made = subprocess.run(
+        [program("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60
+    )
     assert (made.returncode, made.stderr) == (0, "")
     return Built(list(yaml.safe_load_all(made.stdout)))
 

@@ -61,6 +61,7 @@ class FakeTracked:
     assignment: Assignment
     offset: int
     size: int = 0
+    element: int | None = None
 
 
 def opened(ledger: Ledger, topic: str = "vectors", partition: int = 0, position: int = 0) -> Assignment:

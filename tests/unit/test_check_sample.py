@@ -18,10 +18,10 @@ MATRIX = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
 UNIT = MATRIX / np.linalg.norm(MATRIX, axis=1, keepdims=True)
 
 
-def settings() -> Settings:
+def settings(**environment: str) -> Settings:
     """Return settings whose index is known without asking."""
     route = '[{"topic": "vectors", "index": "docs", "dimension": 3, "distance_metric": "cosine"}]'
-    return load(None, NEEDED | {"OSS_VECTORS_ROUTES": route}).settings
+    return load(None, NEEDED | {"OSS_VECTORS_ROUTES": route} | environment).settings
 
 
 class FakeScanner:
@@ -57,11 +57,14 @@ def record(offset: int, vector: Sequence[float], key: bytes = b"a") -> FakeMessa
 
 
 def sampled(
-    monkeypatch: pytest.MonkeyPatch, messages: Sequence[FakeMessage], clock: Callable[[], float] = lambda: 0.0
+    monkeypatch: pytest.MonkeyPatch,
+    messages: Sequence[FakeMessage],
+    clock: Callable[[], float] = lambda: 0.0,
+    **environment: str,
 ) -> dict[str, Finding]:
     """Return the findings by check and, for reasons, by reason."""
     monkeypatch.setattr(module, "Scanner", lambda *_args, **_options: FakeScanner(messages))
-    found = module.sample(settings(), {}, 1000, "earliest", clock)
+    found = module.sample(settings(**environment), {}, 1000, "earliest", clock)
     return {f"{one.check} {one.subject}".removesuffix(" vectors"): one for one in found}
 
 
@@ -122,6 +125,21 @@ def test_reading_stops_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> N
     found = sampled(monkeypatch, [record(at, vector) for at, vector in enumerate(UNIT)], lambda: float(next(ticks)))
     assert "there was no time for more" in found["sample"].result
     assert not found["sample"].result.startswith("20 of 20")
+
+
+def test_each_record_of_a_message_is_judged_and_a_bad_one_is_named_by_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    several = [msgspec.Raw(record(0, vector).value or b"") for vector in UNIT[:4]] + [msgspec.Raw(b"{}")]
+    messages = [FakeMessage(0, key=b"k", value=msgspec.json.encode(several)), record(1, UNIT[5])]
+    found = sampled(monkeypatch, messages, OSS_VECTORS_RECORDS__MANY="split")
+    assert found["sample"].result.startswith(
+        "5 of 6 records would be accepted, of 2 messages; 1 would become dead letters"
+    )
+    assert found["sample.reason vectors malformed"].result.startswith(
+        "1 records; the first is vectors/0 at 0 element 4: "
+    )
+    assert "sample.keys" not in found
 
 
 def test_suspects_are_counted_by_cause_with_the_first_place(monkeypatch: pytest.MonkeyPatch) -> None:

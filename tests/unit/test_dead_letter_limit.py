@@ -1,6 +1,6 @@
 """The dead-letter limit counts in reading order, whatever is in hand, and however often a record is read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -138,22 +138,23 @@ class Reference:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._order: list[tuple[Partition, int]] = []
-        self._bad: set[tuple[Partition, int]] = set()
+        self._order: list[tuple[Partition, int, int]] = []
+        self._bad: set[tuple[Partition, int, int]] = set()
 
-    def read(self, partition: Partition, offsets: Sequence[int], bad: Sequence[int]) -> None:
+    def read(self, partition: Partition, offsets: Sequence[int], bad: Sequence[int], widths: Mapping[int, int]) -> None:
         for offset in offsets:
-            record = (partition, offset)
-            self._bad.discard(record)
-            if record not in self._order:
-                self._order.append(record)
-        self._bad |= {(partition, offset) for offset in bad}
+            for element in range(widths.get(offset, 1)):
+                record = (partition, offset, element)
+                self._bad.discard(record)
+                if record not in self._order:
+                    self._order.append(record)
+        self._bad |= {(partition, offset, 0) for offset in bad}
 
-    def refuse(self, partition: Partition, offset: int) -> None:
-        self._bad.add((partition, offset))
+    def refuse(self, partition: Partition, offset: int, element: int) -> None:
+        self._bad.add((partition, offset, element))
 
-    def allows(self, partition: Partition, offset: int) -> bool:
-        place, window = self._order.index((partition, offset)), self._settings.limit_window
+    def allows(self, partition: Partition, offset: int, element: int = 0) -> bool:
+        place, window = self._order.index((partition, offset, element)), self._settings.limit_window
         is_first_all_bad = all(record in self._bad for record in self._order[:FIRST_ALL_BAD])
         if is_first_all_bad and FIRST_ALL_BAD <= place < FIRST_ALL_BAD + window:
             return False
@@ -165,7 +166,10 @@ class Reference:
 
 @given(st.data())
 def test_every_verdict_is_that_of_the_whole_reading_order(data: st.DataObject) -> None:
-    """Partitions are read in turn, with gaps between offsets, and again from any offset, and records refused at any time."""
+    """Partitions are read in turn, with gaps between offsets, and again from any offset, and records refused at any time.
+
+    Some messages have several records.
+    """
     draw = data.draw
     settings = Settings(
         limit_ratio=draw(st.sampled_from([0.125, 0.25, 0.5])),
@@ -174,7 +178,8 @@ def test_every_verdict_is_that_of_the_whole_reading_order(data: st.DataObject) -
     )
     limit, reference = Limit(settings, FakeClock()), Reference(settings)
     gaps = {number: draw(st.sampled_from([1, 1, 2])) for number in range(3)}
-    read = dict.fromkeys(gaps, 0)  # records
+    widths = {offset: draw(st.sampled_from([2, 3, 9])) for offset in draw(st.sets(st.integers(0, 30), max_size=9))}
+    read = dict.fromkeys(gaps, 0)  # messages
     often_bad = draw(st.booleans())
     for _ in range(draw(st.integers(1, 12))):
         number = draw(st.sampled_from(sorted(gaps)))
@@ -184,14 +189,15 @@ def test_every_verdict_is_that_of_the_whole_reading_order(data: st.DataObject) -
         read[number] = max(read[number], end)
         offsets = [place * gaps[number] for place in range(begin, end)]
         bad = [offset for offset in offsets if draw(st.integers(0, 9)) < (9 if often_bad else 2)]
-        limit.note_read(assignment, offsets, bad)
-        reference.read(assignment.partition, offsets, bad)
+        limit.note_read(assignment, offsets, bad, widths)
+        reference.read(assignment.partition, offsets, bad, widths)
         for _ in range(draw(st.integers(0, 4))):
             number = draw(st.sampled_from([one for one in read if read[one]]))
             partition, offset = Partition("vectors", number), draw(st.integers(0, read[number] - 1)) * gaps[number]
-            limit.note_bad(partition, offset)
-            reference.refuse(partition, offset)
-            assert limit.allows(partition, offset) == reference.allows(partition, offset)
+            element = draw(st.integers(0, widths.get(offset, 1) - 1))
+            limit.note_bad(partition, offset, element)
+            reference.refuse(partition, offset, element)
+            assert limit.allows(partition, offset, element) == reference.allows(partition, offset, element)
         for offset in bad:
             verdicts = [one.allows(assignment.partition, offset) for one in (limit, reference)]
             assert verdicts[0] == verdicts[1], offset

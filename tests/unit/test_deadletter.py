@@ -144,7 +144,7 @@ class WatchedLedger(Ledger):
         super().end_request(assignments)
         self.events.put("landed")
 
-    def first_undecided(self, topic: str, given_up: Any) -> list[tuple[Partition, int]]:
+    def first_undecided(self, topic: str, given_up: Any) -> list[tuple[Partition, int, int]]:
         found = super().first_undecided(topic, given_up)
         self.events.put("looked")
         return found

@@ -1,6 +1,7 @@
 """Delivery against a model: whatever the service and the group do, the index ends as if records were applied one by one.
 
-The situation is drawn: versions (puts and deletes) of few keys over few partitions, some of which the service refuses;
+The situation is drawn: versions (puts and deletes) of few keys over few partitions, some of which the service refuses,
+alone or several in a message;
 the limits of batches and slots; what the service answers to each request; and in which order the slots, the polls, the
 acknowledgements of dead letters and the moves of partitions between two members take their turns. A member may be frozen
 at any moment, beyond its session or not; others get its partitions then, write newer versions, and commit, and when it
@@ -49,7 +50,10 @@ STEPS_BEFORE_IT_LEARNS = 40
 KINDS = 20  # of what may happen between two turns
 OTHER_TRAFFIC_KEY = 1_000  # the first of those that only other traffic has
 
-Offset = tuple[Partition, int]
+Place = tuple[Partition, int, int]
+"""Of a record: its partition, its offset, and its place in the message, 0 where the message has no other."""
+MOST_OF_A_MESSAGE = 8
+SHARED_BYTES = 3  # of a message with several records
 T = TypeVar("T")
 
 
@@ -60,6 +64,7 @@ class Version(NamedTuple):
     key: int
     is_delete: bool
     status: int = 200  # 400: refused; 500: answered as if the service were at fault
+    joins: bool = False  # the message of the record before it in its partition
 
 
 @dataclass(frozen=True)
@@ -90,16 +95,40 @@ def key_of(partition: int, key: int) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A record in the log."""
+    """A record in the log; several with one offset are of one message, in the order of `element`."""
 
     offset: int
+    element: int
     key: str
     is_delete: bool
     status: int
 
+    @property
+    def number(self) -> int:
+        """What its vector consists of."""
+        return number_of(self.offset, self.element)
+
+
+def number_of(offset: int, element: int) -> int:
+    """Return the number that says which record of its partition a vector is of."""
+    return offset * MOST_OF_A_MESSAGE + element
+
+
+def place_of(partition: Partition, number: int) -> Place:
+    """Return the place of the record that a vector is of."""
+    return (partition, *divmod(number, MOST_OF_A_MESSAGE))
+
+
+def messages_of(entries: Iterable[Entry]) -> dict[int, list[Entry]]:
+    """Return the records of each message, by offset."""
+    found: dict[int, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.offset, []).append(entry)
+    return found
+
 
 def expected_index(entries: Iterable[Entry]) -> dict[str, int]:
-    """Apply the records that the service takes, one by one; return the offset of the record that each key ends with."""
+    """Apply the records that the service takes, one by one; return the number of the record that each key ends with."""
     index: dict[str, int] = {}
     for entry in entries:
         if entry.status != 200:
@@ -107,7 +136,7 @@ def expected_index(entries: Iterable[Entry]) -> dict[str, int]:
         if entry.is_delete:
             index.pop(entry.key, None)
         else:
-            index[entry.key] = entry.offset
+            index[entry.key] = entry.number
     return index
 
 
@@ -122,7 +151,7 @@ class WatchedLedger(Ledger):
         super().__init__([TOPIC], world.clock, self.lease.holds)
         self._world = world
         self._member = member
-        self.outcomes: dict[tuple[Assignment, int], Outcome] = {}
+        self.outcomes: dict[tuple[Assignment, int, int], Outcome] = {}
 
     def begin_request(self, assignments: Collection[Assignment]) -> bool:
         """Let others have a turn before and after: what was asked of the partitions until now may not hold any more."""
@@ -146,32 +175,36 @@ class WatchedLedger(Ledger):
         return super().settle(records, outcome)
 
     def _look_at(self, record: Tracked, outcome: Outcome) -> None:
-        place = (record.assignment, record.offset)
+        place = (record.assignment, record.offset, record.element or 0)
         assert place not in self.outcomes, f"{place} is {outcome}, and was {self.outcomes[place]}"
         self.outcomes[place] = outcome
-        key = self._world.entry(record.assignment.partition, record.offset).key
+        entry = self._world.entry(record.assignment.partition, *place[1:])
+        key = entry.key
         stored = self._world.sink.vectors.get(key)
         if outcome is Outcome.PUT:
             assert stored is not None, f"{place} is put, and the index has no {key}"
-            assert stored["data"]["float32"] == [record.offset], f"{place} is put"
+            assert stored["data"]["float32"] == [entry.number], f"{place} is put"
         elif outcome is Outcome.DELETED:
             assert stored is None, f"{place} is deleted, and the index has {stored}"
         elif outcome is Outcome.SUPERSEDED:
             newer = [
                 offset
-                for (assignment, offset), settled in self.outcomes.items()
+                for (assignment, offset, element), settled in self.outcomes.items()
                 if assignment is record.assignment
-                and offset > record.offset
+                and (offset, element) > place[1:]
                 and settled in (Outcome.PUT, Outcome.DELETED)
-                and self._world.entry(assignment.partition, offset).key == key
+                and self._world.entry(assignment.partition, offset, element).key == key
             ]
             assert newer, f"{place} is superseded, and no newer version of {key} was taken"
         elif outcome is Outcome.DEAD_LETTERED:
             assert place in self._world.acknowledged, f"{place} is dead-lettered, and nobody has it"
 
-    def final(self) -> dict[Offset, Outcome]:
+    def final(self) -> dict[Place, Outcome]:
         """Return the outcomes that were entered."""
-        return {(assignment.partition, offset): outcome for (assignment, offset), outcome in self.outcomes.items()}
+        return {
+            (assignment.partition, offset, element): outcome
+            for (assignment, offset, element), outcome in self.outcomes.items()
+        }
 
 
 class Slots:
@@ -264,24 +297,30 @@ class Member:
 
     def take_in(self, assignment: Assignment, entries: list[Entry], pad: bytes) -> None:
         """Track and batch records, as the main loop does."""
-        if not self.ledger.track(assignment, [entry.offset for entry in entries]):
+        messages = messages_of(entries)
+        if not self.ledger.track(assignment, [*messages]):
             return
         self.ledger.count_bytes(len(entries))
         self.open_batch.limit_bytes(self.lane.max_body_bytes())
+        for offset, several in messages.items():
+            if len(several) > 1:
+                self.ledger.split(assignment, offset, range(len(several)), SHARED_BYTES)
         for entry in entries:
-            self._submit(self.open_batch.add(_item(assignment, entry, pad), self.context.clock()))
+            element = entry.element if len(messages[entry.offset]) > 1 else None
+            self._submit(self.open_batch.add(_item(assignment, entry, pad, element), self.context.clock()))
 
     def seal(self, reason: SealReason) -> None:
         """Seal what is open."""
         self._submit(self.open_batch.seal(reason))
 
-    def outstanding(self) -> list[Offset]:
+    def outstanding(self) -> list[Place]:
         """Return the records that are tracked and have no outcome."""
         return [
-            (assignment.partition, offset)
+            (assignment.partition, offset, element)
             for assignment in self.ledger.assignments()
             for offset in assignment.outstanding
             if offset in assignment.unsettled
+            for element in assignment.elements.get(offset, {0})
         ]
 
     def _submit(self, batch: Batch | None) -> None:
@@ -289,9 +328,10 @@ class Member:
             self.lane.submit(batch)
 
 
-def _item(assignment: Assignment, entry: Entry, pad: bytes) -> Item:
-    fragment = msgspec.json.encode({"key": entry.key, "data": {"float32": [entry.offset]}, "metadata": {"p": pad}})
-    return Item(assignment, FakeMessage(entry.offset, None), entry.key, None if entry.is_delete else fragment, 1)
+def _item(assignment: Assignment, entry: Entry, pad: bytes, element: int | None) -> Item:
+    fragment = msgspec.json.encode({"key": entry.key, "data": {"float32": [entry.number]}, "metadata": {"p": pad}})
+    message = FakeMessage(entry.offset, None)
+    return Item(assignment, message, entry.key, None if entry.is_delete else fragment, 1, element=element)
 
 
 @dataclass
@@ -311,7 +351,7 @@ class World:
 
     situation: Situation
     clock: FakeClock = field(default_factory=FakeClock)
-    acknowledged: set[tuple[Assignment, int]] = field(default_factory=set)
+    acknowledged: set[tuple[Assignment, int, int]] = field(default_factory=set)
     letters: list[DeadLetter] = field(default_factory=list)
     committed: dict[Partition, int] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
@@ -347,29 +387,32 @@ class World:
         status = version.status
         if version.is_delete:
             status = 400 if key in self.situation.refused_deletes else 200
+        log = self.logs.setdefault(partition, [])
+        if version.joins and log and log[-1].element < MOST_OF_A_MESSAGE - 1:
+            log.append(Entry(log[-1].offset, log[-1].element + 1, key, version.is_delete, status))
+            return
         offset = self.ends.get(partition, 0)
-        self.logs.setdefault(partition, []).append(Entry(offset, key, version.is_delete, status))
+        log.append(Entry(offset, 0, key, version.is_delete, status))
         self.ends[partition] = offset + self.situation.stride
 
     def _judge(self, key: str, element: dict[str, Any] | None) -> int:
         if element is None:
             return 400 if key in self.situation.refused_deletes else 0
         number = int(key.partition("-")[0])
-        status = self.entry(Partition(TOPIC, number), element["data"]["float32"][0]).status
+        status = self.entry(*place_of(Partition(TOPIC, number), element["data"]["float32"][0])).status
         return 0 if status == 200 else status
 
-    def entry(self, partition: Partition, offset: int) -> Entry:
+    def entry(self, partition: Partition, offset: int, element: int) -> Entry:
         """Return a record."""
-        return next(entry for entry in self.logs[partition] if entry.offset == offset)
+        return next(one for one in self.logs[partition] if (one.offset, one.element) == (offset, element))
 
     def _waypoint(self, stage: Stage, request: Request) -> None:
         """Hold what was applied against the group: what is committed is written no more."""
         if stage == "applied" and request.operation == "PutVectors":
             for element in msgspec.json.decode(request.body)["vectors"]:
                 if element["key"] in request.applied:
-                    partition, offset = (
-                        Partition(TOPIC, int(element["key"].partition("-")[0])),
-                        element["data"]["float32"][0],
+                    partition, offset, _ = place_of(
+                        Partition(TOPIC, int(element["key"].partition("-")[0])), element["data"]["float32"][0]
                     )
                     assert offset >= self.committed[partition], f"{partition} offset {offset} was committed"
         self.turns.pause()
@@ -423,7 +466,8 @@ class World:
             partition = assignment.partition
             entries = [entry for entry in self.logs[partition] if entry.offset >= assignment.position]
             if assignment.phase is Phase.OPEN and entries:
-                member.take_in(assignment, entries[: 1 + which % 7], b"")
+                last = [*messages_of(entries)][: 1 + which % 7][-1]
+                member.take_in(assignment, [entry for entry in entries if entry.offset <= last], b"")
                 return True
             if assignment.phase is Phase.OPEN and not assignment.buffered:
                 member.ledger.advance(assignment, self.ends[partition])  # past what follows the last record
@@ -439,7 +483,7 @@ class World:
                 return
             member.letters.waiting.popleft()
             self.letters.append(letter)
-            self.acknowledged.add((letter.assignment, letter.offset))
+            self.acknowledged.add((letter.assignment, letter.offset, letter.element or 0))
             member.ledger.settle([letter], Outcome.DEAD_LETTERED)
             member.ledger.end_request((letter.assignment,))
 
@@ -451,9 +495,9 @@ class World:
                 continue  # the group refuses it
             partition = assignment.partition
             unsettled = [
-                entry.offset
+                (entry.offset, entry.element)
                 for entry in self.logs[partition]
-                if entry.offset < watermark and (partition, entry.offset) not in final
+                if entry.offset < watermark and (partition, entry.offset, entry.element) not in final
             ]
             assert unsettled == [], f"{partition} is committed up to {watermark}"
             assert watermark >= self.committed[partition]
@@ -564,7 +608,7 @@ class World:
     def _assert_what_was_taken_is_settled(self, member: Member, assignment: Assignment) -> None:
         """What the service took within an ownership that ends in peace must not be done again by the next owner."""
         taken = [
-            (assignment, element["data"]["float32"][0])
+            (assignment, *place_of(assignment.partition, element["data"]["float32"][0])[1:])
             for request in self.sink.requests[self.requests_before[assignment] :]
             if request.operation == "PutVectors" and request.status == 200
             for element in msgspec.json.decode(request.body)["vectors"]
@@ -696,6 +740,7 @@ def situations(draw: st.DrawFn) -> Situation:
         key=st.integers(0, draw(st.integers(0, 2), label="last key")),
         is_delete=st.sampled_from([False, False, False, True]),
         status=st.sampled_from([200, 200, 200, 400]),
+        joins=st.sampled_from(draw(st.sampled_from([(False,), (False, True), (True,)]), label="joins")),
     )
     versions = _some(draw, version, [1, 4, 12] if has_server_errors else [1, 4, 12, 40], "versions")
     if has_server_errors:
@@ -757,14 +802,16 @@ def test_whatever_the_service_and_the_group_do_the_index_ends_as_if_records_were
 
 def _assert_each_refused_record_is_one_dead_letter(world: World) -> None:
     final = {place: outcome for member in world.members for place, outcome in member.ledger.final().items()}
-    refused = {(partition, e.offset) for partition, log in world.logs.items() for e in log if e.status != 200}
-    dead = {(letter.assignment.partition, letter.offset) for letter in world.letters}
+    refused = {
+        (partition, e.offset, e.element) for partition, log in world.logs.items() for e in log if e.status != 200
+    }
+    dead = {(letter.assignment.partition, letter.offset, letter.element or 0) for letter in world.letters}
     assert dead <= refused
     assert {place for place in refused if final[place] is not Outcome.SUPERSEDED} <= dead
-    ownerships = [(letter.assignment, letter.offset) for letter in world.letters]
+    ownerships = [(letter.assignment, letter.offset, letter.element) for letter in world.letters]
     assert len(ownerships) == len(set(ownerships))
     for letter in world.letters:
-        entry = world.entry(letter.assignment.partition, letter.offset)
+        entry = world.entry(letter.assignment.partition, letter.offset, letter.element or 0)
         assert letter.reason is (Reason.ISOLATED_SERVER_ERROR if entry.status == 500 else Reason.REFUSED)
 
 
@@ -786,6 +833,8 @@ def _tell(world: World) -> None:
         event("outcome returned")
     for letter in world.letters:
         event(f"dead letter {letter.reason.value}")
+    if any(entry.element for log in world.logs.values() for entry in log):
+        event("several records in a message")
     if any(member.context.metrics.lease_waits._value.get() for member in world.members):
         event("held back")
     statuses = {request.status for request in world.sink.requests}

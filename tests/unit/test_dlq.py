@@ -16,6 +16,7 @@ from worker.errors import FatalError, Reason
 from worker.ledger import Ledger, Partition
 from worker.ports import DeadLetter
 from worker.settings.load import load
+from worker.settings.tables import Settings
 from worker.tools.dlq.candidates import Candidate
 from worker.tools.dlq.decide import Decision, decide
 from worker.tools.dlq.letters import Place, Selection, dead_letters, stretches_of
@@ -81,7 +82,8 @@ def replaced(message: FakeMessage, **fields: Any) -> FakeMessage:
 class Bench:
     """A source topic, its dead letters, and a producer that writes to the same topic."""
 
-    def __init__(self, partitions: int = 1) -> None:
+    def __init__(self, partitions: int = 1, settings: Settings | None = None) -> None:
+        self._settings = settings
         self.topics = FakeScanner()
         for number in range(partitions):
             self.topics.logs[Partition("vectors", number)] = []
@@ -89,15 +91,28 @@ class Bench:
         self.on_send: Callable[[], None] = lambda: None
         self.error: Exception | None = None
 
+    @property
+    def settings(self) -> Settings:
+        return self._settings or SETTINGS
+
     def publish(self, key: bytes | None, value: bytes | None, partition: int = 0, **fields: Any) -> FakeMessage:
         message = FakeMessage(key=key, value=value, **({"timestamp": NOW} | fields))
         return self.topics.put("vectors", message, partition)
 
-    def fail(self, message: FakeMessage, partition: int = 0, *, is_reference: bool = False, at: int = NOW) -> Place:
+    def fail(
+        self,
+        message: FakeMessage,
+        partition: int = 0,
+        *,
+        is_reference: bool = False,
+        at: int = NOW,
+        element: int | None = None,
+        elements: int = 1,
+    ) -> Place:
         """Write the dead letter of a record; return its place."""
         letter = DeadLetter(
             opened(Ledger(["vectors"], FakeClock()), partition=partition), message, 1, "docs",
-            Reason.DIMENSION, "no", "raiser", "class", None, 1,
+            Reason.DIMENSION, "no", "raiser", "class", None, 1, element, elements,
         )  # fmt: skip
         writer, failed_at = Writer("g", "c"), at / 1000
         if is_reference:
@@ -109,7 +124,7 @@ class Bench:
 
     def decide(self, selection: Selection = ALL, guards: Guards = GUARDS) -> Decision:
         topics: Any = self.topics
-        return decide(SETTINGS, topics, topics, selection, guards)
+        return decide(self.settings, topics, topics, selection, guards)
 
     def replay(self, guards: Guards = GUARDS, **options: Any) -> tuple[int, dict[str, int]]:
         """Replay all; return how many were sent, and the refused by cause, those of the plan first."""
@@ -117,7 +132,7 @@ class Bench:
         reader: Any = self
         decision = self.decide(guards=guards)
         given = {"dry_run": False, "yes": True, "rate": 0.0, "edit": None} | options
-        letters = Letters(SETTINGS, decision, Options(Selection(), *guards, **given), topics, reader)
+        letters = Letters(self.settings, decision, Options(Selection(), *guards, **given), topics, reader)
         sender = Sender(self, "dlq", lambda: None)
         Steps(letters, decision, guards, sender).run()
         return sender.acknowledged, {
@@ -389,6 +404,7 @@ def test_counts_have_an_example_of_each_reason(bench: Bench) -> None:
         "version": 1,
         "topic": "dlq",
         "total": 3,
+        "elements": 0,
         "by": {
             "reason": {"(unknown)": 1, "dimension": 2},
             "topic": {"(unknown)": 1, "vectors": 2},

@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.app import INDEX, TARGET, TOPIC, App, good
 from tests.support.fakes import FakeMessage
-from worker.app.intake import HEADER_BYTES, ITEM_BYTES, Intake
+from worker.app.decoded import HEADER_BYTES, ITEM_BYTES
+from worker.app.intake import Intake
 from worker.errors import BlockReason, Reason
 from worker.ports import Message, Polled
 from worker.records.decode import Decoder
@@ -55,7 +56,7 @@ def test_a_message_that_the_loop_itself_cannot_take_costs_that_message(broken: A
     written, letters = Bench().take_in([message(0), message(1, **broken), message(2)])
     assert written == ["0", "2"]
     assert [letter[:2] for letter in letters] == [(1, Reason.INTERNAL_ERROR)]
-    assert f"failed with {error} at worker.app.intake:" in letters[0][2]
+    assert f"failed with {error} at worker.app." in letters[0][2]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), MemoryError(), RecursionError()], ids=repr)

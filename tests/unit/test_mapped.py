@@ -49,7 +49,7 @@ def refused(value: Any, made: Decoder, *, key: bytes | None = None, headers: Hea
             made.decode(key, encode(value), headers)
         errors.append(raised.value)
     assert errors[0].reason is errors[1].reason
-    assert errors[0].message.replace("JSON", "MessagePack") == errors[1].message
+    assert len({error.message.replace("JSON", "MessagePack") for error in errors}) == 1
     return errors[0]
 
 

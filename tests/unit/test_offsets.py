@@ -370,26 +370,134 @@ def test_discarded_bytes_are_free_and_the_records_are_counted_as_returned(ledger
     assert (ledger.end([assignment]), settled(ledger, Outcome.RETURNED)) == (2, 2)
 
 
+# -- messages with several records
+
+
+def split(ledger: Ledger, assignment: Assignment, offset: int, count: int, shared_bytes: int = 0) -> list[FakeTracked]:
+    """Split a tracked message; return its records."""
+    ledger.split(assignment, offset, range(count), shared_bytes)
+    return [FakeTracked(assignment, offset, element=element) for element in range(count)]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_an_offset_is_settled_when_all_records_of_its_message_are(ledger: Ledger, order: tuple[int, ...]) -> None:
+    assignment = opened(ledger)
+    ledger.track(assignment, [0, 1])
+    records = split(ledger, assignment, 0, 3)
+    settle(ledger, assignment, 1)
+    seen = []
+    for element in order:
+        seen.append((assignment.watermark, assignment.buffered, assignment.span))
+        assert ledger.settle([records[element]], Outcome.PUT) == 1
+    assert seen == [(0, 3, 2), (0, 2, 2), (0, 1, 2)]
+    assert (assignment.watermark, assignment.buffered, assignment.elements) == (2, 0, {})
+
+
+def test_the_books_count_records_and_messages_apart(ledger: Ledger) -> None:
+    assignment = opened(ledger)
+    ledger.track(assignment, [0, 1, 2])
+    split(ledger, assignment, 0, 4)
+    split(ledger, assignment, 1, 1)
+    books = ledger.books()
+    assert (books.messages["vectors"], books.consumed["vectors"], books.buffered["vectors"]) == (3, 6, 6)
+    assert ledger.outstanding() == 6
+
+
+def test_unsettled_records_of_a_message_are_returned_with_its_partition(ledger: Ledger) -> None:
+    assignment = opened(ledger)
+    ledger.track(assignment, [0, 1])
+    ledger.settle(split(ledger, assignment, 0, 4)[:3], Outcome.PUT)
+    assert ledger.end([assignment]) == 2
+    assert (settled(ledger, Outcome.PUT), settled(ledger, Outcome.RETURNED)) == (3, 2)
+
+
+@pytest.mark.parametrize("element", [None, 1, 2, -1])
+def test_what_is_no_outstanding_record_of_a_message_is_not_settled(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, element: int | None
+) -> None:
+    assignment = opened(ledger)
+    ledger.track(assignment, [0])
+    ledger.settle(split(ledger, assignment, 0, 2)[1:], Outcome.PUT)
+    assert ledger.settle([FakeTracked(assignment, 0, element=element)], Outcome.PUT) == 0
+    assert (assignment.buffered, settled(ledger, Outcome.PUT)) == (1, 1)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_the_bytes_of_a_message_are_free_once_none_of_its_records_holds_them(ledger: Ledger) -> None:
+    assignment = opened(ledger)
+    ledger.track(assignment, [0])
+    records = split(ledger, assignment, 0, 3, 1000)
+    seen = [ledger.buffer_bytes]
+    ledger.settle(records[:1], Outcome.PUT)
+    seen.append(ledger.buffer_bytes)
+    ledger.release(assignment, 0, 1)
+    ledger.release(assignment, 0, 1)
+    seen.append(ledger.buffer_bytes)
+    ledger.discard(records[2:])
+    assert [*seen, ledger.buffer_bytes] == [1000, 1000, 1000, 0]
+    ledger.settle(records[1:], Outcome.PUT)
+    assert (ledger.buffer_bytes, assignment.shared) == (0, {})
+
+
+def test_a_message_that_is_split_after_the_fence_frees_its_bytes_and_counts_nothing(ledger: Ledger) -> None:
+    assignment = opened(ledger)
+    ledger.track(assignment, [0])
+    ledger.end([assignment])
+    records = split(ledger, assignment, 0, 3, 1000)
+    assert (ledger.buffer_bytes, ledger.books().consumed["vectors"]) == (1000, 1)
+    ledger.settle(records[:2], Outcome.PUT)
+    ledger.discard(records[2:])
+    assert (ledger.buffer_bytes, ledger.settle(records, Outcome.PUT)) == (0, 0)
+
+
+def test_the_first_undecided_record_may_be_one_of_a_message(ledger: Ledger) -> None:
+    assignment = opened(ledger)
+    ledger.track(assignment, [0, 1, 2])
+    settle(ledger, assignment, 0)
+    records = split(ledger, assignment, 1, 4)
+    ledger.settle(records[:1], Outcome.PUT)
+    seen = [ledger.first_undecided("vectors", {assignment: given}) for given in ({}, {1: {1, 3}}, {1: {1, 2, 3}})]
+    assert seen == [[(P0, 1, 1)], [(P0, 1, 2)], [(P0, 2, 0)]]
+    assert ledger.first_undecided("vectors", {assignment: {1: {1, 2, 3}, 2: {None}}}) == []
+
+
 # -- against a model
+
+Place = tuple[int, int | None]
+"""Of a record: the offset, and its place in a message that was split."""
 
 
 class Owned:
-    """The model of an assignment: every offset it tracked, and whether that is settled."""
+    """The model of an assignment: every record it tracked, and whether that is settled."""
 
     def __init__(self, real: Assignment) -> None:
         self.real = real
         self.phase = "opening"
         self.position = 0
-        self.settled: dict[int, bool] = {}
-        self.sizes: dict[int, int] = {}
+        self.settled: dict[Place, bool] = {}
+        self.sizes: dict[Place, int] = {}
+        self.shared: dict[int, int] = {}  # bytes of messages that were split
         self.seen = -1  # the highest watermark so far
         self.requests_in_flight = 0
 
     def watermark(self) -> int:
-        return min((offset for offset, done in self.settled.items() if not done), default=self.position)
+        return min((offset for (offset, _), done in self.settled.items() if not done), default=self.position)
 
     def unsettled(self) -> int:
         return sum(not done for done in self.settled.values())
+
+    def bytes(self) -> int:
+        held = {offset for offset, _ in self.sizes}
+        return sum(self.sizes.values()) + sum(size for offset, size in self.shared.items() if offset in held)
+
+    def record(self, place: Place) -> FakeTracked:
+        """Return a record that is held, and hold it no more."""
+        return FakeTracked(self.real, place[0], self.sizes.pop(place), place[1])
+
+
+def chosen_places(data: st.DataObject, owned: Owned) -> list[Place]:
+    places = sorted(owned.sizes, key=lambda place: (place[0], place[1] or 0))
+    return data.draw(st.lists(st.sampled_from(places), unique=True, min_size=1))
 
 
 SETTLING = [outcome for outcome in Outcome if outcome is not Outcome.RETURNED]
@@ -405,6 +513,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.owners: list[Owned] = []  # of all times
         self.current: dict[Partition, Owned] = {}
         self.consumed: Counter[str] = Counter()
+        self.messages: Counter[str] = Counter()
         self.outcomes: Counter[tuple[str, Outcome]] = Counter()
         self.flying: list[list[Owned]] = []
 
@@ -455,9 +564,29 @@ class LedgerMachine(RuleBasedStateMachine):
         if owned.phase == "open":
             self.ledger.count_bytes(size * len(offsets))
             self.consumed[owned.real.partition.topic] += len(offsets)
-            owned.settled |= dict.fromkeys(offsets, False)
-            owned.sizes |= dict.fromkeys(offsets, size)
+            self.messages[owned.real.partition.topic] += len(offsets)
+            owned.settled |= dict.fromkeys([(offset, None) for offset in offsets], False)
+            owned.sizes |= dict.fromkeys([(offset, None) for offset in offsets], size)
             owned.position = position  # fmt: skip
+
+    @precondition(lambda self: any(owned.sizes for owned in self.owners))
+    @rule(data=st.data(), count=st.integers(1, 4), shared=st.integers(0, 9))
+    def split(self, data: st.DataObject, count: int, shared: int) -> None:
+        """Split a message that is held, also one whose partition was given back meanwhile."""
+        owned = data.draw(st.sampled_from([each for each in self.owners if each.sizes]))
+        whole = [place for place in owned.sizes if place[1] is None and not owned.settled.get(place, False)]
+        assume(whole)
+        offset, _ = place = data.draw(st.sampled_from(whole))
+        places: list[Place] = [(offset, element) for element in range(count)]
+        size = owned.sizes.pop(place)
+        owned.sizes |= dict.fromkeys(places, size)
+        owned.shared[offset] = shared
+        self.ledger.count_bytes(size * (count - 1))
+        self.ledger.split(owned.real, offset, range(count), shared)
+        if owned.phase != "fenced":
+            del owned.settled[place]
+            owned.settled |= dict.fromkeys(places, False)
+            self.consumed[owned.real.partition.topic] += count - 1
 
     @precondition(lambda self: self.owners)
     @rule(data=st.data(), deltas=st.lists(st.integers(-4, 4), min_size=1, max_size=4))
@@ -473,23 +602,29 @@ class LedgerMachine(RuleBasedStateMachine):
             assert not self.ledger.track(owned.real, offsets)
 
     @precondition(lambda self: self.owners)
-    @rule(data=st.data(), offset=st.integers(-2, 60), outcome=st.sampled_from(SETTLING))
-    def settle_a_stray(self, data: st.DataObject, offset: int, outcome: Outcome) -> None:
+    @rule(
+        data=st.data(),
+        offset=st.integers(-2, 60),
+        element=st.sampled_from([None, 0, 1, 5]),
+        outcome=st.sampled_from(SETTLING),
+    )
+    def settle_a_stray(self, data: st.DataObject, offset: int, element: int | None, outcome: Outcome) -> None:
         """What was settled before, or never tracked, is not settled."""
         owned = data.draw(st.sampled_from([each for each in self.owners if each.phase != "fenced"] or self.owners))
-        assume(owned.phase != "fenced" and owned.settled.get(offset, True))
-        assert self.ledger.settle([FakeTracked(owned.real, offset, 3)], outcome) == 0
+        is_whole = not owned.settled.get((offset, None), True)
+        assume(owned.phase != "fenced" and owned.settled.get((offset, element), True) and not is_whole)
+        assert self.ledger.settle([FakeTracked(owned.real, offset, 3, element)], outcome) == 0
 
     @precondition(lambda self: any(owned.sizes for owned in self.owners))
     @rule(data=st.data(), outcome=st.sampled_from(SETTLING))
     def settle(self, data: st.DataObject, outcome: Outcome) -> None:
         owned = data.draw(st.sampled_from([each for each in self.owners if each.sizes]))
-        offsets = data.draw(st.lists(st.sampled_from(sorted(owned.sizes)), unique=True, min_size=1))
-        records = [FakeTracked(owned.real, offset, owned.sizes.pop(offset)) for offset in offsets]
-        counts = 0 if owned.phase == "fenced" else len(offsets)
+        places = chosen_places(data, owned)
+        records = [owned.record(place) for place in places]
+        counts = 0 if owned.phase == "fenced" else len(places)
         assert self.ledger.settle(records, outcome) == counts
         if counts:
-            owned.settled |= dict.fromkeys(offsets, True)
+            owned.settled |= dict.fromkeys(places, True)
             self.outcomes[owned.real.partition.topic, outcome] += counts
 
     @precondition(lambda self: self.current)
@@ -499,8 +634,7 @@ class LedgerMachine(RuleBasedStateMachine):
         gone = [each for each in self.owners if each.phase in ("closing", "fenced") and each.sizes]
         assume(gone)
         owned = data.draw(st.sampled_from(gone))
-        offset = data.draw(st.sampled_from(sorted(owned.sizes)))
-        self.ledger.discard([FakeTracked(owned.real, offset, owned.sizes.pop(offset))])
+        self.ledger.discard([owned.record(place) for place in chosen_places(data, owned)])
 
     @rule(chosen=st.sets(partitions))
     def close(self, chosen: set[Partition]) -> None:
@@ -556,6 +690,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_books_balance(self) -> None:
         books = self.ledger.books()
         assert books.consumed == {topic: self.consumed[topic] for topic in ("vectors", "images")}
+        assert books.messages == {topic: self.messages[topic] for topic in ("vectors", "images")}
         assert books.settled == {key: self.outcomes[key] for key in books.settled}
         for topic, consumed in books.consumed.items():
             ended = sum(count for (of, _), count in books.settled.items() if of == topic)
@@ -564,7 +699,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_bytes_are_those_of_the_records_not_settled(self) -> None:
-        assert self.ledger.buffer_bytes == sum(sum(owned.sizes.values()) for owned in self.owners)
+        assert self.ledger.buffer_bytes == sum(owned.bytes() for owned in self.owners)
 
     @invariant()
     def the_wire_carries_what_departed_and_did_not_land(self) -> None:
@@ -573,7 +708,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Settle everything: the bytes end at 0."""
         for owned in self.owners:
-            self.ledger.settle([FakeTracked(owned.real, n, size) for n, size in owned.sizes.items()], Outcome.PUT)
+            self.ledger.settle([owned.record(place) for place in [*owned.sizes]], Outcome.PUT)
         assert self.ledger.buffer_bytes == 0
 
 

@@ -16,6 +16,7 @@ from tests.unit.samples import TARGET, FakeClock, line
 from worker.app.routers import router_of
 from worker.errors import FatalError, Reason, RecordError
 from worker.records.decode import Decoder, Put
+from worker.records.several import Cutter
 from worker.records.target import Target
 from worker.tools.produce.forms import check_form, default_form, written
 from worker.tools.produce.publish import MOST_WAITING_BYTES, Bad, Judge, Message, Publisher
@@ -335,3 +336,39 @@ def test_headers_are_judged_and_sent_with_each_record() -> None:
     bench.run(good("b"))
     assert sent == [(b"a", [("tenant", b"acme")])]
     assert [bad.error.reason for bad in bench.bad] == [Reason.NO_ROUTE]
+
+
+# -- rows with several records
+
+
+def several_judge(cutter: Cutter | None) -> Judge:
+    decoder = Decoder(TARGET, max_fragment_bytes=10_000)
+    return Judge(decoder, decoder, form="base64", key_format="utf8", cutter=cutter)
+
+
+def test_a_row_with_several_records_is_published_as_it_is_under_the_key_of_its_first() -> None:
+    value = b"[" + line("a") + b", " + line("b") + b"]"
+    assert several_judge(Cutter("auto")).message(Row(1, value)) == Message(b"a", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b"[" + line("a") + b"," + line("b", [1.0]) + b"]", "record 1 of it: data.float32 has 1 numbers"),
+        (b"[]", "there are no records in it"),
+        (b"[5", "no whole JSON with records"),
+    ],
+)
+def test_a_row_with_a_bad_record_among_several_is_bad(value: bytes, told: str) -> None:
+    with pytest.raises(RecordError, match=told):
+        several_judge(Cutter("auto")).message(Row(1, value))
+
+
+def test_a_row_that_is_one_record_is_published_as_ever_where_messages_may_have_several() -> None:
+    row = Row(1, line("a"))
+    assert several_judge(Cutter("auto")).message(row) == several_judge(None).message(row)
+
+
+def test_where_a_path_leads_to_the_records_a_row_without_it_is_bad() -> None:
+    with pytest.raises(RecordError, match="there is no rows in the JSON"):
+        several_judge(Cutter("auto", "rows")).message(Row(1, line("a")))

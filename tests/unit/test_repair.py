@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.samples import FakeMessage
 from tests.unit.verify_bench import TOPIC, Bench, FakeScanner
+from worker.records.several import Cutter
 from worker.tools.verify import repair as repair_module
 from worker.tools.verify.repair import Repaired, repair
 
@@ -98,4 +99,23 @@ def test_a_version_that_retention_removed_is_gone() -> None:
     found = bench.verify().differences
     bench.topic.logs[0][0] = FakeMessage(offset=0, key=b"other", value=b"{}")
     bench.topic.logs[0].pop()
+    assert repaired(bench, found, FakeProducer(bench.topic)) == Repaired(published=0, overtaken=0, gone=1)
+
+
+def test_of_a_message_with_several_records_only_the_one_that_differs_is_published_again() -> None:
+    bench = Bench(cutter=Cutter("auto"))
+    records = [json.dumps({"key": key, "data": {"float32": [1, 2, 3]}}).encode() for key in ("a", "b")]
+    bench.topic.put_value(b"[" + b",".join(records) + b"]")
+    bench.topic.put("a", 2)
+    bench.index.put("a", 2)
+    producer = FakeProducer(bench.topic)
+    assert repaired(bench, bench.verify().differences, producer) == Repaired(published=1, overtaken=0, gone=0)
+    assert producer.sent == [(TOPIC, b"k", records[1], [("trace", b"t")], 0)]
+
+
+def test_a_record_that_cannot_be_cut_out_as_it_came_is_not_published_again() -> None:
+    bench = Bench(cutter=Cutter("auto"))
+    bench.topic.put_value(b'[{"key": "a", "data": {"float32": [1, 2, 3]}, "x": "\\ud800"}]')
+    found = bench.verify().differences
+    assert [one.key for one in found] == ["a"]
     assert repaired(bench, found, FakeProducer(bench.topic)) == Repaired(published=0, overtaken=0, gone=1)

@@ -57,7 +57,7 @@ def test_a_route_has_its_indexes_each_once(route: dict[str, Any], names: tuple[s
         ({"index": "d1", "index_by": "header:t"}, "routes[0].indexes is needed with routes[0].index_by"),
         ({"index_by": "header:t", "indexes": {"a": "my-index"}}, 'routes[0].indexes.a = "my-index": allowed is a letter'),
         ({"index_by": "field:a..b", "indexes": {"a": "x"}}, 'routes[0].index_by = "field:a..b" is not a path: a name is expected'),
-        ({"index_by": "field:$attribute.a", "indexes": {"a": "x"}}, "allowed are a field and $header.NAME"),
+        ({"index_by": "field:$attribute.a", "indexes": {"a": "x"}}, 'which needs records.envelope = "cloudevents"'),
         ({"index": "d1", "index_by": "tenant"}, 'routes[0].index_by = "tenant"'),
         ({"index": "d1", "index_by": "header:"}, 'routes[0].index_by = "header:"'),
         ({"index_by": "key"}, "routes[0].index is needed"),

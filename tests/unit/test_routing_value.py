@@ -6,13 +6,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from worker.app.decoders import options_of
 from worker.records.routing_value import reader_of
+from worker.settings import tables
 
 RECORD = {"key": "a", "data": {"float32": [1.5] * 8}, "metadata": {"tenant": "acme", "list": [{"id": 7}], "a.b": "dot"}}
 
 
-def read(index_by: str, value: bytes | None = b"{}", headers: Any = (), key: bytes | None = None) -> str | None:
-    return reader_of(index_by)(key, value, headers)
+def read(
+    index_by: str, value: bytes | None = b"{}", headers: Any = (), key: bytes | None = None, **records: Any
+) -> str | None:
+    return reader_of(index_by, options_of(tables.Records(**records)))(key, value, headers)
 
 
 @pytest.mark.parametrize("encode", [lambda v: json.dumps(v).encode(), msgspec.msgpack.encode], ids=["json", "msgpack"])
@@ -74,3 +78,46 @@ def test_a_header_that_is_missing_null_or_no_text_has_no_value(headers: Any) -> 
 
 def test_the_kafka_key_can_choose() -> None:
     assert read("field:$kafka.key", key=b"acme") == "acme"
+
+
+CHANGE = {"before": {"tenant": "old"}, "after": {"tenant": "new"}, "op": "u"}
+EVENT = {"specversion": "1.0", "id": "e", "source": "s", "type": "t", "tenant": "acme", "data": RECORD}
+
+
+@pytest.mark.parametrize(
+    ("envelope", "index_by", "value", "expected"),
+    [
+        ("connect", "field:metadata.tenant", {"schema": {}, "payload": RECORD}, "acme"),
+        ("connect", "field:payload.key", {"schema": {}, "payload": RECORD}, None),
+        ("connect", "field:metadata.tenant", {"schema": {}, "payload": None}, None),
+        ("connect", "field:metadata.tenant", RECORD, None),
+        ("debezium", "field:tenant", CHANGE, "new"),
+        ("debezium", "field:tenant", {"schema": {}, "payload": CHANGE}, "new"),
+        ("debezium", "field:tenant", {**CHANGE, "op": "d", "after": None}, "old"),
+        ("debezium", "field:tenant", {"op": "d", "before": None}, None),
+        ("debezium", "field:tenant", {"ts_ms": 1}, None),
+        ("debezium", "field:tenant", {"op": "t"}, None),
+        ("cloudevents", "field:metadata.tenant", EVENT, "acme"),
+        ("cloudevents", "field:$attribute.tenant", EVENT, "acme"),
+        ("cloudevents", "field:$attribute.none", EVENT, None),
+        ("cloudevents", "field:$attribute.tenant", RECORD, None),
+    ],
+)
+def test_a_field_is_read_within_the_envelope(envelope: str, index_by: str, value: Any, expected: str | None) -> None:
+    assert read(index_by, json.dumps(value).encode(), envelope=envelope) == expected
+    if envelope != "cloudevents":
+        assert read(index_by, msgspec.msgpack.encode(value), envelope=envelope) == expected
+
+
+def test_an_attribute_of_a_binary_event_is_a_header_also_of_a_null_value() -> None:
+    headers = [("ce_specversion", b"1.0"), ("ce_tenant", b"acme")]
+    for value in (b"{}", msgspec.msgpack.encode(RECORD), None):
+        assert read("field:$attribute.tenant", value, headers, envelope="cloudevents") == "acme"
+    assert read("field:metadata.tenant", json.dumps(RECORD).encode(), headers, envelope="cloudevents") == "acme"
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"), [(b'{"schema":{},"payload":"k"}', "k"), (b"k", "k"), (b'{"a":[1]}', None), (None, None)]
+)
+def test_the_kafka_key_is_read_within_its_envelope(key: bytes | None, expected: str | None) -> None:
+    assert read("field:$kafka.key", key=key, envelope="connect") == expected

@@ -1,5 +1,6 @@
 """`verify`: every planted difference is found and named, and none is invented."""
 
+import json
 import random
 import tracemalloc
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from tests.unit.verify_bench import TOPIC, Bench, FakeIndex, FakeScanner
 from worker.deadletters.headers import Writer, build
 from worker.ledger import Ledger
 from worker.oss.lookup import Stored
+from worker.records.several import Cutter
 from worker.tools.verify import compare
 from worker.tools.verify.compare import Kind
 from worker.tools.verify.refused import refused_places
@@ -282,3 +284,52 @@ def test_dead_letters_of_another_index_or_topic_refuse_nothing_here() -> None:
     )  # no dead letter
     scanner: Any = letters
     assert refused_places(scanner, TOPIC, ["docs"], "vectors.dlq") == {(2, 10), (2, 13)}
+
+
+# -- messages with several records
+
+
+def several(*records: tuple[str, float]) -> bytes:
+    """Return a list of records."""
+    return json.dumps([{"key": key, "data": {"float32": [number, 0.1, -3.5e-8]}} for key, number in records]).encode()
+
+
+def test_each_record_of_a_message_is_expected_in_the_index() -> None:
+    bench = Bench(cutter=Cutter("auto"))
+    bench.topic.put_value(several(("a", 1), ("b", 1), ("gone", 1)))
+    bench.topic.put("c", 1)
+    for key in ("a", "b", "c"):
+        bench.index.put(key, 1)
+    result = bench.verify()
+    assert [(one.key, one.kind, one.version[:2], one.version.element) for one in result.differences] == [
+        ("gone", Kind.MISSING, (0, 0), 2)
+    ]
+    assert (result.counts["records"], result.keys) == (4, 4)
+
+
+def test_of_one_key_in_a_message_the_last_record_is_expected() -> None:
+    bench = Bench(cutter=Cutter("auto"))
+    bench.topic.put_value(several(("a", 1), ("a", 2)))
+    bench.index.put("a", 2)
+    assert bench.kinds() == {}
+    bench.index.put("a", 1)
+    assert bench.kinds() == {"a": Kind.DIFFERENT}
+
+
+def test_a_record_of_a_message_that_has_a_dead_letter_is_not_expected() -> None:
+    bench = Bench(cutter=Cutter("auto"), refused=[(0, 0, 1)])
+    bench.topic.put_value(several(("a", 1), ("a", 2), ("b", 1)))
+    bench.topic.put_value(b"[5]")
+    bench.index.put("a", 1)
+    bench.index.put("b", 1)
+    result = bench.verify()
+    assert (result.differences, result.counts["refused"]) == ([], 2)
+
+
+def test_the_place_of_a_refused_record_is_that_in_its_message() -> None:
+    scanner = FakeScanner()
+    assignment = opened(Ledger([TOPIC], FakeClock()))
+    letter = build(rejected(assignment, element=3), Writer("g", "c"), failed_at=1.0)
+    scanner.logs[0].append(FakeMessage(offset=0, key=letter.key, value=letter.value, headers=letter.headers))
+    topic: Any = scanner
+    assert refused_places(topic, TOPIC, ["docs"], "dlq") == {(0, 7, 3)}

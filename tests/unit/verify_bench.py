@@ -11,6 +11,7 @@ from tests.unit.samples import FakeMessage
 from worker.ledger import Partition
 from worker.oss.lookup import KEYS_OF_A_REQUEST, Stored
 from worker.records.decode import Decoder
+from worker.records.several import Cutter
 from worker.records.target import Target
 from worker.tools.scan import Scanner, Stretch
 from worker.tools.verify.compare import Kind
@@ -37,6 +38,12 @@ class FakeScanner:
             value = json.dumps({"key": key, "data": {"float32": [number, 0.1, -3.5e-8]}} | fields).encode()
         log = self.logs[partition]
         log.append(FakeMessage(offset=len(log), key=key.encode(), value=value, headers=[("trace", b"t")]))
+        return len(log) - 1
+
+    def put_value(self, value: bytes | None, key: bytes | None = b"k", partition: int = 0) -> int:
+        """Publish any value; return its offset."""
+        log = self.logs[partition]
+        log.append(FakeMessage(offset=len(log), key=key, value=value, headers=[("trace", b"t")]))
         return len(log) - 1
 
     def partitions(self, topic: str) -> list[Partition]:
@@ -97,16 +104,19 @@ def no_progress(_label: str, _total: int) -> AbstractContextManager[Any]:
 class Bench:
     """A topic and an index."""
 
-    def __init__(self, partitions: int = 1, refused: Iterable[tuple[int, int]] = ()) -> None:
+    def __init__(
+        self, partitions: int = 1, refused: Iterable[tuple[int, ...]] = (), cutter: Cutter | None = None
+    ) -> None:
         self.topic = FakeScanner(partitions)
         self.index = FakeIndex()
         self.waited: list[float] = []
         self.refused = set(refused)
+        self.cutter = cutter
         self.tombstones: Any = "delete"
 
     def reading(self) -> Reading:
         decoder = Decoder(TARGET, max_fragment_bytes=100_000, tombstones=self.tombstones)
-        return Reading(decoder, self.refused)
+        return Reading(decoder, self.refused, cutter=self.cutter)
 
     def verify(self, wanted: Wanted = Wanted(), committed: dict[int, int] | None = None) -> Result:  # noqa: B008
         ends = {number: len(log) for number, log in enumerate(self.topic.logs)}

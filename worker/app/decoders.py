@@ -25,6 +25,7 @@ def options_of(records: Records, dimension: int = 1) -> Options:
         records.key_format,
         records.key_values,
         records.vector_bytes,
+        records.envelope,
     )
 
 
@@ -50,6 +51,8 @@ def decoder_of(
         tombstones=records.tombstones,
         key_values=records.key_values,
         vector_bytes=records.vector_bytes,
+        envelope=records.envelope,
         shape=shape_of(records),
         suspect=records.suspect,
+        many=records.many,
     )

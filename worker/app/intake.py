@@ -2,28 +2,23 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from worker.app.components import Components
+from worker.app.decoded import ITEM_BYTES, Decoded, dead_letter_of, header_bytes, suspicion_of
 from worker.app.decoders import decoder_of
 from worker.app.parking import Parked, Parking
 from worker.app.routers import NO_INDEX, Router, router_of
-from worker.app.suspect_reports import Seen, SuspectReports
+from worker.app.several import SeveralReader, cutter_of
+from worker.app.suspect_reports import SuspectReports
 from worker.delivery.batch import Batch, Item, OpenBatch
 from worker.delivery.courier import observe_latency
 from worker.delivery.lane import Lane
 from worker.errors import RecordError
 from worker.ledger import Assignment, Outcome, OutOfOrder
-from worker.ports import DeadLetter, Message, Polled, SealReason
-from worker.records.decode import Decoded as DecodedRecord
+from worker.ports import Message, Polled, SealReason
 from worker.records.decode import Decoder, Delete, Put
 from worker.records.target import Target
-
-ITEM_BYTES: Final = 600  # the objects of one record in memory, besides its bytes
-HEADER_BYTES: Final = 100  # likewise of one header
-
-# Of the header __connect.errors.class.name: it stays as it is when the decoder moves.
-_RAISED_BY: Final = "worker.record.Decoder"
 
 
 class Route(NamedTuple):
@@ -32,31 +27,6 @@ class Route(NamedTuple):
     topic: str
     lane: Lane
     decoder: Decoder
-
-
-class Decoded:
-    """The messages of one poll, sorted by what happens to them next."""
-
-    __slots__ = ("by_index", "dead_letters", "ignored", "items", "mismatches", "size", "suspects")
-
-    def __init__(self) -> None:
-        self.items: list[Item] = []  # for the index of a topic that has one
-        self.by_index: dict[str, list[Item]] = {}  # for the indexes of one that has several
-        self.dead_letters: list[DeadLetter] = []
-        self.ignored: list[Item] = []  # these ask for nothing
-        self.mismatches = 0  # records whose Kafka key is not the vector's key
-        self.size = 0  # bytes of all messages in memory
-        self.suspects: dict[str, Seen] = {}  # by cause
-
-    def note_suspect(self, assignment: Assignment, message: Message, suspicion: tuple[str, str]) -> None:
-        """Note that a record is suspect: the cause, and what was found."""
-        cause, what = suspicion
-        seen = self.suspects.get(cause)
-        self.suspects[cause] = (
-            Seen(assignment.partition, message.offset, what)
-            if seen is None
-            else seen._replace(records=seen.records + 1)
-        )
 
 
 class Intake:
@@ -68,8 +38,14 @@ class Intake:
         self._metrics = components.metrics
         self._clock = components.clock
         self._routes: dict[str, Route] = {}
-        self._routers: dict[str, Router] = {}  # of topics whose records choose their index
-        self._choosing = {each.topic: each for each in components.settings.routes if each.index_by}
+        self._routers: dict[
+            str, Router
+        ] = {}  # of topics whose records choose their index, or whose messages have several
+        self._cutters = {each.topic: cutter_of(each, components.settings) for each in components.settings.routes}
+        self._several: dict[str, SeveralReader] = {}  # of topics whose messages may have several records
+        self._choosing = {
+            each.topic: each for each in components.settings.routes if each.index_by or self._cutters[each.topic]
+        }
         self._parking = Parking()
         self._suspects = SuspectReports(components.metrics, components.clock)
         self._open_batches: dict[str, OpenBatch] = {}
@@ -92,7 +68,9 @@ class Intake:
 
     def _router_of(self, topic: str) -> Router:
         if topic not in self._routers:
-            self._routers[topic] = router_of(self._choosing[topic], self._components.settings)
+            self._routers[topic] = router = router_of(self._choosing[topic], self._components.settings)
+            if (cutter := self._cutters[topic]) is not None:
+                self._several[topic] = SeveralReader(router, cutter, self._ledger, self._parking)
         return self._routers[topic]
 
     def has_route(self, topic: str) -> bool:
@@ -115,9 +93,15 @@ class Intake:
         route = self._routes.get(topic)
         if route is not None:
             decoded = self._decode(route, assignment, messages)
+        elif topic in self._several:
+            decoded = self._several[topic].read(assignment, messages)
         else:
             decoded = self._decode_routed(self._routers[topic], assignment, messages)
-        self._components.limit.note_read(assignment, offsets, [each.offset for each in decoded.dead_letters])
+        whole = [each.offset for each in decoded.dead_letters if each.element is None]
+        self._components.limit.note_read(assignment, offsets, whole, decoded.widths)
+        for each in decoded.dead_letters if decoded.widths else ():
+            if each.element is not None:
+                self._components.limit.note_bad(assignment.partition, each.offset, each.element)
         self._pass_on(decoded, topic)
         if decoded.items and route is not None:
             self._batch(route.lane, decoded.items)
@@ -154,7 +138,7 @@ class Intake:
                 key, value = message.key, message.value
                 size += (len(value) if value else 0) + (len(key) if key else 0)
                 if message.headers:
-                    size += _header_bytes(message)
+                    size += header_bytes(message)
                 decoded = decode(key, value, message.headers)
                 if type(decoded) is Put:
                     size += len(decoded.fragment)
@@ -169,12 +153,12 @@ class Intake:
                 else:
                     found.ignored.append(Item(assignment, message, "", None, size))
             except RecordError as error:
-                found.dead_letters.append(_dead_letter(route.lane.index, assignment, message, size, error))
+                found.dead_letters.append(dead_letter_of(route.lane.index, assignment, message, size, error))
                 if error.suspect:
                     found.note_suspect(assignment, message, (error.suspect, error.message))
             except Exception as error:  # a fault of the worker, which shows with this record
                 internal = RecordError.internal(error)
-                found.dead_letters.append(_dead_letter(route.lane.index, assignment, message, size, internal))
+                found.dead_letters.append(dead_letter_of(route.lane.index, assignment, message, size, internal))
             found.size += size
         return found
 
@@ -187,7 +171,7 @@ class Intake:
                 key, value = message.key, message.value
                 size += (len(value) if value else 0) + (len(key) if key else 0)
                 if message.headers:
-                    size += _header_bytes(message)
+                    size += header_bytes(message)
                 index, decoded = router.route(key, value, message.headers)
                 if type(decoded) is Put:
                     size += len(decoded.fragment)
@@ -200,14 +184,14 @@ class Intake:
                 elif decoded is None:
                     self._parking.add(index, Parked(assignment, message, size))
                 elif isinstance(decoded, RecordError):
-                    found.dead_letters.append(_dead_letter(index, assignment, message, size, decoded))
+                    found.dead_letters.append(dead_letter_of(index, assignment, message, size, decoded))
                 else:
                     found.ignored.append(Item(assignment, message, "", None, size))
-                if suspicion := _suspicion_of(decoded):
+                if suspicion := suspicion_of(decoded):
                     found.note_suspect(assignment, message, suspicion)
             except Exception as error:  # likewise
                 internal = RecordError.internal(error)
-                found.dead_letters.append(_dead_letter(index, assignment, message, size, internal))
+                found.dead_letters.append(dead_letter_of(index, assignment, message, size, internal))
             found.size += size
         return found
 
@@ -221,9 +205,12 @@ class Intake:
         self._ledger.count_bytes(-sum(each.size for each in live))
         for assignment, parked in groupby(live, key=lambda each: each.assignment):
             topic = assignment.partition.topic
-            decoded = self._decode_routed(self._routers[topic], assignment, [each.message for each in parked])
+            if topic in self._several:
+                decoded = self._several[topic].read_parked(assignment, parked)
+            else:
+                decoded = self._decode_routed(self._routers[topic], assignment, [each.message for each in parked])
             for dead_letter in decoded.dead_letters:
-                self._components.limit.note_bad(assignment.partition, dead_letter.offset)
+                self._components.limit.note_bad(assignment.partition, dead_letter.offset, dead_letter.element)
             self._pass_on(decoded, topic)
 
     def drop_returned(self) -> None:
@@ -263,26 +250,3 @@ class Intake:
 def _submit(lane: Lane, sealed: Batch | None) -> None:
     if sealed is not None:
         lane.submit(sealed)
-
-
-def _suspicion_of(routed: DecodedRecord | RecordError | None) -> tuple[str, str] | None:
-    if isinstance(routed, RecordError):
-        return (routed.suspect, routed.message) if routed.suspect else None
-    return routed.suspicion if isinstance(routed, Put | Delete) else None
-
-
-def _header_bytes(message: Message) -> int:
-    return sum(len(name) + len(value or b"") + HEADER_BYTES for name, value in message.headers)
-
-
-def _dead_letter(index: str, assignment: Assignment, message: Message, size: int, error: RecordError) -> DeadLetter:
-    return DeadLetter(
-        assignment,
-        message,
-        size,
-        index,
-        error.reason,
-        error.message,
-        _RAISED_BY,
-        error.public_name,
-    )

@@ -12,11 +12,16 @@ from worker.ports import Message
 
 
 class Parked(NamedTuple):
-    """A message that waits for its index. `size` is its share of the buffer, in bytes."""
+    """A message that waits for its index, or one record of it. `size` is its share of the buffer, in bytes.
+
+    `element` is the place of the record in a message that has several, and `value` its bytes; else both are None.
+    """
 
     assignment: Assignment
     message: Message
     size: int
+    element: int | None = None
+    value: bytes | None = None
 
     @property
     def offset(self) -> int:

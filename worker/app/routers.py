@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from worker.app.decoders import decoder_of
+from worker.app.decoders import decoder_of, options_of
 from worker.errors import Reason, RecordError
 from worker.records.choices import Format
-from worker.records.decode import Decoded, Decoder, Ignore
+from worker.records.decode import Decoded, Decoder, Delete, Ignore
 from worker.records.formats.contract import Headers
 from worker.records.routing_value import reader_of
 from worker.records.shards import shard_of
@@ -143,12 +143,13 @@ class ByValue(Router):
 
     def __init__(self, route: Route, settings: Settings, record_format: Format | None = None) -> None:
         self._named = route.index_by.replace(":", " ", 1)
-        self._read = reader_of(route.index_by)
+        records = settings.records_of(route.topic)
+        self._read = reader_of(route.index_by, options_of(records))
         self._indexes: Mapping[str, str] = route.indexes
         self._topic = route.topic
         self._settings = settings
         self._format = record_format
-        self._deletes = settings.records_of(route.topic).tombstones == "delete"
+        self._deletes = records.tombstones == "delete" and records.envelope != "debezium"
         self._decoders: dict[str, Decoder] = {}
 
     def add(self, target: Target) -> None:
@@ -164,7 +165,12 @@ class ByValue(Router):
         if index is None:
             return Routed(NO_INDEX, self._without_index(text, key, value, headers))
         decoder = self._decoders.get(index)
-        return Routed(index, None if decoder is None else _outcome(decoder, key, value, headers))
+        if decoder is None:
+            return Routed(index, None)
+        decoded = _outcome(decoder, key, value, headers)
+        if text is None and isinstance(decoded, Delete):  # as for a tombstone
+            return Routed(NO_INDEX, self._nowhere())
+        return Routed(index, decoded)
 
     def index_of(self, vector_key: str, key: bytes | None, value: bytes | None, headers: Headers) -> str | None:  # noqa: ARG002 - of every router
         """Return the index that the header or field names."""
@@ -194,11 +200,14 @@ class ByValue(Router):
             shown = clean(text, _SHOWN_CHARACTERS)
             return RecordError(Reason.NO_ROUTE, f"{self._named} is {shown!r}, which routes.indexes does not have")
         if value is None:
-            what = "the value is null, so it names no index; a tombstone needs the header of index_by"
-            return RecordError(Reason.NO_ROUTE, f"{what} ({self._named})")
+            return self._nowhere()
         return RecordError(
             Reason.NO_ROUTE, f"there is no {self._named}, or it is no text, and no default in routes.indexes"
         )
+
+    def _nowhere(self) -> RecordError:
+        what = "it deletes a vector and names no index; a tombstone needs the header of index_by"
+        return RecordError(Reason.NO_ROUTE, f"{what} ({self._named})")
 
     def _any(self) -> Decoder:
         return next(iter(self._decoders.values()))

@@ -62,10 +62,10 @@ class Admission:
         """
         for entry in entries:
             if entry.was_refused:
-                self._limit.note_bad(entry.partition, entry.offset)
+                self._limit.note_bad(entry.partition, entry.offset, entry.element)
         undecided, self._undecided = self._undecided + drop_given_back(entries, self._ledger), []
         known = [*undecided, *admitted_before]
-        places = {entry: self._limit.place(entry.partition, entry.offset) for entry in undecided}
+        places = {entry: self._limit.place(entry.partition, entry.offset, entry.element) for entry in undecided}
         admitted: list[Entry] = []
         fronts: dict[str, _Front] = {}
         for entry in sorted(undecided, key=places.__getitem__):
@@ -91,9 +91,9 @@ class Admission:
 
     def _first_undecided(self, topic: str, known: Iterable[Entry]) -> int | None:
         """Return the first place of a topic whose record may still become a dead letter."""
-        given_up: dict[Assignment, set[int]] = {}
+        given_up: dict[Assignment, dict[int, set[int | None]]] = {}
         for entry in chain(known, *self._blocked.values()):
-            given_up.setdefault(entry.assignment, set()).add(entry.offset)
+            given_up.setdefault(entry.assignment, {}).setdefault(entry.offset, set()).add(entry.element)
         found = self._ledger.first_undecided(topic, given_up)
         return min((self._limit.place(*place) for place in found), default=None)
 
@@ -114,7 +114,7 @@ class Admission:
             block = Block(topic, BlockReason.NO_DEAD_LETTER, partition)
             self._block(entry, block, f"there is no dead-letter topic for {entry}")
             return False
-        if self._is_above_limit(entry) or not self._limit.allows(entry.partition, entry.offset):
+        if self._is_above_limit(entry) or not self._limit.allows(entry.partition, entry.offset, entry.element):
             message = (
                 "more dead letters than dead_letter.limit_ratio allows: fix what sends them, or set "
                 f"dead_letter.accept_until; the next is {entry}, {entry.dead_letter.reason}"

@@ -55,6 +55,7 @@ class Entry:
         self.acknowledged_before = 0  # other dead letters, when this one first failed
         self.retry_cause: RetryCause | None = None
         self._whole_bytes = dead_letter.size
+        self._shares_bytes = dead_letter.element is not None  # with the other records of its message
 
     @property
     def assignment(self) -> Assignment:
@@ -67,6 +68,10 @@ class Entry:
     @property
     def offset(self) -> int:
         return self.dead_letter.offset
+
+    @property
+    def element(self) -> int | None:
+        return self.dead_letter.element
 
     @property
     def was_refused(self) -> bool:
@@ -84,7 +89,8 @@ class Entry:
         return Block(self.partition.topic, BlockReason.DEAD_LETTER_UNAVAILABLE, self.partition.partition)
 
     def __str__(self) -> str:
-        return f"{self.partition} offset {self.offset}"
+        place = f"{self.partition} offset {self.offset}"
+        return place if self.element is None else f"{place} element {self.element}"
 
     def not_written(self, problem: Problem) -> str:
         """Return the message of the block for a dead letter that is at fault itself."""
@@ -95,6 +101,10 @@ class Entry:
         """Keep only the record's place."""
         message = self.dead_letter.message
         self._replace(BareMessage(message.offset, message.timestamp), min(_BARE_BYTES, self._whole_bytes), ledger)
+        if self._shares_bytes and self.element is not None:
+            self._shares_bytes = False
+            self._whole_bytes += self.bytes  # once it is read again it has a copy of its own
+            ledger.release(self.assignment, self.offset, self.element)
 
     def restore(self, message: Message, ledger: Ledger) -> bool:
         """Keep the whole record again; returns False where another record is in its place: its topic was made again."""

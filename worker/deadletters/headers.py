@@ -48,6 +48,8 @@ ERROR_CODE: Final = "oss-vectors.error-code"
 REQUEST_ID: Final = "oss-vectors.request-id"
 ATTEMPTS: Final = "oss-vectors.attempts"
 REFERENCE: Final = "oss-vectors.reference"
+ELEMENT: Final = "oss-vectors.element"
+ELEMENTS: Final = "oss-vectors.elements"
 VALUE_SIZE: Final = "oss-vectors.value-size"
 KEY_SIZE: Final = "oss-vectors.key-size"
 HEADERS_SIZE: Final = "oss-vectors.headers-size"
@@ -151,6 +153,10 @@ class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str
     request_id: str
     attempts: int | None
+    element: int | None
+    """The place of the record in its message, where the message has several."""
+    elements: int
+    """For how many bad records of its message it is, from `element` on. More than 1 where there are many."""
     value_size: int | None
     """The bytes of the value that was left out: this is a reference."""
     null_headers: list[str]
@@ -209,6 +215,10 @@ def _own_headers(dead_letter: DeadLetter, writer: Writer, failed_at: float, sour
         FAILED_AT: rfc3339(failed_at),
         SOURCE_HEADERS: len(source),
     }
+    if dead_letter.element is not None:
+        values[ELEMENT] = dead_letter.element
+        if dead_letter.elements > 1:
+            values[ELEMENTS] = dead_letter.elements
     if nulls := {place: name for place, (name, value) in enumerate(source) if value is None}:
         values[NULL_HEADERS] = ",".join(nulls.values())
         values[NULL_HEADER_PLACES] = ",".join(map(str, nulls))
@@ -344,6 +354,8 @@ def _read(author: Author, source: list[tuple[str, bytes | None]], values: dict[s
         error_code=values.get(ERROR_CODE, ""),
         request_id=values.get(REQUEST_ID, ""),
         attempts=_number(values.get(ATTEMPTS)),
+        element=_number(values.get(ELEMENT)),
+        elements=_number(values.get(ELEMENTS)) or 1,
         value_size=_number(values.get(VALUE_SIZE)),
         null_headers=[name for name, value in source if value is None],
         replay=claimed_replay(source),

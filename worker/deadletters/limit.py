@@ -9,7 +9,8 @@ far the reading has come meanwhile, and in which order the service refuses recor
 import threading
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from worker.ledger import Assignment, Partition
@@ -20,14 +21,19 @@ from worker.telemetry.page.facts import Share
 FIRST_ALL_BAD: Final = 20
 _MOST_RUNS: Final = 10_000  # of one partition, which is more than it has outstanding polls
 _PRUNE_RUNS: Final = 32
+_NONE: Final[Mapping[int, int]] = MappingProxyType({})
 _KEPT_PLACES: Final = 1_000_000  # behind the newest, more than all partitions of a topic have outstanding
 
 
 class _Run(NamedTuple):
-    """Records of one partition that were read one after the other: the first of `offsets` has the place `base`."""
+    """Messages of one partition that were read one after the other: the first of `offsets` has the place `base`.
+
+    Each has one place, for one record; `width` is the places of a message with several, which is a run of its own.
+    """
 
     offsets: Sequence[int]
     base: int
+    width: int = 1
 
     @property
     def last(self) -> int:
@@ -43,16 +49,27 @@ class _Reading:
         self.first_bad: set[int] = set()  # of the first places, which are remembered for as long as they matter
         self._runs: dict[int, list[_Run]] = {}  # by partition, ascending
 
-    def add(self, partition: int, offsets: Sequence[int], committed: int | None) -> None:
-        """Give places to what is read for the first time, and forget what was known of what is read again."""
+    def add(
+        self, partition: int, offsets: Sequence[int], committed: int | None, widths: Mapping[int, int] = _NONE
+    ) -> None:
+        """Give places to what is read for the first time, and forget what was known of what is read again.
+
+        `widths` has the counts of records of the messages that have several, by offset.
+        """
         runs = self._runs.setdefault(partition, [])
         if runs and offsets[0] < runs[0].offsets[0]:  # reset by hand, or another topic of this name: all of it is new
             runs.clear()
         known = bisect_right(offsets, runs[-1].last) if runs else 0
         for offset in offsets[:known]:
-            self._forget_bad(self.place(partition, offset))
-        if known < len(offsets):
-            self._append(runs, offsets[known:])
+            for element in range(widths.get(offset, 1)):
+                self._forget_bad(self.place(partition, offset, element))
+        for some in _apart(offsets[known:], widths):
+            width = widths.get(some[0], 1)
+            if width > 1:
+                runs.append(_Run(range(some[0], some[0] + 1), self.count, width))
+                self.count += width
+            else:
+                self._append(runs, some)
         _prune(runs, committed)
 
     def _append(self, runs: list[_Run], offsets: Sequence[int]) -> None:
@@ -72,13 +89,13 @@ class _Reading:
             runs.append(_Run(kept, self.count))
         self.count += len(offsets)
 
-    def place(self, partition: int, offset: int) -> int:
+    def place(self, partition: int, offset: int, element: int = 0) -> int:
         """Return a record's place; where it is not known, the nearest that is, of its partition, or the next to come."""
         runs = self._runs.get(partition)
         if not runs or offset > runs[-1].last:
             return self.count
         run = runs[max(0, bisect_right(runs, offset, key=lambda run: run.offsets[0]) - 1)]
-        return run.base + min(bisect_left(run.offsets, offset), len(run.offsets) - 1)
+        return run.base + min(bisect_left(run.offsets, offset), len(run.offsets) - 1) + min(element, run.width - 1)
 
     def note_bad(self, place: int, window: int) -> None:
         at = bisect_left(self.bad, place)
@@ -100,6 +117,18 @@ class _Reading:
     def bad_before(self, place: int, window: int) -> int:
         """Return how many of the `window` records that end with this place are bad, without this one."""
         return bisect_left(self.bad, place) - bisect_right(self.bad, place - window)
+
+
+def _apart(offsets: Sequence[int], widths: Mapping[int, int]) -> Iterator[Sequence[int]]:
+    """Yield offsets in their order, each that has several places by itself."""
+    begin = 0
+    for at in [at for at, offset in enumerate(offsets) if widths.get(offset, 1) > 1] if widths else ():
+        if begin < at:
+            yield offsets[begin:at]
+        yield offsets[at : at + 1]
+        begin = at + 1
+    if begin < len(offsets):
+        yield offsets[begin:]
 
 
 def _prune(runs: list[_Run], committed: int | None) -> None:
@@ -126,33 +155,43 @@ class Limit:
         moment = accept_until(settings)
         self._accept_until = moment.timestamp() if moment else 0.0
 
-    def note_read(self, assignment: Assignment, offsets: Sequence[int], bad: Collection[int]) -> None:
-        """Note records that were read, by their offsets, ascending, at least one, and which of them are bad by themselves."""
+    def note_read(
+        self,
+        assignment: Assignment,
+        offsets: Sequence[int],
+        bad: Collection[int],
+        widths: Mapping[int, int] = _NONE,
+    ) -> None:
+        """Note messages that were read, by their offsets, ascending, at least one, and which of them are bad by themselves.
+
+        `widths` has the counts of records of the messages that have several, by offset; which of these are bad is for `note_bad`.
+        """
         topic, partition = assignment.partition
         with self._lock:
             reading = self._reading(topic)
-            reading.add(partition, offsets, assignment.committed)
+            reading.add(partition, offsets, assignment.committed, widths)
             for offset in bad:
                 reading.note_bad(reading.place(partition, offset), self._settings.limit_window)
 
-    def note_bad(self, partition: Partition, offset: int) -> None:
+    def note_bad(self, partition: Partition, offset: int, element: int | None = None) -> None:
         """Note a record that turned out to be bad after it was read."""
         with self._lock:
             reading = self._reading(partition.topic)
-            reading.note_bad(reading.place(partition.partition, offset), self._settings.limit_window)
+            reading.note_bad(reading.place(partition.partition, offset, element or 0), self._settings.limit_window)
 
-    def place(self, partition: Partition, offset: int) -> int:
+    def place(self, partition: Partition, offset: int, element: int | None = None) -> int:
         """Return a record's place in the reading order of its topic."""
         with self._lock:
-            return self._reading(partition.topic).place(partition.partition, offset)
+            return self._reading(partition.topic).place(partition.partition, offset, element or 0)
 
-    def allows(self, partition: Partition, offset: int) -> bool:
+    def allows(self, partition: Partition, offset: int, element: int | None = None) -> bool:
         """Return whether the dead letter of this record may be written."""
         with self._lock:
             if self._now() < self._accept_until:
                 return True
             reading = self._reading(partition.topic)
-            place, window = reading.place(partition.partition, offset), self._settings.limit_window
+            window = self._settings.limit_window
+            place = reading.place(partition.partition, offset, element or 0)
             if FIRST_ALL_BAD <= place < FIRST_ALL_BAD + window and len(reading.first_bad) == FIRST_ALL_BAD:
                 return False
             before = reading.bad_before(place, window)

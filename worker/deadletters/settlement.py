@@ -44,6 +44,7 @@ class Settlement:
                 "topic": topic,
                 "partition": partition,
                 "offset": entry.offset,
+                "element": dead_letter.element,
                 "reason": dead_letter.reason.value,
                 "error": dead_letter.text,
             },

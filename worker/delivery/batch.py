@@ -16,6 +16,7 @@ from worker.ports import Message, SealReason
 class Item(msgspec.Struct, eq=False, gc=False):  # it is part of no cycle
     """One record on its way to the index.
 
+    `element` is its place in a message that has several records, else None.
     `fragment` is its element of a PutVectors request, None for a delete. `size` is its share of the buffer, in bytes. `older`
     is the version of the same key that it replaced.
     """
@@ -26,6 +27,7 @@ class Item(msgspec.Struct, eq=False, gc=False):  # it is part of no cycle
     fragment: bytes | None
     size: int
     older: "Item | None" = None
+    element: int | None = None
 
     @property
     def offset(self) -> int:

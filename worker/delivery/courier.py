@@ -355,6 +355,7 @@ class Courier:
                 error.public_name,
                 Refusal(error.status, error.code, error.request_id),
                 chunk.attempts,
+                item.element,
             )
         )
         # From here on the bytes count for the dead letter. The batch keeps the item, with its key, until the batch is done.

@@ -23,12 +23,12 @@ was found good, so that the order of the checks, and with it the reason of a dea
 Where the kinds of formats to come belong
 -----------------------------------------
 
-- An envelope (Kafka Connect, Debezium, CloudEvents) wraps another format, as `registry.py` does: it finds the record's bytes in the
-  message, and its own operation and key, and has the inner format read the rest. It may look at the headers.
+- An envelope wraps the reader of the route. Those of Kafka Connect and Debezium are in the encoding of their message and are opened
+  there (`envelopes.py`). A CloudEvent is opened before the format is chosen, for its data may be in any (`cloud_events.py`).
 - Another shape (`records.fields`) is read by `mapped.py`, whose typed decoder is made of the paths, once for each route. The
   service's own shape stays with `at_once.py`, which is faster; tests hold that both read the same record.
 - A schema registry is another inner format of `registry.py`, chosen by the schema's id, which is in the prefix or a header.
-- Several records in one message: what cuts the message comes before the format, which then reads each element as a message.
+- Several records in one message: `several.py` cuts it before the format, which then reads each of them as a message.
 - An index chosen by a header is chosen before the decoder, by one decoder for each index. An index chosen by a field of the record
   needs the format's result first; the checks that depend on the index are separate objects for that reason.
 """

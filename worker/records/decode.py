@@ -6,11 +6,20 @@ import msgspec
 import orjson
 
 from worker.errors import Reason, RecordError
-from worker.records.choices import Format, KeyFormat, KeyValues, MetadataValues, Suspect, Tombstones, VectorBytes
+from worker.records.choices import (
+    Envelope,
+    Format,
+    KeyFormat,
+    KeyValues,
+    Many,
+    MetadataValues,
+    Suspect,
+    Tombstones,
+    VectorBytes,
+)
 from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.table import FORMATS
-from worker.records.keys import Keys
 from worker.records.looks import Looks
 from worker.records.metadata import MetadataWriter
 from worker.records.suspects import QUOTED_KEY, Suspects, Suspicion
@@ -61,20 +70,30 @@ class Decoder:
         tombstones: Tombstones = "dead-letter",
         key_values: KeyValues = "strict",
         vector_bytes: VectorBytes = "float32-le",
+        envelope: Envelope = "none",
         shape: Shape = FIXED,
         suspect: Suspect = "write",
+        many: Many = "reject",
     ) -> None:
+        """`many` changes only what is said of a record: messages are cut into records before."""
         self._max_fragment_bytes = max_fragment_bytes
-        self._tombstones = tombstones
-        keys = Keys(key_format, key_values)
-        options = Options(target.dimension, metadata_values, shape, key_format, key_values, vector_bytes)
+        # After a delete, Debezium sends a tombstone for the topic's compaction.
+        self._tombstones = tombstones if envelope != "debezium" else "ignore"
+        options = Options(target.dimension, metadata_values, shape, key_format, key_values, vector_bytes, envelope)
+        keys = options.keys
         self._read = FORMATS[format](options).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
         self._vector_json = Vectors(target, shape.vector.text).json_and_bytes
         self._is_quoted = keys.is_quoted
         self._suspicion_of = Suspects(target).of
-        self._looks = Looks(target, vector_path=shape.vector.text, is_swappable=vector_bytes == "float32-le")
+        self._looks = Looks(
+            target,
+            vector_path=shape.vector.text,
+            envelope=envelope,
+            is_many=many == "split",
+            is_swappable=vector_bytes == "float32-le",
+        )
         self._refuses_suspects = suspect == "dead-letter"
         self._metadata_member = MetadataWriter(target, metadata_values).member
 
@@ -91,7 +110,7 @@ class Decoder:
             record = self._read(key, value, headers)
             if record.operation is _PUT:
                 return self._put(record, key)
-            return IGNORE if record.operation is Operation.IGNORE else self._delete(record.key, key)
+            return self._other(record, key)
         except RecordError as error:
             raise self._looks.completed(error, value, record and record.vector) from None
         except Exception as error:
@@ -124,6 +143,13 @@ class Decoder:
 
     def _suspicion_of_key(self, kafka_key: str) -> Suspicion | None:
         return QUOTED_KEY if self._is_quoted(kafka_key) else None
+
+    def _other(self, record: Record, kafka_key: bytes | None) -> Delete | Ignore:
+        if record.operation is Operation.IGNORE:
+            return IGNORE
+        if record.operation is Operation.TOMBSTONE:
+            return self._tombstone(kafka_key)
+        return self._delete(record.key, kafka_key)
 
     def _tombstone(self, key: bytes | None) -> Delete | Ignore:
         if self._tombstones == "ignore":

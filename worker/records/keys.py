@@ -1,32 +1,39 @@
 """The vector's key: the value's own, or else the Kafka key."""
 
-import re
 from typing import Final
 
 import msgspec
 
 from worker.errors import Reason, RecordError
-from worker.records.choices import KeyFormat, KeyValues
+from worker.records.choices import Envelope, KeyFormat, KeyValues
+from worker.records.enveloped_key import EnvelopedKey
+from worker.records.formats.connect_schema import Logical
+from worker.records.formats.integers import integer_text
+from worker.records.formats.paths import Template
 from worker.records.limits import KEY_MAX_CHARACTERS
 from worker.records.target import LIMIT_SOURCE
 
 _decode_json: Final = msgspec.json.Decoder(str).decode
-_INTEGER: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)")
-
-
-def integer_text(json: bytes) -> str | None:
-    """Return the decimal text of an integer in JSON, digit by digit; None for what is none, such as 1.0 and 1e3."""
-    if _INTEGER.fullmatch(json) is None:
-        return None
-    return "0" if json == b"-0" else json.decode()
 
 
 class Keys:
-    """Chooses and checks the keys of one route; `key_format` says how its Kafka keys are written."""
+    """Chooses and checks the keys of one route; `key_format` says how its Kafka keys are written.
 
-    def __init__(self, key_format: KeyFormat, key_values: KeyValues = "strict") -> None:
-        self._is_utf8 = key_format == "utf8"
+    `template` is where the key of a record is; in an envelope the Kafka key has the same fields.
+    """
+
+    def __init__(
+        self,
+        key_format: KeyFormat,
+        key_values: KeyValues = "strict",
+        envelope: Envelope = "none",
+        template: Template | None = None,
+    ) -> None:
         self._is_loose = key_values == "stringify"
+        is_enveloped = envelope in ("connect", "debezium")
+        self._enveloped = EnvelopedKey(template, is_loose=self._is_loose) if is_enveloped else None
+        self._is_utf8 = key_format == "utf8"
+        self._is_plain = self._is_utf8 and not is_enveloped
 
     def choose(self, own: str | None, kafka_key: bytes | None) -> str:
         """Return the value's own key, or the Kafka key where it has none. Raises `RecordError`."""
@@ -38,12 +45,16 @@ class Keys:
 
     def is_mismatch(self, key: str, kafka_key: bytes) -> bool:
         """Return whether the Kafka key is another than the vector's key."""
-        if self._is_utf8:
+        if self._is_plain:
             return kafka_key != key.encode()
         try:
             return self.from_kafka(kafka_key) != key
         except RecordError:
             return True
+
+    def enveloped(self, kafka_key: bytes | None) -> tuple[bytes, Logical] | None:
+        """Return what a Kafka key has in its envelope, as JSON, and its logical types; None where it has none."""
+        return None if self._enveloped is None or kafka_key is None else self._enveloped.payload(kafka_key)
 
     def is_quoted(self, key: str) -> bool:
         """Return whether a Kafka key that became the vector's key is a JSON string with its quotes."""
@@ -67,6 +78,8 @@ class Keys:
                 "the Kafka key begins with 0x00, as a schema registry's prefix does; as a vector's key it would name "
                 "the wrong vector",
             )
+        if self._enveloped is not None and (enveloped := self._enveloped.text(kafka_key)) is not None:
+            return enveloped
         try:
             if self._is_utf8:
                 return kafka_key.decode()

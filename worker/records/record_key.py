@@ -1,19 +1,24 @@
 """The key of a record without the rest of it, as far as it can be read: for what is said of records that are wrong otherwise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import msgspec
 
 from worker.errors import RecordError
+from worker.records.formats.cloud_events import Events
 from worker.records.formats.contract import Headers, Options
+from worker.records.formats.envelopes import ENVELOPES, EnvelopeReader
+from worker.records.formats.fields import FieldReader
 from worker.records.formats.json import BYTE_ORDER_MARK, JsonFields
 from worker.records.formats.mapped import Around, MappedReader
 from worker.records.formats.msgpack import MsgpackFields
-from worker.records.keys import Keys
+from worker.records.formats.paths import Source
 
 ReadKey: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
 """Returns the key of the vector that a message is about, from its key, value and headers; None where it cannot be read."""
+
+OwnKey: TypeAlias = Callable[[bytes | None, bytes, Headers], str | None]
 
 _REGISTRY_PREFIX_BYTES: Final = 5
 
@@ -27,8 +32,10 @@ _decode: Final = (msgspec.json.Decoder(_Keyed).decode, msgspec.msgpack.Decoder(_
 
 def key_reader(options: Options) -> ReadKey:
     """Return what reads the keys of a route's records."""
-    keys = Keys(options.key_format, options.key_values)
-    own = _own_key if options.is_fixed else _MappedKey(options).read
+    keys = options.keys
+    own: OwnKey = _own_key if options.is_fixed else _MappedKey(options).read
+    if options.envelope == "cloudevents":
+        own = _in_events(own, options)
 
     def read(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
         try:
@@ -57,13 +64,31 @@ class _MappedKey:
     def __init__(self, options: Options) -> None:
         json = JsonFields(options.metadata_values, options.vector_bytes)
         msgpack = MsgpackFields(options.metadata_values, options.vector_bytes)
-        self._readers: Sequence[MappedReader] = (MappedReader(json, options), MappedReader(msgpack, options))
+        self._read = (_key_of(json, options), _key_of(msgpack, options))
 
     def read(self, key: bytes | None, value: bytes, headers: Headers) -> str | None:
         """Return the key. Raises `RecordError` where neither encoding has it."""
         body = value[_REGISTRY_PREFIX_BYTES:] if value[:1] == b"\0" else value
-        around = Around(key, headers)
+        of_json, of_msgpack = self._read
         try:
-            return self._readers[0].key(body.removeprefix(BYTE_ORDER_MARK), around)
+            return of_json(key, body.removeprefix(BYTE_ORDER_MARK), headers)
         except RecordError:
-            return self._readers[1].key(body, around)
+            return of_msgpack(key, body, headers)
+
+
+def _key_of(fields: FieldReader, options: Options) -> OwnKey:
+    if options.envelope in ENVELOPES:
+        return EnvelopeReader(fields, options, JsonFields(options.metadata_values)).key
+    reader = MappedReader(fields, options)
+    return lambda key, body, headers: reader.key(body, Around(key, headers))
+
+
+def _in_events(own: OwnKey, options: Options) -> OwnKey:
+    names = [path.name for path in options.shape.paths if path.source is Source.ATTRIBUTE]
+    within = Events(JsonFields(options.metadata_values), names).within
+
+    def read(key: bytes | None, value: bytes, headers: Headers) -> str | None:
+        data, with_attributes = within(value, headers)
+        return own(key, data, with_attributes)
+
+    return read

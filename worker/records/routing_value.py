@@ -10,9 +10,13 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from worker.errors import RecordError
 from worker.records.formats import paths
-from worker.records.formats.contract import Headers
-from worker.records.formats.json import BYTE_ORDER_MARK
+from worker.records.formats.cloud_events import Events
+from worker.records.formats.contract import Headers, Options
+from worker.records.formats.envelopes import opener
+from worker.records.formats.json import BYTE_ORDER_MARK, JsonFields
+from worker.records.formats.msgpack import MsgpackFields
 
 ReadValue: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
 """Returns the text that chooses the index of a message, from its key, value and headers; None where there is none."""
@@ -24,8 +28,11 @@ _NOTHING: Final = msgspec.Raw(b"")
 _Scalar = str | int | float | bool | None
 
 
-def reader_of(index_by: str) -> ReadValue:
-    """Return what reads the routing value of `index_by = "header:NAME"` or `"field:PATH"`."""
+def reader_of(index_by: str, options: Options) -> ReadValue:
+    """Return what reads the routing value of `index_by = "header:NAME"` or `"field:PATH"`.
+
+    The envelope of `options` is opened first: a path leads through the record in it.
+    """
     kind, _, name = index_by.partition(":")
     if kind == "header":
         return _of_header(name)
@@ -33,8 +40,41 @@ def reader_of(index_by: str) -> ReadValue:
     if path.source is paths.Source.HEADER:
         return _of_header(path.name)
     if path.source is paths.Source.KAFKA_KEY:
-        return lambda key, _value, _headers: _text(key)
-    return _Field(path.steps).read
+        return _of_kafka_key(options)
+    if path.source is paths.Source.ATTRIBUTE:
+        return _in_event(_of_header(paths.header_of(path.name)), path.name)
+    field = _Field(path.steps, options).read
+    return _in_event(field) if options.envelope == "cloudevents" else field
+
+
+def _in_event(read: ReadValue, *attributes: str) -> ReadValue:
+    """Return what reads the data and the attributes of a CloudEvent."""
+    within = Events(JsonFields("strict"), attributes).within
+
+    def read_within(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
+        if value is None:  # the attributes of an event without data are headers
+            return read(key, None, headers)
+        try:
+            data, with_attributes = within(value, headers)
+        except RecordError:
+            return None
+        return read(key, data, with_attributes)
+
+    return read_within
+
+
+def _of_kafka_key(options: Options) -> ReadValue:
+    keys = options.keys
+
+    def read(key: bytes | None, _value: bytes | None, _headers: Headers) -> str | None:
+        if keys.enveloped(key) is None:
+            return _text(key)
+        try:
+            return keys.from_kafka(key)
+        except RecordError:
+            return None
+
+    return read
 
 
 def _of_header(name: str) -> ReadValue:
@@ -57,9 +97,9 @@ def _text(value: bytes | None) -> str | None:
 class _Field:
     """Reads a field of JSON or MessagePack. Numbers and booleans count as their JSON text."""
 
-    def __init__(self, steps: tuple[paths.Step, ...]) -> None:
-        self._json = _Cut(msgspec.json.Decoder, steps)
-        self._msgpack = _Cut(msgspec.msgpack.Decoder, steps)
+    def __init__(self, steps: tuple[paths.Step, ...], options: Options) -> None:
+        self._json = _Cut(msgspec.json.Decoder, steps, opener(JsonFields("strict"), options.envelope))
+        self._msgpack = _Cut(msgspec.msgpack.Decoder, steps, opener(MsgpackFields("strict"), options.envelope))
 
     def read(self, _key: bytes | None, value: bytes | None, _headers: Headers) -> str | None:
         if not value:
@@ -73,26 +113,29 @@ class _Field:
 class _Cut:
     """Cuts one field out of values in one encoding."""
 
-    def __init__(self, decoder: Callable[[Any], Any], steps: tuple[paths.Step, ...]) -> None:
-        self._cuts = [_cut_of(decoder, step) for step in steps]
+    def __init__(
+        self, decoder: Callable[[Any], Any], steps: tuple[paths.Step, ...], within: Callable[[bytes], bytes]
+    ) -> None:
+        self._within = within
+        self._cuts = [cut_of(decoder, step) for step in steps]
         self._decode: Callable[[Any], _Scalar] = decoder(_Scalar).decode
 
     def text(self, body: bytes) -> str | None:
-        part: Any = body
         try:
+            part: Any = self._within(body)
             for cut in self._cuts:
                 part = cut(part)
                 if not bytes(part):
                     return None
             found = self._decode(part)
-        except _UNREADABLE:
+        except (*_UNREADABLE, RecordError):
             return None
         if isinstance(found, str) or found is None:
             return found
         return msgspec.json.encode(found).decode()
 
 
-def _cut_of(decoder: Callable[[Any], Any], step: paths.Step) -> Callable[[Any], Any]:
+def cut_of(decoder: Callable[[Any], Any], step: paths.Step) -> Callable[[Any], Any]:
     """Return what cuts the named member out of a map, or an element out of a list; an empty part where it is not there."""
     if isinstance(step, int):
         elements = decoder(list[msgspec.Raw]).decode

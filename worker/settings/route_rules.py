@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from worker.records.formats import paths
-from worker.settings.tables import Route
+from worker.settings.tables import Records, Route
 
 # Not patterns of the table: one inside a union ends msgspec 0.22 with a segmentation fault.
 _INDEX: Final = re.compile("[A-Za-z][A-Za-z0-9]{0,62}")
@@ -27,6 +27,21 @@ def choice_mistakes(place: str, route: Route) -> list[str]:
     return mistakes + [
         f"{where} = {json.dumps(name)}: {_INDEX_MEANING}" for where, name in named if not _INDEX.fullmatch(name)
     ]
+
+
+def many_mistakes(place: str, records: Records) -> list[str]:
+    """Return what is wrong with how messages with several records are read. `place` is the name of the table in a mistake."""
+    path = records.fields.records
+    if not path:
+        return []
+    name = f"{place}.fields.records"
+    if records.many != "split":
+        return [f'{name} needs {place}.many = "split"']
+    try:
+        is_in_value = paths.parse(path).source is paths.Source.VALUE
+    except paths.PathError as error:
+        return [f"{name} = {json.dumps(path)} is not a path: {error}"]
+    return [] if is_in_value else [f"{name} = {json.dumps(path)}: allowed is a field of the value"]
 
 
 def _by_key(place: str, route: Route, names: Sequence[str]) -> list[str]:
@@ -52,9 +67,7 @@ def _by_value(place: str, route: Route) -> list[str]:
     kind, _, path = route.index_by.partition(":")
     if kind == "field":
         try:
-            is_attribute = paths.parse(path).source is paths.Source.ATTRIBUTE
+            paths.parse(path)
         except paths.PathError as error:
             return [*mistakes, f"{place}.index_by = {json.dumps(route.index_by)} is not a path: {error}"]
-        if is_attribute:
-            mistakes.append(f"{place}.index_by = {json.dumps(route.index_by)}: allowed are a field and $header.NAME")
     return mistakes

@@ -12,7 +12,7 @@ from worker.settings import certificates, value_text
 from worker.settings.addresses import is_address, is_host_name, is_loopback, is_server, scheme_and_host
 from worker.settings.client_options import client_mistakes
 from worker.settings.field_rules import record_mistakes
-from worker.settings.route_rules import choice_mistakes
+from worker.settings.route_rules import choice_mistakes, many_mistakes
 from worker.settings.tables import (
     CREDENTIAL_VARIABLES,
     DeadLetter,
@@ -87,15 +87,20 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
 
 
 def _records_contradictions(routes: tuple[Route, ...], records: Records) -> list[str]:
-    mistakes = record_mistakes("records", records)
+    mistakes = record_mistakes("records", records) + many_mistakes("records", records)
     for place, route in enumerate(routes):
-        if not route.records:
-            continue
         try:
             own = with_changes(records, route.records)
         except msgspec.ValidationError:  # reported where the route is read
             continue
-        mistakes += record_mistakes(f"routes[{place}].records", own)
+        name = f"routes[{place}].records"
+        if route.records:
+            mistakes += record_mistakes(name, own) + many_mistakes(name, own)
+        if route.index_by.startswith("field:$attribute.") and own.envelope != "cloudevents":
+            mistakes.append(
+                f'routes[{place}].index_by = "{route.index_by}": an attribute of a CloudEvent, which needs '
+                'records.envelope = "cloudevents"'
+            )
     return mistakes
 
 

@@ -11,7 +11,17 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from worker.records.choices import Format, KeyFormat, KeyValues, MetadataValues, Suspect, Tombstones, VectorBytes
+from worker.records.choices import (
+    Envelope,
+    Format,
+    KeyFormat,
+    KeyValues,
+    Many,
+    MetadataValues,
+    Suspect,
+    Tombstones,
+    VectorBytes,
+)
 
 ENV_PREFIX: Final = "OSS_VECTORS_"
 CONFIG_VARIABLE: Final = "OSS_VECTORS_CONFIG"
@@ -193,7 +203,7 @@ class Fields(Table, frozen=True):
     key: Annotated[
         str,
         means(
-            'The vector\'s key: a path, $kafka.key, $header.NAME, or text with paths in braces: "{tenant}/{id}". "": the field key, or else the Kafka key.',
+            'The vector\'s key: a path, $kafka.key, $header.NAME, $attribute.NAME, or text with paths in braces: "{tenant}/{id}". "": the field key, or else the Kafka key.',
             max_length=MOST_PATH,
         ),
     ] = ""
@@ -206,6 +216,13 @@ class Fields(Table, frozen=True):
         str,
         means(
             'A path whose value true, "true", "d" or 1 deletes the vector of the record\'s key. "": there is none.',
+            max_length=MOST_PATH,
+        ),
+    ] = ""
+    records: Annotated[
+        str,
+        means(
+            'With many = "split": the path of the list of records. "": the value is a list or JSON lines, or a map with the list vectors or data.',
             max_length=MOST_PATH,
         ),
     ] = ""
@@ -226,6 +243,10 @@ class Records(Table, frozen=True):
     key_values: Annotated[
         KeyValues, means("Which keys are accepted. stringify turns integers into their decimal text.")
     ] = "strict"
+    envelope: Annotated[
+        Envelope,
+        means("What is around each record: Kafka Connect's schema and payload, a change of Debezium, a CloudEvent."),
+    ] = "none"
     vector_bytes: Annotated[VectorBytes, means("What a vector in bytes or base64 holds.")] = "float32-le"
     suspect: Annotated[
         Suspect,
@@ -233,6 +254,10 @@ class Records(Table, frozen=True):
             "What happens to implausible vectors: a norm or numbers that cannot be meant, a key with its JSON quotes. They are counted in any case."
         ),
     ] = "write"
+    many: Annotated[
+        Many,
+        means("What happens to a message with several records. split reads each; reject makes a dead letter of it."),
+    ] = "reject"
     fields: Annotated[Fields, means("Where the parts of a record are, as a table.")] = Fields()
 
 

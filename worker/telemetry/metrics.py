@@ -358,17 +358,23 @@ class _LedgerCollector:
 
 
 def _record_families(books: Books) -> Iterator[Metric]:
+    messages = CounterMetricFamily(
+        "oss_vectors_messages_consumed",
+        "Messages polled and tracked: fewer than the records where a message has several.",
+        labels=["topic"],
+    )
     consumed = CounterMetricFamily("oss_vectors_records_consumed", "Records polled and tracked.", labels=["topic"])
     settled = CounterMetricFamily(
         "oss_vectors_records_settled", "Records by their final outcome.", labels=["topic", "outcome"]
     )
     buffered = GaugeMetricFamily("oss_vectors_records_buffered", "Records tracked and not settled.", labels=["topic"])
     for topic, count in books.consumed.items():
+        messages.add_metric([topic], books.messages[topic])
         consumed.add_metric([topic], count)
         buffered.add_metric([topic], books.buffered[topic])
     for (topic, outcome), count in books.settled.items():
         settled.add_metric([topic, outcome.value], count)
-    yield from (consumed, settled, buffered)
+    yield from (messages, consumed, settled, buffered)
     yield GaugeMetricFamily(
         "oss_vectors_buffer_bytes",
         "Bytes of records that are not settled, and of the bodies of requests.",

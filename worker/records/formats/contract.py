@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from worker.records.choices import KeyFormat, KeyValues, MetadataValues, VectorBytes
+from worker.records.choices import Envelope, KeyFormat, KeyValues, MetadataValues, VectorBytes
 from worker.records.floats import Float64s
 from worker.records.formats.shape import FIXED, Shape
+from worker.records.keys import Keys
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
@@ -23,11 +24,15 @@ AnyMetadata: TypeAlias = Metadata | LooseMetadata | Callable[[], Any] | None  # 
 
 
 class Operation(Enum):
-    """What a record asks for. Ignored are messages that are no records, such as a heartbeat in an envelope's stream."""
+    """What a record asks for. Ignored are messages that are no records, such as a heartbeat in an envelope's stream.
+
+    A tombstone is an envelope with nothing in it: it is what a null value is.
+    """
 
     PUT = "put"
     DELETE = "delete"
     IGNORE = "ignore"
+    TOMBSTONE = "tombstone"
 
 
 class UnreadNumbers(NamedTuple):
@@ -63,11 +68,18 @@ class Options(NamedTuple):
     key_format: KeyFormat = "utf8"
     key_values: KeyValues = "strict"
     vector_bytes: VectorBytes = "float32-le"
+    envelope: Envelope = "none"
 
     @property
     def is_fixed(self) -> bool:
         """Whether records have the service's own shape, in the usual form."""
-        return self.shape == FIXED and self.key_values == "strict" and self.vector_bytes == "float32-le"
+        settings = (self.shape, self.key_values, self.vector_bytes, self.envelope)
+        return settings == (FIXED, "strict", "float32-le", "none")
+
+    @property
+    def keys(self) -> Keys:
+        """What reads the keys of the route."""
+        return Keys(self.key_format, self.key_values, self.envelope, self.shape.key)
 
 
 class Format(Protocol):

@@ -113,12 +113,16 @@ class FieldReader(ValueReader, ABC):
         """Cut a map, which is a part of a value that is well-formed, into members."""
 
     @abstractmethod
-    def _members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
+    def members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
         """Cut the metadata, which is a map, into its members; and say what is wrong with a name, "" if nothing is."""
 
     @abstractmethod
     def integer(self, raw: Raw) -> str | None:
         """Return the decimal text of a number, digit by digit; None where it is no integer."""
+
+    @abstractmethod
+    def begins_a_list(self, text: Raw) -> bool:
+        """Return whether a string begins with a bracket."""
 
     def refuse_cloud_event(self, value: bytes) -> None:
         """Raise `RecordError` where a value is a structured CloudEvent: its record is within it."""
@@ -185,7 +189,7 @@ class FieldReader(ValueReader, ABC):
         if kind is not Kind.MAP:
             raise RecordError(Reason.METADATA, f"{where} is a {kind.value}; {METADATA_ALLOWED}")
         try:
-            members, fault = self._members(raw)
+            members, fault = self.members(raw)
             return MetadataReader(self, members, fault, is_loose=self.is_loose).read()
         except RecursionError:  # likewise
             raise self.too_deep() from None

@@ -24,7 +24,7 @@ _BEGINNINGS: Final = (
     (b"PAR1", "a Parquet file"),
     (b"ARROW1", "an Arrow file"),
     (b"\xac\xed\x00\x05", "a serialized Java object"),
-    (b"[", "a list, such as several records in one message"),
+    (b"[", 'a list, such as several records in one message, which records.many = "split" reads'),
     (b'"', "a string, such as a record that was encoded as JSON twice"),
 )  # fmt: skip
 

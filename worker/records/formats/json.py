@@ -9,11 +9,12 @@ import msgspec
 from worker.records.floats import Float64s, list_reader, with_numbers_apart
 from worker.records.formats.at_once import TwoWayReader, record_type
 from worker.records.formats.contract import Format, Headers, Options, Record, Scalar
+from worker.records.formats.envelopes import ENVELOPES, EnvelopeReader
 from worker.records.formats.fields import FieldReader
 from worker.records.formats.first_byte import Read
+from worker.records.formats.integers import integer_text
 from worker.records.formats.mapped import MappedReader
 from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, Cutter, Kind, Raw
-from worker.records.keys import integer_text
 from worker.words import clean
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -34,8 +35,13 @@ class JsonFormat:
 
 
 def _reader(options: Options) -> Format:
-    if not options.is_fixed:
-        return MappedReader(JsonFields(options.metadata_values, options.vector_bytes), options)
+    if options.is_fixed:
+        return _fixed(options)
+    fields = JsonFields(options.metadata_values, options.vector_bytes)
+    return EnvelopeReader(fields, options, fields) if options.envelope in ENVELOPES else MappedReader(fields, options)
+
+
+def _fixed(options: Options) -> Format:
     return TwoWayReader(
         with_numbers_apart(msgspec.json.Decoder(record_type(options.metadata_values)).decode, options.dimension),
         AT_ONCE_BYTES + BYTES_OF_A_NUMBER * options.dimension,
@@ -81,6 +87,10 @@ class JsonFields(FieldReader):
         """Return the digits of an integer."""
         return integer_text(bytes(raw))
 
+    def begins_a_list(self, text: Raw) -> bool:
+        """Return whether a string begins with a bracket."""
+        return bytes(text)[:2] == b'"['
+
     def cut(self, body: bytes, cutter: Cutter) -> Any:
         """Cut a value into members. msgspec refuses half of a surrogate pair also in what is ignored."""
         try:
@@ -88,7 +98,7 @@ class JsonFields(FieldReader):
         except msgspec.ValidationError as error:
             raise self.no_record(clean(str(error))) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            without = _without_halves(body)
+            without = without_halves(body)
             if without == body:
                 raise self.no_whole(body, error) from None
         try:
@@ -100,14 +110,14 @@ class JsonFields(FieldReader):
         """Cut a map within a value into members."""
         return cutter.decode(part)
 
-    def _members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
+    def members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
         try:
             return self._decode_members(metadata), ""
         except UnicodeDecodeError as error:
             raise self.no_text(metadata, "a name in metadata", error) from None
 
     def _what_is_no_text(self, raw: Raw, error: UnicodeDecodeError) -> str:
-        if _HALF in bytes(raw):
+        if HALF in bytes(raw):
             return "half of a surrogate pair (\\ud800 to \\udfff by itself), which no encoding has a form for"
         return super()._what_is_no_text(raw, error)
 
@@ -119,11 +129,11 @@ _ESCAPE: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ANY_HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]")
-_HALF: Final = b"\xff" * 6  # as long as the escape that it replaces, and in no UTF-8
+HALF: Final = b"\xff" * 6  # as long as the escape that it replaces, and in no UTF-8
 
 
-def _without_halves(body: bytes) -> bytes:
+def without_halves(body: bytes) -> bytes:
     """Replace each half of a surrogate pair by bytes that are no UTF-8: a string that counts is refused for them."""
     if _ANY_HALF.search(body) is None:
         return body
-    return _ESCAPE.sub(lambda escape: escape[1] or _HALF, body)
+    return _ESCAPE.sub(lambda escape: escape[1] or HALF, body)

@@ -6,15 +6,16 @@
 It reads the service's own shape too, and then reads the same record as `at_once.py`: tests hold that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from worker.errors import Reason, RecordError
 from worker.records.floats import list_reader
+from worker.records.formats import connect_schema
+from worker.records.formats.connect_schema import Logical
 from worker.records.formats.contract import (
     AnyMetadata,
     Headers,
@@ -29,14 +30,15 @@ from worker.records.formats.contract import (
 from worker.records.formats.fields import NOTHING, FieldReader
 from worker.records.formats.leaves import Leaves
 from worker.records.formats.metadata_fields import MetadataReader
-from worker.records.formats.paths import Path, Source
+from worker.records.formats.paths import Path, Source, header_of
 from worker.records.formats.shape import KEY_PATH
 from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, Kind, Raw
+from worker.records.formats.vector_bytes import unpacker
 from worker.records.formats.vector_text import TOAST, as_json, is_list, unchanged
-from worker.records.keys import Keys
 from worker.records.metadata import shown
 
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_TOAST_BYTES: Final = TOAST.encode()
 _SPECVERSION: Final = ("specversion",)
 _DELETES: Final = frozenset({"true", "d"})
 _MOST_BYTES_OF_ONE: Final = 9  # a number that is 1 has no more in any usual form
@@ -47,11 +49,11 @@ _M = TypeVar("_M", bound=Metadata | LooseMetadata | None)
 
 
 class Around(NamedTuple):
-    """What of a message is around the value: the Kafka key, the headers, and the attributes of a CloudEvent."""
+    """What is around a record: the Kafka key, the headers, and which fields the schema of its envelope says more of."""
 
     key: bytes | None
     headers: Headers
-    attributes: Mapping[str, Scalar] = MappingProxyType({})
+    logical: Logical = connect_schema.NONE
 
 
 class MappedReader:
@@ -61,14 +63,25 @@ class MappedReader:
         shape = options.shape
         self._fields = fields
         self._shape = shape
-        self._keys = Keys(options.key_format, options.key_values)
+        self._keys = options.keys
+        self._refuses_events = options.envelope == "none"
         self._is_loose_key = options.key_values == "stringify"
         in_value = [path.steps for path in shape.paths if path.source is Source.VALUE]
         self._leaves = Leaves(fields, [*in_value, _SPECVERSION])
         self._slots = {path: self._leaves.slot(path.steps) for path in shape.paths if path.source is Source.VALUE}
+        typed = shape.key.paths if self._is_loose_key and shape.key is not None else ()
+        if fields.is_loose and shape.metadata is not None and not isinstance(shape.metadata, Path):
+            typed += tuple(path for _, path in shape.metadata)
+        self._typed = [
+            (self._slots[path], tuple(step for step in path.steps if isinstance(step, str)))
+            for path in typed
+            if path.source is Source.VALUE
+        ]
         self._specversion = self._leaves.slot(_SPECVERSION)
         self._vector_slot = self._slots[shape.vector]
         self._numbers_at_once = fields.numbers_at_once(options.dimension)
+        self._bytes_at_once = fields.decoder(bytes)  # base64 too, in its usual form
+        self._unpack = unpacker(options.vector_bytes)
         self._numbers_in_text = list_reader(options.dimension)
         self._most_text = AT_ONCE_BYTES + BYTES_OF_A_NUMBER * options.dimension
         self._map_at_once = fields.decoder(LooseMetadata if fields.is_loose else Metadata)
@@ -80,8 +93,8 @@ class MappedReader:
 
     def record(self, body: bytes, around: Around) -> Record:
         """Return what a value says in its surroundings. Raises `RecordError`."""
-        parts = self._leaves.read(body)
-        if parts[self._specversion] is not NOTHING:
+        parts = self._parts(body, around)
+        if self._refuses_events and parts[self._specversion] is not NOTHING:
             self._fields.refuse_cloud_event(body)
         try:
             if self._shape.delete is not None and self._says_delete(self._shape.delete, parts, around):
@@ -92,7 +105,19 @@ class MappedReader:
 
     def key(self, body: bytes, around: Around) -> str | None:
         """Return the key that a value has, None where it has none of its own. Raises `RecordError`."""
-        return self._key(self._leaves.read(body), around)
+        return self._key(self._parts(body, around), around)
+
+    def _parts(self, body: bytes, around: Around) -> Sequence[Raw]:
+        """Return the parts of a value, those of a logical type as text where the settings want that."""
+        parts = self._leaves.read(body)
+        if not around.logical:
+            return parts
+        changed = [*parts]
+        for slot, names in self._typed:
+            convert = around.logical.get(names)
+            if convert is not None and (text := convert(bytes(parts[slot]))) is not None:
+                changed[slot] = self._fields.encode(text)
+        return changed
 
     def _put(self, parts: Sequence[Raw], around: Around) -> Record:
         fault, key = None, None
@@ -122,7 +147,7 @@ class MappedReader:
         elif path.source is Source.KAFKA_KEY:
             text = None if around.key is None else self._keys.from_kafka(around.key)
         else:
-            text = self._key_of_scalar(_scalar_at(path, around), path)
+            text = _header(path, around)
         if text is None:
             raise RecordError(Reason.KEY, f"there is no {path.text}, or it is null; records.fields.key needs it")
         return text
@@ -142,13 +167,6 @@ class MappedReader:
             )
         return text
 
-    def _key_of_scalar(self, scalar: Scalar, path: Path) -> str | None:
-        if scalar is None or isinstance(scalar, str):
-            return scalar
-        if type(scalar) is int and self._is_loose_key:
-            return str(scalar)
-        raise RecordError(Reason.MALFORMED, f"{path.text} is a {type(scalar).__name__}; {_KEY_ALLOWED}")
-
     # -- the vector
 
     def _vector(self, raw: Raw) -> Vector:
@@ -157,7 +175,11 @@ class MappedReader:
         try:
             if kind is Kind.LIST and (found := self._numbers_at_once(raw)) is not None:
                 return found
-            if kind is Kind.STRING and (in_text := self._in_text_at_once(raw)) is not None:
+            if kind is Kind.BINARY or (kind is Kind.STRING and not self._fields.begins_a_list(raw)):
+                data = self._bytes_at_once(raw)
+                if data != _TOAST_BYTES:
+                    return self._unpack(data, where)
+            elif kind is Kind.STRING and (in_text := self._in_text_at_once(raw)) is not None:
                 return in_text
         except _UNDECODABLE:
             pass
@@ -179,8 +201,7 @@ class MappedReader:
             return self._raw_says_delete(parts[self._slots[path]], path)
         if path.source is Source.KAFKA_KEY:
             return around.key is not None and self._keys.from_kafka(around.key) in _DELETES
-        scalar = _scalar_at(path, around)
-        return scalar in _DELETES or scalar is True or scalar in (1, "1")
+        return _header(path, around) in (*_DELETES, "1")
 
     def _raw_says_delete(self, raw: Raw, path: Path) -> bool:
         kind = self._fields.kind(raw)
@@ -197,10 +218,15 @@ class MappedReader:
         if named is None:
             return None
         if isinstance(named, Path):
-            return partial(self._map, parts[self._slots[named]], named.text)
+            of_map = around.logical if self._fields.is_loose else connect_schema.NONE
+            for step in named.steps if of_map else ():
+                of_map = connect_schema.within(of_map, str(step))
+            return partial(self._map, parts[self._slots[named]], named.text, of_map)
         return partial(self._single, named, parts, around)
 
-    def _map(self, raw: Raw, where: str) -> AnyMetadata:
+    def _map(self, raw: Raw, where: str, logical: Logical) -> AnyMetadata:
+        if logical and self._fields.kind(raw) is Kind.MAP:
+            return _with_every_column(self._map_of_types(raw, logical))
         if self._fields.kind(raw) is Kind.MAP and len(bytes(raw)) <= AT_ONCE_BYTES:
             try:
                 read: LooseMetadata = self._map_at_once(raw)
@@ -208,6 +234,13 @@ class MappedReader:
             except _UNDECODABLE:
                 pass
         return _with_every_column(self._fields.metadata(raw, where))
+
+    def _map_of_types(self, raw: Raw, logical: Logical) -> Metadata:
+        members, fault = self._fields.members(raw)
+        for names, convert in logical.items():
+            if names[0] in members and (text := convert(bytes(members[names[0]]))) is not None:
+                members[names[0]] = self._fields.encode(text)
+        return MetadataReader(self._fields, members, fault, is_loose=self._fields.is_loose).read()
 
     def _single(
         self, named: Sequence[tuple[str, Path]], parts: Sequence[Raw], around: Around
@@ -236,22 +269,21 @@ class MappedReader:
         if path.source is Source.VALUE:
             return parts[self._slots[path]]
         if path.source is Source.KAFKA_KEY:
-            scalar: Scalar = None if around.key is None else self._keys.from_kafka(around.key)
+            text = None if around.key is None else self._keys.from_kafka(around.key)
         else:
-            scalar = _scalar_at(path, around)
-        return NOTHING if scalar is None else self._fields.encode(scalar)
+            text = _header(path, around)
+        return NOTHING if text is None else self._fields.encode(text)
 
 
-def _scalar_at(path: Path, around: Around) -> Scalar:
+def _header(path: Path, around: Around) -> str | None:
     """Return a header, the last of its name, or an attribute; None where it is not there. Raises `RecordError`."""
-    if path.source is Source.ATTRIBUTE:
-        return around.attributes.get(path.name)
+    wanted = header_of(path.name) if path.source is Source.ATTRIBUTE else path.name
     for name, value in reversed(around.headers):
-        if name == path.name:
+        if name == wanted:
             try:
                 return None if value is None else value.decode()
             except UnicodeDecodeError as error:
-                raise RecordError(Reason.MALFORMED, f"the header {path.name} is not UTF-8: {error.reason}") from None
+                raise RecordError(Reason.MALFORMED, f"the header {wanted} is not UTF-8: {error.reason}") from None
     return None
 
 

@@ -10,8 +10,10 @@ import msgspec
 from worker.records.floats import Float64s
 from worker.records.formats.at_once import TwoWayReader, record_type
 from worker.records.formats.contract import Format, Options, Scalar
+from worker.records.formats.envelopes import ENVELOPES, EnvelopeReader
 from worker.records.formats.fields import FieldReader
 from worker.records.formats.first_byte import Read
+from worker.records.formats.json import JsonFields
 from worker.records.formats.mapped import MappedReader
 from worker.records.formats.metadata_fields import METADATA_ALLOWED
 from worker.records.formats.values import Cutter, Kind, Raw
@@ -31,8 +33,15 @@ class MsgpackFormat:
 
 
 def _reader(options: Options) -> Format:
-    if not options.is_fixed:
-        return MappedReader(MsgpackFields(options.metadata_values, options.vector_bytes), options)
+    if options.is_fixed:
+        return _fixed(options)
+    fields = MsgpackFields(options.metadata_values, options.vector_bytes)
+    if options.envelope in ENVELOPES:
+        return EnvelopeReader(fields, options, JsonFields(options.metadata_values))
+    return MappedReader(fields, options)
+
+
+def _fixed(options: Options) -> Format:
     return TwoWayReader(
         msgspec.msgpack.Decoder(record_type(options.metadata_values)).decode,
         sys.maxsize,
@@ -87,6 +96,10 @@ class MsgpackFields(FieldReader):
         number = self.decode_number(raw)
         return str(number) if type(number) is int else None
 
+    def begins_a_list(self, text: Raw) -> bool:
+        """Return whether a string begins with a bracket."""
+        return _string_bytes(text).startswith(b"[")
+
     def cut(self, body: bytes, cutter: Cutter) -> Any:
         """Cut a value into members."""
         try:
@@ -114,7 +127,7 @@ class MsgpackFields(FieldReader):
                 picked[field] = value
         return picked
 
-    def _members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
+    def members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
         try:
             return self._decode_members(metadata), ""
         except UnicodeDecodeError as error:

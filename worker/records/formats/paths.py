@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, TypeAlias
 Step: TypeAlias = str | int  # a name, or the place of an element
 
 MOST_STEPS: Final = 16
+ATTRIBUTE_PREFIX: Final = "ce_"  # of the header that has an attribute of a CloudEvent
 _NAME: Final = re.compile(r'[^.\[\]{}"$\\\x00-\x1f][^.\[\]{}"\\\x00-\x1f]*')
 _QUOTED: Final = re.compile(r'"([^"\\\x00-\x1f]+)"')
 _ELEMENT: Final = re.compile(r"\[([0-9]{1,9})\]")
@@ -64,6 +65,11 @@ class Template(NamedTuple):
     def paths(self) -> tuple[Path, ...]:
         """The paths in it."""
         return tuple(part for part in self.parts if isinstance(part, Path))
+
+
+def header_of(attribute: str) -> str:
+    """Return the header that has an attribute of a CloudEvent in binary mode."""
+    return "content-type" if attribute == "datacontenttype" else f"{ATTRIBUTE_PREFIX}{attribute}"
 
 
 def parse(text: str) -> Path:

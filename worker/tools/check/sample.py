@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import orjson
 
+from worker.app.several import cutter_of, read_each
 from worker.errors import FatalError, RecordError, SettingsError
 from worker.ledger import Partition
 from worker.ports import Message
@@ -36,6 +37,7 @@ class Sample:
     """What was found in the records of one topic."""
 
     def __init__(self) -> None:
+        self.messages = 0
         self.puts = self.deletes = self.ignored = 0
         self.bad: Counter[str] = Counter()
         self.first_bad: dict[str, str] = {}
@@ -89,17 +91,19 @@ def _judged(
     is_over: Callable[[], bool],
 ) -> Sample:
     decoder = judge.router_for(route, judge.targets_of(route, settings, environ), settings)
+    cutter = cutter_of(route, settings)
     found = Sample()
     for partition, message in records:
-        where = f"{partition} at {message.offset}"
-        try:
-            decoded = decoder.decode(message.key, message.value, message.headers)
-        except RecordError as error:
-            found.bad[error.reason.value] += 1
-            told = f"{where}: {clean(error.message, _MESSAGE_CHARACTERS)}"
-            found.first_bad.setdefault(error.reason.value, told)
-        else:
-            _count(found, decoded, where, message.key)
+        place = f"{partition} at {message.offset}"
+        found.messages += 1
+        for element, _, decoded in read_each(decoder, cutter, message):
+            where = place if element is None else f"{place} element {element}"
+            if isinstance(decoded, RecordError):
+                found.bad[decoded.reason.value] += 1
+                told = f"{where}: {clean(decoded.message, _MESSAGE_CHARACTERS)}"
+                found.first_bad.setdefault(decoded.reason.value, told)
+            else:
+                _count(found, decoded, where, message.key if element is None else None)
         if is_over():
             found.was_cut = True
             break
@@ -107,6 +111,7 @@ def _judged(
 
 
 def _count(found: Sample, decoded: object, where: str, kafka_key: bytes | None) -> None:
+    """Count a record. `kafka_key` is None for one of several in a message: one key cannot be that of all."""
     if isinstance(decoded, Put | Delete) and decoded.suspicion is not None:
         cause, what = decoded.suspicion
         found.suspects[cause] += 1
@@ -118,8 +123,9 @@ def _count(found: Sample, decoded: object, where: str, kafka_key: bytes | None) 
     else:
         found.puts += 1
         found.bytes += len(decoded.fragment)
-        found.mismatches += decoded.key_mismatch
-        if decoded.key_mismatch and len(found.first_mismatches) < _MISMATCHES_SHOWN:
+        is_mismatch = decoded.key_mismatch and kafka_key is not None
+        found.mismatches += is_mismatch
+        if is_mismatch and len(found.first_mismatches) < _MISMATCHES_SHOWN:
             keys = (decoded.key, (kafka_key or b"").decode(errors="replace"))
             vector_key, other = (clean(key, _KEY_CHARACTERS) for key in keys)
             found.first_mismatches.append(f"{where} (Kafka key {other}, vector {vector_key})")
@@ -172,6 +178,7 @@ def report(settings: Settings, route: Route, found: Sample) -> Iterator[Finding]
 def _accepted(settings: Settings, topic: str, found: Sample) -> Iterator[Finding]:
     bad = found.bad.total()
     told = f"{found.records - bad} of {found.records} records would be accepted"
+    told = told if found.messages == found.records else f"{told}, of {found.messages} messages"
     kinds = [f"{found.deletes} delete a vector", f"{found.ignored} are ignored"]
     others = [kind for kind in kinds if not kind.startswith("0 ")]
     told = f"{told} ({', '.join(others)})" if others else told

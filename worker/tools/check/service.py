@@ -165,7 +165,7 @@ def _rights(settings: Settings, sink: OssSink, index: str) -> Iterator[Finding]:
 def deletes(settings: Settings, route: Route) -> bool:
     """Return whether records of a route can delete vectors."""
     records = settings.records_of(route.topic)
-    return records.tombstones == "delete" or bool(records.fields.delete)
+    return records.tombstones == "delete" or records.envelope == "debezium" or bool(records.fields.delete)
 
 
 def _right(operation: Operation, send: Callable[[bytes], int], body: Mapping[str, object], index: str) -> Finding:

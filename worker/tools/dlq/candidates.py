@@ -33,10 +33,14 @@ class Source(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A record of a source topic. The timestamp, in milliseconds, tells two lives of a topic that was made again apart."""
+    """A record of a source topic. The timestamp, in milliseconds, tells two lives of a topic that was made again apart.
+
+    `element` is its place in a message that has several, else None.
+    """
 
     source: Source
     timestamp: int | None
+    element: int | None = None
 
 
 class KeyOf(NamedTuple):
@@ -58,11 +62,12 @@ class Known(NamedTuple):
     kafka_key: KeyOf
     failed_at: float
     claimed: Replay | None
+    element: int | None = None
 
     @property
     def record(self) -> Record:
         """Its record."""
-        return Record(self.source, self.timestamp)
+        return Record(self.source, self.timestamp, self.element)
 
     def is_replayed_by(self, topic: str, partition: int, message: Message) -> bool:
         """Return whether a record of the source topic that claims to be a replay of this can be one.
@@ -99,11 +104,13 @@ class Candidate(NamedTuple):
     """Of the key and value, to recognise its record; None where the value was left out."""
     replays: int
     """How often it was replayed."""
+    element: int | None = None
+    """The place of its record in a message that has several."""
 
     @property
     def record(self) -> Record:
         """Its record."""
-        return Record(self.source, self.timestamp)
+        return Record(self.source, self.timestamp, self.element)
 
     @property
     def is_reference(self) -> bool:
@@ -136,6 +143,7 @@ def known_of(letter: DeadLetterRead, source: Source) -> Known:
         KeyOf(letter.message.key, int(size) if size and size.isdecimal() else None),
         letter.failed_at,
         letter.headers.replay,
+        letter.element,
     )
 
 
@@ -151,13 +159,14 @@ def candidate_of(
         place=letter.place,
         source=source,
         target=target_of(source.topic, message.key, source.partition),
-        key=names.of_parts(source.topic, message.key, message.value, told.source),
+        key=names.of_element(source.topic, message.key, message.value, told.source, letter.element),
         kafka_key=known.kafka_key,
         published_at=published / 1000 if published is not None else letter.failed_at,
         timestamp=known.timestamp,
         failed_at=letter.failed_at,
         digest=digest_of(message) if told.value_size is None else None,
         replays=0,
+        element=letter.element,
     )
 
 

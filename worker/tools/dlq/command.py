@@ -10,6 +10,7 @@ from worker.errors import FatalError
 from worker.settings.load import Loaded
 from worker.settings.tables import Settings
 from worker.tools.dlq.decide import letter_at, verdict
+from worker.tools.dlq.elements import Elements
 from worker.tools.dlq.history import History
 from worker.tools.dlq.letters import DeadLetterRead, Place, Selection, dead_letters, stretches_of, topic_of
 from worker.tools.dlq.listing import Counts, shown
@@ -50,7 +51,8 @@ def show(loaded: Loaded, place: Place, value_file: str | None, max_replays: int)
     replay = (
         "may be replayed" if known.cause is None else f"would be refused, {known.cause.value}: {MEANINGS[known.cause]}"
     )
-    click.echo("\n".join(shown(letter, known.newer_at, replay)))
+    own = Elements(settings).own_value(letter.headers.topic, letter.message.value, letter.element)
+    click.echo("\n".join(shown(letter, known.newer_at, replay, own)))
 
 
 def _write_value(settings: Settings, letter: DeadLetterRead, file: str) -> None:

@@ -101,7 +101,7 @@ def verdict(settings: Settings, scanner: Scanner, sources: Scanner, letter: Dead
     cause = cause_of(one, history, guards)
     newest = history.newest.get((one.source.topic, one.source.partition, one.key or ""))
     elsewhere = history.newest.get((one.source.topic, one.target, one.key or ""))
-    if newest is not None and newest.offset > one.source.offset:
+    if newest is not None and newest.is_behind(one):
         return Verdict(f"yes, at offset {newest.offset}", cause)
     if cause is Refusal.STALE and elsewhere is not None:
         return Verdict(f"yes, in partition {one.target} at offset {elsewhere.offset}", cause)
@@ -123,6 +123,10 @@ def _candidate(
         return Refusal.FOREIGN_TOPIC
     if not partition_of.has(known.source.topic):
         return Refusal.TOPIC_GONE
+    if letter.headers.value_size is None and not names.elements.has(
+        known.source.topic, letter.message.value, letter.element
+    ):
+        return Refusal.NOT_CUT
     return candidate_of(letter, known, partition_of, names)
 
 

@@ -22,10 +22,18 @@ _CLOCK_SECONDS: Final = 3600.0
 
 
 class Newest(NamedTuple):
-    """The newest record of a key in a partition: its offset, and the latest timestamp, in Unix seconds."""
+    """The newest record of a key in a partition: its offset, and the latest timestamp, in Unix seconds.
+
+    `element` is its place in a message that has several, else None.
+    """
 
     offset: int
     published_at: float
+    element: int | None = None
+
+    def is_behind(self, one: Candidate) -> bool:
+        """Return whether it came later than the record of a dead letter, in the same partition."""
+        return (self.offset, self.element or 0) > (one.source.offset, one.element or 0)
 
 
 class At(NamedTuple):
@@ -97,11 +105,12 @@ class History:
     def _read(self, partition: Partition, message: Message) -> None:
         source = Source(partition.topic, partition.partition, message.offset)
         claim = claimed_replay(message.headers)
-        key = self._names.of(partition.topic, message)
+        names = self._names.of(partition.topic, message)
         for one in self._by_source.get(source, ()):
             if not one.is_about(message):
                 self.replaced.add(one.record)
                 continue
+            key = next((name for element, name in names if element == one.element), None)
             self.unchanged[one.record] = At(key, claim)
             if key is not None:
                 self._wanted.add((source.topic, key))
@@ -109,10 +118,11 @@ class History:
         if known is not None and known.is_replayed_by(partition.topic, partition.partition, message):
             self.replayed.add(known.record)
             self.fresh.append(known.record)
-        if key is not None and (partition.topic, key) in self._wanted:
-            at = (partition.topic, partition.partition, key)
-            latest = max(message.timestamp / 1000, self.newest[at].published_at if at in self.newest else 0.0)
-            self.newest[at] = Newest(message.offset, latest)
+        for element, name in names:
+            if name is not None and (partition.topic, name) in self._wanted:
+                at = (partition.topic, partition.partition, name)
+                latest = max(message.timestamp / 1000, self.newest[at].published_at if at in self.newest else 0.0)
+                self.newest[at] = Newest(message.offset, latest, element)
 
     def _partitions(self) -> list[Partition]:
         """Return the partitions that matter and are there."""

@@ -13,6 +13,7 @@ from worker.ports import Message
 from worker.records.formats.contract import Headers
 from worker.records.record_key import ReadKey, key_reader
 from worker.settings.tables import Settings
+from worker.tools.dlq.elements import Elements, element_of
 from worker.tools.scan import Scanner, Stretch
 
 _PLACE: Final = re.compile(r"(\d{1,9}):(\d{1,18})\Z")
@@ -29,12 +30,16 @@ class Place(NamedTuple):
 
 
 class DeadLetterRead(NamedTuple):
-    """A dead letter as it is in its topic. `key` is that of its vector; None where it cannot be read."""
+    """A dead letter as it is in its topic. `key` is that of its vector; None where it cannot be read.
+
+    `element` is the place of the one record that it is about in a message that has several, else None.
+    """
 
     place: Place
     message: Message
     headers: DeadLetterHeaders
     key: str | None
+    element: int | None = None
 
     @property
     def failed_at(self) -> float:
@@ -118,10 +123,12 @@ def stretches_of(scanner: Scanner, topic: str, places: Collection[Place] | None 
 
 def dead_letters(scanner: Scanner, stretches: Sequence[Stretch], settings: Settings) -> Iterator[DeadLetterRead]:
     """Yield dead letters, those of a partition in the order of their offsets."""
-    keys = VectorKeys(settings)
+    keys, elements = VectorKeys(settings), Elements(settings)
     for partition, messages in scanner.read(stretches):
         for message in messages:
             place = Place(partition.partition, message.offset)
             headers = read_headers(message.headers)
-            key = keys.of(headers.topic or "", message.key, message.value, message.headers)
-            yield DeadLetterRead(place, message, headers, key)
+            element = element_of(headers)
+            value = elements.own_value(headers.topic, message.value, element)
+            key = keys.of(headers.topic or "", message.key, value, message.headers)
+            yield DeadLetterRead(place, message, headers, key, element)

@@ -24,6 +24,8 @@ class Counts:
 
     def __init__(self) -> None:
         self.total = 0
+        self.elements = 0
+        """How many are of records of messages that have several."""
         self.examples: dict[str, str] = {}
         """The place of the newest dead letter of each reason."""
         self.by: dict[str, Counter[str]] = {
@@ -42,6 +44,7 @@ class Counts:
             "written by": told.author.value,
         }
         self.total += 1
+        self.elements += told.element is not None
         self.examples[told.reason or _UNKNOWN] = str(letter.place)
         for name, value in values.items():
             if value or name != "code":
@@ -50,11 +53,20 @@ class Counts:
     def as_json(self, topic: str) -> dict[str, Any]:
         """Return them for programs."""
         by = {name.replace(" ", "_"): dict(sorted(counter.items())) for name, counter in self.by.items()}
-        return {"version": 1, "topic": topic, "total": self.total, "by": by, "examples": self.examples}
+        return {
+            "version": 1,
+            "topic": topic,
+            "total": self.total,
+            "elements": self.elements,
+            "by": by,
+            "examples": self.examples,
+        }
 
     def lines(self, topic: str) -> Iterable[str]:
         """Yield them for people."""
         yield f"{topic}: {self.total} dead letters"
+        if self.elements:
+            yield f"{self.elements} of them are of records of messages with several"
         for name, counter in self.by.items():
             if counter:
                 yield f"{name}:" if name.endswith(" by") else f"by {name}:"
@@ -64,16 +76,20 @@ class Counts:
                     yield f"  {count:>8}  {clean(value, 100)}{example}"
 
 
-def shown(letter: DeadLetterRead, newer: str, replay: str) -> Iterable[str]:
+def shown(letter: DeadLetterRead, newer: str, replay: str, own: bytes | None = None) -> Iterable[str]:
     """Yield one dead letter for people, its vector shortened.
 
-    `newer` says whether its key has a newer version, `replay` whether it may be replayed.
+    `newer` says whether its key has a newer version, `replay` whether it may be replayed. `own` is its record, where the message
+    has several.
     """
     told, message = letter.headers, letter.message
     yield f"dead letter   {letter.place}"
     yield f"reason        {told.reason or _UNKNOWN}"
     yield f"what is wrong {clean(told.values.get(ERROR_MESSAGE, ''), 2000) or _UNKNOWN}"
     yield f"source        {told.topic}/{told.partition} at {told.offset}" if told.topic else f"source        {_UNKNOWN}"
+    if told.element is not None:
+        others = f" and {told.elements - 1} more behind it" if told.elements > 1 else ""
+        yield f"element       {told.element}{others}, of a message with several records"
     failed_at = rfc3339(told.failed_at.timestamp()) if told.failed_at is not None else _UNKNOWN
     yield f"failed at     {failed_at}, stage {clean(told.values.get(STAGE, ''), 50) or _UNKNOWN}"
     yield f"written by    {told.author.value}"
@@ -84,6 +100,9 @@ def shown(letter: DeadLetterRead, newer: str, replay: str) -> Iterable[str]:
     yield f"key           {_text(message.key)}"
     yield "headers"
     yield from (f"  {clean(name, 200)}: {_text(value)}" for name, value in told.source)
+    if letter.element is not None and told.value_size is None:
+        yield "record"
+        yield f"  {value_text(own) if own is not None else 'not cut out by these settings (records.many, records.fields.records)'}"
     yield "value"
     if told.value_size is None:
         yield f"  {value_text(message.value)}"

@@ -3,11 +3,15 @@
 Two tenants may each have a vector of one key. A newer version of the one says nothing of the other.
 """
 
+from collections.abc import Sequence
+
+from worker.app.decoders import options_of
 from worker.app.routers import DEFAULT
 from worker.ports import Message
 from worker.records.formats.contract import Headers
 from worker.records.routing_value import reader_of
 from worker.settings.tables import Settings
+from worker.tools.dlq.elements import Elements
 from worker.tools.dlq.letters import VectorKeys
 
 
@@ -16,12 +20,31 @@ class Names:
 
     def __init__(self, settings: Settings) -> None:
         self._keys = VectorKeys(settings)
+        self.elements = Elements(settings)
         by_value = [route for route in settings.routes if route.indexes]
-        self._readers = {route.topic: (reader_of(route.index_by), route.indexes) for route in by_value}
+        self._readers = {
+            route.topic: (reader_of(route.index_by, options_of(settings.records_of(route.topic))), route.indexes)
+            for route in by_value
+        }
 
-    def of(self, topic: str, message: Message) -> str | None:
-        """Return the name of the vector that a record of a source topic is about, None where it cannot be read."""
-        return self.of_parts(topic, message.key, message.value, message.headers)
+    def of(self, topic: str, message: Message) -> Sequence[tuple[int | None, str | None]]:
+        """Return the names of the vectors that a message of a source topic is about, each with the place of its record.
+
+        The place is None where the message is one record, the name where it cannot be read.
+        """
+        pieces = self.elements.all_of(topic, message.value)
+        if pieces is None:
+            return ((None, self.of_parts(topic, message.key, message.value, message.headers)),)
+        return [
+            (place, self.of_parts(topic, message.key, piece, message.headers)) for place, piece in enumerate(pieces)
+        ]
+
+    def of_element(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, element: int | None
+    ) -> str | None:
+        """Return the name of a record that may be one of several in its message."""
+        own = self.elements.own_value(topic, value, element)
+        return self.of_parts(topic, key, own, headers) if element is None or own is not None else None
 
     def of_parts(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
         """Return likewise the name of a record in parts."""

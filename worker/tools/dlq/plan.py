@@ -25,6 +25,7 @@ class Refusal(StrEnum):
     SOURCE_REPLACED = "source_replaced"
     HISTORY_REMOVED = "history_removed"
     KEY_UNKNOWN = "key_unknown"
+    NOT_CUT = "not_cut"
     EDIT_FAILED = "edit_failed"
     GONE = "gone"
 
@@ -44,6 +45,8 @@ MEANINGS: Mapping[Refusal, str] = {
     Refusal.HISTORY_REMOVED: "retention or compaction removed records from the source topic that may be newer versions; "
     f"{_ALL_THE_SAME}",
     Refusal.KEY_UNKNOWN: f"its key cannot be read, so it may be stale; {_ALL_THE_SAME}",
+    Refusal.NOT_CUT: "it is one record of a message with several, which these settings do not cut out "
+    "(records.many, records.fields.records), or not as it came",
     Refusal.EDIT_FAILED: "the command of --edit failed on it",
     Refusal.GONE: "retention removed it from the dead-letter topic in the meantime",
 }
@@ -89,7 +92,7 @@ def in_source_order(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Return candidates in the order of their records: by offset within a partition, by time across partitions."""
     latest: dict[Partition, float] = {}
     found: list[tuple[float, Partition, int, Candidate]] = []
-    for one in sorted(candidates, key=lambda it: it.source):
+    for one in sorted(candidates, key=lambda it: (it.source, it.element or 0)):
         place = one.source.place
         latest[place] = max(one.published_at, latest.get(place, one.published_at))
         found.append((latest[place], place, one.source.offset, one))
@@ -129,7 +132,7 @@ def _why_stale(one: Candidate, history: History) -> Refusal | None:
     if one.record in history.replaced or source.offset >= history.ends.get(place, 0):
         return Refusal.SOURCE_REPLACED
     newest = history.newest.get((source.topic, source.partition, one.key))
-    if (newest is not None and newest.offset > source.offset) or _is_stale_elsewhere(one, history):
+    if (newest is not None and newest.is_behind(one)) or _is_stale_elsewhere(one, history):
         return Refusal.STALE
     # A record that is gone where its partition still has that offset was compacted: something newer took its place.
     has_its_record = one.record in history.unchanged or history.firsts[place] == source.offset + 1

@@ -19,6 +19,7 @@ from worker.settings.load import Loaded
 from worker.settings.tables import Settings
 from worker.tools.dlq.candidates import Candidate, Record
 from worker.tools.dlq.decide import Decision, decide, letter_at
+from worker.tools.dlq.elements import Elements
 from worker.tools.dlq.history import History
 from worker.tools.dlq.letters import DeadLetterRead, Selection, dead_letters, stretches_of, topic_of
 from worker.tools.dlq.listing import value_text
@@ -125,6 +126,7 @@ class Letters:
         self.stop = Stop()
         self.pace = options.rate
         self._settings = settings
+        self._elements = Elements(settings)
         self._chosen = decision.plan.replay
         self._options = options
         self._scanner = scanner
@@ -161,6 +163,12 @@ class Letters:
         if content is None:
             self.refused[Refusal.NO_VALUE] += 1
             return None
+        if one.element is not None and content.value is not None:
+            alone = self._elements.alone(one.source.topic, content.value, one.element)
+            if alone is None:
+                self.refused[Refusal.NOT_CUT] += 1
+                return None
+            content = content._replace(value=alone)
         if self._options.edit is None or content.value is None:  # a tombstone has nothing to edit
             return content
         try:
@@ -174,9 +182,15 @@ class Letters:
                 click.echo(f"{letter.place}: --edit failed: {error}", err=True)
             return None
 
+    def _place_alone(self, one: Candidate, content: Content) -> int | None:
+        """Return the place of the one record that is sent, None where the message is the record itself."""
+        return None if self._elements.all_of(one.source.topic, content.value) is None or one.element is None else 0
+
     def _check_key(self, one: Candidate, content: Content) -> None:
         """Raise `EditFailed` where the value has another key now: nobody has looked for newer versions of that one."""
-        key = Names(self._settings).of_parts(one.source.topic, content.key, content.value, content.headers)
+        names = Names(self._settings)
+        own = self._elements.own_value(one.source.topic, content.value, self._place_alone(one, content))
+        key = names.of_parts(one.source.topic, content.key, own, content.headers)
         if key != one.key:
             words = f"the key was {clean(str(one.key), 100)} and is now {clean(str(key), 100)}"
             raise EditFailed(f"{words}, which may have newer versions; --even-if-stale allows it")

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+import msgspec
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
@@ -13,6 +14,7 @@ from worker.consumer import client_config, client_network
 from worker.errors import FatalError, Reason, RecordError
 from worker.records.decode import Decoded, Delete, Ignore, Put
 from worker.records.formats.contract import Headers
+from worker.records.several import Cutter
 from worker.settings.tables import Kafka
 from worker.tools.produce.forms import written
 from worker.tools.produce.rows import Row
@@ -64,12 +66,15 @@ class Judge:
         form: str,
         key_format: str,
         headers: Sequence[tuple[str, bytes]] = (),
+        cutter: Cutter | None = None,
     ) -> None:
         """`of_file` reads JSON, whatever the topic's format; `of_topic` reads what is published, with `headers`.
 
-        `form` is that of the published value; "" publishes what the file has.
+        `form` is that of the published value; "" publishes what the file has. `cutter`
+        cuts messages of the topic that may have several records.
         """
         self._headers = headers
+        self._cutter = cutter
         self._of_file = of_file
         self._of_topic = of_topic
         self._form = form
@@ -87,9 +92,9 @@ class Judge:
             key = self._kafka_key(row.key or "")
             self._of_topic.decode(key, None, self._headers)
             return Message(key, None, self._headers)
-        asked = self._of_file.decode(None, row.value, self._headers)
-        if isinstance(asked, Ignore):
-            raise RecordError(Reason.MALFORMED, "the worker would ignore it; there is nothing to publish")
+        if self._cutter is not None and (pieces := self._cutter.cut(row.value)) is not None:
+            return self._of_several(row.value, pieces)
+        asked = self._asked(row.value)
         key = self._kafka_key(asked.key)
         value = written(row.value, self._form) if self._form and isinstance(asked, Put) else row.value
         if value is not row.value and not self._is_same(asked, key, value):
@@ -97,6 +102,26 @@ class Judge:
         if value is row.value:
             self._of_topic.decode(key, value, self._headers)
         return Message(key, value, self._headers)
+
+    def _of_several(self, value: bytes, pieces: Sequence[msgspec.Raw | bytes]) -> Message:
+        """Return the message of a row with several records as the file has it; its Kafka key is the key of the first."""
+        if not pieces:
+            raise RecordError(Reason.MALFORMED, "there are no records in it")
+        key = b""
+        for place, piece in enumerate(map(bytes, pieces)):
+            try:
+                key = key or self._kafka_key(self._asked(piece).key)
+                self._of_topic.decode(key, piece, self._headers)
+            except RecordError as error:
+                raise RecordError(error.reason, f"record {place} of it: {error.message}") from error
+        return Message(key, value, self._headers)
+
+    def _asked(self, value: bytes) -> Put | Delete:
+        """Return what a record of the file asks for. Raises `RecordError`."""
+        asked = self._of_file.decode(None, value, self._headers)
+        if isinstance(asked, Ignore):
+            raise RecordError(Reason.MALFORMED, "the worker would ignore it; there is nothing to publish")
+        return asked
 
     def _is_same(self, asked: Put | Delete, key: bytes, value: bytes) -> bool:
         try:

@@ -11,6 +11,7 @@ from typing import IO, Any, Final, NamedTuple, Self
 import click
 
 from worker.app.decoders import options_of
+from worker.app.several import cutter_of
 from worker.app.stop import Stop
 from worker.errors import FatalError
 from worker.settings.load import Loaded
@@ -72,6 +73,7 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> None:
         form=form,
         key_format=records.key_format,
         headers=options.headers,
+        cutter=cutter_of(route, settings),
     )
     with ExitStack() as stack:
         on_bad = _bad_rows(options, source.unit, stack)

@@ -10,6 +10,7 @@ from typing import IO, Any, Final, NamedTuple
 
 import click
 
+from worker.app.several import cutter_of
 from worker.app.stop import Stop
 from worker.errors import FatalError
 from worker.oss.lookup import IndexLookup
@@ -78,7 +79,7 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
             return stack.enter_context(closing(IndexLookup(settings.oss, os.environ, index, wait=wait)))
 
         def reading() -> Reading:
-            return Reading(router, refused, names_index=bool(route.index_by))
+            return Reading(router, refused, names_index=bool(route.index_by), cutter=cutter_of(route, settings))
 
         lookup = NamedLookup(lookup_of) if route.index_by else lookup_of(route.index_names[0])
         result = verify(
@@ -162,8 +163,15 @@ def _repair(
 
 def _as_json(one: Difference, route: Route) -> dict[str, Any]:
     place = {"partition": one.version.partition, "offset": one.version.offset}
+    if one.version.element is not None:
+        place["element"] = one.version.element
     index, key = index_and_key(one.key) if route.index_by else (route.index_names[0], one.key)
     return {"key": key, "index": index, "kind": one.kind.value, **place, "detail": one.detail}
+
+
+def _place(one: Difference) -> str:
+    place = f"{one.version.partition} at {one.version.offset}"
+    return place if one.version.element is None else f"{place} element {one.version.element}"
 
 
 def _report(result: Result, route: Route, repaired: Repaired | None) -> dict[str, Any]:
@@ -199,9 +207,7 @@ def _print(result: Result, route: Route, options: Options) -> None:
         click.echo("no difference: the index holds what the topic asks for")
         return
     for one in result.differences[:_SHOWN]:
-        click.echo(
-            f"{one.kind.value}: {clean(one.key, _KEY_CHARACTERS)} ({topic}/{one.version.partition} at {one.version.offset}): {one.detail}"
-        )
+        click.echo(f"{one.kind.value}: {clean(one.key, _KEY_CHARACTERS)} ({topic}/{_place(one)}): {one.detail}")
     if len(result.differences) > _SHOWN:
         where = f"; all are in {options.keys}" if options.keys else "; --keys FILE writes all of them"
         click.echo(f"and {len(result.differences) - _SHOWN} more{where}")

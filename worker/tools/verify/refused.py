@@ -8,19 +8,21 @@ from worker.tools.scan import Scanner
 
 def refused_places(
     scanner: Scanner, topic: str, indexes: Collection[str], dead_letter_topic: str
-) -> set[tuple[int, int]]:
+) -> set[tuple[int, ...]]:
     """Return (partition, offset) of the records of `topic` that have a dead letter for one of `indexes`. Raises `FatalError`.
 
+    For one record of a message with several it is (partition, offset, place in the message).
     Another application may read the same topic for another index, and share the dead-letter topic: what was refused there
     may have been accepted here. A dead letter that names no index counts. Without a dead-letter topic there are none.
     """
     if not dead_letter_topic:
         return set()
-    found: set[tuple[int, int]] = set()
+    found: set[tuple[int, ...]] = set()
     for _, messages in scanner.read(scanner.everything(scanner.partitions(dead_letter_topic))):
         for message in messages:
             told = read_headers(message.headers)
             is_ours = told.topic == topic and (not told.index or told.index in indexes)
             if is_ours and told.partition is not None and told.offset is not None:
-                found.add((told.partition, told.offset))
+                place = (told.partition, told.offset)
+                found.add(place if told.element is None else (*place, told.element))
     return found

@@ -23,7 +23,7 @@ from worker.ledger import Partition
 from worker.ports import Message
 from worker.tools.scan import Scanner, Stretch
 from worker.tools.verify.compare import Difference
-from worker.tools.verify.versions import Reading, Version
+from worker.tools.verify.versions import CannotCut, Reading, Version
 
 _AT_ONCE: Final = 1000  # keys that are looked at in one reading of the topic
 _AT_ONCE_BYTES: Final = 32 * 1024 * 1024  # of records that are held meanwhile; the others wait for the next reading
@@ -66,7 +66,8 @@ def repair(
     mine: set[Place] = set()
     while todo and not is_stopping():
         some = dict(islice(todo.items(), _AT_ONCE))
-        held = _read(topic, some, mine, scanner, reading())
+        reader = reading()
+        held = _read(topic, some, mine, scanner, reader)
         sent: dict[str, Any] = {}
         for key, version in some.items():
             place = (version.partition, version.offset)
@@ -78,7 +79,13 @@ def repair(
             elif place not in held.messages:
                 gone += 1
             else:
-                sent[key] = _send(producer, topic, version.partition, held.messages[place])
+                message = held.messages[place]
+                try:
+                    value = reader.value_of(message, version.element)
+                except CannotCut:
+                    gone += 1
+                    continue
+                sent[key] = _send(producer, topic, version.partition, message, value)
         ours = {key: _placed(future) for key, future in sent.items()}
         published += len(ours)
         mine |= set(ours.values())
@@ -136,10 +143,10 @@ def _overtaken_meanwhile(
     return newer
 
 
-def _send(producer: Any, topic: str, partition: int, message: Message) -> Any:
-    headers = [(writable_name(name), value or b"") for name, value in message.headers]
+def _send(producer: Any, topic: str, partition: int, message: Message, value: bytes | None) -> Any:
+    headers = [(writable_name(name), header or b"") for name, header in message.headers]
     try:
-        return producer.send(topic, key=message.key, value=message.value, headers=headers, partition=partition)
+        return producer.send(topic, key=message.key, value=value, headers=headers, partition=partition)
     except kafka_errors.KafkaError as error:
         raise FatalError(f"kafka did not accept a record: {client_config.describe(error)}") from error
 

@@ -9,9 +9,11 @@ import numpy as np
 import orjson
 
 from worker.app.routers import Router
+from worker.app.several import read_each
 from worker.errors import RecordError
 from worker.ports import Message
 from worker.records.decode import Decoder, Delete, Put
+from worker.records.several import Cutter
 
 _PART_BYTES: Final = 12  # of a fingerprint: for the vector, and for the metadata
 DELETED: Final = b""
@@ -19,11 +21,15 @@ DELETED: Final = b""
 
 
 class Version(NamedTuple):
-    """What one record asks for: a fingerprint of the vector and its metadata, or `DELETED`."""
+    """What one record asks for: a fingerprint of the vector and its metadata, or `DELETED`.
+
+    `element` is its place in a message that has several records, else None.
+    """
 
     partition: int
     offset: int
     fingerprint: bytes
+    element: int | None = None
 
 
 def fingerprint(vector: Any, metadata: Any) -> bytes:
@@ -42,47 +48,76 @@ def differing_parts(one: bytes, other: bytes) -> str:
     return " and ".join(name for name, part in parts.items() if one[part] != other[part])
 
 
+class CannotCut(Exception):
+    """A record cannot be cut out of its message as it came."""
+
+
 class Reading:
     """Reads records as the worker does, without those that it refused."""
 
     def __init__(
-        self, decoder: Decoder | Router, refused: Collection[tuple[int, int]], *, names_index: bool = False
+        self,
+        decoder: Decoder | Router,
+        refused: Collection[tuple[int, ...]],
+        *,
+        names_index: bool = False,
+        cutter: Cutter | None = None,
     ) -> None:
-        """`refused` has (partition, offset) of the records that have a dead letter.
+        """`refused` has (partition, offset) of the records that have a dead letter, and the place of one of several.
 
+        `cutter` cuts messages that may have several records.
         With `names_index` the name of a vector is `INDEX/KEY`, else its key: two indexes may each have a vector of one key.
         """
         self._names_index = names_index
         self.counts: Counter[str] = Counter()
         self._decoder = decoder
         self._refused = refused
+        self._cutter = cutter
 
     def versions(self, partition: int, messages: Sequence[Message]) -> Iterable[tuple[str, Version]]:
-        """Yield the name of a vector and what is asked for it, record by record."""
+        """Yield the name of a vector and what is asked for it, record by record.
+
+        Of several records of one message about one vector it is the last that counts, and no other is yielded.
+        """
         for message in messages:
+            found = dict(self._of_message(partition, message))
+            yield from found.items()
+
+    def _of_message(self, partition: int, message: Message) -> Iterable[tuple[str, Version]]:
+        for element, value, decoded in read_each(self._decoder, self._cutter, message):
             self.counts["records"] += 1
-            place = (partition, message.offset)
-            if place in self._refused:
+            place = (partition, message.offset) if element is None else (partition, message.offset, element)
+            # One that cannot be read may have no dead letter any more; none of its asks was written.
+            if place in self._refused or isinstance(decoded, RecordError):
                 self.counts["refused"] += 1
-                continue
-            try:
-                decoded = self._decoder.decode(message.key, message.value, message.headers)
-            except RecordError:  # it has no dead letter any more, and none of its asks was written
-                self.counts["refused"] += 1
-                continue
-            if isinstance(decoded, Put):
+            elif isinstance(decoded, Put):
                 record = orjson.loads(decoded.fragment)
                 state = fingerprint(record["data"]["float32"], record.get("metadata"))
-                yield self._name(decoded.key, message), Version(*place, state)
+                yield (
+                    self._name(decoded.key, message, value),
+                    Version(partition, message.offset, state, element),
+                )
             elif isinstance(decoded, Delete):
-                yield self._name(decoded.key, message), Version(*place, DELETED)
+                yield (
+                    self._name(decoded.key, message, value),
+                    Version(partition, message.offset, DELETED, element),
+                )
             else:
                 self.counts["ignored"] += 1
 
-    def _name(self, key: str, message: Message) -> str:
+    def value_of(self, message: Message, element: int | None) -> bytes | None:
+        """Return a message's value, or one that has this record of it alone. Raises `CannotCut`."""
+        if element is None or message.value is None:
+            return message.value
+        alone = None if self._cutter is None else self._cutter.only(message.value, element)
+        if alone is None:
+            raise CannotCut
+        return alone
+
+    def _name(self, key: str, message: Message, value: bytes | None) -> str:
         if not self._names_index or not isinstance(self._decoder, Router):
             return key
-        return f"{self._decoder.index_of(key, message.key, message.value, message.headers)}/{key}"
+        return f"{self._decoder.index_of(key, message.key, value, message.headers)}/{key}"
 
 
 def index_and_key(name: str) -> tuple[str, str]:

@@ -1,0 +1,414 @@
+"""Records in the envelopes of Kafka Connect and Debezium: what is read, what is deleted, what is ignored, what is refused."""
+
+import base64
+import json
+import re
+from typing import Any, Final, cast
+
+import msgspec
+import pytest
+from hypothesis import given
+
+from tests.support.app import settings
+from tests.unit import hostile_records
+from tests.unit.test_mapped import members, numbers, outcome, texts
+from tests.unit.test_record_cost import SECONDS, cost_of
+from worker.app.decoders import decoder_of, options_of
+from worker.errors import Reason, RecordError
+from worker.records.choices import Envelope
+from worker.records.decode import IGNORE, Decoder, Delete, Put
+from worker.records.record_key import key_reader
+from worker.records.target import Target
+from worker.settings import tables
+
+VECTOR: Final = [1.0, 2.0, 3.0]
+ENCODERS: Final = (msgspec.json.encode, msgspec.msgpack.encode)
+ROW: Final = {"id": 7, "embedding": VECTOR, "title": "x"}
+FIELDS: Final = {"key": "id", "vector": "embedding", "metadata": ["title"]}
+
+
+def decoder(envelope: Envelope, **records: Any) -> Decoder:
+    route = tables.Route(topic="vectors", index="docs", records={"envelope": envelope, **records})
+    return decoder_of(Target("docs", 3, "cosine"), settings(routes=(route,)), "vectors")
+
+
+def of_rows(**records: Any) -> Decoder:
+    return decoder("debezium", **{"fields": FIELDS, "key_values": "stringify", **records})
+
+
+def read(made: Decoder, value: Any, key: bytes | None = None, headers: Any = ()) -> Any:
+    """Return what both encodings say, which must be the same."""
+    found = [made.decode(key, encode(value), headers) for encode in ENCODERS]
+    assert found[0] == found[1]
+    return found[0]
+
+
+def refused(made: Decoder, value: Any, key: bytes | None = None) -> RecordError:
+    with pytest.raises(RecordError) as raised:
+        read(made, value, key)
+    return raised.value
+
+
+def metadata_of(found: Any) -> Any:
+    assert isinstance(found, Put)
+    return json.loads(found.fragment).get("metadata")
+
+
+# -- Kafka Connect
+
+OWN: Final = {"key": "a", "data": {"float32": VECTOR}}
+
+
+@pytest.mark.parametrize("schema", [None, {}, {"type": "struct", "fields": []}])
+def test_the_payload_of_a_connect_record_is_the_record(schema: Any) -> None:
+    assert read(decoder("connect"), {"schema": schema, "payload": OWN}) == read(decoder("none"), OWN)
+
+
+@given(texts, numbers, members)
+def test_a_record_in_a_payload_is_as_good_or_bad_as_alone(key: str, vector: list[float], metadata: Any) -> None:
+    own = {"key": key, "data": {"float32": vector}, "metadata": metadata}
+    for encode in ENCODERS:
+        found = outcome(decoder("connect"), encode({"schema": {}, "payload": own}), b"k")
+        assert found == outcome(decoder("none"), encode(own), b"k")
+
+
+@pytest.mark.parametrize("value", [{}, OWN, {"schema": {}}, {"payload": 5}, {"payload": []}, {"payload": "x"}])
+def test_what_has_no_payload_that_is_a_map_is_malformed(value: Any) -> None:
+    error = refused(decoder("connect"), value, b"k")
+    assert error.reason is Reason.MALFORMED
+    assert 'records.envelope = "connect"' in error.message
+
+
+def test_a_null_payload_is_a_tombstone() -> None:
+    value = {"schema": None, "payload": None}
+    assert refused(decoder("connect"), value, b"k").reason is Reason.TOMBSTONE
+    assert read(decoder("connect", tombstones="ignore"), value, b"k") is IGNORE
+    assert read(
+        decoder("connect", tombstones="delete"), value, b'{"schema":{"type":"string"},"payload":"k"}'
+    ) == Delete("k")
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (b"plain", "plain"),
+        (b"{not json", "{not json"),
+        (b'{"schema":{"type":"string"},"payload":"k"}', "k"),
+        (b'{"schema":null,"payload":{"id":"k"}}', "k"),
+        (b'{"id":"k"}', "k"),
+        (b'{"a":"x","key":"k"}', "k"),
+    ],
+)
+def test_the_kafka_key_is_read_out_of_its_envelope(key: bytes, expected: str) -> None:
+    value = {"schema": {}, "payload": {"data": {"float32": VECTOR}}}
+    for made in (decoder("connect"), decoder("connect", fields={"key": "$kafka.key"})):
+        found = read(made, value, key)
+        assert isinstance(found, Put)
+        assert (found.key, found.key_mismatch) == (expected, False)
+    assert decoder("connect", tombstones="delete").decode(key, None, ()) == Delete(expected)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"\0\0\0\0\7k",
+        b'{"schema":{},"payload":null}',
+        b'{"a":"x","b":"y"}',
+        b"{}",
+        b'{"id":5}',
+        b'{"id":["x"]}',
+        b'{"id":1.5}',
+    ],
+)
+def test_a_kafka_key_that_has_no_text_is_a_dead_letter(key: bytes) -> None:
+    assert refused(decoder("connect"), {"payload": {"data": {"float32": VECTOR}}}, key).reason is Reason.KEY
+
+
+def test_an_integer_in_a_kafka_key_is_its_digits_under_stringify() -> None:
+    made = decoder("connect", key_values="stringify")
+    assert (
+        read(made, {"payload": {"data": {"float32": VECTOR}}}, b'{"schema":{},"payload":9007199254740993}').key
+        == "9007199254740993"
+    )
+
+
+# -- what a schema changes
+
+DECIMAL: Final = {"type": "bytes", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "2"}}
+VARIABLE: Final = {"type": "struct", "name": "io.debezium.data.VariableScaleDecimal", "fields": []}
+
+
+def b64(number: int, size: int = 4) -> str:
+    return base64.b64encode(number.to_bytes(size, "big", signed=True)).decode()
+
+
+def of_type(name: str) -> dict[str, str]:
+    return {"type": "int64", "name": name}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "expected"),
+    [
+        (DECIMAL, b64(1234), "12.34"),
+        (DECIMAL, b64(-5), "-0.05"),
+        (DECIMAL, b64(1200), "12.00"),
+        (DECIMAL | {"parameters": {"scale": "0"}}, b64(17), "17"),
+        (DECIMAL | {"parameters": {"scale": "-2"}}, b64(17), "1700"),
+        (DECIMAL | {"parameters": {"scale": "9"}}, b64(10**30 + 1, 16), "1000000000000000000000.000000001"),
+        (VARIABLE, {"scale": 1, "value": b64(15)}, "1.5"),
+        (of_type("org.apache.kafka.connect.data.Date"), 20786, "2026-11-29"),
+        (of_type("org.apache.kafka.connect.data.Time"), 3_723_004, "01:02:03.004"),
+        (of_type("org.apache.kafka.connect.data.Timestamp"), 1_795_953_723_004, "2026-11-29T12:02:03.004Z"),
+        (of_type("io.debezium.time.Date"), -1, "1969-12-31"),
+        (of_type("io.debezium.time.MicroTime"), 3_723_000_004, "01:02:03.000004"),
+        (of_type("io.debezium.time.NanoTime"), 3_723_000_000_004, "01:02:03.000000004"),
+        (of_type("io.debezium.time.Timestamp"), -1, "1969-12-31T23:59:59.999Z"),
+        (of_type("io.debezium.time.MicroTimestamp"), 1_795_953_723_000_000, "2026-11-29T12:02:03Z"),
+        (of_type("io.debezium.time.NanoTimestamp"), 1_795_953_723_000_000_001, "2026-11-29T12:02:03.000000001Z"),
+        ({"type": "int64"}, 20786, "20786"),
+        (of_type("my.own.Type"), 20786, "20786"),
+        (of_type("org.apache.kafka.connect.data.Date"), 10**12, "1000000000000"),
+        (of_type("org.apache.kafka.connect.data.Date"), "x", "x"),
+        (DECIMAL, "no base64!", "no base64!"),
+    ],
+)
+def test_decimals_and_dates_become_text_under_stringify(schema: Any, value: Any, expected: str) -> None:
+    inner = {"type": "struct", "fields": [{**schema, "field": "when"}, {"type": "string", "field": "title"}]}
+    nested = {"type": "struct", "fields": [{**inner, "field": "m"}, {**schema, "field": "when"}]}
+    payload = {"key": "a", "data": {"float32": VECTOR}, "m": {"when": value, "title": "x"}, "when": value}
+    body = msgspec.json.encode({"schema": nested, "payload": payload})
+    for metadata, wanted in (
+        ("m", {"when": expected, "title": "x"}),
+        ({"w": "when", "v": "m.when"}, {"w": expected, "v": expected}),
+    ):
+        made = decoder("connect", metadata_values="stringify", fields={"metadata": metadata})
+        for _ in range(2):  # the schema is kept
+            assert metadata_of(made.decode(None, body, ())) == wanted
+
+
+def test_a_decimal_is_a_key_by_its_text_in_the_value_and_in_the_kafka_key() -> None:
+    schema = {"type": "struct", "fields": [{**DECIMAL, "parameters": {"scale": "0"}, "field": "id"}]}
+    made = of_rows(fields={"key": "id", "vector": "embedding", "metadata": ""})
+    of_change = {"type": "struct", "fields": [{**schema, "field": "before"}, {**schema, "field": "after"}]}
+    kafka_key = msgspec.json.encode({"schema": schema, "payload": {"id": b64(300)}})
+    change = {"before": None, "after": {"id": b64(300), "embedding": VECTOR}, "op": "c"}
+    found = made.decode(kafka_key, msgspec.json.encode({"schema": of_change, "payload": change}), ())
+    assert isinstance(found, Put)
+    assert (found.key, found.key_mismatch) == ("300", False)
+    gone = {"before": None, "after": None, "op": "d"}
+    assert made.decode(kafka_key, msgspec.json.encode({"schema": of_change, "payload": gone}), ()) == Delete("300")
+
+
+def test_without_stringify_a_date_is_a_number_that_is_refused() -> None:
+    schema = {"type": "struct", "fields": [{**of_type("org.apache.kafka.connect.data.Date"), "field": "when"}]}
+    value = {"schema": schema, "payload": {**OWN, "when": 20786}}
+    assert refused(decoder("connect", fields={"metadata": ["when"]}), value).reason is Reason.METADATA
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        5,
+        "x",
+        [],
+        {"fields": 5},
+        {"fields": [5]},
+        {"name": 5},
+        {"fields": [{"name": "org.apache.kafka.connect.data.Date"}]},
+    ],
+)
+def test_what_is_no_schema_changes_nothing(schema: Any) -> None:
+    value = {"schema": {"x": "org.apache.kafka.connect.data.", "fields": [schema]}, "payload": OWN}
+    assert read(decoder("connect", metadata_values="stringify"), value) == read(decoder("none"), OWN)
+
+
+# -- Debezium
+
+
+def change(op: str, before: Any = None, after: Any = None) -> dict[str, Any]:
+    return {"before": before, "after": after, "source": {"table": "docs"}, "op": op, "ts_ms": 1790000000000}
+
+
+def in_payload(value: Any) -> dict[str, Any]:
+    return {"schema": {"type": "struct", "fields": []}, "payload": value}
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, in_payload], ids=["alone", "in a payload"])
+@pytest.mark.parametrize("op", ["c", "r", "u"])
+def test_a_row_that_was_written_is_put(op: str, wrap: Any) -> None:
+    found = read(of_rows(), wrap(change(op, None if op == "c" else {**ROW, "title": "old"}, ROW)))
+    assert isinstance(found, Put)
+    assert (found.key, metadata_of(found)) == ("7", {"title": "x"})
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, in_payload], ids=["alone", "in a payload"])
+@pytest.mark.parametrize(
+    ("before", "key"),
+    [
+        ({"id": 7, "embedding": None}, None),
+        (ROW, b"other"),
+        (None, b"7"),
+        (None, b'{"id":7}'),
+        (None, b'{"schema":{},"payload":{"id":7}}'),
+        ({"title": "x"}, b'{"schema":{},"payload":{"id":7,"tenant":"t"}}'),
+    ],
+)
+def test_a_row_that_was_deleted_deletes_its_key(before: Any, key: bytes | None, wrap: Any) -> None:
+    assert read(of_rows(), wrap(change("d", before)), key) == Delete("7")
+
+
+def test_a_deleted_row_of_a_key_of_several_parts_needs_all_of_them() -> None:
+    made = of_rows(fields={"key": "{tenant}/{id}", "vector": "embedding", "metadata": ""})
+    assert read(made, change("d", None), b'{"tenant":"t","id":7}') == Delete("t/7")
+    assert read(made, change("d", {"tenant": "t", "id": 7}), None) == Delete("t/7")
+    for key in (b"7", None, b'{"id":7}'):
+        assert refused(made, change("d", None), key).reason is Reason.KEY
+    of_header = of_rows(fields={"key": "{$header.tenant}/{id}", "vector": "embedding", "metadata": ""})
+    assert read(of_header, change("d", None), b'{"id":7}', [("tenant", b"t")]) == Delete("t/7")
+
+
+def test_a_deleted_row_without_any_key_is_a_dead_letter() -> None:
+    assert refused(of_rows(), change("d", None), None).reason is Reason.KEY
+
+
+def test_the_tombstone_after_a_delete_is_ignored_whatever_is_set() -> None:
+    for tombstones in ("dead-letter", "delete", "ignore"):
+        assert of_rows(tombstones=tombstones).decode(b'{"id":7}', None, ()) is IGNORE
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param({"ts_ms": 1790000000000}, id="a heartbeat"),
+        pytest.param(
+            {"source": {}, "ts_ms": 1, "databaseName": "d", "ddl": "CREATE TABLE", "tableChanges": []},
+            id="a schema change",
+        ),
+        pytest.param({"source": {}, "ddl": "DROP TABLE"}, id="a schema change of an older Debezium"),
+        pytest.param(
+            {"status": "BEGIN", "id": "571", "event_count": None, "data_collections": None}, id="a transaction's begin"
+        ),
+        pytest.param(
+            {"op": "m", "ts_ms": 1, "message": {"prefix": "x", "content": "eA=="}}, id="a message of PostgreSQL"
+        ),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda value: value, in_payload], ids=["alone", "in a payload"])
+def test_what_is_no_row_is_ignored(value: Any, wrap: Any) -> None:
+    assert read(of_rows(), wrap(value), b'{"serverName":"x"}') is IGNORE
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (change("t"), "op is .t.: the table was truncated"),
+        (change("x", None, ROW), "op is 'x'; known are"),
+        (change("c"), 'after is a null, and op is "c"'),
+        ({"op": "u", "before": ROW}, "there is no after"),
+        ({"op": 5, "after": ROW}, "op is a number"),
+        ({"after": ROW, "ts_ms": 1}, "there is no op"),
+        (ROW, "there is no op"),
+        ({}, "there is no op"),
+        (in_payload({"op": "c", "after": [1]}), "after is a list"),
+        (
+            change("u", None, {**ROW, "embedding": "__debezium_unavailable_value"}),
+            "embedding is an unchanged TOAST column",
+        ),
+        (
+            change("u", None, {**ROW, "title": "__debezium_unavailable_value"}),
+            "metadata 'title' is an unchanged TOAST column",
+        ),
+    ],
+)
+def test_a_change_that_cannot_be_written_says_why(value: Any, words: str) -> None:
+    error = refused(of_rows(), value, b"7")
+    assert error.reason is Reason.MALFORMED
+    assert re.search(words, error.message)
+
+
+@pytest.mark.parametrize(
+    "vector", ["[1.0,2,3e0]", [1, 2, 3], "1,2,3", base64.b64encode(b"\0\0\x80?\0\0\0@\0\0@@").decode()]
+)
+def test_vectors_of_every_connector_are_read(vector: Any) -> None:
+    found = read(of_rows(), change("c", None, {**ROW, "embedding": vector}))
+    assert json.loads(found.fragment)["data"]["float32"] == VECTOR
+
+
+# -- the key alone
+
+
+@pytest.mark.parametrize(
+    ("envelope", "value", "key", "expected"),
+    [
+        ("connect", {"schema": {}, "payload": {"id": "a"}}, b"k", "a"),
+        ("connect", {"schema": {}, "payload": None}, b'{"payload":"k","schema":{}}', "k"),
+        ("debezium", change("u", None, {"id": 5, "embedding": "bad"}), b"k", "5"),
+        ("debezium", change("d", {"id": 5}), b"k", "5"),
+        ("debezium", change("d"), b'{"id":5}', "5"),
+        ("debezium", change("t"), None, None),
+        ("cloudevents", {"specversion": "1.0", "data": {"id": "a"}}, b"k", "a"),
+    ],
+)
+def test_the_key_of_a_record_in_an_envelope_is_read_alone(
+    envelope: str, value: Any, key: bytes | None, expected: str | None
+) -> None:
+    changed = {"envelope": envelope, "key_values": "stringify", "fields": FIELDS}
+    options = options_of(tables.with_changes(tables.Records(), changed))
+    assert key_reader(options)(key, json.dumps(value).encode(), ()) == expected
+
+
+# -- the bounds
+
+ENVELOPED: Final = {
+    envelope: decoder(cast("Envelope", envelope), metadata_values="stringify", key_values="stringify", fields={"metadata": metadata})
+    for envelope, metadata in (("connect", "metadata"), ("debezium", ["metadata.a", "x"]))
+}  # fmt: skip
+NAMES: Final = [*hostile_records.RECORDS]
+
+
+@pytest.mark.parametrize("name", [*NAMES[::11], "MessagePack names that are maps", "JSON backslashes"])
+def test_no_envelope_of_a_megabyte_costs_more_than_seconds(name: str) -> None:
+    value = hostile_records.RECORDS[name]()
+    if name.startswith("JSON"):
+        wrapped = {
+            "connect": [b'{"schema":%s,"payload":{}}' % value, b'{"schema":{},"payload":%s}' % value],
+            "debezium": [b'{"op":"c","after":%s}' % value, b'{"schema":%s,"payload":{"op":"c","after":{}}}' % value],
+        }
+    else:
+        wrapped = {
+            "connect": [b"\x82\xa6schema\xc0\xa7payload" + value],
+            "debezium": [b"\x82\xa2op\xa1c\xa5after" + value],
+        }
+    costs = [cost_of(ENVELOPED[envelope], body) for envelope, bodies in wrapped.items() for body in bodies]
+    assert max(costs) < SECONDS, costs
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        b'{"type":"struct","fields":[%s]}'
+        % b",".join([b'{"field":"a","name":"org.apache.kafka.connect.data.Date"}'] * 15_000),
+        b'{"fields":[' * 60_000 + b'"org.apache.kafka.connect.data.Date"',
+        b'{"fields":[' * 100 + b'"org.apache.kafka.connect.data.Date"' + b"]}" * 100,
+    ],
+)
+def test_no_schema_costs_more_than_seconds(schema: bytes) -> None:
+    assert cost_of(ENVELOPED["connect"], b'{"schema":%s,"payload":%s}' % (schema, msgspec.json.encode(OWN))) < SECONDS
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"{" * 500_000,
+        b'{"a":' * 100_000,
+        b'{"schema":{},"payload":%s}' % (b"9" * 900_000),
+        b'{"id":"%s"}' % (b"\\ud800" * 100_000),
+    ],
+)
+def test_no_kafka_key_costs_more_than_seconds(key: bytes) -> None:
+    began = cost_of(ENVELOPED["connect"], b'{"schema":{},"payload":{"data":{"float32":[1,2,3]}}}')
+    made = ENVELOPED["connect"]
+    with pytest.raises(RecordError) as raised:
+        made.decode(key, b'{"schema":{},"payload":{"data":{"float32":[1,2,3]}}}', ())
+    assert raised.value.reason is Reason.KEY
+    assert began < SECONDS

@@ -1,0 +1,202 @@
+"""Reads the messages of a topic that may have several records each (`records.many = "split"`).
+
+The records of a message share its bytes and its offset. Each is routed, decoded, batched and settled by itself.
+
+A message of many bad records would make as many dead letters, each as large as the message. So the first
+`OWN_DEAD_LETTERS` bad records of a message have one each, and one more is for all the others. In the ledger these others count
+as one record.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from worker.app.decoded import ITEM_BYTES, dead_letter_of, header_bytes, suspicion_of
+from worker.app.decoded import Decoded as Sorted
+from worker.app.parking import Parked, Parking
+from worker.app.routers import NO_INDEX, Router
+from worker.delivery.batch import Item
+from worker.errors import RecordError
+from worker.ledger import Assignment, Ledger
+from worker.ports import DeadLetter, Message
+from worker.records.decode import Decoded, Delete, Put
+from worker.records.formats.contract import Headers
+from worker.records.several import Cutter
+from worker.settings.tables import Route, Settings
+
+OWN_DEAD_LETTERS: Final = 20
+
+
+def cutter_of(route: Route, settings: Settings) -> Cutter | None:
+    """Return what cuts the messages of a route, None where each is one record."""
+    records = settings.records_of(route.topic)
+    return Cutter(records.format, records.fields.records) if records.many == "split" else None
+
+
+class Reads(Protocol):
+    """What reads a record: a decoder, or the router of a route."""
+
+    def decode(self, key: bytes | None, value: bytes | None, headers: Headers, /) -> Decoded:
+        """Return what a message asks for. Raises `RecordError`."""
+
+
+class Reading(NamedTuple):
+    """What one record of a message asks for, or why it can never be written. `value` is what was read.
+
+    `element` is its place in a message with several, None where the message is one record.
+    """
+
+    element: int | None
+    value: bytes | None
+    decoded: Decoded | RecordError
+
+
+def read_each(router: Reads, cutter: Cutter | None, message: Message) -> Iterator[Reading]:
+    """Yield what each record of a message asks for, for commands; every index must be known."""
+    value = message.value
+    try:
+        pieces = None if cutter is None or value is None else cutter.cut(value)
+    except RecordError as error:
+        yield Reading(None, value, error)
+        return
+    if pieces is None:
+        yield Reading(None, value, _outcome(router, message, value))
+    for element, piece in enumerate(pieces or ()):
+        own = bytes(piece)
+        yield Reading(element, own, _outcome(router, message, own))
+
+
+def _outcome(router: Reads, message: Message, value: bytes | None) -> Decoded | RecordError:
+    try:
+        return router.decode(message.key, value, message.headers)
+    except RecordError as error:
+        return error
+
+
+class _Piece(NamedTuple):
+    """What is read as one record. `size` is its share of the buffer; `element` and `piece` are of one of several."""
+
+    message: Message
+    value: bytes | None
+    size: int
+    element: int | None = None
+
+
+class SeveralReader:
+    """Cuts, routes and decodes the messages of one topic. Only the main loop calls it."""
+
+    def __init__(self, router: Router, cutter: Cutter, ledger: Ledger, parking: Parking) -> None:
+        self._router = router
+        self._cutter = cutter
+        self._ledger = ledger
+        self._parking = parking
+
+    def read(self, assignment: Assignment, messages: Iterable[Message]) -> Sorted:
+        """Read messages that are tracked. A record that is wrong in any way costs itself, and none of the others."""
+        found = Sorted()
+        for message in messages:
+            size = 0
+            try:
+                size = _bytes_of(message)
+                pieces = None if message.value is None else self._cutter.cut(message.value)
+            except RecordError as error:
+                self._add_bad(found, _letter(assignment, message, size, error))
+                continue
+            except Exception as error:  # a fault of the worker, which shows with this message
+                self._add_bad(found, _letter(assignment, message, size, RecordError.internal(error)))
+                continue
+            if pieces is None:
+                whole = _Piece(message, message.value, ITEM_BYTES + size)
+                self._add_bad(found, self._read(found, assignment, whole))
+            elif not pieces:
+                found.ignored.append(Item(assignment, message, "", None, ITEM_BYTES + size))
+                found.size += ITEM_BYTES + size
+            else:
+                self._read_pieces(found, assignment, message, pieces, size)
+        return found
+
+    def read_parked(self, assignment: Assignment, parked: Iterable[Parked]) -> Sorted:
+        """Read what waited for its index."""
+        found = Sorted()
+        for message, element, value in ((each.message, each.element, each.value) for each in parked):
+            own = 0 if element is not None else _bytes_of(message)
+            piece = _Piece(message, message.value if element is None else value, ITEM_BYTES + own, element)
+            self._add_bad(found, self._read(found, assignment, piece))
+        return found
+
+    def _read_pieces(
+        self,
+        found: Sorted,
+        assignment: Assignment,
+        message: Message,
+        pieces: Sequence[msgspec.Raw | bytes],
+        shared_bytes: int,
+    ) -> None:
+        """Read the records of one message, which the ledger gets to know."""
+        bad: list[DeadLetter] = []
+        others = 0
+        counted = []
+        for element, piece in enumerate(pieces):
+            letter = self._read(found, assignment, _Piece(message, bytes(piece), ITEM_BYTES, element))
+            if letter is None or len(bad) <= OWN_DEAD_LETTERS:
+                counted.append(element)
+            else:
+                others += 1
+            if letter is not None and len(bad) <= OWN_DEAD_LETTERS:
+                bad.append(letter)
+        if others:
+            bad[-1] = _of_several(bad[-1], others + 1)
+        self._ledger.split(assignment, message.offset, counted, shared_bytes)
+        found.widths[message.offset] = len(counted)
+        for letter in bad:
+            self._add_bad(found, letter)
+
+    def _read(self, found: Sorted, assignment: Assignment, piece: _Piece) -> DeadLetter | None:
+        """Route and decode one record; returns its dead letter where it can never be written."""
+        message, value, size, element = piece
+        index = NO_INDEX
+        try:
+            index, decoded = self._router.route(message.key, value, message.headers)
+            if suspicion := suspicion_of(decoded):
+                found.note_suspect(assignment, message, suspicion)
+            if type(decoded) is Put:
+                size += len(decoded.fragment)
+                found.mismatches += decoded.key_mismatch and element is None  # one Kafka key cannot be that of several
+                item = Item(assignment, message, decoded.key, decoded.fragment, size, element=element)
+                found.by_index.setdefault(index, []).append(item)
+            elif type(decoded) is Delete:
+                item = Item(assignment, message, decoded.key, None, size, element=element)
+                found.by_index.setdefault(index, []).append(item)
+            elif decoded is None:
+                size += 0 if element is None else len(value or b"")
+                self._parking.add(index, Parked(assignment, message, size, element, None if element is None else value))
+            elif isinstance(decoded, RecordError):
+                return dead_letter_of(index, assignment, message, size, decoded, element)
+            else:
+                found.ignored.append(Item(assignment, message, "", None, size, element=element))
+        except Exception as error:  # a fault of the worker, which shows with this record
+            return dead_letter_of(index, assignment, message, size, RecordError.internal(error), element)
+        found.size += size
+        return None
+
+    @staticmethod
+    def _add_bad(found: Sorted, letter: DeadLetter | None) -> None:
+        if letter is not None:
+            found.dead_letters.append(letter)
+            found.size += letter.size
+
+
+def _bytes_of(message: Message) -> int:
+    size = len(message.value or b"") + len(message.key or b"")
+    return size + header_bytes(message) if message.headers else size
+
+
+def _letter(assignment: Assignment, message: Message, size: int, error: RecordError) -> DeadLetter:
+    return dead_letter_of(NO_INDEX, assignment, message, ITEM_BYTES + size, error)
+
+
+def _of_several(letter: DeadLetter, count: int) -> DeadLetter:
+    """Return the dead letter for this record and all that are bad behind it in its message."""
+    text = f"{count} more records of this message are bad, the first of them at {letter.element}: {letter.text}"
+    return msgspec.structs.replace(letter, text=text, elements=count)

@@ -1,0 +1,201 @@
+"""The envelopes of Kafka Connect and of Debezium: what is within, undecoded, and what it asks for.
+
+    connect    {"schema": ..., "payload": {the record}}
+    debezium   {"before": ..., "after": {the record}, "op": "c", ...}, alone or as the payload of the above
+
+An envelope is opened in the encoding of its message; what is within is read by the reader of the route.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from worker.errors import Reason, RecordError
+from worker.records.formats import connect_schema
+from worker.records.formats.connect_schema import Logical
+from worker.records.formats.contract import Headers, Operation, Options, Record
+from worker.records.formats.fields import NOTHING, FieldReader
+from worker.records.formats.mapped import Around, MappedReader
+from worker.records.formats.values import Kind, Raw
+from worker.words import clean
+
+_PUTS: Final = frozenset({"c", "r", "u"})
+
+
+class _Connect(msgspec.Struct, gc=False):
+    schema: Raw = NOTHING
+    payload: Raw = NOTHING
+
+
+class _Change(msgspec.Struct, rename={"ddl": "ddl", "table_changes": "tableChanges"}, gc=False):
+    """A change, and what else Debezium sends: heartbeats, schema changes, marks of transactions."""
+
+    before: Raw = NOTHING
+    after: Raw = NOTHING
+    op: Raw = NOTHING
+    payload: Raw = NOTHING
+    schema: Raw = NOTHING
+    ddl: Raw = NOTHING
+    table_changes: Raw = NOTHING
+    status: Raw = NOTHING
+    id: Raw = NOTHING
+    ts_ms: Raw = NOTHING
+
+
+class Opened(NamedTuple):
+    """What is within an envelope: the operation that it says, the record, and which of its fields are of a logical type."""
+
+    operation: Operation
+    record: Raw = NOTHING
+    logical: Logical = connect_schema.NONE
+
+
+class Envelope(ABC):
+    """Opens the envelopes of one route in one encoding. `needs_schema` is whether text is made of decimals and dates."""
+
+    def __init__(self, fields: FieldReader, *, needs_schema: bool) -> None:
+        self._fields = fields
+        self._needs_schema = needs_schema
+        self._schemas = connect_schema.Schemas()
+
+    @abstractmethod
+    def open(self, value: bytes) -> Opened:
+        """Return what is within. Raises `RecordError`."""
+
+    def _logical(self, schema: Raw) -> Logical:
+        return self._schemas.of(bytes(schema)) if self._needs_schema else connect_schema.NONE
+
+
+class Connect(Envelope):
+    """Kafka Connect's JsonConverter with schemas."""
+
+    def __init__(self, fields: FieldReader, *, needs_schema: bool) -> None:
+        super().__init__(fields, needs_schema=needs_schema)
+        self._cutter = fields.cutter(_Connect)
+
+    def open(self, value: bytes) -> Opened:
+        """Return the payload."""
+        found = self._fields.cut(value, self._cutter)
+        kind = self._fields.kind(found.payload)
+        if kind is Kind.MAP:
+            return Opened(Operation.PUT, found.payload, self._logical(found.schema))
+        if kind is Kind.NULL:
+            return Opened(Operation.TOMBSTONE)
+        what = "there is no payload" if kind is Kind.NOTHING else f"payload is a {kind.value}"
+        raise self._fields.no_record(
+            f'{what}; records.envelope = "connect" reads {{"schema", "payload"}}, where payload is a map'
+        )
+
+
+class Debezium(Envelope):
+    """Changes of rows, as Debezium's connectors send them before they are unwrapped."""
+
+    def __init__(self, fields: FieldReader, *, needs_schema: bool) -> None:
+        super().__init__(fields, needs_schema=needs_schema)
+        self._cutter = fields.cutter(_Change)
+
+    def open(self, value: bytes) -> Opened:
+        """Return the row and its operation."""
+        fields = self._fields
+        change, logical = fields.cut(value, self._cutter), connect_schema.NONE
+        if fields.kind(change.op) is Kind.NOTHING and fields.kind(change.payload) is Kind.MAP:
+            logical = self._logical(change.schema)
+            change = fields.cut_part(change.payload, self._cutter)
+        kind = fields.kind(change.op)
+        if kind is Kind.NOTHING and self._is_no_row(change):
+            return Opened(Operation.IGNORE)
+        if kind is not Kind.STRING:
+            what = "there is no op" if kind is Kind.NOTHING else f"op is a {kind.value}"
+            raise fields.no_record(f'{what}; records.envelope = "debezium" reads changes with before, after and op')
+        op = fields.text(change.op, "op")
+        if op in _PUTS:
+            return Opened(Operation.PUT, self._row(change.after, op), connect_schema.within(logical, "after"))
+        if op == "d":
+            before = change.before if fields.kind(change.before) is Kind.MAP else NOTHING
+            return Opened(Operation.DELETE, before, connect_schema.within(logical, "before"))
+        if op == "m":  # a message of pg_logical_emit_message, which is no row
+            return Opened(Operation.IGNORE)
+        if op == "t":
+            raise RecordError(
+                Reason.MALFORMED,
+                'op is "t": the table was truncated. A truncate names no keys, so the vectors of its rows stay: delete '
+                'them, or set "skipped.operations" of the connector to "t"',
+            )
+        raise fields.no_record(f"op is {clean(op, 20)!r}; known are c, r, u, d, t and m")
+
+    def _row(self, after: Raw, op: str) -> Raw:
+        kind = self._fields.kind(after)
+        if kind is Kind.MAP:
+            return after
+        what = "there is no after" if kind is Kind.NOTHING else f"after is a {kind.value}"
+        raise self._fields.no_record(f'{what}, and op is "{op}", which needs the row in it')
+
+    def _is_no_row(self, change: _Change) -> bool:
+        """Return whether it is a heartbeat, a schema change, or a mark of a transaction's begin or end."""
+        if change.before is not NOTHING or change.after is not NOTHING:
+            return False
+        is_schema_change = change.ddl is not NOTHING or change.table_changes is not NOTHING
+        is_mark = change.status is not NOTHING and change.id is not NOTHING
+        return is_schema_change or is_mark or change.ts_ms is not NOTHING
+
+
+ENVELOPES: Final[dict[str, type[Envelope]]] = {"connect": Connect, "debezium": Debezium}
+
+
+def opener(fields: FieldReader, envelope: str) -> Callable[[bytes], bytes]:
+    """Return what opens a value: it returns the record in it, empty where there is none, or raises `RecordError`."""
+    if envelope not in ENVELOPES:
+        return lambda value: value
+    opened = ENVELOPES[envelope](fields, needs_schema=False).open
+    return lambda value: bytes(opened(value).record)
+
+
+class EnvelopeReader:
+    """Reads the records of one route that are in envelopes, in one encoding. `key_fields` reads Kafka keys, which are JSON."""
+
+    def __init__(self, fields: FieldReader, options: Options, key_fields: FieldReader) -> None:
+        needs_schema = fields.is_loose or options.key_values == "stringify"
+        self._open = ENVELOPES[options.envelope](fields, needs_schema=needs_schema).open
+        self._inner = MappedReader(fields, options)
+        self._in_kafka_key = self._inner if key_fields is fields else MappedReader(key_fields, options)
+        self._keys = options.keys
+        self._template = options.shape.key
+
+    def read(self, key: bytes | None, value: bytes, headers: Headers) -> Record:
+        """Return what the record in an envelope says. Raises `RecordError`."""
+        opened = self._open(value)
+        if opened.operation is Operation.PUT:
+            return self._inner.record(bytes(opened.record), Around(key, headers, opened.logical))
+        if opened.operation is Operation.DELETE:
+            return Record(self._deleted(opened, key, headers), operation=Operation.DELETE)
+        return Record(None, operation=opened.operation)
+
+    def key(self, key: bytes | None, value: bytes, headers: Headers) -> str | None:
+        """Return the key of the record in an envelope, None where it has none of its own. Raises `RecordError`."""
+        opened = self._open(value)
+        if opened.operation is Operation.PUT:
+            return self._inner.key(bytes(opened.record), Around(key, headers, opened.logical))
+        return self._deleted(opened, key, headers) if opened.operation is Operation.DELETE else None
+
+    def _deleted(self, opened: Opened, key: bytes | None, headers: Headers) -> str | None:
+        """Return the key of a row that is gone: of what was before, or else of the Kafka key; None for all of the Kafka key."""
+        body = bytes(opened.record)
+        if body:
+            try:
+                return self._inner.key(body, Around(key, headers, opened.logical))
+            except RecordError as error:
+                if error.reason is not Reason.KEY:
+                    raise
+        enveloped = self._keys.enveloped(key)
+        if enveloped is not None and enveloped[0].startswith(b"{"):
+            payload, logical = enveloped
+            return self._in_kafka_key.key(payload, Around(key, headers, logical))
+        if self._template is not None and len(self._template.parts) > 1:
+            raise RecordError(
+                Reason.KEY,
+                f"the row is deleted, and neither before nor the Kafka key has the fields of {self._template.text} "
+                "(records.fields.key)",
+            )
+        return None

@@ -1,0 +1,215 @@
+"""Messages with several records, and how they are cut (`records.many = "split"`).
+
+    [{...}, {...}]                      a list, in JSON or MessagePack
+    {"vectors": [{...}, {...}]}         the body of a PutVectors request, whose other members are ignored
+    {"data": [{...}, {...}]}            an answer of an embedding API, likewise
+    {...}\\n{...}\\n                      JSON lines, of which empty ones do not count
+    whatever `fields.records` leads to  which must be there, then
+
+Each record is cut out as it is, undecoded, and read like a message of its own, with the Kafka key and the headers of its
+message. Any other message is one record.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from worker.errors import Reason, RecordError
+from worker.records.choices import Format
+from worker.records.formats import paths
+from worker.records.formats.hints import constant_at
+from worker.records.formats.json import BYTE_ORDER_MARK, HALF, JsonFields, without_halves
+from worker.records.formats.msgpack import MsgpackFields
+from worker.records.formats.values import Kind, Raw, ValueReader
+from worker.records.routing_value import cut_of
+from worker.words import clean
+
+MOST_RECORDS: Final = 50_000
+"""Of one message. Each costs time and memory, also one that is wrong and has a byte."""
+
+_PREFIX_BYTES: Final = 5  # of a schema registry
+_LINES_LOOKED_AT: Final = 100
+_WHITE: Final = b" \t\r\n"
+_NOTHING: Final = msgspec.Raw(b"")
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_JSON: Final = JsonFields("strict")
+_MSGPACK: Final = MsgpackFields("strict")
+_json_raw: Final = msgspec.json.Decoder(Raw).decode
+
+
+class _Lists(msgspec.Struct, gc=False):
+    """The members of a map that may be lists of records. A record has `data` that is no list."""
+
+    data: Raw = _NOTHING
+    vectors: Raw = _NOTHING
+
+
+class Cutter:
+    """Cuts the messages of one topic. `path` leads to the list of records; "" recognises the list by its form."""
+
+    def __init__(self, record_format: Format, path: str = "") -> None:
+        self._format = record_format
+        self._path = path
+        self._steps = paths.parse(path).steps if path else ()
+        self._json = _Lead(_JSON, msgspec.json.Decoder, self._steps)
+        self._msgpack = _Lead(_MSGPACK, msgspec.msgpack.Decoder, self._steps)
+
+    def cut(self, value: bytes) -> Sequence[Raw | bytes] | None:
+        """Return the records of a message, None where it is one record itself, or no format recognises it.
+
+        Raises `RecordError` where the list of records is not where the settings say, or has too many.
+        """
+        body, is_json = self._body(value)
+        if is_json:
+            return _counted(self._of_json(body))
+        if self._format == "json" or not body or _MSGPACK.kind_of_byte[body[0]] not in (Kind.MAP, Kind.LIST):
+            return None
+        return _counted(self._of_msgpack(body))
+
+    def only(self, value: bytes, element: int) -> bytes | None:
+        """Return a message that has the record at this place alone, None where it cannot be cut out as it came."""
+        try:
+            pieces = self.cut(value)
+        except RecordError:
+            return None
+        if pieces is None or not 0 <= element < len(pieces):
+            return None
+        record = msgspec.Raw(bytes(pieces[element]))
+        if HALF in bytes(record):
+            return None
+        body, is_json = self._body(value)
+        encode: Callable[[Any], bytes] = msgspec.json.encode if is_json else msgspec.msgpack.encode
+        prefix = value[:_PREFIX_BYTES] if body is not value and value[0] == 0 else b""
+        return prefix + (encode(self._enclosed(record)) if self._steps else bytes(record))
+
+    def _enclosed(self, record: Raw) -> Any:
+        """Return a value in which the path leads to a list of this record."""
+        made: Any = [record]
+        for step in reversed(self._steps):
+            made = {step: made} if isinstance(step, str) else [None] * step + [made]
+        return made
+
+    def _body(self, value: bytes) -> tuple[bytes, bool]:
+        """Return the value without what is before its JSON, and whether it is JSON."""
+        body = value[_PREFIX_BYTES:] if value[:1] == b"\x00" else value
+        body = body.removeprefix(BYTE_ORDER_MARK)
+        first = body[:1] if body[:1] not in _WHITE else body.lstrip(_WHITE)[:1]
+        if first in (b"{", b"[") and (self._format != "msgpack" or value[:1] == b"\x00"):
+            return body, True
+        return (b"" if value[:1] == b"\x00" else value), False
+
+    def _of_json(self, body: bytes) -> Sequence[Raw | bytes] | None:
+        try:
+            return self._found(self._json, body)
+        except _UNREADABLE as error:
+            if not self._steps and (lines := _lines(body)):
+                return lines
+            without = without_halves(body)  # half of a surrogate pair costs its own record only
+            if without is not body:
+                with suppress(*_UNREADABLE):
+                    return self._found(self._json, without)
+            self._refuse(_JSON, body, error)
+            return None
+
+    def _of_msgpack(self, body: bytes) -> Sequence[Raw] | None:
+        try:
+            return self._found(self._msgpack, body)
+        except _UNREADABLE as error:
+            self._refuse(_MSGPACK, body, error)
+            return None
+
+    def _found(self, lead: "_Lead", body: bytes) -> Sequence[Raw] | None:
+        """Return the records. Raises what msgspec raises where the value is not well-formed, and `RecordError`."""
+        if not self._steps:
+            return lead.recognised(body)
+        try:
+            found = lead.follow(body)
+        except msgspec.ValidationError:  # on the way is no map or list, or a map whose names are no strings
+            found = _NOTHING
+        kind = lead.values.kind(found)
+        if kind is Kind.LIST:
+            return lead.values.decode_list(found)
+        what = f"there is no {self._path}" if kind is Kind.NOTHING else f"{self._path} is a {kind.value}"
+        raise RecordError(
+            Reason.MALFORMED,
+            f"{what} in the {lead.values.name}; records.fields.records says that it is a list of records",
+        )
+
+    def _refuse(self, values: ValueReader, body: bytes, error: Exception) -> None:
+        """Raise `RecordError` for several records that are not well-formed; what may be one record is left to its format."""
+        if not self._steps and values.kind(msgspec.Raw(body.lstrip(_WHITE))) is not Kind.LIST:
+            return
+        said = "it is nested too deep" if isinstance(error, RecursionError) else clean(str(error))
+        raise RecordError(
+            Reason.MALFORMED, f"the value is no whole {values.name} with records: {said}{constant_at(body, error)}"
+        ) from None
+
+
+class _Lead:
+    """What leads to the list of records in one encoding."""
+
+    def __init__(
+        self, values: JsonFields | MsgpackFields, decoder: Callable[[Any], Any], steps: tuple[paths.Step, ...]
+    ) -> None:
+        self.values = values
+        self._cuts = [cut_of(decoder, step) for step in steps]
+        self._lists: Callable[[bytes], _Lists] = decoder(_Lists).decode
+
+    def follow(self, body: bytes) -> Raw:
+        """Return what the path leads to, empty where it leads nowhere."""
+        part: Any = body
+        for cut in self._cuts:
+            part = cut(part)
+            if not memoryview(part):
+                return _NOTHING
+        return msgspec.Raw(part)
+
+    def recognised(self, body: bytes) -> list[Raw] | None:
+        """Return the records of a list, or of a map with one; None where there is none."""
+        values: ValueReader = self.values
+        kind = values.kind(msgspec.Raw(body.lstrip(_WHITE) if values is _JSON else body))
+        if kind is Kind.LIST:
+            return values.decode_list(msgspec.Raw(body))
+        if kind is not Kind.MAP:
+            return None
+        try:
+            lists = self._lists(body)
+        except msgspec.ValidationError:  # a name is no string
+            return None
+        if values.kind(lists.data) is Kind.LIST:
+            return values.decode_list(lists.data)
+        if values.kind(lists.data) is Kind.NOTHING and values.kind(lists.vectors) is Kind.LIST:
+            return values.decode_list(lists.vectors)
+        return None
+
+
+def _counted(records: Sequence[Raw | bytes] | None) -> Sequence[Raw | bytes] | None:
+    if records is not None and len(records) > MOST_RECORDS:
+        raise RecordError(
+            Reason.TOO_LARGE, f"the message has {len(records)} records; at most {MOST_RECORDS} of one message are read"
+        )
+    return records
+
+
+def _lines(body: bytes) -> list[bytes] | None:
+    """Return the lines of a text that is JSON lines, None where it is none.
+
+    A line that is wrong costs only itself. So it is enough that one of the first lines is a whole map, as no line of a
+    longer map is whose lines are indented.
+    """
+    lines = [stripped for line in body.split(b"\n") if (stripped := line.strip(_WHITE))]
+    if len(lines) < 2:
+        return None
+    begun = (line for line in body.split(b"\n") if line.startswith(b"{"))
+    return lines if any(map(_is_whole, islice(begun, _LINES_LOOKED_AT))) else None
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        _json_raw(without_halves(line))
+    except _UNREADABLE:
+        return False
+    return True
