@@ -219,6 +219,11 @@ def test_records_that_are_late_are_a_notice_unless_a_backlog_is_worked_off(
     assert ("<h1>running, records are late</h1>" in html_of(stage)) is expected
 
 
+def test_a_backlog_that_is_gone_is_no_notice_of_late_records() -> None:
+    stage, _ = at_work(steps=36, seconds=30.0)
+    assert "<h1>running</h1>" in html_of(stage)
+
+
 def test_the_dead_letter_topic_is_none_of_the_partitions_to_read() -> None:
     stage, _ = at_work(steps=3)
     stage.gauges.set("topic_partitions", 1, topic="vectors.dlq")
