@@ -45,6 +45,11 @@ FILES: Final = (
         ["credentials", "otel"],
     ),
     File(
+        "requirements-registry.txt",
+        "What the worker needs in production with a schema registry, and with every way to get credentials.",
+        ["credentials", "registry"],
+    ),
+    File(
         "requirements-demo.txt",
         "What the worker and the local stack (the emulator, Apache Kafka) need.",
         ["credentials", "demo"],

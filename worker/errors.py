@@ -3,6 +3,10 @@
     WorkerError
     ├── SettingsError        the settings are wrong           the command prints every mistake and ends with code 78
     ├── RecordError          a record can never be written    the main loop dead-letters that record and continues
+    ├── SchemaPending        the schema of a record is not    the main loop keeps the record, and those behind it,
+    │                        here yet                         until the registry has answered
+    ├── RegistryUnavailable  the schema registry gives no     block the topics that wait, ask again after a backoff
+    │                        answer that can be used
     ├── FatalError           the process cannot continue      `run` ends with code 1; the message is its last line
     │   └── Fenced           another process has this         likewise; each replica needs a
     │                        member's group.instance.id       `kafka.group_instance_id` of its own
@@ -21,7 +25,7 @@ Only a `Transient` request is worth another attempt as it is. The class alone sa
 """
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from enum import Enum, StrEnum
 from typing import Self
 
@@ -59,6 +63,7 @@ class BlockReason(StrEnum):
     PARTITION_UNREADABLE = "partition_unreadable"
     NO_COMMITTED_OFFSET = "no_committed_offset"
     OFFSET_OUT_OF_RANGE = "offset_out_of_range"
+    REGISTRY = "registry"
 
     @property
     def is_still_fetched(self) -> bool:
@@ -119,11 +124,13 @@ class RecordError(WorkerError):
     `suspect` is the cause where the record could be written, and `records.suspect` forbids it.
     """
 
-    def __init__(self, reason: Reason, message: str, suspect: str = "") -> None:
+    def __init__(self, reason: Reason, message: str, suspect: str = "", *, is_complete: bool = False) -> None:
+        """`is_complete`: what the value's bytes look like adds nothing to the message."""
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.suspect = suspect
+        self.is_complete = is_complete
 
     @classmethod
     def internal(cls, error: Exception) -> Self:
@@ -136,6 +143,18 @@ class RecordError(WorkerError):
             f"reading the record failed with {type(error).__qualname__} at {place_of(error)}; "
             "that is a fault of the worker, please report it with this line",
         )
+
+
+class SchemaPending(WorkerError):
+    """The schema of a record is not here yet. `schema` is its name; the message says it too."""
+
+    def __init__(self, schema: Hashable) -> None:
+        super().__init__(f"{schema} is not here yet")
+        self.schema = schema
+
+
+class RegistryUnavailable(WorkerError):
+    """The schema registry did not answer, or not as a registry does. No record is at fault. The message says what was tried."""
 
 
 class FatalError(WorkerError):

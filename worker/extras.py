@@ -10,17 +10,18 @@ from worker.errors import FatalError
 _DISTRIBUTION = "oss-vectors-worker"
 
 
-def import_with_extra(module: str, extra: str) -> Any:
-    """Import a module of the worker. Raises `FatalError` with the pip command where a package of the extra is missing."""
+def import_with_extra(module: str, extra: str, needs: str = "this command needs") -> Any:
+    """Import a module of the worker. Raises `FatalError` with the pip command where a package of the extra is missing.
+
+    `needs` says in the message what needs the extra.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package == "worker":
             raise
-        raise FatalError(
-            f'{package} is not installed; this command needs the extra "{extra}": {pip_command(extra)}'
-        ) from None
+        raise FatalError(f'{package} is not installed; {needs} the extra "{extra}": {pip_command(extra)}') from None
 
 
 def pip_command(extra: str) -> str:

@@ -429,12 +429,14 @@ def _outcomes() -> Panel:
     panel = stacked(
         "Records by outcome",
         "Records settled a second. Returned: given back with a partition before they were settled; they come again. "
-        "Dashed: records consumed.",
+        "Dashed: records consumed, and messages, which may have several records.",
         "recps",
         query(rate(of_topic("oss_vectors_records_settled_total"), "outcome"), "{{outcome}}"),
         query(rate(of_topic("oss_vectors_records_consumed_total")), "consumed"),
+        query(rate(of_topic("oss_vectors_messages_consumed_total")), "messages"),
     )
-    panel.override_by_name("consumed", color_override(GREY, DASHED, UNFILLED, UNSTACKED))
+    for name in ("consumed", "messages"):
+        panel.override_by_name(name, color_override(GREY, DASHED, UNFILLED, UNSTACKED))
     return panel.override_by_name("put", color_override(GREEN)).override_by_name("dead_lettered", color_override(RED))
 
 

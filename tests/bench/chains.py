@@ -211,6 +211,7 @@ def settings(port: int, dimension: int, **delivery: Any) -> tables.Settings:
         kafka=tables.Kafka(),
         oss=tables.Oss(region="cn-hangzhou", bucket="bench", account_id="1", endpoint=f"http://127.0.0.1:{port}"),
         records=tables.Records(),
+        registry=tables.Registry(),
         batch=tables.Batch(max_bytes=20 << 20),
         delivery=tables.Delivery(**({"vectors_per_second": 0.0} | delivery)),
         buffer=tables.Buffer(),

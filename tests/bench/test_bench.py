@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import pacing
+from tests.bench import pacing, schemas
 from tests.bench.pacing import Scenario
 from tests.support.bounded import run_group
 
@@ -27,6 +27,10 @@ def test_replicas_that_share_a_limit_reach_it_together_and_in_fair_shares(scenar
     assert statistics.median(run.goodput for run in runs) >= 0.9
     assert statistics.median(run.refused for run in runs) < 0.05
     assert statistics.median(run.fairness for run in runs) >= 0.9
+
+
+def test_the_benchmark_of_schemas_decodes_every_encoding() -> None:
+    assert schemas.measured(8, rounds=1, records=5).keys() == schemas.ENCODINGS.keys()
 
 
 def test_after_an_outage_the_load_comes_back_in_a_ramp() -> None:

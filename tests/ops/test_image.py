@@ -85,7 +85,7 @@ import importlib, pkgutil, sys
 import kafka.codec as codec
 import worker
 for module in pkgutil.walk_packages(worker.__path__, "worker."):
-    of_an_extra = ("worker.local", "worker.telemetry.otel")
+    of_an_extra = ("worker.local", "worker.registry", "worker.telemetry.otel")
     if not module.name.startswith(of_an_extra) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 data = b"vector" * 1000

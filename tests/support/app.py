@@ -242,6 +242,7 @@ def settings(**changed: Any) -> tables.Settings:
         "kafka": tables.Kafka(),
         "oss": tables.Oss(region="cn-hangzhou", bucket="bucket", account_id="1"),
         "records": tables.Records(),
+        "registry": tables.Registry(),
         "batch": tables.Batch(),
         "delivery": tables.Delivery(vectors_per_second=0.0),
         "buffer": tables.Buffer(),

@@ -11,17 +11,20 @@ import time
 from collections.abc import Iterator, Mapping
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from tests.support.app import settings
 from tests.unit.samples import NEEDED
+from worker.settings import tables
 from worker.settings.load import load
 from worker.settings.tables import Oss
 from worker.tools.check.clock import clock
 from worker.tools.check.credentials import credentials
 from worker.tools.check.report import Finding, Status
-from worker.tools.check.service import impatient
+from worker.tools.check.service import deletes, impatient
 
 KEY_ID, SECRET, TOKEN = "LTAI5tExampleOfAnId7", "the-secret-of-the-test", "the-token-of-the-test"
 
@@ -169,3 +172,18 @@ def test_a_service_that_is_silent_is_not_waited_for() -> None:
 def test_a_check_waits_some_seconds_and_never_longer_than_the_worker() -> None:
     found = impatient(oss(connect_timeout_seconds=2.0, read_timeout_seconds=300.0, write_timeout_seconds=60.0))
     assert (found.connect_timeout_seconds, found.read_timeout_seconds, found.write_timeout_seconds) == (2.0, 5.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ({}, False),
+        ({"tombstones": "delete"}, True),
+        ({"envelope": "debezium"}, True),
+        ({"fields": {"delete": "__deleted"}}, True),
+        ({"envelope": "connect"}, False),
+    ],
+)
+def test_a_route_deletes_where_its_records_can(records: dict[str, Any], expected: bool) -> None:
+    route = tables.Route(topic="t", index="docs", records=records)
+    assert deletes(settings(routes=(route,)), route) is expected

@@ -166,7 +166,7 @@ TEXTS = [
 ]
 """Every setting that is text, a list of texts, or a word."""
 
-FREE = {"kafka.sasl_plain_password", "kafka.ssl_password"}
+FREE = {"kafka.sasl_plain_password", "kafka.ssl_password", "registry.password"}
 
 
 def default_of(name: str) -> str:
@@ -180,6 +180,7 @@ def default_of(name: str) -> str:
 SAMPLES = {
     "oss.endpoint": "https://oss.example.com",
     "oss.proxy_url": "http://proxy:3128",
+    "registry.url": "https://registry.example.com",
     "dead_letter.accept_until": "2026-01-31T12:00:00Z",
     "kafka.sasl_mechanism": "GSSAPI",
     "kafka.client": '{"ssl_ciphers": "a"}',
@@ -188,7 +189,7 @@ SAMPLES = {
 
 def with_files(name: str, value: str, tmp_path: Path) -> str:
     """Return the value, or the name of a file where the setting asks for one."""
-    is_file = name in ("kafka.ssl_cafile", "kafka.ssl_certfile", "kafka.ssl_keyfile", "oss.ca_file")
+    is_file = name in ("kafka.ssl_cafile", "kafka.ssl_certfile", "kafka.ssl_keyfile", "oss.ca_file", "registry.ca_file")
     if not is_file:
         return value
     (tmp_path / "pem").write_bytes(certificate_and_key())

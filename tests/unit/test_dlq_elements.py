@@ -73,6 +73,14 @@ def test_of_two_bad_versions_in_a_message_the_later_is_replayed(bench: Bench) ->
     assert (bench.replay(), sent(bench)) == ((1, {"stale": 1}), [b'{"key":"a","n": 3}'])
 
 
+def test_where_all_versions_are_sent_those_of_a_message_go_in_its_order(bench: Bench) -> None:
+    message = bench.publish(b"k", THREE)
+    bench.fail(message, element=2)
+    bench.fail(message, element=0)
+    assert bench.replay(Guards(3, even_if_stale=True))[0] == 2
+    assert sent(bench) == [b'{"key":"a","n": 1}', b'{"key":"a","n": 3}']
+
+
 @pytest.mark.parametrize("is_reference", [False, True])
 @pytest.mark.parametrize("chosen", [settings(), BY_PATH], ids=["reject", "another path"])
 def test_a_record_that_the_settings_do_not_cut_out_is_refused(is_reference: bool, chosen: Settings) -> None:

@@ -17,6 +17,7 @@ from worker.app.decoders import decoder_of, options_of
 from worker.errors import Reason, RecordError
 from worker.records.choices import Envelope
 from worker.records.decode import IGNORE, Decoder, Delete, Put
+from worker.records.formats import connect_schema
 from worker.records.record_key import key_reader
 from worker.records.target import Target
 from worker.settings import tables
@@ -222,6 +223,15 @@ def test_what_is_no_schema_changes_nothing(schema: Any) -> None:
     assert read(decoder("connect", metadata_values="stringify"), value) == read(decoder("none"), OWN)
 
 
+def test_only_so_many_schemas_are_kept_and_none_that_is_large() -> None:
+    schemas = connect_schema.Schemas()
+    for number in range(200):
+        schemas.of(b'{"field":"%d"}' % number)
+    schemas.of(b'{"field":"%s"}' % (b"x" * 300_000))
+    assert 0 < len(schemas._known) <= 32
+    assert max(map(len, schemas._known)) < 300_000
+
+
 # -- Debezium
 
 
@@ -265,6 +275,11 @@ def test_a_deleted_row_of_a_key_of_several_parts_needs_all_of_them() -> None:
         assert refused(made, change("d", None), key).reason is Reason.KEY
     of_header = of_rows(fields={"key": "{$header.tenant}/{id}", "vector": "embedding", "metadata": ""})
     assert read(of_header, change("d", None), b'{"id":7}', [("tenant", b"t")]) == Delete("t/7")
+
+
+def test_a_key_of_a_wrong_type_in_a_deleted_row_is_not_replaced_by_the_kafka_key() -> None:
+    error = refused(of_rows(), change("d", {"id": {"a": 1}}), b"7")
+    assert error.reason is Reason.MALFORMED
 
 
 def test_a_deleted_row_without_any_key_is_a_dead_letter() -> None:

@@ -82,3 +82,11 @@ def test_a_table_of_metadata_is_replaced_as_a_whole() -> None:
 
 def test_the_services_own_shape_needs_no_settings() -> None:
     assert settings().records_of("vectors") == Records()
+
+
+def test_an_attribute_needs_the_envelope_that_has_it() -> None:
+    told = mistakes({"key": "$attribute.subject"}, index_by="field:$attribute.tenant", index=[], indexes={"a": "x"})
+    assert "records.fields: $attribute.subject is an attribute of a CloudEvent, and needs records.envelope" in told
+    assert 'routes[0].index_by = "field:$attribute.tenant": an attribute of a CloudEvent' in told
+    made = settings(records={"envelope": "cloudevents", "fields": {"key": "$attribute.subject"}})
+    assert made.records_of("vectors").envelope == "cloudevents"

@@ -20,7 +20,7 @@ LAYERS = [
     {"tools"},
     {"app", "documentation"},
     {"deadletters"},
-    {"consumer", "delivery"},
+    {"consumer", "delivery", "registry"},
     {"oss"},
     {"telemetry"},
     {"ports", "settings"},

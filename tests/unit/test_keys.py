@@ -33,3 +33,11 @@ def test_a_bad_own_key_is_refused_although_the_kafka_key_would_do(own: str) -> N
 )
 def test_a_kafka_key_differs_in_the_form_that_is_set(key_format: KeyFormat, kafka_key: bytes, expected: bool) -> None:
     assert Keys(key_format).is_mismatch("k", kafka_key) is expected
+
+
+@pytest.mark.parametrize(("kafka_key", "expected"), [(b"17", "17"), (b" 17 ", "17"), (b'"k"', "k")])
+def test_an_integer_in_json_is_a_key_by_its_digits_under_stringify(kafka_key: bytes, expected: str) -> None:
+    assert Keys("json", "stringify").choose(None, kafka_key) == expected
+    if kafka_key != b'"k"':
+        with pytest.raises(RecordError, match="not a JSON string"):
+            Keys("json").choose(None, kafka_key)

@@ -28,6 +28,7 @@ INDEXES = ("docs", "pictures")
 
 CONTRACT = """
 records_consumed_total counter topic
+messages_consumed_total counter topic
 records_settled_total counter topic outcome
 records_buffered gauge topic
 dead_letters_total counter topic reason
@@ -144,6 +145,7 @@ KNOWN: dict[tuple[str, str], Iterable[str]] = {
         "partition_unreadable",
         "no_committed_offset",
         "offset_out_of_range",
+        "registry",
     ],
 }
 """The label values that are known at start."""

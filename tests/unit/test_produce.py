@@ -18,6 +18,7 @@ from worker.errors import FatalError, Reason, RecordError
 from worker.records.decode import Decoder, Put
 from worker.records.several import Cutter
 from worker.records.target import Target
+from worker.settings.tables import Route
 from worker.tools.produce.forms import check_form, default_form, written
 from worker.tools.produce.publish import MOST_WAITING_BYTES, Bad, Judge, Message, Publisher
 from worker.tools.produce.rows import Row
@@ -372,3 +373,26 @@ def test_a_row_that_is_one_record_is_published_as_ever_where_messages_may_have_s
 def test_where_a_path_leads_to_the_records_a_row_without_it_is_bad() -> None:
     with pytest.raises(RecordError, match="there is no rows in the JSON"):
         several_judge(Cutter("auto", "rows")).message(Row(1, line("a")))
+
+
+def of_shape(records: dict[str, Any]) -> Judge:
+    """Return what judges the rows of a route whose records have a shape of their own, published as they are."""
+    route = Route(topic=TENANTS.topic, index="docs", records=records)
+    routers = [router_of(route, settings(routes=(route,))) for _ in range(2)]
+    for router in routers:
+        router.add(Target("docs", 3, "cosine"))
+    return Judge(*routers, form="", key_format="utf8")
+
+
+def test_records_of_another_shape_are_published_as_the_file_has_them() -> None:
+    judge = of_shape({"envelope": "debezium", "fields": {"key": "id", "vector": "v"}})
+    put = b'{"op": "c", "after": {"id": "a", "v": "AACAPwAAAEAAAEBA"}}'
+    gone = b'{"op": "d", "before": {"id": "a"}}'
+    assert [judge.message(Row(1, value)) for value in (put, gone)] == [Message(b"a", put), Message(b"a", gone)]
+
+
+@pytest.mark.parametrize("value", [b'{"ts_ms": 1}', b'{"op": "t"}', b'{"op": "c", "after": {"id": "a"}}'])
+def test_what_the_worker_would_not_write_of_another_shape_is_not_published(value: bytes) -> None:
+    with pytest.raises(RecordError) as raised:
+        of_shape({"envelope": "debezium", "fields": {"key": "id", "vector": "v"}}).message(Row(1, value))
+    assert raised.value.reason is Reason.MALFORMED

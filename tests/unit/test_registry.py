@@ -48,6 +48,9 @@ def test_what_cannot_be_json_does_not_reach_the_inner_format(body: bytes) -> Non
         (b"{", Reason.MALFORMED),
         (b"{abc", Reason.UNSUPPORTED_ENCODING),
         (b" {\x00", Reason.UNSUPPORTED_ENCODING),
+        (b'{"' + b"x" * 59 + b"}\x10\x00\x00\x80?", Reason.UNSUPPORTED_ENCODING),
+        (b'\n{"a":\x08\x00\x00\x80?', Reason.UNSUPPORTED_ENCODING),
+        (b" {}" + b"x" * 14 + b"\x06", Reason.UNSUPPORTED_ENCODING),
     ],
 )
 def test_avro_that_begins_with_a_bracket_is_recognised_once_it_is_no_json(body: bytes, reason: Reason) -> None:

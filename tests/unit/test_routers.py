@@ -152,3 +152,26 @@ def test_the_siblings_of_a_shard_are_those_of_all_its_logical_indexes() -> None:
     routes = (sharded("d1", "d2"), sharded("d2", "d3"), Route(topic="other", index="d1"), TENANTS)
     assert shard_siblings("d2", routes) == {"d1", "d3"}
     assert shard_siblings("acmedocs", routes) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("records", "value"),
+    [
+        ({"envelope": "debezium"}, b'{"op":"d","before":{"key":"k"}}'),
+        ({"envelope": "connect", "tombstones": "delete"}, b'{"schema":null,"payload":null}'),
+        ({"fields": {"delete": "gone"}}, b'{"key":"k","gone":true}'),
+    ],
+)
+def test_a_delete_that_does_not_say_its_index_does_not_go_to_the_default(records: Any, value: bytes) -> None:
+    indexes = {"acme": "acmedocs", "default": "other"}
+    route = Route(topic=TOPIC, index=(), index_by="field:tenant", indexes=indexes, records=records)
+    found = router(route).route(b"k", value, ())
+    assert (found.to, reason_of(found.decoded)) == (NO_INDEX, Reason.NO_ROUTE)
+
+
+def test_a_deleted_row_goes_to_the_index_that_it_was_in() -> None:
+    indexes = {"acme": "acmedocs", "default": "other"}
+    route = Route(topic=TOPIC, index=(), index_by="field:tenant", indexes=indexes, records={"envelope": "debezium"})
+    found = router(route).route(b"k", b'{"op":"d","before":{"key":"k","tenant":"acme"}}', ())
+    assert (found.to, found.decoded) == ("acmedocs", Delete("k"))
+    assert isinstance(router(route).route(b"k", None, ()).decoded, Ignore)

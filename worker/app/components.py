@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from worker.app.helpers import HasThreads
+from worker.app.schemas import SchemaFetcher
 from worker.app.targets import TargetFinder
 from worker.consumer.ends import EndWatcher
 from worker.deadletters.limit import Limit
@@ -21,7 +22,7 @@ class Components(NamedTuple):
     """Everything that the main loop uses. `clock` is monotonic, `wall` Unix time, both in seconds.
 
     `lanes` has the lane of each index. `already_running` are the helpers that run before the main loop and after it; it
-    only watches them.
+    only watches them. `schemas` asks the registry, if the settings name one.
     """
 
     settings: Settings
@@ -38,3 +39,4 @@ class Components(NamedTuple):
     wall: Callable[[], float]
     already_running: Sequence[HasThreads] = ()
     traces: Traces = NO_TRACES
+    schemas: SchemaFetcher | None = None

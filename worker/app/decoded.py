@@ -1,10 +1,11 @@
 """What was decoded of some messages, sorted by what happens next, and how it is counted in the buffer."""
 
+from collections.abc import Hashable, Sequence
 from typing import Final
 
 from worker.app.suspect_reports import Seen
 from worker.delivery.batch import Item
-from worker.errors import RecordError
+from worker.errors import RecordError, SchemaPending
 from worker.ledger import Assignment
 from worker.ports import DeadLetter, Message
 from worker.records.decode import Decoded as DecodedRecord
@@ -20,7 +21,18 @@ _RAISED_BY: Final = "worker.record.Decoder"
 class Decoded:
     """The messages of one poll, sorted by what happens to them next."""
 
-    __slots__ = ("by_index", "dead_letters", "ignored", "items", "mismatches", "size", "suspects", "widths")
+    __slots__ = (
+        "by_index",
+        "dead_letters",
+        "ignored",
+        "items",
+        "mismatches",
+        "pending",
+        "schema",
+        "size",
+        "suspects",
+        "widths",
+    )
 
     def __init__(self) -> None:
         self.items: list[Item] = []  # for the index of a topic that has one
@@ -31,6 +43,14 @@ class Decoded:
         self.size = 0  # bytes of all messages in memory, without what the records of one message share
         self.suspects: dict[str, Seen] = {}  # by cause
         self.widths: dict[int, int] = {}  # how many records count of messages that have several, by offset
+        self.schema: Hashable = None  # what the first of `pending` waits for
+        self.pending: Sequence[Message] = ()  # the first whose schema is not here yet, and all behind it
+
+    def wait_for(self, error: SchemaPending, message: Message, messages: Sequence[Message]) -> None:
+        """Let a message wait for its schema, and all behind it: one of them may have the same key."""
+        self.schema = error.schema
+        place = next(at for at, each in enumerate(messages) if each.offset == message.offset)
+        self.pending = messages[place:]
 
     def note_suspect(self, assignment: Assignment, message: Message, suspicion: tuple[str, str]) -> None:
         """Note that a record is suspect: the cause, and what was found."""

@@ -4,6 +4,7 @@ from worker.oss.dialect import Envelope
 from worker.records.choices import Format
 from worker.records.decode import Decoder
 from worker.records.formats import shape
+from worker.records.formats.by_schema import Schemas
 from worker.records.formats.contract import Options
 from worker.records.formats.shape import Shape
 from worker.records.target import Target
@@ -36,10 +37,12 @@ def decoder_of(
     *,
     record_format: Format | None = None,
     longest_index: str | None = None,
+    schemas: Schemas | None = None,
 ) -> Decoder:
     """Return the decoder for records of a topic that go to an index; `record_format` replaces the setting's.
 
-    A record may be as large as fits a request of its own to `longest_index`, the index itself by default.
+    `schemas` are those of the registry. A record may be as large as fits a request of its own to `longest_index`, the index
+    itself by default.
     """
     records = settings.records_of(topic)
     return Decoder(
@@ -53,6 +56,7 @@ def decoder_of(
         vector_bytes=records.vector_bytes,
         envelope=records.envelope,
         shape=shape_of(records),
+        schemas=schemas,
         suspect=records.suspect,
         many=records.many,
     )

@@ -1,24 +1,27 @@
 """From polled messages to sealed batches: each message is tracked, decoded, and put into the open batch of its index."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from worker.app.components import Components
 from worker.app.decoded import ITEM_BYTES, Decoded, dead_letter_of, header_bytes, suspicion_of
 from worker.app.decoders import decoder_of
 from worker.app.parking import Parked, Parking
 from worker.app.routers import NO_INDEX, Router, router_of
+from worker.app.schema_room import SchemaRoom
 from worker.app.several import SeveralReader, cutter_of
 from worker.app.suspect_reports import SuspectReports
 from worker.delivery.batch import Batch, Item, OpenBatch
 from worker.delivery.courier import observe_latency
 from worker.delivery.lane import Lane
-from worker.errors import RecordError
+from worker.errors import RecordError, SchemaPending
 from worker.ledger import Assignment, Outcome, OutOfOrder
 from worker.ports import Message, Polled, SealReason
 from worker.records.decode import Decoder, Delete, Put
 from worker.records.target import Target
+
+_AGAIN_AT_ONCE: Final = 2_000  # messages of a partition that are taken in together, once their schema is here
 
 
 class Route(NamedTuple):
@@ -47,6 +50,8 @@ class Intake:
             each.topic: each for each in components.settings.routes if each.index_by or self._cutters[each.topic]
         }
         self._parking = Parking()
+        self._book = None if components.schemas is None else components.schemas.book
+        self._room = SchemaRoom()
         self._suspects = SuspectReports(components.metrics, components.clock)
         self._open_batches: dict[str, OpenBatch] = {}
 
@@ -63,13 +68,18 @@ class Intake:
             if topic in self._choosing:
                 self._router_of(topic).add(found)
             else:
-                self._routes[topic] = Route(topic, lane, decoder_of(found, self._components.settings, topic))
+                self._routes[topic] = Route(
+                    topic, lane, decoder_of(found, self._components.settings, topic, schemas=self._book)
+                )
         self._take_in_parked(index)
 
     def _router_of(self, topic: str) -> Router:
         if topic not in self._routers:
-            self._routers[topic] = router = router_of(self._choosing[topic], self._components.settings)
-            if (cutter := self._cutters[topic]) is not None:
+            route = self._choosing[topic]
+            cutter = self._cutters[topic]
+            schemas = self._book if cutter is None else None  # several records are cut out of JSON and MessagePack
+            self._routers[topic] = router = router_of(route, self._components.settings, schemas=schemas)
+            if cutter is not None:
                 self._several[topic] = SeveralReader(router, cutter, self._ledger, self._parking)
         return self._routers[topic]
 
@@ -89,25 +99,30 @@ class Intake:
         offsets = [message.offset for message in messages]
         if not self.track(assignment, offsets):
             return
-        topic = assignment.partition.topic
-        route = self._routes.get(topic)
-        if route is not None:
-            decoded = self._decode(route, assignment, messages)
-        elif topic in self._several:
-            decoded = self._several[topic].read(assignment, messages)
-        else:
-            decoded = self._decode_routed(self._routers[topic], assignment, messages)
+        if self._room.holds(assignment):
+            self._components.limit.note_read(assignment, offsets, [])
+            self._keep(assignment, messages)
+            return
+        decoded = self._decoded(assignment, messages)
         whole = [each.offset for each in decoded.dead_letters if each.element is None]
         self._components.limit.note_read(assignment, offsets, whole, decoded.widths)
         for each in decoded.dead_letters if decoded.widths else ():
             if each.element is not None:
                 self._components.limit.note_bad(assignment.partition, each.offset, each.element)
-        self._pass_on(decoded, topic)
-        if decoded.items and route is not None:
-            self._batch(route.lane, decoded.items)
+        self._pass_on(decoded, assignment)
 
-    def _pass_on(self, decoded: Decoded, topic: str) -> None:
-        """Bring decoded messages of a topic to what happens to them next, except those of a topic's only index."""
+    def _decoded(self, assignment: Assignment, messages: Sequence[Message]) -> Decoded:
+        topic = assignment.partition.topic
+        route = self._routes.get(topic)
+        if route is not None:
+            return self._decode(route, assignment, messages)
+        if topic in self._several:
+            return self._several[topic].read(assignment, messages)
+        return self._decode_routed(self._routers[topic], assignment, messages)
+
+    def _pass_on(self, decoded: Decoded, assignment: Assignment) -> None:
+        """Bring decoded messages of a partition to what happens to them next."""
+        topic = assignment.partition.topic
         self._ledger.count_bytes(decoded.size)
         for dead_letter in decoded.dead_letters:
             self._components.dead_letters.submit(dead_letter)
@@ -119,6 +134,10 @@ class Intake:
         self._suspects.add(decoded.suspects)
         for index, items in decoded.by_index.items():
             self._batch(self._components.lanes[index], items)
+        if decoded.items:
+            self._batch(self._routes[topic].lane, decoded.items)
+        if decoded.pending:
+            self._keep(assignment, decoded.pending, decoded.schema)
 
     def track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
         """Track offsets; False if the partition is no longer open, or their order is impossible."""
@@ -128,7 +147,7 @@ class Intake:
             self._components.source.refuse(assignment, str(error))
             return False
 
-    def _decode(self, route: Route, assignment: Assignment, messages: Sequence[Message]) -> Decoded:
+    def _decode(self, route: Route, assignment: Assignment, messages: Sequence[Message]) -> Decoded:  # noqa: C901 - a call for each record would cost more than it explains
         """Decode messages. A message that is wrong in any way costs itself, and none of the others."""
         found = Decoded()
         items, decode = found.items, route.decoder.decode
@@ -156,6 +175,9 @@ class Intake:
                 found.dead_letters.append(dead_letter_of(route.lane.index, assignment, message, size, error))
                 if error.suspect:
                     found.note_suspect(assignment, message, (error.suspect, error.message))
+            except SchemaPending as error:
+                found.wait_for(error, message, messages)
+                break
             except Exception as error:  # a fault of the worker, which shows with this record
                 internal = RecordError.internal(error)
                 found.dead_letters.append(dead_letter_of(route.lane.index, assignment, message, size, internal))
@@ -189,6 +211,9 @@ class Intake:
                     found.ignored.append(Item(assignment, message, "", None, size))
                 if suspicion := suspicion_of(decoded):
                     found.note_suspect(assignment, message, suspicion)
+            except SchemaPending as error:
+                found.wait_for(error, message, messages)
+                break
             except Exception as error:  # likewise
                 internal = RecordError.internal(error)
                 found.dead_letters.append(dead_letter_of(index, assignment, message, size, internal))
@@ -206,16 +231,41 @@ class Intake:
         for assignment, parked in groupby(live, key=lambda each: each.assignment):
             topic = assignment.partition.topic
             if topic in self._several:
-                decoded = self._several[topic].read_parked(assignment, parked)
+                self._take_in_again(assignment, self._several[topic].read_parked(assignment, parked))
             else:
-                decoded = self._decode_routed(self._routers[topic], assignment, [each.message for each in parked])
-            for dead_letter in decoded.dead_letters:
-                self._components.limit.note_bad(assignment.partition, dead_letter.offset, dead_letter.element)
-            self._pass_on(decoded, topic)
+                self._decode_again(assignment, [each.message for each in parked])
+
+    def _decode_again(self, assignment: Assignment, messages: Sequence[Message]) -> None:
+        """Decode and batch messages that have waited. That they were read was noted before."""
+        self._take_in_again(assignment, self._decoded(assignment, messages))
+
+    def _take_in_again(self, assignment: Assignment, decoded: Decoded) -> None:
+        for dead_letter in decoded.dead_letters:
+            self._components.limit.note_bad(assignment.partition, dead_letter.offset, dead_letter.element)
+        self._pass_on(decoded, assignment)
+
+    # -- messages whose schema is not here yet
+
+    def take_in_with_schemas(self) -> Mapping[Hashable, frozenset[str]]:
+        """Decode and batch the messages whose schema has come, and return the schemas that are wanted, with their topics."""
+        if self._book is None:
+            return {}
+        for assignment, waiting in self._room.pop_ready(self._book.has, _AGAIN_AT_ONCE):
+            if assignment.is_live:
+                self._ledger.count_bytes(-sum(each.size for each in waiting))
+                self._decode_again(assignment, [each.message for each in waiting])
+            else:
+                self._ledger.discard(waiting)
+        return self._room.wanted()
+
+    def _keep(self, assignment: Assignment, messages: Sequence[Message], schema: Hashable = None) -> None:
+        parked = [Parked(assignment, message, _bytes_of(message)) for message in messages]
+        self._ledger.count_bytes(sum(each.size for each in parked))
+        self._room.add(assignment, parked, schema)
 
     def drop_returned(self) -> None:
         """Drop parked messages whose partition was given back; they count as returned once it is fenced."""
-        if returned := self._parking.pop_returned():
+        if returned := [*self._parking.pop_returned(), *self._room.pop_returned()]:
             self._ledger.discard(returned)
 
     # -- batches
@@ -250,3 +300,11 @@ class Intake:
 def _submit(lane: Lane, sealed: Batch | None) -> None:
     if sealed is not None:
         lane.submit(sealed)
+
+
+def _bytes_of(message: Message) -> int:
+    """Return the bytes of a message in memory; of a part that is none, which makes it a dead letter later, none."""
+    try:
+        return ITEM_BYTES + len(message.value or b"") + len(message.key or b"") + header_bytes(message)
+    except (TypeError, ValueError):
+        return ITEM_BYTES

@@ -30,6 +30,7 @@ class Worker:
         self._targets = components.targets
         self._dead_letters = components.dead_letters
         self._end_watcher = components.end_watcher
+        self._schemas = components.schemas
         self._source = components.source
         self._ledger = components.ledger
         self._status = components.status
@@ -43,6 +44,7 @@ class Worker:
             self._targets,
             self._dead_letters,
             self._end_watcher,
+            *(() if self._schemas is None else (self._schemas,)),
         )
         self._connection = Connection(
             self._source,
@@ -83,6 +85,7 @@ class Worker:
         if self._connection.connect():
             self._add_found_indexes()
             self._open_partitions()
+            self._take_in_with_schemas()
             self._take_in_new_records()
             self._intake.drop_returned()
             self._intake.seal_due()
@@ -116,6 +119,11 @@ class Worker:
         """Wait for messages no longer than until the next batch is due, and take them in."""
         for polled in self._connection.poll(self._intake.seconds_until_due(longest=WAIT_SECONDS)):
             self._intake.take_in(polled)
+
+    def _take_in_with_schemas(self) -> None:
+        """Take in the messages whose schema has come, and have those asked for that others wait for."""
+        if self._schemas is not None:
+            self._schemas.want(self._intake.take_in_with_schemas())
 
     # -- the state
 
@@ -156,15 +164,21 @@ class Worker:
         self._targets.start()
         self._dead_letters.start()
         self._end_watcher.start()
+        if self._schemas is not None:
+            self._schemas.start()
 
     def _stop_helpers(self) -> None:
         """End the helper threads and leave the group; after a drain most of it is done."""
         for lane in self._lanes:
             lane.stop()
+        if self._schemas is not None:
+            self._schemas.stop()
         self._connection.close(STOP_SECONDS)
         deadline = self._clock() + STOP_SECONDS
         self._targets.join(deadline - self._clock())
         self._dead_letters.stop(max(0.0, deadline - self._clock()))
         self._end_watcher.stop()
+        if self._schemas is not None:
+            self._schemas.join(deadline - self._clock())
         for lane in self._lanes:
             lane.join(max(0.0, deadline - self._clock()))

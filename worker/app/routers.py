@@ -14,8 +14,9 @@ from worker.app.decoders import decoder_of, options_of
 from worker.errors import Reason, RecordError
 from worker.records.choices import Format
 from worker.records.decode import Decoded, Decoder, Delete, Ignore
+from worker.records.formats.by_schema import Schemas, plain_value
 from worker.records.formats.contract import Headers
-from worker.records.routing_value import reader_of
+from worker.records.routing_value import ReadValue, reader_of
 from worker.records.shards import shard_of
 from worker.records.target import Target
 from worker.settings.tables import Route, Settings
@@ -64,16 +65,26 @@ class Router(ABC):
 class ToOne(Router):
     """Every message goes to one index."""
 
-    def __init__(self, index: str, topic: str, settings: Settings, record_format: Format | None = None) -> None:
+    def __init__(
+        self,
+        index: str,
+        topic: str,
+        settings: Settings,
+        record_format: Format | None = None,
+        schemas: Schemas | None = None,
+    ) -> None:
         self._index = index
         self._topic = topic
         self._settings = settings
         self._format = record_format
+        self._schemas = schemas
         self._decoder: Decoder | None = None
 
     def add(self, target: Target) -> None:
         """Note the index."""
-        self._decoder = decoder_of(target, self._settings, self._topic, record_format=self._format)
+        self._decoder = decoder_of(
+            target, self._settings, self._topic, record_format=self._format, schemas=self._schemas
+        )
 
     def route(self, key: bytes | None, value: bytes | None, headers: Headers) -> Routed:
         """Return what the message asks for."""
@@ -92,12 +103,18 @@ class ByKey(Router):
     """
 
     def __init__(
-        self, shards: tuple[str, ...], topic: str, settings: Settings, record_format: Format | None = None
+        self,
+        shards: tuple[str, ...],
+        topic: str,
+        settings: Settings,
+        record_format: Format | None = None,
+        schemas: Schemas | None = None,
     ) -> None:
         self._shards = shards
         self._topic = topic
         self._settings = settings
         self._format = record_format
+        self._schemas = schemas
         self._targets: dict[str, Target] = {}
         self._decoders: dict[frozenset[str], Decoder] = {}
 
@@ -108,7 +125,12 @@ class ByKey(Router):
         names = sorted(self._shards, key=len)
         self._decoders = {
             known.non_filterable_metadata_keys: decoder_of(
-                known, self._settings, self._topic, record_format=self._format, longest_index=names[-1]
+                known,
+                self._settings,
+                self._topic,
+                record_format=self._format,
+                longest_index=names[-1],
+                schemas=self._schemas,
             )
             for known in self._targets.values()
         }
@@ -141,20 +163,26 @@ class ByKey(Router):
 class ByValue(Router):
     """A header or a field chooses the index."""
 
-    def __init__(self, route: Route, settings: Settings, record_format: Format | None = None) -> None:
+    def __init__(
+        self, route: Route, settings: Settings, record_format: Format | None = None, schemas: Schemas | None = None
+    ) -> None:
         self._named = route.index_by.replace(":", " ", 1)
         records = settings.records_of(route.topic)
-        self._read = reader_of(route.index_by, options_of(records))
+        read = reader_of(route.index_by, options_of(records))
+        self._read = read if schemas is None or route.index_by.startswith("header:") else _by_schema(read, schemas)
         self._indexes: Mapping[str, str] = route.indexes
         self._topic = route.topic
         self._settings = settings
         self._format = record_format
+        self._schemas = schemas
         self._deletes = records.tombstones == "delete" and records.envelope != "debezium"
         self._decoders: dict[str, Decoder] = {}
 
     def add(self, target: Target) -> None:
         """Note an index."""
-        self._decoders[target.index] = decoder_of(target, self._settings, self._topic, record_format=self._format)
+        self._decoders[target.index] = decoder_of(
+            target, self._settings, self._topic, record_format=self._format, schemas=self._schemas
+        )
 
     def route(self, key: bytes | None, value: bytes | None, headers: Headers) -> Routed:
         """Return the index, and what the message asks for."""
@@ -213,13 +241,27 @@ class ByValue(Router):
         return next(iter(self._decoders.values()))
 
 
-def router_of(route: Route, settings: Settings, *, record_format: Format | None = None) -> Router:
-    """Return the router of a route, which knows no index yet."""
+def router_of(
+    route: Route, settings: Settings, *, record_format: Format | None = None, schemas: Schemas | None = None
+) -> Router:
+    """Return the router of a route, which knows no index yet. `schemas` are those of the registry."""
     if route.is_sharded:
-        return ByKey(route.index_names, route.topic, settings, record_format)
+        return ByKey(route.index_names, route.topic, settings, record_format, schemas)
     if route.index_by:
-        return ByValue(route, settings, record_format)
-    return ToOne(route.index_names[0], route.topic, settings, record_format)
+        return ByValue(route, settings, record_format, schemas)
+    return ToOne(route.index_names[0], route.topic, settings, record_format, schemas)
+
+
+def _by_schema(read: ReadValue, schemas: Schemas) -> ReadValue:
+    """Return what reads a field also where the value has a schema; there is none in a value that cannot be read by it."""
+
+    def read_plain(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
+        try:
+            return read(key, None if value is None else plain_value(schemas, value, headers), headers)
+        except RecordError:
+            return None
+
+    return read_plain
 
 
 def _outcome(decoder: Decoder, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded | RecordError:

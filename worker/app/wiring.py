@@ -14,6 +14,7 @@ from worker import __version__
 from worker.app.components import Components
 from worker.app.lanes import LaneContext, make_lane
 from worker.app.loop import Worker
+from worker.app.schemas import SchemaFetcher, make_book
 from worker.app.stop import Stop
 from worker.app.targets import TargetFinder
 from worker.app.watchdog import Watchdog
@@ -90,6 +91,7 @@ def run(loaded: Loaded, stop: Stop, environ: Mapping[str, str] = os.environ) -> 
         wall=time.time,
         already_running=(http, watchdog),
         traces=core.traces,
+        schemas=_schemas(core),
     )
     watchdog.start()
     try:
@@ -123,6 +125,7 @@ def _watch_ends(core: _Core, sink: OssSink) -> None:
         ("kafka-client", kafka.ssl_certfile, certificates.end_of_own),
         ("kafka-ca", kafka.ssl_cafile, certificates.end_of_authorities),
         ("oss-ca", oss.ca_file, certificates.end_of_authorities),
+        ("registry-ca", core.settings.registry.ca_file, certificates.end_of_authorities),
     )
     core.metrics.expiry.credentials = sink.credentials_expiry
     core.metrics.expiry.certificates = {use: EndOfFile(Path(path), read) for use, path, read in named if path}
@@ -169,6 +172,15 @@ def _lanes(core: _Core, sink: OssSink, dead_letters: DeadLetterWriter) -> dict[s
     topics = {index: [r.topic for r in settings.routes if index in r.index_names] for index in settings.indexes}
     shared = {route.topic for route in settings.routes if len(route.index_names) > 1}
     return {index: make_lane(index, topics[index], context, shared) for index in settings.indexes}
+
+
+def _schemas(core: _Core) -> SchemaFetcher | None:
+    settings = core.settings
+    if not settings.registry.url:
+        return None
+    book, close = make_book(settings.registry, asks_at_once=False)
+    backoff = Backoff(settings.delivery.retry_initial_seconds, settings.delivery.retry_max_seconds, random.Random())  # noqa: S311 - jitter, no secret
+    return SchemaFetcher(book, core.status, backoff, close=close, clock=time.monotonic)
 
 
 def _targets(core: _Core, lanes: Mapping[str, Lane]) -> TargetFinder:

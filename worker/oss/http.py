@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import requests
@@ -30,21 +30,37 @@ from worker.errors import SettingsError
 from worker.oss.answers import Answer
 from worker.oss.bounded import MOST_BODY_BYTES, PIECE_BYTES, pool_classes
 from worker.oss.exchange import Exchange, Exchanges, Phase
-from worker.settings.tables import Oss
 
 _HOSTS: Final = 4  # that connections are kept to: there is one, or one proxy
 _KEEPALIVE_SECONDS: Final = 15  # of silence, after which the system asks whether the other side is still there
 
 
+class Way(Protocol):
+    """What connections need of the settings: the way to an endpoint, and the limits of time, in seconds."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def ca_file(self) -> str: ...
+    @property
+    def proxy_url(self) -> str: ...
+    @property
+    def connect_timeout_seconds(self) -> float: ...
+    @property
+    def write_timeout_seconds(self) -> float: ...
+    @property
+    def read_timeout_seconds(self) -> float: ...
+
+
 class Connections:
     """The connections to one endpoint. Thread-safe: each thread has a connection of its own.
 
-    Raises `SettingsError` if `oss.ca_file` has no certificates.
+    Raises `SettingsError` if `ca_file` has no certificates.
     """
 
     def __init__(
         self,
-        settings: Oss,
+        settings: Way,
         exchanges: Exchanges,
         most: int,
         clock: Callable[[], float],
@@ -67,8 +83,17 @@ class Connections:
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes, exchange: Exchange) -> Answer:
         """Send a request and return the answer, whatever it is. Raises what `error_of_connection` reads."""
+        return self._send("POST", url, headers, body, exchange)
+
+    def get(self, url: str, headers: Mapping[str, str], exchange: Exchange) -> Answer:
+        """Ask for something likewise."""
+        return self._send("GET", url, headers, None, exchange)
+
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
+    ) -> Answer:
         sent = {**headers, "Accept-Encoding": "identity"}
-        request = requests.Request("POST", url, headers=sent, data=body).prepare()
+        request = requests.Request(method, url, headers=sent, data=body).prepare()
         response = self._session.send(request, timeout=self._timeout, allow_redirects=False).raw
         was_all_sent = exchange.phase is Phase.WAITING
         content = _content(response, self._most_body_bytes, keep=was_all_sent)
@@ -113,7 +138,7 @@ class LiteralHosts(HTTPAdapter):
 class _Adapter(LiteralHosts):
     """Gives the session our connections, direct or through the proxy, and does not read answers."""
 
-    def __init__(self, settings: Oss, proxy: str, most: int, pool_classes: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Way, proxy: str, most: int, pool_classes: Mapping[str, Any]) -> None:
         self._options: dict[str, Any] = {
             "ssl_context": _tls(settings.ca_file),
             "socket_options": [*HTTPConnection.default_socket_options, *_keepalive(settings.write_timeout_seconds)],
@@ -186,7 +211,7 @@ def _tls(ca_file: str) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cafile=ca_file or DEFAULT_CA_BUNDLE_PATH)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise SettingsError([f"oss.ca_file = {ca_file!r}: no certificates in PEM: {error}"]) from None
+        raise SettingsError([f"ca_file = {ca_file!r}: no certificates in PEM: {error}"]) from None
     return context
 
 

@@ -27,7 +27,8 @@ Where the kinds of formats to come belong
   there (`envelopes.py`). A CloudEvent is opened before the format is chosen, for its data may be in any (`cloud_events.py`).
 - Another shape (`records.fields`) is read by `mapped.py`, whose typed decoder is made of the paths, once for each route. The
   service's own shape stays with `at_once.py`, which is faster; tests hold that both read the same record.
-- A schema registry is another inner format of `registry.py`, chosen by the schema's id, which is in the prefix or a header.
+- A schema registry is `by_schema.py`: it makes MessagePack of Avro and Protobuf, which the reader of MessagePack then reads. So
+  whatever that one learns (paths, templates) holds for them too.
 - Several records in one message: `several.py` cuts it before the format, which then reads each of them as a message.
 - An index chosen by a header is chosen before the decoder, by one decoder for each index. An index chosen by a field of the record
   needs the format's result first; the checks that depend on the index are separate objects for that reason.

@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 import orjson
 
-from worker.errors import Reason, RecordError
+from worker.errors import FatalError, Reason, RecordError, SchemaPending
 from worker.records.choices import (
     Envelope,
     Format,
@@ -17,9 +17,10 @@ from worker.records.choices import (
     Tombstones,
     VectorBytes,
 )
+from worker.records.formats.by_schema import Schemas
 from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.shape import FIXED, Shape
-from worker.records.formats.table import FORMATS
+from worker.records.formats.table import format_of
 from worker.records.looks import Looks
 from worker.records.metadata import MetadataWriter
 from worker.records.suspects import QUOTED_KEY, Suspects, Suspicion
@@ -55,8 +56,8 @@ _PUT: Final = Operation.PUT  # a global name: to look it up in its class would c
 class Decoder:
     """Decodes and validates the records of one route, by one format, which is chosen here.
 
-    `max_fragment_bytes` is the size of the largest fragment that fits into a request of its own. The other settings are those
-    of `[records]`.
+    `max_fragment_bytes` is the size of the largest fragment that fits into a request of its own. `schemas` are those of the
+    registry, if the settings name one. The other settings are those of `[records]`.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Decoder:
         vector_bytes: VectorBytes = "float32-le",
         envelope: Envelope = "none",
         shape: Shape = FIXED,
+        schemas: Schemas | None = None,
         suspect: Suspect = "write",
         many: Many = "reject",
     ) -> None:
@@ -81,7 +83,7 @@ class Decoder:
         self._tombstones = tombstones if envelope != "debezium" else "ignore"
         options = Options(target.dimension, metadata_values, shape, key_format, key_values, vector_bytes, envelope)
         keys = options.keys
-        self._read = FORMATS[format](options).read
+        self._read = format_of(format, options, schemas).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
         self._vector_json = Vectors(target, shape.vector.text).json_and_bytes
@@ -100,8 +102,9 @@ class Decoder:
     def decode(self, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded:
         """Return what the message asks for.
 
-        Raises `RecordError`, and nothing else, where it can never be written, with one of the fixed reasons. An unexpected
-        error becomes one too (`internal_error`): it costs this record, not the worker.
+        Raises `RecordError` where it can never be written, with one of the fixed reasons. An unexpected error becomes one too
+        (`internal_error`): it costs this record, not the worker. Nothing else is raised but `SchemaPending`, where the schema
+        of the message is not here yet; in a command `FatalError`, where it cannot be had.
         """
         record = None
         try:
@@ -111,7 +114,11 @@ class Decoder:
             if record.operation is _PUT:
                 return self._put(record, key)
             return self._other(record, key)
+        except (SchemaPending, FatalError):
+            raise
         except RecordError as error:
+            if error.is_complete:
+                raise
             raise self._looks.completed(error, value, record and record.vector) from None
         except Exception as error:
             raise RecordError.internal(error) from error

@@ -12,6 +12,7 @@ from worker.settings import certificates, value_text
 from worker.settings.addresses import is_address, is_host_name, is_loopback, is_server, scheme_and_host
 from worker.settings.client_options import client_mistakes
 from worker.settings.field_rules import record_mistakes
+from worker.settings.registry_rules import registry_mistakes
 from worker.settings.route_rules import choice_mistakes, many_mistakes
 from worker.settings.tables import (
     CREDENTIAL_VARIABLES,
@@ -20,6 +21,7 @@ from worker.settings.tables import (
     Kafka,
     Oss,
     Records,
+    Registry,
     Route,
     Table,
     with_changes,
@@ -53,6 +55,9 @@ def contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) 
         mistakes += _kafka_contradictions(kafka)
     if isinstance(oss, Oss):
         mistakes += _oss_contradictions(oss)
+    registry = tables["registry"]
+    if isinstance(registry, Registry):
+        mistakes += registry_mistakes(registry)
     if isinstance(http, Http) and not (is_host_name(http.host) or is_address(http.host)):
         mistakes.append(f"http.host = {http.host!r}: allowed is an address of this machine, or its name")
     if isinstance(dead_letter, DeadLetter) and dead_letter.accept_until and accept_until(dead_letter) is None:

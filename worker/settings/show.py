@@ -18,8 +18,8 @@ _BARE_KEY: Final = re.compile("[A-Za-z0-9_-]+")
 
 def remember_secrets(settings: Settings) -> None:
     """Hide the secrets of the settings in every text that leaves this process."""
-    kafka, oss = settings.kafka, settings.oss
-    redaction.remember(kafka.sasl_plain_password, kafka.ssl_password)
+    kafka, oss, registry = settings.kafka, settings.oss, settings.registry
+    redaction.remember(kafka.sasl_plain_password, kafka.ssl_password, registry.password, registry.token)
     redaction.remember_url(oss.proxy_url)
     for name, value in kafka.client.items():
         if isinstance(value, str):

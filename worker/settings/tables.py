@@ -31,6 +31,7 @@ SECRETS: Final = frozenset(
     {
         *("kafka.sasl_plain_password", "kafka.ssl_password", "kafka.client", "oss.proxy_url"),
         "oss.credentials_process",  # a command line may contain what it signs in with
+        *("registry.password", "registry.token"),
     }
 )
 
@@ -261,6 +262,26 @@ class Records(Table, frozen=True):
     fields: Annotated[Fields, means("Where the parts of a record are, as a table.")] = Fields()
 
 
+class Registry(Table, frozen=True):
+    """The schema registry, for records in Avro, Protobuf and JSON Schema. It needs the extra `registry`."""
+
+    url: Annotated[
+        str,
+        means(
+            "Where its API is, Confluent's or a compatible one: https://host[:port][/path]. \"\": a registry's prefix is skipped before JSON, and all else behind it is unsupported_encoding."
+        ),
+    ] = ""
+    username: Annotated[str, means('The user, for a login with a password. "": no such login.')] = ""
+    password: Annotated[str, means("The password of that user.")] = ""
+    token: Annotated[str, means('A bearer token, in place of user and password. "": none is sent.')] = ""
+    ca_file: Annotated[str, means('A file of certificates to trust, PEM. "" trusts the built-in ones.')] = ""
+    allow_http: Annotated[
+        bool,
+        means("Allow a login over plain HTTP to hosts other than loopback. Without a login plain HTTP is allowed."),
+    ] = False
+    timeout_seconds: Annotated[Seconds, means("Seconds to connect, and again to wait for an answer.")] = 10.0
+
+
 class Batch(Table, frozen=True):
     """When a batch is sealed."""
 
@@ -393,6 +414,7 @@ class Settings(Table, frozen=True):
     kafka: Kafka
     oss: Oss
     records: Records
+    registry: Registry
     batch: Batch
     delivery: Delivery
     buffer: Buffer
@@ -422,6 +444,7 @@ TABLES: Final[Mapping[str, type[Table]]] = MappingProxyType(
         "kafka": Kafka,
         "oss": Oss,
         "records": Records,
+        "registry": Registry,
         "batch": Batch,
         "delivery": Delivery,
         "buffer": Buffer,

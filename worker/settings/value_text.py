@@ -15,7 +15,7 @@ from worker.redaction import HIDDEN
 from worker.words import clean
 
 # Text in which a space at either end can be right. A password keeps all but a line break at its end.
-_SPACES_COUNT: Final = frozenset({"sasl_plain_password", "ssl_password", "non_filterable_metadata_keys"})
+_SPACES_COUNT: Final = frozenset({"sasl_plain_password", "ssl_password", "password", "non_filterable_metadata_keys"})
 _LINES_ALLOWED: Final = frozenset({"credentials_process"})  # a command, split as a shell does
 _NEVER: Final = frozenset({"Cc", "Cs"})  # control characters, and halves of a pair of surrogates
 _NOT_IN_NAMES: Final = frozenset(

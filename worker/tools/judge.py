@@ -6,6 +6,7 @@ from contextlib import closing
 import msgspec
 
 from worker.app.routers import Router, agreement, router_of, with_route_keys
+from worker.app.schemas import asking_book
 from worker.app.targets import given_target
 from worker.errors import FatalError, SinkError
 from worker.oss.sink import OssSink
@@ -75,7 +76,7 @@ def router_for(
     route: Route, targets: Sequence[Target], settings: Settings, *, record_format: Format | None = None
 ) -> Router:
     """Return the router of a route whose indexes are these; `record_format` replaces the setting's."""
-    router = router_of(route, settings, record_format=record_format)
+    router = router_of(route, settings, record_format=record_format, schemas=asking_book(settings))
     for target in targets:
         router.add(target)
     return router

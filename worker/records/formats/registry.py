@@ -21,6 +21,10 @@ _JSON_MAP: Final = re.compile(rb"[ \t\r\n]*\{")
 # Of what does not parse: whether it is JSON with a mistake, or Avro whose first byte is that of a bracket.
 _BEGINS_AS_JSON_MAP: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*(?:["}]|\Z)')
 
+_NOT_IN_JSON: Final = re.compile(
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f]"
+)  # JSON escapes them; Avro and Protobuf are full of them
+
 
 class RegistryFormat:
     """Reads records behind a schema registry's prefix, by a format for JSON."""
@@ -38,7 +42,7 @@ class RegistryFormat:
         try:
             return self._json.read(key, body, headers)
         except RecordError:
-            if not _BEGINS_AS_JSON_MAP.match(body):
+            if not _BEGINS_AS_JSON_MAP.match(body) or _NOT_IN_JSON.search(body):
                 raise _no_json(value) from None
             raise
 
@@ -61,5 +65,5 @@ def _no_json(value: bytes) -> RecordError:
     return RecordError(
         Reason.UNSUPPORTED_ENCODING,
         f"the value has a schema registry's prefix (schema id {schema_id}) and what follows is not a JSON map; Avro and "
-        "Protobuf are not read, JSON (also with JSON Schema) and MessagePack are",
+        "Protobuf are not read without a registry (registry.url), JSON (also with JSON Schema) and MessagePack are",
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from worker.records.formats.by_schema import BySchema, Schemas
 from worker.records.formats.cloud_events import CloudEvents, Events
 from worker.records.formats.contract import Format, Options
 from worker.records.formats.first_byte import ByFirstByte
@@ -26,21 +27,23 @@ def _msgpack(options: Options) -> Format:
     return ByFirstByte("msgpack", "a MessagePack map", [MsgpackFormat(options), RegistryFormat(JsonFormat(options))])
 
 
-def _in_events(make: Callable[[Options], Format]) -> Callable[[Options], Format]:
-    """Return what makes a format that reads the data of CloudEvents too, where the settings say that these come."""
-
-    def made(options: Options) -> Format:
-        inner = make(options)
-        if options.envelope != "cloudevents":
-            return inner
-        names = [path.name for path in options.shape.paths if path.source is Source.ATTRIBUTE]
-        return CloudEvents(Events(JsonFields(options.metadata_values), names), inner)
-
-    return made
-
-
 FORMATS: Final[dict[str, Callable[[Options], Format]]] = {
-    "auto": _in_events(_auto),
-    "json": _in_events(_json),
-    "msgpack": _in_events(_msgpack),
+    "auto": _auto,
+    "json": _json,
+    "msgpack": _msgpack,
 }
+
+
+def format_of(name: str, options: Options, schemas: Schemas | None = None) -> Format:
+    """Return the format of a route.
+
+    With the schemas of a registry it reads by them what names one. Where CloudEvents come, it reads their data, which may be
+    in any of these.
+    """
+    made = FORMATS[name](options)
+    if schemas is not None:
+        made = BySchema(schemas, json=JsonFormat(options), msgpack=MsgpackFormat(options), without=made)
+    if options.envelope != "cloudevents":
+        return made
+    names = [path.name for path in options.shape.paths if path.source is Source.ATTRIBUTE]
+    return CloudEvents(Events(JsonFields(options.metadata_values), names), made)

@@ -11,6 +11,7 @@ import click
 from worker.settings.load import Loaded
 from worker.tools.check.cluster import bootstrap_server, cluster
 from worker.tools.check.memory import memory
+from worker.tools.check.registry import registry
 from worker.tools.check.report import Finding, Status, as_line, as_summary, worst
 from worker.tools.check.report import as_json as report_of
 from worker.tools.check.routes import routes
@@ -45,6 +46,8 @@ def sections(
         found[f"kafka at {server}"] = partial(bootstrap_server, settings.kafka, server)
     found["kafka"] = partial(cluster, settings)
     found["service"] = partial(service, settings, environ)
+    if settings.registry.url:
+        found["registry"] = partial(registry, settings.registry)
     if count is not None:
         found["sample"] = partial(sample, settings, environ, count, begin)
     return found

@@ -1,0 +1,193 @@
+"""The registry's API, asked of a stand-in that speaks it: what each answer means, and that no answer costs a record."""
+
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from tests.support.registry import AVRO, PROTOBUF, StandIn, basic, by_id, stand_in
+from worker.errors import RegistryUnavailable
+from worker.records.formats.framing import Kind, SchemaId
+from worker.registry.client import NoSuchSchema, RegistryClient, SchemaText, UnusableSchema
+from worker.settings.tables import Registry
+
+
+@pytest.fixture
+def registry() -> Iterator[StandIn]:
+    """A registry that answers."""
+    with stand_in() as server:
+        yield server
+
+
+def fetch(url: str, schema: SchemaId, **chosen: Any) -> SchemaText:
+    client = RegistryClient(Registry(url=url, timeout_seconds=chosen.pop("timeout_seconds", 20.0), **chosen))
+    try:
+        return client.fetch(schema)
+    finally:
+        client.close()
+
+
+def test_a_schema_by_its_id_and_by_its_guid(registry: StandIn) -> None:
+    one = registry.register(AVRO)
+    two = registry.register(PROTOBUF, "PROTOBUF")
+    assert fetch(registry.url, by_id(one)) == SchemaText("AVRO", json.dumps(AVRO))
+    assert fetch(f"{registry.url}/", by_id(two)) == SchemaText("PROTOBUF", PROTOBUF)
+    assert fetch(registry.url, SchemaId(Kind.CONTENT_ID, str(two))).kind == "PROTOBUF"
+    guid = SchemaId(Kind.GUID, str(registry.guid_of(two)))
+    assert fetch(registry.url, guid) == SchemaText("PROTOBUF", PROTOBUF)
+
+
+def test_what_a_schema_refers_to_comes_before_it_each_once(registry: StandIn) -> None:
+    registry.register('{"a":1}', subject="com/a")
+    a = {"name": "A", "subject": "com/a", "version": 1}
+    registry.register('{"b":1}', subject="b", references=[a])
+    b = {"name": "B", "subject": "b", "version": 1}
+    number = registry.register('{"c":1}', references=[b, a])
+    assert fetch(registry.url, by_id(number)).references == (("A", '{"a":1}'), ("B", '{"b":1}'))
+    assert registry.asked == ["/schemas/ids/3", "/subjects/b/versions/1", "/subjects/com%2Fa/versions/1"]
+
+
+def test_references_in_a_circle_and_without_end_make_a_schema_unusable(registry: StandIn) -> None:
+    registry.register("{}", subject="a", references=[{"name": "A", "subject": "a", "version": 1}])
+    with pytest.raises(UnusableSchema, match="A refers to itself"):
+        fetch(registry.url, by_id(1))
+    many = [{"name": str(each), "subject": "b", "version": 1} for each in range(200)]
+    registry.register("{}", subject="b")
+    registry.register("{}", subject="c", references=many)
+    with pytest.raises(UnusableSchema, match="more than 100 others"):
+        fetch(registry.url, by_id(3))
+
+
+def test_a_reference_that_is_not_there_is_no_fault_of_a_record(registry: StandIn) -> None:
+    registry.register("{}", references=[{"name": "A", "subject": "gone", "version": 3}])
+    with pytest.raises(RegistryUnavailable, match="does not have what schema id 1 refers to as A"):
+        fetch(registry.url, by_id(1))
+
+
+@pytest.mark.parametrize("code", [40403, 40401, 40402])
+def test_an_unknown_id_is_believed_only_in_the_registrys_own_form(registry: StandIn, code: int) -> None:
+    registry.instead = lambda _path: (404, json.dumps({"error_code": code, "message": "not found"}).encode())
+    with pytest.raises(NoSuchSchema):
+        fetch(registry.url, by_id(9))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (404, b'{"error_code":404,"message":"HTTP 404 Not Found"}', "check the path in registry.url"),
+        (404, b"<html>nginx</html>", "check the path in registry.url"),
+        (404, b"", "check the path in registry.url"),
+        (401, b'{"error_code":401,"message":"Unauthorized"}', "401 401: Unauthorized.*check registry.username"),
+        (403, b'{"error_code":40301,"message":"denied"}', "403 40301: denied"),
+        (302, b"", "302"),
+        (429, b"", "429"),
+        (500, b'{"error_code":50001,"message":"store"}', "500 50001: store"),
+        (503, b"<html>", "503"),
+        (200, b"<html>sign in</html>", "not that of a schema registry"),
+        (200, b"{}", "not that of a schema registry"),
+        (200, b'{"schema":5}', "not that of a schema registry"),
+        (200, b'{"schema":"\xff"}', "not that of a schema registry"),
+        (200, b'{"schema":"' + b"x" * (2 << 20) + b'"}', "longer|too large"),
+        (200, b"[" * 100_000, "not that of a schema registry"),
+    ],
+)
+def test_any_other_answer_is_no_fault_of_a_record(registry: StandIn, status: int, body: bytes, said: str) -> None:
+    registry.instead = lambda _path: (status, body)
+    with pytest.raises(RegistryUnavailable, match=said) as raised:
+        fetch(registry.url, by_id(9))
+    assert "/schemas/ids/9" in str(raised.value)
+
+
+def test_a_guid_that_the_registry_does_not_answer_for_says_that_not_all_know_them(registry: StandIn) -> None:
+    registry.instead = lambda _path: (404, b"")
+    with pytest.raises(RegistryUnavailable, match="only some registries know schemas by their GUID"):
+        fetch(registry.url, SchemaId(Kind.GUID, "89791762-2336-4186-9674-299b90a802e2"))
+
+
+def test_a_registry_that_is_not_there_and_one_that_does_not_answer(registry: StandIn) -> None:
+    with stand_in() as gone:
+        url = gone.url
+    with pytest.raises(RegistryUnavailable, match="connecting"):
+        fetch(url, by_id(1))
+    released = threading.Event()
+    registry.instead = lambda _path: (200 + released.wait(20), b"")
+    with pytest.raises(RegistryUnavailable, match=r"waiting for the answer.*within 0.2 s"):
+        fetch(registry.url, by_id(1), timeout_seconds=0.2)
+    released.set()
+
+
+@pytest.mark.parametrize(
+    ("login", "header"),
+    [
+        ({"username": "käthe", "password": "p:ä"}, basic("käthe", "p:ä")),
+        ({"username": "user"}, basic("user", "")),
+        ({"token": "abc"}, "Bearer abc"),
+        ({}, None),
+    ],
+)
+def test_the_login_goes_with_every_request(registry: StandIn, login: dict[str, str], header: str | None) -> None:
+    registry.register(AVRO)
+    registry.wanted_login = header
+    fetch(registry.url, by_id(1), **login)
+    with pytest.raises(NoSuchSchema):
+        fetch(registry.url, by_id(2), **login)
+    assert registry.logins == [header, header]
+
+
+def test_no_message_quotes_the_login(registry: StandIn) -> None:
+    registry.wanted_login = "another"
+    with pytest.raises(RegistryUnavailable) as raised:
+        fetch(registry.url, by_id(1), username="user", password="sesame-open")
+    assert "sesame" not in str(raised.value)
+
+
+def test_a_probe_asks_what_the_worker_asks(registry: StandIn) -> None:
+    client = RegistryClient(Registry(url=registry.url))
+    client.probe()
+    registry.instead = lambda _path: (403, b"")
+    with pytest.raises(RegistryUnavailable, match="403"):
+        client.probe()
+    client.close()
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_certificates_are_checked_by_the_file_of_the_settings(
+    registry: StandIn, tmp_path: Path, is_trusted: bool
+) -> None:
+    registry.register(AVRO)
+    authority, other = trustme.CA(), trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    registry.socket = context.wrap_socket(registry.socket, server_side=True, do_handshake_on_connect=False)
+    (authority if is_trusted else other).cert_pem.write_to_path(tmp_path / "ca.pem")
+    url = registry.url.replace("http:", "https:")
+    if is_trusted:
+        assert fetch(url, by_id(1), ca_file=str(tmp_path / "ca.pem")).kind == "AVRO"
+    else:
+        with pytest.raises(RegistryUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            fetch(url, by_id(1), ca_file=str(tmp_path / "ca.pem"))
+
+
+def test_a_global_id_needs_the_address_of_apicurio(registry: StandIn) -> None:
+    with pytest.raises(UnusableSchema, match="/apis/ccompat/"):
+        fetch(registry.url, SchemaId(Kind.GLOBAL_ID, "5"))
+    assert registry.asked == []
+
+
+def test_a_global_id_is_asked_for_at_apicurios_own_api(registry: StandIn) -> None:
+    answers = {
+        "/apis/registry/v3/ids/globalIds/5?returnArtifactType=true": b'{"own":1}',
+        "/apis/registry/v3/ids/globalIds/5/references": b'[{"artifactId":"common","version":"1","name":"A"}]',
+        "/apis/ccompat/v7/subjects/common/versions/1": b'{"schema":"{}"}',
+    }
+    registry.instead = lambda path: (200, answers[path])
+    url = f"{registry.url}/apis/ccompat/v7"
+    assert fetch(url, SchemaId(Kind.GLOBAL_ID, "5")) == SchemaText("AVRO", '{"own":1}', (("A", "{}"),))
+    registry.instead = lambda _path: (404, b'{"status":404,"name":"VersionNotFoundException","title":"No version"}')
+    with pytest.raises(NoSuchSchema):
+        fetch(url, SchemaId(Kind.GLOBAL_ID, "6"))

@@ -1,0 +1,174 @@
+"""The thread that asks the registry: what is wanted is fetched, and what is not given blocks its topics until it is."""
+
+import random
+import sys
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+
+from tests.support.app import settings
+from tests.support.fakes import FakeClock
+from worker.app.schemas import SchemaFetcher, asking_book
+from worker.delivery.pace.backoff import Backoff
+from worker.errors import BlockReason, FatalError, RegistryUnavailable, SchemaPending
+from worker.settings.tables import Registry
+from worker.telemetry.state import Block, Status
+
+A: Final = frozenset({"a"})
+B: Final = frozenset({"b"})
+
+
+class FakeBook:
+    """Has what the registry gave; `given` says what it gives now."""
+
+    def __init__(self) -> None:
+        self.given: set[Hashable] = set()
+        self.here: set[Hashable] = set()
+        self.asked: list[Hashable] = []
+
+    def reader(self, schema: Hashable) -> None:
+        raise SchemaPending(schema)
+
+    def has(self, schema: Hashable) -> bool:
+        return schema in self.here
+
+    def add(self, schema: Hashable) -> None:
+        self.asked.append(schema)
+        if schema not in self.given:
+            raise RegistryUnavailable("it is away")
+        self.here.add(schema)
+
+
+class Bench:
+    """A fetcher whose rounds the test makes, on a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.book = FakeBook()
+        self.status = Status(self.clock(), self.clock)
+        self.fetcher = SchemaFetcher(self.book, self.status, Backoff(0.5, 30.0, random.Random(0)), clock=self.clock)
+
+    def round(self) -> None:
+        self.fetcher.fetch(self.fetcher._missing())
+
+    def blocked(self) -> set[str]:
+        return {block.topic for block in self.status.read().blocks if block.reason is BlockReason.REGISTRY}
+
+
+def test_what_is_wanted_is_fetched_and_blocks_nothing() -> None:
+    bench = Bench()
+    bench.book.given = {"x"}
+    bench.fetcher.want({"x": A})
+    bench.round()
+    bench.round()
+    assert (bench.book.asked, bench.blocked()) == (["x"], set())
+
+
+def test_a_schema_that_is_not_given_blocks_its_topics_alone_until_it_is() -> None:
+    bench = Bench()
+    bench.book.given = {"y"}
+    bench.fetcher.want({"x": A, "y": B})
+    bench.round()
+    assert bench.blocked() == {"a"}
+    block = Block("a", BlockReason.REGISTRY)
+    assert bench.status.read().blocks[block] == "x: it is away"
+    assert bench.status.attempts()[block].next_at is not None
+    bench.book.given = {"x"}
+    bench.round()
+    assert bench.blocked() == set()
+
+
+def test_a_topic_stays_blocked_while_one_of_its_schemas_is_not_given() -> None:
+    bench = Bench()
+    bench.fetcher.want({"x": A, "y": A | B})
+    bench.round()
+    assert bench.blocked() == {"a", "b"}
+    bench.book.given = {"y"}
+    bench.round()
+    assert bench.blocked() == {"a"}
+
+
+def test_what_is_no_longer_wanted_blocks_nothing() -> None:
+    bench = Bench()
+    bench.fetcher.want({"x": A})
+    bench.round()
+    bench.fetcher.want({})
+    assert bench.blocked() == set()
+    bench.round()
+    assert bench.book.asked == ["x"]
+
+
+def test_it_is_asked_again_after_a_delay_that_grows_and_at_once_for_another_schema() -> None:
+    bench = Bench()
+    bench.fetcher.want({"x": A})
+    waits = []
+    for _ in range(12):
+        bench.round()
+        waits.append(bench.fetcher._seconds_to_wait())
+        bench.clock.advance(60.0)
+    assert waits[0] <= 0.5
+    assert 10.0 < max(waits) <= 30.0
+    bench.round()
+    bench.fetcher.want({"x": A, "y": A})
+    assert bench.fetcher._seconds_to_wait() <= 0
+
+
+def test_with_nothing_wanted_there_is_nothing_to_wait_for() -> None:
+    assert Bench().fetcher._seconds_to_wait() > 1000
+
+
+@contextmanager
+def running(fetcher: SchemaFetcher) -> Iterator[None]:
+    fetcher.start()
+    try:
+        yield
+    finally:
+        fetcher.stop()
+        fetcher.join(20.0)
+
+
+def test_the_thread_fetches_and_ends_when_it_is_stopped() -> None:
+    bench = Bench()
+    bench.book.given = {"x"}
+    closed: list[bool] = []
+    fetcher = SchemaFetcher(
+        bench.book, bench.status, Backoff(0.5, 30.0, random.Random(0)), close=lambda: closed.append(True)
+    )
+    with running(fetcher):
+        fetcher.want({"x": A})
+        wait_until(lambda: bench.book.has("x"))
+        assert fetcher.dead_threads() == []
+    assert (fetcher._thread.is_alive(), fetcher.dead_threads(), closed) == (False, [], [True])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_by_itself_is_reported() -> None:
+    bench = Bench()
+    bench.book.add = None  # type: ignore[assignment, method-assign]  # a fault
+    with running(bench.fetcher):
+        bench.fetcher.want({"x": A})
+        bench.fetcher._thread.join(20.0)
+        assert bench.fetcher.dead_threads() == ["schemas"]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    import time
+
+    deadline = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_without_the_extra_the_pip_command_is_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.startswith(("worker.registry.book", "worker.registry.avro"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "fastavro", None)
+    with pytest.raises(FatalError, match=r'registry.url needs the extra "registry": pip install'):
+        asking_book(settings(registry=Registry(url="http://127.0.0.1:1")))
+
+
+def test_without_a_registry_there_is_no_book() -> None:
+    assert asking_book(settings()) is None

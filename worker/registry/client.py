@@ -1,0 +1,229 @@
+"""Asks a schema registry for schemas: Confluent's API, which Karapace, Redpanda and Apicurio (`/apis/ccompat/v7`) have too.
+
+    GET /schemas/ids/ID                        a schema by its id
+    GET /schemas/guids/GUID                    by its GUID, which Confluent's registry has from version 8 on
+    GET /subjects/SUBJECT/versions/VERSION     a schema that another one refers to
+
+Apicurio's global ids are asked for at its own API beside that: `/apis/registry/v3/ids/globalIds/ID`.
+"""
+
+import base64
+import http.client
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+from urllib3.exceptions import HTTPError
+
+from worker.errors import RegistryUnavailable, place_of
+from worker.oss.answers import Answer
+from worker.oss.exchange import Exchanges
+from worker.oss.failures import error_of_connection
+from worker.oss.http import Connections
+from worker.records.formats.framing import Kind, SchemaId
+from worker.settings.tables import Registry
+from worker.words import clean
+
+_MOST_BYTES: Final = 1 << 20  # of one answer
+_MOST_REFERENCES: Final = 100  # of one schema, all together
+_ACCEPTED: Final = "application/vnd.schemaregistry.v1+json, application/json"
+_NO_SUCH_SCHEMA: Final = 40403
+_APICURIO_COMPATIBLE: Final = "/apis/ccompat/"
+_APICURIO_NOT_FOUND: Final = "NotFoundException"
+_NOT_FOUND_ANYWHERE: Final = 2**31 - 1  # an id that no registry has given yet
+_SHOWN_CHARACTERS: Final = 200
+
+
+class NoSuchSchema(Exception):
+    """The registry answered that it does not have the schema."""
+
+
+class UnusableSchema(Exception):
+    """A schema that cannot be used to read anything, whoever asks for it. The message says why."""
+
+
+class SchemaText(NamedTuple):
+    """A schema as it was registered. `kind` is AVRO, PROTOBUF or JSON.
+
+    `references` are name and text of all that it refers to, also through others; each comes behind what it refers to itself.
+    """
+
+    kind: str
+    text: str
+    references: tuple[tuple[str, str], ...] = ()
+
+
+class _Reference(msgspec.Struct):
+    name: str
+    subject: str = ""
+    version: int | str = 0
+    artifactId: str = ""  # noqa: N815 - Apicurio's name
+    groupId: str | None = None  # noqa: N815 - likewise
+
+
+class _Answered(msgspec.Struct):
+    schema: str
+    schemaType: str | None = None  # noqa: N815 - the API's name
+    references: list[_Reference] | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error_code: int = 0
+    message: str = ""
+    name: str = ""  # Apicurio's own API
+    title: str = ""  # likewise
+
+
+class _Way(NamedTuple):
+    endpoint: str
+    ca_file: str
+    connect_timeout_seconds: float
+    write_timeout_seconds: float
+    read_timeout_seconds: float
+    proxy_url: str = ""
+
+
+class RegistryClient:
+    """Asks one registry, by the settings of `[registry]`. Thread-safe. No request takes longer than twice its time-out."""
+
+    def __init__(self, settings: Registry, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url = settings.url.rstrip("/")
+        self._headers = {"Accept": _ACCEPTED, "User-Agent": "oss-vectors-worker", **_login(settings)}
+        self._exchanges = Exchanges()
+        seconds = settings.timeout_seconds
+        way = _Way(settings.url, settings.ca_file, seconds, seconds, seconds)
+        self._connections = Connections(way, self._exchanges, 2, clock, _MOST_BYTES)
+
+    def fetch(self, schema: SchemaId) -> SchemaText:
+        """Return a schema, with all that it refers to.
+
+        Raises `NoSuchSchema`, `UnusableSchema`, and `RegistryUnavailable` where the registry gives no answer, or denies.
+        """
+        found = self._by_id(schema)
+        references: dict[str, str] = {}
+        self._add_references(found, references, [str(schema)])
+        return SchemaText(found.schemaType or "AVRO", found.schema, tuple(references.items()))
+
+    def probe(self) -> None:
+        """Ask for a schema, whether there is one or not, as the worker will. Raises `RegistryUnavailable`."""
+        try:
+            self._asked(f"/schemas/ids/{_NOT_FOUND_ANYWHERE}")
+        except NoSuchSchema:
+            return
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._connections.close()
+
+    def _by_id(self, schema: SchemaId) -> _Answered:
+        if schema.kind is Kind.GLOBAL_ID:
+            return self._by_global_id(schema.text)
+        if schema.kind is Kind.GUID:
+            try:
+                return self._asked(f"/schemas/guids/{schema.text}")
+            except RegistryUnavailable as error:
+                raise RegistryUnavailable(f"{error} (only some registries know schemas by their GUID)") from None
+        return self._asked(f"/schemas/ids/{schema.text}")
+
+    def _by_global_id(self, number: str) -> _Answered:
+        root, compatible, _ = self._url.partition(_APICURIO_COMPATIBLE)
+        if not compatible:
+            raise UnusableSchema(
+                f"an Apicurio global id needs registry.url to be that of Apicurio, with {_APICURIO_COMPATIBLE}v7 in it"
+            )
+        url = f"{root}/apis/registry/v3/ids/globalIds/{number}"
+        content = self._get(f"{url}?returnArtifactType=true")
+        references = self._get(f"{url}/references")
+        try:
+            text = (content.body or b"").decode()
+            found = msgspec.json.decode(references.body or b"", type=list[_Reference])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise self._no_schema(url, content, error) from None
+        for each in found:
+            if each.groupId not in (None, "", "default"):
+                raise UnusableSchema(f"it refers to {each.name} of the group {each.groupId}; only default is read")
+            each.subject = each.artifactId
+        return _Answered(text, content.headers.get("X-Registry-ArtifactType"), found)
+
+    def _add_references(self, schema: _Answered, known: dict[str, str], way: list[str]) -> None:
+        """Add what a schema refers to, each behind what it refers to itself."""
+        for each in schema.references or ():
+            if each.name in known:
+                continue
+            if len(known) + len(way) > _MOST_REFERENCES:
+                raise UnusableSchema(f"it refers to more than {_MOST_REFERENCES} others")
+            if each.name in way:
+                raise UnusableSchema(f"{each.name} refers to itself")
+            path = f"/subjects/{quote(each.subject, safe='')}/versions/{quote(str(each.version), safe='')}"
+            try:
+                found = self._asked(path)
+            except NoSuchSchema:
+                raise RegistryUnavailable(
+                    f"{self._url}{path}: the registry does not have what {way[0]} refers to as {each.name}"
+                ) from None
+            self._add_references(found, known, [*way, each.name])
+            known[each.name] = found.schema
+
+    def _asked(self, path: str) -> _Answered:
+        answer = self._get(f"{self._url}{path}")
+        try:
+            return msgspec.json.decode(answer.body or b"", type=_Answered)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise self._no_schema(f"{self._url}{path}", answer, error) from None
+
+    def _get(self, url: str) -> Answer:
+        """Return an answer of 200. Raises `NoSuchSchema` and `RegistryUnavailable`."""
+        with self._exchanges.open() as exchange:
+            try:
+                answer = self._connections.get(url, self._headers, exchange)
+            except (OSError, HTTPError, http.client.HTTPException) as failure:
+                error = error_of_connection(failure, url, exchange.phase)
+                raise RegistryUnavailable(clean(error.message)) from None
+            except Exception as failure:
+                # Its text may have the login in it; the place where it was raised is enough.
+                unforeseen = f"{type(failure).__name__} at {place_of(failure)}"
+                raise RegistryUnavailable(f"{url}: unforeseen {unforeseen}") from failure
+        if answer.status == 200 and answer.body is not None:
+            return answer
+        refusal = _refusal(answer)
+        if answer.status == 404 and (
+            refusal.error_code // 100 == _NO_SUCH_SCHEMA // 100 or refusal.name.endswith(_APICURIO_NOT_FOUND)
+        ):
+            raise NoSuchSchema
+        raise RegistryUnavailable(_why_not(url, answer, refusal))
+
+    @staticmethod
+    def _no_schema(url: str, answer: Answer, error: Exception) -> RegistryUnavailable:
+        said = clean(str(error), _SHOWN_CHARACTERS)
+        return RegistryUnavailable(f"{url}: the answer {answer.status} is not that of a schema registry: {said}")
+
+
+def _login(settings: Registry) -> dict[str, str]:
+    if settings.token:
+        return {"Authorization": f"Bearer {settings.token}"}
+    if settings.username:
+        login = base64.b64encode(f"{settings.username}:{settings.password}".encode()).decode()
+        return {"Authorization": f"Basic {login}"}
+    return {}
+
+
+def _refusal(answer: Answer) -> _Refusal:
+    try:
+        return msgspec.json.decode(answer.body or b"", type=_Refusal)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Refusal()
+
+
+def _why_not(url: str, answer: Answer, refusal: _Refusal) -> str:
+    said = clean(refusal.message or refusal.title, _SHOWN_CHARACTERS)
+    what = f"{url}: {answer.status}" + (f" {refusal.error_code}" if refusal.error_code else "")
+    if answer.status == 200:
+        return f"{what}: the answer is longer than {_MOST_BYTES} bytes"
+    advice = {
+        401: "; the registry refuses the login: check registry.username and registry.password, or registry.token",
+        403: "; the registry denies the login this schema",
+        404: "; this is no schema registry's answer: check the path in registry.url",
+    }.get(answer.status, "")
+    return f"{what}{': ' + said if said else ''}{advice}"

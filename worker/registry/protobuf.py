@@ -1,0 +1,334 @@
+"""Protobuf: bodies of one schema as MessagePack, by descriptors that protoc has compiled.
+
+    numbers, bool, string, bytes, repeated    as in MessagePack
+    message, group          a map of its fields by their names in the schema
+    map                     a map; a name that is a number or a boolean becomes its text
+    enum                    the symbol, as text; the number where there is no such symbol
+    Timestamp, Duration     text: 2026-01-31T12:30:00.000000000Z, 3.500000000s
+    StringValue, ...        the value
+    Struct, Value, ListValue    what they say
+    confluent.type.Decimal  text with all its places
+
+A field that says whether it is there (`optional`, proto2, a message, a member of a oneof) and is not, is left out. Any other
+is in the message also where it was not sent: a number as 0, a boolean as false, an enum as its first symbol. An empty text,
+empty bytes and an empty list are left out, so that an empty key lets the Kafka key count.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+import numpy as np
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message import DecodeError, Message
+
+from worker.errors import Reason, RecordError
+from worker.records.formats.framing import Framed
+from worker.registry import protoc, texts
+from worker.registry.client import SchemaText, UnusableSchema
+from worker.registry.packed import DOUBLE, SINGLE, Packed, as_list
+from worker.words import clean
+
+MOST_VALUES: Final = 200_000
+"""Of one message, but for lists of numbers and texts."""
+_MOST_INDEXES: Final = 64  # as deep as messages may be nested in a schema
+_MESSAGES_KEPT: Final = 100  # of one schema, by their indexes
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+_Plain: TypeAlias = Callable[[Any], Any]
+_Add: TypeAlias = Callable[[Any, dict[str, Any]], None]
+
+
+class _Broken(Exception):
+    """A body is not what its schema says; the message says how."""
+
+
+class ProtobufReader:
+    """Reads bodies of one schema. Raises `UnusableSchema` where that cannot be."""
+
+    encoding = "Protobuf"
+
+    def __init__(self, schema: SchemaText) -> None:
+        found = protoc.compiled(schema)
+        self._file: FileDescriptorProto = found.file[-1]
+        self._pool = descriptor_pool.DescriptorPool()
+        try:
+            for file in found.file:
+                self._pool.Add(file)
+        except TypeError as error:  # what the pool raises for descriptors that it does not accept
+            raise UnusableSchema(f"its descriptors are refused: {clean(str(error), 300)}") from None
+        if not self._file.message_type:
+            raise UnusableSchema("it has no message")
+        self._plain = _Plains()
+        self._messages: dict[bytes | str, tuple[type[Message], _Plain]] = {}
+
+    def plain(self, framed: Framed, /) -> bytes:
+        """Return a body as MessagePack. Raises `RecordError`."""
+        at = 0
+        try:
+            if framed.message_name:
+                message, plain = self._of(framed.message_name, lambda: self._by_name(framed.message_name))
+            elif framed.indexes is None:
+                at = _end_of_indexes(framed.body)
+                message, plain = self._of(framed.body[:at], lambda: self._by_indexes(framed.body[:at]))
+            else:
+                indexes = framed.indexes[: _end_of_indexes(framed.indexes)] if framed.indexes else b"\0"
+                message, plain = self._of(indexes, lambda: self._by_indexes(indexes))
+            self._plain.begin()
+            return _encode(plain(message.FromString(framed.body[at:])))
+        except DecodeError as error:
+            problem = f"{clean(str(error), 200)}"
+        except UnicodeDecodeError as error:
+            problem = f"a string is not UTF-8: {error.reason}"
+        except RecursionError:
+            problem = "it is nested too deep"
+        except IndexError:
+            problem = "its message indexes are cut short"
+        except (_Broken, ValueError, OverflowError) as error:
+            problem = str(error)
+        raise RecordError(Reason.MALFORMED, f"the Protobuf is not as its schema says: {problem}")
+
+    def _of(self, said: bytes | str, find: Callable[[], str]) -> tuple[type[Message], _Plain]:
+        """Return the class of a message and what makes it plain, from what the body says of it."""
+        known = self._messages.get(said)
+        if known is None:
+            descriptor: Descriptor = self._pool.FindMessageTypeByName(find())
+            known = (message_factory.GetMessageClass(descriptor), self._plain.of_message(descriptor))
+            if len(self._messages) < _MESSAGES_KEPT:
+                self._messages[said] = known
+        return known
+
+    def _by_indexes(self, said: bytes) -> str:
+        """Return the name of the message that the indexes lead to: its place in the file, then in the message around it."""
+        among: Any = self._file.message_type
+        names = [self._file.package] if self._file.package else []
+        for index in _indexes(said):
+            if not 0 <= index < len(among):
+                raise _Broken(f"its message indexes lead to number {index} of {len(among)} messages")
+            names.append(among[index].name)
+            among = among[index].nested_type
+        return ".".join(names)
+
+    def _by_name(self, name: str) -> str:
+        package = f"{self._file.package}." if self._file.package else ""
+        for full in (name, f"{package}{name}"):
+            try:
+                self._pool.FindMessageTypeByName(full)
+            except KeyError:
+                continue
+            return full
+        raise _Broken(f"its schema has no message {clean(name, 200)}")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return a zigzag number, and where it ends. IndexError where the data ends before."""
+    found, shift = 0, 0
+    while shift <= 28:  # 32 bits
+        byte = data[at]
+        at += 1
+        found |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return (found >> 1) ^ -(found & 1), at
+        shift += 7
+    raise _Broken("its message indexes are no numbers of 32 bits")
+
+
+def _end_of_indexes(data: bytes) -> int:
+    if data[0] == 0:  # the usual case: the first message of the file
+        return 1
+    count, at = _varint(data, 0)
+    if not 0 <= count <= _MOST_INDEXES:
+        raise _Broken(f"it announces {count} message indexes; at most {_MOST_INDEXES} are read")
+    for _ in range(count):
+        _, at = _varint(data, at)
+    return at
+
+
+def _indexes(data: bytes) -> list[int]:
+    count, at = _varint(data, 0)
+    found = []
+    for _ in range(count):
+        index, at = _varint(data, at)
+        found.append(index)
+    return found or [0]
+
+
+class _Plains:
+    """Makes what turns messages into plain values, one for each descriptor; and counts the values of one message."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, list[_Add]] = {}
+        self._values = 0
+
+    def begin(self) -> None:
+        """Begin the count of another message."""
+        self._values = 0
+
+    def expect(self, values: int) -> None:
+        """Count values that are about to be read."""
+        self._values += values
+        if self._values > MOST_VALUES:
+            raise _Broken(f"it has more than {MOST_VALUES} values")
+
+    def of_message(self, descriptor: Descriptor) -> _Plain:
+        """Return what makes a message of this descriptor plain."""
+        if (special := _SPECIAL.get(descriptor.full_name)) is not None:
+            return lambda message: special(message, self.expect)
+        made = self._made
+        name = descriptor.full_name
+        if name not in made:
+            made[name] = []  # so that a message that contains itself is made once
+            made[name] += [_field(field, self) for field in descriptor.fields]
+
+        fields = made[name]
+
+        def plain(message: Any) -> dict[str, Any]:
+            self.expect(len(fields) + 1)
+            found: dict[str, Any] = {}
+            for add in fields:
+                add(message, found)
+            return found
+
+        return plain
+
+
+def _field(field: FieldDescriptor, plains: _Plains) -> _Add:
+    """Return what adds a field to the plain value of its message."""
+    name, kind = field.name, field.message_type
+    if kind is not None and kind.GetOptions().map_entry:
+        return _map(name, _element(kind.fields_by_name["value"], plains), plains)
+    if field.is_repeated:
+        is_number_or_text = kind is None and field.enum_type is None
+        if field.cpp_type in _PACKED:
+            return _floats(name, _PACKED[field.cpp_type])
+        return _numbers(name) if is_number_or_text else _list(name, _element(field, plains), plains)
+    element = _element(field, plains)
+    if field.has_presence:
+
+        def add_if_there(message: Any, found: dict[str, Any]) -> None:
+            if message.HasField(name):
+                found[name] = element(getattr(message, name))
+
+        return add_if_there
+    leave_out_empty = field.cpp_type == FieldDescriptor.CPPTYPE_STRING  # texts and bytes
+
+    def add(message: Any, found: dict[str, Any]) -> None:
+        value = getattr(message, name)
+        if value or not leave_out_empty:
+            found[name] = element(value)
+
+    return add
+
+
+_PACKED: Final = {FieldDescriptor.CPPTYPE_FLOAT: SINGLE, FieldDescriptor.CPPTYPE_DOUBLE: DOUBLE}
+
+
+def _floats(name: str, packed: Packed) -> _Add:
+    def add(message: Any, found: dict[str, Any]) -> None:
+        if values := getattr(message, name):
+            numbers = np.array(values, packed.plain)
+            found[name] = as_list(packed.items(numbers), len(numbers))
+
+    return add
+
+
+def _numbers(name: str) -> _Add:
+    def add(message: Any, found: dict[str, Any]) -> None:
+        if values := getattr(message, name):
+            found[name] = list(values)
+
+    return add
+
+
+def _list(name: str, element: _Plain, plains: _Plains) -> _Add:
+    def add(message: Any, found: dict[str, Any]) -> None:
+        if values := getattr(message, name):
+            plains.expect(len(values))
+            found[name] = [element(value) for value in values]
+
+    return add
+
+
+def _map(name: str, element: _Plain, plains: _Plains) -> _Add:
+    def add(message: Any, found: dict[str, Any]) -> None:
+        if values := getattr(message, name):
+            plains.expect(len(values))
+            found[name] = {_text(key): element(value) for key, value in values.items()}
+
+    return add
+
+
+def _text(key: str | float) -> str:
+    """Return the name that a key of a map is. Names that are numbers would collide in a foreseeable way in a `dict`."""
+    return key if isinstance(key, str) else msgspec.json.encode(key).decode()
+
+
+def _element(field: FieldDescriptor, plains: _Plains) -> _Plain:
+    """Return what makes one value of a field plain."""
+    if field.enum_type is not None:
+        symbols = {value.number: value.name for value in field.enum_type.values}
+        return lambda number: symbols.get(number, number)
+    if field.message_type is not None:
+        return plains.of_message(field.message_type)
+    return lambda value: value
+
+
+_Expect: TypeAlias = Callable[[int], None]
+
+
+def _moment(message: Any, _expect: _Expect) -> str:
+    if not 0 <= message.nanos < 10**9:
+        raise _Broken(f"a Timestamp has {message.nanos} nanoseconds")
+    return texts.of_moment(message.seconds * 10**9 + message.nanos, 9)
+
+
+def _span(message: Any, _expect: _Expect) -> str:
+    total = message.seconds * 10**9 + message.nanos
+    whole, fraction = divmod(abs(total), 10**9)
+    return f"{'-' if total < 0 else ''}{whole}.{fraction:09}s"
+
+
+def _wrapped(message: Any, _expect: _Expect) -> Any:
+    return message.value
+
+
+def _struct(message: Any, expect: _Expect) -> dict[str, Any]:
+    expect(len(message.fields))
+    return {name: _json_value(value, expect) for name, value in message.fields.items()}
+
+
+def _json_list(message: Any, expect: _Expect) -> list[Any]:
+    expect(len(message.values))
+    return [_json_value(value, expect) for value in message.values]
+
+
+def _json_value(message: Any, expect: _Expect) -> Any:
+    kind = message.WhichOneof("kind")
+    if kind is None or kind == "null_value":
+        return None
+    value = getattr(message, kind)
+    if kind == "struct_value":
+        return _struct(value, expect)
+    return _json_list(value, expect) if kind == "list_value" else value
+
+
+def _decimal(message: Any, _expect: _Expect) -> str:
+    if not 0 <= message.scale <= _MOST_SCALE:
+        raise _Broken(f"a Decimal has the scale {message.scale}")
+    return texts.of_decimal(message.value, message.scale)
+
+
+_MOST_SCALE: Final = 1_000
+_WRAPPERS: Final = ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
+_SPECIAL: Final[Mapping[str, Callable[[Any, _Expect], Any]]] = {
+    "google.protobuf.Timestamp": _moment,
+    "google.protobuf.Duration": _span,
+    **{f"google.protobuf.{kind}Value": _wrapped for kind in _WRAPPERS},
+    "google.protobuf.Struct": _struct,
+    "google.protobuf.Value": _json_value,
+    "google.protobuf.ListValue": _json_list,
+    "confluent.type.Decimal": _decimal,
+}
