@@ -372,10 +372,34 @@ def test_causes_silence_their_effects(alertmanager: str, series: Series) -> None
             "CoordinatorUnavailable",
             "CommitsFailing RebalanceStorm PartitionsLost UnassignedPartitions WorkerNotScraped PollingStopped",
         ),
-        ("RetentionNear", "LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow"),
+        (
+            "RetentionNear",
+            "LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow LatencyBudgetBurnFast LatencyBudgetBurnSlow",
+        ),
         ("LagGrowing", "PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow"),
         ("LatencyBudgetBurnFast", "LatencyBudgetBurnSlow"),
-        ("MemberFenced", "RestartLoop RebalanceStorm PartitionsLost"),
+        (
+            "MemberFenced",
+            "RestartLoop RebalanceStorm PartitionsLost LatencyBudgetBurnFast LatencyBudgetBurnSlow",
+        ),
+        (
+            "RestartLoop",
+            "MemberFenced RebalanceStorm PartitionsLost LatencyBudgetBurnFast LatencyBudgetBurnSlow",
+        ),
+        (
+            "TopicMissing",
+            (
+                "PollingStopped BlockedPartitionUnreadable LeaderlessPartitions UnassignedPartitions RecordsStuck LagGrowing "
+                "PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow BlockedDeadLetterUnavailable DeadLettersRefused"
+            ),
+        ),
+        (
+            "BlockedCredentials",
+            (
+                "CredentialsExpiring NothingAccepted RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow "
+                "PartitionCatchUpSlow LatencyBudgetBurnFast LatencyBudgetBurnSlow"
+            ),
+        ),
     ],
 )
 def test_a_cause_silences_all_that_comes_of_it(cause: str, effects: str, series: Series) -> None:

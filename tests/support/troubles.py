@@ -32,7 +32,7 @@ class Trouble(NamedTuple):
 
 
 def at_work(
-    steps: int = 60, *, published: int = 400, settled: int = 400, lag: int = 0
+    steps: int = 60, *, published: int = 400, settled: int = 400, lag: int = 0, seconds: float = 0.4
 ) -> tuple[PageStage, list[Assignment]]:
     """A worker that owns two of four partitions: so many records are published and settled in each step of five seconds."""
     stage = PageStage()
@@ -45,7 +45,7 @@ def at_work(
         for assignment in assignments:
             ends[assignment.partition] += published // 2
             if settled:
-                stage.settle(assignment, settled // 2, Outcome.PUT, 0.4 + step % 7 / 10)
+                stage.settle(assignment, settled // 2, Outcome.PUT, seconds + step % 7 / 10)
                 stage.ledger.committed({assignment: assignment.watermark})
         if step % 3 == 0:  # the ends are asked for every 15 s
             stage.metrics.ends.update(ends)
@@ -269,7 +269,7 @@ TROUBLES: Final = {
         "running, 2 partitions not read",
         "warn",
         (
-            "2 of 4 partitions of vectors are read by no worker",
+            "No worker reads 2 of 4 partitions of vectors",
             "another program is in the group, console-consumer at 10.0.9.9 owns 2.",
             "another program 2 docs-writer 10.0.0.1 worker 2",
             "812,345",

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +20,10 @@ from worker.settings.tables import Records, Route, with_changes
 PATH: Final = Path(__file__).parents[1] / "cases" / "shapes.jsonl"
 CASES: Final[list[dict[str, Any]]] = [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
 
-OUTCOME_NOT_YET: Final[dict[str, str]] = {}
-MESSAGE_NOT_YET: Final[dict[str, str]] = {}
+
+def named(cases: Iterable[dict[str, Any]]) -> list[Any]:
+    """Return cases as parameters with their names."""
+    return [pytest.param(case, id=case["name"]) for case in cases]
 
 
 def decoded(case: dict[str, Any], records: dict[str, Any]) -> Decoded:
@@ -46,9 +49,7 @@ def is_one_record(case: dict[str, Any]) -> bool:
     return "many" not in case["with_settings"]["records"]
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case["name"]) for case in CASES if "with_settings" in case and is_one_record(case)]
-)
+@pytest.mark.parametrize("case", named(case for case in CASES if "with_settings" in case and is_one_record(case)))
 def test_settings_read_it_as_it_was_meant(case: dict[str, Any]) -> None:
     then = case["then"]
     if then["outcome"].startswith("dead-letter"):
@@ -84,11 +85,7 @@ class Split(RoutedApp):
 
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(case, id=case["name"])
-        for case in CASES
-        if case.get("with_settings", {}).get("records", {}).get("many") == "split"
-    ],
+    named(case for case in CASES if case.get("with_settings", {}).get("records", {}).get("many") == "split"),
 )
 def test_several_records_in_a_message_end_as_they_should(case: dict[str, Any]) -> None:
     app, then = Split(case), case["then"]
@@ -97,20 +94,7 @@ def test_several_records_in_a_message_end_as_they_should(case: dict[str, Any]) -
     assert letters == then.get("dead-letters", [])
 
 
-def marked(not_yet: dict[str, str], wanted: str) -> list[Any]:
-    """Return the cases that have this column; those that are not satisfied yet must fail, or their mark is to go."""
-    return [
-        pytest.param(
-            case,
-            id=case["name"],
-            marks=[pytest.mark.xfail(strict=True, reason=not_yet[case["name"]])] if case["name"] in not_yet else [],
-        )
-        for case in CASES
-        if wanted in case
-    ]
-
-
-@pytest.mark.parametrize("case", marked(OUTCOME_NOT_YET, "default"))
+@pytest.mark.parametrize("case", named(case for case in CASES if "default" in case))
 def test_a_message_that_people_publish_ends_as_it_should(case: dict[str, Any]) -> None:
     outcome, message = outcome_of(case)
     assert outcome == case["default"], message
@@ -119,17 +103,12 @@ def test_a_message_that_people_publish_ends_as_it_should(case: dict[str, Any]) -
 # The words of the others are those of the dead letter that their settings make.
 @pytest.mark.parametrize(
     "case",
-    [
-        param
-        for param in marked(MESSAGE_NOT_YET, "message_names")
-        if not param.values[0].get("then", {}).get("outcome", "").startswith("dead-letter")
-    ],
+    named(
+        case
+        for case in CASES
+        if "message_names" in case and not case.get("then", {}).get("outcome", "").startswith("dead-letter")
+    ),
 )
 def test_its_dead_letter_names_what_is_wrong(case: dict[str, Any]) -> None:
     _, message = outcome_of(case)
     assert [word for word in case["message_names"] if word.lower() not in message.lower()] == []
-
-
-def test_every_mark_is_of_a_case_that_is_there() -> None:
-    names = {case["name"] for case in CASES}
-    assert (OUTCOME_NOT_YET.keys() | MESSAGE_NOT_YET.keys()) - names == set()

@@ -146,7 +146,7 @@ def test_what_the_survey_found_is_what_the_page_says() -> None:
     text = read(stage.html()).text()
     for words in (
         "No broker coordinates the group for 20 min",
-        "3 of 4 partitions of vectors are read by no worker: no member of the group owns them",
+        "No worker reads 3 of 4 partitions of vectors: no member of the group owns them",
         "1 partition of vectors has no leader.",
         "The dead-letter topic vectors.dlq is not there",
         "the oldest record of vectors that is not settled in 1 h 30 min",
@@ -186,7 +186,6 @@ def test_a_request_that_fails_for_a_moment_is_no_notice() -> None:
 @pytest.mark.parametrize(
     ("name", "labels", "silent", "told", "words"),
     [
-        ("retention_left_seconds", {"topic": "vectors"}, 21_601.0, 21_599.0, "is not settled in 6 h"),
         ("dead_letter_retention_left_seconds", {}, 86_401.0, 86_399.0, "the oldest dead letter in 1 d"),
         ("leaderless_partitions", {"topic": "vectors"}, 0.0, 1.0, "1 partition of vectors has no leader."),
         ("leaderless_partitions", {"topic": "vectors"}, 0.0, 3.0, "3 partitions of vectors have no leader."),
@@ -201,6 +200,37 @@ def test_a_figure_beyond_its_limit_is_a_notice(
         assert (words in read(html_of(stage)).text()) is expected
 
 
+@pytest.mark.parametrize(
+    ("left", "lag", "expected"), [(21_599.0, 10_000, True), (21_601.0, 10_000, False), (21_599.0, 4_000, False)]
+)
+def test_records_behind_a_minute_of_work_that_expire_within_six_hours_are_a_notice(
+    left: float, lag: int, expected: bool
+) -> None:
+    stage, _ = at_work(lag=lag)
+    stage.gauges.set("retention_left_seconds", left, topic="vectors")
+    assert ("is not settled in 6 h" in read(html_of(stage)).text()) is expected
+
+
+@pytest.mark.parametrize(("seconds", "settled", "expected"), [(30.0, 400, True), (9.0, 400, False), (30.0, 600, False)])
+def test_records_that_are_late_are_a_notice_unless_a_backlog_is_worked_off(
+    seconds: float, settled: int, expected: bool
+) -> None:
+    stage, _ = at_work(steps=36, settled=settled, lag=20_000, seconds=seconds)
+    assert ("<h1>running, records are late</h1>" in html_of(stage)) is expected
+
+
+def test_a_backlog_that_is_gone_is_no_notice_of_late_records() -> None:
+    stage, _ = at_work(steps=36, seconds=30.0)
+    assert "<h1>running</h1>" in html_of(stage)
+
+
+def test_the_dead_letter_topic_is_none_of_the_partitions_to_read() -> None:
+    stage, _ = at_work(steps=3)
+    stage.gauges.set("topic_partitions", 1, topic="vectors.dlq")
+    text = read(html_of(stage)).text()
+    assert ("2 of 4 partitions" in text, "vectors.dlq" in text) == (True, False)
+
+
 @pytest.mark.parametrize(("left", "expected"), [(13 * 86_400.0, True), (15 * 86_400.0, False)])
 def test_a_certificate_that_ends_within_two_weeks_is_a_notice(left: float, expected: bool) -> None:
     stage, _ = at_work(steps=3)
@@ -213,6 +243,12 @@ def test_credentials_that_end_and_are_not_renewed_are_a_notice(left: float, expe
     stage, _ = at_work(steps=3)
     stage.gauges.set("credentials_expiry_timestamp_seconds", stage.wall() + left)
     assert ("The credentials end at" in html_of(stage)) is expected
+
+
+def test_credentials_that_have_ended_say_so() -> None:
+    stage, _ = at_work(steps=3)
+    stage.gauges.set("credentials_expiry_timestamp_seconds", stage.wall() - 60.0)
+    assert "The credentials ended at" in html_of(stage)
 
 
 @pytest.mark.parametrize(("used", "expected"), [(89, False), (91, True)])

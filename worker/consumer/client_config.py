@@ -122,6 +122,7 @@ def describe(error: BaseException) -> str:
     name = type(error).__name__
     # The client puts a number and the name before its text, once for each time that it wrapped the error.
     text = re.sub(rf"^(\[Error \d+\] |{name}(: ?|$))+", "", " ".join(str(error).split()))
+    text = re.sub(r"(^|: )None$", "", text)  # of an error that was made with None as its text
     return f"{name}: {text}" if text else name
 
 

@@ -15,6 +15,7 @@ _NOT_ACCEPTED_SECONDS: Final = 10.0  # a single failure is retried in less
 _NOT_SETTLED_SECONDS: Final = 60.0
 _BEHIND_SECONDS: Final = 60.0  # of settling: the lag from which its growth is no burst
 _BEHIND_SHARE: Final = 0.1  # of what is published
+_LATE_SECONDS: Final = 10.0  # the objective of 99 % of the records
 _STRANGERS_NAMED: Final = 3
 # As the alerts.
 _RETENTION_SECONDS: Final = 6 * 3600.0
@@ -106,7 +107,7 @@ def _unassigned(view: View) -> Iterator[Notice]:
         if count:
             total = of.get((topic,))
             part = f"{count:.0f} of {total:.0f}" if total else f"{count:.0f}"
-            text = f"{part} partitions of {topic} are read by no worker: {_why_not_read(view)}."
+            text = f"No worker reads {part} partitions of {topic}: {_why_not_read(view)}."
             headline = f"running, {counted(count, 'partition', 'partitions')} not read"
             yield Notice(f"unassigned {topic}", headline, text, "ossvectorsunassignedpartitions")
 
@@ -130,6 +131,8 @@ def _not_settled(view: View) -> Iterator[Notice]:
 
 
 def _retention(view: View) -> Iterator[Notice]:
+    if (view.lag or 0.0) <= _BEHIND_SECONDS * (view.settled or 0.0):
+        return  # what waits is settled within a minute, also where a topic keeps its records for an hour
     for topic, left in _least(view, "retention_left_seconds", "topic"):
         if left < _RETENTION_SECONDS:
             text = f"Kafka deletes the oldest record of {topic} that is not settled in {rough(max(0.0, left))}."
@@ -153,8 +156,23 @@ def _falls_behind(view: View) -> Iterator[Notice]:
     if lag is None or settled is None or published is None or trend is None or view.reading.state is not State.RUNNING:
         return
     if lag > _BEHIND_SECONDS * max(settled, 1.0) and trend > _BEHIND_SHARE * published:
-        text = f"The lag grows by {rate_of(trend)} a second: {rate_of(published)} are published, {rate_of(settled)} settled."
+        done = max(0.0, published - trend)  # of the same minutes, which the rate of the last one is not
+        text = (
+            f"The lag grows by {rate_of(trend)} a second: {rate_of(published)} are published, {rate_of(done)} settled."
+        )
         yield Notice("behind", "running, falls behind", text, "ossvectorslaggrowing")
+
+
+def _late(view: View) -> Iterator[Notice]:
+    p50, (published, trend) = view.latency(0.5), view.flow
+    if p50 is None or p50 <= _LATE_SECONDS or view.reading.state is not State.RUNNING:
+        return
+    most = max(published or 0.0, view.settled or 0.0)
+    shrinks = trend is None or trend <= -_BEHIND_SHARE * most
+    if view.lag and not shrinks:  # a backlog that is worked off is late too, and goes
+        objective = f"the objective is {_LATE_SECONDS:.0f} s"
+        text = f"Half of the records of the last minute took {rough(p50)} or more; {objective}."
+        yield Notice("late", "running, records are late", text, "ossvectorslatencybudgetburnfast")
 
 
 def _memory(view: View) -> Iterator[Notice]:
@@ -171,7 +189,8 @@ def _expiry(view: View) -> Iterator[Notice]:
             yield Notice("dead_letters", "running, dead letters about to expire", text, "ossvectorsdeadlettersexpiring")
     for _, end in _least(view, "credentials_expiry_timestamp_seconds"):
         if end - view.wall < _CREDENTIALS_SECONDS:
-            text = f"The credentials end at {utc(end)} UTC."
+            verb = "end" if end > view.wall else "ended"
+            text = f"The credentials {verb} at {utc(end)} UTC."
             yield Notice("credentials", "running, credentials expire", text, "ossvectorscredentialsexpiring")
     for use, end in _least(view, "certificate_expiry_timestamp_seconds", "use"):
         if end - view.wall < _CERTIFICATE_SECONDS:
@@ -201,6 +220,7 @@ _ALL: Final[tuple[Callable[[View], Iterator[Notice]], ...]] = (
     _retention,
     _dead_letter_share,
     _falls_behind,
+    _late,
     _memory,
     _expiry,
 )

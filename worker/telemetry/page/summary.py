@@ -233,7 +233,9 @@ def tiles_of(view: View) -> ET.Element:
 
 
 def _of_partitions(view: View) -> str:
-    own, of = view.figures.value("assigned_partitions"), view.figures.value("topic_partitions")
+    own, partitions = view.figures.value("assigned_partitions"), view.figures.by("topic_partitions", "topic")
+    sources = view.figures.by("topic_assigned_partitions", "topic")  # not the dead-letter topic
+    of = sum(count for topic, count in partitions.items() if topic in sources)
     return f"{own:.0f} of {of:.0f} partitions" if of else counted(own, "partition", "partitions")
 
 

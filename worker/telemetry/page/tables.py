@@ -10,7 +10,7 @@ from worker.telemetry.page.facts import Share
 from worker.telemetry.page.figures import Figures, Key
 from worker.telemetry.page.html import more_of, node, section_of, table_of
 from worker.telemetry.page.view import View
-from worker.telemetry.page.words import NONE, count_of, duration, held, percent, rough, utc, whole
+from worker.telemetry.page.words import NONE, count_of, duration, held, percent, rate_of, rough, utc, whole
 
 PARTITIONS_SHOWN: Final = 50
 _COUNTS_SHOWN: Final = 30
@@ -111,17 +111,18 @@ def _share(share: Share) -> str:
 def group_of(view: View) -> ET.Element | None:
     """Return who reads which part of the topics, None where nothing is known of the group."""
     of = view.figures.by("topic_partitions", "topic")
-    if not of:
-        return None
     own, unread, lags = (
         view.figures.by(name, "topic")
         for name in ("topic_assigned_partitions", "unassigned_partitions", "group_lag_records")
     )
     rows = []
     for key, partitions in sorted(of.items()):
-        mine, none = own.get(key, 0.0), unread.get(key, 0.0)
-        others = max(0.0, partitions - mine - none)
-        rows.append([key[0], *(f"{count:,.0f}" for count in (partitions, mine, others, none)), count_of(lags.get(key))])
+        if key in own or key in unread:  # the group does not read the dead-letter topic
+            mine, none = own.get(key, 0.0), unread.get(key)
+            others = None if none is None else max(0.0, partitions - mine - none)
+            rows.append([key[0], *map(count_of, (partitions, mine, others, none, lags.get(key)))])
+    if not rows:
+        return None
     headings = ["topic", "partitions", "here", "other members", "not read", "group's lag"]
     table = table_of(headings, rows, texts=1, name="group")
     return section_of("The group", table, *_members(view), name="group")
@@ -150,7 +151,7 @@ def limits_of(view: View) -> ET.Element | None:
     for key, rate in sorted(rates.items()):
         pace = view.facts.paces.get(key[0])
         why_rate, why_in_flight = ("", "") if pace is None else _reasons(view, pace)
-        rate_words = f"at most {rate:,.0f} vectors a second" if rate else "no limit of vectors a second"
+        rate_words = f"at most {rate_of(rate)} vectors a second" if rate else "no limit of vectors a second"
         in_flight_words = f"at most {in_flight.get(key, 0.0):.0f} requests in flight"
         lines = [held(rate_words) + why_rate, held(in_flight_words) + why_in_flight]
         rows.append(node("li", node("strong", key[0]), *(node("p", line) for line in lines)))
