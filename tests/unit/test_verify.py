@@ -17,7 +17,7 @@ from worker.oss.lookup import Stored
 from worker.records.several import Cutter
 from worker.tools.verify import compare
 from worker.tools.verify.compare import Kind
-from worker.tools.verify.refused import refused_places
+from worker.tools.verify.refused import OTHERS, refused_places
 from worker.tools.verify.run import Throttle
 from worker.tools.verify.stretches import Wanted, why_nothing
 
@@ -326,6 +326,15 @@ def test_a_record_of_a_message_that_has_a_dead_letter_is_not_expected() -> None:
     assert (result.differences, result.counts["refused"]) == ([], 2)
 
 
+def test_suspects_that_share_a_dead_letter_are_not_expected() -> None:
+    bench = Bench(cutter=Cutter("auto"), refused=[(0, 0, 0), (0, 0, OTHERS)])
+    value = b'{"key":"%d","data":{"float32":[1e-40,1e-40,1]}}'
+    suspects = [value % number for number in range(3)]
+    bench.topic.put_value(b"[" + b",".join([*suspects, several(("a", 1))[1:-1]]) + b"]")
+    bench.topic.put_value(b"[" + value % 9 + b"]")
+    assert bench.kinds() == {"a": Kind.MISSING, "9": Kind.MISSING}
+
+
 def test_the_place_of_a_refused_record_is_that_in_its_message() -> None:
     scanner = FakeScanner()
     assignment = opened(Ledger([TOPIC], FakeClock()))
@@ -333,3 +342,6 @@ def test_the_place_of_a_refused_record_is_that_in_its_message() -> None:
     scanner.logs[0].append(FakeMessage(offset=0, key=letter.key, value=letter.value, headers=letter.headers))
     topic: Any = scanner
     assert refused_places(topic, TOPIC, ["docs"], "dlq") == {(0, 7, 3)}
+    letter = build(rejected(assignment, element=3, elements=5), Writer("g", "c"), failed_at=1.0)
+    scanner.logs[0][:] = [FakeMessage(offset=0, key=letter.key, value=letter.value, headers=letter.headers)]
+    assert refused_places(topic, TOPIC, ["docs"], "dlq") == {(0, 7, 3), (0, 7, OTHERS)}

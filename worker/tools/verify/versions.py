@@ -12,8 +12,9 @@ from worker.app.routers import Router
 from worker.app.several import read_each
 from worker.errors import RecordError
 from worker.ports import Message
-from worker.records.decode import Decoder, Delete, Put
+from worker.records.decode import Decoded, Decoder, Delete, Put
 from worker.records.several import Cutter
+from worker.tools.verify.refused import OTHERS
 
 _PART_BYTES: Final = 12  # of a fingerprint: for the vector, and for the metadata
 DELETED: Final = b""
@@ -88,7 +89,7 @@ class Reading:
             self.counts["records"] += 1
             place = (partition, message.offset) if element is None else (partition, message.offset, element)
             # One that cannot be read may have no dead letter any more; none of its asks was written.
-            if place in self._refused or isinstance(decoded, RecordError):
+            if place in self._refused or isinstance(decoded, RecordError) or self._is_among_others(place, decoded):
                 self.counts["refused"] += 1
             elif isinstance(decoded, Put):
                 record = orjson.loads(decoded.fragment)
@@ -104,6 +105,11 @@ class Reading:
                 )
             else:
                 self.counts["ignored"] += 1
+
+    def _is_among_others(self, place: tuple[int, ...], decoded: Decoded) -> bool:
+        """Return whether a record can be read, and is one of the many that share a dead letter, for being suspect."""
+        is_suspect = isinstance(decoded, Put | Delete) and decoded.suspicion is not None
+        return is_suspect and (*place[:2], OTHERS) in self._refused
 
     def value_of(self, message: Message, element: int | None) -> bytes | None:
         """Return a message's value, or one that has this record of it alone. Raises `CannotCut`."""
