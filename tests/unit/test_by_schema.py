@@ -137,13 +137,16 @@ def test_a_record_that_cannot_be_read_has_no_field_and_is_refused_for_what_it_is
         router.route(None, prefix(99) + b"x", ())
 
 
-@pytest.mark.parametrize("mode", ["structured", "binary"])
+@pytest.mark.parametrize("mode", ["structured", "structured, of a schema", "binary"])
 def test_the_data_of_an_event_may_have_a_schema_and_its_field_chooses_the_index(book: Book, mode: str) -> None:
     route = msgspec.structs.replace(BY_TITLE, records={"envelope": "cloudevents"})
     router = router_of(route, settings(routes=(route,)), schemas=book)
     router.add(TARGET)
     value, headers = prefix(1) + AVRO_BODY, [("ce_specversion", b"1.0")]
-    if mode == "structured":
+    if mode == "structured, of a schema":
+        value, headers = prefix(3) + b'{"specversion":"1.0","data":%s}' % json.dumps(RECORD).encode(), []
+        assert router_of(route, settings(routes=(route,))).index_of("a", None, value, headers) == INDEX
+    elif mode == "structured":
         value, headers = b'{"specversion":"1.0","data_base64":"%s"}' % base64.b64encode(value), []
     assert router.route(None, value, headers) == Routed(INDEX, Put("a", FRAGMENT, False))
 

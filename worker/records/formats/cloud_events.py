@@ -15,6 +15,7 @@ from worker.errors import Reason, RecordError
 from worker.records.formats import vector_text
 from worker.records.formats.contract import Format, Headers, Record
 from worker.records.formats.fields import NOTHING, FieldReader
+from worker.records.formats.framing import PREFIX, PREFIX_BYTES
 from worker.records.formats.paths import ATTRIBUTE_PREFIX, header_of
 from worker.records.formats.values import Kind, Raw
 
@@ -64,7 +65,8 @@ class Events:
         return self._data(data, data_base64), [*headers, *self._attributes(event)]
 
     def _json(self, value: bytes) -> bytes:
-        body = value.removeprefix(_BYTE_ORDER_MARK)
+        body = value[PREFIX_BYTES:] if value.startswith(PREFIX) else value  # a schema registry's, as before any JSON
+        body = body.removeprefix(_BYTE_ORDER_MARK)
         if not body.lstrip(_WHITE).startswith(b"{"):
             raise _no_event()
         return body
