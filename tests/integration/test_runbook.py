@@ -38,6 +38,7 @@ from tests.support.commands import Done
 from tests.support.emulator import Emulator
 from tests.support.markdown import ROOT
 from tests.support.programs import program
+from tests.support.registry import basic, stand_in
 from tests.support.runbook import blocks, commands
 from tests.support.worker import (
     Record,
@@ -413,6 +414,19 @@ def test_the_coordinator_and_its_partition_are_found(
     assert any(stage.group.encode() in (record.key or b"") for record in offsets_records(stage, number))
     assert re.search(rf"Partition: {number}\s+Leader: 1", typist.output(leaders))
     assert typist.output(leaderless) == ""
+
+
+@follows("blocked: registry")
+def test_a_schema_is_asked_for_by_hand(new_stage: StageFactory, new_typist: TypistFactory) -> None:
+    program("curl")
+    with stand_in() as registry:
+        number = registry.register("float")
+        registry.wanted_login = basic("USER", "PASSWORD")
+        typist = new_typist(new_stage(partitions=1))
+        (asked,) = of_blocks("blocked: registry")
+        typist.names |= {"REGISTRY_URL": registry.url, "ids/ID": f"ids/{number}"}
+        answer = typist.output(asked)
+    assert re.search(r'200 OK.*"schema": ', answer, re.DOTALL), answer
 
 
 def count_of_offsets_partitions(stage: Stage) -> int:
