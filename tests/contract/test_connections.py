@@ -334,7 +334,7 @@ def test_with_a_ca_file_no_other_authority_is_trusted(tmp_path: Path, monkeypatc
 
 def test_a_ca_file_without_certificates_is_a_wrong_setting(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
-    with pytest.raises(SettingsError, match=r"oss\.ca_file"):
+    with pytest.raises(SettingsError, match=r"ca_file for https://h = .*ca\.pem"):
         OssSink(settings("b", "https://h", ca_file=str(tmp_path / "ca.pem")), ENVIRONMENT, max_connections=1)
 
 

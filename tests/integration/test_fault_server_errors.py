@@ -59,9 +59,9 @@ def test_bad_content_while_nothing_passes_blocks_and_is_a_dead_letter_once_other
     assert stage.dead_letters() == []
     # Only the partition of the stuck record is blocked: the other one goes on, which tells what is at fault.
     stage.publish([vector_record("good", GOOD, partition=1)])
-    now = worker.wait_until(lambda m: m.outcomes() == {"put": 1, "dead_lettered": 1}, "it is a dead letter")
+    worker.wait_until(lambda m: m.outcomes() == {"put": 1, "dead_lettered": 1}, "it is a dead letter")
 
-    worker.wait_until(lambda m: not m.blocks() and m.state == "running", "the block ends")
+    now = worker.wait_until(lambda m: not m.blocks() and m.state == "running", "the block ends")
     stage.wait_committed_to_the_end(worker)
     assert now.by("dead_letters_total", "reason")["isolated_server_error"] == 1
     assert [letter.key for letter in stage.dead_letters()] == [b"poison"]

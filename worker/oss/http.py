@@ -140,13 +140,13 @@ class _Adapter(LiteralHosts):
 
     def __init__(self, settings: Way, proxy: str, most: int, pool_classes: Mapping[str, Any]) -> None:
         self._options: dict[str, Any] = {
-            "ssl_context": _tls(settings.ca_file),
+            "ssl_context": _tls(settings),
             "socket_options": [*HTTPConnection.default_socket_options, *_keepalive(settings.write_timeout_seconds)],
         }
         self._proxy = proxy
         if proxy:
             self._options["proxy_headers"] = _login(settings.proxy_url)
-            self._options["proxy_ssl_context"] = _tls(settings.ca_file)
+            self._options["proxy_ssl_context"] = _tls(settings)
         self._pool_classes = pool_classes
         super().__init__(literal_host(settings.endpoint), most)
 
@@ -206,12 +206,13 @@ def _content(response: BaseHTTPResponse, most_bytes: int, *, keep: bool) -> byte
     return b"".join(pieces) if is_whole else None
 
 
-def _tls(ca_file: str) -> ssl.SSLContext:
+def _tls(settings: Way) -> ssl.SSLContext:
     context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
     try:
-        context.load_verify_locations(cafile=ca_file or DEFAULT_CA_BUNDLE_PATH)
+        context.load_verify_locations(cafile=settings.ca_file or DEFAULT_CA_BUNDLE_PATH)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise SettingsError([f"ca_file = {ca_file!r}: no certificates in PEM: {error}"]) from None
+        problem = f"ca_file for {settings.endpoint} = {settings.ca_file!r}: no certificates in PEM: {error}"
+        raise SettingsError([problem]) from None
     return context
 
 
