@@ -123,12 +123,12 @@ async def _fetch_committed(
         client_internals.coordinator_failed(consumer, node, request, error)
         raise
     whole = response.groups[0] if response.groups else response
-    if refusal := _error(whole.error_code):
+    if refusal := error_of(whole.error_code):
         if isinstance(refusal, kafka_errors.NotCoordinatorError):
             client_internals.coordinator_moved(consumer, refusal)
         raise refusal
     return {
-        TopicPartition(topic.name, found.partition_index): _error(found.error_code) or _committed(found)
+        TopicPartition(topic.name, found.partition_index): error_of(found.error_code) or _committed(found)
         for topic in whole.topics
         for found in topic.partitions
     }
@@ -153,12 +153,28 @@ async def _list_offsets(
 ) -> Answers:
     if node is None:
         raise kafka_errors.LeaderNotAvailableError
+    answers = await offsets_at(consumer, node, dict.fromkeys(partitions, int(edge)), isolation_level, _edge)
+    _refresh_old_metadata(consumer, answers)
+    return answers
+
+
+async def offsets_at(
+    consumer: Any,
+    node: int,
+    timestamps: Mapping[TopicPartition, int],
+    isolation_level: str,
+    read: Callable[[Any], Any],
+) -> Answers:
+    """Return what `read` makes of each partition's answer to one ListOffsets request, or the partition's error.
+
+    `timestamps` are in milliseconds, or the protocol's numbers for the edges of a partition.
+    """
     level = IsolationLevel.build_from(isolation_level)
     topics: dict[str, list[Any]] = defaultdict(list)
-    for tp in partitions:
+    for tp, timestamp in timestamps.items():
         topics[tp.topic].append(
             ListOffsetsRequest.ListOffsetsTopic.ListOffsetsPartition(
-                partition_index=tp.partition, current_leader_epoch=-1, timestamp=int(edge)
+                partition_index=tp.partition, current_leader_epoch=-1, timestamp=timestamp
             )
         )
     request = ListOffsetsRequest(
@@ -168,13 +184,11 @@ async def _list_offsets(
         max_version=_LIST_OFFSETS_MAX_VERSION,
     )
     response = await client_internals.send(consumer, request, node)
-    answers = {
-        TopicPartition(topic.name, found.partition_index): _error(found.error_code) or _edge(found)
+    return {
+        TopicPartition(topic.name, found.partition_index): error_of(found.error_code) or read(found)
         for topic in response.topics
         for found in topic.partitions
     }
-    _refresh_old_metadata(consumer, answers)
-    return answers
 
 
 async def _list_epoch_ends(consumer: Any, node: int | None, epochs: Mapping[TopicPartition, int]) -> Answers:
@@ -189,7 +203,7 @@ async def _list_epoch_ends(consumer: Any, node: int | None, epochs: Mapping[Topi
     request = OffsetForLeaderEpochRequest(replica_id=-1, topics=list(topics.items()))
     response = await client_internals.send(consumer, request, node)
     answers = {
-        TopicPartition(topic.topic, found.partition): _error(found.error_code) or _epoch_end(found)
+        TopicPartition(topic.topic, found.partition): error_of(found.error_code) or _epoch_end(found)
         for topic in response.topics
         for found in topic.partitions
     }
@@ -212,5 +226,6 @@ def _edge(found: Any) -> int | kafka_errors.KafkaError:
     return int(found.offset) if found.offset >= 0 else kafka_errors.OffsetNotAvailableError()
 
 
-def _error(code: int | None) -> kafka_errors.KafkaError | None:
+def error_of(code: int | None) -> kafka_errors.KafkaError | None:
+    """Return the error of a code in an answer, None where there is none."""
     return kafka_errors.for_code(code)() if code else None

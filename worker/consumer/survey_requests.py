@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from kafka import IsolationLevel, TopicPartition
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
 from worker.consumer import client_internals
@@ -18,11 +18,10 @@ from worker.consumer.client_internals.protocol import (
     DescribeConfigsRequest,
     DescribeGroupsRequest,
     FindCoordinatorRequest,
-    ListOffsetsRequest,
     MetadataRequest,
     OffsetFetchRequest,
 )
-from worker.consumer.offset_requests import Asked
+from worker.consumer.offset_requests import Asked, error_of, offsets_at
 
 END: Final = -1  # as a timestamp: the end of the partition, at the isolation level
 BEGINNING: Final = -2
@@ -31,7 +30,6 @@ OLDEST: Final = 0  # the first record that has a timestamp
 _CONSUMERS: Final = "consumer"  # the protocol type of a group of consumers
 _NO_SUCH_GROUP: Final = 69
 _TOPIC: Final = 2  # the number of this kind of resource
-_LIST_OFFSETS_MAX_VERSION: Final = 7
 _OFFSET_FETCH_MAX_VERSION: Final = 8
 
 
@@ -122,7 +120,7 @@ async def _limits(consumer: Any, names: Iterable[str]) -> Answers:
     )
     response = await client_internals.send(consumer, request, _broker(consumer))
     return {
-        result.resource_name: _error(result.error_code) or _limits_of(result.configs) for result in response.results
+        result.resource_name: error_of(result.error_code) or _limits_of(result.configs) for result in response.results
     }
 
 
@@ -155,27 +153,11 @@ def ask_times(
 
 
 async def _times(consumer: Any, node: int, timestamps: Mapping[TopicPartition, int], isolation_level: str) -> Answers:
-    level = IsolationLevel.build_from(isolation_level)
-    topics: dict[str, list[Any]] = defaultdict(list)
-    for tp, timestamp in timestamps.items():
-        topics[tp.topic].append(
-            ListOffsetsRequest.ListOffsetsTopic.ListOffsetsPartition(
-                partition_index=tp.partition, current_leader_epoch=-1, timestamp=timestamp
-            )
-        )
-    request = ListOffsetsRequest(
-        isolation_level=level,
-        topics=list(topics.items()),
-        min_version=max(1, ListOffsetsRequest.min_version_for_isolation_level(level)),
-        max_version=_LIST_OFFSETS_MAX_VERSION,
-    )
-    response = await client_internals.send(consumer, request, node)
-    return {
-        TopicPartition(topic.name, found.partition_index): _error(found.error_code)
-        or Found(int(found.offset), int(found.timestamp))
-        for topic in response.topics
-        for found in topic.partitions
-    }
+    return await offsets_at(consumer, node, timestamps, isolation_level, _found)
+
+
+def _found(answer: Any) -> Found:
+    return Found(int(answer.offset), int(answer.timestamp))
 
 
 # -- the group
@@ -190,7 +172,7 @@ async def _coordinator(consumer: Any, group_id: str) -> Answers:
     request = FindCoordinatorRequest(key=group_id, key_type=0, coordinator_keys=[group_id])
     response = await client_internals.send(consumer, request, _broker(consumer))
     found = response.coordinators[0] if response.coordinators else response
-    return {group_id: _error(found.error_code) or int(found.node_id)}
+    return {group_id: error_of(found.error_code) or int(found.node_id)}
 
 
 def ask_group(consumer: Any, node: int, group_id: str) -> Asked:
@@ -207,7 +189,7 @@ async def _group(consumer: Any, node: int, group_id: str) -> Answers:
     is_settled = described.group_state in ("Stable", "Empty", "Dead")
     is_of_consumers = described.protocol_type == _CONSUMERS
     members = tuple(_member(member, is_of_consumers) for member in described.members)
-    return {group_id: _error(described.error_code) or Group(is_settled, members)}
+    return {group_id: error_of(described.error_code) or Group(is_settled, members)}
 
 
 def _member(member: Any, is_of_consumers: bool) -> Member:
@@ -249,7 +231,7 @@ async def _all_committed(consumer: Any, node: int, group_id: str) -> Answers:
         for found in topic.partitions
         if not found.error_code and found.committed_offset >= 0
     }
-    return {group_id: _error(whole.error_code) or committed}
+    return {group_id: error_of(whole.error_code) or committed}
 
 
 # -- shared
@@ -260,7 +242,3 @@ def _broker(consumer: Any) -> Any:
     if node is None:
         raise kafka_errors.NodeNotReadyError("no broker can be asked now")
     return node
-
-
-def _error(code: int | None) -> kafka_errors.KafkaError | None:
-    return kafka_errors.for_code(code)() if code else None
