@@ -16,13 +16,13 @@ from worker.records.formats import connect_schema
 from worker.records.formats.connect_schema import Logical
 from worker.records.formats.integers import integer_text
 from worker.records.formats.paths import Path, Source, Step, Template
+from worker.records.formats.values import UNREADABLE
 from worker.words import clean
 
 _Raw = msgspec.Raw
 _members: Final = msgspec.json.Decoder(dict[str, _Raw]).decode
 _elements: Final = msgspec.json.Decoder(list[_Raw]).decode
 _text: Final = msgspec.json.Decoder(str).decode
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _MOST_NAMES_SHOWN: Final = 10
 
 
@@ -42,7 +42,7 @@ class EnvelopedKey:
             return None
         try:
             members = _members(body)
-        except _UNREADABLE:
+        except UNREADABLE:
             return None
         if members.keys() != {"schema", "payload"}:
             return body, connect_schema.NONE
@@ -57,7 +57,7 @@ class EnvelopedKey:
         payload, logical = found
         try:
             return self._of_map(payload, logical) if payload.startswith(b"{") else self._scalar(payload, (), logical)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise RecordError(
                 Reason.KEY, f"the Kafka key is not what records.envelope says: {clean(str(error))}"
             ) from None

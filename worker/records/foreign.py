@@ -11,14 +11,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from worker.records.first_bytes import look_of_text
-from worker.records.formats.json import BYTE_ORDER_MARK, JsonFields
+from worker.records.formats.framing import without_prefix
+from worker.records.formats.json import JsonFields
 from worker.records.formats.msgpack import MsgpackFields
-from worker.records.formats.values import Kind, Raw
+from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw
 from worker.words import clean
 
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _NOTHING: Final = msgspec.Raw(b"")
-_PREFIX_BYTES: Final = 5  # of a schema registry
 _MOST_SHOWN: Final = 8  # fields in a message
 _NAME_CHARACTERS: Final = 40
 _MOST_MEMBERS: Final = 64  # of each map, in which a vector is searched for
@@ -81,12 +80,11 @@ class Fields(NamedTuple):
 
 def fields_of(value: bytes) -> Fields | None:
     """Return the fields of a value, None where it is no map of names."""
-    body = value[_PREFIX_BYTES:] if value[:1] == b"\x00" else value
-    body = body.removeprefix(BYTE_ORDER_MARK)
+    body = without_prefix(value).removeprefix(BYTE_ORDER_MARK)
     encoding = _MSGPACK if body and MsgpackFields.kind_of_byte[body[0]] is Kind.MAP else _JSON
     try:
         return Fields(encoding, encoding.members(body))
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -354,7 +352,7 @@ def _members(encoding: Encoding, raw: Raw) -> Mapping[str, Raw] | None:
         return None
     try:
         return encoding.members(raw)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -371,5 +369,5 @@ def _at(encoding: Encoding, members: Mapping[str, Raw], path: str) -> str:
 def _text(encoding: Encoding, raw: Raw) -> str:
     try:
         return encoding.text(raw)
-    except _UNREADABLE:
+    except UNREADABLE:
         return ""

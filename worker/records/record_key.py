@@ -11,17 +11,16 @@ from worker.records.formats.cloud_events import Events
 from worker.records.formats.contract import Headers, Options
 from worker.records.formats.envelopes import ENVELOPES, EnvelopeReader
 from worker.records.formats.fields import FieldReader
-from worker.records.formats.json import BYTE_ORDER_MARK, JsonFields
+from worker.records.formats.framing import without_prefix
+from worker.records.formats.json import JsonFields
 from worker.records.formats.mapped import Around, MappedReader
 from worker.records.formats.msgpack import MsgpackFields
-from worker.records.formats.paths import Source
+from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE
 
 ReadKey: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
 """Returns the key of the vector that a message is about, from its key, value and headers; None where it cannot be read."""
 
 OwnKey: TypeAlias = Callable[[bytes | None, bytes, Headers], str | None]
-
-_REGISTRY_PREFIX_BYTES: Final = 5
 
 
 class _Keyed(msgspec.Struct):
@@ -52,12 +51,12 @@ def key_reader(options: Options, schemas: Schemas | None = None) -> ReadKey:
 
 def _own_key(_key: bytes | None, value: bytes, _headers: Headers) -> str | None:
     """Return the key in a record of the service's own shape."""
-    body = value[_REGISTRY_PREFIX_BYTES:] if value[:1] == b"\0" else value
+    body = without_prefix(value)
     for decode in _decode:
         try:
             if (found := decode(body.removeprefix(BYTE_ORDER_MARK)).key) is not None:
                 return found
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             continue
     return None
 
@@ -72,7 +71,7 @@ class _MappedKey:
 
     def read(self, key: bytes | None, value: bytes, headers: Headers) -> str | None:
         """Return the key. Raises `RecordError` where neither encoding has it."""
-        body = value[_REGISTRY_PREFIX_BYTES:] if value[:1] == b"\0" else value
+        body = without_prefix(value)
         of_json, of_msgpack = self._read
         try:
             return of_json(key, body.removeprefix(BYTE_ORDER_MARK), headers)
@@ -92,8 +91,7 @@ def _by_schema(own: OwnKey, schemas: Schemas) -> OwnKey:
 
 
 def _in_events(own: OwnKey, options: Options) -> OwnKey:
-    names = [path.name for path in options.shape.paths if path.source is Source.ATTRIBUTE]
-    within = Events(JsonFields(options.metadata_values), names).within
+    within = Events(JsonFields(options.metadata_values), options.shape.attributes).within
 
     def read(key: bytes | None, value: bytes, headers: Headers) -> str | None:
         data, with_attributes = within(value, headers)

@@ -16,15 +16,15 @@ from worker.records.formats.by_schema import Schemas, plain_value
 from worker.records.formats.cloud_events import Events
 from worker.records.formats.contract import Headers, Options
 from worker.records.formats.envelopes import opener
-from worker.records.formats.json import BYTE_ORDER_MARK, JsonFields
+from worker.records.formats.framing import without_prefix
+from worker.records.formats.json import JsonFields
 from worker.records.formats.msgpack import MsgpackFields
+from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE
 
 ReadValue: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
 """Returns the text that chooses the index of a message, from its key, value and headers; None where there is none."""
 
-_REGISTRY_PREFIX_BYTES: Final = 5
 _MAPS_OF_MSGPACK: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _NOTHING: Final = msgspec.Raw(b"")
 _Scalar = str | int | float | bool | None
 
@@ -121,8 +121,7 @@ class _Field:
             return None
         if value[0] in _MAPS_OF_MSGPACK:
             return self._msgpack.text(value)
-        body = value[_REGISTRY_PREFIX_BYTES:] if value[0] == 0 else value
-        return self._json.text(body.removeprefix(BYTE_ORDER_MARK))
+        return self._json.text(without_prefix(value).removeprefix(BYTE_ORDER_MARK))
 
 
 class _Cut:
@@ -143,7 +142,7 @@ class _Cut:
                 if not bytes(part):
                     return None
             found = self._decode(part)
-        except (*_UNREADABLE, RecordError):
+        except (*UNREADABLE, RecordError):
             return None
         if isinstance(found, str) or found is None:
             return found

@@ -20,22 +20,21 @@ import msgspec
 from worker.errors import Reason, RecordError
 from worker.records.choices import Format
 from worker.records.formats import paths
+from worker.records.formats.framing import PREFIX_BYTES, without_prefix
 from worker.records.formats.hints import constant_at
-from worker.records.formats.json import BYTE_ORDER_MARK, HALF, JsonFields, without_halves
+from worker.records.formats.json import HALF, JsonFields, without_halves
 from worker.records.formats.msgpack import MsgpackFields
 from worker.records.formats.shape import FIXED, Shape
-from worker.records.formats.values import Kind, Raw, ValueReader
+from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw, ValueReader
 from worker.records.routing_value import cut_of
 from worker.words import clean
 
 MOST_RECORDS: Final = 50_000
 """Of one message. Each costs time and memory, also one that is wrong and has a byte."""
 
-_PREFIX_BYTES: Final = 5  # of a schema registry
 _LINES_LOOKED_AT: Final = 100
 _WHITE: Final = b" \t\r\n"
 _NOTHING: Final = msgspec.Raw(b"")
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _JSON: Final = JsonFields("strict")
 _MSGPACK: Final = MsgpackFields("strict")
 _json_raw: Final = msgspec.json.Decoder(Raw).decode
@@ -87,7 +86,7 @@ class Cutter:
             return None
         body, is_json = self._body(value)
         encode: Callable[[Any], bytes] = msgspec.json.encode if is_json else msgspec.msgpack.encode
-        prefix = value[:_PREFIX_BYTES] if body is not value and value[0] == 0 else b""
+        prefix = value[:PREFIX_BYTES] if body is not value and value[0] == 0 else b""
         return prefix + (encode(self._enclosed(record)) if self._steps else bytes(record))
 
     def _enclosed(self, record: Raw) -> Any:
@@ -99,8 +98,7 @@ class Cutter:
 
     def _body(self, value: bytes) -> tuple[bytes, bool]:
         """Return the value without what is before its JSON, and whether it is JSON."""
-        body = value[_PREFIX_BYTES:] if value[:1] == b"\x00" else value
-        body = body.removeprefix(BYTE_ORDER_MARK)
+        body = without_prefix(value).removeprefix(BYTE_ORDER_MARK)
         first = body[:1] if body[:1] not in _WHITE else body.lstrip(_WHITE)[:1]
         if first in (b"{", b"[") and (self._format != "msgpack" or value[:1] == b"\x00"):
             return body, True
@@ -109,12 +107,12 @@ class Cutter:
     def _of_json(self, body: bytes) -> Sequence[Raw | bytes] | None:
         try:
             return self._found(self._json, body)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             if not self._steps and (lines := _lines(body)):
                 return lines
             without = without_halves(body)  # half of a surrogate pair costs its own record only
             if without is not body:
-                with suppress(*_UNREADABLE):
+                with suppress(*UNREADABLE):
                     return self._found(self._json, without)
             self._refuse(_JSON, body, error)
             return None
@@ -122,7 +120,7 @@ class Cutter:
     def _of_msgpack(self, body: bytes) -> Sequence[Raw] | None:
         try:
             return self._found(self._msgpack, body)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             self._refuse(_MSGPACK, body, error)
             return None
 
@@ -232,6 +230,6 @@ def _lines(body: bytes) -> list[bytes] | None:
 def _is_whole(line: bytes) -> bool:
     try:
         _json_raw(without_halves(line))
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     return True

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from worker.errors import FatalError, Reason, RecordError, RegistryUnavailable, SchemaPending, place_of
 from worker.records.formats.by_schema import AS_IT_IS, SchemaReader
 from worker.records.formats.framing import Framed, SchemaId
-from worker.records.formats.json import BYTE_ORDER_MARK
+from worker.records.formats.values import BYTE_ORDER_MARK
 from worker.registry.avro import AvroReader
 from worker.registry.client import NoSuchSchema, SchemaText, UnusableSchema
 from worker.registry.protobuf import ProtobufReader

@@ -23,6 +23,7 @@ from worker.oss.exchange import Exchanges
 from worker.oss.failures import error_of_connection
 from worker.oss.http import Connections
 from worker.records.formats.framing import Kind, SchemaId
+from worker.records.formats.values import UNREADABLE
 from worker.settings.tables import Registry
 from worker.words import clean
 
@@ -170,7 +171,7 @@ class RegistryClient:
         answer = self._get(f"{self._url}{path}")
         try:
             return msgspec.json.decode(answer.body or b"", type=_Answered)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise self._no_schema(f"{self._url}{path}", answer, error) from None
 
     def _get(self, url: str) -> Answer:
@@ -212,7 +213,7 @@ def _login(settings: Registry) -> dict[str, str]:
 def _refusal(answer: Answer) -> _Refusal:
     try:
         return msgspec.json.decode(answer.body or b"", type=_Refusal)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return _Refusal()
 
 

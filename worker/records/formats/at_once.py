@@ -8,8 +8,7 @@ import msgspec
 from worker.records.choices import MetadataValues
 from worker.records.formats.contract import Headers, LooseMetadata, Metadata, Record
 from worker.records.formats.fields import FieldReader
-
-_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises, each by itself
+from worker.records.formats.values import UNREADABLE
 
 
 class Data(msgspec.Struct, gc=False):
@@ -70,7 +69,7 @@ class TwoWayReader:
         if len(value) <= self._most_at_once:
             try:
                 whole = self._decode(value)
-            except _UNDECODABLE:
+            except UNREADABLE:
                 return self._read_by_field(value)
             return Record(whole.key, whole.data.float32, whole.metadata)
         return self._read_by_field(value)

@@ -15,14 +15,13 @@ from worker.errors import Reason, RecordError
 from worker.records.formats import vector_text
 from worker.records.formats.contract import Format, Headers, Record
 from worker.records.formats.fields import NOTHING, FieldReader
-from worker.records.formats.framing import PREFIX, PREFIX_BYTES
+from worker.records.formats.framing import without_prefix
 from worker.records.formats.paths import ATTRIBUTE_PREFIX, header_of
-from worker.records.formats.values import Kind, Raw
+from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw
 
 _CONTENT_TYPE: Final = "content-type"
 _STRUCTURED: Final = b"application/cloudevents"
 _WHITE: Final = b" \t\r\n"
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _DATA: Final = ("specversion", "data", "data_base64")
 _Scalar = str | int | float | bool | None
 
@@ -65,8 +64,7 @@ class Events:
         return self._data(data, data_base64), [*headers, *self._attributes(event)]
 
     def _json(self, value: bytes) -> bytes:
-        body = value[PREFIX_BYTES:] if value.startswith(PREFIX) else value  # a schema registry's, as before any JSON
-        body = body.removeprefix(_BYTE_ORDER_MARK)
+        body = without_prefix(value).removeprefix(BYTE_ORDER_MARK)
         if not body.lstrip(_WHITE).startswith(b"{"):
             raise _no_event()
         return body
@@ -89,7 +87,7 @@ class Events:
                 continue
             try:
                 scalar = self._decode(raw)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            except UNREADABLE:
                 raise RecordError(
                     Reason.MALFORMED, f"the attribute {name} of the CloudEvent is no single value"
                 ) from None

@@ -13,6 +13,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from worker.records.formats.values import UNREADABLE
+
 Convert: TypeAlias = Callable[[bytes], str | None]
 """Returns the text of a value that is given as JSON; None where it is not of its type, or is null."""
 Logical: TypeAlias = Mapping[tuple[str, ...], Convert]
@@ -26,7 +28,6 @@ _MOST_SCALE: Final = 1000
 _MOST_DEPTH: Final = 32
 _LOGICAL: Final = (b"org.apache.kafka.connect.data.", b"io.debezium.")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class _Schema(msgspec.Struct, gc=False):
@@ -72,7 +73,7 @@ class Schemas:
         found: dict[tuple[str, ...], Convert] = {}
         try:
             _collect(_decode(schema), (), found)
-        except _UNREADABLE:
+        except UNREADABLE:
             return NONE
         return found
 
@@ -109,7 +110,7 @@ def _guarded(read: Callable[[bytes], str | None]) -> Convert:
     def guarded(json: bytes) -> str | None:
         try:
             return read(json)
-        except (*_UNREADABLE, ValueError, OverflowError):
+        except (*UNREADABLE, ValueError, OverflowError):
             return None
 
     return guarded

@@ -63,6 +63,11 @@ class Framed(NamedTuple):
     message_name: str = ""
 
 
+def without_prefix(value: bytes) -> bytes:
+    """Return a value without the prefix, if it has one: before JSON it says nothing that is needed to read it."""
+    return value[PREFIX_BYTES:] if value.startswith(PREFIX) else value
+
+
 def framed(value: bytes, headers: Headers) -> Framed | None:
     """Return the body and its schema, None where the message names no schema. Raises `RecordError`."""
     if headers:

@@ -14,10 +14,8 @@ from worker.records.formats.fields import FieldReader
 from worker.records.formats.first_byte import Read
 from worker.records.formats.integers import integer_text
 from worker.records.formats.mapped import MappedReader
-from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, Cutter, Kind, Raw
+from worker.records.formats.values import AT_ONCE_BYTES, BYTE_ORDER_MARK, BYTES_OF_A_NUMBER, Cutter, Kind, Raw
 from worker.words import clean
-
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class JsonFormat:

@@ -13,9 +13,9 @@ import msgspec
 
 from worker.records.formats.fields import NOTHING, FieldReader
 from worker.records.formats.paths import Step
-from worker.records.formats.values import Cutter, Kind, Raw
+from worker.records.formats.values import UNREADABLE, Cutter, Kind, Raw
 
-_NOT_AT_ONCE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AttributeError)
+_NOT_AT_ONCE: Final = (*UNREADABLE, AttributeError)
 
 
 class _Node:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
-import msgspec
-
 from worker.errors import Reason, RecordError
 from worker.records.floats import list_reader
 from worker.records.formats import connect_schema
@@ -32,12 +30,11 @@ from worker.records.formats.leaves import Leaves
 from worker.records.formats.metadata_fields import MetadataReader
 from worker.records.formats.paths import Path, Source, header_of
 from worker.records.formats.shape import KEY_PATH
-from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, Kind, Raw
+from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, UNREADABLE, Kind, Raw
 from worker.records.formats.vector_bytes import unpacker
 from worker.records.formats.vector_text import TOAST, as_json, is_list, unchanged
 from worker.records.metadata import shown
 
-_UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _TOAST_BYTES: Final = TOAST.encode()
 _SPECVERSION: Final = ("specversion",)
 _DELETES: Final = frozenset({"true", "d"})
@@ -181,7 +178,7 @@ class MappedReader:
                     return self._unpack(data, where)
             elif kind is Kind.STRING and (in_text := self._in_text_at_once(raw)) is not None:
                 return in_text
-        except _UNDECODABLE:
+        except UNREADABLE:
             pass
         if kind is Kind.NOTHING:
             raise fields.no_record(f"it has no {where}, where records.fields.vector says that its vector is")
@@ -231,7 +228,7 @@ class MappedReader:
             try:
                 read: LooseMetadata = self._map_at_once(raw)
                 return _with_every_column(read)
-            except _UNDECODABLE:
+            except UNREADABLE:
                 pass
         return _with_every_column(self._fields.metadata(raw, where))
 
@@ -257,7 +254,7 @@ class MappedReader:
             if sum(len(bytes(raw)) for raw in members.values()) <= AT_ONCE_BYTES:
                 decode = self._text_at_once
                 return _with_every_column({name: decode(raw) for name, raw in members.items()})
-        except _UNDECODABLE:
+        except UNREADABLE:
             pass
         try:
             read = MetadataReader(self._fields, members, "", is_loose=self._fields.is_loose).read()

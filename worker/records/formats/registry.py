@@ -11,11 +11,10 @@ from typing import Final
 from worker.errors import Reason, RecordError
 from worker.records.formats.contract import Format, Headers, Record
 from worker.records.formats.first_byte import Read
+from worker.records.formats.framing import PREFIX, PREFIX_BYTES
 from worker.records.formats.hints import resembles
-from worker.records.formats.json import BYTE_ORDER_MARK
+from worker.records.formats.values import BYTE_ORDER_MARK
 
-_PREFIX: Final = b"\x00"
-_PREFIX_BYTES: Final = 5
 _UTF_16: Final = b"\x00{\x00"  # big-endian, without a byte order mark
 _JSON_MAP: Final = re.compile(rb"[ \t\r\n]*\{")
 # Of what does not parse: whether it is JSON with a mistake, or Avro whose first byte is that of a bracket.
@@ -34,7 +33,7 @@ class RegistryFormat:
 
     def beginnings(self) -> Mapping[bytes, Read]:
         """Return how a message with the prefix begins, and what reads it then."""
-        return {_PREFIX: self.read}
+        return {PREFIX: self.read}
 
     def read(self, key: bytes | None, value: bytes, headers: Headers) -> Record:
         """Return what the value says after its prefix. Raises `RecordError`."""
@@ -48,10 +47,10 @@ class RegistryFormat:
 
 
 def _after_prefix(value: bytes) -> bytes:
-    body = value[_PREFIX_BYTES:].removeprefix(BYTE_ORDER_MARK)
+    body = value[PREFIX_BYTES:].removeprefix(BYTE_ORDER_MARK)
     if value.startswith(_UTF_16):
         raise RecordError(Reason.MALFORMED, f"the value looks like {resembles(value)}; expected JSON in UTF-8")
-    if len(value) < _PREFIX_BYTES:
+    if len(value) < PREFIX_BYTES:
         raise RecordError(
             Reason.UNSUPPORTED_ENCODING, f"the value begins with 0x00 and ends after {len(value)} bytes; expected JSON"
         )
@@ -61,7 +60,7 @@ def _after_prefix(value: bytes) -> bytes:
 
 
 def _no_json(value: bytes) -> RecordError:
-    schema_id = int.from_bytes(value[1:_PREFIX_BYTES], "big")
+    schema_id = int.from_bytes(value[1:PREFIX_BYTES], "big")
     return RecordError(
         Reason.UNSUPPORTED_ENCODING,
         f"the value has a schema registry's prefix (schema id {schema_id}) and what follows is not a JSON map; Avro and "

@@ -37,6 +37,11 @@ class Shape(NamedTuple):
             metadata = tuple(path for _, path in self.metadata)
         return (*key, self.vector, *metadata, *(() if self.delete is None else (self.delete,)))
 
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The names of the CloudEvent's attributes in it."""
+        return tuple(path.name for path in self.paths if path.source is Source.ATTRIBUTE)
+
 
 KEY_PATH: Final = parse("key")
 FIXED: Final = Shape()

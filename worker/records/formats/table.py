@@ -9,7 +9,6 @@ from worker.records.formats.contract import Format, Options
 from worker.records.formats.first_byte import ByFirstByte
 from worker.records.formats.json import JsonFields, JsonFormat
 from worker.records.formats.msgpack import MsgpackFormat
-from worker.records.formats.paths import Source
 from worker.records.formats.registry import RegistryFormat
 
 
@@ -45,5 +44,4 @@ def format_of(name: str, options: Options, schemas: Schemas | None = None) -> Fo
         made = BySchema(schemas, json=JsonFormat(options), msgpack=MsgpackFormat(options), without=made)
     if options.envelope != "cloudevents":
         return made
-    names = [path.name for path in options.shape.paths if path.source is Source.ATTRIBUTE]
-    return CloudEvents(Events(JsonFields(options.metadata_values), names), made)
+    return CloudEvents(Events(JsonFields(options.metadata_values), options.shape.attributes), made)

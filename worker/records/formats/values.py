@@ -10,6 +10,10 @@ from worker.errors import Reason, RecordError
 
 Raw: TypeAlias = msgspec.Raw
 
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of bytes that it cannot decode, each by itself."""
+
 
 class Kind(Enum):
     """What a value is, as its first byte says; the value is the word for it in messages."""

@@ -8,13 +8,13 @@ import numpy as np
 import orjson
 
 from worker.errors import FatalError
+from worker.records.formats.values import BYTE_ORDER_MARK
 
 FORMS: Final = ("json", "base64", "msgpack")
 AS_IN_FILE: Final = ""
 LONG_VECTOR: Final = 128
 """Numbers of a vector from which base64 is the default: it costs the worker about half, and fewer bytes on Kafka."""
 
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _json: Final = msgspec.json.decode
 
 
@@ -40,14 +40,14 @@ def written(value: bytes, form: str) -> bytes:
     has no form is returned as it is, too.
     """
     try:
-        record = _json(value.removeprefix(_BYTE_ORDER_MARK), type=dict[str, msgspec.Raw])
+        record = _json(value.removeprefix(BYTE_ORDER_MARK), type=dict[str, msgspec.Raw])
         data = _json(record["data"], type=dict[str, msgspec.Raw])
         vector = _json(data["float32"], type=str | list[float])
         if form == ("base64" if isinstance(vector, str) else "json"):
             return value
         numbers = base64.b64decode(vector) if isinstance(vector, str) else _float32(vector)
         if form == "msgpack":
-            whole = orjson.loads(value.removeprefix(_BYTE_ORDER_MARK))
+            whole = orjson.loads(value.removeprefix(BYTE_ORDER_MARK))
             whole["data"]["float32"] = numbers
             return msgspec.msgpack.encode(whole)
         data["float32"] = msgspec.Raw(_text_of(numbers, form))
