@@ -54,6 +54,12 @@ class Decoded:
         place = next(at for at, each in enumerate(messages) if each.offset == message.offset)
         self.pending = messages[place:]
 
+    def add_bad(self, letter: DeadLetter | None) -> None:
+        """Add a record that can never be written, if it is one."""
+        if letter is not None:
+            self.dead_letters.append(letter)
+            self.size += letter.size
+
     def note_suspect(self, assignment: Assignment, message: Message, suspicion: tuple[str, str]) -> None:
         """Note that a record is suspect: the cause, and what was found."""
         cause, what = suspicion

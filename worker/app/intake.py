@@ -5,9 +5,10 @@ from itertools import groupby
 from typing import Final, NamedTuple
 
 from worker.app.components import Components
-from worker.app.decoded import ITEM_BYTES, Decoded, dead_letter_of, header_bytes, suspicion_of
+from worker.app.decoded import ITEM_BYTES, Decoded, dead_letter_of, header_bytes
 from worker.app.decoders import decoder_of
 from worker.app.parking import Parked, Parking
+from worker.app.pieces import Piece, PieceReader, bytes_of
 from worker.app.routers import NO_INDEX, Router, router_of
 from worker.app.schema_room import SchemaRoom
 from worker.app.several import SeveralReader, cutter_of
@@ -186,37 +187,17 @@ class Intake:
     def _decode_routed(self, router: Router, assignment: Assignment, messages: Sequence[Message]) -> Decoded:
         """Route and decode messages likewise. Those whose index was not found yet are parked."""
         found = Decoded()
+        reader = PieceReader(router, self._parking)
         for message in messages:
-            size, index = ITEM_BYTES, NO_INDEX
             try:
-                key, value = message.key, message.value
-                size += (len(value) if value else 0) + (len(key) if key else 0)
-                if message.headers:
-                    size += header_bytes(message)
-                index, decoded = router.route(key, value, message.headers)
-                if type(decoded) is Put:
-                    size += len(decoded.fragment)
-                    found.mismatches += decoded.key_mismatch
-                    item = Item(assignment, message, decoded.key, decoded.fragment, size)
-                    found.by_index.setdefault(index, []).append(item)
-                elif type(decoded) is Delete:
-                    item = Item(assignment, message, decoded.key, None, size)
-                    found.by_index.setdefault(index, []).append(item)
-                elif decoded is None:
-                    self._parking.add(index, Parked(assignment, message, size))
-                elif isinstance(decoded, RecordError):
-                    found.dead_letters.append(dead_letter_of(index, assignment, message, size, decoded))
-                else:
-                    found.ignored.append(Item(assignment, message, "", None, size))
-                if suspicion := suspicion_of(decoded):
-                    found.note_suspect(assignment, message, suspicion)
+                piece = Piece(message, message.value, ITEM_BYTES + bytes_of(message))
+                found.add_bad(reader.read(found, assignment, piece))
             except SchemaPending as error:
                 found.wait_for(error, message, messages)
                 break
             except Exception as error:  # likewise
                 internal = RecordError.internal(error)
-                found.dead_letters.append(dead_letter_of(index, assignment, message, size, internal))
-            found.size += size
+                found.add_bad(dead_letter_of(NO_INDEX, assignment, message, ITEM_BYTES, internal))
         return found
 
     # -- messages whose index was not found yet
@@ -260,7 +241,7 @@ class Intake:
         return self._room.wanted()
 
     def _keep(self, assignment: Assignment, messages: Sequence[Message], schema: Hashable = None) -> None:
-        parked = [Parked(assignment, message, _bytes_of(message)) for message in messages]
+        parked = [Parked(assignment, message, _size_of(message)) for message in messages]
         self._ledger.count_bytes(sum(each.size for each in parked))
         self._room.add(assignment, parked, schema)
 
@@ -303,9 +284,9 @@ def _submit(lane: Lane, sealed: Batch | None) -> None:
         lane.submit(sealed)
 
 
-def _bytes_of(message: Message) -> int:
+def _size_of(message: Message) -> int:
     """Return the bytes of a message in memory; of a part that is none, which makes it a dead letter later, none."""
     try:
-        return ITEM_BYTES + len(message.value or b"") + len(message.key or b"") + header_bytes(message)
+        return ITEM_BYTES + bytes_of(message)
     except (TypeError, ValueError):
         return ITEM_BYTES

@@ -14,16 +14,17 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from worker.app.decoded import ITEM_BYTES, dead_letter_of, header_bytes, suspicion_of
+from worker.app.decoded import ITEM_BYTES, dead_letter_of
 from worker.app.decoded import Decoded as Sorted
 from worker.app.decoders import shape_of
 from worker.app.parking import Parked, Parking
+from worker.app.pieces import Piece, PieceReader, bytes_of
 from worker.app.routers import NO_INDEX, Router
 from worker.delivery.batch import Item
 from worker.errors import RecordError
 from worker.ledger import Assignment, Ledger
 from worker.ports import DeadLetter, Message
-from worker.records.decode import Decoded, Delete, Put
+from worker.records.decode import Decoded
 from worker.records.formats.contract import Headers
 from worker.records.several import Cutter
 from worker.settings.tables import Route, Settings
@@ -77,23 +78,13 @@ def _outcome(router: Reads, message: Message, value: bytes | None) -> Decoded | 
         return error
 
 
-class _Piece(NamedTuple):
-    """What is read as one record. `size` is its share of the buffer; `element` and `piece` are of one of several."""
-
-    message: Message
-    value: bytes | None
-    size: int
-    element: int | None = None
-
-
 class SeveralReader:
     """Cuts, routes and decodes the messages of one topic. Only the main loop calls it."""
 
     def __init__(self, router: Router, cutter: Cutter, ledger: Ledger, parking: Parking) -> None:
-        self._router = router
+        self._pieces = PieceReader(router, parking)
         self._cutter = cutter
         self._ledger = ledger
-        self._parking = parking
 
     def read(self, assignment: Assignment, messages: Iterable[Message]) -> Sorted:
         """Read messages that are tracked. A record that is wrong in any way costs itself, and none of the others."""
@@ -101,17 +92,17 @@ class SeveralReader:
         for message in messages:
             size = 0
             try:
-                size = _bytes_of(message)
+                size = bytes_of(message)
                 pieces = None if message.value is None else self._cutter.cut(message.value)
             except RecordError as error:
-                self._add_bad(found, _letter(assignment, message, size, error))
+                found.add_bad(_letter(assignment, message, size, error))
                 continue
             except Exception as error:  # a fault of the worker, which shows with this message
-                self._add_bad(found, _letter(assignment, message, size, RecordError.internal(error)))
+                found.add_bad(_letter(assignment, message, size, RecordError.internal(error)))
                 continue
             if pieces is None:
-                whole = _Piece(message, message.value, ITEM_BYTES + size)
-                self._add_bad(found, self._read(found, assignment, whole))
+                whole = Piece(message, message.value, ITEM_BYTES + size)
+                found.add_bad(self._pieces.read(found, assignment, whole))
             elif not pieces:
                 found.ignored.append(Item(assignment, message, "", None, ITEM_BYTES + size))
                 found.size += ITEM_BYTES + size
@@ -123,12 +114,12 @@ class SeveralReader:
         """Read what waited for its index. The ledger knows these records, so each that is bad needs an outcome of its own."""
         found = Sorted()
         for _, of_message in groupby(parked, key=attrgetter("offset")):
-            bad = [letter for each in of_message if (letter := self._read(found, assignment, _waited(each)))]
+            bad = [letter for each in of_message if (letter := self._pieces.read(found, assignment, _waited(each)))]
             own, others = bad[: OWN_DEAD_LETTERS + 1], bad[OWN_DEAD_LETTERS + 1 :]
             if others:
                 own[-1] = _of_several(own[-1], len(others) + 1)
             for letter in own:
-                self._add_bad(found, letter)
+                found.add_bad(letter)
             found.joined += others
             found.size += sum(letter.size for letter in others)
         return found
@@ -146,7 +137,7 @@ class SeveralReader:
         others = 0
         counted = []
         for element, piece in enumerate(pieces):
-            letter = self._read(found, assignment, _Piece(message, bytes(piece), ITEM_BYTES, element))
+            letter = self._pieces.read(found, assignment, Piece(message, bytes(piece), ITEM_BYTES, element))
             if letter is None or len(bad) <= OWN_DEAD_LETTERS:
                 counted.append(element)
             else:
@@ -158,53 +149,14 @@ class SeveralReader:
         self._ledger.split(assignment, message.offset, counted, shared_bytes)
         found.widths[message.offset] = len(counted)
         for letter in bad:
-            self._add_bad(found, letter)
-
-    def _read(self, found: Sorted, assignment: Assignment, piece: _Piece) -> DeadLetter | None:
-        """Route and decode one record; returns its dead letter where it can never be written."""
-        message, value, size, element = piece
-        index = NO_INDEX
-        try:
-            index, decoded = self._router.route(message.key, value, message.headers)
-            if suspicion := suspicion_of(decoded):
-                found.note_suspect(assignment, message, suspicion)
-            if type(decoded) is Put:
-                size += len(decoded.fragment)
-                found.mismatches += decoded.key_mismatch and element is None  # one Kafka key cannot be that of several
-                item = Item(assignment, message, decoded.key, decoded.fragment, size, element=element)
-                found.by_index.setdefault(index, []).append(item)
-            elif type(decoded) is Delete:
-                item = Item(assignment, message, decoded.key, None, size, element=element)
-                found.by_index.setdefault(index, []).append(item)
-            elif decoded is None:
-                size += 0 if element is None else len(value or b"")
-                self._parking.add(index, Parked(assignment, message, size, element, None if element is None else value))
-            elif isinstance(decoded, RecordError):
-                return dead_letter_of(index, assignment, message, size, decoded, element)
-            else:
-                found.ignored.append(Item(assignment, message, "", None, size, element=element))
-        except Exception as error:  # a fault of the worker, which shows with this record
-            return dead_letter_of(index, assignment, message, size, RecordError.internal(error), element)
-        found.size += size
-        return None
-
-    @staticmethod
-    def _add_bad(found: Sorted, letter: DeadLetter | None) -> None:
-        if letter is not None:
-            found.dead_letters.append(letter)
-            found.size += letter.size
+            found.add_bad(letter)
 
 
-def _waited(parked: Parked) -> _Piece:
+def _waited(parked: Parked) -> Piece:
     message, element = parked.message, parked.element
     if element is None:
-        return _Piece(message, message.value, ITEM_BYTES + _bytes_of(message))
-    return _Piece(message, parked.value, ITEM_BYTES, element)
-
-
-def _bytes_of(message: Message) -> int:
-    size = len(message.value or b"") + len(message.key or b"")
-    return size + header_bytes(message) if message.headers else size
+        return Piece(message, message.value, ITEM_BYTES + bytes_of(message))
+    return Piece(message, parked.value, ITEM_BYTES, element)
 
 
 def _letter(assignment: Assignment, message: Message, size: int, error: RecordError) -> DeadLetter:
