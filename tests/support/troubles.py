@@ -93,6 +93,14 @@ def _attempt(stage: PageStage, block: Block, message: str, *, times: int, quote:
         stage.status.block(block, message, quote, retry_in=30.0)
 
 
+def _with_gauge(name: str, topic: str, seconds: float) -> PageStage:
+    """A worker at work, for so many seconds with this gauge of a topic at 1."""
+    stage, _ = at_work()
+    stage.gauges.set(name, 1, topic=topic)
+    idle(stage, seconds)
+    return stage
+
+
 def healthy() -> PageStage:
     """All is well."""
     return at_work()[0]
@@ -160,26 +168,17 @@ def stranger_in_group() -> PageStage:
 
 def leader_away() -> PageStage:
     """A partition has no leader, and the rest continues."""
-    stage, _ = at_work()
-    stage.gauges.set("leaderless_partitions", 1, topic="vectors")
-    idle(stage, 300)
-    return stage
+    return _with_gauge("leaderless_partitions", "vectors", 300)
 
 
 def topic_gone() -> PageStage:
     """The topic was deleted under the worker."""
-    stage, _ = at_work()
-    stage.gauges.set("topic_missing", 1, topic="vectors")
-    idle(stage, 2400)
-    return stage
+    return _with_gauge("topic_missing", "vectors", 2400)
 
 
 def dead_letter_topic_gone() -> PageStage:
     """The dead-letter topic is gone, and no record needs it yet."""
-    stage, _ = at_work()
-    stage.gauges.set("topic_missing", 1, topic="vectors.dlq")
-    idle(stage, 300)
-    return stage
+    return _with_gauge("topic_missing", "vectors.dlq", 300)
 
 
 def near_the_limit() -> PageStage:
