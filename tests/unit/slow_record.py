@@ -116,7 +116,8 @@ def _parse_after_prefix(value: bytes) -> Any:
         return _parse_json(body)
     except Bad:
         inside = body.lstrip(b" \t\r\n")[1:].lstrip(b" \t\r\n")
-        if inside and inside[:1] not in (b'"', b"}"):
+        begins_otherwise = bool(inside) and inside[:1] not in (b'"', b"}")
+        if begins_otherwise or any(byte < 0x20 and byte not in b"\t\r\n" for byte in body):  # Avro, Protobuf
             raise Bad("unsupported_encoding") from None
         raise
 
