@@ -15,6 +15,7 @@ from worker.records.formats.framing import without_prefix
 from worker.records.formats.json import JsonFields
 from worker.records.formats.msgpack import MsgpackFields
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw
+from worker.records.formats.vector_text import TOAST, TOAST_NUMBERS
 from worker.words import clean
 
 _NOTHING: Final = msgspec.Raw(b"")
@@ -24,7 +25,8 @@ _MOST_MEMBERS: Final = 64  # of each map, in which a vector is searched for
 _DEEPEST: Final = 4
 _FEWEST: Final = 2  # numbers of what may be a vector
 _TEXT_BYTES: Final = 40  # a shorter text is no vector
-_UNAVAILABLE: Final = b"__debezium_unavailable_value"
+_UNAVAILABLE: Final = TOAST.encode()
+_UNAVAILABLE_NUMBERS: Final = ",".join(map(str, TOAST_NUMBERS)).encode()  # as Kafka Connect writes an array
 _KEYS: Final = (
     "key", "id", "_id", "uuid", "doc_id", "docId", "document_id", "documentId", "chunk_id", "chunkId", "vector_id", "pk",
 )  # fmt: skip
@@ -299,7 +301,7 @@ def _debezium_note(encoding: Encoding, members: Mapping[str, Raw]) -> str:
     if encoding.kind(members["op"]) is Kind.STRING and _text(encoding, members["op"]) == "t":
         return "it is a truncate of the table, which deletes no vectors: delete them by hand"
     row = members.get("after")
-    if row is not None and _UNAVAILABLE in bytes(row):
+    if row is not None and any(words in bytes(row) for words in (_UNAVAILABLE, _UNAVAILABLE_NUMBERS)):
         return (
             "a column has Debezium's placeholder of an unchanged TOAST value, so the row is not whole: "
             "set REPLICA IDENTITY FULL for the table"

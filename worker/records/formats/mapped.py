@@ -32,10 +32,13 @@ from worker.records.formats.paths import Path, Source, header_of
 from worker.records.formats.shape import KEY_PATH
 from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, UNREADABLE, Kind, Raw
 from worker.records.formats.vector_bytes import unpacker
-from worker.records.formats.vector_text import TOAST, as_json, is_list, unchanged
+from worker.records.formats.vector_text import TOAST, TOAST_NUMBERS, are_unchanged, as_json, is_list, unchanged
 from worker.records.metadata import shown
 
 _TOAST_BYTES: Final = TOAST.encode()
+_TOAST_SIZE: Final = len(TOAST_NUMBERS)
+# Of arrays. Under stringify, numbers that are read step by step are text by then.
+_TOAST_LISTS: Final = ([TOAST], TOAST_NUMBERS, [str(number) for number in TOAST_NUMBERS])
 _SPECVERSION: Final = ("specversion",)
 _DELETES: Final = frozenset({"true", "d"})
 _MOST_BYTES_OF_ONE: Final = 9  # a number that is 1 has no more in any usual form
@@ -171,6 +174,8 @@ class MappedReader:
         kind = fields.kind(raw)
         try:
             if kind is Kind.LIST and (found := self._numbers_at_once(raw)) is not None:
+                if len(found) == _TOAST_SIZE and are_unchanged(found):
+                    raise unchanged(where)
                 return found
             if kind is Kind.BINARY or (kind is Kind.STRING and not self._fields.begins_a_list(raw)):
                 data = self._bytes_at_once(raw)
@@ -286,7 +291,10 @@ def _header(path: Path, around: Around) -> str | None:
 
 def _with_every_column(metadata: _M) -> _M:
     """Return metadata. Raises `RecordError` where a value is Debezium's word for one that it does not have."""
-    if metadata is not None and (TOAST in metadata.values() or [TOAST] in metadata.values()):
-        name = next(name for name, value in metadata.items() if value in (TOAST, [TOAST]))
+    if metadata is None:
+        return metadata
+    values = metadata.values()
+    if TOAST in values or any(words in values for words in _TOAST_LISTS):
+        name = next(name for name, value in metadata.items() if value == TOAST or value in _TOAST_LISTS)
         raise unchanged(f"metadata {shown(name)}")
     return metadata
