@@ -21,6 +21,7 @@ from worker.records.formats.by_schema import Schemas
 from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.table import format_of
+from worker.records.formats.vector_bytes import width_of
 from worker.records.looks import Looks
 from worker.records.metadata import MetadataWriter
 from worker.records.suspects import QUOTED_KEY, Suspects, Suspicion
@@ -86,7 +87,7 @@ class Decoder:
         self._read = format_of(format, options, schemas).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
-        self._vector_json = Vectors(target, shape.vector.text).json_and_bytes
+        self._vector_json = Vectors(target, shape.vector.text, width_of(vector_bytes)).json_and_bytes
         self._is_quoted = keys.is_quoted
         self._suspicion_of = Suspects(target).of
         self._looks = Looks(
@@ -94,7 +95,7 @@ class Decoder:
             vector_path=shape.vector.text,
             envelope=envelope,
             is_many=many == "split",
-            is_swappable=vector_bytes == "float32-le",
+            vector_bytes=vector_bytes,
         )
         self._refuses_suspects = suspect == "dead-letter"
         self._metadata_member = MetadataWriter(target, metadata_values).member

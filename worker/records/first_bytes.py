@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from worker.records.formats.vector_alone import NUMPY
+
 
 class Look(NamedTuple):
     """What a value looks like, and what to do then."""
@@ -33,7 +35,7 @@ _BEGINNINGS: Final = (
     (b"\x78\x9c", Look("zlib", _COMPRESS)),
     (b"\x78\xda", Look("zlib", _COMPRESS)),
     (b"PK\x03\x04", Look("a zip archive", _NUMPY)),
-    (b"\x93NUMPY", Look("an array as numpy's save writes it", _NUMPY)),
+    (NUMPY, Look("an array as numpy's save writes it", _NUMPY)),
     *(
         (bytes((0x80, protocol)), Look("a Python pickle", "a pickle can run code, so it is not read; publish JSON or MessagePack"))
         for protocol in (2, 3, 4, 5)
@@ -55,26 +57,46 @@ _BEGINNINGS: Final = (
     (b"eyJ", Look("JSON in base64", "publish the JSON itself")),
     (b"eyA", Look("JSON in base64", "publish the JSON itself")),
     (b"%7B", Look("JSON in the encoding of a URL", "publish the JSON itself")),
-    (b"<", Look("XML or HTML", "publish JSON or MessagePack")),
 )  # fmt: skip
 
 _GLUE_BYTES: Final = 18
 _APICURIO_BYTES: Final = 9
+_BEGINS_TEXT: Final = b'{[" \t\r\n<'
+_ALONE: Final = 'set records.fields.vector = "$kafka.value"'
 _CBOR_MAP: Final = re.compile(rb"[\xa1-\xb7\xbf][\x61-\x77]\w")
 _JAVA_MAP: Final = re.compile(rb"\{[A-Za-z_][\w.]*=")
 _NUMBERS: Final = re.compile(rb"\[?\s*[-+]?[0-9.]+(?:[eE][-+]?\d+)?\s*[,;\s]")
 _HEXADECIMAL: Final = re.compile("[0-9a-fA-F]+")
 _NUMBERS_APART: Final = re.compile(r"\[?\s*[-+]?\d[\d.eE+-]*(?:\s*;\s*|\s+)[-+]?\d")
 _URL_BASE64: Final = re.compile("[A-Za-z0-9+/_-]+")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}")
+_FEWEST_CHARACTERS: Final = 8  # of base64 that is called so
 _PROTOBUF: Final = re.compile(rb"\x0a[\x01-\x7f][\x21-\x7a\x7c\x7e]")
 
 
 def look_of(value: bytes, dimension: int) -> Look | None:
     """Return what a value looks like, None where that is not known. A record may begin so too."""
-    for recognise in (_registry, _list, _text, _beginning, _raw_floats, _binary):
+    for recognise in (_registry, _beginning, _raw_floats, _list, _text, _binary):
         if (look := recognise(value, dimension)) is not None:
             return look
     return None
+
+
+def look_of_no_vector(value: bytes) -> str:
+    """Return what a value is that should be the bytes of a vector and nothing else, "" if it is not known."""
+    if value.startswith(NUMPY):
+        return "it looks like an array as numpy's save writes it: publish array.tobytes()"
+    if (look := _beginning(value, 0)) is not None:
+        return f"it looks like {look.like}: publish the bytes of the vector as they are"
+    try:
+        text = value.decode().strip()
+    except UnicodeDecodeError:
+        return ""
+    if text[:1] == "[" or _NUMBERS.match(text[:64].encode()):
+        return "it looks like a list of numbers as text, and only bytes are read: publish what array.tobytes() makes of them"
+    if len(text) >= _FEWEST_CHARACTERS and _BASE64.fullmatch(text):
+        return "it looks like base64, and only bytes are read: publish the bytes themselves"
+    return ""
 
 
 def look_of_text(text: str) -> str:
@@ -112,13 +134,26 @@ def _registry(value: bytes, _dimension: int) -> Look | None:
 
 
 def _raw_floats(value: bytes, dimension: int) -> Look | None:
-    sizes = {4 * dimension: "float32", 8 * dimension: "float64", 2 * dimension: "float16"}
-    if (kind := sizes.get(len(value))) is None or value[:1] in b'{[" \t\r\n':
+    sizes = {
+        4 * dimension: ("float32", ""),
+        8 * dimension: ("float64", ' and records.vector_bytes = "float64-le"'),
+        2 * dimension: ("float16", ' and records.vector_bytes = "float16-le"'),
+    }
+    if len(value) not in sizes or (value[:1] in _BEGINS_TEXT and _is_utf_8(value)):
         return None
+    kind, setting = sizes[len(value)]
     return Look(
         f"the numbers of a vector alone ({dimension} {kind}s)",
-        "publish a MessagePack map with the bytes in data.float32, so that it can have a key",
+        f"{_ALONE}{setting}, or publish a MessagePack map with the bytes in data.float32, so that it can have a key",
     )
+
+
+def _is_utf_8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _list(value: bytes, _dimension: int) -> Look | None:
@@ -140,6 +175,8 @@ def _text(value: bytes, _dimension: int) -> Look | None:
         if _is_base64_json(value[1:65]):
             return Look("JSON in base64, within a JSON string", "publish the JSON itself")
         return Look("a JSON string", _AS_RECORD)
+    if value.startswith(b"<"):
+        return Look("XML or HTML", "publish JSON or MessagePack")
     if value.strip()[:5] in (b"null", b"true", b"false"):
         return Look("a single JSON value", f"{_AS_RECORD}; a tombstone has no value at all (null bytes)")
     return None

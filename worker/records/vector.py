@@ -25,9 +25,10 @@ _OF_NULL: Final = ord("n")  # as a byte it is found several times faster than as
 class Vectors:
     """Checks and writes the vectors of one index."""
 
-    def __init__(self, target: Target, where: str = "data.float32") -> None:
-        """`where` is the place of the vector in a record, for messages."""
+    def __init__(self, target: Target, where: str = "data.float32", width: int = 4) -> None:
+        """`where` is the place of the vector in a record, `width` the bytes of a number there, for messages."""
         self._where = where
+        self._width = width
         self._index = target.index
         self._dimension = target.dimension
         self._is_cosine = target.distance_metric == "cosine"
@@ -79,7 +80,7 @@ class Vectors:
     def _packed_bytes(self, data: bytes) -> bytes:
         if len(data) == 4 * self._dimension:
             return data
-        hint = self._of_other_bytes(len(data))
+        hint = self._of_other_bytes(len(data) * self._width // 4)
         if len(data) % 4:
             raise RecordError(
                 Reason.MALFORMED,
@@ -91,6 +92,7 @@ class Vectors:
         """Return what so many bytes would be, "" if it is not known."""
         other, advice = {
             8 * self._dimension: ("float64", '; records.vector_bytes = "float64-le" reads them'),
+            4 * self._dimension: ("float32", '; records.vector_bytes = "float32-le" reads them'),
             2 * self._dimension: ("float16", '; records.vector_bytes = "float16-le" reads them'),
             self._dimension: ("int8", "; publish float32"),
             self._dimension // 8: ("bits", "; publish float32"),

@@ -11,7 +11,7 @@ from worker.redaction import HIDDEN
 from worker.settings import certificates, value_text
 from worker.settings.addresses import is_address, is_host_name, is_loopback, is_server, scheme_and_host
 from worker.settings.client_options import client_mistakes
-from worker.settings.field_rules import record_mistakes
+from worker.settings.field_rules import alone_mistakes, index_by_mistakes, record_mistakes
 from worker.settings.registry_rules import registry_mistakes
 from worker.settings.route_rules import choice_mistakes, many_mistakes
 from worker.settings.tables import (
@@ -48,15 +48,16 @@ def contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) 
     """Return what is wrong between settings that are each right by themselves. A table that could not be read is None."""
     routes = tuple(routes)
     mistakes = _route_contradictions(routes, tables["dead_letter"])
+    registry = tables["registry"]
+    registry = registry if isinstance(registry, Registry) else None
     if isinstance(records := tables["records"], Records):
-        mistakes += _records_contradictions(routes, records)
+        mistakes += _records_contradictions(routes, records, registry)
     kafka, oss, dead_letter, http = (tables[name] for name in ("kafka", "oss", "dead_letter", "http"))
     if isinstance(kafka, Kafka):
         mistakes += _kafka_contradictions(kafka)
     if isinstance(oss, Oss):
         mistakes += _oss_contradictions(oss)
-    registry = tables["registry"]
-    if isinstance(registry, Registry):
+    if registry is not None:
         mistakes += registry_mistakes(registry)
     if isinstance(http, Http) and not (is_host_name(http.host) or is_address(http.host)):
         mistakes.append(f"http.host = {http.host!r}: allowed is an address of this machine, or its name")
@@ -91,8 +92,9 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
     return mistakes + chosen + _index_contradictions(routes) + _topic_name_mistakes(topics, dead_letter)
 
 
-def _records_contradictions(routes: tuple[Route, ...], records: Records) -> list[str]:
+def _records_contradictions(routes: tuple[Route, ...], records: Records, registry: Registry | None) -> list[str]:
     mistakes = record_mistakes("records", records) + many_mistakes("records", records)
+    mistakes += alone_mistakes("records", records, registry)
     for place, route in enumerate(routes):
         try:
             own = with_changes(records, route.records)
@@ -100,12 +102,8 @@ def _records_contradictions(routes: tuple[Route, ...], records: Records) -> list
             continue
         name = f"routes[{place}].records"
         if route.records:
-            mistakes += record_mistakes(name, own) + many_mistakes(name, own)
-        if route.index_by.startswith("field:$attribute.") and own.envelope != "cloudevents":
-            mistakes.append(
-                f'routes[{place}].index_by = "{route.index_by}": an attribute of a CloudEvent, which needs '
-                'records.envelope = "cloudevents"'
-            )
+            mistakes += record_mistakes(name, own) + many_mistakes(name, own) + alone_mistakes(name, own, registry)
+        mistakes += index_by_mistakes(f"routes[{place}]", route, own)
     return mistakes
 
 
