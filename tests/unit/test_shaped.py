@@ -115,6 +115,8 @@ def test_metadata_in_the_value_keeps_its_types_and_a_map_is_one() -> None:
     read = json.loads(made.message(row(metadata=metadata)).value or b"")
     assert read == {"id": "a", "v": NUMBERS, "meta": {"all": {"page": metadata["page"], "tags": ["a"]}}}
     assert "meta" not in json.loads(made.message(row()).value or b"")
+    listed = shaped({"key": "id", "vector": "v", "metadata": ["doc.page"]}, metadata_values="stringify")
+    assert json.loads(listed.message(row(metadata={"page": 3})).value or b"")["doc"] == {"page": 3}
 
 
 @pytest.mark.parametrize("form", ["json", "base64", "msgpack"])

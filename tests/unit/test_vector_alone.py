@@ -128,9 +128,10 @@ def saved(numbers: list[float]) -> bytes:
             "it is a map, its fields are id, vec: records.fields.vector has to name the path",
         ),
         (msgspec.msgpack.encode({"id": "a", "vec": VALUE}), "it is a map, its fields are id, vec"),
-        (gzip.compress(VALUE), "it looks like gzip: publish the bytes of the vector as they are"),
+        (gzip.compress(VALUE, mtime=0), "it looks like gzip: publish the bytes of the vector as they are"),
         (b"\x80\x04pickle", "it looks like a Python pickle"),
     ],
+    ids=["numpy", "a list", "numbers", "base64", "JSON", "MessagePack", "gzip", "a pickle"],
 )
 def test_what_is_no_vector_is_named(value: bytes, words: str) -> None:
     assert words in refused(decoder(), value).message

@@ -38,8 +38,8 @@ from worker.records.metadata import shown
 
 _TOAST_BYTES: Final = TOAST.encode()
 _TOAST_SIZE: Final = len(TOAST_NUMBERS)
-# Of arrays. Under stringify, numbers that are read step by step are text by then.
-_TOAST_LISTS: Final = ([TOAST], TOAST_NUMBERS, [str(number) for number in TOAST_NUMBERS])
+_TOAST_LIST: Final = [TOAST]  # of an array of texts
+_TOAST_TEXTS: Final = [*map(str, TOAST_NUMBERS)]  # of an array of numbers that were read step by step, under stringify
 _SPECVERSION: Final = ("specversion",)
 _MOST_BYTES_OF_ONE: Final = 9  # a number that is 1 has no more in any usual form
 _STRICT_VALUE: Final = str | list[str]
@@ -267,7 +267,8 @@ def _with_every_column(metadata: _M) -> _M:
     if metadata is None:
         return metadata
     values = metadata.values()
-    if TOAST in values or any(words in values for words in _TOAST_LISTS):
-        name = next(name for name, value in metadata.items() if value == TOAST or value in _TOAST_LISTS)
+    if TOAST in values or _TOAST_LIST in values or TOAST_NUMBERS in values or _TOAST_TEXTS in values:
+        words = (TOAST, _TOAST_LIST, TOAST_NUMBERS, _TOAST_TEXTS)
+        name = next(name for name, value in metadata.items() if value in words)
         raise unchanged(f"metadata {shown(name)}")
     return metadata
