@@ -176,5 +176,3 @@ def _check_places(paths: Sequence[Path]) -> None:
         for end in range(1, len(steps)):
             if (outer := places.get(steps[:end])) is not None:
                 raise FatalError(f"{path.text} is within {outer.text}, and produce cannot write both")
-    if any(path.source is Source.ATTRIBUTE for path in paths):
-        raise FatalError("produce writes no CloudEvents; of a file, only JSON Lines are published to this topic")
