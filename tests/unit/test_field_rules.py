@@ -114,12 +114,12 @@ def test_a_value_that_is_a_vector_alone_is_not_parsed(records: Any, words: str) 
     assert "value" in told
 
 
-def test_a_vector_alone_is_not_read_by_a_registry_nor_routed_by_a_field() -> None:
-    with pytest.raises(SettingsError) as raised:
-        load(None, environment(ALONE) | {"OSS_VECTORS_REGISTRY__URL": "https://registry.example"})
-    assert 'records.fields.vector = "$kafka.value": the value is not parsed, so registry.url cannot be set' in str(
-        raised.value
-    )
+def test_a_vector_alone_may_be_beside_topics_that_a_registry_reads() -> None:
+    made = load(None, environment(ALONE) | {"OSS_VECTORS_REGISTRY__URL": "https://registry.example"})
+    assert made.settings.records_of("vectors").fields.vector == "$kafka.value"
+
+
+def test_a_vector_alone_is_not_routed_by_a_field() -> None:
     indexes = {"index": [], "indexes": {"a": "x"}}
     told = mistakes(ALONE, index_by="field:tenant", **indexes)
     assert 'routes[0].index_by = "field:tenant": a field of the value, which is not parsed' in told

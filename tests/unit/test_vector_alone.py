@@ -52,6 +52,19 @@ def refused(made: Decoder, value: bytes | None = VALUE, key: bytes | None = b"k"
 # -- the vector
 
 
+class _NoSchemas:
+    """A registry's schemas, none of which is to be asked for."""
+
+    def reader(self, schema: object, /) -> Any:
+        raise AssertionError(schema)
+
+
+def test_a_registry_is_not_asked_for_bytes_that_begin_as_its_prefix() -> None:
+    value = b"\x00\x00\x00\x00\x07" + bytes(3) + struct.pack("<f", 1.5)
+    headers = [("apicurio.value.globalId", bytes(8))]
+    assert put(decoder(schemas=_NoSchemas()), value, headers=headers)["data"]["float32"][2] == 1.5
+
+
 @pytest.mark.parametrize("vector_bytes", get_args(VectorBytes))
 def test_the_bytes_are_read_as_the_setting_says(vector_bytes: VectorBytes) -> None:
     made = decoder(vector_bytes=vector_bytes)

@@ -2,7 +2,7 @@
 
 from worker.records.formats.paths import WHOLE_VALUE, PathError, Source
 from worker.records.formats.shape import shape_of
-from worker.settings.tables import Records, Registry, Route
+from worker.settings.tables import Records, Route
 
 
 def record_mistakes(place: str, records: Records) -> list[str]:
@@ -19,7 +19,7 @@ def record_mistakes(place: str, records: Records) -> list[str]:
     ]
 
 
-def alone_mistakes(place: str, records: Records, registry: Registry | None) -> list[str]:
+def alone_mistakes(place: str, records: Records) -> list[str]:
     """Return what contradicts a value that is a vector alone, which is not parsed. `place` is the name of the table."""
     if records.fields.vector != WHOLE_VALUE.text:
         return []
@@ -30,8 +30,6 @@ def alone_mistakes(place: str, records: Records, registry: Registry | None) -> l
         contradicting.append(f'{place}.envelope = "{records.envelope}" has to be "none"')
     if records.many != "reject":
         contradicting.append(f'{place}.many = "{records.many}" has to be "reject"')
-    if registry is not None and registry.url:
-        contradicting.append("registry.url cannot be set; read this topic by workers without a registry")
     return [
         f'{place}.fields.vector = "{WHOLE_VALUE.text}": the value is not parsed, so {what}' for what in contradicting
     ]

@@ -48,16 +48,15 @@ def contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) 
     """Return what is wrong between settings that are each right by themselves. A table that could not be read is None."""
     routes = tuple(routes)
     mistakes = _route_contradictions(routes, tables["dead_letter"])
-    registry = tables["registry"]
-    registry = registry if isinstance(registry, Registry) else None
     if isinstance(records := tables["records"], Records):
-        mistakes += _records_contradictions(routes, records, registry)
+        mistakes += _records_contradictions(routes, records)
     kafka, oss, dead_letter, http = (tables[name] for name in ("kafka", "oss", "dead_letter", "http"))
     if isinstance(kafka, Kafka):
         mistakes += _kafka_contradictions(kafka)
     if isinstance(oss, Oss):
         mistakes += _oss_contradictions(oss)
-    if registry is not None:
+    registry = tables["registry"]
+    if isinstance(registry, Registry):
         mistakes += registry_mistakes(registry)
     if isinstance(http, Http) and not (is_host_name(http.host) or is_address(http.host)):
         mistakes.append(f"http.host = {http.host!r}: allowed is an address of this machine, or its name")
@@ -92,9 +91,8 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
     return mistakes + chosen + _index_contradictions(routes) + _topic_name_mistakes(topics, dead_letter)
 
 
-def _records_contradictions(routes: tuple[Route, ...], records: Records, registry: Registry | None) -> list[str]:
-    mistakes = record_mistakes("records", records) + many_mistakes("records", records)
-    mistakes += alone_mistakes("records", records, registry)
+def _records_contradictions(routes: tuple[Route, ...], records: Records) -> list[str]:
+    mistakes = _mistakes_of_records("records", records)
     for place, route in enumerate(routes):
         try:
             own = with_changes(records, route.records)
@@ -102,9 +100,13 @@ def _records_contradictions(routes: tuple[Route, ...], records: Records, registr
             continue
         name = f"routes[{place}].records"
         if route.records:
-            mistakes += record_mistakes(name, own) + many_mistakes(name, own) + alone_mistakes(name, own, registry)
+            mistakes += _mistakes_of_records(name, own)
         mistakes += index_by_mistakes(f"routes[{place}]", route, own)
     return mistakes
+
+
+def _mistakes_of_records(place: str, records: Records) -> list[str]:
+    return record_mistakes(place, records) + many_mistakes(place, records) + alone_mistakes(place, records)
 
 
 def _index_contradictions(routes: tuple[Route, ...]) -> list[str]:
