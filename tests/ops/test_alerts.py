@@ -45,7 +45,7 @@ RULES: list[Rule] = [rule for path in RULE_FILES for group in load(path)["groups
 ALERTS = [rule for rule in RULES if "alert" in rule]
 RECORDED = {rule["record"]: rule for rule in RULES if "record" in rule}
 NAMES = sorted({rule["alert"] for rule in ALERTS})
-CHECKS = [check for path in TEST_FILES for test in load(path)["tests"] for check in test["alert_rule_test"]]
+CHECKS = [check for path in TEST_FILES for test in load(path)["tests"] for check in test.get("alert_rule_test", [])]
 CONFIG = load(ALERTMANAGER)
 WATCHDOG = "OssVectorsWatchdog"  # always fires
 
