@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from tests.support.page import PageStage
 from tests.unit.samples import opened
+from worker.app.connection import NOT_CONNECTED
 from worker.errors import BlockReason, Reason, RetryReason, Transient
 from worker.ledger import Assignment, Outcome
 from worker.ports import LimitCause, Pace
@@ -135,17 +136,28 @@ def throttled() -> PageStage:
 def broker_away() -> PageStage:
     """No broker answers for seventeen minutes, after the worker has run."""
     stage, _ = at_work()
-    stage.status.enter(State.STARTING, "no broker answers: 10.0.0.7:9092: Connection refused")
+    stage.gauges.set("coordinator_unavailable_seconds", 1020)
+    stage.status.enter(State.STARTING, "no broker answers: 10.0.0.7:9092: Connection refused", NOT_CONNECTED)
     stage.page.tick()
     idle(stage, 1020)
     return stage
 
 
 def first_start() -> PageStage:
-    """A worker that has not run yet and finds no broker."""
+    """A worker that has not run yet and finds no broker, so no dead-letter topic either."""
     stage = PageStage()
-    stage.status.enter(State.STARTING, "no broker answers: 10.0.0.7:9092: Connection refused")
+    stage.status.enter(State.STARTING, "no broker answers: 10.0.0.7:9092: Connection refused", NOT_CONNECTED)
+    stage.status.block(
+        Block("vectors", BlockReason.DEAD_LETTER_UNAVAILABLE), "the topic cannot be looked for", retry_in=30.0
+    )
     idle(stage, 120)
+    return stage
+
+
+def joining_again() -> PageStage:
+    """A worker that has run, and whose join lasts longer than a session."""
+    stage, _ = at_work()
+    stage.status.enter(State.STARTING, "no member of the group for 45 s; joining again")
     return stage
 
 
@@ -254,12 +266,17 @@ TROUBLES: Final = {
     ),
     "throttled": Trouble(
         throttled,
-        "running, falls behind",
+        "running, throttled by the service",
         "warn",
-        ("the service asked for less; last throttled 6.0 s ago", "The lag grows by 120 a second: 180 are published"),
+        (
+            "the service asked for less; last throttled 6.0 s ago",
+            "The lag grows by 120 a second: 180 are published, 60.0 settled.",
+            "In the last minute the service throttled 57 of 81 requests (429, or 503 for a limit).",
+        ),
     ),
-    "broker away": Trouble(broker_away, "reconnecting", "warn", ("Connection refused", "for 17 min")),
-    "first start": Trouble(first_start, "starting", "wait", ("Connection refused", "for 2 min")),
+    "broker away": Trouble(broker_away, "not connected to Kafka", "warn", ("Connection refused", "for 17 min")),
+    "first start": Trouble(first_start, "not connected to Kafka", "warn", ("Connection refused", "for 2 min")),
+    "joining again": Trouble(joining_again, "reconnecting", "warn", ("no member of the group for 45 s",)),
     "coordinator away": Trouble(
         coordinator_away, "coordinator away", "warn", ("No broker coordinates the group for 21 min",)
     ),

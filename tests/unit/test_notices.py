@@ -224,6 +224,13 @@ def test_a_backlog_that_is_gone_is_no_notice_of_late_records() -> None:
     assert "<h1>running</h1>" in html_of(stage)
 
 
+@pytest.mark.parametrize(("throttled", "expected"), [(2, "falls behind"), (3, "throttled by the service")])
+def test_more_than_a_tenth_of_throttled_requests_is_why_a_worker_falls_behind(throttled: int, expected: str) -> None:
+    stage, _ = at_work(published=900, settled=300, lag=40_000)  # 24 requests a minute
+    stage.metrics.retries.labels("throttled").inc(throttled)
+    assert f"<h1>running, {expected}</h1>" in html_of(stage)
+
+
 def test_the_dead_letter_topic_is_none_of_the_partitions_to_read() -> None:
     stage, _ = at_work(steps=3)
     stage.gauges.set("topic_partitions", 1, topic="vectors.dlq")

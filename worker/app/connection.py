@@ -11,6 +11,7 @@ from worker.telemetry.state import State, Status
 log = logging.getLogger("worker.loop")
 
 WAIT_SECONDS: Final = 0.4  # for which the main loop waits at most, for messages or for the next attempt to connect
+NOT_CONNECTED: Final = "not connected to Kafka"  # title of the state, for people
 _LONGEST_RETRY_SECONDS: Final = 5.0
 
 
@@ -53,7 +54,7 @@ class Connection:
         try:
             self._source.start()
         except BrokerUnavailable as error:
-            self._note_failure(error)
+            self._note_failure(error, NOT_CONNECTED)
             return False
         self._is_up = True
         self._last_problem = ""
@@ -82,11 +83,11 @@ class Connection:
             self._source.close(timeout)
         self._is_up = False
 
-    def _note_failure(self, error: BrokerUnavailable) -> None:
+    def _note_failure(self, error: BrokerUnavailable, title: str = "") -> None:
         self._is_up = False
         self._retry_at = self._clock() + self._retry_seconds
         problem = str(error)
         if problem != self._last_problem:  # one line for each problem, not for each attempt
             log.error("not connected", extra={"error": problem, "again_in": self._retry_seconds})
         self._last_problem = problem
-        self._status.enter(State.STARTING, problem)
+        self._status.enter(State.STARTING, problem, title)

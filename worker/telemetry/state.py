@@ -89,12 +89,16 @@ class _Words(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """One reading of the status. `blocks` has a message for each, which may quote a record."""
+    """One reading of the status. `blocks` has a message for each, which may quote a record.
+
+    `title` has the reason in a few words where the state's name says too little, else it is "".
+    """
 
     state: State
     reason: str
     blocks: dict[Block, str]
     last_turn: float
+    title: str = ""
 
 
 class Status:
@@ -115,6 +119,7 @@ class Status:
         self._lock = threading.Lock()
         self._state = State.STARTING
         self._reason = "starting"
+        self._title = ""
         self._blocks: dict[Block, _Words] = {}
         self._attempts: dict[Block, Attempts] = {}
         self._reasons: dict[str, dict[int | None, list[BlockReason]]] = {}  # of the blocks, by topic and partition
@@ -122,12 +127,12 @@ class Status:
         self._warnings: dict[str, str] = {}
         self._last_turn = now
 
-    def enter(self, state: State, reason: str) -> None:
-        """Enter a state; a change is logged."""
+    def enter(self, state: State, reason: str, title: str = "") -> None:
+        """Enter a state; a change is logged. `title` has the reason in a few words where the state's name says too little."""
         reason = clean(reason, REASON_CHARACTERS)
         with self._lock:
             changed = state is not self._state or (reason != self._reason and state is not State.RUNNING)
-            self._state, self._reason = state, reason
+            self._state, self._reason, self._title = state, reason, title
         if changed:
             level = logging.WARNING if state in (State.BLOCKED, State.FAILED) else logging.INFO
             log.log(level, "state: %s", state.value, extra={"detail": reason})
@@ -214,7 +219,7 @@ class Status:
         """Return one consistent reading."""
         with self._lock:
             blocks = {block: str(words) for block, words in self._blocks.items()}
-            return Reading(self._state, self._reason, blocks, self._last_turn)
+            return Reading(self._state, self._reason, blocks, self._last_turn, self._title)
 
     def messages(self) -> dict[Block, str]:
         """Return the message of each block, without what may quote a record."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from worker.errors import BlockReason
+from worker.errors import BlockReason, RetryReason
 from worker.telemetry.page.view import View
 from worker.telemetry.page.words import counted, percent, rate_of, rough, shortened, sized, utc
 from worker.telemetry.state import Block, State
@@ -16,6 +16,7 @@ _NOT_SETTLED_SECONDS: Final = 60.0
 _BEHIND_SECONDS: Final = 60.0  # of settling: the lag from which its growth is no burst
 _BEHIND_SHARE: Final = 0.1  # of what is published
 _LATE_SECONDS: Final = 10.0  # the objective of 99 % of the records
+_THROTTLED_SHARE: Final = 0.1  # of the requests; a few throttled answers are how a limit is found
 _STRANGERS_NAMED: Final = 3
 # As the alerts.
 _RETENTION_SECONDS: Final = 6 * 3600.0
@@ -160,7 +161,7 @@ def _falls_behind(view: View) -> Iterator[Notice]:
         text = (
             f"The lag grows by {rate_of(trend)} a second: {rate_of(published)} are published, {rate_of(done)} settled."
         )
-        yield Notice("behind", "running, falls behind", text, "ossvectorslaggrowing")
+        yield _slowed(view, Notice("behind", "running, falls behind", text, "ossvectorslaggrowing"))
 
 
 def _late(view: View) -> Iterator[Notice]:
@@ -172,7 +173,17 @@ def _late(view: View) -> Iterator[Notice]:
     if view.lag and not shrinks:  # a backlog that is worked off is late too, and goes
         objective = f"the objective is {_LATE_SECONDS:.0f} s"
         text = f"Half of the records of the last minute took {rough(p50)} or more; {objective}."
-        yield Notice("late", "running, records are late", text, "ossvectorslatencybudgetburnfast")
+        yield _slowed(view, Notice("late", "running, records are late", text, "ossvectorslatencybudgetburnfast"))
+
+
+def _slowed(view: View, notice: Notice) -> Notice:
+    """Return a notice of what is slow; where the service throttles, that is the headline, and the text ends with it."""
+    throttled = view.in_last_minute(("retries", RetryReason.THROTTLED.value)) or 0.0
+    requests = sum(view.in_last_minute(key) or 0.0 for key in view.current.counts if key[0] == "requests")
+    if throttled <= _THROTTLED_SHARE * requests:
+        return notice
+    text = f"{notice.text} In the last minute the service throttled {throttled:,.0f} of {requests:,.0f} requests (429, or 503 for a limit)."
+    return notice._replace(headline="running, throttled by the service", text=text, section="ossvectorsthrottled")
 
 
 def _memory(view: View) -> Iterator[Notice]:

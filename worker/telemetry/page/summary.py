@@ -34,15 +34,16 @@ _BEHIND_SECONDS: Final = 20.0  # of publishing: the lag that is there although t
 
 def headline_of(view: View) -> str:
     """Return what gets through in a few words, and how much is blocked where they do not say so."""
-    state = view.reading.state
-    words = state.value
-    if state is State.STARTING and view.watch.has_run:
+    state, title = view.reading.state, view.reading.title
+    words = title or state.value
+    if state is State.STARTING and view.watch.has_run and not title:
         words = "reconnecting"
     if state in (State.RUNNING, State.STARTING) and (found := notices_of(view)):
         is_own = state is State.RUNNING or found[0].key in ("still", "coordinator") or "missing" in found[0].key
-        words = found[0].headline if is_own and found[0].headline != state.value else words
+        if is_own and found[0].headline != state.value and (not title or found[0].key == "still"):
+            words = found[0].headline
     blocked = len(view.messages)
-    return f"{words}, {blocked} blocked" if blocked and state is not State.BLOCKED else words
+    return f"{words}, {blocked} blocked" if blocked and state is not State.BLOCKED and not title else words
 
 
 _ICONS: Final = {

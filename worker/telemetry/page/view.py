@@ -57,5 +57,7 @@ class View(NamedTuple):
         return quantile(share, self.recent, self.current) if self.recent is not None else None
 
     def in_last_minute(self, key: Key) -> float | None:
-        """Return how much a count has grown in the last minute."""
-        return self.current.counts[key] - self.recent.counts.get(key, 0.0) if self.recent is not None else None
+        """Return how much a count has grown in the last minute, None in the first second."""
+        if self.recent is None:
+            return None
+        return self.current.counts.get(key, 0.0) - self.recent.counts.get(key, 0.0)

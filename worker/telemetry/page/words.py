@@ -27,26 +27,27 @@ def plain(value: float) -> str:
 
 
 def duration(value: float | None) -> str:
-    """Return a duration in two units at the most."""
+    """Return a duration in two units at the most, without seconds from ten minutes on."""
     if value is None:
         return NONE
     if value < 1:
         return f"{value * 1000:.0f} ms"
     if value < 60:
         return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
-    minutes, seconds = divmod(round(value), 60)
+    minutes, seconds = divmod(round(value) if value < 600 else 60 * round(value / 60), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:
         return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes < 10 else f"{minutes} min"
 
 
 def rough(seconds: float) -> str:
-    """Return a duration without seconds from ten minutes on: for what lasts."""
-    if seconds < 600:
-        return duration(max(0.0, round(seconds) if seconds >= 1 else seconds)).removesuffix(" 0 s")
-    return duration(60 * round(seconds / 60)).removesuffix(" 0 s").removesuffix(" 0 min").removesuffix(" 0 h")
+    """Return a duration in whole seconds and without a second unit that is 0: for what lasts."""
+    text = duration(max(0.0, round(seconds) if seconds >= 1 else seconds))
+    return text.removesuffix(" 0 s").removesuffix(" 0 min").removesuffix(" 0 h")
 
 
 def clock(seconds: float) -> str:
