@@ -114,7 +114,7 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("a vector as text under another name", of({"id": "a", "embedding": str(OTHERS)}), 'a vector as text is in embedding: set records.fields.vector = "embedding"'),
     ("base64 under another name", of({"id": "a", "embedding": base64.b64encode(FLOAT32).decode()}), "float32 in base64 is in embedding: set"),
     ("of two lists the one that fits", of({"tokens": list(range(20)), "x": NUMBERS}), 'set records.fields.vector = "x"'),
-    ("vectors without keys", of({"embeddings": [NUMBERS, NUMBERS]}), "embeddings[0] looks like a list of several vectors, which have no keys: publish one record for each"),
+    ("vectors without keys", of({"embeddings": [NUMBERS, NUMBERS]}), "embeddings looks like a list of several vectors, which have no keys: publish one record for each"),
     ("one vector in a list", of({"embeddings": [NUMBERS]}), 'set records.fields.vector = "embeddings[0]"'),
     ("a batch of one", with_vector([NUMBERS]), 'number 0 of data.float32 is a list; allowed are numbers; its fields are key, data; a list of 8 numbers is in data.float32[0]: set records.fields.vector = "data.float32[0]"'),
     ("a typed array", with_vector({str(at): number for at, number in enumerate(NUMBERS)}), "data.float32 looks like a typed array as JSON.stringify writes it: publish Array.from(it)"),
@@ -185,8 +185,11 @@ def test_a_map_beside_stringify_gets_the_same_advice() -> None:
 
 def test_what_the_settings_already_say_is_not_advised() -> None:
     error = RecordError(Reason.MALFORMED, "")
-    change = of({"before": None, "after": {"id": 5}, "op": "c"})
-    assert Looks(TARGET, envelope="debezium").hint(error, change, None) == ""
+    change = of({"before": None, "after": {"id": 5, "embedding": NUMBERS}, "op": "c"})
+    assert Looks(TARGET, envelope="debezium", vector_path="embedding").hint(error, change, None) == ""
+    assert Looks(TARGET, envelope="debezium").hint(error, change, None) == (
+        f'its fields are id, embedding; a list of 8 numbers is in embedding: set records.fields.vector = "embedding", {WITH_NUMBER}'
+    )
     body = of({"vectors": [{"key": "a", "values": NUMBERS}]})
     assert "records.many" not in Looks(TARGET, is_many=True).hint(error, body, None)
     flat = of({"embedding": NUMBERS, "id": "a"})

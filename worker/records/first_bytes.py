@@ -134,9 +134,7 @@ def _is_hexadecimal(text: str) -> bool:
     return len(digits) % 8 == 0 and _HEXADECIMAL.fullmatch(digits) is not None
 
 
-_TEXTS: Final[tuple[tuple[Callable[[str], object], str], ...]] = (
-    (lambda text: text.startswith("data:"), "is a data URL: publish only what is behind its comma"),
-    (_is_hexadecimal, "looks like hexadecimal: publish base64"),
+_ARRAYS: Final[tuple[tuple[Callable[[str], object], str], ...]] = (
     (
         lambda text: _NUMBERS_APART.match(text[:_LOOKED_AT]),
         "is numbers without commas between them: publish a list, or separate them by commas",
@@ -147,6 +145,23 @@ _TEXTS: Final[tuple[tuple[Callable[[str], object], str], ...]] = (
     ),
     (_ARRAY_IN_WORDS.match, "is the text of an array of a program: publish a list of numbers"),
 )
+_TEXTS: Final[tuple[tuple[Callable[[str], object], str], ...]] = (
+    (lambda text: text.startswith("data:"), "is a data URL: publish only what is behind its comma"),
+    (_is_hexadecimal, "looks like hexadecimal: publish base64"),
+    *_ARRAYS,
+)
+
+
+def look_of_array(text: str) -> str:
+    """Return what is said of a string that has an array of numbers in another form than JSON, "" for any other."""
+    if text[:1] not in ("[", "{", "(", "a", "t", "v", "D", "n"):
+        return ""
+    return next((words for matches, words in _ARRAYS if matches(text)), "")
+
+
+def is_base64(text: str) -> bool:
+    """Return whether a text has the characters of base64 alone."""
+    return _URL_BASE64.fullmatch(text.rstrip("=")) is not None
 
 
 def look_of_packed(data: bytes) -> str:

@@ -89,6 +89,7 @@ class Keys:
         except UnicodeDecodeError as error:
             raise RecordError(Reason.KEY, f"the Kafka key is not UTF-8: {error.reason} at byte {error.start}") from None
         except msgspec.DecodeError as error:
+            hint = '; records.key_values = "stringify" accepts integers' if integer_text(kafka_key.strip()) else ""
             raise RecordError(
-                Reason.KEY, f'the Kafka key is not a JSON string (records.key_format = "json"): {error}'
+                Reason.KEY, f'the Kafka key is not a JSON string (records.key_format = "json"): {error}{hint}'
             ) from None

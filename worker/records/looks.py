@@ -10,8 +10,11 @@ from typing import Final
 import numpy as np
 
 from worker.errors import Reason, RecordError
-from worker.records.first_bytes import look_of
-from worker.records.foreign import Foreign, fields_of
+from worker.records.first_bytes import look_of, look_of_packed
+from worker.records.foreign import Foreign
+from worker.records.formats.framing import without_prefix
+from worker.records.formats.vector_text import TOAST
+from worker.records.members import Fields, fields_of, has_names_of_bytes, is_messagepack
 from worker.records.suspects import LEAST, MOST
 from worker.records.target import Target
 from worker.words import clean
@@ -39,6 +42,7 @@ class Looks:
         """`is_swappable`: the setting for big-endian bytes is not in force yet."""
         self._dimension = target.dimension
         self._is_swappable = is_swappable
+        self._is_many = is_many
         self._foreign = Foreign(target.dimension, vector_path, envelope, is_many=is_many)
 
     def completed(self, error: RecordError, value: bytes | None, vector: object) -> RecordError:
@@ -53,43 +57,76 @@ class Looks:
 
     def hint(self, error: RecordError, value: bytes, vector: object) -> str:
         """Return what is to be added, "" if nothing is known."""
+        if isinstance(vector, bytes) and (error.reason is Reason.DIMENSION or "no whole float32s" in error.message):
+            return self._packed(value, vector)
         if error.reason in (Reason.MALFORMED, Reason.UNSUPPORTED_ENCODING):
             return self._unread(error, value)
         if error.reason is Reason.KEY and "neither the value nor" in error.message:
-            fields = fields_of(value)
+            fields = self._record_in(value)
             return "" if fields is None else self._foreign.key_words(fields)
         if error.reason is Reason.NOT_FINITE and isinstance(vector, bytes):
             return self._byte_order(vector)
-        if error.reason is Reason.DIMENSION and isinstance(vector, bytes):
-            return self._hexadecimal(value)
-        if error.reason is Reason.METADATA and error.message.startswith("metadata is a string"):
+        if error.reason is Reason.METADATA and " is a string; allowed is a map" in error.message:
             return "publish it as a map, not as the text of one"
         return ""
+
+    def _record_in(self, value: bytes) -> Fields | None:
+        """Return the record in a value, out of the envelope of the settings; None where there is none."""
+        fields = fields_of(value)
+        return None if fields is None else self._foreign.record_of(fields)
 
     def _unread(self, error: RecordError, value: bytes) -> str:
         if "not UTF-8" in error.message:
             return _no_utf_8(value)
-        if "trailing" in error.message and _SECOND_MAP.search(value):
-            return (
-                "a second map follows the first, as in JSON Lines: "
-                'set records.many = "split", or publish one record in a message'
-            )
-        if _SETTING in error.message:  # of an envelope: the format has said it all
+        if "trailing" in error.message and _NAMED not in error.message and (words := self._trailing(value)):
+            return words
+        if _SETTING in error.message or TOAST in error.message:  # the format has said it all
             return ""
-        fields = fields_of(value)
-        if fields is not None:
-            is_text = any(words in error.message for words in _NO_VECTOR)
-            return self._foreign.text_words(fields) if is_text else self._foreign.words(fields)
+        if (fields := fields_of(value)) is not None:
+            record = self._foreign.record_of(fields)
+            return "" if record is None else self._of_fields(error, record)
+        if has_names_of_bytes(value):
+            return "its names are bytes: encode them as strings"
+        return self._of_bytes(error, value)
+
+    def _of_fields(self, error: RecordError, fields: Fields) -> str:
+        is_text = any(words in error.message for words in _NO_VECTOR)
+        return self._foreign.text_words(fields) if is_text else self._foreign.words(fields)
+
+    def _of_bytes(self, error: RecordError, value: bytes) -> str:
         look = look_of(value, self._dimension)
+        if look is None and error.reason is Reason.MALFORMED:
+            look = look_of(without_prefix(value), self._dimension)
         if look is None:
             return ""
         return look.advice if _NAMED in error.message else f"{_NAMED} {look.like}: {look.advice}"
 
-    def _hexadecimal(self, value: bytes) -> str:
-        """Return what is said of a vector in hexadecimal digits, which are base64 too."""
-        fields = fields_of(value)
+    def _trailing(self, value: bytes) -> str:
+        """Return what is said of what follows a whole value, "" if nothing is known of it."""
+        if is_messagepack(value):
+            return (
+                'something follows the record: publish one in a message, or a list of them with records.many = "split"'
+            )
+        if value.endswith(b"\0"):
+            return "NUL bytes follow the record: publish it without them"
+        if not _SECOND_MAP.search(value):
+            return ""
+        if self._is_many:
+            return (
+                'a second map follows the first: records.many = "split" reads one whole record on each line, or a list'
+            )
+        return (
+            "a second map follows the first, as in JSON Lines: "
+            'set records.many = "split", or publish one record in a message'
+        )
+
+    def _packed(self, value: bytes, vector: bytes) -> str:
+        """Return what is said of bytes that are no vector: of what they hold, or of hexadecimal digits, which are base64 too."""
+        fields = self._record_in(value)
         words = "" if fields is None else self._foreign.text_words(fields)
-        return words if "hexadecimal" in words else ""
+        if "hexadecimal" in words:
+            return words
+        return look_of_packed(vector)
 
     def _byte_order(self, packed: bytes) -> str:
         if not self._is_swappable or len(packed) % 4:

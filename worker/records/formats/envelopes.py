@@ -85,7 +85,8 @@ class Connect(Envelope):
             return Opened(Operation.TOMBSTONE)
         what = "there is no payload" if kind is Kind.NOTHING else f"payload is a {kind.value}"
         raise self._fields.no_record(
-            f'{what}; records.envelope = "connect" reads {{"schema", "payload"}}, where payload is a map'
+            f'{what}; records.envelope = "connect" reads {{"schema", "payload"}}, where payload is a map, and "none" '
+            "reads a record without them"
         )
 
 
@@ -108,7 +109,10 @@ class Debezium(Envelope):
             return Opened(Operation.IGNORE)
         if kind is not Kind.STRING:
             what = "there is no op" if kind is Kind.NOTHING else f"op is a {kind.value}"
-            raise fields.no_record(f'{what}; records.envelope = "debezium" reads changes with before, after and op')
+            raise fields.no_record(
+                f'{what}; records.envelope = "debezium" reads changes with before, after and op, and "none" reads rows that were '
+                "unwrapped"
+            )
         op = fields.text(change.op, "op")
         if op in _PUTS:
             return Opened(Operation.PUT, self._row(change.after, op), connect_schema.within(logical, "after"))

@@ -145,6 +145,11 @@ class MappedReader:
             text = None if around.key is None else self._keys.from_kafka(around.key)
         else:
             text = _header(path, around)
+            if text is not None and text.startswith("\0"):
+                raise RecordError(
+                    Reason.KEY,
+                    f"{path.text} begins with 0x00: it is binary, or has a schema registry's prefix, and is no text",
+                )
         if text is None:
             raise RecordError(Reason.KEY, f"there is no {path.text}, or it is null; records.fields.key needs it")
         return text
