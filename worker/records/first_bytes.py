@@ -88,6 +88,8 @@ _JAVA_OBJECT: Final = re.compile(rb"(?:\[+[A-Z]|[\w.$]+)@[0-9a-f]{4,8}\s*\Z")
 _UNQUOTED: Final = re.compile(rb"\{\s*[A-Za-z_$][\w$]*\s*:")
 _MARKUP: Final = re.compile(rb"<[A-Za-z!?]")
 _NUMBERS: Final = re.compile(rb"\[?\s*[-+]?[0-9.]+(?:[eE][-+]?\d+)?\s*[,;\s]")
+_NUMBER: Final = re.compile(rb"-?\d[\d.]*(?:[eE][-+]?\d+)?\s*\Z")
+_NUMBERS_OF_MESSAGEPACK: Final = ((b"\xca", 5), (b"\xcb", 9))  # first byte and size
 _HEXADECIMAL: Final = re.compile("[0-9a-fA-F]+")
 _NUMBERS_APART: Final = re.compile(r"\[?\s*[-+]?\d[\d.eE+-]*(?:\s*;\s*|\s+)[-+]?\d")
 _NUMBERS_IN_BRACES: Final = re.compile(r"[{(]\s*[-+]?\d[\d.eE+-]*\s*[,)}]")
@@ -261,6 +263,8 @@ def _text(value: bytes, _dimension: int) -> Look | None:
         if is_json_in_base64(value[1:].partition(b'"')[0]):
             return Look("JSON in base64, within a JSON string", _JSON_ITSELF)
         return Look("a JSON string", _AS_RECORD)
+    if _NUMBER.match(value) or (value[:1], len(value)) in _NUMBERS_OF_MESSAGEPACK:
+        return Look("a single number, such as one of a vector that is in no record", _AS_RECORD)
     if value.rstrip() in (b"null", b"true", b"false"):
         return Look("a single JSON value", f"{_AS_RECORD}; a tombstone has no value at all (null bytes)")
     return None

@@ -56,12 +56,12 @@ class Keys:
         """Return what a Kafka key has in its envelope, as JSON, and its logical types; None where it has none."""
         return None if self._enveloped is None or kafka_key is None else self._enveloped.payload(kafka_key)
 
-    def is_quoted(self, key: str) -> bool:
+    def is_quoted(self, kafka_key: bytes) -> bool:
         """Return whether a Kafka key that became the vector's key is a JSON string with its quotes."""
-        if key[:1] != '"' or not self._is_utf8:
+        if kafka_key[:1] != b'"' or not self._is_utf8:
             return False
         try:
-            _decode_json(key)
+            _decode_json(kafka_key)
         except msgspec.DecodeError:
             return False
         return True

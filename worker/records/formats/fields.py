@@ -209,7 +209,7 @@ class FieldReader(ValueReader, ABC):
         if isinstance(error, RecursionError):
             return self.too_deep()
         if not body.strip():
-            return RecordError(Reason.MALFORMED, f"the value is {len(body)} bytes of white space; a record is a map")
+            return RecordError(Reason.MALFORMED, "the value has nothing in it but white space; a record is a map")
         said = f"the value is no whole {self.name} map: {clean(str(error))}{constant_at(body, error)}"
         known = resembles(body)
         return RecordError(Reason.MALFORMED, f"{said}; it looks like {known}" if known else said)
