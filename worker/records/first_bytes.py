@@ -81,14 +81,15 @@ _APICURIO_BYTES: Final = 9
 _AVRO_BYTES: Final = 10  # of the prefix of a single object
 _WHITE: Final = b" \t\r\n"
 _LOOKED_AT: Final = 64
+_BEGIN_BYTES: Final = 256
 _MOST_BEFORE_PACKED: Final = 8
 _CBOR_MAP: Final = re.compile(rb"[\xa1-\xb7\xbf][\x61-\x77]\w")
 _JAVA_MAP: Final = re.compile(rb"\{[A-Za-z_][\w.]*=")
-_JAVA_OBJECT: Final = re.compile(rb"(?:\[+[A-Z]|[\w.$]+)@[0-9a-f]{4,8}\s*\Z")
+_JAVA_OBJECT: Final = re.compile(rb"(?:\[+[A-Z]|[\w.$]+)@[0-9a-f]{4,8}\s*")
 _UNQUOTED: Final = re.compile(rb"\{\s*[A-Za-z_$][\w$]*\s*:")
 _MARKUP: Final = re.compile(rb"<[A-Za-z!?]")
 _NUMBERS: Final = re.compile(rb"\[?\s*[-+]?[0-9.]+(?:[eE][-+]?\d+)?\s*[,;\s]")
-_NUMBER: Final = re.compile(rb"-?\d[\d.]*(?:[eE][-+]?\d+)?\s*\Z")
+_NUMBER: Final = re.compile(rb"-?\d[\d.]*(?:[eE][-+]?\d+)?\s*")
 _NUMBERS_OF_MESSAGEPACK: Final = ((b"\xca", 5), (b"\xcb", 9))  # first byte and size
 _HEXADECIMAL: Final = re.compile("[0-9a-fA-F]+")
 _NUMBERS_APART: Final = re.compile(r"\[?\s*[-+]?\d[\d.eE+-]*(?:\s*;\s*|\s+)[-+]?\d")
@@ -100,7 +101,7 @@ _OLD_PICKLE: Final = re.compile(rb"\((?:[dl]p\d*|c[A-Za-z_][\w.]*)\n|[}\]]q\x00|
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _NO_ASCII_TEXT: Final = re.compile(rb"[\x00-\x08\x0e-\x1f\x80-\xff]")
 _MESSAGEPACK_LISTS: Final = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
-_elements: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_whole: Final = msgspec.msgpack.Decoder(msgspec.Raw).decode
 _json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
@@ -170,8 +171,8 @@ def look_of_packed(data: bytes) -> str:
     """Return what is said of the bytes that should be the numbers of a vector, "" if nothing is known."""
     look = _beginning(data, 0)
     if look is not None:
-        return f"holds what looks like {look.like}"
-    return "holds numbers as text: publish the list itself" if _NUMBERS.match(data[:_LOOKED_AT]) else ""
+        return f"it holds what looks like {look.like}"
+    return "it holds numbers as text: publish the list itself" if _NUMBERS.match(data[:_LOOKED_AT]) else ""
 
 
 def is_json_in_base64(text: bytes) -> bool:
@@ -243,10 +244,11 @@ def _list(value: bytes, _dimension: int) -> Look | None:
 
 def _list_in_messagepack(value: bytes) -> Look | None:
     try:
-        elements = _elements(value)
+        _whole(value)  # its elements are not made, since there may be millions
     except UNREADABLE:
         return None
-    kind = MsgpackFields.kind_of_byte[bytes(elements[0])[0]] if elements else Kind.NOTHING
+    at = {0xDC: 3, 0xDD: 5}.get(value[0], 1)
+    kind = MsgpackFields.kind_of_byte[value[at]] if at < len(value) else Kind.NOTHING
     if kind in (Kind.MAP, Kind.NOTHING):
         return Look("a list of records in MessagePack", _SPLIT)
     if kind is Kind.NUMBER:
@@ -263,7 +265,7 @@ def _text(value: bytes, _dimension: int) -> Look | None:
         if is_json_in_base64(value[1:].partition(b'"')[0]):
             return Look("JSON in base64, within a JSON string", _JSON_ITSELF)
         return Look("a JSON string", _AS_RECORD)
-    if _NUMBER.match(value) or (value[:1], len(value)) in _NUMBERS_OF_MESSAGEPACK:
+    if (len(value) <= _LOOKED_AT and _NUMBER.fullmatch(value)) or (value[:1], len(value)) in _NUMBERS_OF_MESSAGEPACK:
         return Look("a single number, such as one of a vector that is in no record", _AS_RECORD)
     if value.rstrip() in (b"null", b"true", b"false"):
         return Look("a single JSON value", f"{_AS_RECORD}; a tombstone has no value at all (null bytes)")
@@ -281,18 +283,21 @@ def _beginning(value: bytes, _dimension: int) -> Look | None:
 
 def _binary(value: bytes, _dimension: int) -> Look | None:
     checks: tuple[tuple[Callable[[bytes], object], Look], ...] = (
-        (_is_bson, Look("BSON", _OTHER)),
         (_is_safetensors, Look("a file of safetensors", _NUMPY)),
         (_CBOR_MAP.match, Look("CBOR", _OTHER)),
         (_JAVA_MAP.match, Look("the text of a Java map", "use a serializer that writes JSON")),
-        (_JAVA_OBJECT.match, Look("the text of a Java object", "use a serializer that writes JSON")),
+        (_JAVA_OBJECT.fullmatch, Look("the text of a Java object", "use a serializer that writes JSON")),
         (_UNQUOTED.match, Look("JSON whose names have no quotes, as in JavaScript", "write it with JSON.stringify")),
         (_MARKUP.match, Look("XML or HTML", _OTHER)),
         (_OLD_PICKLE.match, _PICKLE),
         (_PROTOBUF.match, Look("Protobuf without a schema registry's prefix", "use the registry's serializer, or publish JSON")),
         (_NUMBERS.match, Look("numbers as text", _AS_RECORD)),
     )  # fmt: skip
-    begun = value.removeprefix(BYTE_ORDER_MARK)
+    if _is_bson(value):
+        return Look("BSON", _OTHER)
+    begun = value.removeprefix(BYTE_ORDER_MARK)[
+        :_BEGIN_BYTES
+    ]  # a pattern may cost much more than the bytes it looks at
     return next((look for matches, look in checks if matches(begun)), None)
 
 

@@ -13,8 +13,10 @@ from worker.errors import Reason, RecordError
 from worker.records.first_bytes import look_of, look_of_packed
 from worker.records.foreign import Foreign
 from worker.records.formats.framing import without_prefix
+from worker.records.formats.hints import wide_text
+from worker.records.formats.values import Kind
 from worker.records.formats.vector_text import TOAST
-from worker.records.members import Fields, fields_of, has_names_of_bytes, is_messagepack
+from worker.records.members import Fields, fields_of, first_name_kind, is_messagepack
 from worker.records.suspects import LEAST, MOST
 from worker.records.target import Target
 from worker.words import clean
@@ -22,7 +24,7 @@ from worker.words import clean
 _CHARACTERS: Final = 420  # of what is added
 _SURROGATE_IN_UTF_8: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 _SECOND_MAP: Final = re.compile(rb"\}[ \t\r\n]*\{")
-_NAMED: Final = "it looks like"  # by the format that read it
+_NAMED: Final = "looks like"  # by the format that read it
 _NO_VECTOR: Final = ("not base64", "no list of numbers")  # of a string
 _SETTING: Final = "records.envelope"
 
@@ -85,7 +87,7 @@ class Looks:
         if (fields := fields_of(value)) is not None:
             record = self._foreign.record_of(fields)
             return "" if record is None else self._of_fields(error, record)
-        if has_names_of_bytes(value):
+        if first_name_kind(value) is Kind.BINARY:
             return "its names are bytes: encode them as strings"
         return self._of_bytes(error, value)
 
@@ -94,20 +96,19 @@ class Looks:
         return self._foreign.text_words(fields) if is_text else self._foreign.words(fields)
 
     def _of_bytes(self, error: RecordError, value: bytes) -> str:
-        look = look_of(value, self._dimension)
-        if look is None and error.reason is Reason.MALFORMED:
-            look = look_of(without_prefix(value), self._dimension)
+        is_after_prefix = error.reason is Reason.MALFORMED and not wide_text(value)
+        look = look_of(without_prefix(value) if is_after_prefix else value, self._dimension)
         if look is None:
             return ""
-        return look.advice if _NAMED in error.message else f"{_NAMED} {look.like}: {look.advice}"
+        return look.advice if _NAMED in error.message else f"it looks like {look.like}: {look.advice}"
 
     def _trailing(self, value: bytes) -> str:
         """Return what is said of what follows a whole value, "" if nothing is known of it."""
-        if is_messagepack(value):
+        if first_name_kind(value) is Kind.STRING:
             return (
                 'something follows the record: publish one in a message, or a list of them with records.many = "split"'
             )
-        if value.endswith(b"\0"):
+        if value.endswith(b"\0") and not is_messagepack(value):
             return "NUL bytes follow the record: publish it without them"
         if not _SECOND_MAP.search(value):
             return ""

@@ -79,9 +79,7 @@ def is_messagepack(value: bytes) -> bool:
     return bool(value) and MsgpackFields.kind_of_byte[value[0]] is Kind.MAP
 
 
-def has_names_of_bytes(value: bytes) -> bool:
-    """Return whether a value is a map in MessagePack whose first name is bytes."""
-    if not is_messagepack(value):
-        return False
-    at = {0xDE: 3, 0xDF: 5}.get(value[0], 1)
-    return MsgpackFields.kind_of_byte[value[at]] is Kind.BINARY if at < len(value) else False
+def first_name_kind(value: bytes) -> Kind:
+    """Return what the first name of a map in MessagePack is, nothing where the value is no such map."""
+    at = {0xDE: 3, 0xDF: 5}.get(value[0], 1) if is_messagepack(value) else len(value)
+    return MsgpackFields.kind_of_byte[value[at]] if at < len(value) else Kind.NOTHING

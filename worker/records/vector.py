@@ -130,9 +130,10 @@ class Vectors:
 def _float64_of(data: bytes) -> str:
     """Return the setting for the order in which more of the bytes are ordinary numbers."""
     ordinary = []
-    for order in ("<f8", ">f8"):
-        sizes = np.abs(np.frombuffer(data[: len(data) // 8 * 8], order))
-        ordinary.append(np.count_nonzero((sizes == 0) | ((sizes > _LEAST) & (sizes < _MOST))))
+    with np.errstate(invalid="ignore"):
+        for order in ("<f8", ">f8"):
+            sizes = np.abs(np.frombuffer(data[: len(data) // 8 * 8], order))
+            ordinary.append(np.count_nonzero((sizes == 0) | ((sizes > _LEAST) & (sizes < _MOST))))
     return "float64-be" if ordinary[1] > ordinary[0] else "float64-le"
 
 
