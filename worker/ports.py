@@ -45,6 +45,15 @@ class SealReason(StrEnum):
     DRAIN = "drain"
 
 
+class SchemaAnswer(StrEnum):
+    """What the registry said of a schema; the label `result` of the metric `oss_vectors_schema_requests_total`."""
+
+    FOUND = "found"
+    UNKNOWN = "unknown"  # it does not have the schema
+    UNUSABLE = "unusable"  # it has the schema, which reads nothing
+    UNAVAILABLE = "unavailable"  # no answer, a denial, or an answer that no registry gives
+
+
 class LimitCause(StrEnum):
     """Why a limit of the pace is what it is."""
 

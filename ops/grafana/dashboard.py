@@ -787,6 +787,15 @@ def _kafka() -> Sequence[Panel]:
             "short",
             query(increase(of("oss_vectors_kafka_errors_total"), "kind"), "{{kind}}"),
         ).axis_soft_max(1),
+        bars(
+            "Schemas asked for",
+            "What the schema registry said, by result. A schema that is here is never asked for again. Unavailable: topics may be "
+            "blocked (registry).",
+            "short",
+            query(increase(of("oss_vectors_schema_requests_total"), "result"), "{{result}}"),
+        )
+        .axis_soft_max(1)
+        .links([runbook("ossvectorsblockedregistry")]),
         graph(
             "Since the last poll",
             "Seconds since each worker last polled. Near kafka.max_poll_interval_ms the group removes it.",

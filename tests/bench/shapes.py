@@ -98,6 +98,13 @@ SHAPES: Final[dict[str, Shape]] = {
         {"fields": _FLAT, "vector_bytes": "float64-le"},
         _OWN_64,
     ),
+    "a vector alone, key and metadata in headers": Shape(
+        lambda _, vector: vector.tobytes(),
+        {"fields": {"key": "$header.id", "vector": "$kafka.value", "metadata": ["$header.title"]}},
+        _OWN_RAW,
+        lambda value: value,
+        [("id", b"key-1"), ("title", b"title of key-1")],
+    ),
     "nested, list of numbers": Shape(
         lambda key, vector: {"doc": {"id": key, "parts": [{"vector": _numbers(vector)}]}, "meta": {"title": "x"}},
         {"fields": {"key": "doc.id", "vector": "doc.parts[0].vector", "metadata": "meta"}},

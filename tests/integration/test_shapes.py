@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from tests.support.commands import command
 from tests.support.worker import Record, Stage, StageFactory, WorkerFactory, publish
@@ -35,6 +36,7 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "fields": {"metadata": {"day": "day"}},
     },
     "debezium": {"envelope": "debezium", "key_values": "stringify", "fields": ROW},
+    "alone": {"fields": {"vector": "$kafka.value", "metadata": ["$header.tenant"]}},
     "events": {"envelope": "cloudevents", "fields": {"key": "$attribute.subject", "vector": "vec", "metadata": ""}},
 }
 
@@ -83,6 +85,7 @@ PUBLISHED: Final[dict[str, Sequence[Record]]] = {
         of(b'{"id":1}', change("u", None, {"id": 1, "embedding": "__debezium_unavailable_value", "title": "z"})),
         of(None, change("t")),
     ],
+    "alone": [of(b"a1", RAW, TENANT), of(b"a2", RAW[:-4])],
     "events": [
         of(b"k", event("e1", data={"vec": NUMBERS})),
         of(b"k", event("e2", data_base64=base64.b64encode(json.dumps({"vec": NUMBERS}).encode()).decode())),
@@ -97,6 +100,7 @@ EXPECTED: Final = {
     "t/3": {},
     "c1": {"day": "2026-11-29"},
     "1": {"title": "x"},
+    "a1": {"tenant": "t"},
     "e1": {},
     "e2": {},
     "e3": {},
@@ -122,8 +126,8 @@ def test_every_shape_and_envelope_is_read_as_its_route_says(
     worker = start_worker(settings).wait_ready()
     outcomes = worker.wait_settled(SETTLED).outcomes()
     # A row that is deleted soon after it was written may be superseded in its batch.
-    assert outcomes.get("put", 0) + outcomes.get("superseded", 0) == 11
-    assert [outcomes.get(name, 0) for name in ("deleted", "ignored", "dead_lettered")] == [3, 2, 4]
+    assert outcomes.get("put", 0) + outcomes.get("superseded", 0) == 12
+    assert [outcomes.get(name, 0) for name in ("deleted", "ignored", "dead_lettered")] == [3, 2, 5]
     stored = stage.stored()
     assert {key: one.metadata or {} for key, one in stored.items()} == EXPECTED
     assert all([float(number) for number in one.data] == NUMBERS for one in stored.values())
@@ -131,17 +135,25 @@ def test_every_shape_and_envelope_is_read_as_its_route_says(
         (headers["__connect.errors.topic"].decode().rpartition("-")[2], headers["oss-vectors.reason"].decode())
         for headers in (dict(letter.headers) for letter in stage.dead_letters())
     }
-    assert reasons == {("flat", "key"), ("debezium", "malformed"), ("events", "malformed")}
+    assert reasons == {("flat", "key"), ("debezium", "malformed"), ("alone", "dimension"), ("events", "malformed")}
 
     sampled = command(settings, "check", "--sample", "100", "--json")
     assert f'"subject": "{names["connect"]}"' in sampled.out
     assert "5 of 6 records would be accepted (1 delete a vector)" in sampled.out
     listed = command(settings, "dlq", "list", "--json")
-    assert json.loads(listed.out)["total"] == 4
+    assert json.loads(listed.out)["total"] == 5
 
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(change("c", None, {"id": 8, "embedding": NUMBERS, "title": "w"})) + "\n")
     sent = command(settings, "produce", file, "--topic", names["debezium"])
     assert (sent.code, "1 records sent" in sent.out) == (0, True), sent
-    worker.wait_settled(SETTLED + 1)
-    assert stage.stored()["8"].metadata == {"title": "w"}
+    np.savez(tmp_path / "rows.npz", keys=["a2"], vectors=np.array([NUMBERS]))
+    sent = command(settings, "produce", tmp_path / "rows.npz", "--topic", names["alone"], "--header", "tenant=u")
+    assert (sent.code, "1 records sent" in sent.out) == (0, True), sent
+    worker.wait_settled(SETTLED + 2)
+    stored = stage.stored()
+    assert [stored[key].metadata for key in ("8", "a2")] == [{"title": "w"}, {"tenant": "u"}]
+    verified = command(settings, "verify", "--topic", names["alone"])
+    assert verified.code == 0, verified
+    replayed = command(settings, "dlq", "replay", "--key", "a2", "--yes")
+    assert "newer" in replayed.out, replayed

@@ -36,6 +36,7 @@ WINDOW = "5s"  # what $__rate_interval stands for: Grafana takes at least four s
 PARTITIONS = 4
 
 FAULTS: Sequence[Fault] = (
+    {"operation": "GetVectorIndex", "status": 503, "count": 1},
     {"key_contains": "refused", "status": 400, "operation": "PutVectors"},
     {"status": 429, "retry_after": 1, "skip": 10, "count": 1},
     {"status": 500, "skip": 20, "count": 2},

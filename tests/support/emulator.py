@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import IO, Any, TypedDict, Unpack
 
 import alibabacloud_oss_v2 as oss
 import alibabacloud_oss_v2.vectors as oss_vectors
@@ -26,8 +26,9 @@ import requests.adapters
 from alibabacloud_oss_v2.transport import RequestsHttpClient
 from numpy.typing import NDArray
 
-from tests.support.bounded import running, thread
+from tests.support.bounded import thread
 from tests.support.loopback import LoopbackAdapter, session_by
+from worker.local.process import spawn
 
 ACCOUNT = "1234567890"
 REGION = "cn-hangzhou"
@@ -222,22 +223,23 @@ class Emulator:
 
 @contextlib.contextmanager
 def running_emulator(data: Path | None = None, port: int = 0) -> Iterator[Emulator]:
-    """An emulator of its own, stopped at the end by SIGTERM to its own pid, or killed when that does not do."""
+    """An emulator of its own, stopped at the end by SIGTERM to its own pid, or killed when that does not do.
+
+    It ends with the process that runs the tests, also where that is killed.
+    """
     command = [sys.executable, "-m", "worker", "local", "emulator", "--port", str(port)]
     command += [] if data is None else ["--data", str(data)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OSS_EMULATOR_")}
-    with (
-        running(command, stdout=subprocess.PIPE, env=environment) as process,
-        new_session() as session,
-    ):
-        yield Emulator(port=_announced_port(process), pid=process.pid, session=session)
-
-
-def _announced_port(process: "subprocess.Popen[str]") -> int:
-    lines: queue.Queue[str] = queue.Queue()
+    process = spawn(command, stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
+    with process.stdout as output, process, new_session() as session:
+        yield Emulator(port=_announced_port(output), pid=process.pid, session=session)
+
+
+def _announced_port(output: IO[str]) -> int:
+    lines: queue.Queue[str] = queue.Queue()
     # Reading a pipe has no timeout of its own.
-    thread(lambda out: lines.put(out.readline()), process.stdout)
+    thread(lambda out: lines.put(out.readline()), output)
     line = lines.get(timeout=START_SECONDS)
     prefix = "OSS vector emulator on http://127.0.0.1:"
     if not line.startswith(prefix):

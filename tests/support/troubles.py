@@ -147,7 +147,9 @@ def first_start() -> PageStage:
     """A worker that has not run yet and finds no broker, so no dead-letter topic either."""
     stage = PageStage()
     stage.status.enter(State.STARTING, "no broker answers: 10.0.0.7:9092: Connection refused", NOT_CONNECTED)
-    stage.status.block(Block("vectors", BlockReason.DEAD_LETTER_UNAVAILABLE), "the topic cannot be looked for", retry_in=30.0)
+    stage.status.block(
+        Block("vectors", BlockReason.DEAD_LETTER_UNAVAILABLE), "the topic cannot be looked for", retry_in=30.0
+    )
     idle(stage, 120)
     return stage
 

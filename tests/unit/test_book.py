@@ -11,10 +11,11 @@ from worker.errors import FatalError, RecordError, RegistryUnavailable, SchemaPe
 from worker.records.formats.framing import Framed
 from worker.registry import book as book_module
 from worker.registry.book import MOST_SCHEMAS, UNKNOWN_SECONDS, AskingBook, Book
-from worker.registry.client import NoSuchSchema, SchemaText
+from worker.registry.client import NoSuchSchema, SchemaText, UnusableSchema
 
 TEXT: Final = SchemaText("AVRO", json.dumps(AVRO))
 AWAY: Final = RegistryUnavailable("it is away")
+OTHER_TYPE: Final = SchemaText("THRIFT", "{}")
 
 
 def source(*found: SchemaText | Exception) -> FakeSource:
@@ -51,6 +52,14 @@ def test_a_schema_that_the_registry_does_not_have_is_wanted_again_after_a_while(
     clock.advance(1)
     with pytest.raises(SchemaPending):
         book.reader(by_id(1))
+
+
+@pytest.mark.parametrize(
+    ("found", "answer"),
+    [(TEXT, "found"), (NoSuchSchema(), "unknown"), (UnusableSchema("no"), "unusable"), (OTHER_TYPE, "unusable")],
+)
+def test_what_became_of_a_schema_is_returned(found: SchemaText | Exception, answer: str) -> None:
+    assert Book(source(found)).add(by_id(1)).value == answer
 
 
 def test_only_so_many_are_kept_and_the_oldest_goes_first() -> None:

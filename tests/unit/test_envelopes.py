@@ -337,6 +337,10 @@ def test_what_is_no_row_is_ignored(value: Any, wrap: Any) -> None:
             "embedding is an unchanged TOAST column",
         ),
         (
+            change("u", None, {**ROW, "embedding": [*b"__debezium_unavailable_value"]}),
+            "embedding is an unchanged TOAST column",
+        ),
+        (
             change("u", None, {**ROW, "title": "__debezium_unavailable_value"}),
             "metadata 'title' is an unchanged TOAST column",
         ),

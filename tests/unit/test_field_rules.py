@@ -1,7 +1,7 @@
 """Mistakes in [records] and [routes.records]: each with the name of its setting, all at once."""
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -90,3 +90,45 @@ def test_an_attribute_needs_the_envelope_that_has_it() -> None:
     assert 'routes[0].index_by = "field:$attribute.tenant": an attribute of a CloudEvent' in told
     made = settings(records={"envelope": "cloudevents", "fields": {"key": "$attribute.subject"}})
     assert made.records_of("vectors").envelope == "cloudevents"
+
+
+ALONE: Final = {"vector": "$kafka.value"}
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ({"format": "json"}, 'so routes[0].records.format = "json" has to be "auto"'),
+        ({"format": "msgpack"}, 'so routes[0].records.format = "msgpack" has to be "auto"'),
+        ({"envelope": "debezium"}, 'so routes[0].records.envelope = "debezium" has to be "none"'),
+        ({"many": "split"}, 'so routes[0].records.many = "split" has to be "reject"'),
+        ({"fields": {**ALONE, "key": "id"}}, 'routes[0].records.fields.key = "id": id is not around the value'),
+        ({"fields": {**ALONE, "metadata": ["x"]}}, "routes[0].records.fields.metadata = "),
+        ({"fields": {**ALONE, "delete": "op"}}, 'routes[0].records.fields.delete = "op"'),
+    ],
+)
+def test_a_value_that_is_a_vector_alone_is_not_parsed(records: Any, words: str) -> None:
+    told = mistakes(records={"fields": ALONE, **records})
+    assert words in told
+    assert "records.fields." in told
+    assert "value" in told
+
+
+def test_a_vector_alone_may_be_beside_topics_that_a_registry_reads() -> None:
+    made = load(None, environment(ALONE) | {"OSS_VECTORS_REGISTRY__URL": "https://registry.example"})
+    assert made.settings.records_of("vectors").fields.vector == "$kafka.value"
+
+
+def test_a_vector_alone_is_not_routed_by_a_field() -> None:
+    indexes = {"index": [], "indexes": {"a": "x"}}
+    told = mistakes(ALONE, index_by="field:tenant", **indexes)
+    assert 'routes[0].index_by = "field:tenant": a field of the value, which is not parsed' in told
+    for index_by in ("header:tenant", "field:$header.tenant", "field:$kafka.key"):
+        assert settings(ALONE, index_by=index_by, **indexes).records.fields.vector == "$kafka.value"
+
+
+def test_a_vector_alone_needs_no_other_setting() -> None:
+    made = settings(records={"fields": ALONE, "vector_bytes": "float64-be", "tombstones": "delete"})
+    assert made.records_of("vectors").fields.vector == "$kafka.value"
+    told = mistakes(index_by="field:$kafka.value", index=[], indexes={"a": "x"})
+    assert "$kafka.value is for the vector alone" in told

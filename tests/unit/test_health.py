@@ -143,7 +143,7 @@ def test_an_outage_of_the_service_is_the_reason_of_a_worker_that_stays_ready(
     status.service.failed("docs", SinkError("busy", status=503, code="ServiceUnavailable"))
     clock.pass_by(840.0)
     answer = pages.answer("/readyz", "")
-    expected = "index docs: no request accepted for 14 min 0 s: 503 ServiceUnavailable"
+    expected = "index docs: no request accepted for 14 min: 503 ServiceUnavailable"
     assert (answer.status, msgspec.json.decode(answer.body)["reason"]) == (HTTPStatus.OK, expected)
     status.service.works("docs")
     assert msgspec.json.decode(pages.answer("/readyz", "").body)["reason"] == "running"

@@ -77,8 +77,9 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("a list of vectors", of([NUMBERS, NUMBERS]), f"; publish one record for each; {SHAPE}"),
     ("JSON Lines", BODY + b"\n" + BODY + b"\n", f"a second map follows the first, as in JSON Lines: {SPLIT}, {ONE}"),
     ("numbers as text", b"0.25,-0.5,0.125", f"it looks like numbers as text: {SHAPE}"),
-    ("float32 alone", FLOAT32, "it looks like the numbers of a vector alone (8 float32s): publish a MessagePack map with the bytes in data.float32, so that it can have a key"),
-    ("float64 alone", struct.pack("<8d", *NUMBERS), "it looks like the numbers of a vector alone (8 float64s)"),
+    ("float32 alone", FLOAT32, "it looks like the numbers of a vector alone (8 float32s): set records.fields.vector = \"$kafka.value\", or publish a MessagePack map with the bytes in data.float32, so that it can have a key"),
+    ("float64 alone", struct.pack("<8d", *NUMBERS), "it looks like the numbers of a vector alone (8 float64s): set records.fields.vector = \"$kafka.value\" and records.vector_bytes = \"float64-le\", or publish"),
+    ("float16 alone", struct.pack("<8e", *NUMBERS), "it looks like the numbers of a vector alone (8 float16s): set records.fields.vector = \"$kafka.value\" and records.vector_bytes = \"float16-le\", or publish"),
     ("JSON's null", b"null", f"it looks like a single JSON value: {SHAPE}; a tombstone has no value at all (null bytes)"),
     ("the text of a Python dict", str(RECORD).encode(), "it looks like the text of a Python dict: write it with json.dumps, not with str or repr"),
     ("the text of Python bytes", str(BODY).encode(), "it looks like the text of Python bytes: publish the bytes, not str() of them"),
@@ -131,6 +132,7 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("Debezium in Kafka Connect", of({"schema": {}, "payload": {"before": None, "after": RECORD, "op": "u"}}), DEBEZIUM),
     ("Debezium, truncate", of({"before": None, "after": None, "op": "t"}), f"{DEBEZIUM}; it is a truncate of the table, which deletes no vectors: delete them by hand"),
     ("Debezium, unchanged TOAST", of({"before": None, "after": {"id": 5, "embedding": "__debezium_unavailable_value"}, "op": "u"}), f"{DEBEZIUM}; a column has Debezium's placeholder of an unchanged TOAST value, so the row is not whole: set REPLICA IDENTITY FULL for the table"),
+    ("Debezium, unchanged TOAST of an array", json.dumps({"before": None, "after": {"id": 5, "embedding": [*b"__debezium_unavailable_value"]}, "op": "u"}, separators=(",", ":")).encode(), "; a column has Debezium's placeholder of an unchanged TOAST value, so the row is not whole: set REPLICA IDENTITY FULL for the table"),
     ("an unwrapped row, deleted", of({"id": 5, "embedding": None, "__deleted": "true"}), 'it looks like an unwrapped row of Debezium: set records.fields.delete = "__deleted"'),
     ("a CloudEvent", of({"specversion": "1.0", "id": "e", "source": "/x", "type": "t", "data": RECORD}), 'set records.envelope = "cloudevents"'),
     ("an answer of an embedding API", of({"object": "list", "data": [{"index": 0, "embedding": NUMBERS}], "model": "m"}), f'its fields are object, data, model; data is a list of records: {SPLIT}, records.fields.records = "data", records.fields.vector = "embedding", records.fields.key = "{{$kafka.key}}/{{index}}", records.key_values = "stringify"; {ONE}'),
@@ -261,6 +263,20 @@ def test_a_map_beside_stringify_gets_the_same_advice() -> None:
     assert message == f"metadata 'a' holds a map; allowed are strings, numbers, booleans, and lists of them{NESTED}"
 
 
+@pytest.mark.parametrize("first", [0x00, 0x0A, 0x20, 0x22, 0x3C, 0x5B, 0x7B, 0x83, 0x9F, 0xC4, 0xDE, 0xFF])
+def test_a_vector_alone_gets_its_setting_whatever_its_first_byte_is(first: int) -> None:
+    value = bytes((first, 0x99)) + FLOAT32[2:]
+    assert 'set records.fields.vector = "$kafka.value"' in refusal(value).message
+
+
+@pytest.mark.parametrize(
+    "value", [b"[0.25,0.5,1.25,0.5,0.25,0.5,1,2]", b"<key>doc-1</key><v>0.25,-0.5</v>", b'"' + b"x" * 31]
+)
+def test_text_that_is_as_long_as_a_vector_is_no_vector(value: bytes) -> None:
+    assert len(value) == len(FLOAT32)
+    assert "$kafka.value" not in refusal(value).message
+
+
 def test_what_the_settings_already_say_is_not_advised() -> None:
     error = RecordError(Reason.MALFORMED, "")
     change = of({"before": None, "after": {"id": 5, "embedding": NUMBERS}, "op": "c"})
@@ -274,7 +290,7 @@ def test_what_the_settings_already_say_is_not_advised() -> None:
     assert Looks(TARGET, vector_path="embedding").hint(error, flat, None) == ""
     swapped = struct.pack("<8I", *range(1, 9))
     not_finite = RecordError(Reason.NOT_FINITE, "")
-    assert Looks(TARGET, is_swappable=False).hint(not_finite, b"", swapped) == ""
+    assert Looks(TARGET, vector_bytes="float32-be").hint(not_finite, b"", swapped) == ""
 
 
 SECRET: Final = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo-secret"

@@ -20,6 +20,7 @@ from worker.records.formats.contract import Headers
 from worker.records.formats.mapped import MappedReader
 from worker.records.formats.paths import parse
 from worker.records.formats.shape import FIXED, shape_of
+from worker.records.formats.values import AT_ONCE_BYTES
 from worker.records.target import Target
 
 TARGET: Final = Target("docs", SHORT, "euclidean", NON_FILTERABLE)
@@ -210,14 +211,31 @@ def test_a_vector_that_is_not_there_or_none_is_named_by_its_path(value: Any) -> 
 
 def test_a_vector_that_postgresql_did_not_send_is_a_dead_letter_in_words() -> None:
     word = "__debezium_unavailable_value"
-    for unavailable in (word, base64.b64encode(word.encode()).decode()):
+    numbers = [*word.encode()]  # what Debezium writes for an array of numbers
+    for unavailable in (word, base64.b64encode(word.encode()).decode(), numbers, [float(one) for one in numbers]):
         error = refused({"id": "a", "vec": unavailable}, decoder("id"))
         assert error.reason is Reason.MALFORMED
         assert "vec is an unchanged TOAST column" in error.message
 
 
+@pytest.mark.parametrize("dimension", [28, 512])
+def test_an_array_that_postgresql_did_not_send_is_no_vector_whatever_the_dimension(dimension: int) -> None:
+    numbers = [*b"__debezium_unavailable_value"]
+    made = decoder("id", target=Target("docs", dimension, "euclidean"))
+    error = refused({"vec": numbers}, made)  # the form of the vector counts before the key
+    assert (error.reason, "vec is an unchanged TOAST column" in error.message) == (Reason.MALFORMED, True)
+
+
+def test_numbers_that_are_nearly_those_of_an_array_that_was_not_sent_are_a_vector() -> None:
+    numbers = [*b"__debezium_unavailable_value"]
+    made = decoder("id", target=Target("docs", 28, "euclidean"))
+    other = [*numbers[:-1], 0]
+    assert put({"id": "a", "vec": other}, made)["data"]["float32"] == other
+
+
 # -- metadata
 
+LONG_TEXT: Final = "x" * AT_ONCE_BYTES  # with it, metadata is read step by step
 MEMBERS: Final = {"title": "x", "tags": ["a", "b"], "page": 3, "nothing": None, "in": {"lang": "de"}}
 
 
@@ -251,11 +269,19 @@ def test_metadata_of_a_wrong_type_is_a_dead_letter_as_ever(metadata: Any, wrong:
 
 @pytest.mark.parametrize("metadata", ["in", ["title", "text"]])
 def test_a_column_that_postgresql_did_not_send_is_no_metadata(metadata: Any) -> None:
-    for unavailable in ("__debezium_unavailable_value", ["__debezium_unavailable_value"]):
-        members = {"title": "x", "text": unavailable}
-        error = refused({"id": "a", "vec": VECTOR, **members, "in": members}, decoder("id", metadata=metadata))
-        assert error.reason is Reason.MALFORMED
-        assert "metadata 'text' is an unchanged TOAST column" in error.message
+    word = "__debezium_unavailable_value"
+    loose = decoder("id", metadata=metadata, metadata_values="stringify")
+    for made, unavailable in (
+        (decoder("id", metadata=metadata), word),
+        (decoder("id", metadata=metadata), [word]),
+        (loose, [word]),
+        (loose, [*word.encode()]),
+    ):
+        for title in ("x", LONG_TEXT):
+            members = {"title": title, "text": unavailable}
+            error = refused({"id": "a", "vec": VECTOR, **members, "in": members}, made)
+            assert error.reason is Reason.MALFORMED
+            assert "metadata 'text' is an unchanged TOAST column" in error.message
 
 
 def test_a_key_that_postgresql_did_not_send_is_none() -> None:

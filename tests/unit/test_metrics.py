@@ -75,6 +75,7 @@ rebalances_total counter event
 assigned_partitions gauge
 paused_partitions gauge
 kafka_errors_total counter kind
+schema_requests_total counter result
 lease_waits_total counter
 kafka_client_fetch_duration_seconds histogram
 kafka_client_fetched_bytes_total counter topic

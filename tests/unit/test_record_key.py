@@ -47,3 +47,15 @@ def test_of_the_services_own_shape_it_is_the_values_key_or_the_kafka_key() -> No
 def test_the_kafka_key_is_read_in_its_format() -> None:
     read = key_reader(options_of(tables.Records(key_format="json")))
     assert [read(key, None, ()) for key in (b'"k"', b"k", b"5")] == ["k", None, None]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("", "k"), ("$kafka.key", "k"), ("$header.id", "h"), ("{$header.id}/{$kafka.key}", "h/k"), ("$header.no", None)],
+)
+def test_of_a_vector_alone_it_is_around_the_value(path: str, expected: str | None) -> None:
+    read = key_reader(options_of(tables.Records(fields=tables.Fields(key=path, vector="$kafka.value"))))
+    headers = [("id", b"h")]
+    assert {read(b"k", value, headers) for value in (bytes(12), b"", b'{"key": "no"}')} == {expected}
+    assert read(b"k", None, headers) == "k"  # a null value is about the Kafka key
+    assert read(b"\xff", None, headers) is None

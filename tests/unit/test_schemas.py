@@ -13,6 +13,7 @@ from tests.support.fakes import FakeClock
 from worker.app.schemas import SchemaFetcher, asking_book
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, FatalError, RegistryUnavailable, SchemaPending
+from worker.ports import SchemaAnswer
 from worker.settings.tables import Registry
 from worker.telemetry.state import Block, Status
 
@@ -27,6 +28,7 @@ class FakeBook:
         self.given: set[Hashable] = set()
         self.here: set[Hashable] = set()
         self.asked: list[Hashable] = []
+        self.answers: dict[Hashable, SchemaAnswer] = {}  # of schemas that are given and are not just found
 
     def reader(self, schema: Hashable) -> None:
         raise SchemaPending(schema)
@@ -34,11 +36,12 @@ class FakeBook:
     def has(self, schema: Hashable) -> bool:
         return schema in self.here
 
-    def add(self, schema: Hashable) -> None:
+    def add(self, schema: Hashable) -> SchemaAnswer:
         self.asked.append(schema)
         if schema not in self.given:
             raise RegistryUnavailable("it is away")
         self.here.add(schema)
+        return self.answers.get(schema, SchemaAnswer.FOUND)
 
 
 class Bench:
@@ -48,7 +51,9 @@ class Bench:
         self.clock = FakeClock()
         self.book = FakeBook()
         self.status = Status(self.clock(), self.clock)
-        self.fetcher = SchemaFetcher(self.book, self.status, Backoff(0.5, 30.0, random.Random(0)), clock=self.clock)
+        self.counted: list[SchemaAnswer] = []
+        backoff = Backoff(0.5, 30.0, random.Random(0))
+        self.fetcher = SchemaFetcher(self.book, self.status, backoff, count=self.counted.append, clock=self.clock)
 
     def round(self) -> None:
         self.fetcher.fetch(self.fetcher._missing())
@@ -78,6 +83,17 @@ def test_a_schema_that_is_not_given_blocks_its_topics_alone_until_it_is() -> Non
     bench.book.given = {"x"}
     bench.round()
     assert bench.blocked() == set()
+
+
+def test_each_answer_is_counted_and_logged_as_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.book.given = {"x", "y", "z"}
+    bench.book.answers = {"y": SchemaAnswer.UNKNOWN, "z": SchemaAnswer.UNUSABLE}
+    with caplog.at_level("INFO", "worker.registry"):
+        bench.fetcher.fetch(["x", "y", "z", "w"])
+    assert bench.counted == list(SchemaAnswer)
+    logged = [(each.levelname, each.message) for each in caplog.records if each.message.startswith("schema")]
+    assert logged == [("INFO", "schema found"), ("WARNING", "schema unknown"), ("WARNING", "schema unusable")]
 
 
 def test_a_topic_stays_blocked_while_one_of_its_schemas_is_not_given() -> None:

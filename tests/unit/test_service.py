@@ -20,7 +20,7 @@ def test_what_failed_first_says_since_when_and_what_failed_last_says_why() -> No
     service.failed("docs", unavailable())
     [found] = service.not_accepted()
     assert found == NotAccepted("docs", 100.0, 2, "503 ServiceUnavailable")
-    assert found.sentence(clock()) == "no request accepted for 14 min 0 s: 503 ServiceUnavailable"
+    assert found.sentence(clock()) == "no request accepted for 14 min: 503 ServiceUnavailable"
 
 
 def test_an_accepted_request_ends_it_and_the_next_failure_begins_again() -> None:

@@ -31,6 +31,29 @@ def test_a_list_of_paths_is_named_by_their_last_names() -> None:
         ("", "v", {"a": "b."}, "", r"metadata = .*: a name is expected"),
         ("", "v", [f"f{n}" for n in range(MOST_METADATA + 1)], "", r"it has 101 paths; allowed are 100"),
         ("", "v", "", "$nothing", r"delete = .*: what begins with \$ is"),
+        ("$kafka.value", "v", "", "", r"key = .*: \$kafka.value is for the vector alone"),
+        ("", "v", "", "$kafka.value", r"delete = .*: \$kafka.value is for the vector alone"),
+        (
+            "id",
+            "$kafka.value",
+            "",
+            "",
+            r'key = "id": id is not around the value, .* allowed are \$kafka.key and \$header',
+        ),
+        ("{$kafka.key}/{id}", "$kafka.value", "", "", r"key = .*: id is not around the value"),
+        ("$attribute.id", "$kafka.value", "", "", r"key = .*: \$attribute.id is not around the value"),
+        ("", "$kafka.value", "title", "", r'metadata = "title": title is not around the value'),
+        ("", "$kafka.value", "$header.m", "", r"metadata = .*: write it as a list of paths, or as a table"),
+        ("", "$kafka.value", ["title"], "", r"metadata = .*: title is not around the value"),
+        (
+            "",
+            "$kafka.value",
+            ["$header.x", "$kafka.value"],
+            "",
+            r"metadata = .*: \$kafka.value is for the vector alone",
+        ),
+        ("", "$kafka.value", {"t": "title"}, "", r"metadata = .*: title is not around the value"),
+        ("", "$kafka.value", "", "__op", r'delete = "__op": __op is not around the value'),
     ],
 )
 def test_what_is_no_path_is_named_with_its_field(
@@ -45,3 +68,12 @@ def test_the_paths_of_a_shape_are_all_that_it_reads() -> None:
     assert shape.paths == tuple(parse(text) for text in ("a", "b", "v", "c", "d", "e"))
     assert [path.text for path in FIXED.paths] == ["key", "data.float32", "metadata"]
     assert [path.text for path in shape_of("", "v", "", "").paths] == ["key", "v"]
+
+
+def test_a_vector_alone_leaves_nothing_else_in_the_value() -> None:
+    shape = shape_of("{$header.t}/{$kafka.key}", "$kafka.value", {"x": "$header.x"}, "$header.op")
+    assert [path.text for path in shape.paths] == ["$header.t", "$kafka.key", "$kafka.value", "$header.x", "$header.op"]
+    default = shape_of("", "$kafka.value", "metadata", "")  # the map that records have by default is in the value
+    assert (default.is_vector_alone, default.metadata) == (True, None)
+    assert [path.text for path in default.paths] == ["$kafka.value"]
+    assert not FIXED.is_vector_alone

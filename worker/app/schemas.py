@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, RegistryUnavailable
 from worker.extras import import_with_extra
+from worker.ports import SchemaAnswer
 from worker.settings.tables import Registry, Settings
 from worker.telemetry.state import Block, Status
 
@@ -47,7 +48,7 @@ class KeepsSchemas(Protocol):
     def has(self, schema: Any, /) -> bool:
         """Return whether the schema is here."""
 
-    def add(self, schema: Any, /) -> None:
+    def add(self, schema: Any, /) -> SchemaAnswer:
         """Ask the registry for a schema. Raises `RegistryUnavailable`."""
 
 
@@ -60,10 +61,13 @@ class SchemaFetcher:
         status: Status,
         backoff: Backoff,
         *,
+        count: Callable[[SchemaAnswer], None] = lambda _: None,
         close: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`count` gets what became of each request for a schema."""
         self.book = book
+        self._count = count
         self._status = status
         self._backoff = backoff
         self._close = close
@@ -133,11 +137,14 @@ class SchemaFetcher:
             if self._is_stopping:
                 return
             try:
-                self.book.add(schema)
+                answer = self.book.add(schema)
             except RegistryUnavailable as error:
+                self._count(SchemaAnswer.UNAVAILABLE)
                 longest = max(longest, self._failed(schema, error))
             else:
-                log.info("schema found", extra={"schema": str(schema)})
+                self._count(answer)
+                level = logging.INFO if answer is SchemaAnswer.FOUND else logging.WARNING
+                log.log(level, "schema %s", answer.value, extra={"schema": str(schema)})
                 with self._change:
                     self._failures.pop(schema, None)
                     self._unblock()

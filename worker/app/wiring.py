@@ -33,6 +33,7 @@ from worker.delivery.pace.backoff import Backoff
 from worker.lease import Lease
 from worker.ledger import Ledger
 from worker.oss.sink import OssSink
+from worker.ports import SchemaAnswer
 from worker.settings import certificates
 from worker.settings.load import Loaded
 from worker.settings.show import in_force
@@ -180,7 +181,11 @@ def _schemas(core: _Core) -> SchemaFetcher | None:
         return None
     book, close = make_book(settings.registry, asks_at_once=False)
     backoff = Backoff(settings.delivery.retry_initial_seconds, settings.delivery.retry_max_seconds, random.Random())  # noqa: S311 - jitter, no secret
-    return SchemaFetcher(book, core.status, backoff, close=close, clock=time.monotonic)
+
+    def count(answer: SchemaAnswer) -> None:
+        core.metrics.schema_requests.labels(answer.value).inc()
+
+    return SchemaFetcher(book, core.status, backoff, count=count, close=close, clock=time.monotonic)
 
 
 def _targets(core: _Core, lanes: Mapping[str, Lane]) -> TargetFinder:

@@ -43,7 +43,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--metadata-column",
     multiple=True,
-    help="Parquet: a column of metadata; may be given several times. Without it: every other column.",
+    help="Parquet: a column of metadata; may be given several times. Without it: every other one that the topic's records have.",
 )
 @click.option(
     "--header",
@@ -58,9 +58,10 @@ def command(file: str | None, config_file: Path | None, tombstones: Path | None,
     """Publish records from a file.
 
     FILE has a JSON record in each line (also .gz; - is standard input), or is a Parquet file (needs the extra "parquet"),
-    an .npz file with the arrays keys and vectors, or an .npy file with --keys. Every record is judged as the worker judges
-    it, and published under its vector's key, acknowledged by all replicas. At the first bad record it ends, with exit code
-    1 and the record's number; what came before is sent and counted.
+    an .npz file with the arrays keys and vectors, or an .npy file with --keys. Rows of a table become records of the shape
+    that the topic has (records.fields); so do lines where the value is a vector and nothing else. Every record is judged
+    as the worker judges it, and published under its vector's key, acknowledged by all replicas. At the first bad record
+    it ends, with exit code 1 and the record's number; what came before is sent and counted.
 
     Whenever it ends early, also by Ctrl-C, its last line says with which --start-line to continue. After a kill, begin
     again: publishing a record twice does no harm. Memory does not grow with the file.

@@ -27,6 +27,7 @@ Where the kinds of formats to come belong
   there (`envelopes.py`). A CloudEvent is opened before the format is chosen, for its data may be in any (`cloud_events.py`).
 - Another shape (`records.fields`) is read by `mapped.py`, whose typed decoder is made of the paths, once for each route. The
   service's own shape stays with `at_once.py`, which is faster; tests hold that both read the same record.
+- A value that is a vector and nothing else is not parsed: `vector_alone.py` takes the other parts from around it.
 - A schema registry is `by_schema.py`: it makes MessagePack of Avro and Protobuf, which the reader of MessagePack then reads. So
   whatever that one learns (paths, templates) holds for them too.
 - Several records in one message: `several.py` cuts it before the format, which then reads each of them as a message.

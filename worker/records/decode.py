@@ -22,6 +22,7 @@ from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.paths import Source
 from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.table import format_of
+from worker.records.formats.vector_bytes import width_of
 from worker.records.looks import Looks
 from worker.records.metadata import MetadataWriter
 from worker.records.suspects import QUOTED_KEY, Suspects, Suspicion
@@ -87,7 +88,7 @@ class Decoder:
         self._read = format_of(format, options, schemas).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
-        self._vector_json = Vectors(target, shape.vector.text).json_and_bytes
+        self._vector_json = Vectors(target, shape.vector.text, width_of(vector_bytes)).json_and_bytes
         self._is_quoted = keys.is_quoted
         # The key that `$kafka.key` leads to has the quotes of the Kafka key too, alone or within a template.
         self._takes_kafka_key = shape.key is not None and any(
@@ -99,7 +100,7 @@ class Decoder:
             vector_path=shape.vector.text,
             envelope=envelope,
             is_many=many == "split",
-            is_swappable=vector_bytes == "float32-le",
+            vector_bytes=vector_bytes,
         )
         self._refuses_suspects = suspect == "dead-letter"
         self._metadata_member = MetadataWriter(target, metadata_values).member

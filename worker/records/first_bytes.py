@@ -12,6 +12,7 @@ import msgspec
 from worker.records.formats.hints import wide_text
 from worker.records.formats.msgpack import MsgpackFields
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind
+from worker.records.formats.vector_alone import NUMPY
 
 
 class Look(NamedTuple):
@@ -48,7 +49,7 @@ _BEGINNINGS: Final = (
     (b"\x78\x9c", Look("zlib", _COMPRESS)),
     (b"\x78\xda", Look("zlib", _COMPRESS)),
     (b"PK\x03\x04", Look("a zip archive", _NUMPY)),
-    (b"\x93NUMPY", Look("an array as numpy's save writes it", _NUMPY)),
+    (NUMPY, Look("an array as numpy's save writes it", _NUMPY)),
     *(
         (bytes((0x80, protocol)), _PICKLE)
         for protocol in (2, 3, 4, 5)
@@ -83,6 +84,8 @@ _WHITE: Final = b" \t\r\n"
 _LOOKED_AT: Final = 64
 _BEGIN_BYTES: Final = 256
 _MOST_BEFORE_PACKED: Final = 8
+_BEGINS_TEXT: Final = b'{[" \t\r\n<'
+_ALONE: Final = 'set records.fields.vector = "$kafka.value"'
 _CBOR_MAP: Final = re.compile(rb"[\xa1-\xb7\xbf][\x61-\x77]\w")
 _JAVA_MAP: Final = re.compile(rb"\{[A-Za-z_][\w.]*=")
 _JAVA_OBJECT: Final = re.compile(rb"(?:\[+[A-Z]|[\w.$]+)@[0-9a-f]{4,8}\s*")
@@ -96,6 +99,8 @@ _NUMBERS_APART: Final = re.compile(r"\[?\s*[-+]?\d[\d.eE+-]*(?:\s*;\s*|\s+)[-+]?
 _NUMBERS_IN_BRACES: Final = re.compile(r"[{(]\s*[-+]?\d[\d.eE+-]*\s*[,)}]")
 _ARRAY_IN_WORDS: Final = re.compile(r"(?:array|tensor|Vector|DenseVector|ndarray)\(")
 _URL_BASE64: Final = re.compile("[A-Za-z0-9+/_-]+")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}")
+_FEWEST_CHARACTERS: Final = 8  # of base64 that is called so
 _PROTOBUF: Final = re.compile(rb"\x0a[\x01-\x7f][\x21-\x7a\x7c\x7e]")
 _OLD_PICKLE: Final = re.compile(rb"\((?:[dl]p\d*|c[A-Za-z_][\w.]*)\n|[}\]]q\x00|c[A-Za-z_][\w.]*\n\w+\n")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
@@ -107,11 +112,28 @@ _json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 def look_of(value: bytes, dimension: int) -> Look | None:
     """Return what a value looks like, None where that is not known. A record may begin so too."""
-    checks = (_wide, _prefixed, _list, _text, _beginning, _raw_floats, _binary, _encoded, _behind)
+    checks = (_wide, _prefixed, _beginning, _raw_floats, _list, _text, _binary, _encoded, _behind)
     for recognise in checks:
         if (look := recognise(value, dimension)) is not None:
             return look
     return None
+
+
+def look_of_no_vector(value: bytes) -> str:
+    """Return what a value is that should be the bytes of a vector and nothing else, "" if it is not known."""
+    if value.startswith(NUMPY):
+        return "it looks like an array as numpy's save writes it: publish array.tobytes()"
+    if (look := _beginning(value, 0)) is not None:
+        return f"it looks like {look.like}: publish the bytes of the vector as they are"
+    try:
+        text = value.decode().strip()
+    except UnicodeDecodeError:
+        return ""
+    if text[:1] == "[" or _NUMBERS.match(text[:64].encode()):
+        return "it looks like a list of numbers as text, and only bytes are read: publish what array.tobytes() makes of them"
+    if len(text) >= _FEWEST_CHARACTERS and _BASE64.fullmatch(text):
+        return "it looks like base64, and only bytes are read: publish the bytes themselves"
+    return ""
 
 
 def look_of_text(text: str) -> str:
@@ -215,15 +237,26 @@ def _prefixed(value: bytes, _dimension: int) -> Look | None:
 
 
 def _raw_floats(value: bytes, dimension: int) -> Look | None:
-    sizes = {4 * dimension: "float32", 8 * dimension: "float64", 2 * dimension: "float16"}
-    if (kind := sizes.get(len(value))) is None:
+    sizes = {
+        4 * dimension: ("float32", ""),
+        8 * dimension: ("float64", ' and records.vector_bytes = "float64-le"'),
+        2 * dimension: ("float16", ' and records.vector_bytes = "float16-le"'),
+    }
+    if len(value) not in sizes or (value[:1] in _BEGINS_TEXT and _is_utf_8(value)):
         return None
-    if value[:1] in b'{[" \t\r\n' and not _CONTROL.search(value):
-        return None
+    kind, setting = sizes[len(value)]
     return Look(
         f"the numbers of a vector alone ({dimension} {kind}s)",
-        "publish a MessagePack map with the bytes in data.float32, so that it can have a key",
+        f"{_ALONE}{setting}, or publish a MessagePack map with the bytes in data.float32, so that it can have a key",
     )
+
+
+def _is_utf_8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _list(value: bytes, _dimension: int) -> Look | None:

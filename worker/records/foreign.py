@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from worker.records.first_bytes import is_base64, is_json_in_base64, look_of_array, look_of_text
 from worker.records.formats.values import Kind, Raw
+from worker.records.formats.vector_text import TOAST, TOAST_NUMBERS
 from worker.records.members import NOTHING, Encoding, Fields, members_of, text_of
 from worker.words import clean
 
@@ -20,7 +21,8 @@ _DEEPEST: Final = 4
 _FEWEST: Final = 2  # numbers of what may be a vector
 _TEXT_BYTES: Final = 40  # a shorter text is no vector
 _NDARRAY: Final = b"\xc4\x02nd"  # the first name of an array of msgpack-numpy, which is bytes
-_UNAVAILABLE: Final = b"__debezium_unavailable_value"
+_UNAVAILABLE: Final = TOAST.encode()
+_UNAVAILABLE_NUMBERS: Final = ",".join(map(str, TOAST_NUMBERS)).encode()  # as Kafka Connect writes an array
 _KEYS: Final = (
     "key", "id", "_id", "uuid", "doc_id", "docId", "document_id", "documentId", "chunk_id", "chunkId", "vector_id", "pk", "id_",
 )  # fmt: skip
@@ -297,7 +299,7 @@ def _debezium_note(encoding: Encoding, members: Mapping[str, Raw]) -> str:
     if encoding.kind(members["op"]) is Kind.STRING and text_of(encoding, members["op"]) == "t":
         return "it is a truncate of the table, which deletes no vectors: delete them by hand"
     row = members.get("after")
-    if row is not None and _UNAVAILABLE in bytes(row):
+    if row is not None and any(words in bytes(row) for words in (_UNAVAILABLE, _UNAVAILABLE_NUMBERS)):
         return (
             "a column has Debezium's placeholder of an unchanged TOAST value, so the row is not whole: "
             "set REPLICA IDENTITY FULL for the table"

@@ -10,11 +10,15 @@ from typing import Final
 import numpy as np
 
 from worker.errors import Reason, RecordError
-from worker.records.first_bytes import look_of, look_of_packed
-from worker.records.foreign import Foreign
+from worker.records.choices import VectorBytes
+from worker.records.first_bytes import look_of, look_of_no_vector, look_of_packed
+from worker.records.foreign import Foreign, names_shown
 from worker.records.formats.framing import without_prefix
 from worker.records.formats.hints import wide_text
+from worker.records.formats.paths import WHOLE_VALUE
 from worker.records.formats.values import Kind
+from worker.records.formats.vector_alone import NUMPY
+from worker.records.formats.vector_bytes import width_of
 from worker.records.formats.vector_text import TOAST
 from worker.records.members import Fields, fields_of, first_name_kind, is_messagepack
 from worker.records.suspects import LEAST, MOST
@@ -27,10 +31,11 @@ _SECOND_MAP: Final = re.compile(rb"\}[ \t\r\n]*\{")
 _NAMED: Final = "looks like"  # by the format that read it
 _NO_VECTOR: Final = ("not base64", "no list of numbers")  # of a string
 _SETTING: Final = "records.envelope"
+_OF_WIDTHS: Final[tuple[VectorBytes, ...]] = ("float32-le", "float64-le", "float16-le")
 
 
 class Looks:
-    """Completes messages for one route. `vector_path`, `envelope` and `is_many` are those of its settings."""
+    """Completes messages for one route. `vector_path` and all behind it are what its settings say."""
 
     def __init__(
         self,
@@ -39,18 +44,19 @@ class Looks:
         vector_path: str = "data.float32",
         envelope: str = "none",
         is_many: bool = False,
-        is_swappable: bool = True,
+        vector_bytes: VectorBytes = "float32-le",
     ) -> None:
-        """`is_swappable`: the setting for big-endian bytes is not in force yet."""
         self._dimension = target.dimension
-        self._is_swappable = is_swappable
         self._is_many = is_many
+        self._vector_bytes = vector_bytes
+        self._is_vector_alone = vector_path == WHOLE_VALUE.text
         self._foreign = Foreign(target.dimension, vector_path, envelope, is_many=is_many)
 
     def completed(self, error: RecordError, value: bytes | None, vector: object) -> RecordError:
         """Return the error with what is to be added to its message. `vector` is what a format read, if it did."""
         try:
-            hint = self.hint(error, value or b"", vector)
+            words = self._of_vector_alone if self._is_vector_alone else self.hint
+            hint = words(error, value or b"", vector)
         except Exception:
             return error
         if not hint:
@@ -129,8 +135,40 @@ class Looks:
             return words
         return look_of_packed(vector)
 
+    def _of_vector_alone(self, error: RecordError, value: bytes, vector: object) -> str:
+        """Return likewise of a value that should be the bytes of a vector alone."""
+        if error.reason is Reason.NOT_FINITE and isinstance(vector, bytes):
+            return self._byte_order(vector)
+        return self._no_vector(value, error.message) if error.reason in (Reason.MALFORMED, Reason.DIMENSION) else ""
+
+    def _no_vector(self, value: bytes, message: str) -> str:
+        """Return what the value is instead, "" where it is as long as a vector."""
+        if value.startswith(NUMPY):
+            return look_of_no_vector(value)
+        width = width_of(self._vector_bytes)
+        wanted = width * self._dimension
+        if len(value) == wanted:
+            return ""
+        told = (
+            f"the value has {len(value)} bytes; wanted are {wanted}, which are {self._dimension} numbers of {width} bytes "
+            f'each (records.vector_bytes = "{self._vector_bytes}")'
+        )
+        look = self._other_width(len(value), message) or look_of_no_vector(value)
+        if not look and (fields := fields_of(value)) is not None:
+            look = (
+                f"it is a map, {names_shown(fields.members)}: records.fields.vector has to name the path of its vector"
+            )
+        return f"{told}; {look}" if look else told
+
+    def _other_width(self, size: int, message: str) -> str:
+        """Return what says that so many bytes would be numbers of another width, "" if they are not, or it was said."""
+        for other in _OF_WIDTHS:
+            if size == width_of(other) * self._dimension and "would be as many" not in message:
+                return f'they would be as many numbers of {width_of(other)} bytes: records.vector_bytes = "{other}"'
+        return ""
+
     def _byte_order(self, packed: bytes) -> str:
-        if not self._is_swappable or len(packed) % 4:
+        if self._vector_bytes != "float32-le" or len(packed) % 4:
             return ""
         with np.errstate(invalid="ignore"):
             sizes = [np.abs(np.frombuffer(packed, order).astype(np.float64)) for order in ("<f4", ">f4")]

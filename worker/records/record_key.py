@@ -6,6 +6,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from worker.errors import RecordError
+from worker.records.formats.around import Around
 from worker.records.formats.by_schema import Schemas, plain_value
 from worker.records.formats.cloud_events import Events
 from worker.records.formats.contract import Headers, Options
@@ -13,9 +14,10 @@ from worker.records.formats.envelopes import ENVELOPES, EnvelopeReader
 from worker.records.formats.fields import FieldReader
 from worker.records.formats.framing import without_prefix
 from worker.records.formats.json import JsonFields
-from worker.records.formats.mapped import Around, MappedReader
+from worker.records.formats.mapped import MappedReader
 from worker.records.formats.msgpack import MsgpackFields
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE
+from worker.records.formats.vector_alone import VectorAlone
 
 ReadKey: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
 """Returns the key of the vector that a message is about, from its key, value and headers; None where it cannot be read."""
@@ -32,6 +34,8 @@ _decode: Final = (msgspec.json.Decoder(_Keyed).decode, msgspec.msgpack.Decoder(_
 
 def key_reader(options: Options, schemas: Schemas | None = None) -> ReadKey:
     """Return what reads the keys of a route's records; `schemas` are those of the registry, and raise what they raise."""
+    if options.shape.is_vector_alone:
+        return _key_around(options)
     keys = options.keys
     own: OwnKey = _own_key if options.is_fixed else _MappedKey(options).read
     if schemas is not None:
@@ -42,6 +46,20 @@ def key_reader(options: Options, schemas: Schemas | None = None) -> ReadKey:
     def read(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
         try:
             found = own(key, value, headers) if value else None
+            return keys.from_kafka(key) if found is None else found
+        except RecordError:
+            return None
+
+    return read
+
+
+def _key_around(options: Options) -> ReadKey:
+    """Return what reads the keys of records whose value is a vector alone. A null value is about the Kafka key."""
+    keys, reader = options.keys, VectorAlone(options)
+
+    def read(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
+        try:
+            found = None if value is None else reader.key(key, headers)
             return keys.from_kafka(key) if found is None else found
         except RecordError:
             return None

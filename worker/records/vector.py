@@ -26,9 +26,10 @@ _OF_NULL: Final = ord("n")  # as a byte it is found several times faster than as
 class Vectors:
     """Checks and writes the vectors of one index."""
 
-    def __init__(self, target: Target, where: str = "data.float32") -> None:
-        """`where` is the place of the vector in a record, for messages."""
+    def __init__(self, target: Target, where: str = "data.float32", width: int = 4) -> None:
+        """`where` is the place of the vector in a record, `width` the bytes of a number there, for messages."""
         self._where = where
+        self._width = width
         self._index = target.index
         self._dimension = target.dimension
         self._is_cosine = target.distance_metric == "cosine"
@@ -90,9 +91,11 @@ class Vectors:
 
     def _of_other_bytes(self, data: bytes) -> str:
         """Return what so many bytes would be, "" if it is not known."""
-        size = len(data)
+        size = len(data) * self._width // 4
+        order = _float64_of(data) if self._width == 4 else "float64-le"
         other, advice = {
-            8 * self._dimension: ("float64", f'; records.vector_bytes = "{_float64_of(data)}" reads them'),
+            8 * self._dimension: ("float64", f'; records.vector_bytes = "{order}" reads them'),
+            4 * self._dimension: ("float32", '; records.vector_bytes = "float32-le" reads them'),
             2 * self._dimension: ("float16", '; records.vector_bytes = "float16-le" reads them'),
             self._dimension: ("int8", "; publish float32"),
             self._dimension // 8: ("bits", "; publish float32"),

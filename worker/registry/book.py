@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from worker.errors import FatalError, Reason, RecordError, RegistryUnavailable, SchemaPending, place_of
+from worker.ports import SchemaAnswer
 from worker.records.formats.by_schema import AS_IT_IS, SchemaReader
 from worker.records.formats.framing import Framed, SchemaId
 from worker.records.formats.values import BYTE_ORDER_MARK
@@ -88,15 +89,18 @@ class Book:
             return False
         return True
 
-    def add(self, schema: SchemaId) -> None:
+    def add(self, schema: SchemaId) -> SchemaAnswer:
         """Ask the registry for a schema, and keep it, or why it cannot be used. Raises `RegistryUnavailable`."""
+        answer = SchemaAnswer.UNUSABLE
         try:
             reader = reader_of(self._source.fetch(schema))
+            answer = SchemaAnswer.FOUND
         except RegistryUnavailable:
             raise
         except NoSuchSchema:
             problem = f"the registry does not know {schema}, which the record names"
             reader = _Refusal(problem, self._clock() + UNKNOWN_SECONDS)
+            answer = SchemaAnswer.UNKNOWN
         except UnusableSchema as error:
             reader = _Refusal(f"{schema} cannot be used: {error}")
         except (
@@ -109,6 +113,7 @@ class Book:
             del self._readers[next(iter(self._readers))]
         self._readers.pop(schema, None)
         self._readers[schema] = reader
+        return answer
 
 
 class AskingBook(Book):

@@ -11,7 +11,7 @@ from worker.redaction import HIDDEN
 from worker.settings import certificates, value_text
 from worker.settings.addresses import is_address, is_host_name, is_loopback, is_server, scheme_and_host
 from worker.settings.client_options import client_mistakes
-from worker.settings.field_rules import record_mistakes
+from worker.settings.field_rules import alone_mistakes, index_by_mistakes, record_mistakes
 from worker.settings.registry_rules import registry_mistakes
 from worker.settings.route_rules import choice_mistakes, many_mistakes
 from worker.settings.tables import (
@@ -92,7 +92,7 @@ def _route_contradictions(routes: tuple[Route, ...], dead_letter: Table | None) 
 
 
 def _records_contradictions(routes: tuple[Route, ...], records: Records) -> list[str]:
-    mistakes = record_mistakes("records", records) + many_mistakes("records", records)
+    mistakes = _mistakes_of_records("records", records)
     for place, route in enumerate(routes):
         try:
             own = with_changes(records, route.records)
@@ -100,13 +100,13 @@ def _records_contradictions(routes: tuple[Route, ...], records: Records) -> list
             continue
         name = f"routes[{place}].records"
         if route.records:
-            mistakes += record_mistakes(name, own) + many_mistakes(name, own)
-        if route.index_by.startswith("field:$attribute.") and own.envelope != "cloudevents":
-            mistakes.append(
-                f'routes[{place}].index_by = "{route.index_by}": an attribute of a CloudEvent, which needs '
-                'records.envelope = "cloudevents"'
-            )
+            mistakes += _mistakes_of_records(name, own)
+        mistakes += index_by_mistakes(f"routes[{place}]", route, own)
     return mistakes
+
+
+def _mistakes_of_records(place: str, records: Records) -> list[str]:
+    return record_mistakes(place, records) + many_mistakes(place, records) + alone_mistakes(place, records)
 
 
 def _index_contradictions(routes: tuple[Route, ...]) -> list[str]:

@@ -208,7 +208,14 @@ class Fields(Table, frozen=True):
             max_length=MOST_PATH,
         ),
     ] = ""
-    vector: Annotated[str, means("The vector: a path.", min_length=1, max_length=MOST_PATH)] = "data.float32"
+    vector: Annotated[
+        str,
+        means(
+            'The vector: a path. "$kafka.value": the value is the bytes of a vector and nothing else, and all other parts are in the Kafka key and the headers.',
+            min_length=1,
+            max_length=MOST_PATH,
+        ),
+    ] = "data.float32"
     metadata: Annotated[
         str | tuple[str, ...] | dict[str, str],
         means('The metadata: the path of a map, a list of paths, or a table of name = path. "": there is none.'),

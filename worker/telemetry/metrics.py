@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 
 from worker.errors import BlockReason, Reason, RetryReason
 from worker.ledger import Books, Ledger, Partition
-from worker.ports import WRITER_OPERATIONS, SealReason
+from worker.ports import WRITER_OPERATIONS, SchemaAnswer, SealReason
 from worker.records.suspects import CAUSES
 from worker.telemetry.container import MemoryCollector
 from worker.telemetry.end_offsets import EndOffsets
@@ -138,6 +138,12 @@ class Metrics:
             "oss_vectors_rebalances",
             "Rebalances in which partitions were assigned, revoked or lost, by the event.",
             ["event"],
+            registry=r,
+        )
+        self.schema_requests = Counter(
+            "oss_vectors_schema_requests",
+            "Schemas that the registry was asked for, by the result; each is asked for once, unless the registry is unavailable.",
+            ["result"],
             registry=r,
         )
         self.kafka_errors = Counter("oss_vectors_kafka_errors", "Errors of the Kafka client.", ["kind"], registry=r)
@@ -303,6 +309,7 @@ class Metrics:
             (self.commits, ("ok", "failed")),
             (self.rebalances, ("assigned", "revoked", "lost")),
             (self.kafka_errors, KAFKA_ERROR_KINDS),
+            (self.schema_requests, SchemaAnswer),
         )
         for metric, values in known:
             for value in values:

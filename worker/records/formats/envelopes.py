@@ -15,10 +15,11 @@ import msgspec
 
 from worker.errors import Reason, RecordError
 from worker.records.formats import connect_schema
+from worker.records.formats.around import Around
 from worker.records.formats.connect_schema import Logical
 from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.fields import NOTHING, FieldReader
-from worker.records.formats.mapped import Around, MappedReader
+from worker.records.formats.mapped import MappedReader
 from worker.records.formats.values import Kind, Raw
 from worker.words import clean
 

@@ -8,11 +8,12 @@ It reads the service's own shape too, and then reads the same record as `at_once
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from worker.errors import Reason, RecordError
 from worker.records.floats import list_reader
 from worker.records.formats import connect_schema
+from worker.records.formats.around import DELETES, Around, key_around, no_key, says_delete, text_around
 from worker.records.formats.connect_schema import Logical
 from worker.records.formats.contract import (
     AnyMetadata,
@@ -28,29 +29,23 @@ from worker.records.formats.contract import (
 from worker.records.formats.fields import NOTHING, FieldReader
 from worker.records.formats.leaves import Leaves
 from worker.records.formats.metadata_fields import MetadataReader
-from worker.records.formats.paths import Path, Source, header_of
+from worker.records.formats.paths import Path, Source
 from worker.records.formats.shape import KEY_PATH
 from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, UNREADABLE, Kind, Raw
 from worker.records.formats.vector_bytes import unpacker
-from worker.records.formats.vector_text import TOAST, as_json, is_list, unchanged
+from worker.records.formats.vector_text import TOAST, TOAST_NUMBERS, are_unchanged, as_json, is_list, unchanged
 from worker.records.metadata import shown
 
 _TOAST_BYTES: Final = TOAST.encode()
+_TOAST_SIZE: Final = len(TOAST_NUMBERS)
+_TOAST_LIST: Final = [TOAST]  # of an array of texts
+_TOAST_TEXTS: Final = [*map(str, TOAST_NUMBERS)]  # of an array of numbers that were read step by step, under stringify
 _SPECVERSION: Final = ("specversion",)
-_DELETES: Final = frozenset({"true", "d"})
 _MOST_BYTES_OF_ONE: Final = 9  # a number that is 1 has no more in any usual form
 _STRICT_VALUE: Final = str | list[str]
 _LOOSE_VALUE: Final = str | int | float | bool | list[Scalar] | None
 _KEY_ALLOWED: Final = 'allowed is a string (records.key_values = "stringify" accepts integers too)'
 _M = TypeVar("_M", bound=Metadata | LooseMetadata | None)
-
-
-class Around(NamedTuple):
-    """What is around a record: the Kafka key, the headers, and which fields the schema of its envelope says more of."""
-
-    key: bytes | None
-    headers: Headers
-    logical: Logical = connect_schema.NONE
 
 
 class MappedReader:
@@ -139,19 +134,11 @@ class MappedReader:
         return texts[0] if len(texts) == 1 else "".join(texts)
 
     def _key_part(self, path: Path, parts: Sequence[Raw], around: Around) -> str:
-        if path.source is Source.VALUE:
-            text = self._key_in_value(parts[self._slots[path]], path)
-        elif path.source is Source.KAFKA_KEY:
-            text = None if around.key is None else self._keys.from_kafka(around.key)
-        else:
-            text = _header(path, around)
-            if text is not None and text.startswith("\0"):
-                raise RecordError(
-                    Reason.KEY,
-                    f"{path.text} begins with 0x00: it is binary, or has a schema registry's prefix, and is no text",
-                )
+        if path.source is not Source.VALUE:
+            return key_around(path, around, self._keys)
+        text = self._key_in_value(parts[self._slots[path]], path)
         if text is None:
-            raise RecordError(Reason.KEY, f"there is no {path.text}, or it is null; records.fields.key needs it")
+            raise no_key(path)
         return text
 
     def _key_in_value(self, raw: Raw, path: Path) -> str | None:
@@ -176,6 +163,8 @@ class MappedReader:
         kind = fields.kind(raw)
         try:
             if kind is Kind.LIST and (found := self._numbers_at_once(raw)) is not None:
+                if len(found) == _TOAST_SIZE and are_unchanged(found):
+                    raise unchanged(where)
                 return found
             if kind is Kind.BINARY or (kind is Kind.STRING and not self._fields.begins_a_list(raw)):
                 data = self._bytes_at_once(raw)
@@ -201,14 +190,12 @@ class MappedReader:
     def _says_delete(self, path: Path, parts: Sequence[Raw], around: Around) -> bool:
         if path.source is Source.VALUE:
             return self._raw_says_delete(parts[self._slots[path]], path)
-        if path.source is Source.KAFKA_KEY:
-            return around.key is not None and self._keys.from_kafka(around.key) in _DELETES
-        return _header(path, around) in (*_DELETES, "1")
+        return says_delete(path, around, self._keys)
 
     def _raw_says_delete(self, raw: Raw, path: Path) -> bool:
         kind = self._fields.kind(raw)
         if kind is Kind.STRING:
-            return self._fields.text(raw, path.text) in _DELETES
+            return self._fields.text(raw, path.text) in DELETES
         if kind is Kind.BOOLEAN or (kind is Kind.NUMBER and len(bytes(raw)) <= _MOST_BYTES_OF_ONE):
             return self._fields.decode_number(raw) == 1
         return False
@@ -270,28 +257,17 @@ class MappedReader:
     def _member(self, path: Path, parts: Sequence[Raw], around: Around) -> Raw:
         if path.source is Source.VALUE:
             return parts[self._slots[path]]
-        if path.source is Source.KAFKA_KEY:
-            text = None if around.key is None else self._keys.from_kafka(around.key)
-        else:
-            text = _header(path, around)
+        text = text_around(path, around, self._keys)
         return NOTHING if text is None else self._fields.encode(text)
-
-
-def _header(path: Path, around: Around) -> str | None:
-    """Return a header, the last of its name, or an attribute; None where it is not there. Raises `RecordError`."""
-    wanted = header_of(path.name) if path.source is Source.ATTRIBUTE else path.name
-    for name, value in reversed(around.headers):
-        if name == wanted:
-            try:
-                return None if value is None else value.decode()
-            except UnicodeDecodeError as error:
-                raise RecordError(Reason.MALFORMED, f"the header {wanted} is not UTF-8: {error.reason}") from None
-    return None
 
 
 def _with_every_column(metadata: _M) -> _M:
     """Return metadata. Raises `RecordError` where a value is Debezium's word for one that it does not have."""
-    if metadata is not None and (TOAST in metadata.values() or [TOAST] in metadata.values()):
-        name = next(name for name, value in metadata.items() if value in (TOAST, [TOAST]))
+    if metadata is None:
+        return metadata
+    values = metadata.values()
+    if TOAST in values or _TOAST_LIST in values or TOAST_NUMBERS in values or _TOAST_TEXTS in values:
+        words = (TOAST, _TOAST_LIST, TOAST_NUMBERS, _TOAST_TEXTS)
+        name = next(name for name, value in metadata.items() if value in words)
         raise unchanged(f"metadata {shown(name)}")
     return metadata

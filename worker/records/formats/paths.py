@@ -6,6 +6,7 @@
     $kafka.key              the Kafka key
     $header.NAME            a header of the message: all that follows is its name
     $attribute.NAME         an attribute of a CloudEvent, likewise
+    $kafka.value            the value as a whole, which is a vector then and nothing else
     {tenant}/{id}           a template: text with paths in braces; {{ and }} are braces
 
 A path is parsed once, when a route is made. This module reads no messages: `cutting.py` does.
@@ -31,6 +32,7 @@ class Source(Enum):
 
     VALUE = ""
     KAFKA_KEY = "$kafka.key"
+    KAFKA_VALUE = "$kafka.value"
     HEADER = "$header."
     ATTRIBUTE = "$attribute."
 
@@ -53,6 +55,10 @@ class Path(NamedTuple):
         if self.source is Source.KAFKA_KEY:
             return "key"
         return self.name or next((step for step in reversed(self.steps) if isinstance(step, str)), self.text)
+
+
+WHOLE_VALUE: Final = Path(Source.KAFKA_VALUE.value, Source.KAFKA_VALUE)
+"""The path of a vector that is all of the value. It leads to no other part of a record."""
 
 
 class Template(NamedTuple):
@@ -81,6 +87,8 @@ def parse(text: str) -> Path:
             if name := text[len(source.value) :]:
                 return Path(text, source, name=name)
             raise PathError(f"{source.value} needs a name behind it")
+    if text == WHOLE_VALUE.text:
+        raise PathError(f"{text} is for the vector alone")
     if text.startswith("$"):
         raise PathError(
             "what begins with $ is $kafka.key, $header.NAME or $attribute.NAME; a field's name that begins so is quoted"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-from worker.records.formats.paths import Path, PathError, Source, Template, parse, parse_template
+from worker.records.formats.paths import WHOLE_VALUE, Path, PathError, Source, Template, parse, parse_template
 
 MetadataPaths: TypeAlias = Path | tuple[tuple[str, Path], ...] | None
 
@@ -18,6 +18,7 @@ class Shape(NamedTuple):
     """Where the parts of a record are.
 
     `key` is None where it is the field `key`, or else the Kafka key. `metadata` is the path of a map, or a path for each name.
+    Where the vector is all of the value, nothing else is in it.
     """
 
     key: Template | None = None
@@ -28,7 +29,8 @@ class Shape(NamedTuple):
     @property
     def paths(self) -> tuple[Path, ...]:
         """Every path in it."""
-        key = (KEY_PATH,) if self.key is None else self.key.paths
+        own: tuple[Path, ...] = () if self.is_vector_alone else (KEY_PATH,)
+        key = own if self.key is None else self.key.paths
         if self.metadata is None:
             metadata: tuple[Path, ...] = ()
         elif isinstance(self.metadata, Path):
@@ -38,6 +40,11 @@ class Shape(NamedTuple):
         return (*key, self.vector, *metadata, *(() if self.delete is None else (self.delete,)))
 
     @property
+    def is_vector_alone(self) -> bool:
+        """Whether the value is the bytes of a vector and nothing else."""
+        return self.vector == WHOLE_VALUE
+
+    @property
     def attributes(self) -> tuple[str, ...]:
         """The names of the CloudEvent's attributes in it."""
         return tuple(path.name for path in self.paths if path.source is Source.ATTRIBUTE)
@@ -45,10 +52,13 @@ class Shape(NamedTuple):
 
 KEY_PATH: Final = parse("key")
 FIXED: Final = Shape()
+_DEFAULT_METADATA: Final = "metadata"
 
 
 def shape_of(key: str, vector: str, metadata: str | Sequence[str] | Mapping[str, str], delete: str) -> Shape:
     """Return the shape that the fields say. Raises `PathError`, whose text begins with the name of the field."""
+    if vector == WHOLE_VALUE.text:
+        return _of_vector_alone(key, "" if metadata == _DEFAULT_METADATA else metadata, delete)
     return Shape(
         _read("key", parse_template, key) if key else None,
         _read("vector", _in_value, vector),
@@ -64,6 +74,47 @@ def _read(field: str, parsed: Callable[[_A], _B], given: _A) -> _B:
         raise PathError(f"{field} = {json.dumps(given)}: {error}") from None
 
 
+def _of_vector_alone(key: str, metadata: str | Sequence[str] | Mapping[str, str], delete: str) -> Shape:
+    """Return the shape of records whose value is the bytes of a vector. Every other part is around the value."""
+    return Shape(
+        _read("key", _template_around, key) if key else None,
+        WHOLE_VALUE,
+        _read("metadata", _metadata_around, metadata) if metadata else None,
+        _read("delete", _around_value, delete) if delete else None,
+    )
+
+
+def _template_around(text: str) -> Template:
+    template = parse_template(text)
+    for path in template.paths:
+        _check_around(path)
+    return template
+
+
+def _metadata_around(given: str | Sequence[str] | Mapping[str, str]) -> MetadataPaths:
+    if isinstance(given, str):
+        _around_value(given)
+        raise PathError("write it as a list of paths, or as a table of name = path")
+    named = _named(given)
+    for _, path in named:
+        _check_around(path)
+    return named
+
+
+def _around_value(text: str) -> Path:
+    path = parse(text)
+    _check_around(path)
+    return path
+
+
+def _check_around(path: Path) -> None:
+    if path.source not in (Source.KAFKA_KEY, Source.HEADER):
+        raise PathError(
+            f'{path.text} is not around the value, which is not parsed with vector = "{WHOLE_VALUE.text}"; '
+            "allowed are $kafka.key and $header.NAME"
+        )
+
+
 def _in_value(text: str) -> Path:
     path = parse(text)
     if path.source is not Source.VALUE:
@@ -72,8 +123,10 @@ def _in_value(text: str) -> Path:
 
 
 def _metadata(given: str | Sequence[str] | Mapping[str, str]) -> MetadataPaths:
-    if isinstance(given, str):
-        return _in_value(given)
+    return _in_value(given) if isinstance(given, str) else _named(given)
+
+
+def _named(given: Sequence[str] | Mapping[str, str]) -> tuple[tuple[str, Path], ...]:
     if isinstance(given, Mapping):
         named = tuple((name, parse(text)) for name, text in given.items())
     else:

@@ -10,6 +10,7 @@ from worker.records.formats.first_byte import ByFirstByte
 from worker.records.formats.json import JsonFields, JsonFormat
 from worker.records.formats.msgpack import MsgpackFormat
 from worker.records.formats.registry import RegistryFormat
+from worker.records.formats.vector_alone import VectorAlone
 
 
 def _auto(options: Options) -> Format:
@@ -37,8 +38,10 @@ def format_of(name: str, options: Options, schemas: Schemas | None = None) -> Fo
     """Return the format of a route.
 
     With the schemas of a registry it reads by them what names one. Where CloudEvents come, it reads their data, which may be
-    in any of these.
+    in any of these. A value that is a vector alone is read in no format.
     """
+    if options.shape.is_vector_alone:
+        return VectorAlone(options)
     made = FORMATS[name](options)
     if schemas is not None:
         made = BySchema(schemas, json=JsonFormat(options), msgpack=MsgpackFormat(options), without=made)

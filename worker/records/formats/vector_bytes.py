@@ -1,7 +1,7 @@
 """The numbers that bytes hold, as `records.vector_bytes` says: nothing is guessed from their length."""
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -20,11 +20,21 @@ _DTYPES: Final[dict[VectorBytes, str]] = {
 }
 
 
+def dtype_of(vector_bytes: VectorBytes) -> np.dtype[Any]:
+    """Return numpy's type of such numbers."""
+    return np.dtype(_DTYPES.get(vector_bytes, "<f4"))
+
+
+def width_of(vector_bytes: VectorBytes) -> int:
+    """Return how many bytes such a number has."""
+    return dtype_of(vector_bytes).itemsize
+
+
 def unpacker(vector_bytes: VectorBytes) -> Unpack:
     """Return what unpacks such bytes. Little-endian float32 is what the rest of the worker reads, and stays as it is."""
     if vector_bytes == "float32-le":
         return lambda data, _where: data
-    dtype = np.dtype(_DTYPES[vector_bytes])
+    dtype = dtype_of(vector_bytes)
 
     def unpack(data: bytes, where: str) -> Vector:
         if len(data) % dtype.itemsize:

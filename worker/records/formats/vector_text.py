@@ -5,6 +5,7 @@ standard alphabet or that of URLs, with or without padding, with or without line
 """
 
 import binascii
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -17,6 +18,8 @@ from worker.words import clean
 
 TOAST: Final = "__debezium_unavailable_value"
 """What Debezium writes for a column that the change did not change, and that PostgreSQL therefore did not send."""
+TOAST_NUMBERS: Final = [*TOAST.encode()]
+"""The same of an array of numbers: one number for each byte of the text."""
 
 _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_floats: Final = msgspec.json.Decoder(list[float]).decode
@@ -32,6 +35,11 @@ def unchanged(where: str) -> RecordError:
         f"{where} is an unchanged TOAST column, which PostgreSQL does not send ({TOAST}): the row has no value of it. "
         "ALTER TABLE ... REPLICA IDENTITY FULL, or Debezium's reselect post-processor, makes Debezium send it",
     )
+
+
+def are_unchanged(numbers: Iterable[float]) -> bool:
+    """Return whether numbers are Debezium's word for an array that it has no value of."""
+    return [*numbers] == TOAST_NUMBERS
 
 
 def is_list(text: str) -> bool:

@@ -13,11 +13,12 @@ _BUFFER_BYTES: Final = 1 << 20  # of each column; pyarrow would read whole row g
 
 
 class Columns(NamedTuple):
-    """The names of the columns. `metadata` None takes every other column."""
+    """The names of the columns. `metadata` None takes every other column, of those in `known` if there are any known."""
 
     key: str = "key"
     vector: str = "vector"
     metadata: Sequence[str] | None = None
+    known: Sequence[str] | None = None
 
 
 def parquet(path: Path, columns: Columns) -> Rows:
@@ -53,6 +54,8 @@ def _wanted(path: Path, schema: Any, columns: Columns) -> list[str]:
     """Return the names of the columns to read."""
     names = schema.names
     others = [name for name in names if name not in (columns.key, columns.vector)]
+    if columns.known is not None:
+        others = [name for name in others if name in columns.known]
     wanted = list(
         dict.fromkeys([columns.key, columns.vector, *(others if columns.metadata is None else columns.metadata)])
     )

@@ -41,6 +41,13 @@ class Reads(Protocol):
         """Return what a message asks for. Raises `RecordError`."""
 
 
+class Makes(Protocol):
+    """What makes messages of rows."""
+
+    def message(self, row: Row, /) -> Message:
+        """Return the message of a row. Raises `RecordError` where the worker would not write it."""
+
+
 class Sender(Protocol):
     """What of kafka-python's producer is used."""
 
@@ -89,13 +96,13 @@ class Judge:
         if row.problem is not None:
             raise RecordError(Reason.MALFORMED, row.problem)
         if row.value is None:
-            key = self._kafka_key(row.key or "")
+            key = self.kafka_key(row.key or "")
             self._of_topic.decode(key, None, self._headers)
             return Message(key, None, self._headers)
         if self._cutter is not None and (pieces := self._cutter.cut(row.value)) is not None:
             return self._of_several(row.value, pieces)
         asked = self._asked(row.value)
-        key = self._kafka_key(asked.key)
+        key = self.kafka_key(asked.key)
         value = written(row.value, self._form) if self._form and isinstance(asked, Put) else row.value
         if value is not row.value and not self._is_same(asked, key, value):
             value = row.value
@@ -110,7 +117,7 @@ class Judge:
         key = b""
         for place, piece in enumerate(map(bytes, pieces)):
             try:
-                key = key or self._kafka_key(self._asked(piece).key)
+                key = key or self.kafka_key(self._asked(piece).key)
                 self._of_topic.decode(key, piece, self._headers)
             except RecordError as error:
                 raise RecordError(error.reason, f"record {place} of it: {error.message}") from error
@@ -130,7 +137,8 @@ class Judge:
             return False
         return isinstance(found, Put) and isinstance(asked, Put) and found.fragment == asked.fragment
 
-    def _kafka_key(self, key: str) -> bytes:
+    def kafka_key(self, key: str) -> bytes:
+        """Return a vector's key as the Kafka key."""
         return (json.dumps(key, ensure_ascii=False) if self._key_format == "json" else key).encode()
 
 
@@ -144,7 +152,7 @@ class Publisher:
         self,
         sender: Sender,
         topic: str,
-        judge: Judge,
+        judge: Makes,
         *,
         first: int,
         rate: float,

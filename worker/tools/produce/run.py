@@ -14,13 +14,17 @@ from worker.app.decoders import options_of
 from worker.app.several import cutter_of
 from worker.app.stop import Stop
 from worker.errors import FatalError
+from worker.records.formats.contract import Options as Shaping
+from worker.records.formats.paths import Path as PathOfMap
+from worker.records.target import Target
 from worker.settings.load import Loaded
-from worker.settings.tables import Route, Settings
+from worker.settings.tables import Records, Route, Settings
 from worker.tools import judge
 from worker.tools.produce import arrays, columns, lines
 from worker.tools.produce.forms import AS_IN_FILE, check_form, default_form
-from worker.tools.produce.publish import Bad, Judge, Publisher, make_producer
+from worker.tools.produce.publish import Bad, Judge, Makes, Publisher, make_producer
 from worker.tools.produce.rows import Rows
+from worker.tools.produce.shaped import Shaped
 from worker.tools.progress import Progress
 from worker.tools.scan import Scanner
 from worker.words import clean
@@ -61,20 +65,13 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> None:
     settings = loaded.settings
     route = judge.route_of(settings, options.topic)
     records = settings.records_of(route.topic)
-    is_fixed = options_of(records).is_fixed
-    _check_form(options, route, records.format, is_fixed=is_fixed)
-    source = _rows(options, stop)
+    shape = options_of(records)
+    is_shaped = _is_shaped(options, shape)
+    _check_form(options, route, records, shape, is_shaped=is_shaped)
+    source = _rows(_with_known_columns(options, shape), stop)
     targets = judge.targets_of(route, settings, os.environ)
-    default = default_form(max(target.dimension for target in targets), records.format) if is_fixed else AS_IN_FILE
-    form = options.form or default
-    judged = Judge(
-        judge.router_for(route, targets, settings, record_format="json"),
-        judge.router_for(route, targets, settings),
-        form=form,
-        key_format=records.key_format,
-        headers=options.headers,
-        cutter=cutter_of(route, settings),
-    )
+    form = _form(options, records, shape, targets, is_shaped=is_shaped)
+    judged = _maker(options, route, settings, targets, form, shape if is_shaped else None)
     with ExitStack() as stack:
         on_bad = _bad_rows(options, source.unit, stack)
         sender = stack.enter_context(_sender(settings, route, options))
@@ -112,22 +109,60 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> None:
         raise FatalError(f"stopped by a signal: continue with --start-line {publisher.resume_at}")
 
 
-def _check_form(options: Options, route: Route, record_format: str, *, is_fixed: bool) -> None:
+def _is_shaped(options: Options, shape: Shaping) -> bool:
+    """Return whether rows of the service's own shape become records of the topic's. Lines have that shape already."""
+    is_table = Path(options.file or "").suffix.lower() in (".parquet", ".npy", ".npz")
+    return not shape.is_fixed and options.tombstones is None and (is_table or shape.shape.is_vector_alone)
+
+
+def _check_form(options: Options, route: Route, records: Records, shape: Shaping, *, is_shaped: bool) -> None:
     """Raise `FatalError` where the file cannot be published in the form that the route reads."""
-    if not is_fixed and options.form is not None:
-        raise FatalError(
-            f"the records of topic {route.topic} have a shape of their own (records.fields), and are published as the "
-            "file has them: leave out --format"
-        )
-    if not is_fixed and Path(options.file or "").suffix.lower() in (".parquet", ".npy", ".npz"):
-        raise FatalError(
-            f"the records of topic {route.topic} have a shape of their own (records.fields): write the file as JSON Lines "
-            "in that shape"
-        )
-    if not is_fixed and record_format == "msgpack":
+    own_shape = f"the records of topic {route.topic} have a shape of their own (records.fields)"
+    if options.form is not None and shape.shape.is_vector_alone:
+        raise FatalError(f"the records of topic {route.topic} are the bytes of vectors: leave out --format")
+    if options.form is not None and not shape.is_fixed and not is_shaped:
+        raise FatalError(f"{own_shape}, and are published as the file has them: leave out --format")
+    if is_shaped and (records.envelope != "none" or records.many != "reject"):
+        raise FatalError(f"{own_shape}, in an envelope or a list: write the file as JSON Lines in that shape")
+    if not shape.is_fixed and not is_shaped and options.tombstones is None and records.format == "msgpack":
         raise FatalError(f'records.format of topic {route.topic} is "msgpack", and its shape is not that of produce')
     if options.form is not None:
-        check_form(options.form, record_format)
+        check_form(options.form, records.format)
+
+
+def _form(options: Options, records: Records, shape: Shaping, targets: Sequence[Target], *, is_shaped: bool) -> str:
+    """Return the form in which records are written, "" for that of the file."""
+    if is_shaped and shape.shape.is_vector_alone:
+        return f"bytes of {records.vector_bytes}"
+    if is_shaped:
+        return options.form or ("msgpack" if records.format == "msgpack" else "json")
+    if not shape.is_fixed:
+        return AS_IN_FILE
+    return options.form or default_form(max(target.dimension for target in targets), records.format)
+
+
+def _maker(
+    options: Options, route: Route, settings: Settings, targets: Sequence[Target], form: str, shape: Shaping | None
+) -> Makes:
+    """Return what makes messages of rows. `shape` is that of the topic's records where rows have another one."""
+    of_topic = judge.router_for(route, targets, settings)
+    judged = Judge(
+        judge.router_for(route, targets, settings, record_format="json"),
+        of_topic,
+        form=AS_IN_FILE if shape else form,
+        key_format=settings.records_of(route.topic).key_format,
+        headers=options.headers,
+        cutter=cutter_of(route, settings),
+    )
+    return Shaped(judged, of_topic, shape, form=form, headers=options.headers) if shape else judged
+
+
+def _with_known_columns(options: Options, shape: Shaping) -> Options:
+    """Return the options with the names of metadata that the topic's records have, where those are known."""
+    named = shape.shape.metadata
+    if isinstance(named, PathOfMap):
+        return options
+    return options._replace(columns=options.columns._replace(known=[name for name, _ in named or ()]))
 
 
 @contextmanager

@@ -44,3 +44,8 @@ behavior:
         value: 1
         periodSeconds: 300
 {{- end }}
+
+{{- define "worker.strimzi" -}}
+{{ include "worker.labels" . }}
+strimzi.io/cluster: {{ .Values.strimzi.cluster }}
+{{- end }}
