@@ -187,7 +187,7 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("null within", with_vector([None, *NUMBERS[1:]]), "number 0 of data.float32 is a null; allowed are numbers"),
     ("half of a surrogate pair", with_metadata({"t": "\ud83d"}), "the JSON holds half of a surrogate pair (\\ud800 to \\udfff by itself), which no encoding has a form for; in metadata 't'"),
     ("half of a surrogate pair in UTF-8", BODY[:-1] + b',"metadata":{"t":"\xed\xa0\xbd"}}', "it has half of a surrogate pair in UTF-8, as CESU-8 and Java's modified UTF-8 have: encode the text as UTF-8"),
-    ("Latin-1", BODY[:-1] + b',"metadata":{"t":"caf\xe9"}}', "it may be Latin-1 or Windows-1252: encode the text as UTF-8"),
+    ("Latin-1", BODY[:-1] + b',"metadata":{"t":"caf\xe9"}}', "it may be Latin-1, Windows-1252 or GBK: encode the text as UTF-8"),
     ("hexadecimal", with_vector(FLOAT32.hex()), "looks like hexadecimal: publish base64"),
     ("a data URL", with_vector("data:application/octet-stream;base64," + base64.b64encode(FLOAT32).decode()), "data.float32 is a data URL: publish only what is behind its comma"),
     ("numbers without commas", with_vector("0.25 -0.5 0.125 0.75 -0.25 0.5 1.5 -1.0"), "numbers without commas between them: publish a list, or separate them by commas"),

@@ -183,4 +183,4 @@ class Looks:
 def _no_utf_8(value: bytes) -> str:
     if _SURROGATE_IN_UTF_8.search(value):
         return "it has half of a surrogate pair in UTF-8, as CESU-8 and Java's modified UTF-8 have: encode the text as UTF-8"
-    return "it may be Latin-1 or Windows-1252: encode the text as UTF-8"
+    return "it may be Latin-1, Windows-1252 or GBK: encode the text as UTF-8"
