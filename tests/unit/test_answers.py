@@ -60,6 +60,13 @@ def test_the_services_success_is_accepted(operation: str, status: int, body: byt
         pytest.param(Answer(200, REQUEST_ID, said("InternalError")), id="JSON error inside"),
         pytest.param(Answer(200, REQUEST_ID, said("InternalError", form="xml")), id="XML error inside"),
         pytest.param(Answer(200, REQUEST_ID, b'{"Error": null}'), id="odd error inside"),
+        pytest.param(
+            Answer(200, REQUEST_ID, b'{"error": {"code": "InternalError"}}'), id="error of another form inside"
+        ),
+        pytest.param(
+            Answer(200, REQUEST_ID, b'{"Code": "InternalError", "Message": "m"}'), id="error without its frame"
+        ),
+        pytest.param(Answer(200, REQUEST_ID, b'{"failedVectors": [{"key": "a"}]}'), id="some failed"),
         pytest.param(Answer(200, REQUEST_ID, b"ok"), id="text"),
         pytest.param(Answer(200, REQUEST_ID, b"[]"), id="list"),
         pytest.param(Answer(200, REQUEST_ID, None), id="too large"),
@@ -100,6 +107,40 @@ def test_a_known_code_means_what_it_is_about(code: str, status: int, form: str) 
             assert isinstance(error, TargetError)
             assert error.block is BlockReason.TARGET
     assert (error.status, error.code) == (status, code)
+
+
+@pytest.mark.parametrize("status", sorted(REFUSED_STATUSES))
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("TokenExpired", BlockReason.CREDENTIALS),
+        ("InvalidCredential", BlockReason.CREDENTIALS),
+        ("InvalidSignature", BlockReason.CREDENTIALS),
+        ("RegionMismatch", BlockReason.TARGET),
+        ("VectorBucketNotFound", BlockReason.TARGET),
+    ],
+)
+def test_a_code_that_is_new_is_about_what_its_words_say(code: str, expected: BlockReason, status: int) -> None:
+    error = answered(status, code)
+    assert isinstance(error, TargetError)
+    assert error.block is expected
+
+
+def test_the_words_of_a_new_code_do_not_change_what_a_status_says() -> None:
+    error = answered(403, "BucketPolicyDenied")
+    assert isinstance(error, TargetError)
+    assert error.block is BlockReason.CREDENTIALS
+    for status in (400, 403, 503):
+        throttled = answered(status, "ThrottlingException")
+        assert isinstance(throttled, Transient)
+        assert (throttled.kind, throttled.blame) == (RetryReason.THROTTLED, Blame.NONE)
+
+
+def test_a_request_id_that_a_proxy_has_joined_is_one() -> None:
+    twice = "5F0E1D2C3B4A59687786A5B4, 5F0E1D2C3B4A59687786A5B4"
+    assert error_of("PutVectors", Answer(200, {"x-oss-request-id": twice}, b"")) is None
+    doubtful = Answer(200, {"x-oss-request-id": "5F0E1D2C3B4A59687786A5B4, a page"}, b"")
+    assert isinstance(error_of("PutVectors", doubtful), Transient)
 
 
 @pytest.mark.parametrize(("status", "expected"), [(400, Transient), (422, Transient), (413, Refused)])

@@ -319,6 +319,9 @@ def test_what_is_no_row_is_ignored(value: Any, wrap: Any) -> None:
         (change("t"), "op is .t.: the table was truncated"),
         (change("x", None, ROW), "op is 'x'; known are"),
         (change("c"), 'after is a null, and op is "c"'),
+        (change("u"), "of MongoDB the connector sends it with capture.mode"),
+        (change("c", None, "text"), 'after is a string, and op is "c"'),
+        (change("c", None, "{text"), "the value is no whole JSON map"),
         ({"op": "u", "before": ROW}, "there is no after"),
         ({"op": 5, "after": ROW}, "op is a number"),
         ({"after": ROW, "ts_ms": 1}, "there is no op"),
@@ -327,6 +330,10 @@ def test_what_is_no_row_is_ignored(value: Any, wrap: Any) -> None:
         (in_payload({"op": "c", "after": [1]}), "after is a list"),
         (
             change("u", None, {**ROW, "embedding": "__debezium_unavailable_value"}),
+            "embedding is an unchanged TOAST column",
+        ),
+        (
+            change("u", None, {**ROW, "embedding": ["__debezium_unavailable_value"]}),
             "embedding is an unchanged TOAST column",
         ),
         (
@@ -343,6 +350,29 @@ def test_a_change_that_cannot_be_written_says_why(value: Any, words: str) -> Non
     error = refused(of_rows(), value, b"7")
     assert error.reason is Reason.MALFORMED
     assert re.search(words, error.message)
+
+
+OBJECT_ID: Final = {"$oid": "596e275826f08b2730779e1f"}
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, in_payload], ids=["alone", "in Kafka Connect"])
+@pytest.mark.parametrize(
+    ("path", "own", "expected"),
+    [('_id."$oid"', OBJECT_ID, OBJECT_ID["$oid"]), ("_id", "a", "a"), ("_id", 7, "7"), ("{_id}/x", 7, "7/x")],
+)
+def test_a_document_of_mongodb_is_read_and_deleted_by_its_id(path: str, own: Any, expected: str, wrap: Any) -> None:
+    made = of_rows(fields={"key": path, "vector": "embedding", "metadata": ["title"]})
+    key = json.dumps({"id": json.dumps(own)}).encode()
+    found = read(made, wrap(change("c", None, json.dumps({**ROW, "_id": own}))), key)
+    assert (found.key, found.key_mismatch, metadata_of(found)) == (expected, False, {"title": "x"})
+    assert read(made, wrap(change("d")), key) == Delete(expected)
+    assert read(made, wrap(change("d", json.dumps({"_id": own}))), None) == Delete(expected)
+
+
+@pytest.mark.parametrize("key", [b'{"id":"text"}', b'{"id":5}', b'{"id":""}', b'{"id":"1","x":2}'])
+def test_a_kafka_key_that_is_none_of_mongodb_is_read_as_it_is(key: bytes) -> None:
+    made = of_rows(fields={"key": "_id", "vector": "embedding"})
+    assert refused(made, change("d"), key).reason is Reason.KEY
 
 
 @pytest.mark.parametrize(

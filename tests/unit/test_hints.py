@@ -7,7 +7,15 @@ from worker.records.formats.hints import constant_at, resembles
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(b"\x1f\x8b\x08", "gzip"), (b"{\x00", "UTF-16"), (b"\x80\x05\x95", "a Python pickle"), (b"{}", ""), (b"", "")],
+    [
+        (b"\x1f\x8b\x08", "gzip"),
+        (b'{\x00"\x00', "UTF-16"),
+        (b"\x00\x00\x00{\x00\x00\x00\n", "UTF-32"),
+        (b"[[", "a list"),
+        (b"\x80\x05\x95", "a Python pickle"),
+        (b"{}", ""),
+        (b"", ""),
+    ],
 )
 def test_a_value_is_named_by_its_first_bytes(value: bytes, expected: str) -> None:
     assert resembles(value) == expected

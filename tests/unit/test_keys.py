@@ -41,3 +41,9 @@ def test_an_integer_in_json_is_a_key_by_its_digits_under_stringify(kafka_key: by
     if kafka_key != b'"k"':
         with pytest.raises(RecordError, match="not a JSON string"):
             Keys("json").choose(None, kafka_key)
+
+
+def test_an_integer_as_kafka_key_names_the_setting_that_accepts_it() -> None:
+    with pytest.raises(RecordError, match=r'records.key_values = "stringify" accepts integers'):
+        Keys("json").choose(None, b"17")
+    assert Keys("json", "stringify").choose(None, b"17") == "17"

@@ -16,6 +16,7 @@ from tests.unit import hostile_records
 from worker.errors import Reason, RecordError
 from worker.records import looks as module
 from worker.records.decode import Decoder
+from worker.records.formats.shape import shape_of
 from worker.records.looks import Looks
 from worker.records.target import Target
 
@@ -94,6 +95,36 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("Apicurio's prefix", bytes(8) + b"\x07" + BODY, "it looks like Apicurio's prefix of 0x00 and 8 bytes (global id 7): have its serializer write ids of 4 bytes, as Confluent's does (Legacy4ByteIdHandler, or Default4ByteIdHandler)"),
     ("Glue's prefix", b"\x03\x00" + bytes(range(16)) + BODY, "it looks like the prefix of AWS Glue's schema registry (schema version 00010203-0405-0607-0809-0a0b0c0d0e0f): Glue's registry is not read; publish JSON or MessagePack without the prefix"),
     ("Glue's prefix, compressed", b"\x03\x05" + bytes(16) + zlib.compress(BODY), "(schema version 00000000-0000-0000-0000-000000000000, compressed by zlib)"),
+    ("a pickle of protocol 0", pickle.dumps(RECORD, 0), "it looks like a Python pickle: a pickle can run code"),
+    ("a pickle of protocol 1", pickle.dumps(RECORD, 1), "it looks like a Python pickle: a pickle can run code"),
+    ("an array in a pickle of protocol 0", pickle.dumps(np.array(NUMBERS), 0), "it looks like a Python pickle: a pickle can run code"),
+    ("safetensors", struct.pack("<Q", 60) + b'{"embedding":{"dtype":"F32"}}' + FLOAT32, "it looks like a file of safetensors: "),
+    ("zlib, level 5", b"\x78\x5e" + zlib.compress(BODY)[2:], f"it looks like zlib: {COMPRESS}"),
+    ("lz4 of Java", b"LZ4Block\x15" + bytes(9), f"it looks like lz4 of Java: {COMPRESS}"),
+    ("snappy without a frame", b"\xce\x01\xf0\x3f" + BODY[:70] + b"\x05\x1c", f"JSON that was compressed without a header, by snappy or lz4: {COMPRESS}"),
+    ("gzip in base64", base64.b64encode(gzip.compress(BODY)), f"it looks like gzip in base64: {COMPRESS}"),
+    ("UTF-32 of the other order", BODY.decode().encode("utf-32-be"), "the value looks like UTF-32; expected JSON in UTF-8; encode the JSON as UTF-8"),
+    ("UTF-16 that begins with a line break", ("\n" + BODY.decode()).encode("utf-16-le"), "it looks like UTF-16; encode the JSON as UTF-8"),
+    ("JSON encoded three times", of(json.dumps(BODY.decode())), "publish the inner text as it is; it was encoded as JSON twice"),
+    ("JSON in a JSON string after a space", b" " + of(BODY.decode()), "it looks like JSON within a JSON string: publish the inner text as it is"),
+    ("indented JSON in base64", base64.b64encode(json.dumps(RECORD, indent=1).encode()), "it looks like JSON in base64: publish the JSON itself"),
+    ("JSON in hexadecimal", BODY.hex().encode(), "it looks like JSON in hexadecimal: publish the JSON itself"),
+    ("JSON with escaped quotes", BODY.replace(b'"', b'\\"'), "it looks like JSON whose quotes are escaped: publish the JSON itself"),
+    ("names without quotes", b"{key: 'doc-1', data: {}}", "it looks like JSON whose names have no quotes, as in JavaScript"),
+    ("JSON behind its length", struct.pack("<I", len(BODY)) + BODY, "it looks like JSON behind 4 bytes of something else: publish the JSON alone"),
+    ("JSON before a NUL byte", BODY + b"\0", "NUL bytes follow the record: publish it without them"),
+    ("a list of records after a mark", b"\xef\xbb\xbf" + of([RECORD]), f"it looks like a list of records: {SPLIT}, {ONE}"),
+    ("a list of records after a space", b" \n" + of([RECORD]), f"it looks like a list of records: {SPLIT}, {ONE}"),
+    ("a list of records behind a registry's prefix", b"\0\0\0\0\7" + of([RECORD]), f"(schema id 7) and the JSON behind it is a list; expected a map; it looks like a list of records: {SPLIT}, {ONE}"),
+    ("a list of records in MessagePack", pack([RECORD, RECORD]), f"it looks like a list of records in MessagePack: {SPLIT}, {ONE}"),
+    ("a vector alone in MessagePack", pack(NUMBERS), f"it looks like the numbers of a vector alone, in MessagePack: {SHAPE}"),
+    ("a list of JSON strings", of([BODY.decode()]), "publish the inner texts as they are; they were encoded as JSON twice"),
+    ("two records in MessagePack", pack(RECORD) + pack(RECORD), 'something follows the record: publish one in a message, or a list of them with records.many = "split"'),
+    ("names that are bytes", pack({b"key": "doc-1", b"data": {"float32": NUMBERS}}), "its names are bytes: encode them as strings"),
+    ("a JSON text sequence", b"\x1e" + BODY + b"\n", "it looks like a JSON text sequence (RFC 7464)"),
+    ("Avro's single object", b"\xc3\x01" + bytes(range(8)) + b"\x06abc", "it looks like Avro's encoding of a single object (schema fingerprint 0706050403020100)"),
+    ("the text of a Java object", b"[F@1b6d3586", "use a serializer that writes JSON"),
+    ("white space", b" \n", "the value has nothing in it but white space; a record is a map"),
     # A map of another shape
     ("Kafka Connect", of({"schema": {"type": "struct"}, "payload": RECORD}), f"its fields are schema, payload; {CONNECT}"),
     ("Kafka Connect, other fields", of({"schema": {}, "payload": {"id": 5, "embedding": NUMBERS}}), f'{CONNECT} and records.fields.vector = "embedding", {WITH_NUMBER}'),
@@ -116,7 +147,7 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("a vector as text under another name", of({"id": "a", "embedding": str(OTHERS)}), 'a vector as text is in embedding: set records.fields.vector = "embedding"'),
     ("base64 under another name", of({"id": "a", "embedding": base64.b64encode(FLOAT32).decode()}), "float32 in base64 is in embedding: set"),
     ("of two lists the one that fits", of({"tokens": list(range(20)), "x": NUMBERS}), 'set records.fields.vector = "x"'),
-    ("vectors without keys", of({"embeddings": [NUMBERS, NUMBERS]}), "embeddings[0] looks like a list of several vectors, which have no keys: publish one record for each"),
+    ("vectors without keys", of({"embeddings": [NUMBERS, NUMBERS]}), "embeddings looks like a list of several vectors, which have no keys: publish one record for each"),
     ("one vector in a list", of({"embeddings": [NUMBERS]}), 'set records.fields.vector = "embeddings[0]"'),
     ("a batch of one", with_vector([NUMBERS]), 'number 0 of data.float32 is a list; allowed are numbers; its fields are key, data; a list of 8 numbers is in data.float32[0]: set records.fields.vector = "data.float32[0]"'),
     ("a typed array", with_vector({str(at): number for at, number in enumerate(NUMBERS)}), "data.float32 looks like a typed array as JSON.stringify writes it: publish Array.from(it)"),
@@ -125,13 +156,38 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("no vector at all", of({"id": "a", "title": "x"}), "its fields are id, title; there is no list of numbers in it"),
     ("an empty map", b"{}", "it has no data; needed is data.float32; it has no fields; there is no list of numbers in it"),
     ("many fields", of({f"f{at}": "x" for at in range(20)}), "its fields are f0, f1, f2, f3, f4, f5, f6, f7 and 12 more;"),
+    ("records without keys", of({"predictions": [{"embeddings": {"values": NUMBERS}}]}), f'predictions is a list of records without keys, of which the Kafka key would leave the last one: publish one record in a message, or give each a key and set {SPLIT.removeprefix("set ")}, records.fields.records = "predictions"'),
+    ("the place of a record by another name", of({"output": {"embeddings": [{"text_index": 1, "embedding": NUMBERS}]}}), 'records.fields.key = "{$kafka.key}/{text_index}"'),
+    ("a heartbeat of Debezium", of({"ts_ms": 1}), 'it looks like a heartbeat of Debezium: set records.envelope = "debezium"'),
+    ("a schema change of Debezium", of({"source": {}, "ddl": "x", "tableChanges": []}), 'a change of a schema, of Debezium: set records.envelope = "debezium"'),
+    ("a row that may be deleted later", of({"id": "a", "embedding": NUMBERS, "__deleted": "false"}), 'records.fields.key = "id", records.fields.delete = "__deleted"'),
+    ("an id of MongoDB", of({"_id": {"$oid": "6f"}, "v": NUMBERS}), """records.fields.key = '_id."$oid"'"""),
+    ("numbers of MongoDB", of({"_id": "a", "v": [{"$numberDouble": "0.5"}] * 8}), "v looks like numbers that are each in a map, as MongoDB and DynamoDB write them"),
+    ("a sparse vector", of({"id": "a", "v": {"size": 8, "indices": [0, 3], "values": [0.5, 0.5]}}), "v looks like a sparse vector, by its indices and values"),
+    ("an array of msgpack-numpy", pack({"key": "a", "data": {"float32": {b"nd": True, b"type": "<f4", b"data": FLOAT32}}}), "data.float32 looks like an array as msgpack-numpy packs it"),
+    ("base64 in a list", with_vector([base64.b64encode(FLOAT32).decode()]), 'float32 in base64 is in data.float32[0]: set records.fields.vector = "data.float32[0]"'),
+    ("base64 under a name of no vector", of({"id": "a", "data": base64.b64encode(FLOAT32).decode()}), "float32 in base64 is in data: set"),
+    ("JSON in base64 in a field", of({"message": {"x": 1}, "body": base64.b64encode(BODY).decode()}), "body is a string that has JSON in base64 in it"),
+    ("an array of PostgreSQL", of({"id": "a", "embedding": "{0.5,0.25}"}), "embedding is numbers in braces or parentheses"),
     # A fault in the right shape
+    ("an integer as key", of({**RECORD, "key": 5}), 'key is a number; allowed is a string (records.key_values = "stringify" accepts integers too)'),
+    ("numbers as strings", with_vector([str(number) for number in NUMBERS]), "data.float32 looks like a list of numbers that are strings: publish numbers"),
+    ("NaN in text", with_vector("[NaN,0.5]"), "which is NaN; JSON has none, and vectors are of finite numbers"),
+    ("null in text", with_vector("[null,0.5]"), "element 0 of the text in data.float32 is no number: it is a null"),
+    ("numbers in parentheses", with_vector("(0.5, 0.25)"), "data.float32 is numbers in braces or parentheses: publish a list"),
+    ("the text of a tensor", with_vector("tensor([0.5, 0.25])"), "data.float32 is the text of an array of a program: publish a list of numbers"),
+    ("hexadecimal with its mark", with_vector("0x" + FLOAT32.hex()), "looks like hexadecimal: publish base64"),
+    ("np.save in base64", with_vector(base64.b64encode(b"\x93NUMPY\x01\x00v\x00{}").decode()), "it holds what looks like an array as numpy's save writes it"),
+    ("gzip in bytes", pack({"data": {"float32": gzip.compress(FLOAT32)}}), "it holds what looks like gzip"),
+    ("text in base64", with_vector(base64.b64encode(b"[0.5, 0.25, 1]").decode()), "it holds numbers as text: publish the list itself"),
+    ("float64 of the other byte order", with_vector(base64.b64encode(struct.pack(">8d", *OTHERS)).decode()), 'records.vector_bytes = "float64-be" reads them'),
+    ("a number in a list in metadata", with_metadata({"a": [1]}), 'metadata \'a\' holds a number in its list; allowed is a map of strings to strings or lists of strings (limit of PutVectors) (records.metadata_values = "stringify" turns numbers and booleans into text)'),
     ("NaN", BODY.replace(b"-0.5", b"NaN"), "which is NaN; JSON has none, and vectors are of finite numbers"),
     ("Infinity", BODY.replace(b"-0.5", b"-Infinity"), "which is -Infinity; JSON has none, and vectors are of finite numbers"),
     ("null within", with_vector([None, *NUMBERS[1:]]), "number 0 of data.float32 is a null; allowed are numbers"),
     ("half of a surrogate pair", with_metadata({"t": "\ud83d"}), "the JSON holds half of a surrogate pair (\\ud800 to \\udfff by itself), which no encoding has a form for; in metadata 't'"),
     ("half of a surrogate pair in UTF-8", BODY[:-1] + b',"metadata":{"t":"\xed\xa0\xbd"}}', "it has half of a surrogate pair in UTF-8, as CESU-8 and Java's modified UTF-8 have: encode the text as UTF-8"),
-    ("Latin-1", BODY[:-1] + b',"metadata":{"t":"caf\xe9"}}', "it may be Latin-1 or Windows-1252: encode the text as UTF-8"),
+    ("Latin-1", BODY[:-1] + b',"metadata":{"t":"caf\xe9"}}', "it may be Latin-1, Windows-1252 or GBK: encode the text as UTF-8"),
     ("hexadecimal", with_vector(FLOAT32.hex()), "looks like hexadecimal: publish base64"),
     ("a data URL", with_vector("data:application/octet-stream;base64," + base64.b64encode(FLOAT32).decode()), "data.float32 is a data URL: publish only what is behind its comma"),
     ("numbers without commas", with_vector("0.25 -0.5 0.125 0.75 -0.25 0.5 1.5 -1.0"), "numbers without commas between them: publish a list, or separate them by commas"),
@@ -180,6 +236,28 @@ def test_without_a_key_the_message_names_what_may_be_one(value: bytes, expected:
     assert (error.reason, error.message.endswith(expected)) == (Reason.KEY, True), error.message
 
 
+@pytest.mark.parametrize(
+    ("envelope", "value"),
+    [
+        ("connect", {"schema": {}, "payload": {"id": "a", "embedding": NUMBERS}}),
+        ("debezium", {"before": None, "after": {"id": "a", "embedding": NUMBERS}, "op": "c"}),
+        ("cloudevents", {"specversion": "1.0", "data": {"id": "a", "embedding": NUMBERS}}),
+    ],
+)
+def test_of_a_record_in_its_envelope_the_record_is_described(envelope: Any, value: Any) -> None:
+    shape = shape_of("", "vec", "metadata", "")
+    message = refusal(of(value), envelope=envelope, shape=shape).message
+    assert message.endswith(
+        'its fields are id, embedding; a list of 8 numbers is in embedding: set records.fields.vector = "embedding", '
+        'records.fields.key = "id"'
+    )
+
+
+def test_lines_that_are_no_records_are_not_advised_to_be_split_again() -> None:
+    message = refusal(json.dumps(RECORD, indent=1).encode() * 2, many="split").message
+    assert message.endswith('records.many = "split" reads one whole record on each line, or a list')
+
+
 def test_a_map_beside_stringify_gets_the_same_advice() -> None:
     message = refusal(with_metadata({"a": {"b": 1}}), metadata_values="stringify").message
     assert message == f"metadata 'a' holds a map; allowed are strings, numbers, booleans, and lists of them{NESTED}"
@@ -201,8 +279,11 @@ def test_text_that_is_as_long_as_a_vector_is_no_vector(value: bytes) -> None:
 
 def test_what_the_settings_already_say_is_not_advised() -> None:
     error = RecordError(Reason.MALFORMED, "")
-    change = of({"before": None, "after": {"id": 5}, "op": "c"})
-    assert Looks(TARGET, envelope="debezium").hint(error, change, None) == ""
+    change = of({"before": None, "after": {"id": 5, "embedding": NUMBERS}, "op": "c"})
+    assert Looks(TARGET, envelope="debezium", vector_path="embedding").hint(error, change, None) == ""
+    assert Looks(TARGET, envelope="debezium").hint(error, change, None) == (
+        f'its fields are id, embedding; a list of 8 numbers is in embedding: set records.fields.vector = "embedding", {WITH_NUMBER}'
+    )
     body = of({"vectors": [{"key": "a", "values": NUMBERS}]})
     assert "records.many" not in Looks(TARGET, is_many=True).hint(error, body, None)
     flat = of({"embedding": NUMBERS, "id": "a"})

@@ -103,6 +103,12 @@ def test_an_integer_is_a_key_by_its_digits_under_stringify(path: str, value: Any
     assert 'records.key_values = "stringify"' in error.message
 
 
+@pytest.mark.parametrize("header", [b"\0\0\0\5", b"\0\0\0\0\7doc-1"])
+def test_a_key_in_a_header_that_is_binary_is_refused(header: bytes) -> None:
+    error = refused({"vec": VECTOR}, decoder("$header.id"), key=b"k", headers=[("id", header)])
+    assert (error.reason, error.message.partition(":")[0]) == (Reason.KEY, "$header.id begins with 0x00")
+
+
 @pytest.mark.parametrize("number", ["1.0", "1e3", "0.5", "1E2"])
 def test_a_number_that_is_no_integer_is_no_key(number: str) -> None:
     value = b'{"id":%s,"vec":[1,2,3]}' % number.encode()

@@ -8,6 +8,7 @@ import pytest
 
 from worker.errors import Reason, RecordError
 from worker.records.decode import Decoder, Delete, Put
+from worker.records.formats.shape import shape_of
 from worker.records.suspects import MOST_NORMS, WARM_UP, Suspects, Suspicion
 from worker.records.target import Target
 
@@ -209,6 +210,16 @@ def test_a_kafka_key_with_its_quotes_is_suspect_where_it_names_the_vector(
     found = decoder.decode(kafka_key, record(packed(1.0), own), ())
     assert isinstance(found, Put)
     assert cause(found.suspicion) == expected
+
+
+@pytest.mark.parametrize("key", ["$kafka.key", "{$kafka.key}/1"])
+def test_a_kafka_key_with_its_quotes_is_suspect_where_a_path_leads_to_it(key: str) -> None:
+    shape = shape_of(key, "data.float32", "metadata", "")
+    decoder = Decoder(COSINE, max_fragment_bytes=1 << 20, shape=shape)
+    for kafka_key, expected in ((b'"doc-1"', "quoted_key"), (b"doc-1", None)):
+        found = decoder.decode(kafka_key, record(packed(1.0), b""), ())
+        assert isinstance(found, Put)
+        assert cause(found.suspicion) == expected
 
 
 def test_a_tombstone_under_a_key_with_its_quotes_deletes_no_vector_that_is_meant() -> None:

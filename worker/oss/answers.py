@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from worker.errors import Blame, BlockReason, Refused, RetryReason, SinkError, TargetError, Transient
 from worker.oss.dialect import CALLS
-from worker.words import clean
+from worker.words import CODE_CHARACTERS, clean
 
 CREDENTIAL_STATUSES: Final = frozenset({401, 403})
 REFUSED_STATUSES: Final = frozenset({400, 413, 422})
@@ -147,6 +147,27 @@ CODES: Final[Mapping[str, About]] = MappingProxyType(
     )
 )
 
+# Of codes that are not above, what their words are about. The first that is found in a code counts.
+_WORDS: Final = (
+    (re.compile("Throttling|(?:Qps|Rate|Request|Traffic)Limit"), About.LIMIT),
+    (
+        re.compile(
+            "SecurityToken|TokenExpired|ExpiredToken|InvalidToken|Credential|Signature|AccessKey|Authoriz|Authentic"
+        ),
+        About.CREDENTIALS,
+    ),
+    (re.compile("Region|Bucket|Endpoint"), About.TARGET),
+)
+
+
+def about_of(code: str, status: int) -> About | None:
+    """Return what an error code of the service is about, None if that is not known. The status says the rest of most."""
+    if code in CODES:
+        return CODES[code]
+    about = next((about for words, about in _WORDS if words.search(code[:CODE_CHARACTERS])), None)
+    return about if about is About.LIMIT or status in REFUSED_STATUSES else None
+
+
 # 24 characters today ("Obtain request IDs", OSS documentation).
 _REQUEST_ID_FORM: Final = re.compile(r"[0-9A-Za-z._-]{8,128}")
 
@@ -192,7 +213,7 @@ def error_of(operation: str, answer: Answer) -> SinkError | None:
 def error_of_answer(answer: Answer) -> SinkError:
     """Return what an answer other than 2xx means: by its status first, by its code second."""
     said, status = _said(answer), answer.status
-    about = CODES.get(said.code) if said.request_id else None
+    about = about_of(said.code, status) if said.request_id else None
     if status >= 500 or status < 200 or status in (408, 429) or (about is About.LIMIT and status >= 400):
         return _try_again(answer, said, about)
     if status in REFUSED_STATUSES and about not in (About.CREDENTIALS, About.TARGET):
@@ -272,7 +293,13 @@ def _why_no_success(answer: Answer) -> str:
     said = _json(content)
     if said is None:
         return "it is no JSON"
-    return "it holds an error" if "Error" in said else ""
+    return "it holds an error" if "Error" in said or any(said[name] for name in _ERROR_NAMES & said.keys()) else ""
+
+
+# Of other forms of errors, where they are not null, empty or 0.
+_ERROR_NAMES: Final = frozenset(
+    ("error", "errors", "Errors", "Code", "code", "errorCode", "ErrorCode", "failedVectors", "FailedVectors")
+)
 
 
 def _stranger(answer: Answer) -> str:
@@ -300,8 +327,9 @@ def header(headers: Mapping[str, str], name: str) -> str:
 
 
 def _request_id(headers: Mapping[str, str]) -> str:
-    found = header(headers, REQUEST_ID)
-    return found if _REQUEST_ID_FORM.fullmatch(found) else ""
+    """Return the request id, the first where a proxy has joined several; "" if there is none that the service could have given."""
+    found = [part.strip() for part in header(headers, REQUEST_ID).split(",")]
+    return found[0] if all(_REQUEST_ID_FORM.fullmatch(part) for part in found) else ""
 
 
 def _said(answer: Answer) -> _Said:

@@ -19,6 +19,7 @@ from worker.records.choices import (
 )
 from worker.records.formats.by_schema import Schemas
 from worker.records.formats.contract import Headers, Operation, Options, Record
+from worker.records.formats.paths import Source
 from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.table import format_of
 from worker.records.formats.vector_bytes import width_of
@@ -89,6 +90,10 @@ class Decoder:
         self._is_mismatch = keys.is_mismatch
         self._vector_json = Vectors(target, shape.vector.text, width_of(vector_bytes)).json_and_bytes
         self._is_quoted = keys.is_quoted
+        # The key that `$kafka.key` leads to has the quotes of the Kafka key too, alone or within a template.
+        self._takes_kafka_key = shape.key is not None and any(
+            path.source is Source.KAFKA_KEY for path in shape.key.paths
+        )
         self._suspicion_of = Suspects(target).of
         self._looks = Looks(
             target,
@@ -136,21 +141,21 @@ class Decoder:
                 "(batch.max_bytes)",
             )
         suspicion = self._suspicion_of(packed)
-        if suspicion is None and record.key is None:
-            suspicion = self._suspicion_of_key(key)
+        if suspicion is None and (record.key is None or self._takes_kafka_key):
+            suspicion = self._suspicion_of_key(kafka_key)
         if suspicion is not None and self._refuses_suspects:
             raise _suspect(suspicion)
         return Put(key, fragment, kafka_key is not None and self._is_mismatch(key, kafka_key), suspicion)
 
     def _delete(self, own_key: str | None, kafka_key: bytes | None) -> Delete:
         key = self._choose_key(own_key, kafka_key)
-        suspicion = self._suspicion_of_key(key) if own_key is None else None
+        suspicion = self._suspicion_of_key(kafka_key) if own_key is None or self._takes_kafka_key else None
         if suspicion is not None and self._refuses_suspects:
             raise _suspect(suspicion)
         return Delete(key, suspicion)
 
-    def _suspicion_of_key(self, kafka_key: str) -> Suspicion | None:
-        return QUOTED_KEY if self._is_quoted(kafka_key) else None
+    def _suspicion_of_key(self, kafka_key: bytes | None) -> Suspicion | None:
+        return QUOTED_KEY if kafka_key is not None and self._is_quoted(kafka_key) else None
 
     def _other(self, record: Record, kafka_key: bytes | None) -> Delete | Ignore:
         if record.operation is Operation.IGNORE:

@@ -3,6 +3,7 @@
 {"schema": ..., "payload": "doc-1"}     the key doc-1
 {"schema": ..., "payload": {"id": 1}}   the field that records.fields.key names, or else `key`, or else the only one
 {"id": 1}                               likewise, of a converter without schemas
+{"id": "{\"$oid\": \"6f\"}"}             of MongoDB, where the only field is the JSON of the document's _id: {"_id": {"$oid": "6f"}}
 doc-1                                   any other key is read as `records.key_format` says
 """
 
@@ -23,6 +24,7 @@ _Raw = msgspec.Raw
 _members: Final = msgspec.json.Decoder(dict[str, _Raw]).decode
 _elements: Final = msgspec.json.Decoder(list[_Raw]).decode
 _text: Final = msgspec.json.Decoder(str).decode
+_raw: Final = msgspec.json.Decoder(_Raw).decode
 _MOST_NAMES_SHOWN: Final = 10
 
 
@@ -33,6 +35,9 @@ class EnvelopedKey:
         is_in_value = template is not None and all(path.source is Source.VALUE for path in template.paths)
         self._template = template if is_in_value else None
         self._is_loose = is_loose
+        self._is_of_documents = self._template is not None and all(
+            path.steps[0] == "_id" for path in self._template.paths
+        )
         self._schemas = connect_schema.Schemas()
 
     def payload(self, kafka_key: bytes) -> tuple[bytes, Logical] | None:
@@ -45,9 +50,20 @@ class EnvelopedKey:
         except UNREADABLE:
             return None
         if members.keys() != {"schema", "payload"}:
-            return body, connect_schema.NONE
+            return self._as_in_document(body), connect_schema.NONE
         logical = self._schemas.of(bytes(members["schema"])) if self._is_loose else connect_schema.NONE
-        return bytes(members["payload"]), logical
+        return self._as_in_document(bytes(members["payload"])), logical
+
+    def _as_in_document(self, payload: bytes) -> bytes:
+        """Return a payload as the document has it, if it is one of MongoDB."""
+        if not self._is_of_documents or not payload.startswith(b"{"):
+            return payload
+        try:
+            members = _members(payload)
+            text = _text(members["id"]).encode() if members.keys() == {"id"} else b""
+            return b'{"_id":' + bytes(_raw(text)) + b"}" if text else payload
+        except UNREADABLE:
+            return payload
 
     def text(self, kafka_key: bytes) -> str | None:
         """Return the key in the envelope, None where there is no envelope. Raises `RecordError`."""

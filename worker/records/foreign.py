@@ -4,63 +4,32 @@ A map is cut into its fields, which stay bytes. Of nested maps a few levels are 
 the value a few times.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import msgspec
-
-from worker.records.first_bytes import look_of_text
-from worker.records.formats.framing import without_prefix
-from worker.records.formats.json import JsonFields
-from worker.records.formats.msgpack import MsgpackFields
-from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw
+from worker.records.first_bytes import is_base64, is_json_in_base64, look_of_array, look_of_text
+from worker.records.formats.values import Kind, Raw
 from worker.records.formats.vector_text import TOAST, TOAST_NUMBERS
+from worker.records.members import NOTHING, Encoding, Fields, members_of, text_of
 from worker.words import clean
 
-_NOTHING: Final = msgspec.Raw(b"")
 _MOST_SHOWN: Final = 8  # fields in a message
 _NAME_CHARACTERS: Final = 40
 _MOST_MEMBERS: Final = 64  # of each map, in which a vector is searched for
 _DEEPEST: Final = 4
 _FEWEST: Final = 2  # numbers of what may be a vector
 _TEXT_BYTES: Final = 40  # a shorter text is no vector
+_NDARRAY: Final = b"\xc4\x02nd"  # the first name of an array of msgpack-numpy, which is bytes
 _UNAVAILABLE: Final = TOAST.encode()
 _UNAVAILABLE_NUMBERS: Final = ",".join(map(str, TOAST_NUMBERS)).encode()  # as Kafka Connect writes an array
 _KEYS: Final = (
-    "key", "id", "_id", "uuid", "doc_id", "docId", "document_id", "documentId", "chunk_id", "chunkId", "vector_id", "pk",
+    "key", "id", "_id", "uuid", "doc_id", "docId", "document_id", "documentId", "chunk_id", "chunkId", "vector_id", "pk", "id_",
 )  # fmt: skip
+_DELETED: Final = ("__deleted", "__op")  # of unwrapped rows of Debezium
 _VECTORS: Final = ("float32", "embedding", "vector", "values", "embeddings", "vectors", "vec", "emb", "dense_vector")
 
 Steps = tuple[str | int, ...]
-
-
-class Encoding(NamedTuple):
-    """Cuts values of one encoding. What it calls raises what msgspec raises."""
-
-    members: Callable[[Any], Mapping[str, Raw]]
-    elements: Callable[[Any], Sequence[Raw]]
-    text: Callable[[Any], str]
-    kinds: tuple[Kind, ...]
-
-    def kind(self, raw: Raw) -> Kind:
-        """Return what a value is."""
-        view = memoryview(raw)
-        return self.kinds[view[0]] if view else Kind.NOTHING
-
-
-_JSON: Final = Encoding(
-    msgspec.json.Decoder(dict[str, Raw]).decode,
-    msgspec.json.Decoder(list[Raw]).decode,
-    msgspec.json.Decoder(str).decode,
-    JsonFields.kind_of_byte,
-)
-_MSGPACK: Final = Encoding(
-    msgspec.msgpack.Decoder(dict[str, Raw]).decode,
-    msgspec.msgpack.Decoder(list[Raw]).decode,
-    msgspec.msgpack.Decoder(str).decode,
-    MsgpackFields.kind_of_byte,
-)
 
 
 class Found(NamedTuple):
@@ -71,23 +40,6 @@ class Found(NamedTuple):
     maps: tuple[Mapping[str, Raw], ...]
     is_many: bool = False  # it is in a list of records, which `steps` leads to; then `inner` leads on
     inner: Steps = ()
-
-
-class Fields(NamedTuple):
-    """A value that is a map: its encoding, and its members."""
-
-    encoding: Encoding
-    members: Mapping[str, Raw]
-
-
-def fields_of(value: bytes) -> Fields | None:
-    """Return the fields of a value, None where it is no map of names."""
-    body = without_prefix(value).removeprefix(BYTE_ORDER_MARK)
-    encoding = _MSGPACK if body and MsgpackFields.kind_of_byte[body[0]] is Kind.MAP else _JSON
-    try:
-        return Fields(encoding, encoding.members(body))
-    except UNREADABLE:
-        return None
 
 
 def names_shown(members: Mapping[str, Raw]) -> str:
@@ -129,9 +81,18 @@ class Foreign:
             said = self._by_its_parts(encoding, members)
         return said and f"{names_shown(members)}; {said}"
 
+    def record_of(self, fields: Fields) -> Fields | None:
+        """Return what is in the envelope of the settings, None where nothing is; what is in none as it is."""
+        envelope, row, _ = _envelope(*fields)
+        if envelope is None or envelope[1] != self._envelope:
+            return fields
+        members = None if row is None else members_of(fields.encoding, row)
+        return None if members is None else Fields(fields.encoding, members)
+
     def text_words(self, fields: Fields) -> str:
         """Return what the text is that should be a vector in base64."""
-        text = _at(fields.encoding, fields.members, self._vector_path)
+        raw = _at(fields.encoding, fields.members, self._vector_path)
+        text = text_of(fields.encoding, raw) if fields.encoding.kind(raw) is Kind.STRING else ""
         look = look_of_text(text) if text else ""
         return look and f"{self._vector_path} {look}"
 
@@ -159,7 +120,7 @@ class Foreign:
 
     def _settings_for(self, encoding: Encoding, row: Raw) -> str:
         """Return the settings for the record within an envelope, where its shape is another too."""
-        inner = _members(encoding, row)
+        inner = members_of(encoding, row)
         found = None if inner is None else self._find(encoding, inner)
         if found is None or found.is_many or path_of(found.steps) == self._vector_path:
             return ""
@@ -175,16 +136,20 @@ class Foreign:
             return self._many(encoding, found)
         path = path_of(found.steps)
         if found.form in _FORMS_NOT_READ:
-            return f"{path} looks like {_FORMS_NOT_READ[found.form]}"
+            place = path.removesuffix("[0]") if found.form == "lists" else path
+            return f"{place} looks like {_FORMS_NOT_READ[found.form]}"
         if path == self._vector_path:
             return ""
         return f"{found.form} is in {path}: set {self._settings(encoding, found)}"
 
     def _without_vector(self, encoding: Encoding, members: Mapping[str, Raw]) -> str:
+        if encoding.kind(_at(encoding, members, self._vector_path)) in (Kind.STRING, Kind.BINARY):
+            return ""
         for name, raw in islice(members.items(), _MOST_MEMBERS):
-            if encoding.kind(raw) is Kind.STRING and _text(encoding, raw)[:1] in ("{", "["):
-                return f"{path_of((name,))} is a string that has JSON in it: publish it as a map, not as text"
-        for name in ("__deleted", "__op"):
+            text = text_of(encoding, raw) if encoding.kind(raw) is Kind.STRING else ""
+            if look := look_of_array(text) or _json_in(text):
+                return f"{path_of((name,))} {look}"
+        for name in _DELETED:
             if name in members:
                 return f'it looks like an unwrapped row of Debezium: set records.fields.delete = "{name}"'
         return "there is no list of numbers in it"
@@ -196,8 +161,14 @@ class Foreign:
         element = found._replace(steps=found.inner)
         if path_of(found.inner) != self._vector_path:
             settings.append(self._settings(encoding, element))
-            if "index" in found.maps[-1] and not _key_in(encoding, found.maps, found.inner)[0]:
-                settings.append(_key_setting("{$kafka.key}/{index}", is_number=True))
+        if not _key_in(encoding, found.maps, found.inner)[0]:
+            index = _index_in(encoding, found.maps[0])
+            if not index:
+                return (
+                    f"{path} is a list of records without keys, of which the Kafka key would leave the last one: publish one "
+                    f"record in a message, or give each a key and set {', '.join(settings)}"
+                )
+            settings.append(_key_setting(f"{{$kafka.key}}/{{{index}}}", is_number=True))
         return f"{path} is a list of records: set {', '.join(settings)}; or publish one record in a message"
 
     def _settings(self, encoding: Encoding, found: Found) -> str:
@@ -205,6 +176,8 @@ class Foreign:
         path, is_number = _key_in(encoding, found.maps, found.steps)
         if path and path != "key":
             settings.append(_key_setting(path, is_number=is_number))
+        if self._envelope == "none":
+            settings += [_setting("delete", name) for name in _DELETED if name in found.maps[0]]
         return ", ".join(settings)
 
     # -- the search
@@ -228,9 +201,9 @@ class Foreign:
                 here = (*steps, name)
                 kind = encoding.kind(raw)
                 if kind is Kind.MAP and len(here) < _DEEPEST:
-                    inner = _members(encoding, raw) or {}
-                    if form := _typed_array(inner):
-                        yield Found(here, form, maps), self._dimension
+                    inner = members_of(encoding, raw) or {}
+                    if form := _form_of_map(encoding, raw, inner):
+                        yield Found(here, form, maps), 0 if form == "sparse" else self._dimension
                     else:
                         waiting.append((here, (*maps, inner)))
                 elif kind is Kind.LIST:
@@ -250,9 +223,16 @@ class Foreign:
             if len(inner) >= _FEWEST and encoding.kind(inner[0]) is Kind.NUMBER:
                 form = f"a list of {len(inner)} numbers" if len(elements) == 1 else "lists"
                 yield Found((*here, 0), form, maps), len(inner)
+        elif first is Kind.STRING:
+            if form := self._packed(encoding, "", elements[0], first):
+                yield Found((*here, 0), form, maps), self._dimension
+            elif len(elements) == self._dimension and _is_number(text_of(encoding, elements[0])):
+                yield Found(here, "strings", maps), self._dimension
         elif first is Kind.MAP:
-            record = _members(encoding, elements[0]) or {}
-            if (found := self._find_flat(encoding, record)) is not None:
+            record = members_of(encoding, elements[0]) or {}
+            if len(record) == 1 and len(elements) == self._dimension and not _NUMBER_MAPS.isdisjoint(record):
+                yield Found(here, "numbers in maps", maps), self._dimension
+            elif (found := self._find_flat(encoding, record)) is not None:
                 yield Found(here, found.form, found.maps, is_many=True, inner=found.steps), self._dimension
 
     def _find_flat(self, encoding: Encoding, record: Mapping[str, Raw]) -> Found | None:
@@ -269,14 +249,21 @@ class Foreign:
             return f"{floats} as bytes" if floats else ""
         if size < min(_TEXT_BYTES, 2 * self._dimension):
             return ""
-        text = _text(encoding, raw)
+        text = text_of(encoding, raw)
         if text[:1] == "[" and text.count(",") == self._dimension - 1:
             return "a vector as text"
         bytes_of_base64 = len(text.rstrip("=")) * 3 // 4
-        return f"{sizes[bytes_of_base64]} in base64" if bytes_of_base64 in sizes and name in _VECTORS else ""
+        if bytes_of_base64 not in sizes or not (name in _VECTORS or is_base64(text)):
+            return ""
+        return f"{sizes[bytes_of_base64]} in base64"
 
 
+_NUMBER_MAPS: Final = frozenset(("$numberDouble", "$numberDecimal", "N", "doubleValue"))
 _FORMS_NOT_READ: Final = {
+    "ndarray": "an array as msgpack-numpy packs it: publish array.tobytes(), or array.tolist()",
+    "numbers in maps": "numbers that are each in a map, as MongoDB and DynamoDB write them: publish plain numbers",
+    "sparse": "a sparse vector, by its indices and values: publish all of its numbers",
+    "strings": "a list of numbers that are strings: publish numbers",
     "typed array": "a typed array as JSON.stringify writes it: publish Array.from(it)",
     "buffer": "a Buffer as JSON.stringify writes it: publish a list of numbers, or base64",
     "lists": "a list of several vectors, which have no keys: publish one record for each",
@@ -287,18 +274,29 @@ def _envelope(encoding: Encoding, members: Mapping[str, Raw]) -> tuple[tuple[str
     """Return what an envelope is called and its setting, the record in it, and what else is to be said."""
     if "schema" in members and "payload" in members:
         payload = members["payload"]
-        inner = _members(encoding, payload) or {}
+        inner = members_of(encoding, payload) or {}
         envelope, row, note = _envelope(encoding, inner)
         return (envelope, row, note) if envelope else (("a record of Kafka Connect", "connect"), payload, "")
-    if "op" in members and ("after" in members or "before" in members):
+    if "op" in members and ("after" in members or "before" in members or "message" in members):
         return ("a change of Debezium", "debezium"), members.get("after"), _debezium_note(encoding, members)
     if "specversion" in members and ("data" in members or "data_base64" in members):
         return ("a CloudEvent", "cloudevents"), members.get("data"), ""
+    if said := _without_row(members):
+        return (said, "debezium"), None, ""
     return None, None, ""
 
 
+def _without_row(members: Mapping[str, Raw]) -> str:
+    """Return what else Debezium sends beside changes of rows, "" if it is something else."""
+    if "ddl" in members or "tableChanges" in members:
+        return "a change of a schema, of Debezium"
+    if {"status", "id", "event_count"} <= members.keys():
+        return "a mark of a transaction, of Debezium"
+    return "a heartbeat of Debezium" if members.keys() == {"ts_ms"} else ""
+
+
 def _debezium_note(encoding: Encoding, members: Mapping[str, Raw]) -> str:
-    if encoding.kind(members["op"]) is Kind.STRING and _text(encoding, members["op"]) == "t":
+    if encoding.kind(members["op"]) is Kind.STRING and text_of(encoding, members["op"]) == "t":
         return "it is a truncate of the table, which deletes no vectors: delete them by hand"
     row = members.get("after")
     if row is not None and any(words in bytes(row) for words in (_UNAVAILABLE, _UNAVAILABLE_NUMBERS)):
@@ -309,13 +307,32 @@ def _debezium_note(encoding: Encoding, members: Mapping[str, Raw]) -> str:
     return ""
 
 
-def _typed_array(members: Mapping[str, Raw]) -> str:
+def _form_of_map(encoding: Encoding, raw: Raw, members: Mapping[str, Raw]) -> str:
+    """Return the form of a vector that is a map, "" if it is something else."""
     names = list(islice(members, _FEWEST + 1))
     if names[:_FEWEST] == ["0", "1"]:
         return "typed array"
     if names == ["type", "data"] and b"Buffer" in bytes(members["type"]):
         return "buffer"
-    return ""
+    if {"indices", "values"} <= members.keys() and encoding.kind(members["indices"]) is Kind.LIST:
+        return "sparse" if encoding.elements(members["indices"]) else ""
+    return "ndarray" if bytes(memoryview(raw)[1:5]) == _NDARRAY else ""
+
+
+def _json_in(text: str) -> str:
+    """Return what is said of a string that has JSON in it, "" for another."""
+    if text[:1] in ("{", "["):
+        return "is a string that has JSON in it: publish it as a map, not as text"
+    is_packed = len(text) > _TEXT_BYTES and text.isascii() and is_json_in_base64(text[: 2 * _TEXT_BYTES].encode())
+    return "is a string that has JSON in base64 in it: publish it as a map, not as text" if is_packed else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text[:_TEXT_BYTES])
+    except ValueError:
+        return False
+    return True
 
 
 def _key_in(encoding: Encoding, maps: tuple[Mapping[str, Raw], ...], steps: Steps) -> tuple[str, bool]:
@@ -323,10 +340,21 @@ def _key_in(encoding: Encoding, maps: tuple[Mapping[str, Raw], ...], steps: Step
     for depth in range(len(maps) - 1, -1, -1):
         others = (name for name in islice(maps[depth], _MOST_MEMBERS) if name.lower().endswith("id"))
         for name in (*_KEYS, *others):
-            kind = encoding.kind(maps[depth].get(name, _NOTHING))
+            raw = maps[depth].get(name, NOTHING)
+            kind = encoding.kind(raw)
             if kind in (Kind.STRING, Kind.NUMBER):
                 return path_of((*steps[:depth], name)), kind is Kind.NUMBER
+            if kind is Kind.MAP and "$oid" in (members_of(encoding, raw) or {}):  # of MongoDB
+                return path_of((*steps[:depth], name, "$oid")), False
     return "", False
+
+
+def _index_in(encoding: Encoding, record: Mapping[str, Raw]) -> str:
+    """Return the path of a number that says the place of a record in its list, "" if there is none."""
+    for name in islice(record, _MOST_MEMBERS):
+        if name.lower().endswith("index") and encoding.kind(record[name]) is Kind.NUMBER:
+            return path_of((name,))
+    return ""
 
 
 def _setting(name: str, path: str) -> str:
@@ -349,27 +377,10 @@ def _has_lists_of_maps(encoding: Encoding, record: Mapping[str, Raw]) -> bool:
     return False
 
 
-def _members(encoding: Encoding, raw: Raw) -> Mapping[str, Raw] | None:
-    if encoding.kind(raw) is not Kind.MAP:
-        return None
-    try:
-        return encoding.members(raw)
-    except UNREADABLE:
-        return None
-
-
-def _at(encoding: Encoding, members: Mapping[str, Raw], path: str) -> str:
-    """Return the string at a path of plain names, "" if there is none."""
+def _at(encoding: Encoding, members: Mapping[str, Raw], path: str) -> Raw:
+    """Return what is at a path of plain names, empty if nothing is."""
     within: Mapping[str, Raw] | None = members
     *names, last = path.split(".")
     for name in names:
-        within = _members(encoding, (within or {}).get(name, _NOTHING))
-    raw = (within or {}).get(last, _NOTHING)
-    return _text(encoding, raw) if encoding.kind(raw) is Kind.STRING else ""
-
-
-def _text(encoding: Encoding, raw: Raw) -> str:
-    try:
-        return encoding.text(raw)
-    except UNREADABLE:
-        return ""
+        within = members_of(encoding, (within or {}).get(name, NOTHING))
+    return (within or {}).get(last, NOTHING)

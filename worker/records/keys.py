@@ -56,12 +56,12 @@ class Keys:
         """Return what a Kafka key has in its envelope, as JSON, and its logical types; None where it has none."""
         return None if self._enveloped is None or kafka_key is None else self._enveloped.payload(kafka_key)
 
-    def is_quoted(self, key: str) -> bool:
+    def is_quoted(self, kafka_key: bytes) -> bool:
         """Return whether a Kafka key that became the vector's key is a JSON string with its quotes."""
-        if key[:1] != '"' or not self._is_utf8:
+        if kafka_key[:1] != b'"' or not self._is_utf8:
             return False
         try:
-            _decode_json(key)
+            _decode_json(kafka_key)
         except msgspec.DecodeError:
             return False
         return True
@@ -89,6 +89,7 @@ class Keys:
         except UnicodeDecodeError as error:
             raise RecordError(Reason.KEY, f"the Kafka key is not UTF-8: {error.reason} at byte {error.start}") from None
         except msgspec.DecodeError as error:
+            hint = '; records.key_values = "stringify" accepts integers' if integer_text(kafka_key.strip()) else ""
             raise RecordError(
-                Reason.KEY, f'the Kafka key is not a JSON string (records.key_format = "json"): {error}'
+                Reason.KEY, f'the Kafka key is not a JSON string (records.key_format = "json"): {error}{hint}'
             ) from None

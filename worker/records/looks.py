@@ -11,11 +11,16 @@ import numpy as np
 
 from worker.errors import Reason, RecordError
 from worker.records.choices import VectorBytes
-from worker.records.first_bytes import look_of, look_of_no_vector
-from worker.records.foreign import Foreign, fields_of, names_shown
+from worker.records.first_bytes import look_of, look_of_no_vector, look_of_packed
+from worker.records.foreign import Foreign, names_shown
+from worker.records.formats.framing import without_prefix
+from worker.records.formats.hints import wide_text
 from worker.records.formats.paths import WHOLE_VALUE
+from worker.records.formats.values import Kind
 from worker.records.formats.vector_alone import NUMPY
 from worker.records.formats.vector_bytes import width_of
+from worker.records.formats.vector_text import TOAST
+from worker.records.members import Fields, fields_of, first_name_kind, is_messagepack
 from worker.records.suspects import LEAST, MOST
 from worker.records.target import Target
 from worker.words import clean
@@ -23,7 +28,7 @@ from worker.words import clean
 _CHARACTERS: Final = 420  # of what is added
 _SURROGATE_IN_UTF_8: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 _SECOND_MAP: Final = re.compile(rb"\}[ \t\r\n]*\{")
-_NAMED: Final = "it looks like"  # by the format that read it
+_NAMED: Final = "looks like"  # by the format that read it
 _NO_VECTOR: Final = ("not base64", "no list of numbers")  # of a string
 _SETTING: Final = "records.envelope"
 _OF_WIDTHS: Final[tuple[VectorBytes, ...]] = ("float32-le", "float64-le", "float16-le")
@@ -42,6 +47,7 @@ class Looks:
         vector_bytes: VectorBytes = "float32-le",
     ) -> None:
         self._dimension = target.dimension
+        self._is_many = is_many
         self._vector_bytes = vector_bytes
         self._is_vector_alone = vector_path == WHOLE_VALUE.text
         self._foreign = Foreign(target.dimension, vector_path, envelope, is_many=is_many)
@@ -59,37 +65,75 @@ class Looks:
 
     def hint(self, error: RecordError, value: bytes, vector: object) -> str:
         """Return what is to be added, "" if nothing is known."""
+        if isinstance(vector, bytes) and (error.reason is Reason.DIMENSION or "no whole float32s" in error.message):
+            return self._packed(value, vector)
         if error.reason in (Reason.MALFORMED, Reason.UNSUPPORTED_ENCODING):
             return self._unread(error, value)
         if error.reason is Reason.KEY and "neither the value nor" in error.message:
-            fields = fields_of(value)
+            fields = self._record_in(value)
             return "" if fields is None else self._foreign.key_words(fields)
         if error.reason is Reason.NOT_FINITE and isinstance(vector, bytes):
             return self._byte_order(vector)
-        if error.reason is Reason.DIMENSION and isinstance(vector, bytes):
-            return self._hexadecimal(value)
-        if error.reason is Reason.METADATA and error.message.startswith("metadata is a string"):
+        if error.reason is Reason.METADATA and " is a string; allowed is a map" in error.message:
             return "publish it as a map, not as the text of one"
         return ""
+
+    def _record_in(self, value: bytes) -> Fields | None:
+        """Return the record in a value, out of the envelope of the settings; None where there is none."""
+        fields = fields_of(value)
+        return None if fields is None else self._foreign.record_of(fields)
 
     def _unread(self, error: RecordError, value: bytes) -> str:
         if "not UTF-8" in error.message:
             return _no_utf_8(value)
-        if "trailing" in error.message and _SECOND_MAP.search(value):
-            return (
-                "a second map follows the first, as in JSON Lines: "
-                'set records.many = "split", or publish one record in a message'
-            )
-        if _SETTING in error.message:  # of an envelope: the format has said it all
+        if "trailing" in error.message and _NAMED not in error.message and (words := self._trailing(value)):
+            return words
+        if _SETTING in error.message or TOAST in error.message:  # the format has said it all
             return ""
-        fields = fields_of(value)
-        if fields is not None:
-            is_text = any(words in error.message for words in _NO_VECTOR)
-            return self._foreign.text_words(fields) if is_text else self._foreign.words(fields)
-        look = look_of(value, self._dimension)
+        if (fields := fields_of(value)) is not None:
+            record = self._foreign.record_of(fields)
+            return "" if record is None else self._of_fields(error, record)
+        if first_name_kind(value) is Kind.BINARY:
+            return "its names are bytes: encode them as strings"
+        return self._of_bytes(error, value)
+
+    def _of_fields(self, error: RecordError, fields: Fields) -> str:
+        is_text = any(words in error.message for words in _NO_VECTOR)
+        return self._foreign.text_words(fields) if is_text else self._foreign.words(fields)
+
+    def _of_bytes(self, error: RecordError, value: bytes) -> str:
+        is_after_prefix = error.reason is Reason.MALFORMED and not wide_text(value)
+        look = look_of(without_prefix(value) if is_after_prefix else value, self._dimension)
         if look is None:
             return ""
-        return look.advice if _NAMED in error.message else f"{_NAMED} {look.like}: {look.advice}"
+        return look.advice if _NAMED in error.message else f"it looks like {look.like}: {look.advice}"
+
+    def _trailing(self, value: bytes) -> str:
+        """Return what is said of what follows a whole value, "" if nothing is known of it."""
+        if first_name_kind(value) is Kind.STRING:
+            return (
+                'something follows the record: publish one in a message, or a list of them with records.many = "split"'
+            )
+        if value.endswith(b"\0") and not is_messagepack(value):
+            return "NUL bytes follow the record: publish it without them"
+        if not _SECOND_MAP.search(value):
+            return ""
+        if self._is_many:
+            return (
+                'a second map follows the first: records.many = "split" reads one whole record on each line, or a list'
+            )
+        return (
+            "a second map follows the first, as in JSON Lines: "
+            'set records.many = "split", or publish one record in a message'
+        )
+
+    def _packed(self, value: bytes, vector: bytes) -> str:
+        """Return what is said of bytes that are no vector: of what they hold, or of hexadecimal digits, which are base64 too."""
+        fields = self._record_in(value)
+        words = "" if fields is None else self._foreign.text_words(fields)
+        if "hexadecimal" in words:
+            return words
+        return look_of_packed(vector)
 
     def _of_vector_alone(self, error: RecordError, value: bytes, vector: object) -> str:
         """Return likewise of a value that should be the bytes of a vector alone."""
@@ -123,12 +167,6 @@ class Looks:
                 return f'they would be as many numbers of {width_of(other)} bytes: records.vector_bytes = "{other}"'
         return ""
 
-    def _hexadecimal(self, value: bytes) -> str:
-        """Return what is said of a vector in hexadecimal digits, which are base64 too."""
-        fields = fields_of(value)
-        words = "" if fields is None else self._foreign.text_words(fields)
-        return words if "hexadecimal" in words else ""
-
     def _byte_order(self, packed: bytes) -> str:
         if self._vector_bytes != "float32-le" or len(packed) % 4:
             return ""
@@ -145,4 +183,4 @@ class Looks:
 def _no_utf_8(value: bytes) -> str:
     if _SURROGATE_IN_UTF_8.search(value):
         return "it has half of a surrogate pair in UTF-8, as CESU-8 and Java's modified UTF-8 have: encode the text as UTF-8"
-    return "it may be Latin-1 or Windows-1252: encode the text as UTF-8"
+    return "it may be Latin-1, Windows-1252 or GBK: encode the text as UTF-8"

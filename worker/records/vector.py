@@ -19,6 +19,7 @@ _FLOAT32_OVERFLOW: Final = 2.0**128 - 2.0**103  # the least number that rounds t
 # that it is released, so doing that for each record would keep such a thread waiting.
 _WITH_THE_GIL: Final = 500
 _FLOAT32: Final = np.dtype("<f4")
+_LEAST, _MOST = 1e-12, 1e12  # of ordinary numbers
 _OF_NULL: Final = ord("n")  # as a byte it is found several times faster than as bytes
 
 
@@ -80,7 +81,7 @@ class Vectors:
     def _packed_bytes(self, data: bytes) -> bytes:
         if len(data) == 4 * self._dimension:
             return data
-        hint = self._of_other_bytes(len(data) * self._width // 4)
+        hint = self._of_other_bytes(data)
         if len(data) % 4:
             raise RecordError(
                 Reason.MALFORMED,
@@ -88,10 +89,12 @@ class Vectors:
             )
         raise self._wrong_dimension(len(data) // 4, hint)
 
-    def _of_other_bytes(self, size: int) -> str:
+    def _of_other_bytes(self, data: bytes) -> str:
         """Return what so many bytes would be, "" if it is not known."""
+        size = len(data) * self._width // 4
+        order = _float64_of(data) if self._width == 4 else "float64-le"
         other, advice = {
-            8 * self._dimension: ("float64", '; records.vector_bytes = "float64-le" reads them'),
+            8 * self._dimension: ("float64", f'; records.vector_bytes = "{order}" reads them'),
             4 * self._dimension: ("float32", '; records.vector_bytes = "float32-le" reads them'),
             2 * self._dimension: ("float16", '; records.vector_bytes = "float16-le" reads them'),
             self._dimension: ("int8", "; publish float32"),
@@ -125,6 +128,16 @@ class Vectors:
             Reason.DIMENSION,
             f"{self._where} has {found} numbers, the index {self._index} has {self._dimension} dimensions{hint}",
         )
+
+
+def _float64_of(data: bytes) -> str:
+    """Return the setting for the order in which more of the bytes are ordinary numbers."""
+    ordinary = []
+    with np.errstate(invalid="ignore"):
+        for order in ("<f8", ">f8"):
+            sizes = np.abs(np.frombuffer(data[: len(data) // 8 * 8], order))
+            ordinary.append(np.count_nonzero((sizes == 0) | ((sizes > _LEAST) & (sizes < _MOST))))
+    return "float64-be" if ordinary[1] > ordinary[0] else "float64-le"
 
 
 def beyond_float32(found: str) -> RecordError:

@@ -37,6 +37,18 @@ def text_around(path: Path, around: Around, keys: Keys) -> str | None:
     return None
 
 
+def key_around(path: Path, around: Around, keys: Keys) -> str:
+    """Return a part of the key that such a path leads to. Raises `RecordError`."""
+    text = text_around(path, around, keys)
+    if text is None:
+        raise no_key(path)
+    if text.startswith("\0"):  # of the Kafka key, `keys` refuses it
+        raise RecordError(
+            Reason.KEY, f"{path.text} begins with 0x00: it is binary, or has a schema registry's prefix, and is no text"
+        )
+    return text
+
+
 def says_delete(path: Path, around: Around, keys: Keys) -> bool:
     """Return whether what such a path leads to deletes the record's key."""
     text = text_around(path, around, keys)

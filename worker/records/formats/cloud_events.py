@@ -23,6 +23,10 @@ _CONTENT_TYPE: Final = "content-type"
 _STRUCTURED: Final = b"application/cloudevents"
 _WHITE: Final = b" \t\r\n"
 _DATA: Final = ("specversion", "data", "data_base64")
+_ADVICE: Final = {
+    Kind.STRING: ", not a string, such as JSON that was encoded twice, or base64 (which is in data_base64)",
+    Kind.LIST: '; records.many = "split" reads its records where records.envelope is "none"',
+}
 _Scalar = str | int | float | bool | None
 
 
@@ -65,7 +69,14 @@ class Events:
 
     def _json(self, value: bytes) -> bytes:
         body = without_prefix(value).removeprefix(BYTE_ORDER_MARK)
-        if not body.lstrip(_WHITE).startswith(b"{"):
+        begun = body.lstrip(_WHITE)
+        if begun.startswith(b"["):
+            raise RecordError(
+                Reason.MALFORMED,
+                'the value is a list, such as a batch of CloudEvents: records.many = "split" reads each of them beside '
+                'records.envelope = "cloudevents"',
+            )
+        if not begun.startswith(b"{"):
             raise _no_event()
         return body
 
@@ -76,8 +87,16 @@ class Events:
             return vector_text.packed(text, "data_base64", "allowed is base64")
         if kind not in (Kind.NOTHING, Kind.NULL):
             raise RecordError(Reason.MALFORMED, f"data_base64 of the CloudEvent is a {kind.value}; allowed is base64")
-        # An event without data may still say that its key is deleted.
-        return b"{}" if self._fields.kind(data) in (Kind.NOTHING, Kind.NULL) else bytes(data)
+        kind = self._fields.kind(data)
+        if kind in (Kind.NOTHING, Kind.NULL):  # an event without data may still say that its key is deleted
+            return b"{}"
+        if kind is not Kind.MAP:
+            raise RecordError(
+                Reason.MALFORMED,
+                f'data of the CloudEvent is a {kind.value}; records.envelope = "cloudevents" reads data that is a map'
+                f"{_ADVICE.get(kind, '')}",
+            )
+        return bytes(data)
 
     def _attributes(self, event: Any) -> Headers:
         found: list[tuple[str, bytes | None]] = []

@@ -1,7 +1,8 @@
 """The envelopes of Kafka Connect and of Debezium: what is within, undecoded, and what it asks for.
 
     connect    {"schema": ..., "payload": {the record}}
-    debezium   {"before": ..., "after": {the record}, "op": "c", ...}, alone or as the payload of the above
+    debezium   {"before": ..., "after": {the record}, "op": "c", ...}, alone or as the payload of the above;
+               of MongoDB before and after are the text of a document in JSON
 
 An envelope is opened in the encoding of its message; what is within is read by the reader of the route.
 """
@@ -23,6 +24,7 @@ from worker.records.formats.values import Kind, Raw
 from worker.words import clean
 
 _PUTS: Final = frozenset({"c", "r", "u"})
+_FULL_DOCUMENT: Final = '; of MongoDB the connector sends it with capture.mode = "change_streams_update_full"'
 
 
 class _Connect(msgspec.Struct, gc=False):
@@ -51,6 +53,7 @@ class Opened(NamedTuple):
     operation: Operation
     record: Raw = NOTHING
     logical: Logical = connect_schema.NONE
+    is_text: bool = False  # the record is JSON, whatever the encoding around it
 
 
 class Envelope(ABC):
@@ -86,7 +89,8 @@ class Connect(Envelope):
             return Opened(Operation.TOMBSTONE)
         what = "there is no payload" if kind is Kind.NOTHING else f"payload is a {kind.value}"
         raise self._fields.no_record(
-            f'{what}; records.envelope = "connect" reads {{"schema", "payload"}}, where payload is a map'
+            f'{what}; records.envelope = "connect" reads {{"schema", "payload"}}, where payload is a map, and "none" '
+            "reads a record without them"
         )
 
 
@@ -109,13 +113,17 @@ class Debezium(Envelope):
             return Opened(Operation.IGNORE)
         if kind is not Kind.STRING:
             what = "there is no op" if kind is Kind.NOTHING else f"op is a {kind.value}"
-            raise fields.no_record(f'{what}; records.envelope = "debezium" reads changes with before, after and op')
+            raise fields.no_record(
+                f'{what}; records.envelope = "debezium" reads changes with before, after and op, and "none" reads rows that were '
+                "unwrapped"
+            )
         op = fields.text(change.op, "op")
         if op in _PUTS:
-            return Opened(Operation.PUT, self._row(change.after, op), connect_schema.within(logical, "after"))
+            row, is_text = self._row(change.after, op)
+            return Opened(Operation.PUT, row, connect_schema.within(logical, "after"), is_text)
         if op == "d":
-            before = change.before if fields.kind(change.before) is Kind.MAP else NOTHING
-            return Opened(Operation.DELETE, before, connect_schema.within(logical, "before"))
+            before, is_text = self._row_or_document(change.before)
+            return Opened(Operation.DELETE, before, connect_schema.within(logical, "before"), is_text)
         if op == "m":  # a message of pg_logical_emit_message, which is no row
             return Opened(Operation.IGNORE)
         if op == "t":
@@ -126,12 +134,23 @@ class Debezium(Envelope):
             )
         raise fields.no_record(f"op is {clean(op, 20)!r}; known are c, r, u, d, t and m")
 
-    def _row(self, after: Raw, op: str) -> Raw:
+    def _row(self, after: Raw, op: str) -> tuple[Raw, bool]:
+        """Return the row, and whether it is text. Raises `RecordError` where there is none."""
+        row, is_text = self._row_or_document(after)
+        if row is not NOTHING:
+            return row, is_text
         kind = self._fields.kind(after)
-        if kind is Kind.MAP:
-            return after
         what = "there is no after" if kind is Kind.NOTHING else f"after is a {kind.value}"
-        raise self._fields.no_record(f'{what}, and op is "{op}", which needs the row in it')
+        hint = _FULL_DOCUMENT if op == "u" and kind is Kind.NULL else ""
+        raise self._fields.no_record(f'{what}, and op is "{op}", which needs the row in it{hint}')
+
+    def _row_or_document(self, raw: Raw) -> tuple[Raw, bool]:
+        """Return a row, or a document of MongoDB, and whether it is text; `NOTHING` for anything else."""
+        kind = self._fields.kind(raw)
+        if kind is Kind.STRING:
+            text = self._fields.text(raw, "the document")
+            return (msgspec.Raw(text.encode()), True) if text.startswith("{") else (NOTHING, False)
+        return (raw, False) if kind is Kind.MAP else (NOTHING, False)
 
     def _is_no_row(self, change: _Change) -> bool:
         """Return whether it is a heartbeat, a schema change, or a mark of a transaction's begin or end."""
@@ -154,13 +173,13 @@ def opener(fields: FieldReader, envelope: str) -> Callable[[bytes], bytes]:
 
 
 class EnvelopeReader:
-    """Reads the records of one route that are in envelopes, in one encoding. `key_fields` reads Kafka keys, which are JSON."""
+    """Reads the records of one route that are in envelopes, in one encoding. `key_fields` reads JSON, as Kafka keys are."""
 
     def __init__(self, fields: FieldReader, options: Options, key_fields: FieldReader) -> None:
         needs_schema = fields.is_loose or options.key_values == "stringify"
         self._open = ENVELOPES[options.envelope](fields, needs_schema=needs_schema).open
         self._inner = MappedReader(fields, options)
-        self._in_kafka_key = self._inner if key_fields is fields else MappedReader(key_fields, options)
+        self._in_json = self._inner if key_fields is fields else MappedReader(key_fields, options)
         self._keys = options.keys
         self._template = options.shape.key
 
@@ -168,7 +187,8 @@ class EnvelopeReader:
         """Return what the record in an envelope says. Raises `RecordError`."""
         opened = self._open(value)
         if opened.operation is Operation.PUT:
-            return self._inner.record(bytes(opened.record), Around(key, headers, opened.logical))
+            reader = self._in_json if opened.is_text else self._inner
+            return reader.record(bytes(opened.record), Around(key, headers, opened.logical))
         if opened.operation is Operation.DELETE:
             return Record(self._deleted(opened, key, headers), operation=Operation.DELETE)
         return Record(None, operation=opened.operation)
@@ -177,7 +197,8 @@ class EnvelopeReader:
         """Return the key of the record in an envelope, None where it has none of its own. Raises `RecordError`."""
         opened = self._open(value)
         if opened.operation is Operation.PUT:
-            return self._inner.key(bytes(opened.record), Around(key, headers, opened.logical))
+            reader = self._in_json if opened.is_text else self._inner
+            return reader.key(bytes(opened.record), Around(key, headers, opened.logical))
         return self._deleted(opened, key, headers) if opened.operation is Operation.DELETE else None
 
     def _deleted(self, opened: Opened, key: bytes | None, headers: Headers) -> str | None:
@@ -185,14 +206,15 @@ class EnvelopeReader:
         body = bytes(opened.record)
         if body:
             try:
-                return self._inner.key(body, Around(key, headers, opened.logical))
+                reader = self._in_json if opened.is_text else self._inner
+                return reader.key(body, Around(key, headers, opened.logical))
             except RecordError as error:
                 if error.reason is not Reason.KEY:
                     raise
         enveloped = self._keys.enveloped(key)
         if enveloped is not None and enveloped[0].startswith(b"{"):
             payload, logical = enveloped
-            return self._in_kafka_key.key(payload, Around(key, headers, logical))
+            return self._in_json.key(payload, Around(key, headers, logical))
         if self._template is not None and len(self._template.parts) > 1:
             raise RecordError(
                 Reason.KEY,

@@ -36,6 +36,7 @@ from worker.records.vector import beyond_float32
 from worker.words import clean
 
 NOTHING: Final = msgspec.Raw(b"")  # a field that is not there
+_INTEGERS: Final = ' (records.key_values = "stringify" accepts integers too)'
 
 
 class RawFields(msgspec.Struct, gc=False):
@@ -140,7 +141,8 @@ class FieldReader(ValueReader, ABC):
             return self.text(raw, where)
         if kind in (Kind.NULL, Kind.NOTHING):
             return None
-        raise self.no_record(f"{where} is a {kind.value}; allowed is a string")
+        hint = _INTEGERS if kind is Kind.NUMBER else ""
+        raise self.no_record(f"{where} is a {kind.value}; allowed is a string{hint}")
 
     def _vector(self, data: Raw) -> Vector:
         kind = self.kind(data)
@@ -171,6 +173,8 @@ class FieldReader(ValueReader, ABC):
         kinds = self.kinds(self.decode_list(vector))
         for place, kind in enumerate(kinds):
             if kind is not Kind.NUMBER:
+                if kinds == [Kind.STRING] and self.text(self.decode_list(vector)[0], where) == vector_text.TOAST:
+                    raise vector_text.unchanged(where)
                 raise self.no_record(f"number {place} of {where} is a {kind.value}; allowed are numbers")
         return len(kinds)
 
@@ -204,6 +208,8 @@ class FieldReader(ValueReader, ABC):
         """Return the error of a value that is not well-formed."""
         if isinstance(error, RecursionError):
             return self.too_deep()
+        if not body.strip():
+            return RecordError(Reason.MALFORMED, "the value has nothing in it but white space; a record is a map")
         said = f"the value is no whole {self.name} map: {clean(str(error))}{constant_at(body, error)}"
         known = resembles(body)
         return RecordError(Reason.MALFORMED, f"{said}; it looks like {known}" if known else said)

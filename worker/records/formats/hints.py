@@ -18,20 +18,38 @@ _BEGINNINGS: Final = (
     *((bytes((0x80, protocol)), "a Python pickle") for protocol in (2, 3, 4, 5)),
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
-    (b"{\x00", "UTF-16"),
-    (b"\x00{\x00", "UTF-16"),
     (b"Obj\x01", "an Avro file"),
     (b"PAR1", "a Parquet file"),
     (b"ARROW1", "an Arrow file"),
     (b"\xac\xed\x00\x05", "a serialized Java object"),
-    (b"[", 'a list, such as several records in one message, which records.many = "split" reads'),
     (b'"', "a string, such as a record that was encoded as JSON twice"),
 )  # fmt: skip
+_LIST: Final = re.compile(rb"\[[ \t\r\n]*([^ \t\r\n]?)")
+_RECORDS: Final = 'a list, such as several records in one message, which records.many = "split" reads'
+_WIDE: Final = (("utf-32-le", "UTF-32"), ("utf-32-be", "UTF-32"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"))
+_JSON_BEGINS: Final = re.compile(r'[{\["][\t\r\n -~]')
+_WIDE_BYTES: Final = 64  # that are looked at, of whole characters in each of them
 
 
 def resembles(value: bytes) -> str:
     """Return what the value looks like by its first bytes, "" where that is not known. A record may begin so too."""
+    if name := wide_text(value):
+        return name
+    if found := _LIST.match(value):
+        return _RECORDS if found[1] in (b"{", b"]", b"") else "a list"
     return next((name for beginning, name in _BEGINNINGS if value.startswith(beginning)), "")
+
+
+def wide_text(value: bytes) -> str:
+    """Return UTF-16 or UTF-32 where a value begins as JSON in that encoding, with or without its mark, "" where it does not."""
+    begin = value[:_WIDE_BYTES]
+    if b"\x00" not in begin:
+        return ""
+    for codec, name in _WIDE:
+        text = begin[: len(begin) // 4 * 4].decode(codec, "replace").lstrip("\ufeff \t\r\n")
+        if _JSON_BEGINS.match(text):
+            return name
+    return ""
 
 
 def constant_at(body: bytes, error: Exception) -> str:

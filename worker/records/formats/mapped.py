@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from worker.errors import Reason, RecordError
 from worker.records.floats import list_reader
 from worker.records.formats import connect_schema
-from worker.records.formats.around import DELETES, Around, no_key, says_delete, text_around
+from worker.records.formats.around import DELETES, Around, key_around, no_key, says_delete, text_around
 from worker.records.formats.connect_schema import Logical
 from worker.records.formats.contract import (
     AnyMetadata,
@@ -134,10 +134,9 @@ class MappedReader:
         return texts[0] if len(texts) == 1 else "".join(texts)
 
     def _key_part(self, path: Path, parts: Sequence[Raw], around: Around) -> str:
-        if path.source is Source.VALUE:
-            text = self._key_in_value(parts[self._slots[path]], path)
-        else:
-            text = text_around(path, around, self._keys)
+        if path.source is not Source.VALUE:
+            return key_around(path, around, self._keys)
+        text = self._key_in_value(parts[self._slots[path]], path)
         if text is None:
             raise no_key(path)
         return text

@@ -97,7 +97,7 @@ class MetadataReader:
             return f"metadata {shown(name)} {'holds' if in_list or self._is_loose else 'is'} a map; {allowed}{_NESTED}"
         if self._is_loose:
             return f"metadata {shown(name)} holds a {kind.value}; {_LOOSE_METADATA_ALLOWED}"
-        if in_list:
-            return f"metadata {shown(name)} holds a {kind.value} in its list; {METADATA_ALLOWED}"
         hint = _STRINGIFY if kind in (Kind.NUMBER, Kind.BOOLEAN, Kind.NULL) else ""
+        if in_list:
+            return f"metadata {shown(name)} holds a {kind.value} in its list; {METADATA_ALLOWED}{hint}"
         return f"metadata {shown(name)} is a {kind.value}; {METADATA_ALLOWED}{hint}"

@@ -8,15 +8,18 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from worker.errors import Reason, RecordError
 from worker.records.formats.contract import Format, Headers, Record
 from worker.records.formats.first_byte import Read
 from worker.records.formats.framing import PREFIX, PREFIX_BYTES
-from worker.records.formats.hints import resembles
-from worker.records.formats.values import BYTE_ORDER_MARK
+from worker.records.formats.hints import wide_text
+from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE
 
-_UTF_16: Final = b"\x00{\x00"  # big-endian, without a byte order mark
 _JSON_MAP: Final = re.compile(rb"[ \t\r\n]*\{")
+_OTHER_JSON: Final = re.compile(rb'[ \t\r\n]*([\["])')
+_decode_raw: Final = msgspec.json.Decoder(msgspec.Raw).decode
 # Of what does not parse: whether it is JSON with a mistake, or Avro whose first byte is that of a bracket.
 _BEGINS_AS_JSON_MAP: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*(?:["}]|\Z)')
 
@@ -42,27 +45,48 @@ class RegistryFormat:
             return self._json.read(key, body, headers)
         except RecordError:
             if not _BEGINS_AS_JSON_MAP.match(body) or _NOT_IN_JSON.search(body):
-                raise _no_json(value) from None
+                raise (_other_json(value, body) or _no_json(value)) from None
             raise
 
 
 def _after_prefix(value: bytes) -> bytes:
     body = value[PREFIX_BYTES:].removeprefix(BYTE_ORDER_MARK)
-    if value.startswith(_UTF_16):
-        raise RecordError(Reason.MALFORMED, f"the value looks like {resembles(value)}; expected JSON in UTF-8")
     if len(value) < PREFIX_BYTES:
         raise RecordError(
             Reason.UNSUPPORTED_ENCODING, f"the value begins with 0x00 and ends after {len(value)} bytes; expected JSON"
         )
     if not _JSON_MAP.match(body):
-        raise _no_json(value)
+        raise _other_json(value, body) or _no_json(value)
     return body
 
 
-def _no_json(value: bytes) -> RecordError:
+def _other_json(value: bytes, body: bytes) -> RecordError | None:
+    """Return the error of JSON that is no map in UTF-8, None where it is no JSON at all."""
+    if name := wide_text(value):  # without a mark, big-endian text begins with 0x00
+        return RecordError(Reason.MALFORMED, f"the value looks like {name}; expected JSON in UTF-8")
+    if name := wide_text(body):
+        return RecordError(
+            Reason.MALFORMED, f"{_prefix(value)} and what follows looks like {name}; expected JSON in UTF-8"
+        )
+    kind = _OTHER_JSON.match(body)
+    if kind is None:
+        return None
+    try:
+        _decode_raw(body)
+    except UNREADABLE:
+        return None
+    what = "list" if kind[1] == b"[" else "string"
+    return RecordError(Reason.MALFORMED, f"{_prefix(value)} and the JSON behind it is a {what}; expected a map")
+
+
+def _prefix(value: bytes) -> str:
     schema_id = int.from_bytes(value[1:PREFIX_BYTES], "big")
+    return f"the value has a schema registry's prefix (schema id {schema_id})"
+
+
+def _no_json(value: bytes) -> RecordError:
     return RecordError(
         Reason.UNSUPPORTED_ENCODING,
-        f"the value has a schema registry's prefix (schema id {schema_id}) and what follows is not a JSON map; Avro and "
-        "Protobuf are not read without a registry (registry.url), JSON (also with JSON Schema) and MessagePack are",
+        f"{_prefix(value)} and what follows is not a JSON map; Avro and Protobuf are not read without a registry "
+        "(registry.url), JSON (also with JSON Schema) and MessagePack are",
     )

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from worker.errors import Reason, RecordError
-from worker.records.formats.around import Around, no_key, says_delete, text_around
+from worker.records.formats.around import Around, key_around, says_delete, text_around
 from worker.records.formats.contract import Headers, Metadata, Operation, Options, Record
 from worker.records.formats.paths import WHOLE_VALUE, Path
 from worker.records.formats.vector_bytes import unpacker
@@ -47,13 +47,9 @@ class VectorAlone:
     def _key(self, around: Around) -> str | None:
         if self._template is None:
             return None
-        return "".join(part if isinstance(part, str) else self._needed(part, around) for part in self._template.parts)
-
-    def _needed(self, path: Path, around: Around) -> str:
-        text = text_around(path, around, self._keys)
-        if text is None:
-            raise no_key(path)
-        return text
+        return "".join(
+            part if isinstance(part, str) else key_around(part, around, self._keys) for part in self._template.parts
+        )
 
     def _texts(self, around: Around) -> Metadata | None:
         """Return the metadata. What is not there is left out."""

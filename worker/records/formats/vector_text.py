@@ -12,6 +12,7 @@ import msgspec
 
 from worker.errors import Reason, RecordError
 from worker.records.formats.contract import UnreadNumbers
+from worker.records.formats.hints import constant_at
 from worker.records.vector import beyond_float32
 from worker.words import clean
 
@@ -23,6 +24,7 @@ TOAST_NUMBERS: Final = [*TOAST.encode()]
 _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_floats: Final = msgspec.json.Decoder(list[float]).decode
 _NUMBER: Final = frozenset(b"-0123456789")
+_KINDS: Final = {b"n": "null", b'"': "string", b"[": "list", b"{": "map"}
 _URL_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 
 
@@ -58,11 +60,13 @@ def numbers(text: str, where: str) -> UnreadNumbers:
         elements = _decode_list(json)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise RecordError(
-            Reason.MALFORMED, f"{where} is text that is no list of numbers: {clean(str(error))}"
+            Reason.MALFORMED,
+            f"{where} is text that is no list of numbers: {clean(str(error))}{constant_at(json, error)}",
         ) from None
     for place, element in enumerate(elements):
         if bytes(element)[0] not in _NUMBER:
-            raise RecordError(Reason.MALFORMED, f"element {place} of the text in {where} is no number")
+            found = _KINDS.get(bytes(element)[:1], "boolean")
+            raise RecordError(Reason.MALFORMED, f"element {place} of the text in {where} is no number: it is a {found}")
 
     def read() -> list[float]:
         try:
