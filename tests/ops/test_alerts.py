@@ -139,7 +139,11 @@ class Series:
     SCRAPED = frozenset({"job", "instance"})
 
     def __init__(self, exposition: str) -> None:
-        self.values: dict[str, dict[str, set[str]]] = {"up": {}, "process_start_time_seconds": {}}
+        self.values: dict[str, dict[str, set[str]]] = {
+            "up": {},
+            "process_start_time_seconds": {},
+            "ALERTS": {"alertname": set(NAMES), "alertstate": {"pending", "firing"}},  # of Prometheus itself
+        }
         for family in text_string_to_metric_families(exposition):
             for sample in family.samples:
                 labels = self.values.setdefault(sample.name, {})
