@@ -107,11 +107,11 @@ def parse(value: bytes) -> Any:
 
 
 def _parse_after_prefix(value: bytes) -> Any:
-    if value.startswith(b"\x00{\x00"):  # UTF-16
+    if re.match(rb"\x00\{\x00[\t\r\n -~]", value):  # UTF-16
         raise Bad("malformed")
     body = value[5:].removeprefix(b"\xef\xbb\xbf")
     if not body.lstrip(b" \t\r\n").startswith(b"{"):
-        raise Bad("unsupported_encoding")
+        raise Bad("malformed" if _is_list_or_string(body) else "unsupported_encoding")
     try:
         return _parse_json(body)
     except Bad:
@@ -120,6 +120,16 @@ def _parse_after_prefix(value: bytes) -> Any:
         if begins_otherwise or any(byte < 0x20 and byte not in b"\t\r\n" for byte in body):  # Avro, Protobuf
             raise Bad("unsupported_encoding") from None
         raise
+
+
+def _is_list_or_string(body: bytes) -> bool:
+    if not body.lstrip(b" \t\r\n").startswith((b"[", b'"')):
+        return False
+    try:
+        _parse_json(body)
+    except Bad:
+        return False
+    return True
 
 
 # -- JSON

@@ -260,6 +260,9 @@ def records(draw: st.DrawFn) -> bytes:
 @example(b"\x83\x01\x02\xa4data\x82\x91\x01\x01\xa7float32\x93\x01\x02\x03\xa8metadata\x81\x01\xa1x", b"k")
 @example(b'\x00\x00\x00\x00\x07{"data":{"float32":[0.5,1.5,2.5]}}\x00', b"k")  # Avro that begins as JSON does
 @example(b'\x00\x00\x00\x00\x07{"data":{"float32":[0.5,1.5,2.5]}}x', b"k")
+@example(b"\x00\x00\x00\x00\x07 [1]", b"k")
+@example(b'\x00\x00\x00\x00\x07"a"', b"k")
+@example(b"\x00\x00\x00\x00\x07[1", b"k")
 def test_a_record_means_the_same_to_the_worker_and_to_a_slow_reader_of_the_rules(
     value: bytes, kafka_key: bytes | None
 ) -> None:

@@ -59,6 +59,7 @@ def fields_of(value: bytes) -> Fields | None:
 
 
 def members_of(encoding: Encoding, raw: Raw) -> Mapping[str, Raw] | None:
+    """Return the members of a map, None where it is none, or cannot be read."""
     if encoding.kind(raw) is not Kind.MAP:
         return None
     try:
@@ -68,6 +69,7 @@ def members_of(encoding: Encoding, raw: Raw) -> Mapping[str, Raw] | None:
 
 
 def text_of(encoding: Encoding, raw: Raw) -> str:
+    """Return a string, "" where it is none, or cannot be read."""
     try:
         return encoding.text(raw)
     except UNREADABLE:
