@@ -92,6 +92,11 @@ def test_what_is_blocked_comes_first_where_nothing_moves(state: State, is_first:
     assert (html.index('class="blocked"') < html.index('class="notices"')) is is_first
 
 
+def test_a_worker_that_finds_no_broker_names_the_section_of_the_runbook_beside_its_state() -> None:
+    header, _, _ = html_of(TROUBLES["first start"].make()).partition("</header>")
+    assert f'<a href="{RUNBOOK}#ossvectorspollingstopped"' in header
+
+
 def test_a_healthy_worker_is_green_and_has_no_notice() -> None:
     html = html_of(healthy())
     assert ("<h1>running</h1>" in html, '<header class="good">' in html) == (True, True)

@@ -152,6 +152,15 @@ def _dead_letter_share(view: View) -> Iterator[Notice]:
             yield Notice(f"share {share.topic}", headline, text, "ossvectorsdeadletterlimitnear")
 
 
+def _throttled(view: View) -> Iterator[Notice]:
+    """Say that the service throttles where that is why records wait."""
+    throttled = view.in_last_minute(("retries", RetryReason.THROTTLED.value)) or 0.0
+    requests = sum(view.in_last_minute(key) or 0.0 for key in view.current.counts if key[0] == "requests")
+    if throttled > _THROTTLED_SHARE * requests and any(True for find in (_falls_behind, _late) for _ in find(view)):
+        text = f"In the last minute the service throttled {throttled:,.0f} of {requests:,.0f} requests (429, or 503 for a limit)."
+        yield Notice("throttled", "running, throttled by the service", text, "ossvectorsthrottled")
+
+
 def _falls_behind(view: View) -> Iterator[Notice]:
     lag, settled, (published, trend) = view.lag, view.settled, view.flow
     if lag is None or settled is None or published is None or trend is None or view.reading.state is not State.RUNNING:
@@ -161,7 +170,7 @@ def _falls_behind(view: View) -> Iterator[Notice]:
         text = (
             f"The lag grows by {rate_of(trend)} a second: {rate_of(published)} are published, {rate_of(done)} settled."
         )
-        yield _slowed(view, Notice("behind", "running, falls behind", text, "ossvectorslaggrowing"))
+        yield Notice("behind", "running, falls behind", text, "ossvectorslaggrowing")
 
 
 def _late(view: View) -> Iterator[Notice]:
@@ -173,17 +182,7 @@ def _late(view: View) -> Iterator[Notice]:
     if view.lag and not shrinks:  # a backlog that is worked off is late too, and goes
         objective = f"the objective is {_LATE_SECONDS:.0f} s"
         text = f"Half of the records of the last minute took {rough(p50)} or more; {objective}."
-        yield _slowed(view, Notice("late", "running, records are late", text, "ossvectorslatencybudgetburnfast"))
-
-
-def _slowed(view: View, notice: Notice) -> Notice:
-    """Return a notice of what is slow; where the service throttles, that is the headline, and the text ends with it."""
-    throttled = view.in_last_minute(("retries", RetryReason.THROTTLED.value)) or 0.0
-    requests = sum(view.in_last_minute(key) or 0.0 for key in view.current.counts if key[0] == "requests")
-    if throttled <= _THROTTLED_SHARE * requests:
-        return notice
-    text = f"{notice.text} In the last minute the service throttled {throttled:,.0f} of {requests:,.0f} requests (429, or 503 for a limit)."
-    return notice._replace(headline="running, throttled by the service", text=text, section="ossvectorsthrottled")
+        yield Notice("late", "running, records are late", text, "ossvectorslatencybudgetburnfast")
 
 
 def _memory(view: View) -> Iterator[Notice]:
@@ -230,6 +229,7 @@ _ALL: Final[tuple[Callable[[View], Iterator[Notice]], ...]] = (
     _missing_dead_letter_topic,
     _retention,
     _dead_letter_share,
+    _throttled,
     _falls_behind,
     _late,
     _memory,

@@ -108,7 +108,8 @@ def _since(view: View) -> ET.Element | None:
     seconds = view.now - view.watch.state_since
     if view.reading.state is State.RUNNING or seconds < _SINCE_SECONDS:
         return None
-    return node("p", _lasting(view, view.watch.state_since), class_="since")
+    runbook = (" \u00b7 ", _runbook("ossvectorspollingstopped")) if view.reading.title else ()
+    return node("p", _lasting(view, view.watch.state_since), *runbook, class_="since")
 
 
 def _lasting(view: View, since: float) -> str:
