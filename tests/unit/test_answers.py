@@ -81,6 +81,23 @@ def test_another_2xx_is_not_accepted_and_may_have_been_applied(answer: Answer) -
     assert (error.unknown_outcome, error.blame, error.status) == (True, Blame.NONE, answer.status)
 
 
+@pytest.mark.parametrize("body", [b'{"code": 0}', b'{"code": "200"}', b'{"Code": "OK"}', b'{"Code": "Success"}', b"{}"])
+def test_a_code_that_says_that_all_is_well_is_accepted(body: bytes) -> None:
+    assert error_of("PutVectors", Answer(200, REQUEST_ID, body)) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "VectorBucketIndexParameterInvalid"),
+        (422, "VectorBucketIndexAlreadyExist"),
+        (413, "VectorBucketEntityTooLarge"),
+    ],
+)
+def test_a_code_of_a_bucket_about_what_was_put_is_no_block(status: int, code: str) -> None:
+    assert not isinstance(answered(status, code), TargetError)
+
+
 # -- who is blamed
 
 

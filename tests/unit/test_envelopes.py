@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import struct
 from typing import Any, Final, cast
 
 import msgspec
@@ -367,6 +368,16 @@ def test_a_document_of_mongodb_is_read_and_deleted_by_its_id(path: str, own: Any
     assert (found.key, found.key_mismatch, metadata_of(found)) == (expected, False, {"title": "x"})
     assert read(made, wrap(change("d")), key) == Delete(expected)
     assert read(made, wrap(change("d", json.dumps({"_id": own}))), None) == Delete(expected)
+
+
+@pytest.mark.parametrize(
+    ("vector_bytes", "form"), [("float32-be", ">3f"), ("float64-le", "<3d"), ("float16-le", "<3e")]
+)
+def test_bytes_in_a_document_of_mongodb_are_read_as_the_setting_says(vector_bytes: str, form: str) -> None:
+    text = base64.b64encode(struct.pack(form, *VECTOR)).decode()
+    text = f"{text[:4]}\n{text[4:]}"  # not as most producers write it
+    found = read(of_rows(vector_bytes=vector_bytes), change("c", None, json.dumps({**ROW, "embedding": text})))
+    assert json.loads(found.fragment)["data"]["float32"] == VECTOR
 
 
 @pytest.mark.parametrize("key", [b'{"id":"text"}', b'{"id":5}', b'{"id":""}', b'{"id":"1","x":2}'])

@@ -61,6 +61,12 @@ def test_what_may_be_before_json_does_not_count(before: bytes) -> None:
     assert read("field:t", before + b'{"t":"x"}') == "x"
 
 
+@pytest.mark.parametrize("encode", [lambda v: json.dumps(v).encode(), msgspec.msgpack.encode], ids=["json", "msgpack"])
+def test_a_field_of_a_document_of_mongodb_is_found_in_its_text(encode: Any) -> None:
+    change = {"op": "c", "before": None, "after": json.dumps({"tenant": "acme"})}
+    assert read("field:tenant", encode(change), envelope="debezium") == "acme"
+
+
 def test_of_a_name_that_is_there_twice_the_last_value_counts() -> None:
     assert read("field:t", b'{"t":"x","t":"y"}') == "y"
 

@@ -156,7 +156,8 @@ _WORDS: Final = (
         ),
         About.CREDENTIALS,
     ),
-    (re.compile("Region|Bucket|Endpoint"), About.TARGET),
+    # VectorBucketIndex... may be about what is put into an index.
+    (re.compile(r"Region|Bucket(?!Index|\w*TooLarge)|Endpoint"), About.TARGET),
 )
 
 
@@ -293,13 +294,15 @@ def _why_no_success(answer: Answer) -> str:
     said = _json(content)
     if said is None:
         return "it is no JSON"
-    return "it holds an error" if "Error" in said or any(said[name] for name in _ERROR_NAMES & said.keys()) else ""
+    is_error = "Error" in said or any(said[name] for name in _ERROR_NAMES & said.keys())
+    is_bad_code = any(said[name] and str(said[name]).lower() not in _GOOD_CODES for name in _CODE_NAMES & said.keys())
+    return "it holds an error" if is_error or is_bad_code else ""
 
 
 # Of other forms of errors, where they are not null, empty or 0.
-_ERROR_NAMES: Final = frozenset(
-    ("error", "errors", "Errors", "Code", "code", "errorCode", "ErrorCode", "failedVectors", "FailedVectors")
-)
+_ERROR_NAMES: Final = frozenset(("error", "errors", "Errors", "failedVectors", "FailedVectors"))
+_CODE_NAMES: Final = frozenset(("Code", "code", "errorCode", "ErrorCode"))
+_GOOD_CODES: Final = frozenset(("0", "200", "204", "ok", "success"))
 
 
 def _stranger(answer: Answer) -> str:

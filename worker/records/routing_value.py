@@ -113,37 +113,39 @@ class _Field:
     """Reads a field of JSON or MessagePack. Numbers and booleans count as their JSON text."""
 
     def __init__(self, steps: tuple[paths.Step, ...], options: Options) -> None:
-        self._json = _Cut(msgspec.json.Decoder, steps, opener(JsonFields("strict"), options.envelope))
-        self._msgpack = _Cut(msgspec.msgpack.Decoder, steps, opener(MsgpackFields("strict"), options.envelope))
+        self._json = _Cut(msgspec.json.Decoder, steps)
+        self._msgpack = _Cut(msgspec.msgpack.Decoder, steps)
+        self._open_json = opener(JsonFields("strict"), options.envelope)
+        self._open_msgpack = opener(MsgpackFields("strict"), options.envelope)
 
     def read(self, _key: bytes | None, value: bytes | None, _headers: Headers) -> str | None:
         if not value:
             return None
-        if value[0] in _MAPS_OF_MSGPACK:
-            return self._msgpack.text(value)
-        return self._json.text(without_prefix(value).removeprefix(BYTE_ORDER_MARK))
+        try:
+            if value[0] in _MAPS_OF_MSGPACK:
+                record, is_json = self._open_msgpack(value)
+                return (self._json if is_json else self._msgpack).text(record)
+            record, _ = self._open_json(without_prefix(value).removeprefix(BYTE_ORDER_MARK))
+            return self._json.text(record)
+        except (*UNREADABLE, RecordError):
+            return None
 
 
 class _Cut:
     """Cuts one field out of values in one encoding."""
 
-    def __init__(
-        self, decoder: Callable[[Any], Any], steps: tuple[paths.Step, ...], within: Callable[[bytes], bytes]
-    ) -> None:
-        self._within = within
+    def __init__(self, decoder: Callable[[Any], Any], steps: tuple[paths.Step, ...]) -> None:
         self._cuts = [cut_of(decoder, step) for step in steps]
         self._decode: Callable[[Any], _Scalar] = decoder(_Scalar).decode
 
-    def text(self, body: bytes) -> str | None:
-        try:
-            part: Any = self._within(body)
-            for cut in self._cuts:
-                part = cut(part)
-                if not bytes(part):
-                    return None
-            found = self._decode(part)
-        except (*UNREADABLE, RecordError):
-            return None
+    def text(self, record: bytes) -> str | None:
+        """Return the field as text, None where it is not there. Raises what msgspec raises."""
+        part: Any = record
+        for cut in self._cuts:
+            part = cut(part)
+            if not bytes(part):
+                return None
+        found = self._decode(part)
         if isinstance(found, str) or found is None:
             return found
         return msgspec.json.encode(found).decode()

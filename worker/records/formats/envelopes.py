@@ -164,12 +164,20 @@ class Debezium(Envelope):
 ENVELOPES: Final[dict[str, type[Envelope]]] = {"connect": Connect, "debezium": Debezium}
 
 
-def opener(fields: FieldReader, envelope: str) -> Callable[[bytes], bytes]:
-    """Return what opens a value: it returns the record in it, empty where there is none, or raises `RecordError`."""
+def opener(fields: FieldReader, envelope: str) -> Callable[[bytes], tuple[bytes, bool]]:
+    """Return what opens a value: it returns the record in it, empty where there is none, or raises `RecordError`.
+
+    The second it returns is whether the record is JSON, whatever the encoding around it.
+    """
     if envelope not in ENVELOPES:
-        return lambda value: value
-    opened = ENVELOPES[envelope](fields, needs_schema=False).open
-    return lambda value: bytes(opened(value).record)
+        return lambda value: (value, False)
+    open_value = ENVELOPES[envelope](fields, needs_schema=False).open
+
+    def opened(value: bytes) -> tuple[bytes, bool]:
+        found = open_value(value)
+        return bytes(found.record), found.is_text
+
+    return opened
 
 
 class EnvelopeReader:

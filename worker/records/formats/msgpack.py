@@ -37,7 +37,7 @@ def _reader(options: Options) -> Format:
         return _fixed(options)
     fields = MsgpackFields(options.metadata_values, options.vector_bytes)
     if options.envelope in ENVELOPES:
-        return EnvelopeReader(fields, options, JsonFields(options.metadata_values))
+        return EnvelopeReader(fields, options, JsonFields(options.metadata_values, options.vector_bytes))
     return MappedReader(fields, options)
 
 
