@@ -142,7 +142,8 @@ class Series:
         self.values: dict[str, dict[str, set[str]]] = {
             "up": {},
             "process_start_time_seconds": {},
-            "ALERTS": {"alertname": set(NAMES), "alertstate": {"pending", "firing"}},  # of Prometheus itself
+            # Of Prometheus itself; an alert has the labels of what it is about.
+            "ALERTS": {"alertname": set(NAMES), "alertstate": {"pending", "firing"}, "topic": set(), "index": set()},
         }
         for family in text_string_to_metric_families(exposition):
             for sample in family.samples:

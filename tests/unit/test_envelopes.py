@@ -320,7 +320,7 @@ def test_what_is_no_row_is_ignored(value: Any, wrap: Any) -> None:
         (change("t"), "op is .t.: the table was truncated"),
         (change("x", None, ROW), "op is 'x'; known are"),
         (change("c"), 'after is a null, and op is "c"'),
-        (change("u"), "of MongoDB the connector sends it with capture.mode"),
+        (change("u"), "the connector of MongoDB sends it with capture.mode"),
         (change("c", None, "text"), 'after is a string, and op is "c"'),
         (change("c", None, "{text"), "the value is no whole JSON map"),
         ({"op": "u", "before": ROW}, "there is no after"),

@@ -156,7 +156,7 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("no vector at all", of({"id": "a", "title": "x"}), "its fields are id, title; there is no list of numbers in it"),
     ("an empty map", b"{}", "it has no data; needed is data.float32; it has no fields; there is no list of numbers in it"),
     ("many fields", of({f"f{at}": "x" for at in range(20)}), "its fields are f0, f1, f2, f3, f4, f5, f6, f7 and 12 more;"),
-    ("records without keys", of({"predictions": [{"embeddings": {"values": NUMBERS}}]}), f'predictions is a list of records without keys, of which the Kafka key would leave the last one: publish one record in a message, or give each a key and set {SPLIT.removeprefix("set ")}, records.fields.records = "predictions"'),
+    ("records without keys", of({"predictions": [{"embeddings": {"values": NUMBERS}}]}), f'predictions is a list of records without keys, and with the Kafka key as the key of each only the last one would remain: publish one record in a message, or give each a key and set {SPLIT.removeprefix("set ")}, records.fields.records = "predictions"'),
     ("the place of a record by another name", of({"output": {"embeddings": [{"text_index": 1, "embedding": NUMBERS}]}}), 'records.fields.key = "{$kafka.key}/{text_index}"'),
     ("a heartbeat of Debezium", of({"ts_ms": 1}), 'it looks like a heartbeat of Debezium: set records.envelope = "debezium"'),
     ("a schema change of Debezium", of({"source": {}, "ddl": "x", "tableChanges": []}), 'a change of a schema, of Debezium: set records.envelope = "debezium"'),

@@ -83,7 +83,7 @@ def test_an_array_of_numpy_is_what_its_bytes_are() -> None:
 
 def test_numbers_that_the_bytes_cannot_hold_are_not_published_as_others() -> None:
     error = refused(shaped(ALONE, vector_bytes="float16-le"), row(vector=[0.1, 0.2, 0.3]))
-    assert 'cannot be held exactly as records.vector_bytes = "float16-le"' in error.message
+    assert 'cannot be stored exactly as records.vector_bytes = "float16-le"' in error.message
 
 
 def test_a_key_that_is_to_be_in_quotes_gets_them() -> None:

@@ -43,7 +43,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--metadata-column",
     multiple=True,
-    help="Parquet: a column of metadata; may be given several times. Without it: every other one that the topic's records have.",
+    help="Parquet: a column of metadata; may be given several times. Without it: every other column, or those that records.fields.metadata names.",
 )
 @click.option(
     "--header",

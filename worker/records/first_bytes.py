@@ -198,7 +198,7 @@ def look_of_packed(data: bytes) -> str:
 
 
 def is_json_in_base64(text: bytes) -> bool:
-    """Return whether text is base64 of JSON that is a map, a list or a string."""
+    """Return whether text is base64 of JSON that is a map or a list."""
     begin = text[:_LOOKED_AT]
     try:
         data = base64.b64decode(begin[: len(begin) // 4 * 4], validate=True)

@@ -82,7 +82,7 @@ class Foreign:
         return said and f"{names_shown(members)}; {said}"
 
     def record_of(self, fields: Fields) -> Fields | None:
-        """Return what is in the envelope of the settings, None where nothing is; what is in none as it is."""
+        """Return what is in the envelope of the settings, None where nothing is; a value without it as it is."""
         envelope, row, _ = _envelope(*fields)
         if envelope is None or envelope[1] != self._envelope:
             return fields
@@ -165,8 +165,8 @@ class Foreign:
             index = _index_in(encoding, found.maps[0])
             if not index:
                 return (
-                    f"{path} is a list of records without keys, of which the Kafka key would leave the last one: publish one "
-                    f"record in a message, or give each a key and set {', '.join(settings)}"
+                    f"{path} is a list of records without keys, and with the Kafka key as the key of each only the last one would "
+                    f"remain: publish one record in a message, or give each a key and set {', '.join(settings)}"
                 )
             settings.append(_key_setting(f"{{$kafka.key}}/{{{index}}}", is_number=True))
         return f"{path} is a list of records: set {', '.join(settings)}; or publish one record in a message"

@@ -149,7 +149,7 @@ class Looks:
         wanted = width * self._dimension
         if len(value) == wanted:
             return ""
-        told = (
+        sizes = (
             f"the value has {len(value)} bytes; wanted are {wanted}, which are {self._dimension} numbers of {width} bytes "
             f'each (records.vector_bytes = "{self._vector_bytes}")'
         )
@@ -158,7 +158,7 @@ class Looks:
             look = (
                 f"it is a map, {names_shown(fields.members)}: records.fields.vector has to name the path of its vector"
             )
-        return f"{told}; {look}" if look else told
+        return f"{sizes}; {look}" if look else sizes
 
     def _other_width(self, size: int, message: str) -> str:
         """Return what says that so many bytes would be numbers of another width, "" if they are not, or it was said."""

@@ -142,7 +142,7 @@ class Metrics:
         )
         self.schema_requests = Counter(
             "oss_vectors_schema_requests",
-            "Schemas that the registry was asked for, by the result; each is asked for once, unless the registry is unavailable.",
+            "Requests for a schema, by the result. An unknown schema is asked for again after a minute.",
             ["result"],
             registry=r,
         )

@@ -24,7 +24,7 @@ from worker.records.formats.values import Kind, Raw
 from worker.words import clean
 
 _PUTS: Final = frozenset({"c", "r", "u"})
-_FULL_DOCUMENT: Final = '; of MongoDB the connector sends it with capture.mode = "change_streams_update_full"'
+_FULL_DOCUMENT: Final = '; the connector of MongoDB sends it with capture.mode = "change_streams_update_full"'
 
 
 class _Connect(msgspec.Struct, gc=False):

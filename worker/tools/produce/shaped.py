@@ -108,7 +108,8 @@ class Shaped:
             packed = numbers.astype(self._dtype)
         if not np.array_equal(packed.astype(_FLOAT32), numbers):
             raise RecordError(
-                Reason.MALFORMED, f'its numbers cannot be held exactly as records.vector_bytes = "{self._vector_bytes}"'
+                Reason.MALFORMED,
+                f'its numbers cannot be stored exactly as records.vector_bytes = "{self._vector_bytes}"',
             )
         return bytes(packed.tobytes())
 
