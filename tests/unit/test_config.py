@@ -12,11 +12,12 @@ import pytest
 import trustme
 
 from tests.unit.samples import NEEDED
+from worker import redaction
 from worker.errors import SettingsError
 from worker.redaction import HIDDEN
 from worker.settings import client_options, rules, show, tables
 from worker.settings.load import Loaded, _Loader, _variable, load
-from worker.settings.tables import Route
+from worker.settings.tables import TABLES, Route, fields_of
 from worker.words import clean
 
 SECRET = "hunter2-do-not-show"
@@ -46,6 +47,13 @@ def mistakes(path: Path | None, environ: dict[str, str]) -> tuple[str, ...]:
 def mistakes_with(**variables: str) -> tuple[str, ...]:
     """Load what is needed and these, of which some are wrong, and return what is told of it."""
     return mistakes(None, NEEDED | {f"OSS_VECTORS_{name}": value for name, value in variables.items()})
+
+
+@pytest.fixture(autouse=True)
+def _no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret is known from another test: it would be hidden for that reason alone."""
+    monkeypatch.setattr(redaction, "_by_age", {})
+    monkeypatch.setattr(redaction, "_known", (None, 0))
 
 
 @pytest.fixture
@@ -576,6 +584,50 @@ def test_a_secret_in_the_wrong_place_is_a_mistake_and_not_shown(variables: dict[
     told = mistakes_with(**variables)
     assert told != ()
     assert SECRET not in "".join(told)
+
+
+TEXTS = [
+    f"{table}.{name}"
+    for table, kind in TABLES.items()
+    for name in fields_of(kind)
+    if not name.endswith("file") and name not in ("fields", "client")
+]
+
+
+@pytest.mark.parametrize("text", [f"me:{SECRET}@h", f"https://me:{SECRET}@h:1/x", f"{SECRET}\n{SECRET}"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_setting_shows_what_looks_like_a_secret_in_the_wrong_place(name: str, text: str) -> None:
+    variable = f"OSS_VECTORS_{name.upper().replace('.', '__')}"
+    told = ""
+    try:
+        load(None, NEEDED | {variable: text})
+    except SettingsError as error:
+        told = str(error)
+    assert SECRET not in told
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        {"topic": f"me:{SECRET}@h", "index": "a"},
+        {"topic": "t", "index": f"me:{SECRET}@h"},
+        {"topic": "t", "index": ["a", f"me:{SECRET}@h"], "index_by": "key"},
+        {"topic": "t", "index": ["a"], "index_by": f"me:{SECRET}@h"},
+        {"topic": "t", "index_by": "header:t", "indexes": {f"me:{SECRET}@h": "b-c"}},
+        {"topic": "t", "index": "a", "distance_metric": f"me:{SECRET}@h"},
+        {"topic": "t", "index": "a", "records": {"format": f"me:{SECRET}@h"}},
+    ],
+    ids=str,
+)
+def test_no_route_shows_what_looks_like_a_secret_in_the_wrong_place(route: dict[str, Any]) -> None:
+    told = mistakes_with(ROUTES=json.dumps([route]))
+    assert told != ()
+    assert SECRET not in "".join(told)
+
+
+def test_a_path_with_an_at_sign_is_shown_in_its_mistake() -> None:
+    (told,) = mistakes_with(RECORDS__FIELDS=json.dumps({"key": "@type.@id["}))
+    assert '"@type.@id["' in told
 
 
 def test_a_secret_of_the_credentials_is_not_shown_in_another_setting() -> None:

@@ -62,6 +62,7 @@ class _Loader:
         self._mistakes: list[str] = []
         self._wrong: set[str] = set()  # the settings that have a mistake by themselves
         self._origins: dict[str, str] = {}
+        self._possible_secrets: list[str] = []
 
     def load(self, path: Path | None) -> Loaded:
         redaction.remember(*(self._environ.get(name, "").strip() for name in SECRET_VARIABLES))
@@ -77,6 +78,7 @@ class _Loader:
         if self._to_run and isinstance(oss, Oss) and oss.credentials == "environment":
             self._mistakes += credential_mistakes(self._environ)
         if self._mistakes:
+            redaction.remember(*self._possible_secrets)  # whichever mistake quotes them
             raise SettingsError([clean(mistake, _MISTAKE_CHARACTERS) for mistake in self._mistakes])
         return Loaded(Settings(routes=routes, **tables), self._origins)  # type: ignore[arg-type]  # each is of its table's type
 
@@ -233,6 +235,7 @@ class _Loader:
         fields = fields_of(kind)
         for name in values.keys() - fields.keys():
             self._mistakes.append(f"{place}.{name} (in {source}) is not a setting{suggestion(name, list(fields))}")
+        self._note_possible_secrets(values)
         for name, field in fields.items():
             if name not in values:
                 if field.required and f"{place}.{name}" not in self._wrong:
@@ -259,6 +262,15 @@ class _Loader:
                 if field.required:
                     converted[name] = ""
         return kind(**converted)
+
+    def _note_possible_secrets(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if name not in _WITH_AT and not name.endswith("file"):  # a file's name is hidden by a rule of its own
+                self._possible_secrets += value_text.possible_secrets(value)
+
+
+_WITH_AT: Final = frozenset({"records", "fields", "key", "vector", "metadata", "delete"})
+"""Settings whose right values may have an @, as the paths of JSON-LD do, and the tables that have them."""
 
 
 def _with_index(route: Mapping[str, Any]) -> Mapping[str, Any]:

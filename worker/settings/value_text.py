@@ -5,6 +5,7 @@ line break, and `export A=" b"` is easily written by mistake. In the settings fi
 was written on purpose, so it is reported as a mistake. Invisible characters are refused everywhere.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,13 @@ def may_be_secret(value: Any) -> bool:
     A table, where there should be none, is what belongs into a file of its own.
     """
     return isinstance(value, Mapping) or any(_MAY_BE_SECRET.search(text) for text in _texts(value))
+
+
+def possible_secrets(value: Any) -> Iterator[str]:
+    """Yield each text in a value that looks like a secret in the wrong place, in every form in which a message may quote it."""
+    for text in _texts(value):
+        if _MAY_BE_SECRET.search(text):
+            yield from (text, *text.splitlines(), json.dumps(text)[1:-1], repr(text)[1:-1])
 
 
 def shown_path(path: Any, *, of_secret: bool = False) -> str:
