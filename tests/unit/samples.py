@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import pytest
 
+from worker import redaction
 from worker.delivery.batch import Item
 from worker.errors import Reason
 from worker.ledger import Assignment, Ledger, Partition
@@ -62,6 +64,12 @@ class FakeTracked:
     offset: int
     size: int = 0
     element: int | None = None
+
+
+def forget_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no secret be known until the end of the test: one of another test would be hidden for that reason alone."""
+    monkeypatch.setattr(redaction, "_by_age", {})
+    monkeypatch.setattr(redaction, "_known", (None, 0))
 
 
 def opened(ledger: Ledger, topic: str = "vectors", partition: int = 0, position: int = 0) -> Assignment:

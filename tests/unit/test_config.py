@@ -11,8 +11,7 @@ import msgspec
 import pytest
 import trustme
 
-from tests.unit.samples import NEEDED
-from worker import redaction
+from tests.unit.samples import NEEDED, forget_secrets
 from worker.errors import SettingsError
 from worker.redaction import HIDDEN
 from worker.settings import client_options, rules, show, tables
@@ -51,9 +50,7 @@ def mistakes_with(**variables: str) -> tuple[str, ...]:
 
 @pytest.fixture(autouse=True)
 def _no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No secret is known from another test: it would be hidden for that reason alone."""
-    monkeypatch.setattr(redaction, "_by_age", {})
-    monkeypatch.setattr(redaction, "_known", (None, 0))
+    forget_secrets(monkeypatch)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from tests.unit.samples import forget_secrets
 from worker import redaction
 from worker.redaction import HIDDEN, redact
 from worker.words import clean
@@ -13,8 +14,7 @@ SECRET = "tok-0123456789"
 
 @pytest.fixture(autouse=True)
 def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_by_age", {})
-    monkeypatch.setattr(redaction, "_known", (None, 0))
+    forget_secrets(monkeypatch)
 
 
 def test_a_secret_is_hidden_wherever_it_is() -> None:
