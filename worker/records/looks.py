@@ -7,8 +7,6 @@ The message names fields and settings, never a value of the record.
 import re
 from typing import Final
 
-import numpy as np
-
 from worker.errors import Reason, RecordError
 from worker.records.choices import VectorBytes
 from worker.records.first_bytes import look_of, look_of_no_vector, look_of_packed
@@ -21,7 +19,7 @@ from worker.records.formats.vector_alone import NUMPY
 from worker.records.formats.vector_bytes import width_of
 from worker.records.formats.vector_text import TOAST
 from worker.records.members import Fields, fields_of, first_name_kind, is_messagepack
-from worker.records.suspects import LEAST, MOST
+from worker.records.suspects import ordinary_numbers
 from worker.records.target import Target
 from worker.words import clean
 
@@ -170,10 +168,8 @@ class Looks:
     def _byte_order(self, packed: bytes) -> str:
         if self._vector_bytes != "float32-le" or len(packed) % 4:
             return ""
-        with np.errstate(invalid="ignore"):
-            sizes = [np.abs(np.frombuffer(packed, order).astype(np.float64)) for order in ("<f4", ">f4")]
-            ordinary = [np.count_nonzero((size == 0) | ((size > LEAST) & (size < MOST))) for size in sizes]
-        if 2 * ordinary[0] > len(sizes[0]) or ordinary[1] < len(sizes[1]):
+        count = len(packed) // 4
+        if 2 * ordinary_numbers(packed, "<f4") > count or ordinary_numbers(packed, ">f4") < count:
             return ""
         return (
             'read as big-endian float32 all of its numbers would be ordinary: set records.vector_bytes = "float32-be"'

@@ -97,6 +97,18 @@ class Suspects:
         return None
 
 
+def ordinary_numbers(packed: bytes, dtype: str) -> int:
+    """Return how many of the numbers in bytes have an ordinary size, or are zero. `dtype` is numpy's name of their type.
+
+    Bytes at the end that are no whole number are left out.
+    """
+    width = np.dtype(dtype).itemsize
+    numbers = np.frombuffer(packed[: len(packed) // width * width], dtype)
+    with np.errstate(invalid="ignore"):
+        sizes = np.abs(numbers.astype(np.float64))
+        return int(np.count_nonzero((sizes == 0) | ((sizes > LEAST) & (sizes < MOST))))
+
+
 _WRONG_BYTES: Final = "as when bytes of another type or in another order are read as float32"
 
 

@@ -10,6 +10,7 @@ import orjson
 from worker.errors import Reason, RecordError
 from worker.records.floats import Float64s
 from worker.records.formats.contract import UnreadNumbers, Vector
+from worker.records.suspects import ordinary_numbers
 from worker.records.target import LIMIT_SOURCE, Target
 
 Float32s: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
@@ -19,7 +20,6 @@ _FLOAT32_OVERFLOW: Final = 2.0**128 - 2.0**103  # the least number that rounds t
 # that it is released, so doing that for each record would keep such a thread waiting.
 _WITH_THE_GIL: Final = 500
 _FLOAT32: Final = np.dtype("<f4")
-_LEAST, _MOST = 1e-12, 1e12  # of ordinary numbers
 _OF_NULL: Final = ord("n")  # as a byte it is found several times faster than as bytes
 
 
@@ -132,12 +132,7 @@ class Vectors:
 
 def _float64_of(data: bytes) -> str:
     """Return the setting for the order in which more of the bytes are ordinary numbers."""
-    ordinary = []
-    with np.errstate(invalid="ignore"):
-        for order in ("<f8", ">f8"):
-            sizes = np.abs(np.frombuffer(data[: len(data) // 8 * 8], order))
-            ordinary.append(np.count_nonzero((sizes == 0) | ((sizes > _LEAST) & (sizes < _MOST))))
-    return "float64-be" if ordinary[1] > ordinary[0] else "float64-le"
+    return "float64-be" if ordinary_numbers(data, ">f8") > ordinary_numbers(data, "<f8") else "float64-le"
 
 
 def beyond_float32(found: str) -> RecordError:

@@ -61,23 +61,23 @@ class Shaped:
         if record.key is None:
             raise RecordError(Reason.KEY, "the row has no key")
         numbers = _numbers(record.vector)
-        told: Metadata = record.metadata() if callable(record.metadata) else {}  # as the worker writes it
-        message = self._made(record.key, numbers, told or {}, json.loads(body).get("metadata") or {})
-        self._check(message, record.key, numbers, told or {})
+        written: Metadata = record.metadata() if callable(record.metadata) else {}  # as the worker writes it
+        message = self._made(record.key, numbers, written or {}, json.loads(body).get("metadata") or {})
+        self._check(message, record.key, numbers, written or {})
         return message
 
-    def _made(self, key: str, numbers: Any, told: Metadata, metadata: Mapping[str, Any]) -> Message:
+    def _made(self, key: str, numbers: Any, written: Metadata, metadata: Mapping[str, Any]) -> Message:
         """Return the message. Metadata is in headers as the worker writes it, and in the value as the row has it."""
         tree: _Tree = {}
         headers = [*self._headers]
         self._place(self._key, key, tree, headers)
         named = self._shape.metadata
         if isinstance(named, Path):
-            if told:
-                self._place(named, {name: metadata[name] for name in told}, tree, headers)
+            if written:
+                self._place(named, {name: metadata[name] for name in written}, tree, headers)
         else:
             paths = dict(named or ())
-            for name, text in told.items():
+            for name, text in written.items():
                 if name not in paths:
                     raise RecordError(
                         Reason.METADATA,
@@ -125,7 +125,7 @@ class Shaped:
                 raise RecordError(Reason.METADATA, f"a list of texts cannot be in a header ({path.text})")
             headers.append((path.name, part.encode()))
 
-    def _check(self, message: Message, key: str, numbers: Any, told: Metadata) -> None:
+    def _check(self, message: Message, key: str, numbers: Any, written: Metadata) -> None:
         """Raise `RecordError` where the worker would not read the message, or would read something else."""
         found = self._of_topic.decode(message.key, message.value, message.headers)
         if not isinstance(found, Put):
@@ -134,7 +134,7 @@ class Shaped:
         same = {
             "key": read["key"] == key,
             "vector": np.array_equal(np.array(read["data"]["float32"], _FLOAT32), numbers),
-            "metadata": told.items() <= read.get("metadata", {}).items(),  # headers of the command may add to it
+            "metadata": written.items() <= read.get("metadata", {}).items(),  # headers of the command may add to it
         }
         if differing := [what for what, is_same in same.items() if not is_same]:
             raise RecordError(
