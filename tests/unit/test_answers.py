@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.support.answer_cases import AnswerCase, read_cases
 from worker.errors import Blame, BlockReason, Refused, RetryReason, SinkError, TargetError, Transient
-from worker.oss.answers import CODES, REFUSED_STATUSES, About, Answer, error_of, error_of_answer, retry_after
+from worker.oss.answers import Answer, error_of, error_of_answer, retry_after
+from worker.oss.codes import CODES, REFUSED_STATUSES, About
 from worker.oss.dialect import CALLS
 from worker.words import CODE_CHARACTERS, MESSAGE_CHARACTERS, clean
 

@@ -1,0 +1,154 @@
+"""The error codes of the service: what each is about."""
+
+import re
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+from worker.words import CODE_CHARACTERS
+
+# With these an answer blames what was sent. Which part of it, only the code says.
+REFUSED_STATUSES: Final = frozenset({400, 413, 422})
+
+
+class About(Enum):
+    """What an error code of the service is about."""
+
+    CONTENT = "content"  # the records, which will never be accepted as they are
+    WAY = "way"  # this one request or its way, the same records may be accepted later
+    LIMIT = "limit"  # too many requests
+    CREDENTIALS = "credentials"
+    TARGET = "target"  # region, endpoint, bucket, index
+
+
+# The codes that come with 400, 413 and 422, and those that mean the same under any status below 500. A code that is not here
+# is unknown. Sources: "HTTP status code 400", "HTTP status code 403" and "Error responses" of the OSS documentation, the
+# error codes of PutVectors and DeleteVectors, and the STS and gateway codes that Alibaba Cloud's services share.
+CODES: Final[Mapping[str, About]] = MappingProxyType(
+    dict.fromkeys(
+        (
+            "EntityTooLarge",
+            "EntityTooSmall",
+            "FieldItemTooLong",
+            "InvalidArgument",
+            "InvalidParameter",
+            "MalformedJson",
+            "MalformedJSON",
+            "MetadataTooLarge",
+            "MissingArgument",
+            "MissingParameter",
+            "VectorIndexParameterInvalid",
+        ),
+        About.CONTENT,
+    )
+    | dict.fromkeys(
+        (
+            "BadDigest",
+            "BadRequest",
+            "IncompleteBody",
+            "InternalError",
+            "InvalidDigest",
+            "InvalidURI",
+            "MalformedHeader",
+            "MissingContentLength",
+            "MissingContentType",
+            "NotImplemented",
+            "OperationAborted",
+            "RequestIsNotMultiPartContent",
+            "RequestTimeout",
+            "ServiceUnavailable",
+            "UnexpectedContent",
+        ),
+        About.WAY,
+    )
+    | dict.fromkeys(
+        (
+            "ActiveRequestLimitExceeded",
+            "DownloadTrafficRateLimitExceeded",
+            "QpsLimitExceeded",
+            "RequestRateExceeded",
+            "SlowDown",
+            "Throttling",
+            "Throttling.Api",
+            "Throttling.User",
+            "TooManyRequests",
+            "TotalQpsLimitExceeded",
+            "UploadTrafficRateLimitExceeded",
+        ),
+        About.LIMIT,
+    )
+    | dict.fromkeys(
+        (
+            "AccessDenied",
+            "AccessKeyIdAndSecurityTokenNotMatch",
+            "AuthorizationHeaderMalformed",
+            "AuthorizationQueryParametersError",
+            "ExpiredToken",
+            "IllegalTimestamp",
+            "InDebt",
+            "InDebtOverdue",
+            "IncompleteSignature",
+            "InsufficientBalance",
+            "InvalidAccessKeyId",
+            "InvalidAccessKeyId.Inactive",
+            "InvalidAccessKeyId.NotFound",
+            "InvalidAuthorization",
+            "InvalidSecurityToken",
+            "InvalidSecurityToken.Expired",
+            "InvalidToken",
+            "MissingSecurityHeader",
+            "MissingSecurityToken",
+            "RequestExpired",
+            "RequestTimeTooSkewed",
+            "SecurityTokenExpired",
+            "SecurityTokenNotSupported",
+            "SignatureDoesNotMatch",
+            "TokenRefreshRequired",
+            "UserDisable",
+        ),
+        About.CREDENTIALS,
+    )
+    | dict.fromkeys(
+        (
+            "AbnormalBucketOwnerStatus",
+            "BucketDisable",
+            "BucketNotBelongTo",
+            "CnameDenied",
+            "IllegalLocationConstraintException",
+            "IncorrectEndpoint",
+            "InvalidBucketName",
+            "InvalidEndpoint",
+            "InvalidHost",
+            "InvalidLocationConstraint",
+            "InvalidRegion",
+            "InvalidTargetRegion",
+            "NoSuchBucket",
+            "NoSuchVectorBucket",
+            "NoSuchVectorIndex",
+            "SecondLevelDomainForbidden",
+        ),
+        About.TARGET,
+    )
+)
+
+# Of codes that are not above, what their words are about. The first that is found in a code counts.
+_WORDS: Final = (
+    (re.compile("Throttling|(?:Qps|Rate|Request|Traffic)Limit"), About.LIMIT),
+    (
+        re.compile(
+            "SecurityToken|TokenExpired|ExpiredToken|InvalidToken|Credential|Signature|AccessKey|Authoriz|Authentic"
+        ),
+        About.CREDENTIALS,
+    ),
+    # VectorBucketIndex... may be about what is put into an index.
+    (re.compile(r"Region|Bucket(?!Index|\w*TooLarge)|Endpoint"), About.TARGET),
+)
+
+
+def about_of(code: str, status: int) -> About | None:
+    """Return what an error code of the service is about, None if that is not known. The status says the rest of most."""
+    if code in CODES:
+        return CODES[code]
+    about = next((about for words, about in _WORDS if words.search(code[:CODE_CHARACTERS])), None)
+    return about if about is About.LIMIT or status in REFUSED_STATUSES else None
