@@ -515,7 +515,7 @@ def _details() -> dict[str, Sequence[Panel]]:
         "Records": _records(),
         "Batches": _batches(),
         "Requests": _requests(),
-        "Kafka": _kafka(),
+        "Kafka": (*_topics(), *_group()),
         "Kafka client": _kafka_client(),
         "Process": _process(),
     }
@@ -649,6 +649,15 @@ def _records() -> Sequence[Panel]:
             ]
         )
         .axis_soft_max(1),
+        bars(
+            "Schemas asked for",
+            "What the schema registry said, by result. A schema that is here is never asked for again. Unavailable: topics may be "
+            "blocked (registry).",
+            "short",
+            query(increase(of("oss_vectors_schema_requests_total"), "result"), "{{result}}"),
+        )
+        .axis_soft_max(1)
+        .links([runbook("ossvectorsblockedregistry")]),
     )
 
 
@@ -757,7 +766,7 @@ def _requests() -> Sequence[Panel]:
     )
 
 
-def _kafka() -> Sequence[Panel]:
+def _topics() -> Sequence[Panel]:
     return (
         stacked(
             "Assigned partitions",
@@ -765,56 +774,6 @@ def _kafka() -> Sequence[Panel]:
             "none",
             query(f"max by (instance) ({of('oss_vectors_assigned_partitions')})", "{{instance}}"),
         ).decimals(0),
-        bars(
-            "Rebalances by worker",
-            "Events that moved partitions to or from each worker.",
-            "short",
-            query(increase(of("oss_vectors_rebalances_total"), "instance", "event"), "{{instance}}: {{event}}"),
-        )
-        .links([runbook("ossvectorsrebalancestorm"), runbook("ossvectorspartitionslost").title("What to do: lost")])
-        .axis_soft_max(1),
-        stacked(
-            "Commits",
-            "Commits of offsets a second. Failed ones are retried.",
-            "cps",
-            query(rate(of("oss_vectors_commits_total"), "result"), "{{result}}"),
-        )
-        .override_by_name("failed", color_override(RED))
-        .links([runbook("ossvectorscommitsfailing")]),
-        bars(
-            "Errors of the Kafka client",
-            "By kind. A few during the restart of a broker are normal.",
-            "short",
-            query(increase(of("oss_vectors_kafka_errors_total"), "kind"), "{{kind}}"),
-        ).axis_soft_max(1),
-        bars(
-            "Schemas asked for",
-            "What the schema registry said, by result. A schema that is here is never asked for again. Unavailable: topics may be "
-            "blocked (registry).",
-            "short",
-            query(increase(of("oss_vectors_schema_requests_total"), "result"), "{{result}}"),
-        )
-        .axis_soft_max(1)
-        .links([runbook("ossvectorsblockedregistry")]),
-        graph(
-            "Since the last poll",
-            "Seconds since each worker last polled. Near kafka.max_poll_interval_ms the group removes it.",
-            "s",
-            query(since(f"max by (instance) ({of('oss_vectors_last_poll_timestamp_seconds')})"), "{{instance}}"),
-        ).links([runbook("ossvectorspollingstopped")]),
-        graph(
-            "Since the last commit",
-            "Seconds since each worker last committed, and since a committed offset moved (dashed). The second also grows when "
-            "there is nothing to read.",
-            "s",
-            query(since(f"max by (instance) ({of('oss_vectors_last_commit_timestamp_seconds')})"), "{{instance}}"),
-            query(
-                since(f"max by (instance) ({of('oss_vectors_committed_offset_moved_timestamp_seconds')})"),
-                "{{instance}}, moved",
-            ),
-        )
-        .override_by_regexp("/, moved$/", [DASHED, UNFILLED])
-        .links([runbook("ossvectorscommitsfailing")]),
         graph(
             "Partitions of each topic",
             "Partitions that workers own, that no worker reads, and that the topic has (dashed).",
@@ -839,6 +798,52 @@ def _kafka() -> Sequence[Panel]:
         .links(
             [runbook("ossvectorstopicmissing"), runbook("ossvectorsleaderlesspartitions").title("What to do: leaders")]
         ),
+    )
+
+
+def _group() -> Sequence[Panel]:
+    return (
+        bars(
+            "Rebalances by worker",
+            "Events that moved partitions to or from each worker.",
+            "short",
+            query(increase(of("oss_vectors_rebalances_total"), "instance", "event"), "{{instance}}: {{event}}"),
+        )
+        .links([runbook("ossvectorsrebalancestorm"), runbook("ossvectorspartitionslost").title("What to do: lost")])
+        .axis_soft_max(1),
+        stacked(
+            "Commits",
+            "Commits of offsets a second. Failed ones are retried.",
+            "cps",
+            query(rate(of("oss_vectors_commits_total"), "result"), "{{result}}"),
+        )
+        .override_by_name("failed", color_override(RED))
+        .links([runbook("ossvectorscommitsfailing")]),
+        bars(
+            "Errors of the Kafka client",
+            "By kind. A few during the restart of a broker are normal.",
+            "short",
+            query(increase(of("oss_vectors_kafka_errors_total"), "kind"), "{{kind}}"),
+        ).axis_soft_max(1),
+        graph(
+            "Since the last poll",
+            "Seconds since each worker last polled. Near kafka.max_poll_interval_ms the group removes it.",
+            "s",
+            query(since(f"max by (instance) ({of('oss_vectors_last_poll_timestamp_seconds')})"), "{{instance}}"),
+        ).links([runbook("ossvectorspollingstopped")]),
+        graph(
+            "Since the last commit",
+            "Seconds since each worker last committed, and since a committed offset moved (dashed). The second also grows when "
+            "there is nothing to read.",
+            "s",
+            query(since(f"max by (instance) ({of('oss_vectors_last_commit_timestamp_seconds')})"), "{{instance}}"),
+            query(
+                since(f"max by (instance) ({of('oss_vectors_committed_offset_moved_timestamp_seconds')})"),
+                "{{instance}}, moved",
+            ),
+        )
+        .override_by_regexp("/, moved$/", [DASHED, UNFILLED])
+        .links([runbook("ossvectorscommitsfailing")]),
         graph(
             "Members of the group",
             "Members that the group has, and workers that are scraped (dashed). More members than workers: one is not scraped, "
