@@ -307,22 +307,29 @@ def test_commands_that_only_look_answer_of_a_sound_worker(
     assert wrong == {}
 
 
-@follows("OssVectorsCatchUpSlow", "blocked: dead_letter_unavailable", "blocked: no_dead_letter")
+@follows("Keeping the records of a topic", "blocked: dead_letter_unavailable", "blocked: no_dead_letter")
 def test_limits_of_topics_are_raised_and_a_record_is_copied(new_stage: StageFactory, new_typist: TypistFactory) -> None:
     stage = new_stage(partitions=1)
-    stage.publish([Record(b"key", b"the bad one", partition=0)])
+    stage.publish([Record(b"k\xff", b'bad\n\\\x00"one', partition=0, headers=[("trace", b"\xfe")])])
     typist = new_typist(stage)
-    longer, larger, copy = (
-        *of_blocks("OssVectorsCatchUpSlow"),
-        *of_blocks("blocked: dead_letter_unavailable"),
-        *of_blocks("blocked: no_dead_letter"),
-    )
-    for text in (longer, larger):
-        assert "Completed updating config" in typist.output(text)
-    typist.output(copy)
-    assert (typist.folder / "record").read_text() == "the bad one\n"
-    assert config_of(stage.admin, stage.topic) == {"retention.ms": "1209600000"}
+    look, keep, as_before = of_blocks("Keeping the records of a topic")
+    assert re.findall(r"^ +retention\.(\w+)=(\S+) ", typist.output(look), re.MULTILINE) == [
+        ("bytes", "-1"),
+        ("ms", "604800000"),
+    ]
+    assert "DYNAMIC_TOPIC_CONFIG" not in typist.output(look)
+    assert "Completed updating config" in typist.output(keep)
+    assert config_of(stage.admin, stage.topic) == {"retention.ms": "-1", "retention.bytes": "-1"}
+    assert typist.output(look).count("DYNAMIC_TOPIC_CONFIG:retention.") == 2
+    typist.output(as_before)
+    assert config_of(stage.admin, stage.topic) == {}
+    (larger,), (copy,) = of_blocks("blocked: dead_letter_unavailable"), of_blocks("blocked: no_dead_letter")
+    assert "Completed updating config" in typist.output(larger)
     assert config_of(stage.admin, stage.dead_letter_topic) == {"max.message.bytes": "10485760"}
+    typist.output(copy)
+    time, headers, key, value = (typist.folder / "record").read_text().rstrip("\n").split("\t")
+    assert re.fullmatch(r"CreateTime:\d+", time)
+    assert (headers, key, value) == (r"trace:\xFE", r"k\xFF", r'bad\x0A\x5C\x00"one')
 
 
 def config_of(admin: KafkaAdminClient, topic: str) -> dict[str, str]:

@@ -55,6 +55,18 @@ def test_a_repair_publishes_the_newest_version_as_it_was_and_never_an_overtaken_
     ]
 
 
+def test_a_repair_leaves_out_what_has_a_newer_version_with_a_dead_letter() -> None:
+    bench = Bench(refused={(0, 1)})
+    bench.topic.put("a", 1)
+    bench.topic.put("a", 2)
+    bench.topic.put("b", 1)
+    found = bench.verify().differences
+    assert [one.key for one in found] == ["a", "b"]
+    producer = FakeProducer(bench.topic)
+    assert repaired(bench, found, producer) == Repaired(published=1, overtaken=1, gone=0)
+    assert [key for _, key, *_ in producer.sent] == [b"b"]
+
+
 def test_a_version_that_comes_while_a_repair_publishes_wins_all_the_same() -> None:
     bench = Bench()
     bench.topic.put("a", 1)

@@ -273,17 +273,52 @@ def test_nothing_to_verify_says_why() -> None:
 
 def test_dead_letters_of_another_index_or_topic_refuse_nothing_here() -> None:
     letters = FakeScanner()
-    for offset, (topic, index) in enumerate([(TOPIC, "docs"), (TOPIC, "other"), ("else", "docs"), (TOPIC, "docs")]):
+    cases = [
+        (TOPIC, "docs", "group"),
+        (TOPIC, "other", "group"),
+        ("else", "docs", "group"),
+        (TOPIC, "docs", "moved"),
+        (TOPIC, "docs", "group"),
+    ]
+    for offset, (topic, index, group) in enumerate(cases):
         assignment = opened(Ledger([topic], FakeClock()), topic, partition=2)
         written = build(
-            rejected(assignment, FakeMessage(10 + offset), index=index), Writer("group", "client"), failed_at=0.0
+            rejected(assignment, FakeMessage(10 + offset), index=index), Writer(group, "client"), failed_at=0.0
         )
         letters.logs[0].append(FakeMessage(offset=offset, headers=written.headers))
     letters.logs[0].append(
-        FakeMessage(offset=4, headers=[("__connect.errors.topic", TOPIC.encode())])
+        FakeMessage(offset=5, headers=[("__connect.errors.topic", TOPIC.encode())])
     )  # no dead letter
     scanner: Any = letters
-    assert refused_places(scanner, TOPIC, ["docs"], "vectors.dlq") == {(2, 10), (2, 13)}
+    assert refused_places(scanner, TOPIC, ["docs"], "group", "vectors.dlq") == {(2, 10), (2, 14)}
+
+
+def test_what_was_refused_once_and_written_later_is_no_difference_and_never_replaced_by_an_older_version() -> None:
+    bench = Bench(refused={(0, 1)})
+    bench.topic.put("a", 1)
+    bench.topic.put("a", 2)
+    bench.index.put("a", 2)
+    assert bench.kinds() == {}
+    bench.index.put("a", 1)  # as the dead letter says
+    assert bench.kinds() == {}
+    bench.index.put("a", 3)
+    assert bench.kinds() == {"a": Kind.DIFFERENT}
+    bench.topic.put("a", 4)
+    bench.index.put("a", 2)
+    assert bench.kinds() == {"a": Kind.STALE}
+
+
+def test_what_retention_has_removed_is_counted() -> None:
+    bench = Bench(partitions=3)
+    for partition in range(3):
+        for key in "abcd":
+            bench.topic.put(f"{key}{partition}", 1, partition)
+            bench.index.put(f"{key}{partition}", 1)
+    assert (bench.verify().keys, bench.removed) == (12, 0)
+    bench.topic.firsts = [0, 3, 4]  # the last one has no record left, and the group may have committed nothing of it
+    assert (bench.verify(committed={0: 4, 1: 4}).keys, bench.removed) == (5, 7)
+    assert (bench.verify(Wanted(offsets=(1, 3))).keys, bench.removed) == (2, 4)
+    assert (bench.verify(Wanted(partition=1)).keys, bench.removed) == (1, 3)
 
 
 # -- messages with several records
@@ -324,6 +359,8 @@ def test_a_record_of_a_message_that_has_a_dead_letter_is_not_expected() -> None:
     bench.index.put("b", 1)
     result = bench.verify()
     assert (result.differences, result.counts["refused"]) == ([], 2)
+    bench.index.put("a", 2)  # it was read again, and written
+    assert bench.kinds() == {}
 
 
 def test_suspects_that_share_a_dead_letter_are_not_expected() -> None:
@@ -341,7 +378,7 @@ def test_the_place_of_a_refused_record_is_that_in_its_message() -> None:
     letter = build(rejected(assignment, element=3), Writer("g", "c"), failed_at=1.0)
     scanner.logs[0].append(FakeMessage(offset=0, key=letter.key, value=letter.value, headers=letter.headers))
     topic: Any = scanner
-    assert refused_places(topic, TOPIC, ["docs"], "dlq") == {(0, 7, 3)}
+    assert refused_places(topic, TOPIC, ["docs"], "g", "dlq") == {(0, 7, 3)}
     letter = build(rejected(assignment, element=3, elements=5), Writer("g", "c"), failed_at=1.0)
     scanner.logs[0][:] = [FakeMessage(offset=0, key=letter.key, value=letter.value, headers=letter.headers)]
-    assert refused_places(topic, TOPIC, ["docs"], "dlq") == {(0, 7, 3), (0, 7, OTHERS)}
+    assert refused_places(topic, TOPIC, ["docs"], "g", "dlq") == {(0, 7, 3), (0, 7, OTHERS)}

@@ -28,6 +28,7 @@ class FakeScanner:
 
     def __init__(self, partitions: int = 1) -> None:
         self.logs: list[list[Any]] = [[] for _ in range(partitions)]
+        self.firsts = [0] * partitions
         self.lost: dict[Partition, int] = {}
         self.before_read: Callable[[], None] = lambda: None
 
@@ -50,7 +51,7 @@ class FakeScanner:
         return [Partition(topic, number) for number in range(len(self.logs))]
 
     def first_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        return dict.fromkeys(partitions, 0)
+        return {one: self.firsts[one.partition] for one in partitions}
 
     def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         return {one: len(self.logs[one.partition]) for one in partitions}
@@ -110,6 +111,7 @@ class Bench:
         self.topic = FakeScanner(partitions)
         self.index = FakeIndex()
         self.waited: list[float] = []
+        self.removed = 0
         self.refused = set(refused)
         self.cutter = cutter
         self.tombstones: Any = "delete"
@@ -122,8 +124,9 @@ class Bench:
         ends = {number: len(log) for number, log in enumerate(self.topic.logs)}
         topic: Any = self.topic
         progress: Any = no_progress
+        found, self.removed = spans(topic, TOPIC, ends if committed is None else committed, wanted)
         return verify(
-            spans(topic, TOPIC, ends if committed is None else committed, wanted),
+            found,
             scanner=topic,
             reading=self.reading,
             lookup=self.index,

@@ -70,10 +70,12 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
         scanner = stack.enter_context(Scanner(settings.kafka))
         keys_file = None if options.keys is None else stack.enter_context(_opened(options.keys))
         committed = committed_offsets(settings.kafka, route.topic)
-        found = spans(scanner, route.topic, committed, wanted)
+        found, removed = spans(scanner, route.topic, committed, wanted)
         if not found:
             raise FatalError(why_nothing(committed, settings.kafka.group_id))
-        refused = refused_places(scanner, route.topic, route.index_names, settings.dead_letter.topic)
+        refused = refused_places(
+            scanner, route.topic, route.index_names, settings.kafka.group_id, settings.dead_letter.topic
+        )
 
         def lookup_of(index: str) -> Lookup:
             return stack.enter_context(closing(IndexLookup(settings.oss, os.environ, index, wait=wait)))
@@ -93,12 +95,12 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
         if keys_file is not None:
             _write_keys(keys_file, result.differences, route)
         if not options.as_json:
-            _print(result, route, options)
+            _print(result, removed, route, options)
         repaired = None
         if options.repair and result.differences:
             repaired = _repair(settings, route.topic, result, options, scanner, reading, stop)
     if options.as_json:
-        click.echo(json.dumps(_report(result, route, repaired)))
+        click.echo(json.dumps(_report(result, removed, route, repaired)))
     return bool(result.differences)
 
 
@@ -153,8 +155,8 @@ def _repair(
         )
     if not options.as_json:
         click.echo(
-            f"published again: {done.published}; left out: {done.overtaken} with a newer version by now, {done.gone} that "
-            "the topic does not have any more"
+            f"published again: {done.published}; left out: {done.overtaken} with a newer version by now or in a dead letter, "
+            f"{done.gone} that the topic does not have any more"
         )
     if stop.is_set():
         raise FatalError(f"stopped by a signal: {done.published} versions were published again; verify again to go on")
@@ -174,7 +176,7 @@ def _place(one: Difference) -> str:
     return place if one.version.element is None else f"{place} element {one.version.element}"
 
 
-def _report(result: Result, route: Route, repaired: Repaired | None) -> dict[str, Any]:
+def _report(result: Result, removed: int, route: Route, repaired: Repaired | None) -> dict[str, Any]:
     return {
         "version": 1,
         "topic": route.topic,
@@ -184,16 +186,23 @@ def _report(result: Result, route: Route, repaired: Repaired | None) -> dict[str
         "refused": result.counts["refused"],
         "ignored": result.counts["ignored"],
         "removed_by_retention": result.lost,
+        "removed_before": removed,
         "keys_in_several_partitions": len(result.unclear),
         "differences": [_as_json(one, route) for one in result.differences],
         "repaired": repaired._asdict() if repaired is not None else None,
     }
 
 
-def _print(result: Result, route: Route, options: Options) -> None:
+def _print(result: Result, removed: int, route: Route, options: Options) -> None:
     counts, topic = result.counts, route.topic
     index = ", ".join(route.index_names)
     click.echo(f"{topic}: {counts['records']} records, {counts['refused']} refused, {result.keys} keys; index {index}")
+    if removed:
+        click.echo(
+            f"warning: the topic begins after {removed} offsets that retention has removed. A key that has no newer record was not "
+            "looked at, and may be missing from the index",
+            err=True,
+        )
     if result.lost:
         click.echo(f"warning: retention removed {result.lost} records while they were read", err=True)
     if result.unclear:

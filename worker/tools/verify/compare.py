@@ -6,7 +6,8 @@ differs is asked for again, later, and then held against everything that the top
 1. the index is asked for the keys;
 2. those that differ are asked for again, after each of `PATIENCE`;
 3. the topic is read once more, up to its end of that moment, for the keys that still differ. Whatever the index showed was
-   on the topic before. A version that is newer than the expected one is therefore no difference;
+   on the topic before. A version that is newer than the expected one is therefore no difference, and one that is newer and
+   has a dead letter neither: it was written later;
 4. what is left is missing, stale, different, or not deleted.
 """
 
@@ -89,9 +90,9 @@ def differences(
     for key, state in different.items():
         version = newest[key]
         versions = [one for one in history.get(key, ()) if one.partition == version.partition]
-        if any(one.fingerprint == state for one in versions if one.offset >= version.offset):
+        if any(one.fingerprint == state for one in versions if one.place >= version.place):
             continue
-        found.append(_difference(key, state, version, [one for one in versions if one.offset < version.offset]))
+        found.append(_difference(key, state, version, [one for one in versions if one.place < version.place]))
     return sorted(found, key=lambda one: (one.version.partition, one.version.offset))
 
 

@@ -1,7 +1,8 @@
 """Publishes the newest version of keys that differ once more, so that the worker writes it again.
 
 A version that another record has replaced must not win over it. So the topic is read up to its end just before, and what
-has a newer version is left out. A producer can still publish one in the moment between:
+has a newer version is left out, also where that one has a dead letter: the dead letter is to be replayed. A producer can
+still publish one in the moment between:
 
 1. the topic is read to its end, and version 1 of a key is its newest;
 2. a producer publishes version 2;
@@ -74,7 +75,7 @@ def repair(
             if place in held.postponed:
                 continue
             del todo[key]
-            if held.newest.get(key, version).offset > version.offset:
+            if held.newest.get(key, version).place > version.place:
                 overtaken += 1
             elif place not in held.messages:
                 gone += 1

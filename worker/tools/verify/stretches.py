@@ -1,11 +1,13 @@
 """Which records are looked at: a stretch of each partition, and how far the worker has committed."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from worker.errors import FatalError
 from worker.ledger import Partition
 from worker.tools.scan import Scanner
+
+_NO_END: Final = 2**63  # behind every offset
 
 
 class Wanted(NamedTuple):
@@ -26,25 +28,29 @@ class Span(NamedTuple):
     committed: int
 
 
-def spans(scanner: Scanner, topic: str, committed: Mapping[int, int], wanted: Wanted) -> list[Span]:
-    """Return the span of each partition that has one, up to what is committed. Raises `FatalError`."""
+def spans(scanner: Scanner, topic: str, committed: Mapping[int, int], wanted: Wanted) -> tuple[list[Span], int]:
+    """Return the span of each partition that has one, up to what is committed, and how many offsets retention has removed.
+
+    What it removed would have been looked at too. Raises `FatalError`.
+    """
     partitions = scanner.partitions(topic)
     if wanted.partition is not None:
         partitions = [one for one in partitions if one.partition == wanted.partition]
         if not partitions:
             raise FatalError(f"topic {topic} has no partition {wanted.partition}")
     firsts = scanner.first_offsets(partitions)
-    since = scanner.offsets_at(partitions, wanted.since) if wanted.since is not None else firsts
+    since = scanner.offsets_at(partitions, wanted.since) if wanted.since is not None else {}
     until = scanner.offsets_at(partitions, wanted.until) if wanted.until is not None else {}
-    found = []
+    found, removed = [], 0
     for one in partitions:
-        behind = committed.get(one.partition, 0)
-        begin, end = max(firsts[one], since[one]), min(behind, until.get(one, behind))
-        if wanted.offsets is not None:
-            begin, end = max(begin, wanted.offsets[0]), min(end, wanted.offsets[1])
+        first, behind = firsts[one], committed.get(one.partition, 0)
+        lower, upper = wanted.offsets or (0, _NO_END)
+        lower, upper = max(lower, since.get(one, 0)), min(upper, until.get(one, _NO_END))
+        begin, end = max(lower, first), min(upper, behind)
+        removed += max(0, min(first, upper) - lower)
         if begin < end:
             found.append(Span(one, begin, end, behind))
-    return found
+    return found, removed
 
 
 def why_nothing(committed: Mapping[int, int], group_id: str) -> str:

@@ -24,23 +24,30 @@ DELETED: Final = b""
 class Version(NamedTuple):
     """What one record asks for: a fingerprint of the vector and its metadata, or `DELETED`.
 
-    `element` is its place in a message that has several records, else None.
+    `element` is its place in a message that has several records, else None. `has_dead_letter`: it was refused once. It may be in
+    the index all the same, if the group read it again later.
     """
 
     partition: int
     offset: int
     fingerprint: bytes
     element: int | None = None
+    has_dead_letter: bool = False
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its place in its partition: the later one is the newer version."""
+        return self.offset, self.element or 0
 
 
 def fingerprint(vector: Any, metadata: Any) -> bytes:
     """Return what identifies a vector, as float32 bit for bit, and its metadata, whatever the order of its names."""
     numbers = np.ascontiguousarray(vector, dtype="<f4").tobytes()
     try:
-        told = orjson.dumps(metadata or {}, option=orjson.OPT_SORT_KEYS)
+        names = orjson.dumps(metadata or {}, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # what no record can ask for, and another program wrote: a number of 30 digits, say
-        told = repr(sorted(metadata.items())).encode("utf-8", "surrogatepass")
-    return b"".join(hashlib.blake2b(part, digest_size=_PART_BYTES).digest() for part in (numbers, told))
+        names = repr(sorted(metadata.items())).encode("utf-8", "surrogatepass")
+    return b"".join(hashlib.blake2b(part, digest_size=_PART_BYTES).digest() for part in (numbers, names))
 
 
 def differing_parts(one: bytes, other: bytes) -> str:
@@ -49,12 +56,17 @@ def differing_parts(one: bytes, other: bytes) -> str:
     return " and ".join(name for name, part in parts.items() if one[part] != other[part])
 
 
+def _asked_state(put: Put) -> bytes:
+    record = orjson.loads(put.fragment)
+    return fingerprint(record["data"]["float32"], record.get("metadata"))
+
+
 class CannotCut(Exception):
     """A record cannot be cut out of its message as it came."""
 
 
 class Reading:
-    """Reads records as the worker does, without those that it refused."""
+    """Reads records as the worker does."""
 
     def __init__(
         self,
@@ -78,33 +90,29 @@ class Reading:
     def versions(self, partition: int, messages: Sequence[Message]) -> Iterable[tuple[str, Version]]:
         """Yield the name of a vector and what is asked for it, record by record.
 
-        Of several records of one message about one vector it is the last that counts, and no other is yielded.
+        Of several records of one message about one vector it is the last that counts, and no other is yielded; of those that
+        have a dead letter likewise. What cannot be read is not yielded: none of it was written.
         """
         for message in messages:
-            found = dict(self._of_message(partition, message))
-            yield from found.items()
+            last: dict[tuple[str, bool], tuple[str, Version]] = {}
+            for name, version in self._of_message(partition, message):
+                last[name, version.has_dead_letter] = name, version
+            yield from last.values()
 
     def _of_message(self, partition: int, message: Message) -> Iterable[tuple[str, Version]]:
         for element, value, decoded in read_each(self._decoder, self._cutter, message):
             self.counts["records"] += 1
             place = (partition, message.offset) if element is None else (partition, message.offset, element)
-            # One that cannot be read may have no dead letter any more; none of its asks was written.
-            if place in self._refused or isinstance(decoded, RecordError) or self._is_among_others(place, decoded):
+            has_dead_letter = place in self._refused or self._is_among_others(place, decoded)
+            # One that cannot be read may have no dead letter any more.
+            if has_dead_letter or isinstance(decoded, RecordError):
                 self.counts["refused"] += 1
-            elif isinstance(decoded, Put):
-                record = orjson.loads(decoded.fragment)
-                state = fingerprint(record["data"]["float32"], record.get("metadata"))
-                yield (
-                    self._name(decoded.key, message, value),
-                    Version(partition, message.offset, state, element),
-                )
-            elif isinstance(decoded, Delete):
-                yield (
-                    self._name(decoded.key, message, value),
-                    Version(partition, message.offset, DELETED, element),
-                )
-            else:
+            elif not isinstance(decoded, Put | Delete):
                 self.counts["ignored"] += 1
+            if isinstance(decoded, Put | Delete):
+                state = DELETED if isinstance(decoded, Delete) else _asked_state(decoded)
+                name = self._name(decoded.key, message, value)
+                yield name, Version(partition, message.offset, state, element, has_dead_letter)
 
     def _is_among_others(self, place: tuple[int, ...], decoded: Decoded) -> bool:
         """Return whether a record can be read, and is one of the many that share a dead letter, for being suspect."""
@@ -133,7 +141,7 @@ def index_and_key(name: str) -> tuple[str, str]:
 
 
 class Expected:
-    """The newest version of each key that occurs in a stretch. About 300 bytes for each key."""
+    """The newest version of each key that occurs in a stretch and was not refused. About 300 bytes for each key."""
 
     def __init__(self) -> None:
         self.newest: dict[str, Version] = {}
@@ -143,6 +151,8 @@ class Expected:
     def apply(self, versions: Iterable[tuple[str, Version]], *, ends_at: int) -> None:
         """Apply versions of one partition in their order. A key that occurs only from offset `ends_at` on is left out."""
         for key, version in versions:
+            if version.has_dead_letter:
+                continue
             known = self.newest.get(key)
             if known is None and version.offset >= ends_at:
                 continue
