@@ -570,9 +570,12 @@ class FakeSource:
             del self._read_at[partition]
             self._ledger.reassign(assignment)
             return True
-        target = self._reset_offset(partition)
-        reason = "retention" if self._reset == "earliest" else "reset_latest"
+        begin, end = self._cluster.begin(partition), self._cluster.end(partition)
+        is_latest = self._reset == "latest" and position < begin
+        target = end if is_latest else begin
+        reason = "reset_latest" if is_latest else "retention"
         self._metrics.skipped_offsets.labels(partition.topic, reason).inc(max(0, target - position))
+        self._metrics.truncated_offsets.labels(partition.topic).inc(max(0, position - end))
         if target < position and (restarted := self._ledger.reassign(assignment)) is not None:
             self._ledger.open(restarted, target, None)
         self._read_at[partition] = target

@@ -4,16 +4,19 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kafka import OffsetAndMetadata, TopicPartition
 
 from tests.support.client import FakeConsumer
 from tests.support.fakes import FakeClock
 from tests.unit.samples import FakeTracked
 from worker.consumer.offset_policy import FirstOffsets
-from worker.consumer.offset_requests import Edge
+from worker.consumer.offset_requests import Edge, EpochEnd
 from worker.consumer.positions import Positions
 from worker.ledger import Assignment, Ledger, Outcome, Partition, Phase
 from worker.settings.tables import Kafka
+from worker.telemetry.log import fields
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
 
@@ -29,13 +32,13 @@ class Bench:
         self.ledger = Ledger(["vectors"], self.clock)
         status = Status(0.0)
         self.metrics = Metrics(self.ledger, status, ["vectors"], [])
-        settings = Kafka(auto_offset_reset=policy)
+        kafka = Kafka(auto_offset_reset=policy)
         self.first_offsets = FirstOffsets(
-            settings, status=status, metrics=self.metrics, retry_seconds=30.0, clock=self.clock
+            kafka, status=status, metrics=self.metrics, retry_seconds=30.0, clock=self.clock
         )
         self.restarted: list[Partition] = []
         self.positions = Positions(
-            settings,
+            kafka,
             ["vectors"],
             ledger=self.ledger,
             metrics=self.metrics,
@@ -46,6 +49,7 @@ class Bench:
         self.consumer.own(PARTITION)
         self.begin, self.end = 0, 100
         self.committed: OffsetAndMetadata | None = None
+        self.epoch_end = EpochEnd(0, -1)
         self.ledger.assign(PARTITION)
 
     @property
@@ -54,13 +58,20 @@ class Bench:
         assert found is not None
         return found
 
+    @property
+    def sought(self) -> int:
+        """The offset that was last sought."""
+        found = self.consumer.sought[-1][1]
+        return int(getattr(found, "offset", found))
+
     def answer(self) -> None:
         """Let the broker answer whatever was asked."""
         for call in self.consumer.calls:
             if not call.answer.is_done:
                 edge = next((one for one in call.arguments if isinstance(one, Edge)), None)
                 edges = {Edge.BEGINNING: self.begin, Edge.END: self.end}
-                call.answer.success({TP: self.committed if edge is None else edges[edge]})
+                answer = self.epoch_end if call.name == "_list_epoch_ends" else self.committed
+                call.answer.success({TP: answer if edge is None else edges[edge]})
 
     def open(self) -> bool:
         """Ask until it is open, as the main loop does."""
@@ -109,6 +120,17 @@ def test_reading_begins_at_the_committed_offset_or_where_the_policy_says(
     assert bench.count("skipped", reason="reset_latest") == skipped
 
 
+@pytest.mark.parametrize(("end", "policy"), [(20, "latest"), (200, "latest"), (200, "earliest")])
+def test_another_log_with_the_partitions_name_is_read_from_its_start(end: int, policy: Any) -> None:
+    """Its leader does not know the epoch of what was committed. A running worker reads it from its start too."""
+    bench = Bench(policy)
+    bench.committed, bench.epoch_end = OffsetAndMetadata(40, "", 5), EpochEnd(-1, -1)
+    bench.begin, bench.end = 10, end
+    assert bench.open()
+    assert (bench.assignment.position, bench.sought) == (10, 10)
+    assert (bench.count("truncated"), bench.count("skipped", reason="reset_latest")) == (30, 0)
+
+
 def test_a_partition_that_has_gone_meanwhile_is_not_opened() -> None:
     bench = Bench()
     bench.consumer.owned.clear()
@@ -149,6 +171,39 @@ def test_a_log_that_ends_before_the_position_begins_a_new_ownership() -> None:
     assert (bench.restarted, bench.count("skipped", reason="retention")) == ([PARTITION], 0)
 
 
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+def test_a_log_that_ends_before_the_position_is_read_from_its_start(policy: Any) -> None:
+    """It was cut, or is another log; what `latest` skips is what was published before, not what came in its place."""
+    bench = Bench(policy)
+    bench.committed = OffsetAndMetadata(50, "", -1)
+    assert bench.open()
+    before = bench.read(50, 51)
+    bench.begin, bench.end = 10, 20
+    bench.reset(52)
+    assert (before.phase, bench.assignment.position, bench.sought) == (Phase.FENCED, 10, 10)
+    assert (bench.count("truncated"), bench.count("skipped", reason="reset_latest")) == (32, 0)
+
+
+def test_what_retention_deleted_while_it_waited_is_counted_when_the_log_is_read_from_its_start() -> None:
+    bench = Bench()
+    assert bench.open()
+    bench.read(0, 1, 60)
+    bench.begin, bench.end = 30, 40
+    bench.reset(61)
+    assert (bench.assignment.position, bench.count("skipped", reason="retention")) == (30, 30)
+
+
+def test_latest_counts_all_that_it_skips_behind_what_retention_deleted() -> None:
+    bench = Bench("latest")
+    bench.committed = OffsetAndMetadata(0, "", -1)
+    assert bench.open()
+    before = bench.read(0, 1)
+    bench.begin, bench.end = 70, 90
+    bench.reset(2)
+    assert (bench.assignment, bench.sought) == (before, 90)
+    assert (bench.count("skipped", reason="reset_latest"), bench.count("truncated")) == (88, 0)
+
+
 def test_with_none_a_position_that_is_gone_is_left_to_the_main_loop_to_open() -> None:
     bench = Bench("none")
     bench.committed = OffsetAndMetadata(5, "", -1)
@@ -162,14 +217,58 @@ def test_with_none_a_position_that_is_gone_is_left_to_the_main_loop_to_open() ->
 # -- logs that were cut
 
 
-def test_a_log_that_was_cut_is_read_from_where_it_continues() -> None:
+def test_a_log_that_was_cut_is_read_from_where_it_continues(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     assert bench.open()
     before = bench.read(7, 8, 9)
+    bench.ledger.settle([FakeTracked(before, 7), FakeTracked(before, 8)], Outcome.PUT)
     bench.positions.truncate(bench.consumer, PARTITION, SimpleNamespace(offset=8, leader_epoch=3))
     assert (before.phase, bench.assignment.phase, bench.assignment.position) == (Phase.FENCED, Phase.OPEN, 8)
     assert bench.consumer.sought[-1] == (TP, OffsetAndMetadata(8, "", 3))
     assert (bench.count("truncated"), bench.restarted) == (2, [PARTITION])
+    assert [fields(one)["not_written"] for one in caplog.records] == [1]
+
+
+def test_what_was_read_and_not_settled_below_the_cut_is_read_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Its records end with the ownership, and the log still has them."""
+    bench = Bench()
+    assert bench.open()
+    before = bench.read(*range(10))
+    bench.ledger.note_leader_epoch(before, 0, 2)
+    bench.ledger.settle([FakeTracked(before, offset) for offset in (0, 1, 2, 5)], Outcome.PUT)
+    bench.positions.truncate(bench.consumer, PARTITION, SimpleNamespace(offset=8, leader_epoch=3))
+    assert (before.phase, bench.assignment.position, bench.assignment.watermark) == (Phase.FENCED, 3, 3)
+    assert bench.consumer.sought[-1] == (TP, OffsetAndMetadata(3, "", 2))
+    assert bench.count("truncated") == 2
+    assert [fields(one)["not_written"] for one in caplog.records] == [2]
+
+
+@settings(max_examples=40)
+@given(
+    policy=st.sampled_from(["earliest", "latest"]),
+    log=st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted),
+    settled=st.sets(st.integers(0, 19)),
+    how=st.sampled_from(["truncate", "reset"]),
+)
+def test_no_offset_without_an_outcome_is_passed_over_that_no_counter_counts(
+    policy: Any, log: list[int], settled: set[int], how: str
+) -> None:
+    """Whatever the log has become: the next offset is at most the old watermark, or a counter has the rest."""
+    bench = Bench(policy)
+    bench.committed = OffsetAndMetadata(0, "", -1)
+    assert bench.open()
+    before = bench.read(*range(20))
+    bench.ledger.settle([FakeTracked(before, offset) for offset in settled], Outcome.PUT)
+    watermark = before.watermark
+    bench.begin, bench.end = log
+    if how == "truncate":
+        bench.positions.truncate(bench.consumer, PARTITION, SimpleNamespace(offset=bench.end, leader_epoch=1))
+    else:
+        bench.reset(20)
+    found = bench.assignment
+    next_offset = bench.sought if found is before else min(bench.sought, found.watermark)
+    skipped = bench.count("skipped", reason="retention") + bench.count("skipped", reason="reset_latest")
+    assert next_offset <= (before.position if found is before else watermark) + skipped
 
 
 @pytest.mark.parametrize("how", ["unknown", "opening"])

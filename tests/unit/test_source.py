@@ -10,13 +10,13 @@ from kafka import errors as kafka_errors
 
 from tests.support.client import FakeConsumer
 from tests.support.fakes import FakeClock
-from tests.unit.samples import opened
+from tests.unit.samples import FakeTracked, opened
 from worker.consumer.handover import RevokeHooks
 from worker.consumer.leaders import LOOK_SECONDS
 from worker.consumer.source import KafkaSource
 from worker.errors import BrokerUnavailable, Fenced
 from worker.lease import Lease
-from worker.ledger import Assignment, Ledger, Partition, Phase
+from worker.ledger import Assignment, Ledger, Outcome, Partition, Phase
 from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
@@ -145,6 +145,7 @@ def test_a_poll_that_fences_this_process_raises_that() -> None:
 def test_a_log_that_was_cut_begins_a_new_ownership_where_it_continues() -> None:
     stage = Stage()
     stage.ledger.track(stage.assignment, range(10))
+    stage.ledger.settle([FakeTracked(stage.assignment, offset) for offset in range(6)], Outcome.PUT)
     end = SimpleNamespace(offset=5, leader_epoch=3)
     stage.poll(kafka_errors.LogTruncationError({TP: end}))
     restarted = stage.ledger.assignment(PARTITION)

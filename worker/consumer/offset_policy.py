@@ -6,7 +6,7 @@ for them: a partition whose answer is there begins, and one whose leader is away
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -47,6 +47,8 @@ class Reset(NamedTuple):
     assignment: Assignment
     position: int  # where it was
     target: int
+    end: int  # of the log
+    is_latest: bool  # whether all up to the end is skipped
 
 
 class _Epoch(Enum):
@@ -129,8 +131,18 @@ class FirstOffsets:
         for assignment, search in list(self._searches.items()):
             if search.lost_position is not None and not self._missing(search):
                 del self._searches[assignment]
-                found.append(Reset(assignment, search.lost_position, search.edges[self._target_edge]))
+                found.append(self._reset_of(assignment, search.lost_position, search.edges))
         return found
+
+    def _reset_of(self, assignment: Assignment, position: int, edges: Mapping[Edge, int]) -> Reset:
+        """Return where a partition continues. A log that ended before the position was cut, or is another one.
+
+        It is read from its start, as a topic is that a running worker sees recreated: `latest` is for what was published
+        before, not for what came in its place.
+        """
+        begin, end = edges[Edge.BEGINNING], edges[Edge.END]
+        is_latest = self._reset == "latest" and position < begin
+        return Reset(assignment, position, end if is_latest else begin, end, is_latest)
 
     @property
     def resetting(self) -> frozenset[Partition]:
@@ -164,10 +176,6 @@ class FirstOffsets:
 
     # -- policy
 
-    @property
-    def _target_edge(self) -> Edge:
-        return Edge.END if self._reset == "latest" else Edge.BEGINNING
-
     def _missing(self, search: _Search) -> list[_Wanted]:
         """Return what must still be asked for.
 
@@ -181,7 +189,7 @@ class FirstOffsets:
         """
         wanted: list[Edge]
         if search.lost_position is not None:
-            wanted = [self._target_edge]
+            wanted = [Edge.BEGINNING, Edge.END]
         elif search.is_new_topic:
             wanted = [Edge.BEGINNING]
         elif not search.committed:
@@ -189,7 +197,7 @@ class FirstOffsets:
         elif search.epoch >= 0 and self._leaders_know_epochs and search.epoch_end is None:
             return [_Epoch.END]
         elif search.epoch_end is not None and search.epoch_end.offset < 0 and self._reset != "none":
-            wanted = [self._target_edge]  # another log has the partition's name
+            wanted = [Edge.BEGINNING]  # another log has the partition's name: it is read from its start
         else:
             # With "none" a committed offset must be between them. Else they are used where nothing is committed.
             are_needed = (search.committed[0] is not None) == (self._reset == "none")
@@ -223,14 +231,16 @@ class FirstOffsets:
         committed, epoch_end = search.committed[0], search.epoch_end
         if committed is not None:
             if epoch_end is not None and epoch_end.offset < 0:
-                return First(search.edges[self._target_edge], committed, is_truncated=True)
+                return First(search.edges[Edge.BEGINNING], committed, is_truncated=True)
             if epoch_end is not None and epoch_end.offset < committed.offset:
                 return First(epoch_end.offset, committed, leader_epoch=epoch_end.leader_epoch, is_truncated=True)
             return First(committed.offset, committed, leader_epoch=committed.leader_epoch)
         beginning, end = search.edges[Edge.BEGINNING], search.edges[Edge.END]
         if end > beginning:
             self._without_commit[partition.topic].append((partition, beginning, end))
-        return First(search.edges[self._target_edge], None, end - beginning if self._reset == "latest" else 0)
+        if self._reset == "latest":
+            return First(end, None, end - beginning)
+        return First(beginning, None)
 
     # -- requests
 

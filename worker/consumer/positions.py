@@ -60,6 +60,7 @@ class Positions:
         self._of_recreated_topics.discard(partition)
         if first.is_truncated and committed is not None:
             self._count_truncated(partition, committed, position)
+            self._metrics.skipped_offsets.labels(partition.topic, "retention").inc(max(0, position - committed))
         self._metrics.skipped_offsets.labels(partition.topic, "reset_latest").inc(first.skipped)
         return True
 
@@ -72,13 +73,24 @@ class Positions:
                 pause_at_zero(consumer, TopicPartition(*partition))
                 self._ledger.reassign(assignment)
 
-    def _restart_at(self, consumer: Any, assignment: Assignment, offset: int, leader_epoch: int = -1) -> None:
-        """End the ownership of a partition and begin another at `offset`, which may be lower than what was read."""
+    def _restart_at(
+        self, consumer: Any, assignment: Assignment, offset: int, leader_epoch: int = -1, *, log_begin: int = 0
+    ) -> bool:
+        """End the ownership of a partition and begin another at `offset`, or at the old watermark if that is lower.
+
+        So what was read below `offset` and has no outcome is read again, as far as the log still has it, which begins at
+        `log_begin`. False if the partition is being given back.
+        """
         restarted = self._ledger.reassign(assignment)
-        if restarted is not None:
-            self._on_restart(assignment.partition)
-            self._ledger.open(restarted, offset, None, leader_epoch)
-            seek(consumer, assignment.partition, offset, leader_epoch)
+        if restarted is None:
+            return False
+        self._on_restart(assignment.partition)
+        again_from = max(log_begin, assignment.watermark)  # the old one is fenced, so that its watermark moves no more
+        if again_from < offset:
+            offset, leader_epoch = again_from, assignment.leader_epoch_at(again_from)
+        self._ledger.open(restarted, offset, None, leader_epoch)
+        seek(consumer, assignment.partition, offset, leader_epoch)
+        return True
 
     # -- positions that are gone
 
@@ -101,17 +113,28 @@ class Positions:
             self._apply(consumer, reset)
 
     def _apply(self, consumer: Any, reset: Reset) -> None:
-        (topic, number), position, target = reset.assignment.partition, reset.position, reset.target
-        reason = "retention" if self._reset == "earliest" else "reset_latest"
-        self._metrics.skipped_offsets.labels(topic, reason).inc(max(0, target - position))
-        log.error("offset out of range", extra={"topic": topic, "partition": number, "from": position, "to": target})
+        assignment, position, target = reset.assignment, reset.position, reset.target
+        (topic, number), skipped, not_written = assignment.partition, max(0, target - position), 0
         if target < position:  # the topic was recreated, or cut: its next offsets are lower than those tracked
-            self._restart_at(consumer, reset.assignment, target)
+            self._metrics.truncated_offsets.labels(topic).inc(max(0, position - reset.end))
+            if self._restart_at(consumer, assignment, target, log_begin=target):
+                skipped = max(0, target - assignment.watermark)
+                not_written = _unsettled_from(assignment, reset.end)
         else:
-            seek(consumer, reset.assignment.partition, target)
+            seek(consumer, assignment.partition, target)
+        reason = "reset_latest" if reset.is_latest else "retention"
+        self._metrics.skipped_offsets.labels(topic, reason).inc(skipped)
+        log.error(
+            "offset out of range",
+            extra={"topic": topic, "partition": number, "from": position, "to": target, "not_written": not_written},
+        )
 
     def truncate(self, consumer: Any, partition: Partition, divergent: Any) -> None:
-        """Continue where the log continues, which has lost records that were read; `divergent` is None if that is unknown."""
+        """Continue where the log continues, which has lost records that were read; `divergent` is None if that is unknown.
+
+        What was read and has no outcome is read again, as far as the log still has it: the ownership ends, and its records
+        with it.
+        """
         assignment = self._ledger.assignment(partition)
         if assignment is None:
             return
@@ -123,19 +146,25 @@ class Positions:
             )
             self.reopen(consumer, partition)
             return
-        position, target = assignment.position, int(divergent.offset)
-        self._count_truncated(partition, position, target)
-        self._restart_at(consumer, assignment, target, int(divergent.leader_epoch))
+        position, end = assignment.position, int(divergent.offset)
+        is_restarted = self._restart_at(consumer, assignment, end, int(divergent.leader_epoch))
+        self._count_truncated(partition, position, end, _unsettled_from(assignment, end) if is_restarted else 0)
 
-    def _count_truncated(self, partition: Partition, position: int, target: int) -> None:
-        """Count and log what a log lost: it was read, and whoever needs it has to publish it again."""
-        self._metrics.truncated_offsets.labels(partition.topic).inc(max(0, position - target))
-        if target > position:
-            reason = "reset_latest" if self._reset == "latest" else "retention"
-            self._metrics.skipped_offsets.labels(partition.topic, reason).inc(target - position)
+    def _count_truncated(self, partition: Partition, position: int, end: int, not_written: int = 0) -> None:
+        """Count and log what a log lost from `end` to `position`: whoever needs it has to publish it again.
+
+        It was read. `not_written` is how many records of it had no outcome.
+        """
+        self._metrics.truncated_offsets.labels(partition.topic).inc(max(0, position - end))
         log.error(
             "log truncated",
-            extra={"topic": partition.topic, "partition": partition.partition, "from": position, "to": target},
+            extra={
+                "topic": partition.topic,
+                "partition": partition.partition,
+                "from": position,
+                "to": end,
+                "not_written": not_written,
+            },
         )
 
     # -- topics that were recreated
@@ -168,3 +197,8 @@ class Positions:
             position = client_internals.position(consumer, TopicPartition(*assignment.partition))
             if position is not None and position.offset > assignment.position:
                 self._ledger.advance(assignment, int(position.offset), int(position.leader_epoch))
+
+
+def _unsettled_from(assignment: Assignment, offset: int) -> int:
+    """Return how many messages from `offset` on have no outcome. The assignment is fenced: they never will."""
+    return sum(one >= offset for one in assignment.unsettled)

@@ -129,7 +129,8 @@ class Metrics:
         )
         self.truncated_offsets = Counter(
             "oss_vectors_truncated_offsets",
-            "Offsets whose records were read, and which Kafka lost afterwards: a replica without them became the leader.",
+            "Offsets whose records were read, and which Kafka lost afterwards: a replica without them became the leader, or "
+            "the topic was deleted and created again.",
             ["topic"],
             registry=r,
         )
