@@ -310,6 +310,61 @@ def test_a_topic_that_was_recreated_is_read_from_its_start_whatever_is_committed
     assert (bench.assignment.position, bench.assignment.committed) == (0, None)
 
 
+def recreated(policy: Literal["earliest", "latest"] = "earliest") -> Bench:
+    """A topic that was recreated when 40 was committed of it, and 41 and 42 had no outcome; the partition is not opened."""
+    bench = Bench(policy)
+    bench.committed = OffsetAndMetadata(40, "", -1)
+    bench.consumer.topic_ids["vectors"] = "first"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.open()
+    read = bench.read(40, 41, 42)
+    bench.ledger.settle([FakeTracked(read, 40)], Outcome.PUT)
+    bench.consumer.topic_ids["vectors"] = "second"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    return bench
+
+
+def give_away_and_back(bench: Bench) -> None:
+    bench.ledger.end(bench.ledger.begin_revoke([PARTITION]))
+    bench.ledger.assign(PARTITION)
+
+
+def test_what_was_read_of_a_deleted_topic_and_not_settled_is_counted_as_lost(caplog: pytest.LogCaptureFixture) -> None:
+    bench = recreated()
+    assert bench.count("truncated") == 2
+    assert [fields(one)["not_written"] for one in caplog.records] == [2]
+
+
+@pytest.mark.parametrize("stale", [None, 40, 41])
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+def test_a_rebalance_before_a_recreated_topic_is_opened_leaves_its_start_to_read(
+    policy: Literal["earliest", "latest"], stale: int | None
+) -> None:
+    """41: the worker committed it before it knew of the new topic, and had no answer yet."""
+    bench = recreated(policy)
+    give_away_and_back(bench)
+    bench.committed = None if stale is None else OffsetAndMetadata(stale, "", -1)
+    assert bench.open()
+    assert (bench.assignment.position, bench.count("skipped", reason="reset_latest")) == (0, 0)
+
+
+def test_a_recreated_topic_that_another_worker_has_read_is_read_from_what_that_one_committed() -> None:
+    bench = recreated()
+    give_away_and_back(bench)
+    bench.end, bench.committed = 6_000_000, OffsetAndMetadata(5_000_000, "", -1)
+    assert bench.open()
+    assert (bench.assignment.position, bench.assignment.watermark) == (5_000_000, 5_000_000)
+
+
+def test_an_offset_that_was_stale_is_one_like_any_other_once_the_new_log_was_opened() -> None:
+    bench = recreated()
+    assert bench.open()
+    give_away_and_back(bench)
+    bench.committed = OffsetAndMetadata(40, "", -1)
+    assert bench.open()
+    assert bench.assignment.position == 40
+
+
 def test_brokers_that_give_no_ids_recreate_nothing() -> None:
     bench = Bench()
     assert bench.open()

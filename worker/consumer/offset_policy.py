@@ -64,7 +64,7 @@ _Wanted = Edge | _Epoch | None  # None: what is committed
 class _Search:
     """What is known of one partition so far. `committed` is a list, empty until it is known, since None is an answer."""
 
-    is_new_topic: bool = False
+    stale_commits: range | None = None  # of a topic that was recreated: the offsets that are of the deleted one
     lost_position: int | None = None  # set where the position turned out to be out of range
     committed: list[OffsetAndMetadata | None] = field(default_factory=list)
     edges: dict[Edge, int] = field(default_factory=dict)
@@ -76,6 +76,13 @@ class _Search:
     def epoch(self) -> int:
         """The leader's epoch of what was committed; -1 where it has none, as a commit by hand or by an older worker."""
         return self.committed[0].leader_epoch if self.committed and self.committed[0] is not None else -1
+
+    @property
+    def is_new_log(self) -> bool:
+        """Whether nothing of a recreated topic's log was committed yet."""
+        if self.stale_commits is None or not self.committed:
+            return False
+        return self.committed[0] is None or self.committed[0].offset in self.stale_commits
 
 
 class _Pending(NamedTuple):
@@ -107,11 +114,15 @@ class FirstOffsets:
 
     # -- what the source asks
 
-    def first_of(self, assignment: Assignment, *, is_new_topic: bool = False) -> First | None:
-        """Return where to begin; None where that is not known yet, or where `none` forbids it, which blocks the partition."""
+    def first_of(self, assignment: Assignment, *, stale_commits: range | None = None) -> First | None:
+        """Return where to begin; None where that is not known yet, or where `none` forbids it, which blocks the partition.
+
+        `stale_commits` are offsets of a topic that was deleted and created again. If one of them, or nothing, is what the
+        group has committed, the partition begins at its start.
+        """
         search = self._searches.get(assignment)
         if search is None:
-            self._searches[assignment] = _Search(is_new_topic=is_new_topic and self._reset != "none")
+            self._searches[assignment] = _Search(None if self._reset == "none" else stale_commits)
             return None
         if search.lost_position is not None or self._missing(search):
             return None
@@ -190,10 +201,10 @@ class FirstOffsets:
         wanted: list[Edge]
         if search.lost_position is not None:
             wanted = [Edge.BEGINNING, Edge.END]
-        elif search.is_new_topic:
-            wanted = [Edge.BEGINNING]
         elif not search.committed:
             return [None]
+        elif search.is_new_log:
+            wanted = [Edge.BEGINNING]
         elif search.epoch >= 0 and self._leaders_know_epochs and search.epoch_end is None:
             return [_Epoch.END]
         elif search.epoch_end is not None and search.epoch_end.offset < 0 and self._reset != "none":
@@ -226,7 +237,7 @@ class FirstOffsets:
         return problem is None
 
     def _first(self, partition: Partition, search: _Search) -> First:
-        if search.is_new_topic:  # what is committed may be of the topic that was deleted
+        if search.is_new_log:
             return First(search.edges[Edge.BEGINNING], None)
         committed, epoch_end = search.committed[0], search.epoch_end
         if committed is not None:

@@ -42,14 +42,14 @@ class Positions:
         self._first_offsets = first_offsets
         self._on_restart = on_restart
         self._topic_ids: dict[str, object] = {}
-        self._of_recreated_topics: set[Partition] = set()
+        self._stale_commits: dict[Partition, range] = {}  # of recreated topics: commits that are of the deleted one
 
     # -- the first offset
 
     def open(self, consumer: Any, assignment: Assignment) -> bool:
         """Begin reading a partition at its committed offset; return False where that cannot be known yet."""
         partition = assignment.partition
-        first = self._first_offsets.first_of(assignment, is_new_topic=partition in self._of_recreated_topics)
+        first = self._first_offsets.first_of(assignment, stale_commits=self._stale_commits.get(partition))
         if first is None:
             return False
         committed = None if first.committed is None else int(first.committed.offset)
@@ -57,21 +57,24 @@ class Positions:
         is_owned = seek(consumer, partition, position, leader_epoch)
         if not (is_owned and self._ledger.open(assignment, position, committed, leader_epoch)):
             return False
-        self._of_recreated_topics.discard(partition)
+        self._stale_commits.pop(partition, None)
         if first.is_truncated and committed is not None:
             self._count_truncated(partition, committed, position)
             self._metrics.skipped_offsets.labels(partition.topic, "retention").inc(max(0, position - committed))
         self._metrics.skipped_offsets.labels(partition.topic, "reset_latest").inc(first.skipped)
         return True
 
-    def reopen(self, consumer: Any, partition: Partition) -> None:
-        """End the ownership of a partition and begin another; the main loop opens it."""
+    def reopen(self, consumer: Any, partition: Partition) -> bool:
+        """End the ownership of a partition and begin another, which the main loop opens; False if it is no longer owned."""
         assignment = self._ledger.assignment(partition)
-        if assignment is not None:
-            self._on_restart(partition)
-            with contextlib.suppress(*GONE):
-                pause_at_zero(consumer, TopicPartition(*partition))
-                self._ledger.reassign(assignment)
+        if assignment is None:
+            return False
+        self._on_restart(partition)
+        try:
+            pause_at_zero(consumer, TopicPartition(*partition))
+        except GONE:
+            return False
+        return self._ledger.reassign(assignment) is not None
 
     def _restart_at(
         self, consumer: Any, assignment: Assignment, offset: int, leader_epoch: int = -1, *, log_begin: int = 0
@@ -183,11 +186,29 @@ class Positions:
             if known == found:
                 continue
             self._topic_ids[topic] = found
-            log.error("topic recreated: reading it from its start", extra={"topic": topic})
-            for assignment in self._ledger.assignments():
-                if assignment.partition.topic == topic:
-                    self._of_recreated_topics.add(assignment.partition)
-                    self.reopen(consumer, assignment.partition)
+            owned = [one for one in self._ledger.assignments() if one.partition.topic == topic]
+            not_written = sum(self._reopen_recreated(consumer, assignment) for assignment in owned)
+            self._metrics.truncated_offsets.labels(topic).inc(not_written)
+            log.error("topic recreated: reading it from its start", extra={"topic": topic, "not_written": not_written})
+
+    def _reopen_recreated(self, consumer: Any, assignment: Assignment) -> int:
+        """Have a partition opened at the start of its new log; return how many messages of the old one had no outcome.
+
+        The flag must outlive the ownership, and end with the first commit of the new log:
+
+        1. The partition is committed while the new topic is there, and this process does not know of it yet.
+        2. The topic's new number of partitions begins a rebalance, which takes the partition away before it is opened.
+        3. It comes back. Either the stale commit is still the group's, or another worker has read the new log meanwhile.
+
+        So the commits that can be stale are kept: from the last one that was acknowledged to the watermark.
+        """
+        partition = assignment.partition
+        is_reopened = self.reopen(consumer, partition)
+        if assignment.is_open:
+            self._stale_commits[partition] = range(assignment.committed or 0, assignment.watermark + 1)
+        else:  # nothing was committed by it, and the broker deletes a topic's commits with the topic
+            self._stale_commits.setdefault(partition, range(0))
+        return _unsettled_from(assignment, 0) if is_reopened else 0
 
     # -- positions without records
 
