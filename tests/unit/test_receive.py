@@ -724,6 +724,11 @@ class Consumer:
         self._fetcher = SimpleNamespace()
         receive.read_without_copies(self)
 
+    def own_again(self) -> None:
+        """Lose the partition, and get it back."""
+        self.state = SimpleNamespace(**vars(self.state))
+        self._subscription.assignment[PARTITION] = self.state
+
     def read(self, data: bytes) -> Read:
         """Read a response, and note where it ends."""
         found = read(self._fetcher.PartitionRecords, data, from_offset=self.state.position.offset)
@@ -761,6 +766,17 @@ def test_a_batch_beyond_the_end_is_left_for_the_next_response_and_is_corrupt_the
     assert ([one[0] for one in found.records], found.next_offset, found.error) == ([20], 21, None)
     again = consumer.read(data[len(batch(20, ONE)) :])
     assert (again.records, again.next_offset, again.error) == ([], 21, CorruptRecordError)
+
+
+def test_a_batch_that_was_left_in_an_ownership_that_has_ended_is_left_once_more() -> None:
+    """The first response after a partition came back may have an end that is as old."""
+    consumer = Consumer(20, 0, 21)
+    beyond = batch(21, ONE)
+    consumer.read(batch(20, ONE) + beyond)
+    consumer.own_again()
+    found = consumer.read(beyond)
+    assert (found.records, found.next_offset, found.error) == ([], 21, None)
+    assert consumer.read(beyond).error is CorruptRecordError
 
 
 def test_a_batch_that_was_written_just_after_the_end_was_noted_is_read_with_the_next_response() -> None:

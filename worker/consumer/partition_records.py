@@ -23,7 +23,8 @@ class Known:
 
     def __init__(self, states: PartitionStates) -> None:
         self._states = states
-        self._left: dict[Any, int] = {}  # where batches beyond the end were left for the next response
+        # Where batches beyond the end were left for the next response, each with the ownership in which that was.
+        self._left: dict[Any, tuple[object, int]] = {}
 
     def leader_epoch(self, tp: Any, offset: int) -> int:
         """Return the epoch of what was read before `offset`; -1 where it is not known.
@@ -49,9 +50,11 @@ class Known:
         if end is None or batch.base_offset < end:
             self._left.pop(tp, None)
             return False
-        if self._left.get(tp) == batch.base_offset:
+        ownership = self._states.ownership(tp)
+        left_in, left_at = self._left.get(tp, (None, -1))
+        if left_in is ownership and left_at == batch.base_offset:
             raise kafka_errors.CorruptRecordError(f"a batch at offset {batch.base_offset}, and the log ends at {end}")
-        self._left[tp] = batch.base_offset
+        self._left[tp] = (ownership, batch.base_offset)
         return True
 
 

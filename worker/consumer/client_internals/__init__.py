@@ -162,6 +162,10 @@ class PartitionStates:
         state = self._subscription.assignment.get(tp)
         return None if state is None else state.position
 
+    def ownership(self, tp: TopicPartition) -> object:
+        """Return what is another object once the partition was taken away and came back; None where it is not assigned."""
+        return self._subscription.assignment.get(tp)
+
     def high_watermark(self, tp: TopicPartition) -> int | None:
         """Return the end that the last response named, None where there is none."""
         state = self._subscription.assignment.get(tp)
