@@ -1,5 +1,6 @@
 """Commits: when one is begun, and what its answer does."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from kafka.structs import MemberState
 from tests.support.client import FakeConsumer
 from tests.support.fakes import FakeClock
 from tests.unit.samples import opened
-from worker.consumer.commits import LOST_SECONDS, Commits
-from worker.ledger import Ledger
+from worker.consumer.commits import LOST_SECONDS, REFUSED_SECONDS, Answered, Commits
+from worker.ledger import Ledger, Partition
+from worker.telemetry.log import fields
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Status
 
@@ -27,6 +29,7 @@ class Bench:
         self.metrics = Metrics(self.ledger, Status(0.0), ["vectors"], [])
         self.counted: list[BaseException] = []
         self.fenced = 0
+        self.shown: list[str] = []
         self.consumer = FakeConsumer()
         self.commits = Commits(
             self.ledger,
@@ -35,6 +38,7 @@ class Bench:
             on_fenced=self._fence,
             clock=self.clock,
             wall=lambda: 77.0,
+            show=self.shown.append,
         )
         self.assignment = opened(self.ledger)
         self.ledger.note_leader_epoch(self.assignment, 0, 3)
@@ -132,3 +136,119 @@ def test_only_an_offset_that_moved_counts_as_progress() -> None:
             (bench.value("last_commit_timestamp_seconds"), bench.value("committed_offset_moved_timestamp_seconds"))
         )
     assert seen == [(10, 10), (20, 10), (30, 30)]
+
+
+# -- one partition that is refused
+
+
+OK, UNKNOWN_TOPIC, TOPIC_DENIED = 0, 3, 29
+OTHER = TopicPartition("denied", 0)
+
+
+class TwoTopics(Bench):
+    """Another topic's partition beside it, whose commits the broker refuses with `code`; the client raises that alone."""
+
+    def __init__(self, code: int = TOPIC_DENIED) -> None:
+        super().__init__()
+        self.code = code
+        self.other = self.ledger.assign(Partition(*OTHER))
+        self.ledger.open(self.other, 0, 0)
+
+    @property
+    def error(self) -> kafka_errors.KafkaError:
+        found: kafka_errors.KafkaError = kafka_errors.for_code(self.code)()
+        return found
+
+    def note(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> bool:
+        """Note the broker's answer, and return whether it has accepted all."""
+        codes = {tp: self.code if tp == OTHER else OK for tp in offsets}
+        self.commits.note_answer({Partition(*tp): Answered(offsets[tp].offset, code) for tp, code in codes.items()})
+        return set(codes.values()) == {OK}
+
+    def commit(self, offset: int, other: int) -> None:
+        """Begin a commit of both, and answer it."""
+        assert self.commits.begin(self.consumer, {self.assignment: offset, self.other: other})
+        answer = self.consumer.commit_answers[-1]
+        if self.note(self.consumer.committed[-1]):
+            answer.success(None)
+        else:
+            answer.failure(self.error)
+
+
+def test_what_was_accepted_beside_a_refused_topic_is_entered(caplog: pytest.LogCaptureFixture) -> None:
+    bench = TwoTopics()
+    bench.commit(5, 7)
+    assert (bench.assignment.committed, bench.other.committed) == (5, 0)
+    assert [bench.value("commits_total", result=result) for result in ("ok", "failed")] == [1, 1]
+    assert bench.value("last_commit_timestamp_seconds") == 77.0
+    assert [fields(record) for record in caplog.records] == [
+        {"topic": "denied", "error": "TopicAuthorizationFailedError"}
+    ]
+    assert bench.shown == ["commits are refused for denied (TopicAuthorizationFailedError)"]
+
+
+@pytest.mark.parametrize("code", [UNKNOWN_TOPIC, TOPIC_DENIED])
+def test_a_refused_partition_is_left_out_for_a_while_and_then_tried_again(code: int) -> None:
+    bench = TwoTopics(code)
+    bench.commit(5, 7)
+    bench.commit(6, 7)
+    assert bench.consumer.committed[-1].keys() == {TP}
+    assert bench.value("commits_total", result="failed") == 1
+    bench.clock.advance(REFUSED_SECONDS)
+    bench.code = OK
+    bench.commit(6, 7)
+    assert (bench.other.committed, bench.shown[-1]) == (7, "")
+    bench.commit(8, 9)
+    assert bench.other.committed == 9
+
+
+def test_nothing_is_sent_where_all_is_left_out_and_a_partition_that_was_given_back_is_forgotten() -> None:
+    bench = TwoTopics()
+    bench.commit(5, 7)
+    assert not bench.commits.begin(bench.consumer, {bench.other: 8})
+    assert len(bench.consumer.committed) == 1
+    bench.commits.forget(Partition(*OTHER))
+    assert bench.shown[-1] == ""
+    assert bench.commits.begin(bench.consumer, {bench.other: 8})
+
+
+def test_an_answer_to_an_older_commit_does_not_count_for_one_without_an_answer() -> None:
+    bench = TwoTopics()
+    bench.commits.note_answer({Partition(*TP): Answered(5, OK)})
+    assert bench.begin(5)
+    bench.consumer.commit_answers[-1].failure(kafka_errors.KafkaTimeoutError("no answer"))
+    assert bench.assignment.committed is None
+
+
+def test_the_last_commit_does_not_spend_its_time_on_a_topic_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client repeats such a commit until its time is over."""
+    bench = TwoTopics(UNKNOWN_TOPIC)
+    times: list[int] = []
+
+    def commit(offsets: Mapping[TopicPartition, OffsetAndMetadata], timeout_ms: int) -> None:
+        times.append(timeout_ms)
+        if not bench.note(offsets):
+            raise kafka_errors.KafkaTimeoutError
+
+    monkeypatch.setattr(bench.consumer, "commit", commit)
+    both = {bench.assignment: 5, bench.other: 7}
+    assert not bench.commits.commit_now(bench.consumer, both, 4.0)
+    assert (bench.assignment.committed, bench.other.committed, times) == (5, 0, [2000])
+    both[bench.assignment] = 6
+    assert not bench.commits.commit_now(bench.consumer, both, 4.0)
+    assert (bench.assignment.committed, times) == (6, [2000, 2000])
+
+
+def test_the_last_commit_is_repeated_for_what_had_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = TwoTopics()
+    sent: list[set[TopicPartition]] = []
+
+    def commit(offsets: Mapping[TopicPartition, OffsetAndMetadata], timeout_ms: int) -> None:
+        sent.append(set(offsets))
+        if len(sent) == 1:
+            bench.note({OTHER: offsets[OTHER]})
+            raise kafka_errors.KafkaTimeoutError
+
+    monkeypatch.setattr(bench.consumer, "commit", commit)
+    assert not bench.commits.commit_now(bench.consumer, {bench.assignment: 5, bench.other: 7}, 4.0)
+    assert (sent, bench.assignment.committed) == ([{TP, OTHER}, {TP}], 5)

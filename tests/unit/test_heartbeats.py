@@ -1,6 +1,6 @@
 """Which requests of the group's consumer renew the lease, which end it, and which heartbeats are added."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +15,12 @@ from kafka.protocol.consumer import (
 )
 
 from tests.support.fakes import FakeClock
+from worker.consumer.commits import Answered
 from worker.consumer.heartbeats import Heartbeats
 from worker.lease import Lease
+from worker.ledger import Partition
 
-OK, ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCING, FENCED = 0, 22, 25, 27, 82
+OK, ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCING, TOPIC_DENIED, FENCED = 0, 22, 25, 27, 29, 82
 COORDINATOR = "coordinator-7"
 WHO: dict[str, Any] = {"group_id": "g", "member_id": "m", "group_instance_id": None}
 
@@ -33,6 +35,7 @@ class Client:
         self.own: list[tuple[Any, Any, Future]] = []
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.expelled = 0
+        self.committed: list[Mapping[Partition, Answered]] = []
         self.heartbeats = Heartbeats(
             self.lease,
             3.0,
@@ -40,6 +43,7 @@ class Client:
             call_later=self._call_later,
             on_renewed=self._note_renewed,
             on_expelled=self._note_expelled,
+            on_commit_answered=self.committed.append,
         )
 
     def _note_expelled(self) -> None:
@@ -97,13 +101,28 @@ def join(member_id: str = "m") -> Any:
     )
 
 
-def commit() -> Any:
-    return OffsetCommitRequest(generation_id_or_member_epoch=4, retention_time_ms=-1, topics=[], **WHO)
+def commit(*offsets: int) -> Any:
+    """A commit of the topic's partitions from 0 on."""
+    topic = OffsetCommitRequest.OffsetCommitRequestTopic
+    partition = topic.OffsetCommitRequestPartition
+    made = [
+        partition(partition_index=number, committed_offset=offset, committed_leader_epoch=-1, committed_metadata="")
+        for number, offset in enumerate(offsets)
+    ]
+    topics = [topic(name="vectors", partitions=made)]
+    return OffsetCommitRequest(generation_id_or_member_epoch=4, retention_time_ms=-1, topics=topics, **WHO)
 
 
 def commit_answered(future: Future, *codes: int) -> None:
-    partitions = [SimpleNamespace(error_code=code) for code in codes]
-    future.success(SimpleNamespace(topics=[SimpleNamespace(partitions=partitions)]))
+    partitions = [SimpleNamespace(partition_index=number, error_code=code) for number, code in enumerate(codes)]
+    future.success(SimpleNamespace(topics=[SimpleNamespace(name="vectors", partitions=partitions)]))
+
+
+def test_the_answer_to_a_commit_is_passed_on_for_each_partition(client: Client) -> None:
+    commit_answered(client.sends(commit(7, 9)), OK, TOPIC_DENIED)
+    assert client.committed == [
+        {Partition("vectors", 0): Answered(7, OK), Partition("vectors", 1): Answered(9, TOPIC_DENIED)}
+    ]
 
 
 def test_an_accepted_heartbeat_renews_the_lease_from_before_it_was_handed_over(client: Client) -> None:

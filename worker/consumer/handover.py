@@ -13,7 +13,7 @@ from kafka import AsyncConsumerRebalanceListener, TopicPartition
 from kafka import errors as kafka_errors
 
 from worker.consumer import client_internals
-from worker.consumer.commits import Commits, for_client
+from worker.consumer.commits import Commits
 from worker.consumer.partitions import GONE, names_of, pause_at_zero
 from worker.lease import Lease
 from worker.ledger import Assignment, Ledger, Partition
@@ -120,7 +120,7 @@ class Handover:
         deadline = self._clock() + self.commit_seconds
         result: object = None
         try:
-            answer = consumer.commit_async(for_client(offsets))
+            answer = consumer.commit_async(self._commits.prepare(offsets))
             while not answer.is_done and self._clock() < deadline:
                 await client_internals.sleep(consumer, LOOK_SECONDS)
             if not answer.is_done:

@@ -14,13 +14,15 @@ The lease ends at once when an answer says that the group does not know the memb
 of it runs on the client's IO thread and waits for nothing, and an error in it ends in the client's log.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from kafka import errors as kafka_errors
 
 from worker.consumer.client_internals.protocol import HeartbeatRequest
+from worker.consumer.commits import Answered
 from worker.lease import Lease
+from worker.ledger import Partition
 
 _NO_ERROR: Final = 0
 _ILLEGAL_GENERATION: Final = 22
@@ -53,7 +55,8 @@ class Heartbeats:
 
     `send(request, node_id)` passes a request to the client and returns the future of its answer. `call_later(seconds,
     function)` calls a function on the client's IO thread. `on_renewed` is called when a lease that had run out holds again,
-    `on_expelled` when an answer says that the group does not know this member any more.
+    `on_expelled` when an answer says that the group does not know this member any more, `on_commit_answered` with the answer
+    to a commit for each partition.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class Heartbeats:
         call_later: Callable[[float, Callable[[], None]], Any],
         on_renewed: Callable[[], None],
         on_expelled: Callable[[], None],
+        on_commit_answered: Callable[[Mapping[Partition, Answered]], None],
     ) -> None:
         self._lease = lease
+        self._on_commit_answered = on_commit_answered
         self._on_expelled = on_expelled
         self._interval = interval_seconds
         self._send = send
@@ -141,11 +146,22 @@ class Heartbeats:
 
         answer.add_callback(answered)
 
-    def _commit_sent(self, _request: Any, _node_id: Any, _sent_at: float, answer: Any) -> None:
+    def _commit_sent(self, request: Any, _node_id: Any, _sent_at: float, answer: Any) -> None:
+        offsets = {
+            Partition(topic.name, partition.partition_index): partition.committed_offset
+            for topic in request.topics
+            for partition in topic.partitions
+        }
+
         def answered(response: Any) -> None:
-            for topic in response.topics:
-                for partition in topic.partitions:
-                    self._end_unless_known(partition.error_code)
+            codes = {
+                Partition(topic.name, partition.partition_index): partition.error_code
+                for topic in response.topics
+                for partition in topic.partitions
+            }
+            self._on_commit_answered({one: Answered(at, codes[one]) for one, at in offsets.items() if one in codes})
+            for code in codes.values():
+                self._end_unless_known(code)
 
         answer.add_callback(answered)
 

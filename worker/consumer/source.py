@@ -10,6 +10,7 @@ Only this package knows the group's consumer. What is not obvious about it:
 """
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,7 +101,13 @@ class KafkaSource:
             on_restart=self._unreadable.unblock,
         )
         self._commits = Commits(
-            ledger, metrics, count_error=self._count, on_fenced=self._membership.fence, clock=clock, wall=wall
+            ledger,
+            metrics,
+            count_error=self._count,
+            on_fenced=self._membership.fence,
+            clock=clock,
+            wall=wall,
+            show=functools.partial(status.warn, "commits refused"),
         )
         self._handover = Handover(
             revoke_seconds=settings.revoke_seconds,
@@ -117,7 +124,14 @@ class KafkaSource:
 
     def _make_heartbeats(self, **client: Any) -> Heartbeats:
         interval = client_config.group(self._settings)["heartbeat_interval_ms"] / 1000
-        return Heartbeats(self._lease, interval, on_renewed=self._hooks.wake, on_expelled=self._note_expelled, **client)
+        return Heartbeats(
+            self._lease,
+            interval,
+            on_renewed=self._hooks.wake,
+            on_expelled=self._note_expelled,
+            on_commit_answered=self._commits.note_answer,
+            **client,
+        )
 
     def _note_expelled(self) -> None:
         """Let the client give up what it owned before it joins again. The client's IO thread calls it."""
@@ -128,6 +142,7 @@ class KafkaSource:
         """Forget what was known of a partition that is no longer owned. The client's IO thread calls it too."""
         self._status.forget(*partition)
         self._unreadable.drop(partition)
+        self._commits.forget(partition)
 
     def _count(self, error: BaseException) -> None:
         if isinstance(error, kafka_errors.RebalanceInProgressError):
