@@ -161,13 +161,15 @@ class WatchedStatus(Status):
 
     events: Events
 
-    def block(self, block: Block, message: str, quote: str = "", *, retry_in: float | None = None) -> None:
-        super().block(block, message, quote, retry_in=retry_in)
+    def block(
+        self, block: Block, message: str, quote: str = "", *, retry_in: float | None = None, owner: str = ""
+    ) -> None:
+        super().block(block, message, quote, retry_in=retry_in, owner=owner)
         self.events.put(("blocked", block))
 
-    def unblock(self, block: Block) -> None:
+    def unblock(self, block: Block, *, owner: str = "") -> None:
         was = block in self.read().blocks
-        super().unblock(block)
+        super().unblock(block, owner=owner)
         if was:
             self.events.put(("unblocked", block))
 

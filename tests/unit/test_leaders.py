@@ -8,6 +8,7 @@ from kafka import TopicPartition
 
 from tests.support.fakes import FakeClock
 from worker.consumer.leaders import GRACE_SECONDS, LOOK_SECONDS, Leaders
+from worker.consumer.unreadable import UnreadablePartitions
 from worker.errors import BlockReason
 from worker.ledger import Assignment, Ledger, Partition
 from worker.telemetry.state import Block, Status
@@ -67,6 +68,20 @@ def test_a_partition_without_a_leader_is_held_at_once_and_blocked_after_a_while(
     known.leaders[0] = 1
     look.over(0, known)
     assert (look.leaders.without, look.blocks()) == (frozenset(), {})
+
+
+def test_a_leader_that_is_back_leaves_a_partition_blocked_whose_batch_cannot_be_read() -> None:
+    look, known = Look(), Known([-1, 1, 1], {1: True})
+    unreadable = UnreadablePartitions(look.status, 30.0, look.clock)
+    unreadable.block(PARTITIONS[0], 5, "CorruptRecordError")
+    look.over(GRACE_SECONDS, known)
+    known.leaders[0] = 1
+    look.over(0, known)
+    assert look.blocks() == {block(0): "vectors/0 offset 5: CorruptRecordError"}
+    known.leaders[0] = -1
+    look.over(GRACE_SECONDS, known)
+    unreadable.unblock(PARTITIONS[0])
+    assert "no leader" in look.blocks()[block(0)]
 
 
 def test_an_election_blocks_nothing() -> None:

@@ -75,6 +75,24 @@ def test_blocks_are_kept_apart_and_logged_as_they_come_and_go(caplog: pytest.Log
     ]
 
 
+def test_a_block_of_several_owners_ends_with_the_last_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    status = Status(0.0)
+    status.block(STUCK, "corrupt", "a record", owner="batch")
+    status.block(STUCK, "no leader", owner="leader")
+    assert (status.read().blocks, status.messages()) == (
+        {STUCK: "corrupt: a record; no leader"},
+        {STUCK: "corrupt; no leader"},
+    )
+    for _ in range(2):
+        status.unblock(STUCK, owner="leader")
+    assert status.blocks_of("vectors", 1) == [BlockReason.RECORD_STUCK]
+    assert status.read().blocks == {STUCK: "corrupt: a record"}
+    status.unblock(STUCK, owner="batch")
+    assert (status.blocks_of("vectors", 1), status.attempts()) == ([], {})
+    assert [record.getMessage() for record in caplog.records] == ["blocked", "no longer blocked"]
+
+
 def test_a_partition_is_blocked_by_itself_or_with_its_topic() -> None:
     status = Status(0.0)
     status.block(TARGET, "no such index")

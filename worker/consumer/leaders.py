@@ -15,6 +15,7 @@ from worker.ledger import Assignment, Partition
 from worker.telemetry.state import Block, Status
 
 LOOK_SECONDS: Final = 1.0
+_OWNER: Final = "leader"  # of the blocks
 GRACE_SECONDS: Final = 10.0  # an election, or the restart of a broker, takes less
 
 
@@ -40,9 +41,10 @@ class Leaders:
         self._since = {partition: self._since.get(partition, now) for partition in problems}
         lasting = {partition for partition, since in self._since.items() if now - since >= GRACE_SECONDS}
         for partition in lasting:
-            self._status.block(_block(partition), f"{partition}: {problems[partition]}", retry_in=LOOK_SECONDS)
+            message = f"{partition}: {problems[partition]}"
+            self._status.block(_block(partition), message, retry_in=LOOK_SECONDS, owner=_OWNER)
         for partition in self._blocked - lasting:
-            self._status.unblock(_block(partition))
+            self._status.unblock(_block(partition), owner=_OWNER)
         self._blocked = lasting
 
     def _problems(self, consumer: Any, partitions: Iterable[Partition]) -> dict[Partition, str]:

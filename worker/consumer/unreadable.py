@@ -24,6 +24,8 @@ _UNREADABLE: Final = (
     kafka_errors.UnsupportedCodecError,
     kafka_errors.UnknownError,
 )
+_OF_BATCH: Final = "batch"  # the owners of the blocks
+_OF_RIGHTS: Final = "rights"
 
 
 class _Unreadable(NamedTuple):
@@ -70,7 +72,7 @@ class UnreadablePartitions:
         """Block a partition that cannot be read at `offset`; it is fetched again after the retry pause."""
         self._found[partition] = _Unreadable(offset, self._clock() + self._retry_seconds)
         message = f"{partition} offset {offset}: {problem}"
-        self._status.block(_block(partition), message, retry_in=self._retry_seconds)
+        self._status.block(_block(partition), message, retry_in=self._retry_seconds, owner=_OF_BATCH)
 
     def note_read(self, partition: Partition, offset: int) -> None:
         """Unblock a partition once the record at the place that could not be read, or one behind it, was read."""
@@ -80,7 +82,7 @@ class UnreadablePartitions:
     def unblock(self, partition: Partition) -> None:
         """Unblock a partition that can be read, or has another log by now, whose offsets may never come so far."""
         if self._found.pop(partition, None) is not None:
-            self._status.unblock(_block(partition))
+            self._status.unblock(_block(partition), owner=_OF_BATCH)
 
     def drop(self, partition: Partition) -> None:
         """Forget a partition that is no longer owned. It is called by the client's IO thread too."""
@@ -112,7 +114,8 @@ class DeniedTopics:
             message = f"{topic} may not be read by this user any more (TOPIC_AUTHORIZATION_FAILED): grant READ on it"
             for assignment in self._open_partitions(topic):
                 client_internals.forget_high_watermark(consumer, TopicPartition(*assignment.partition))
-                self._status.block(_block(assignment.partition), message, retry_in=self._retry_seconds)
+                block = _block(assignment.partition)
+                self._status.block(block, message, retry_in=self._retry_seconds, owner=_OF_RIGHTS)
 
     def watch(self, consumer: Any) -> None:
         """Unblock what was fetched again: the client has a high watermark after a fetch that succeeds."""
@@ -122,7 +125,7 @@ class DeniedTopics:
             owned = self._open_partitions(topic)
             readable = [one for one in owned if _has_high_watermark(consumer, one.partition)]
             for assignment in readable:
-                self._status.unblock(_block(assignment.partition))
+                self._status.unblock(_block(assignment.partition), owner=_OF_RIGHTS)
             if len(readable) == len(owned):
                 del self._again_at[topic]
 

@@ -88,6 +88,13 @@ class _Words(NamedTuple):
         return f"{self.message}: {self.quote}" if self.quote else self.message
 
 
+class _Held(NamedTuple):
+    """What one owner reports of a block."""
+
+    words: _Words
+    attempts: Attempts
+
+
 class Reading(NamedTuple):
     """One reading of the status. `blocks` has a message for each, which may quote a record.
 
@@ -120,8 +127,7 @@ class Status:
         self._state = State.STARTING
         self._reason = "starting"
         self._title = ""
-        self._blocks: dict[Block, _Words] = {}
-        self._attempts: dict[Block, Attempts] = {}
+        self._blocks: dict[Block, dict[str, _Held]] = {}  # by who holds it
         self._reasons: dict[str, dict[int | None, list[BlockReason]]] = {}  # of the blocks, by topic and partition
         self._dead_letters: dict[Reason, deque[DeadLettered]] = {}
         self._warnings: dict[str, str] = {}
@@ -154,31 +160,37 @@ class Status:
         """Note that the main loop made a turn, at `now` seconds of the monotonic clock."""
         self._last_turn = now
 
-    def block(self, block: Block, message: str, quote: str = "", *, retry_in: float | None = None) -> None:
+    def block(
+        self, block: Block, message: str, quote: str = "", *, retry_in: float | None = None, owner: str = ""
+    ) -> None:
         """Note that a topic or partition is blocked; the first time is logged. Each attempt that fails calls it again.
 
         `quote` is the rest of the message where it may quote a record: the log and /readyz show it, the page does not.
-        `retry_in` is in how many seconds it is tried next, None where nothing is tried before a person acts.
+        `retry_in` is in how many seconds it is tried next, None where nothing is tried before a person acts. `owner` names
+        the one of several parts that report the same block: it ends when each of them has ended it.
         """
         words = _Words(clean(message, _MESSAGE_CHARACTERS), clean(quote, _MESSAGE_CHARACTERS))
         with self._lock:
-            new = block not in self._blocks
-            self._blocks[block] = words
-            self._attempts[block] = _attempted(self._attempts.get(block), self._clock(), retry_in)
-            if new:
+            held = self._blocks.setdefault(block, {})
+            is_new = not held
+            before = held[owner].attempts if owner in held else None
+            held[owner] = _Held(words, _attempted(before, self._clock(), retry_in))
+            if is_new:
                 self._index()
-        if new:
+        if is_new:
             log.error("blocked", extra={**block.fields, "error": str(words)})
 
-    def unblock(self, block: Block) -> None:
-        """Note that a block has ended; that too is logged."""
+    def unblock(self, block: Block, *, owner: str = "") -> None:
+        """Note that a block has ended for this owner; where it was the last one, that too is logged."""
         if block not in self._blocks:
             return
         with self._lock:
-            was = self._blocks.pop(block, None)
-            self._attempts.pop(block, None)
-            self._index()
-        if was is not None:
+            held = self._blocks.get(block, {})
+            has_ended = held.pop(owner, None) is not None and not held
+            if has_ended:
+                del self._blocks[block]
+                self._index()
+        if has_ended:
             log.info("no longer blocked", extra={**block.fields})
 
     def forget(self, topic: str, partition: int) -> None:
@@ -186,10 +198,7 @@ class Status:
         if partition not in self._reasons.get(topic, ()):
             return
         with self._lock:
-            self._blocks = {
-                b: message for b, message in self._blocks.items() if (b.topic, b.partition) != (topic, partition)
-            }
-            self._attempts = {b: attempts for b, attempts in self._attempts.items() if b in self._blocks}
+            self._blocks = {b: held for b, held in self._blocks.items() if (b.topic, b.partition) != (topic, partition)}
             self._index()
 
     def _index(self) -> None:
@@ -218,18 +227,20 @@ class Status:
     def read(self) -> Reading:
         """Return one consistent reading."""
         with self._lock:
-            blocks = {block: str(words) for block, words in self._blocks.items()}
+            blocks = {block: "; ".join(str(one.words) for one in held.values()) for block, held in self._blocks.items()}
             return Reading(self._state, self._reason, blocks, self._last_turn, self._title)
 
     def messages(self) -> dict[Block, str]:
         """Return the message of each block, without what may quote a record."""
         with self._lock:
-            return {block: words.message for block, words in self._blocks.items()}
+            return {
+                block: "; ".join(one.words.message for one in held.values()) for block, held in self._blocks.items()
+            }
 
     def attempts(self) -> dict[Block, Attempts]:
-        """Return how each block is retried."""
+        """Return how each block is retried, by the first of its owners."""
         with self._lock:
-            return dict(self._attempts)
+            return {block: next(iter(held.values())).attempts for block, held in self._blocks.items()}
 
     def dead_lettered(self, record: DeadLettered) -> None:
         """Note a dead letter that was written."""
