@@ -130,6 +130,18 @@ def test_an_error_that_nothing_can_be_done_about_is_logged_and_counted(caplog: p
     assert [(record.message, record.left_out) for record in caplog.records] == [("poll failed", 0)]  # type: ignore[attr-defined]  # of `extra`
 
 
+def test_messages_that_are_lost_with_an_error_are_read_again() -> None:
+    """The client has taken them out of its fetch, and then raises an error of another partition, or of the group."""
+    stage = Stage()
+    stage.ledger.track(stage.assignment, [0, 1])
+    stage.consumer.read_to(PARTITION, 2)
+    assert stage.poll(kafka_errors.KafkaConnectionError("reset")) == []
+    assert stage.consumer.sought == []
+    stage.consumer.read_to(PARTITION, 5)
+    assert stage.poll(kafka_errors.KafkaConnectionError("reset")) == []
+    assert stage.consumer.sought == [(TP, 2)]
+
+
 def test_a_rebalance_is_no_error() -> None:
     stage = Stage()
     stage.poll(kafka_errors.RebalanceInProgressError())

@@ -212,6 +212,16 @@ class Positions:
 
     # -- positions without records
 
+    def seek_back(self, consumer: Any) -> None:
+        """Read partitions again from where the ledger is: the client moved on with messages that it did not hand over."""
+        for assignment in self._ledger.assignments():
+            partition, position = assignment.partition, assignment.position
+            if assignment.phase is not Phase.OPEN or partition in self._first_offsets.resetting:
+                continue
+            found = client_internals.position(consumer, TopicPartition(*partition))
+            if found is not None and found.offset > position:
+                seek(consumer, partition, position, assignment.leader_epoch_at(position))
+
     def advance(self, consumer: Any, assignments: Iterable[Assignment]) -> None:
         """Enter into the ledger how far partitions with nothing outstanding were read."""
         for assignment in assignments:

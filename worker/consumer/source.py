@@ -219,7 +219,9 @@ class KafkaSource:
             records: dict[TopicPartition, Sequence[Any]] = self._consumer.poll(timeout_ms=max(0, round(timeout * 1000)))
             deferred = client_internals.pop_deferred_error(self._consumer)
         except Exception as error:  # the client raises errors of every kind, also a codec's
-            records, deferred = {}, error
+            self._poll_failed(error)
+            self._positions.seek_back(self._consumer)  # the messages of other partitions may be lost with it
+            return {}
         if deferred is not None:
             self._poll_failed(deferred)
         return records
