@@ -19,7 +19,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from itertools import islice
@@ -225,25 +225,27 @@ def _is_not_said_elsewhere(record: logging.LogRecord) -> bool:
 class Fold(logging.Filter):
     """Passes a warning of the same place once in `interval` seconds, with a count of those that it dropped in between.
 
-    Only loggers whose name begins with `prefix` are folded. Network errors are logged without their traceback.
+    Only loggers whose name begins with `prefix` are folded. Network errors are logged without their traceback. `clock` is in
+    monotonic seconds: a wall clock that is set back would silence the place until it is there again.
     """
 
-    def __init__(self, interval: float, prefix: str = "") -> None:
+    def __init__(self, interval: float, prefix: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._interval = interval
         self._prefix = prefix
+        self._clock = clock
         self._seen: dict[tuple[str, int], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is logged."""
         if not record.name.startswith(self._prefix) or record.levelno < logging.WARNING:
             return True
-        place = (record.pathname, record.lineno)
+        place, now = (record.pathname, record.lineno), self._clock()
         shown_at, left_out = self._seen.get(place, (float("-inf"), 0))
-        if record.created - shown_at < self._interval:
+        if now - shown_at < self._interval:
             self._seen[place] = (shown_at, left_out + 1)
             return False
-        self._seen[place] = (record.created, 0)
+        self._seen[place] = (now, 0)
         if left_out:
             record.left_out = left_out
         if record.exc_info and isinstance(record.exc_info[1], OSError):
