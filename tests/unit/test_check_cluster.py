@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 from kafka import errors as kafka_errors
+from kafka.cluster import get_ip_port_afi
 
 from tests.unit.samples import NEEDED
 from worker.settings.load import load
 from worker.settings.tables import Settings
 from worker.tools.brokers import cluster_has_groups, when_loaded
+from worker.tools.check import network
+from worker.tools.check.cluster import bootstrap_server
 from worker.tools.check.configs import duration, number_in
 from worker.tools.check.group import group
 from worker.tools.check.report import Finding, Status
@@ -245,3 +248,32 @@ def test_durations_in_words(milliseconds: int, expected: str) -> None:
 @pytest.mark.parametrize(("value", "expected"), [("5", 5), ("-1", -1), ("", None), ("much", None), (None, None)])
 def test_a_setting_that_is_no_number_is_not_known(value: str | None, expected: int | None) -> None:
     assert number_in({"name": {"value": value}}, "name") == expected
+
+
+# -- the way to the brokers
+
+
+@pytest.mark.parametrize(
+    ("server", "tried"),
+    [
+        ("broker", ("broker", 9092)),
+        ("broker:19092", ("broker", 19092)),
+        ("[::1]", ("::1", 9092)),
+        ("[::1]:19092", ("::1", 19092)),
+        ("127.0.0.1", ("127.0.0.1", 9092)),
+    ],
+)
+def test_each_address_that_the_settings_accept_is_tried(
+    monkeypatch: pytest.MonkeyPatch, server: str, tried: tuple[str, int]
+) -> None:
+    """Without a port it is the client's own."""
+    seen: list[tuple[str, int]] = []
+
+    def note(_check: str, host: str, port: int, _context: object) -> list[Finding]:
+        seen.append((host, port))
+        return []
+
+    monkeypatch.setattr(network, "server", note)
+    assert list(bootstrap_server(settings(kafka__bootstrap_servers=server).kafka, server)) == []
+    assert seen == [tried]
+    assert get_ip_port_afi(server)[:2] == tried

@@ -2,15 +2,28 @@
 
 import ipaddress
 import re
+from typing import Final
 from urllib.parse import urlsplit
+
+_KAFKA_PORT: Final = 9092  # of a broker without a port, as the client has it
 
 
 def is_server(server: str) -> bool:
-    """Return whether it is a host, or one with a port. A host is a name, an IPv4 address, or an IPv6 one in brackets."""
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", server)
-    if found is None or (found[2] and not 1 <= int(found[2]) <= 65535):
-        return False
-    return not found[1] or is_address(found[1])
+    """Return whether it is a broker's address that the client can read: see `host_and_port`."""
+    return host_and_port(server) is not None
+
+
+def host_and_port(server: str) -> tuple[str, int] | None:
+    """Return the host and the port of a broker's address; None where it is none.
+
+    It is a host, or one with a port; the port is 9092 where it has none. A host is a name, an IPv4 address, or an IPv6
+    address in brackets, which is returned without them.
+    """
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?", server)
+    if found is None or (found[1] and not is_address(found[1])):
+        return None
+    port = int(found[3] or _KAFKA_PORT)
+    return (found[1] or found[2], port) if 1 <= port <= 65535 else None
 
 
 def is_proxy(address: str) -> bool:

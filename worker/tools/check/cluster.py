@@ -8,6 +8,7 @@ from typing import Any, Final
 from kafka.admin import ConfigResourceType
 
 from worker.errors import FatalError
+from worker.settings.addresses import host_and_port
 from worker.settings.tables import Kafka, Settings
 from worker.tools.brokers import admin_client
 from worker.tools.check import certificate, network
@@ -22,8 +23,8 @@ _MOST_BROKERS: Final = 10  # that are tried one by one
 
 def bootstrap_server(kafka: Kafka, server: str) -> Iterator[Finding]:
     """Try one of `kafka.bootstrap_servers`."""
-    host, _, port = server.rpartition(":")
-    yield from network.server("kafka", host.strip("[]"), int(port), _tls_context(kafka))
+    if place := host_and_port(server):  # the settings are refused where it is none
+        yield from network.server("kafka", *place, _tls_context(kafka))
 
 
 def cluster(settings: Settings) -> Iterator[Finding]:
@@ -77,8 +78,9 @@ def _brokers(kafka: Kafka, client: Any) -> Iterator[Finding]:
     brokers: Sequence[Mapping[str, Any]] = found["brokers"]
     yield ok("kafka.login", _login(kafka), f"accepted by cluster {found['cluster_id']}, brokers: {len(brokers)}")
     context = _tls_context(kafka)
+    tried = [host_and_port(server) for server in kafka.bootstrap_servers]
     for broker in brokers[:_MOST_BROKERS]:
-        if f"{broker['host']}:{broker['port']}" not in kafka.bootstrap_servers:
+        if (broker["host"], broker["port"]) not in tried:
             yield from network.server("kafka.broker", broker["host"], broker["port"], context)
     if brokers:
         yield _session_timeout(kafka, configs_of(client, ConfigResourceType.BROKER, str(brokers[0]["broker_id"])))
