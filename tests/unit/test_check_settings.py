@@ -74,8 +74,23 @@ def test_buffer_fetch_and_requests_count() -> None:
     base = needed_bytes(loaded().settings)
     assert needed_bytes(loaded(buffer__max_bytes=str(1024 * MB)).settings) > base + 700 * MB
     assert needed_bytes(loaded(delivery__max_in_flight="16").settings) == base + 64 * MB
-    client = '{"fetch_max_bytes": 116777216}'
-    assert needed_bytes(loaded(kafka__client=client).settings) == base + 2 * (116777216 - 16 * MB)
+    client = '{"fetch_max_bytes": 116777216, "max_partition_fetch_bytes": 5242880}'
+    assert needed_bytes(loaded(kafka__client=client).settings) == base + 2 * (116777216 - 16 * MB) + MB
+
+
+def test_each_broker_and_topic_counts_as_the_runbook_says() -> None:
+    one = needed_bytes(loaded(kafka__bootstrap_servers="a:1").settings)
+    assert one == (150 + 256 + 64 + 32 + 4) * MB
+    assert needed_bytes(loaded(kafka__bootstrap_servers="a:1,b:1,c:1").settings) == one + 64 * MB
+    routes = '[{"topic": "a", "index": "docs"}, {"topic": "b", "index": "docs"}]'
+    assert needed_bytes(loaded(kafka__bootstrap_servers="a:1", routes=routes).settings) == one + 4 * MB
+
+
+def test_a_limit_without_room_for_a_batch_that_is_unpacked_is_a_warning() -> None:
+    settings = loaded().settings
+    limit = needed_bytes(settings) + 255 * MB
+    [found] = memory(settings, lambda: Memory(limit, used=None))
+    assert (found.status, "256 MB more" in found.result) == (Status.WARNING, True)
 
 
 def test_a_topic_with_several_indexes_says_how_they_are_chosen() -> None:
