@@ -219,6 +219,12 @@ def test_a_topic_that_may_not_be_read_any_more_is_told_and_the_others_are_read(s
         errors = member.kafka_errors("authorization")
         member.turns_until(lambda: member.kafka_errors("authorization") >= errors + 2, "it is tried again")
         assert block in member.status.read().blocks
+        # The broker accepts a commit of the other, and refuses one of this topic, in the same answer.
+        offsets = {one: one.position for one in member.ledger.assignments()}
+        member.turns_until(lambda: member.source.commit(offsets), "a commit begins")
+        member.turns_until(lambda: bool(member.status.warnings()), "that it is refused is told")
+        assert member.status.warnings() == [f"commits are refused for {revoked} (TopicAuthorizationFailedError)"]
+        assert {one.partition.topic for one, at in offsets.items() if one.committed == at} == {other}
 
         admin.delete_acls([ACLFilter(f"User:{NAME}", "*", ACLOperation.READ, ACLPermissionType.DENY, resource)])
         member.turns_until(lambda: member.count == len(RECORDS) + 65, "it is read again")
