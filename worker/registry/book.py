@@ -97,8 +97,9 @@ class Book:
             answer = SchemaAnswer.FOUND
         except RegistryUnavailable:
             raise
-        except NoSuchSchema:
-            problem = f"the registry does not know {schema}, which the record names"
+        except NoSuchSchema as error:
+            said = f": {error}" if str(error) else ""
+            problem = f"the registry does not know {schema}, which the record names{said}"
             reader = _Refusal(problem, self._clock() + UNKNOWN_SECONDS)
             answer = SchemaAnswer.UNKNOWN
         except UnusableSchema as error:
