@@ -1,9 +1,7 @@
 """Protobuf becomes MessagePack by what protoc makes of the schema's text, and bounded, whatever a body claims."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -11,9 +9,8 @@ import pytest
 from google.protobuf.message import Message
 
 from tests.support.registry import PROTOBUF, by_id
-from worker.errors import Reason, RecordError, RegistryUnavailable
+from worker.errors import Reason, RecordError
 from worker.records.formats.framing import Framed
-from worker.registry import protoc
 from worker.registry.client import SchemaText, UnusableSchema
 from worker.registry.protobuf import MOST_VALUES, ProtobufReader
 
@@ -231,21 +228,3 @@ def test_more_values_than_the_bound_are_refused_in_words(whole: ProtobufReader) 
 def test_what_is_no_schema_is_said_to_be_none(text: str, references: tuple[tuple[str, str], ...], said: str) -> None:
     with pytest.raises(UnusableSchema, match=said):
         ProtobufReader(SchemaText("PROTOBUF", text, references))
-
-
-@contextmanager
-def without_protoc(monkeypatch: pytest.MonkeyPatch, executable: str) -> Iterator[None]:
-    monkeypatch.setattr(protoc.sys, "executable", executable)  # type: ignore[attr-defined]  # a module of its own
-    yield
-
-
-@pytest.mark.parametrize("executable", ["/nowhere/python", "/bin/false"])
-def test_protoc_that_cannot_be_run_is_no_fault_of_the_schema(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
-    with without_protoc(monkeypatch, executable), pytest.raises(RegistryUnavailable, match="protoc cannot be run"):
-        ProtobufReader(SchemaText("PROTOBUF", PROTOBUF))
-
-
-def test_nothing_is_left_where_protoc_has_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    ProtobufReader(SchemaText("PROTOBUF", PROTOBUF))
-    assert list(tmp_path.iterdir()) == []
