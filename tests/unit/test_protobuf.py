@@ -1,16 +1,20 @@
 """Protobuf becomes MessagePack by what protoc makes of the schema's text, and bounded, whatever a body claims."""
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.registry import PROTOBUF, by_id
 from worker.errors import Reason, RecordError
 from worker.records.formats.framing import Framed
+from worker.registry import protoc
 from worker.registry.client import SchemaText, UnusableSchema
 from worker.registry.protobuf import MOST_VALUES, ProtobufReader
 
@@ -72,9 +76,18 @@ def whole() -> ProtobufReader:
     return ProtobufReader(SchemaText("PROTOBUF", WHOLE, (OTHER,)))
 
 
-def message(reader: ProtobufReader, name: str = "com.example.Whole", **fields: Any) -> Message:
-    """Return a message of a reader's schema."""
-    return reader._of(name, lambda: name)[0](**fields)
+@functools.cache
+def messages() -> DescriptorPool:
+    """Return the messages of the schema as the library has them, for what writes."""
+    pool = DescriptorPool()
+    for file in protoc.compiled(SchemaText("PROTOBUF", WHOLE, (OTHER,))).file:
+        pool.Add(file)
+    return pool
+
+
+def message(**fields: Any) -> Message:
+    """Return a message with these fields."""
+    return GetMessageClass(messages().FindMessageTypeByName("com.example.Whole"))(**fields)
 
 
 def plain(reader: ProtobufReader, body: bytes, indexes: bytes = OF_WHOLE) -> Any:
@@ -83,7 +96,7 @@ def plain(reader: ProtobufReader, body: bytes, indexes: bytes = OF_WHOLE) -> Any
 
 def read(reader: ProtobufReader, **fields: Any) -> Any:
     """Return what is read of a message with these fields, without what is in each."""
-    found = plain(reader, message(reader, **fields).SerializeToString())
+    found = plain(reader, message(**fields).SerializeToString())
     return {name: value for name, value in found.items() if name in fields or NOT_THERE.get(name, ...) != value}
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import numpy as np
 from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError, Message
 
@@ -28,6 +28,7 @@ from worker.errors import Reason, RecordError
 from worker.records.formats.framing import Framed
 from worker.registry import protoc, texts
 from worker.registry.client import SchemaText, UnusableSchema
+from worker.registry.descriptors import Originals, simplify
 from worker.registry.packed import DOUBLE, SINGLE, Packed, as_list
 from worker.words import clean
 
@@ -55,6 +56,7 @@ class ProtobufReader:
         found = protoc.compiled(schema)
         self._file: FileDescriptorProto = found.file[-1]
         self._pool = descriptor_pool.DescriptorPool()
+        originals = simplify(found.file)
         try:
             for file in found.file:
                 self._pool.Add(file)
@@ -62,7 +64,7 @@ class ProtobufReader:
             raise UnusableSchema(f"its descriptors are refused: {clean(str(error), 300)}") from None
         if not self._file.message_type:
             raise UnusableSchema("it has no message")
-        self._plain = _Plains()
+        self._plain = _Plains(originals, self._pool)
         self._messages: dict[bytes | str, tuple[type[Message], _Plain]] = {}
 
     def plain(self, framed: Framed, /) -> bytes:
@@ -159,7 +161,10 @@ def _indexes(data: bytes) -> list[int]:
 class _Plains:
     """Makes what turns messages into plain values, one for each descriptor; and counts the values of one message."""
 
-    def __init__(self) -> None:
+    def __init__(self, originals: Originals, pool: descriptor_pool.DescriptorPool) -> None:
+        self.maps = originals.maps
+        self._enums = originals.enums
+        self._pool = pool
         self._made: dict[str, list[_Add]] = {}
         self._values = 0
 
@@ -172,6 +177,11 @@ class _Plains:
         self._values += values
         if self._values > MOST_VALUES:
             raise _Broken(f"it has more than {MOST_VALUES} values")
+
+    def enum_of(self, field: FieldDescriptor) -> EnumDescriptor | None:
+        """Return the enum that a field is of, if it is of one."""
+        name = self._enums.get(field.full_name)
+        return None if name is None else self._pool.FindEnumTypeByName(name)
 
     def of_message(self, descriptor: Descriptor) -> _Plain:
         """Return what makes a message of this descriptor plain."""
@@ -198,19 +208,22 @@ class _Plains:
 def _field(field: FieldDescriptor, plains: _Plains) -> _Add:
     """Return what adds a field to the plain value of its message."""
     name, kind = field.name, field.message_type
-    if kind is not None and kind.GetOptions().map_entry:
-        return _map(name, _element(kind.fields_by_name["value"], plains), plains)
+    if kind is not None and kind.full_name in plains.maps:
+        return _map(name, kind.fields_by_name, plains)
+    enum = plains.enum_of(field)
     if field.is_repeated:
-        is_number_or_text = kind is None and field.enum_type is None
         if field.cpp_type in _PACKED:
             return _floats(name, _PACKED[field.cpp_type])
-        return _numbers(name) if is_number_or_text else _list(name, _element(field, plains), plains)
+        return _numbers(name) if kind is None and enum is None else _list(field, plains)
     element = _element(field, plains)
     if field.has_presence:
+        known = _numbers_of_closed(enum)
 
         def add_if_there(message: Any, found: dict[str, Any]) -> None:
             if message.HasField(name):
-                found[name] = element(getattr(message, name))
+                value = getattr(message, name)
+                if known is None or value in known:
+                    found[name] = element(value)
 
         return add_if_there
     leave_out_empty = field.cpp_type == FieldDescriptor.CPPTYPE_STRING  # texts and bytes
@@ -221,6 +234,11 @@ def _field(field: FieldDescriptor, plains: _Plains) -> _Add:
             found[name] = element(value)
 
     return add
+
+
+def _numbers_of_closed(enum: EnumDescriptor | None) -> frozenset[int] | None:
+    """Return the numbers of a closed enum, as those of proto2 are: any other in a body is as if it was not there."""
+    return frozenset(enum.values_by_number) if enum is not None and enum.is_closed else None
 
 
 _PACKED: Final = {FieldDescriptor.CPPTYPE_FLOAT: SINGLE, FieldDescriptor.CPPTYPE_DOUBLE: DOUBLE}
@@ -243,20 +261,32 @@ def _numbers(name: str) -> _Add:
     return add
 
 
-def _list(name: str, element: _Plain, plains: _Plains) -> _Add:
+def _list(field: FieldDescriptor, plains: _Plains) -> _Add:
+    name, element, known = field.name, _element(field, plains), _numbers_of_closed(plains.enum_of(field))
+
     def add(message: Any, found: dict[str, Any]) -> None:
         if values := getattr(message, name):
             plains.expect(len(values))
-            found[name] = [element(value) for value in values]
+            if plain := [element(value) for value in values if known is None or value in known]:
+                found[name] = plain
 
     return add
 
 
-def _map(name: str, element: _Plain, plains: _Plains) -> _Add:
+def _map(name: str, of_entry: Mapping[str, FieldDescriptor], plains: _Plains) -> _Add:
+    element = _element(of_entry["value"], plains)
+    known = _numbers_of_closed(plains.enum_of(of_entry["value"]))
+    is_plain = element is _as_it_is and of_entry["key"].cpp_type == FieldDescriptor.CPPTYPE_STRING
+
     def add(message: Any, found: dict[str, Any]) -> None:
-        if values := getattr(message, name):
-            plains.expect(len(values))
-            found[name] = {_text(key): element(value) for key, value in values.items()}
+        if entries := getattr(message, name):
+            plains.expect(len(entries))
+            if is_plain:
+                found[name] = {entry.key: entry.value for entry in entries}
+                return
+            kept = entries if known is None else [entry for entry in entries if entry.value in known]
+            if plain := {_text(entry.key): element(entry.value) for entry in kept}:
+                found[name] = plain
 
     return add
 
@@ -268,12 +298,16 @@ def _text(key: str | float) -> str:
 
 def _element(field: FieldDescriptor, plains: _Plains) -> _Plain:
     """Return what makes one value of a field plain."""
-    if field.enum_type is not None:
-        symbols = {value.number: value.name for value in field.enum_type.values}
+    if (enum := plains.enum_of(field)) is not None:
+        symbols = {value.number: value.name for value in enum.values}
         return lambda number: symbols.get(number, number)
     if field.message_type is not None:
         return plains.of_message(field.message_type)
-    return lambda value: value
+    return _as_it_is
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 _Expect: TypeAlias = Callable[[int], None]
@@ -297,7 +331,7 @@ def _wrapped(message: Any, _expect: _Expect) -> Any:
 
 def _struct(message: Any, expect: _Expect) -> dict[str, Any]:
     expect(len(message.fields))
-    return {name: _json_value(value, expect) for name, value in message.fields.items()}
+    return {entry.key: _json_value(entry.value, expect) for entry in message.fields}
 
 
 def _json_list(message: Any, expect: _Expect) -> list[Any]:
