@@ -11,10 +11,11 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.registry import by_id
+from worker.errors import RecordError
 from worker.records.formats.framing import Framed
 from worker.registry import protoc
+from worker.registry.bounds import MOST_ADDED, MOST_NAME
 from worker.registry.client import SchemaText, UnusableSchema
-from worker.registry.descriptors import MOST_NAME
 from worker.registry.protobuf import ProtobufReader
 
 SECONDS: Final = 2.0  # of CPU, where it takes hundredths
@@ -130,6 +131,40 @@ def test_no_megabyte_costs_more_than_its_bytes_by_what_its_schema_says(make: Cal
     begun = time.process_time()
     plain(reader, body)
     assert time.process_time() - begun < SECONDS
+
+
+def read(text: str, body: bytes) -> bytes:
+    """Return what is read of a body of a schema."""
+    return ProtobufReader(schema(f'syntax = "proto3"; {text}')).plain(Framed(by_id(1), b"\0" + body))
+
+
+@pytest.mark.parametrize(
+    ("text", "element"),
+    [
+        (f"message R {{ repeated E e = 1; enum E {{ {'S' * 900} = 0; }} }}", b"\x08\x00"),
+        (f"message R {{ map<string, E> e = 1; enum E {{ {'S' * 900} = 0; }} }}", b"\x0a\x07\x0a\x05%05x"),
+        (f"message R {{ repeated I i = 1; message I {{ int32 {'f' * 900} = 1; }} }}", field(1, b"")),
+        (f"message R {{ repeated I i = 1; message I {{ optional int32 {'f' * 900} = 1; }} }}", field(1, b"\x08\x01")),
+        (
+            'import "confluent/type/decimal.proto"; message R { repeated confluent.type.Decimal d = 1; }',
+            field(1, b"\x0a\x01\x01\x18\xe8\x07"),
+        ),
+    ],
+)
+def test_names_and_symbols_may_add_so_many_bytes_and_no_more(text: str, element: bytes) -> None:
+    def body(count: int) -> bytes:
+        return b"".join(element % at if b"%" in element else element for at in range(count))
+
+    few = MOST_ADDED // 1_010
+    assert len(read(text, body(few))) < 2 * MOST_ADDED
+    with pytest.raises(RecordError, match=f"it is more than {MOST_ADDED} bytes longer"):
+        read(text, body(3 * few))
+
+
+def test_names_of_fields_that_are_not_there_do_not_count() -> None:
+    fields = "".join(f"optional int32 {'f' * 90}{number} = {number + 1};" for number in range(100))
+    text = f"message R {{ repeated I i = 1; message I {{ {fields} }} }}"
+    assert read(text, field(1, b"\x08\x01") * 1_500)
 
 
 LONG: Final = "a" * (MOST_NAME - 10)

@@ -218,6 +218,14 @@ def test_no_megabyte_costs_more_than_its_bound_whatever_it_claims(whole: Protobu
     assert time.process_time() - begun < SECONDS
 
 
+def test_a_chain_of_messages_without_end_is_refused_each_time() -> None:
+    chain = "".join(f"message M{at} {{ M{at + 1} m = 1; M0 first = 2; }} " for at in range(2_000)) + "message M2000 {}"
+    reader = ProtobufReader(SchemaText("PROTOBUF", f'syntax = "proto3"; {chain}'))
+    for _ in range(2):
+        with pytest.raises(RecordError, match="nested too deep"):
+            plain(reader, b"\x0a\x00", b"\x00")
+
+
 def test_more_values_than_the_bound_are_refused_in_words(whole: ProtobufReader) -> None:
     with pytest.raises(RecordError, match=f"more than {MOST_VALUES} values"):
         whole.plain(Framed(by_id(1), OF_WHOLE + b"\x72\x00" * (MOST_VALUES // 2)))

@@ -69,6 +69,15 @@ def test_references_in_a_circle_and_without_end_make_a_schema_unusable(registry:
         fetch(registry.url, by_id(3))
 
 
+def test_what_a_schema_refers_to_is_bounded_all_together(registry: StandIn) -> None:
+    names = [f"r{number}" for number in range(6)]
+    for name in names:
+        registry.register(json.dumps({"doc": "x" * 900_000}), subject=name)
+    registry.register("{}", references=[{"name": name, "subject": name, "version": 1} for name in names])
+    with pytest.raises(UnusableSchema, match="what it refers to has more than 4194304 characters"):
+        fetch(registry.url, by_id(7))
+
+
 def test_a_reference_that_was_deleted_softly_is_still_read(registry: StandIn) -> None:
     registry.register('{"a":1}', subject="a")
     registry.register("{}", references=[{"name": "A", "subject": "a", "version": 1}])

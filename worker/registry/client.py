@@ -34,6 +34,7 @@ from worker.words import clean
 
 _MOST_BYTES: Final = 1 << 20  # of one answer
 _MOST_REFERENCES: Final = 100  # of one schema, all together
+_MOST_CHARACTERS: Final = 4 << 20  # likewise
 _ACCEPTED: Final = "application/vnd.schemaregistry.v1+json, application/json"
 _NO_SUCH_SCHEMA: Final = 40403
 _APICURIO_COMPATIBLE: Final = "/apis/ccompat/"
@@ -192,6 +193,8 @@ class RegistryClient:
                 ) from None
             self._add_references(found, known, [*way, each.name])
             known[each.name] = found.schema
+            if sum(map(len, known.values())) > _MOST_CHARACTERS:
+                raise UnusableSchema(f"what it refers to has more than {_MOST_CHARACTERS} characters")
 
     def _asked(self, path: str, absent: str = _ABSENT_ID) -> _Answered:
         """Return a schema. What is asked for at `absent` no registry has: if it says so, an answer of no use is about the schema."""

@@ -11,7 +11,7 @@ No other thread runs in that time.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
@@ -20,11 +20,9 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
 )
 
+from worker.registry.bounds import MOST_NAME
 from worker.registry.client import UnusableSchema
 from worker.words import clean
-
-MOST_NAME: Final = 1_000
-"""Characters of a name with all that is around it. Each value that it belongs to is written with it."""
 
 
 class Originals(NamedTuple):

@@ -15,7 +15,7 @@ empty bytes and an empty list are left out, so that an empty key lets the Kafka 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ from google.protobuf.message import DecodeError, Message
 from worker.errors import Reason, RecordError
 from worker.records.formats.framing import Framed
 from worker.registry import protoc, texts
+from worker.registry.bounds import MOST_ADDED, TOO_LONG
 from worker.registry.client import SchemaText, UnusableSchema
 from worker.registry.descriptors import Originals, simplify
 from worker.registry.packed import DOUBLE, SINGLE, Packed, as_list
@@ -98,7 +99,11 @@ class ProtobufReader:
         known = self._messages.get(said)
         if known is None:
             descriptor: Descriptor = self._pool.FindMessageTypeByName(find())
-            known = (message_factory.GetMessageClass(descriptor), self._plain.of_message(descriptor))
+            try:
+                known = (message_factory.GetMessageClass(descriptor), self._plain.of_message(descriptor))
+            except RecursionError:
+                self._plain.forget()  # what was half made would read such messages as empty
+                raise
             if len(self._messages) < _MESSAGES_KEPT:
                 self._messages[said] = known
         return known
@@ -167,16 +172,25 @@ class _Plains:
         self._pool = pool
         self._made: dict[str, list[_Add]] = {}
         self._values = 0
+        self._added = 0
+        self._at_most = 0
 
     def begin(self) -> None:
         """Begin the count of another message."""
-        self._values = 0
+        self._values = self._added = self._at_most = 0
 
-    def expect(self, values: int) -> None:
-        """Count values that are about to be read."""
+    def expect(self, values: int, added: int = 0) -> None:
+        """Count values that are about to be read, and the bytes that the schema adds to them."""
         self._values += values
+        self._added += added
         if self._values > MOST_VALUES:
             raise _Broken(f"it has more than {MOST_VALUES} values")
+        if self._added > MOST_ADDED:
+            raise _Broken(TOO_LONG)
+
+    def forget(self) -> None:
+        """Forget what was made."""
+        self._made.clear()
 
     def enum_of(self, field: FieldDescriptor) -> EnumDescriptor | None:
         """Return the enum that a field is of, if it is of one."""
@@ -194,12 +208,16 @@ class _Plains:
             made[name] += [_field(field, self) for field in descriptor.fields]
 
         fields = made[name]
+        names = sum(len(field.name) for field in descriptor.fields)
 
         def plain(message: Any) -> dict[str, Any]:
             self.expect(len(fields) + 1)
+            self._at_most += names
             found: dict[str, Any] = {}
             for add in fields:
                 add(message, found)
+            if self._at_most > MOST_ADDED:  # now it is worth while to count those that are there
+                self.expect(0, sum(map(len, found)))
             return found
 
         return plain
@@ -299,18 +317,29 @@ def _text(key: str | float) -> str:
 def _element(field: FieldDescriptor, plains: _Plains) -> _Plain:
     """Return what makes one value of a field plain."""
     if (enum := plains.enum_of(field)) is not None:
-        symbols = {value.number: value.name for value in enum.values}
-        return lambda number: symbols.get(number, number)
+        return _symbol({value.number: value.name for value in enum.values}, plains)
     if field.message_type is not None:
         return plains.of_message(field.message_type)
     return _as_it_is
+
+
+def _symbol(symbols: Mapping[int, str], plains: _Plains) -> _Plain:
+    def plain(number: int) -> str | int:
+        symbol = symbols.get(number)
+        if symbol is None:
+            return number
+        plains.expect(0, len(symbol))
+        return symbol
+
+    return plain
 
 
 def _as_it_is(value: Any) -> Any:
     return value
 
 
-_Expect: TypeAlias = Callable[[int], None]
+class _Expect(Protocol):
+    def __call__(self, values: int, added: int = 0, /) -> None: ...
 
 
 def _moment(message: Any, _expect: _Expect) -> str:
@@ -349,9 +378,10 @@ def _json_value(message: Any, expect: _Expect) -> Any:
     return _json_list(value, expect) if kind == "list_value" else value
 
 
-def _decimal(message: Any, _expect: _Expect) -> str:
+def _decimal(message: Any, expect: _Expect) -> str:
     if not 0 <= message.scale <= _MOST_SCALE:
         raise _Broken(f"a Decimal has the scale {message.scale}")
+    expect(0, message.scale)
     return texts.of_decimal(message.value, message.scale)
 
 
