@@ -218,8 +218,8 @@ def test_no_megabyte_costs_more_than_its_bound_whatever_it_claims(whole: Protobu
     assert time.process_time() - begun < SECONDS
 
 
-def test_a_chain_of_messages_without_end_is_refused_each_time() -> None:
-    chain = "".join(f"message M{at} {{ M{at + 1} m = 1; M0 first = 2; }} " for at in range(2_000)) + "message M2000 {}"
+def test_a_long_chain_of_messages_is_refused_each_time() -> None:
+    chain = "".join(f"message M{at} {{ M{at + 1} m = 1; M0 first = 2; }} " for at in range(350)) + "message M350 {}"
     reader = ProtobufReader(SchemaText("PROTOBUF", f'syntax = "proto3"; {chain}'))
     for _ in range(2):
         with pytest.raises(RecordError, match="nested too deep"):
