@@ -2,7 +2,8 @@
 
     GET /schemas/ids/ID                        a schema by its id
     GET /schemas/guids/GUID                    by its GUID, which Confluent's registry has from version 8 on
-    GET /subjects/SUBJECT/versions/VERSION     a schema that another one refers to, also where it was deleted softly
+    GET /subjects/SUBJECT/versions/VERSION     a schema that another one refers to, with ?deleted=true: also where it was deleted
+                                               softly. Karapace and Redpanda know that too, Apicurio ignores it
 
 Apicurio's global ids are asked for at its own API beside that: `/apis/registry/v3/ids/globalIds/ID`.
 
