@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.emulator import Fault
 from tests.support.fakes import FakeClock, FakeSink, Request, Stage
-from worker.errors import NotSent, SinkError, Transient
+from worker.errors import BlockReason, NotSent, SinkError, TargetError, Transient
 from worker.ledger import Ledger
 from worker.oss.metered import MeteredSink
 from worker.records.target import Target
@@ -104,3 +104,12 @@ def test_a_request_that_did_not_leave_is_not_counted() -> None:
         bench.sink.put(BODY)
     assert bench.value("request_duration_seconds_count", operation="PutVectors") == 0
     assert (bench.value("uploaded_bytes_total"), bench.value("requests_in_flight")) == (0, 0)
+
+
+def test_a_request_without_credentials_is_not_counted() -> None:
+    """Its topics are blocked, which has an alert; "error" would say that the service does not answer."""
+    bench = Bench()
+    bench.service.next_answers = [TargetError("no credentials: none", block=BlockReason.CREDENTIALS)]
+    with pytest.raises(TargetError):
+        bench.sink.put(BODY)
+    assert (bench.codes("PutVectors"), bench.value("uploaded_bytes_total")) == ({}, 0)

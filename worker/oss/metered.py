@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from worker.errors import NotSent, SinkError
+from worker.errors import BlockReason, NotSent, SinkError, TargetError
 from worker.oss.dialect import DESCRIBED
 from worker.ports import Operation, Sink
 from worker.records.target import Target
@@ -56,8 +56,8 @@ class MeteredSink:
         self._in_flight.inc()
         try:
             return self._observed(operation, lambda: (status := send(body), status))
-        except NotSent:
-            was_sent = False
+        except SinkError as error:
+            was_sent = not _stayed_here(error)
             raise
         finally:
             self._in_flight.dec()
@@ -70,11 +70,8 @@ class MeteredSink:
         try:
             status, result = request()
             code = str(status)
-        except NotSent:
-            code = None
-            raise
         except SinkError as error:
-            code = _code_of(error)
+            code = None if _stayed_here(error) else _code_of(error)
             raise
         else:
             return result
@@ -82,6 +79,12 @@ class MeteredSink:
             if code is not None:
                 self._metrics.request_duration.labels(operation.value).observe(self._clock() - started)
                 self._metrics.requests.labels(self._index, operation.value, code).inc()
+
+
+def _stayed_here(error: SinkError) -> bool:
+    """Return whether nothing was sent: the lease had run out, or there are no credentials that can be sent."""
+    has_no_credentials = isinstance(error, TargetError) and error.block is BlockReason.CREDENTIALS and not error.status
+    return has_no_credentials or isinstance(error, NotSent)
 
 
 def _code_of(error: SinkError) -> str:
