@@ -114,10 +114,10 @@ def test_strimzi_grants_the_topics_by_their_names_in_kafka() -> None:
     user = built.one("KafkaUser")
     assert user["metadata"]["name"] == "vector-writer"
     assert [(one["resource"]["name"], one["operations"]) for one in user["spec"]["authorization"]["acls"]] == [
-        ("Articles_v2", ["Read", "Describe"]),
-        ("prices", ["Read", "Describe"]),
+        ("Articles_v2", ["Read", "Describe", "DescribeConfigs"]),
+        ("prices", ["Read", "Describe", "DescribeConfigs"]),
         ("oss-vectors-worker-articles", ["Read", "Describe"]),
-        ("articles_DLQ", ["Write", "Describe"]),
+        ("articles_DLQ", ["Write", "Describe", "DescribeConfigs"]),
     ]
     labels = [one["metadata"]["labels"]["strimzi.io/cluster"] for one in [*built.all("KafkaTopic"), user]]
     assert labels == ["main"] * 4

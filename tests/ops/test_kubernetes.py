@@ -668,9 +668,9 @@ def test_strimzi_makes_the_topics_and_grants_what_the_worker_needs(builds: dict[
         for one in user["spec"]["authorization"]["acls"]
     }
     assert granted == {
-        ("topic", route): {"Read", "Describe"},
+        ("topic", route): {"Read", "Describe", "DescribeConfigs"},
         ("group", settings.kafka.group_id): {"Read", "Describe"},
-        ("topic", settings.dead_letter.topic): {"Write", "Describe"},
+        ("topic", settings.dead_letter.topic): {"Write", "Describe", "DescribeConfigs"},
     }
     assert user["spec"]["authentication"]["type"].upper() == settings.kafka.sasl_mechanism
 
