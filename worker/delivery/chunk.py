@@ -50,11 +50,6 @@ class Chunk:
         self.assignments = {item.assignment for item in items}
 
     @property
-    def is_delete(self) -> bool:
-        """Whether its records are deletes."""
-        return self.items[0].fragment is None
-
-    @property
     def is_single(self) -> bool:
         """Whether it is one record."""
         return len(self.items) == 1
