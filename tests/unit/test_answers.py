@@ -102,6 +102,17 @@ def test_a_code_of_a_bucket_about_what_was_put_is_no_block(status: int, code: st
 # -- who is blamed
 
 
+@pytest.mark.parametrize(("status", "code"), [(409, "OperationAborted"), (411, "MissingContentLength"), (425, "")])
+def test_what_is_about_one_request_blocks_nothing_under_any_status(status: int, code: str) -> None:
+    error = answered(status, code) if code else error_of_answer(Answer(status, REQUEST_ID, b""))
+    assert isinstance(error, Transient)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_status_about_credentials_or_the_target_is_believed_whatever_the_code(status: int) -> None:
+    assert isinstance(answered(status, "OperationAborted"), TargetError)
+
+
 @pytest.mark.parametrize("form", ["json", "xml"])
 @pytest.mark.parametrize("status", sorted(REFUSED_STATUSES))
 @pytest.mark.parametrize("code", sorted(CODES))
