@@ -114,7 +114,7 @@ class Reading:
                 name = self._name(decoded.key, message, value)
                 yield name, Version(partition, message.offset, state, element, has_dead_letter)
 
-    def _is_among_others(self, place: tuple[int, ...], decoded: Decoded) -> bool:
+    def _is_among_others(self, place: tuple[int, ...], decoded: Decoded | RecordError) -> bool:
         """Return whether a record can be read, and is one of the many that share a dead letter, for being suspect."""
         is_suspect = isinstance(decoded, Put | Delete) and decoded.suspicion is not None
         return is_suspect and (*place[:2], OTHERS) in self._refused
