@@ -86,7 +86,7 @@ class Courier:
         self._clock = state.clock
         self._wall = wall
         self._traces = traces
-        self._stuck = StuckRecords(status)
+        self._stuck = StuckRecords(status, state.index)
 
     def deliver(self, flight: Flight, on_freed: Callable[[], None] = lambda: None) -> None:
         """Bring every record to its outcome, except where its partition is given back or the lane stops.

@@ -12,8 +12,9 @@ from worker.telemetry.state import Block, Status
 class StuckRecords:
     """Reports the partitions of records that are stuck, until none of these is left. Thread-safe."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: Status, index: str) -> None:
         self._status = status
+        self._index = index  # records of one partition may go to several
         self._partitions: dict[str, Partition] = {}  # by the record's key
         self._lock = threading.Lock()
 
@@ -26,7 +27,7 @@ class StuckRecords:
                 first[partition] = min(item.offset, first.get(partition, item.offset))
             for partition, offset in first.items():
                 where = f"{partition} offset {offset}"
-                self._status.block(_block_of(partition), where, quote=str(error), retry_in=retry_in)
+                self._status.block(_block_of(partition), where, quote=str(error), retry_in=retry_in, owner=self._index)
 
     def clear(self, items: Iterable[Item]) -> None:
         """Forget records that have their outcome, or are not ours any more."""
@@ -35,7 +36,7 @@ class StuckRecords:
         with self._lock:
             cleared = {self._partitions.pop(item.key) for item in items if item.key in self._partitions}
             for partition in cleared.difference(self._partitions.values()):
-                self._status.unblock(_block_of(partition))
+                self._status.unblock(_block_of(partition), owner=self._index)
 
 
 def _block_of(partition: Partition) -> Block:
