@@ -197,7 +197,10 @@ class MappedReader:
         if kind is Kind.STRING:
             return self._fields.text(raw, path.text) in DELETES
         if kind is Kind.BOOLEAN or (kind is Kind.NUMBER and len(bytes(raw)) <= _MOST_BYTES_OF_ONE):
-            return self._fields.decode_number(raw) == 1
+            try:
+                return self._fields.decode_number(raw) == 1
+            except UNREADABLE:  # it is beyond the range of float64
+                return False
         return False
 
     # -- the metadata
