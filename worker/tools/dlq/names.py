@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from worker.app.decoders import options_of
 from worker.app.routers import DEFAULT
+from worker.errors import RecordError
 from worker.ports import Message
 from worker.records.formats.contract import Headers
 from worker.records.routing_value import reader_of
@@ -57,7 +58,10 @@ class Names:
         if topic not in self._readers or own is None:
             return own
         read, indexes = self._readers[topic]
-        text = read(key, value, headers)
+        try:
+            text = read(key, value, headers)
+        except RecordError:  # it was never written: what names its index is no text
+            return None
         if text is None and not value:  # it was left out, or is a tombstone that names no index
             return None
         index = indexes.get(text or DEFAULT, indexes.get(DEFAULT))
