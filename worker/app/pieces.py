@@ -13,18 +13,21 @@ from worker.errors import RecordError, SchemaPending
 from worker.ledger import Assignment
 from worker.ports import DeadLetter, Message
 from worker.records.decode import Delete, Put
+from worker.records.formats.contract import Headers
 
 
 class Piece(NamedTuple):
     """What is read as one record. `size` is its share of the buffer, in bytes.
 
-    `element` is its place in a message with several, None where `value` is the message's own.
+    `element` is its place in a message with several, None where `value` is the message's own. `around` is the Kafka key and the
+    headers, where other records have them too, else None.
     """
 
     message: Message
     value: bytes | None
     size: int
     element: int | None = None
+    around: tuple[bytes | None, Headers] | None = None
 
 
 def bytes_of(message: Message) -> int:
@@ -45,10 +48,11 @@ class PieceReader:
 
         Raises `SchemaPending` where its schema is not here yet, and nothing else.
         """
-        message, value, size, element = piece
+        message, value, size, element, around = piece
+        key, headers = around or (message.key, message.headers)
         index = NO_INDEX
         try:
-            index, decoded = self._router.route(message.key, value, message.headers)
+            index, decoded = self._router.route(key, value, headers)
             if suspicion := suspicion_of(decoded):
                 found.note_suspect(assignment, message, suspicion)
             if type(decoded) is Put:

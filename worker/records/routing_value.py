@@ -22,6 +22,7 @@ from worker.records.formats.framing import without_prefix
 from worker.records.formats.json import JsonFields
 from worker.records.formats.leaves import Leaves
 from worker.records.formats.msgpack import MsgpackFields
+from worker.records.formats.shared import header_text
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw
 from worker.records.members import is_messagepack
 
@@ -106,10 +107,10 @@ def _of_kafka_key(options: Options) -> ReadValue:
 
 def _of_header(name: str) -> ReadValue:
     def read(_key: bytes | None, _value: bytes | None, headers: Headers) -> str | None:
-        for own, value in reversed(headers):  # of several the last counts, as in Kafka's own clients
-            if own == name:
-                return _text(value)
-        return None
+        try:
+            return header_text(headers, name)  # of several the last counts, as in Kafka's own clients
+        except RecordError:
+            return None
 
     return read
 
