@@ -36,6 +36,24 @@ def bytes_of(message: Message) -> int:
     return size + header_bytes(message) if message.headers else size
 
 
+class Bad(NamedTuple):
+    """A piece that can never be written: the index that it would go to, its share of the buffer in bytes, and why."""
+
+    piece: Piece
+    to: str
+    size: int
+    error: RecordError
+
+    @property
+    def undescribed(self) -> "Bad":
+        """The same without a message, which costs time: another's dead letter is for it too."""
+        return self._replace(error=RecordError(self.error.reason, "", self.error.suspect))
+
+    def letter(self, assignment: Assignment) -> DeadLetter:
+        """Return its dead letter."""
+        return dead_letter_of(self.to, assignment, self.piece.message, self.size, self.error, self.piece.element)
+
+
 class PieceReader:
     """Reads the records of one topic. Those whose index was not found yet are parked. Only the main loop calls it."""
 
@@ -43,8 +61,8 @@ class PieceReader:
         self._router = router
         self._parking = parking
 
-    def read(self, found: Decoded, assignment: Assignment, piece: Piece) -> DeadLetter | None:
-        """Add one record to what was found; returns its dead letter, not added, where it can never be written.
+    def read(self, found: Decoded, assignment: Assignment, piece: Piece) -> Bad | None:
+        """Add one record to what was found; returns what it is, not added, where it can never be written.
 
         Raises `SchemaPending` where its schema is not here yet, and nothing else.
         """
@@ -67,12 +85,12 @@ class PieceReader:
                 size += 0 if element is None else len(value or b"")
                 self._parking.add(index, Parked(assignment, message, size, element, None if element is None else value))
             elif isinstance(decoded, RecordError):
-                return dead_letter_of(index, assignment, message, size, decoded, element)
+                return Bad(piece, index, size, decoded)
             else:
                 found.ignored.append(Item(assignment, message, "", None, size, element=element))
         except SchemaPending:
             raise
         except Exception as error:  # a fault of the worker, which shows with this record
-            return dead_letter_of(index, assignment, message, size, RecordError.internal(error), element)
+            return Bad(piece, index, size, RecordError.internal(error))
         found.size += size
         return None

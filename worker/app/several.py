@@ -107,7 +107,8 @@ class SeveralReader:
                 continue
             if pieces is None:
                 whole = Piece(message, message.value, ITEM_BYTES + size)
-                found.add_bad(self._pieces.read(found, assignment, whole))
+                bad = self._pieces.read(found, assignment, whole)
+                found.add_bad(bad and bad.letter(assignment))
             elif not pieces:
                 found.ignored.append(Item(assignment, message, "", None, ITEM_BYTES + size))
                 found.size += ITEM_BYTES + size
@@ -121,8 +122,9 @@ class SeveralReader:
         for _, of_message in groupby(parked, key=attrgetter("offset")):
             waited = [*of_message]
             around = around_of(waited[0].message)
-            bad = [letter for each in waited if (letter := self._pieces.read(found, assignment, _waited(each, around)))]
-            own, others = bad[: OWN_DEAD_LETTERS + 1], bad[OWN_DEAD_LETTERS + 1 :]
+            bad = [one for each in waited if (one := self._pieces.read(found, assignment, _waited(each, around)))]
+            own = [one.letter(assignment) for one in bad[: OWN_DEAD_LETTERS + 1]]
+            others = [one.undescribed.letter(assignment) for one in bad[OWN_DEAD_LETTERS + 1 :]]
             if others:
                 own[-1] = _of_several(own[-1], len(others) + 1)
             for letter in own:
@@ -140,23 +142,23 @@ class SeveralReader:
         shared_bytes: int,
     ) -> None:
         """Read the records of one message, which the ledger gets to know."""
-        bad: list[DeadLetter] = []
+        letters: list[DeadLetter] = []
         others = 0
         counted = []
         around = around_of(message)
         for element, piece in enumerate(pieces):
-            letter = self._pieces.read(found, assignment, Piece(message, bytes(piece), ITEM_BYTES, element, around))
-            if letter is None or len(bad) <= OWN_DEAD_LETTERS:
+            bad = self._pieces.read(found, assignment, Piece(message, bytes(piece), ITEM_BYTES, element, around))
+            if bad is None or len(letters) <= OWN_DEAD_LETTERS:
                 counted.append(element)
             else:
                 others += 1
-            if letter is not None and len(bad) <= OWN_DEAD_LETTERS:
-                bad.append(letter)
+            if bad is not None and len(letters) <= OWN_DEAD_LETTERS:
+                letters.append(bad.letter(assignment))
         if others:
-            bad[-1] = _of_several(bad[-1], others + 1)
+            letters[-1] = _of_several(letters[-1], others + 1)
         self._ledger.split(assignment, message.offset, counted, shared_bytes)
         found.widths[message.offset] = len(counted)
-        for letter in bad:
+        for letter in letters:
             found.add_bad(letter)
 
 
