@@ -282,6 +282,7 @@ class Chaos:
             "service errors, some applied in part": self.errors,
             "service slow": self.slow_service,
             "a proxy's page in place of the answer": self.page_of_a_proxy,
+            "a firewall refuses some records": self.refuse_by_firewall,
             "credentials replaced": self.rotate_credentials,
         }
 
@@ -472,6 +473,21 @@ class Chaos:
         content = "" if status == 204 else _PAGE % (title, title)
         self.report.faults[f"a proxy's page: {status} {title}"] += 1
         self._fault_for_a_while(status=status, headers=headers, content=content)
+
+    def refuse_by_firewall(self) -> None:
+        """Something on the way refuses each request that has one of some keys, which are rewritten all the time."""
+        status, title = self._rng.choice(
+            [(200, "Request Rejected"), (403, "Forbidden"), (405, "Blocked"), (413, "Too Large")]
+        )
+        self.report.faults[f"a firewall refuses some records: {status} {title}"] += 1
+        page, headers = _PAGE % (title, title), {"Content-Type": "text/html"}
+        with ExitStack() as stack:
+            for number in range(8):
+                key = f"key-{number}{self._rng.randrange(10)}"
+                stack.enter_context(
+                    self._faulty_service(key_contains=key, status=status, headers=headers, content=page)
+                )
+            time.sleep(self._rng.uniform(4, 10))
 
     def rotate_credentials(self) -> None:
         """Replace the key that the service accepts, and the file that workers read it from."""

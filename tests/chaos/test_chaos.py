@@ -35,7 +35,11 @@ SORTS = {
         "service resets",
         "service errors, some applied in part",
     ],
-    "pages of a proxy, and credentials replaced": ["a proxy's page in place of the answer", "credentials replaced"],
+    "pages of a proxy, and credentials replaced": [
+        "a proxy's page in place of the answer",
+        "a firewall refuses some records",
+        "credentials replaced",
+    ],
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.answer_cases import AnswerCase, read_cases
 from worker.errors import Blame, BlockReason, Refused, RetryReason, SinkError, TargetError, Transient
 from worker.oss.answers import Answer, error_of, error_of_answer, retry_after
-from worker.oss.codes import CODES, REFUSED_STATUSES, About
+from worker.oss.codes import CODES, REFUSED_STATUSES, About, is_of_the_key
 from worker.oss.dialect import CALLS
 from worker.words import CODE_CHARACTERS, MESSAGE_CHARACTERS, clean
 
@@ -100,6 +100,17 @@ def test_a_code_of_a_bucket_about_what_was_put_is_no_block(status: int, code: st
 
 
 # -- who is blamed
+
+
+@pytest.mark.parametrize(("status", "code"), [(409, "OperationAborted"), (411, "MissingContentLength"), (425, "")])
+def test_what_is_about_one_request_blocks_nothing_under_any_status(status: int, code: str) -> None:
+    error = answered(status, code) if code else error_of_answer(Answer(status, REQUEST_ID, b""))
+    assert isinstance(error, Transient)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_status_about_credentials_or_the_target_is_believed_whatever_the_code(status: int) -> None:
+    assert isinstance(answered(status, "OperationAborted"), TargetError)
 
 
 @pytest.mark.parametrize("form", ["json", "xml"])
@@ -366,3 +377,12 @@ def test_whatever_an_answer_holds_it_has_a_meaning(
     assert error is not None or status in CALLS[operation].accepted
     if error is not None:
         assert str(error) == clean(str(error), 1000)
+
+
+def test_rights_debts_and_clocks_are_no_fault_of_the_key() -> None:
+    """Another key of the same source would not help, and those in use may be good for other indexes."""
+    codes = {code for code, about in CODES.items() if about is About.CREDENTIALS}
+    of_the_key = {code for code in codes if is_of_the_key(code)}
+    assert {"InvalidAccessKeyId", "SecurityTokenExpired", "SignatureDoesNotMatch", "ExpiredToken"} <= of_the_key
+    assert not of_the_key & {"AccessDenied", "RequestTimeTooSkewed", "InDebt", "UserDisable"}
+    assert is_of_the_key("")

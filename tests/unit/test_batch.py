@@ -125,14 +125,6 @@ def test_a_sealed_batch_does_not_change_when_a_newer_version_comes() -> None:
     assert (offsets(first), offsets(batch.seal(SealReason.AGE))) == ([[0]], [[1]])
 
 
-def test_batches_with_a_key_in_common_share_it_and_others_share_none() -> None:
-    def batch_of(*keys: str) -> Batch:
-        return Batch({key: put(0, key) for key in keys}, 0, SealReason.AGE)
-
-    assert batch_of("a", "b").shares_a_key_with(batch_of("b", "c"))
-    assert not batch_of("a", "b").shares_a_key_with(batch_of("c"))
-
-
 # -- against a model
 
 

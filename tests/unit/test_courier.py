@@ -32,9 +32,9 @@ def test_a_slot_whose_batch_goes_while_it_is_about_to_wait_gives_up_its_place_wi
 
     bench.lane.state.wait = give_back_before_the_next_step  # type: ignore[method-assign]  # the moment in between
     bench.submit(GOES, ["a"])
-    batch = bench.lane.pop()
-    assert batch is not None
-    bench.lane._courier.deliver(batch)
+    flight = bench.lane.pop()
+    assert flight is not None
+    bench.lane._courier.deliver(flight)
     for _ in others:
         pacer._now_in_flight -= 1
     assert (bench.sink.requests, bench.ledger.buffer_bytes) == ([], 0)
@@ -44,19 +44,19 @@ def test_a_slot_whose_batch_goes_while_it_is_about_to_wait_gives_up_its_place_wi
 def test_a_batch_is_delivered_on_the_thread_of_the_caller() -> None:
     bench = Bench()
     bench.submit(STAYS, ["a", "b"])
-    batch = bench.lane.pop()
-    assert batch is not None
-    bench.lane._courier.deliver(batch)
+    flight = bench.lane.pop()
+    assert flight is not None
+    bench.lane._courier.deliver(flight)
     assert set(bench.sink.vectors) == {"a", "b"}
     assert bench.ledger.books().settled["vectors", Outcome.PUT] == 2
 
 
 def deliver(bench: Bench, *keys: str) -> None:
     bench.submit(STAYS, keys)
-    batch = bench.lane.pop()
-    assert batch is not None
-    bench.lane._courier.deliver(batch)
-    bench.lane.done(batch)
+    flight = bench.lane.pop()
+    assert flight is not None
+    bench.lane._courier.deliver(flight)
+    bench.lane.done(flight)
 
 
 def accepted_at(bench: Bench) -> float | None:
@@ -86,8 +86,8 @@ def test_requests_of_a_partition_that_is_given_back_are_not_waited_for() -> None
     bench = Bench()
     bench.sink.fault(status=503, code="ServiceUnavailable")
     bench.submit(GOES, ["a"])
-    batch = bench.lane.pop()
-    assert batch is not None
+    flight = bench.lane.pop()
+    assert flight is not None
     attempt = bench.lane._courier._attempt
 
     def give_back_after(items: list[Item], admission: Admission) -> SinkError | None:
@@ -97,8 +97,8 @@ def test_requests_of_a_partition_that_is_given_back_are_not_waited_for() -> None
         return error
 
     bench.lane._courier._attempt = give_back_after  # type: ignore[method-assign]  # the moment in between
-    bench.lane._courier.deliver(batch)
-    bench.lane.done(batch)
+    bench.lane._courier.deliver(flight)
+    bench.lane.done(flight)
     assert bench.status.service.not_accepted() == []
 
 

@@ -313,6 +313,21 @@ def test_what_the_service_refuses_is_fetched_anew_but_not_for_each_refusal(
     assert source.runs == 2
 
 
+def test_credentials_that_were_refused_are_used_where_no_others_come(
+    kept: Kept, source: Source, clock: FakeClock
+) -> None:
+    """One index may be denied to them, and others not."""
+    settled(kept)
+    clock.pass_by(AGAIN_SECONDS)
+    source.error = RuntimeError("no answer")
+    kept.forget()
+    assert settled(kept) == "id-1"
+    source.error = None
+    kept.forget()
+    clock.pass_by(AGAIN_SECONDS)
+    assert settled(kept) == "id-3"
+
+
 # -- the program itself
 
 

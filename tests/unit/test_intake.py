@@ -29,8 +29,8 @@ class Bench(App):
         """Take messages in; returns the keys that go to the index, and the bad ones: offset, reason and text."""
         self.intake.take_in(Polled(self.assignment(), messages))
         self.intake.seal_all()
-        batch = self.lane.pop()
-        keys = [] if batch is None else list(batch.items)
+        flight = self.lane.pop()
+        keys = [] if flight is None else list(flight.keys)
         return keys, [(letter.offset, letter.reason, letter.text) for letter in self.dead_letters.kept]
 
     def settled(self, outcome: str) -> float:
@@ -127,13 +127,13 @@ def test_a_batch_is_sealed_when_its_first_record_has_waited_long_enough() -> Non
     assert (bench.lane.pop(), bench.intake.seconds_until_due(longest=9.0)) == (None, 0.25)
     bench.clock.advance(0.25)
     bench.intake.seal_due()
-    batch = bench.lane.pop()
-    assert batch is not None
-    assert (list(batch.items), bench.intake.seconds_until_due(longest=9.0)) == (["0", "1"], 9.0)
+    flight = bench.lane.pop()
+    assert flight is not None
+    assert (list(flight.keys), bench.intake.seconds_until_due(longest=9.0)) == (["0", "1"], 9.0)
 
 
 def test_a_full_batch_is_sealed_at_once() -> None:
     bench = Bench(batch=tables.Batch(max_records=2))
     bench.intake.take_in(Polled(bench.assignment(), [message(offset) for offset in range(5)]))
-    batches = [bench.lane.pop(), bench.lane.pop(), bench.lane.pop()]
-    assert [list(batch.items) for batch in batches if batch is not None] == [["0", "1"], ["2", "3"]]
+    flights = [bench.lane.pop(), bench.lane.pop(), bench.lane.pop()]
+    assert [list(flight.keys) for flight in flights if flight is not None] == [["0", "1"], ["2", "3"]]

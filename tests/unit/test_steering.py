@@ -52,8 +52,10 @@ def test_a_span_between_the_marks_leaves_a_partition_as_it_was() -> None:
     assert app.fetched() == {1}
     first = app.lane.pop()
     assert first is not None
-    assert {item.assignment.partition.partition for item in first.items.values()} == {0}
-    app.ledger.settle(first.items.values(), Outcome.PUT)
+    (chunk,) = first.chunks
+    assert {item.assignment.partition.partition for item in chunk.items} == {0}
+    app.ledger.settle(chunk.items, Outcome.PUT)
+    first.chunks.clear()
     app.lane.done(first)
     app.turn()
     assert (app.assignment(0).span, app.assignment(1).span, app.fetched()) == (80, 80, {1})

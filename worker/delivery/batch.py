@@ -52,10 +52,6 @@ class Batch(msgspec.Struct, eq=False, frozen=True):
     size: int
     reason: SealReason
 
-    def shares_a_key_with(self, other: "Batch") -> bool:
-        """Return whether the two have a key in common, so that their order matters."""
-        return not self.items.keys().isdisjoint(other.items.keys())
-
 
 class OpenBatch:
     """The open batch of one index, and the rules that seal it."""

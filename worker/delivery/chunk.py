@@ -1,26 +1,30 @@
 """The records of one request: a chunk of a batch, and what the service has said to it so far."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from worker.delivery.batch import Item
-from worker.errors import Blame, SinkError, Transient
+from worker.errors import Blame, RetryReason, SinkError, Transient
+
+SPLIT_AFTER: Final = 3  # failures for which a chunk may be the cause
 
 
 class Doubt:
-    """Counts answers that may blame a chunk's records, and knows whether other requests were accepted since the first."""
+    """Counts failures for which a chunk may be the cause, and knows whether other requests were accepted since the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, since: int | None = None) -> None:
+        """`since` is how many requests of the index had been accepted at the first failure, where there was one before."""
         self.count = 0
-        self._accepted_before = 0  # requests of the index that had been accepted at the first such answer
+        self.since = since
 
     def note(self, accepted: int) -> None:
-        """Note such an answer; the index has accepted so many requests until now."""
-        if not self.count:
-            self._accepted_before = accepted
+        """Note a failure; the index has accepted so many requests until now."""
+        if self.since is None:
+            self.since = accepted
         self.count += 1
 
     def others_pass(self, accepted_when_sent: int) -> bool:
-        """Return whether others were accepted between the first of these answers and the chunk's last attempt.
+        """Return whether others were accepted between the first of these failures and the chunk's last attempt.
 
         What is accepted after that attempt left does not count:
 
@@ -28,17 +32,18 @@ class Doubt:
         2. The outage ends, and another request is accepted.
         3. The answer to the chunk comes. It is still the outage's.
         """
-        return bool(self.count) and accepted_when_sent > self._accepted_before
+        return bool(self.count) and self.since is not None and accepted_when_sent > self.since
 
 
 class Chunk:
     """Some records of a batch, all puts or all deletes, that are sent together until they have their outcome."""
 
-    def __init__(self, items: list[Item]) -> None:
+    def __init__(self, items: list[Item], suspicion: Doubt | None = None) -> None:
         self.replace_items(items)
         self.not_before = 0.0  # when it may be sent again, in the clock's seconds
         self.attempts = 0
-        self.doubt = Doubt()  # by the service, or by something on the way
+        self.suspicion = suspicion or Doubt()  # failures that the records may cause, whoever answered, or no one
+        self.doubt = Doubt()  # answers that may blame them, of the service or of something on the way
         self.service_doubt = Doubt()
         self.write_timeouts = 0
         self.accepted_when_sent = 0  # requests of the index that had been accepted when this was last sent
@@ -69,14 +74,28 @@ class Chunk:
         """Whether others were accepted between the first answer that may blame it and its last attempt."""
         return self.doubt.others_pass(self.accepted_when_sent)
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it, or the chunk that it was a part of, fails while others are accepted."""
+        return self.suspicion.others_pass(self.accepted_when_sent)
+
+    @property
+    def keeps_failing(self) -> bool:
+        """Whether it has failed so often that it may be the cause."""
+        return self.suspicion.count >= SPLIT_AFTER
+
     def halves(self) -> "list[Chunk]":
         """Return two chunks with its records, one if it is a single record."""
         middle = len(self.items) // 2
-        return [Chunk(items) for items in (self.items[:middle], self.items[middle:]) if items]
+        return [
+            Chunk(items, Doubt(self.suspicion.since)) for items in (self.items[:middle], self.items[middle:]) if items
+        ]
 
     def note(self, error: SinkError, accepted: int) -> None:
         """Count an attempt that failed; the index has accepted so many requests until now."""
         self.attempts += 1
+        if may_be_of_records(error):
+            self.suspicion.note(accepted)
         if not isinstance(error, Transient):
             return
         if error.blame is not Blame.NONE:
@@ -85,6 +104,16 @@ class Chunk:
             self.service_doubt.note(accepted)
         if error.while_sending:
             self.write_timeouts += 1
+
+
+def may_be_of_records(error: SinkError) -> bool:
+    """Return whether the records may be why a request failed: the error blames them, or is not the service's word.
+
+    A proxy or firewall refuses the text of one record with any status, or by cutting the connection.
+    """
+    if isinstance(error, Transient) and error.kind is RetryReason.THROTTLED:
+        return False
+    return not error.request_id or (isinstance(error, Transient) and error.blame is not Blame.NONE)
 
 
 def chunks_of(items: Sequence[Item]) -> list[Chunk]:

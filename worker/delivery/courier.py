@@ -1,4 +1,4 @@
-"""Delivers one batch: sends it, retries, splits it, and settles its records.
+"""Delivers batches: sends them, retries, splits them, and settles their records.
 
 A courier belongs to one index and serves all its slots. What an answer means for a chunk of a batch:
 
@@ -9,8 +9,11 @@ A courier belongs to one index and serves all its slots. What an answer means fo
                  tried instead, newest first
     500, again   treated as refused while other requests of the index are accepted; while none is, retried and reported as
                  record_stuck. The same holds for every transient answer that may blame the records (`Blame.CONTENT`)
-    a proxy's    400, 413 or 422 (`Blame.PROXY`): split as well, but a single record is retried, and reported as record_stuck
+    a proxy's    400, 413 or 422 (`Blame.PROXY`): split as well, but a single record is retried, and reported as record_stuck;
+                 any other answer that is not the service's, and none at all, likewise, while others are accepted
     target       the index is blocked, probed every `retry_max_seconds`, and continues when it works again
+
+What keeps failing rests between its attempts: its slot delivers other batches.
 """
 
 import logging
@@ -18,24 +21,25 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from worker.delivery.batch import Batch, Item
-from worker.delivery.chunk import Chunk, chunks_of
+from worker.delivery.batch import Item
+from worker.delivery.chunk import SPLIT_AFTER, Chunk, chunks_of, may_be_of_records
+from worker.delivery.flight import Flight
 from worker.delivery.index_state import IndexState
 from worker.delivery.pace.backoff import Backoff
 from worker.delivery.pace.pacer import Admission, Pacer, Verdict
-from worker.errors import Blame, BlockReason, NotSent, Reason, Refused, RetryReason, SinkError, TargetError, Transient
-from worker.ledger import Ledger, Outcome, Partition
+from worker.delivery.stuck import StuckRecords
+from worker.errors import Blame, NotSent, Reason, Refused, RetryReason, SinkError, TargetError, Transient
+from worker.ledger import Ledger, Outcome
 from worker.oss.dialect import Envelope
 from worker.ports import BareMessage, DeadLetter, DeadLetters, Operation, Refusal, Sink
 from worker.settings.tables import Delivery
 from worker.telemetry.metrics import Metrics
-from worker.telemetry.state import Block, Status
+from worker.telemetry.state import Status
 from worker.telemetry.traces import NO_TRACES, Traces
 
 log = logging.getLogger("worker.delivery")
 
 SERVER_ERROR: Final = 500  # the service's answer to some content, as well as to faults of its own
-SPLIT_AFTER: Final = 3  # answers that may blame the records
 SPLIT_AFTER_WRITE_TIMEOUTS: Final = 2
 LEASE_LOOK_SECONDS: Final = 1.0  # between two checks of a lease that has run out; a wake-up checks it too
 
@@ -45,7 +49,7 @@ _NOT_SENT: Final = NotSent("a partition was given back, or the lease ran out, be
 
 
 class Courier:
-    """Delivers batches of one index; each slot calls `deliver` with a batch of its own.
+    """Delivers batches of one index; each slot calls `deliver` with a flight of its own.
 
     A batch begins as one or two chunks: its puts and its deletes. A split makes two chunks of one. Each step sends one chunk
     once: the one with the earliest `not_before`. So a chunk that fails does not delay the others, and the answers to the
@@ -75,7 +79,6 @@ class Courier:
         self._sink = sink
         self._ledger = ledger
         self._dead_letters = dead_letters
-        self._status = status
         self._metrics = metrics
         self._delivery = delivery
         self._isolated_attempts = isolated_attempts
@@ -83,15 +86,21 @@ class Courier:
         self._clock = state.clock
         self._wall = wall
         self._traces = traces
+        self._stuck = StuckRecords(status)
 
-    def deliver(self, batch: Batch) -> None:
-        """Bring every record of the batch to its outcome, except where its partition is given back or the lane stops."""
-        chunks = chunks_of(list(batch.items.values()))
+    def deliver(self, flight: Flight, on_freed: Callable[[], None] = lambda: None) -> None:
+        """Bring every record to its outcome, except where its partition is given back or the lane stops.
+
+        Returns early, with chunks left, when the flight may rest. `on_freed` is called when some of its keys are free.
+        """
         try:
-            while chunks:
-                chunk = min(chunks, key=lambda each: each.not_before)
-                chunks.remove(chunk)
-                chunks += self._step(chunk)
+            while flight.chunks:
+                chunk = flight.take()
+                attempts = chunk.attempts
+                if flight.put_back(self._step(chunk)):
+                    on_freed()
+                if chunk.attempts > attempts and flight.should_rest() and not self._state.is_stopping:
+                    return
         finally:
             self._leave_queue()
 
@@ -140,7 +149,7 @@ class Courier:
         """
         gone = [item for item in chunk.items if not item.assignment.is_live]
         kept = [item for item in chunk.items if item.assignment.is_live]
-        self._clear_stuck(gone)  # it may have been reported after the source had cleared the partition's blocks
+        self._stuck.clear(gone)  # it may have been reported after the source had cleared the partition's blocks
         rest = chunks_of([item for item in map(self._successor, gone) if item is not None])
         if kept:
             chunk.replace_items(kept)
@@ -232,7 +241,7 @@ class Courier:
         if older:
             self._ledger.settle(older, Outcome.SUPERSEDED)
         observe_latency(self._metrics, [*items, *older], now)
-        self._clear_stuck(items)
+        self._stuck.clear(items)
 
     def _answered(self, admission: Admission, verdict: Verdict, size: int = 0) -> None:
         """Report to the pacer what became of a request, and wake those who wait for room."""
@@ -256,7 +265,8 @@ class Courier:
         chunk.note(error, self._state.accepted)
         is_too_large = error.status == 413 or chunk.write_timeouts >= SPLIT_AFTER_WRITE_TIMEOUTS
         if is_too_large and not chunk.is_single:
-            self._state.shrink_bodies(sum(len(item.fragment or b"") for item in chunk.items))
+            if not chunk.is_delete:  # deletes are small: what is too large for them says nothing of puts
+                self._state.shrink_bodies(sum(len(item.fragment or b"") for item in chunk.items))
             return self._split(chunk)
         if isinstance(error, Refused) or self._is_at_fault(chunk, error):
             return self._dead_letter(chunk, error) if chunk.is_single else self._split(chunk)
@@ -286,12 +296,12 @@ class Courier:
         A proxy or firewall that refuses a single record may refuse it for its size or its text. The service has not refused
         it, so it is not dead-lettered.
         """
-        if not isinstance(error, Transient) or error.blame is Blame.NONE:
-            return False
         if not chunk.is_single:
-            return chunk.doubt.count >= SPLIT_AFTER and chunk.others_pass
-        doubt, enough = chunk.service_doubt, self._isolated_attempts
-        return error.blame is Blame.CONTENT and doubt.count >= enough and doubt.others_pass(chunk.accepted_when_sent)
+            return may_be_of_records(error) and chunk.keeps_failing and chunk.is_suspect
+        if not isinstance(error, Transient) or error.blame is not Blame.CONTENT:
+            return False
+        doubt = chunk.service_doubt
+        return doubt.count >= self._isolated_attempts and doubt.others_pass(chunk.accepted_when_sent)
 
     def _split(self, chunk: Chunk) -> list[Chunk]:
         self._metrics.bisects.labels(self._state.index).inc()
@@ -307,36 +317,29 @@ class Courier:
                 "error": str(error),
             },
         )
-        if isinstance(error, TargetError):
+        # What something on the way says of these records alone holds up no others.
+        is_of_chunk = not error.request_id and chunk.is_suspect
+        if isinstance(error, TargetError) and not is_of_chunk:
             self._state.block(error.block, error, self._delivery.retry_max_seconds)
             self._pacer.close_for(self._delivery.retry_max_seconds)
-        elif isinstance(error, Transient):
-            self._count_retry(error)
-            if error.retry_after is not None:
-                delay = min(error.retry_after, self._delivery.retry_after_max_seconds) + self._backoff.jitter()
-                self._pacer.close_for(delay)
-            else:
-                delay = self._backoff.delay(chunk.attempts)
-                chunk.not_before = self._clock() + delay
-            if chunk.doubt.count >= self._isolated_attempts:
-                self._report_stuck(chunk, error, delay)
+            return
+        self._count_retry(error)
+        delay = self._backoff.delay(chunk.attempts)
+        asked = error.retry_after if isinstance(error, Transient) else None
+        if asked is not None and not is_of_chunk:
+            delay = min(asked, self._delivery.retry_after_max_seconds) + self._backoff.jitter()
+            self._pacer.close_for(delay)
+        else:
+            chunk.not_before = self._clock() + delay
+        is_alone = chunk.is_single and is_of_chunk
+        if (chunk.suspicion if is_alone else chunk.doubt).count >= self._isolated_attempts:
+            self._stuck.report(chunk.items, error, delay)
 
-    def _count_retry(self, error: Transient) -> None:
-        self._metrics.retries.labels(error.kind.value).inc()
-        if error.unknown_outcome:
+    def _count_retry(self, error: SinkError) -> None:
+        kind = error.kind if isinstance(error, Transient) else RetryReason.NETWORK
+        self._metrics.retries.labels(kind.value).inc()
+        if isinstance(error, Transient) and error.unknown_outcome:
             self._metrics.unknown_outcomes.labels(self._state.index).inc()
-
-    def _report_stuck(self, chunk: Chunk, error: SinkError, retry_in: float) -> None:
-        first: dict[Partition, int] = {}
-        for item in chunk.items:
-            first[item.assignment.partition] = min(item.offset, first.get(item.assignment.partition, item.offset))
-        for partition, offset in first.items():
-            block = Block(partition.topic, BlockReason.RECORD_STUCK, partition.partition)
-            self._status.block(block, f"{partition} offset {offset}", quote=str(error), retry_in=retry_in)
-
-    def _clear_stuck(self, items: Iterable[Item]) -> None:
-        for topic, partition in {item.assignment.partition for item in items}:
-            self._status.unblock(Block(topic, BlockReason.RECORD_STUCK, partition))
 
     def _dead_letter(self, chunk: Chunk, error: SinkError) -> list[Chunk]:
         """Dead-letter the one record; the version that it had superseded is tried instead."""
@@ -360,7 +363,7 @@ class Courier:
         )
         # From here on the bytes count for the dead letter. The batch keeps the item, with its key, until the batch is done.
         item.message, item.fragment = BareMessage(item.offset, item.message.timestamp), None
-        self._clear_stuck([item])
+        self._stuck.clear([item])
         return [Chunk([older])] if older is not None else []
 
 

@@ -1,8 +1,13 @@
 """One index: a queue of sealed batches, and the slots that deliver them.
 
 Batches leave in the order in which they were sealed. One waits while another before it, in flight or queued, shares a key
-with it. So each key's versions are written in order, and batches without a common key are in flight side by side. A slot
-keeps its batch until each record of it has its outcome, through every retry; see `courier.py`.
+with it that has no outcome yet. So each key's versions are written in order, and batches without a common key are in flight
+side by side. A slot keeps its batch until each record of it has its outcome, through every retry; see `courier.py`.
+
+One bad record must not stop the others. So a batch that keeps failing, or what is left of it, rests: it gives up its slot
+until it may be sent again. A newer version of such a record takes its place, as in an open batch, and the rest of the newer
+version's batch does not wait. In an outage all batches fail: of those that were not split down to single records, only as many
+rest as there are slots.
 
 A slot is a thread, and starts when there is a batch for it. `kept` of them stay when there is none. Beyond these, and two, no
 more start than the index may have requests in flight, and none while it is blocked. So many indexes do not make many threads
@@ -16,6 +21,7 @@ from typing import Final
 
 from worker.delivery.batch import Batch
 from worker.delivery.courier import Courier
+from worker.delivery.flight import Flight
 from worker.delivery.index_state import IndexState
 from worker.delivery.pace.pacer import Pacer
 from worker.oss.dialect import Envelope
@@ -24,6 +30,8 @@ from worker.telemetry.metrics import Metrics
 
 _LEAST_SLOTS: Final = 2
 _LOOK_AHEAD: Final = 16  # queued batches that are searched for one that may leave
+_MOST_RESTING: Final = 100  # each sends a request every `retry_max_seconds`, on average twice as often
+_RESTING_SHARE: Final = 4  # one slot in four, and at least one, may be busy with batches that rested
 
 
 class Lane:
@@ -53,7 +61,9 @@ class Lane:
         self._lock = threading.Lock()
         self._arrival = threading.Condition(self._lock)  # on which idle slots wait for a batch
         self._queue: deque[Batch] = deque()
-        self._in_flight: list[Batch] = []
+        self._in_flight: list[Flight] = []  # of which each has a slot
+        self._resting: list[Flight] = []
+        self._is_turn_of_queue = False  # after a batch that rested
         self._threads: list[threading.Thread] = []
         self._started = 0  # slots, in all
         self._idle = 0  # slots that wait for a batch
@@ -78,25 +88,78 @@ class Lane:
             self._arrival.notify()
             self._start_slot_if_needed()
 
-    def pop(self) -> Batch | None:
-        """Return the next batch that may leave, which is then in flight; None if there is none now."""
+    def pop(self) -> Flight | None:
+        """Return the next batch that may leave, or continue; it is then in flight. None if there is none now."""
         with self._lock:
             return self._pop()
 
-    def _pop(self) -> Batch | None:
+    def _pop(self) -> Flight | None:
         if len(self._in_flight) >= self._slots:
             return None
-        ahead = list(self._in_flight)
+        resting, place = self._due(), self._first_free()
+        if resting is not None and (place is None or not self._is_turn_of_queue):
+            self._resting.remove(resting)
+            self._is_turn_of_queue = True
+            return self._leaves(resting)
+        if place is None:
+            return None
+        self._is_turn_of_queue = False
+        batch = self._queue[place]
+        del self._queue[place]
+        flight = Flight(self._without_resting_keys(batch))
+        # Where all of it has taken the place of what rests, something else may leave.
+        return self._leaves(flight) if flight.chunks else self._pop()
+
+    def _leaves(self, flight: Flight) -> Flight:
+        several = sum(not one.is_of_singles for one in self._resting)
+        flight.may_rest, flight.may_rest_several = len(self._resting) < _MOST_RESTING, several < self._slots
+        self._in_flight.append(flight)
+        return flight
+
+    def _next_resting(self) -> Flight | None:
+        """Return the resting batch that is due first; None if there is none, or enough of them have a slot."""
+        if not self._resting:
+            return None
+        flight = min(self._resting, key=Flight.due_at)
+        have_slots = sum(one.has_rested for one in self._in_flight)
+        return flight if have_slots < max(1, self._slots // _RESTING_SHARE) or not flight.is_live else None
+
+    def _due(self) -> Flight | None:
+        """Return the resting batch that may be sent again, None if there is none."""
+        flight = self._next_resting()
+        return flight if flight is not None and flight.due_at() <= self.state.clock() else None
+
+    def _first_free(self) -> int | None:
+        """Return the place in the queue of the first batch that may leave."""
+        ahead = [flight.keys for flight in self._in_flight]
+        ahead += [flight.keys for flight in self._resting if not flight.is_live]  # until a slot has dropped it
         for place, batch in enumerate(islice(self._queue, _LOOK_AHEAD)):
-            if not any(batch.shares_a_key_with(other) for other in ahead):
-                del self._queue[place]
-                self._in_flight.append(batch)
-                return batch
-            ahead.append(batch)
+            keys = batch.items.keys()
+            if all(keys.isdisjoint(others) for others in ahead):
+                return place
+            ahead.append(keys)
         return None
 
-    def done(self, batch: Batch) -> None:
-        """Note that the batch is not in flight any more. Those that waited for its keys may leave.
+    def _without_resting_keys(self, batch: Batch) -> Batch:
+        """Return the batch without newer versions of records that rest, whose place these take."""
+        items = batch.items
+        for flight in self._resting:
+            if items.keys().isdisjoint(flight.keys):
+                continue
+            for item in [items[key] for key in flight.keys if key in items]:
+                flight.supersede(item)
+            items = {key: item for key, item in items.items() if key not in flight.keys}
+        return batch if items is batch.items else Batch(items, batch.size, batch.reason)
+
+    def _note_freed(self) -> None:
+        """Let slots check whether a batch that waited for a key may leave."""
+        with self._lock:
+            if self._queue:
+                self._arrival.notify_all()
+                self._start_slot_if_needed()
+
+    def done(self, flight: Flight) -> None:
+        """Note that the batch is not in flight any more, or that it rests. Those that waited for its keys may leave.
 
         If it was the last one, the index is unblocked:
 
@@ -105,21 +168,23 @@ class Lane:
         3. The topics are not read while they are blocked, so no request would find out that the block is over.
         """
         with self._lock:
-            self._in_flight.remove(batch)
-            if self._queue:
+            self._in_flight.remove(flight)
+            if flight.chunks:
+                flight.has_rested = True
+                self._resting.append(flight)
+            if self._queue or self._resting:
                 self._arrival.notify_all()
                 self._start_slot_if_needed()
-            is_idle = not self._queue and not self._in_flight
-        if is_idle and not self.state.is_stopping:
+        if self.is_idle and not self.state.is_stopping:
             self.state.note_works()
             if self.state.is_blocked:
                 self.state.unblock()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is queued or in flight."""
+        """Whether nothing is queued, in flight or at rest."""
         with self._lock:
-            return not self._queue and not self._in_flight
+            return not self._queue and not self._in_flight and not self._resting
 
     # -- slots
 
@@ -164,6 +229,9 @@ class Lane:
     def wake(self) -> None:
         """Let slots that wait to send check again: partitions were given back."""
         self.state.wake()
+        with self._lock:
+            if self._resting:
+                self._arrival.notify_all()
 
     def join(self, timeout: float) -> None:
         """Wait for the slots to end, so many seconds in all."""
@@ -184,27 +252,33 @@ class Lane:
 
     def _deliver_next(self) -> bool:
         """Wait for a batch and deliver it; False if the lane stopped before, or enough other slots wait for one."""
-        batch = self._wait_for_batch()
-        if batch is None:
+        flight = self._wait_for_batch()
+        if flight is None:
             return False
         try:
-            self._courier.deliver(batch)
+            self._courier.deliver(flight, self._note_freed)
         finally:
-            self.done(batch)
+            self.done(flight)
         return True
 
-    def _wait_for_batch(self) -> Batch | None:
+    def _wait_for_batch(self) -> Flight | None:
         with self._lock:
-            while not self.state.is_stopping:
-                batch = self._pop()
-                if batch is not None:
-                    return batch
-                if self._idle >= self._kept:
+            while True:
+                if self.state.is_stopping:  # what rests is given up, by a slot as everything else
+                    return self._leaves(self._resting.pop()) if self._resting else None
+                flight = self._pop()
+                if flight is not None:
+                    return flight
+                # One slot waits for what rests.
+                if self._idle >= max(self._kept, bool(self._resting)):
                     self._threads.remove(threading.current_thread())
                     return None
                 self._idle += 1
                 try:
-                    self._arrival.wait()
+                    self._arrival.wait(self._seconds_until_due())
                 finally:
                     self._idle -= 1
-        return None
+
+    def _seconds_until_due(self) -> float | None:
+        flight = self._next_resting()
+        return None if flight is None else max(0.0, flight.due_at() - self.state.clock())

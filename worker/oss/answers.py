@@ -72,9 +72,11 @@ def error_of_answer(answer: Answer) -> SinkError:
     """Return what an answer other than 2xx means: by its status first, by its code second."""
     said, status = _said(answer), answer.status
     about = about_of(said.code, status) if said.request_id else None
-    if status >= 500 or status < 200 or status in (408, 429) or (about is About.LIMIT and status >= 400):
+    if status >= 500 or status < 200 or status in (408, 425, 429) or (about is About.LIMIT and status >= 400):
         return _try_again(answer, said, about)
-    if status in REFUSED_STATUSES and about not in (About.CREDENTIALS, About.TARGET):
+    # 409 OperationAborted, 411 MissingContentLength
+    is_of_request = status in REFUSED_STATUSES or (about is About.WAY and status not in {*CREDENTIAL_STATUSES, 404})
+    if is_of_request and about not in (About.CREDENTIALS, About.TARGET):
         return _of_content(answer, said, about)
     return _of_caller_or_target(answer, said, about)
 

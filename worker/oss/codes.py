@@ -152,3 +152,23 @@ def about_of(code: str, status: int) -> About | None:
         return CODES[code]
     about = next((about for words, about in _WORDS if words.search(code[:CODE_CHARACTERS])), None)
     return about if about is About.LIMIT or status in REFUSED_STATUSES else None
+
+
+# What other credentials of the same account do not change: rights, debts, the machine's clock.
+_NOT_OF_THE_KEY: Final = frozenset(
+    (
+        "AccessDenied",
+        "IllegalTimestamp",
+        "InDebt",
+        "InDebtOverdue",
+        "InsufficientBalance",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "UserDisable",
+    )
+)
+
+
+def is_of_the_key(code: str) -> bool:
+    """Return whether other credentials may help against an error that is about credentials; so also where it has no code."""
+    return code not in _NOT_OF_THE_KEY

@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from worker.errors import BlockReason, NotSent, RetryReason, SinkError, TargetError, Transient
 from worker.oss.answers import Answer, error_of
 from worker.oss.bounded import MOST_BODY_BYTES
+from worker.oss.codes import is_of_the_key
 from worker.oss.credentials.providers import credentials_provider
 from worker.oss.dialect import CALLS, describe_body, described
 from worker.oss.exchange import Exchange, Exchanges, Phase
@@ -125,7 +126,7 @@ class OssSink:
             except Exception as failure:  # none may end the thread, which would end the worker
                 raise self._failed(failure, exchange) from failure
         if error is not None:
-            if isinstance(error, TargetError) and error.block is BlockReason.CREDENTIALS:
+            if isinstance(error, TargetError) and error.block is BlockReason.CREDENTIALS and is_of_the_key(error.code):
                 self._credentials.forget()
             raise error
         return answer

@@ -210,13 +210,14 @@ class Kept:
         self._credentials: Credentials | None = None
         self._good_until = self._fetched_at = self._fetch_at = float("-inf")
         self._is_fetching = False
+        self._is_refused = False  # the service refused those in use, and others are on their way
         self._problem = ""
 
     def current(self) -> Credentials:
         """Return credentials. Raises `CredentialsError` if there are none, and none come in `wait_seconds`."""
         with self._changed:
             self._fetch_if_due()
-            if (good := self._good()) is None and self._is_fetching:
+            if ((good := self._good()) is None or self._is_refused) and self._is_fetching:
                 self._changed.wait_for(lambda: not self._is_fetching, self._wait_seconds)
                 good = self._good()
             if good is not None:
@@ -226,10 +227,14 @@ class Kept:
             raise CredentialsError(still if self._is_fetching else ended)
 
     def forget(self) -> None:
-        """Fetch again at the next request. What was fetched a moment ago is kept: the service refused older ones."""
+        """Fetch again at the next request, which waits for it. The old ones are used where nothing comes.
+
+        What was fetched a moment ago is kept: the service refused older ones.
+        """
         with self._changed:
-            if self._clock() - self._fetched_at >= AGAIN_SECONDS:
-                self._good_until = self._fetch_at = float("-inf")
+            if self._clock() - self._fetched_at >= AGAIN_SECONDS and not self._is_refused:
+                self._is_refused = True
+                self._fetch_at = float("-inf")
 
     def _good(self) -> Credentials | None:
         return self._credentials if self._clock() < self._good_until else None
@@ -250,7 +255,7 @@ class Kept:
             problem = f"an unforeseen error: {type(error).__name__}"
         with self._changed:
             self._note_run(fetched, problem)
-            self._is_fetching = False
+            self._is_fetching = self._is_refused = False
             self._changed.notify_all()
 
     def _note_run(self, fetched: Fetched | None, problem: str) -> None:

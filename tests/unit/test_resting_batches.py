@@ -1,0 +1,445 @@
+"""What keeps failing rests: it gives up its slot and holds up nothing else. On the test's own thread and clock."""
+
+import random
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import pytest
+
+from tests.support.fakes import FakeClock, FakeMessage, FakeSink
+from worker.app.lanes import LaneContext, make_lane
+from worker.delivery.batch import Batch, Item
+from worker.delivery.pace.backoff import Backoff
+from worker.errors import BlockReason, RetryReason, SinkError, Transient
+from worker.ledger import Ledger, Outcome, Partition
+from worker.oss.answers import Answer, error_of
+from worker.ports import DeadLetter, SealReason
+from worker.records.target import Target
+from worker.settings.tables import Batch as BatchSettings
+from worker.settings.tables import Delivery
+from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Block, Status
+
+TOPIC: Final = "vectors"
+ONE, OTHER = Partition(TOPIC, 0), Partition(TOPIC, 1)
+STUCK: Final = Block(TOPIC, BlockReason.RECORD_STUCK, 0)
+SLOTS: Final = 4
+ISOLATED_ATTEMPTS: Final = 5
+RETRY_MAX: Final = 30.0
+MOST_REQUESTS: Final = 5_000
+
+OF_PROXY: Final = {
+    status: Answer(status, {"content-type": "text/html"}, b"<html>no</html>")
+    for status in (200, 400, 403, 404, 405, 406, 413, 451, 501, 502, 503)
+}
+SERVERS_500: Final = Answer(
+    500, {"x-oss-request-id": "0" * 24}, b'{"Error":{"Code":"InternalError","Message":"m","RequestId":"000000000000"}}'
+)
+RESET: Final = Transient("connection reset", kind=RetryReason.NETWORK, unknown_outcome=True)
+
+
+class Service(FakeSink):
+    """Accepts what has no key of `refused`; what has one gets its answer. `is_away` refuses all."""
+
+    def __init__(self) -> None:
+        super().__init__(Target("docs", 3, "cosine"))
+        self.refused: dict[str, Answer | SinkError] = {}
+        self.is_away: Answer | SinkError | None = None
+        self.attempts = 0
+        self.accepted: list[list[str]] = []
+
+    def put(self, body: bytes) -> int:
+        self._judge_body("PutVectors", body)
+        return super().put(body)
+
+    def delete(self, body: bytes) -> int:
+        self._judge_body("DeleteVectors", body)
+        return super().delete(body)
+
+    def _judge_body(self, operation: str, body: bytes) -> None:
+        self.attempts += 1
+        assert self.attempts < MOST_REQUESTS, "it does not come to an end"
+        refused = [answer for key, answer in self.refused.items() if b'"%s"' % key.encode() in body]
+        for answer in [*([self.is_away] if self.is_away else []), *refused]:
+            error = answer if isinstance(answer, SinkError) else error_of(operation, answer)
+            assert error is not None
+            raise error
+
+
+class Bench:
+    """A lane whose slots take turns on the test's thread."""
+
+    def __init__(self, slots: int = SLOTS) -> None:
+        self.clock = FakeClock()
+        self.ledger = Ledger([TOPIC], self.clock)
+        self.service = Service()
+        self.status = Status(self.clock())
+        self.letters: list[DeadLetter] = []
+        context = LaneContext(
+            self.service,
+            self.ledger,
+            self,
+            self.status,
+            Metrics(self.ledger, self.status, [TOPIC], ["docs"]),
+            Delivery(retry_initial_seconds=1.0, retry_max_seconds=RETRY_MAX, vectors_per_second=0, max_in_flight=slots),
+            BatchSettings(),
+            ISOLATED_ATTEMPTS,
+            Backoff(1.0, RETRY_MAX, random.Random(1)),
+            self.clock,
+            self.clock,
+        )
+        self.lane = make_lane("docs", [TOPIC], context)
+        self.lane.state.wait = self._wait  # type: ignore[method-assign]  # all waiting of the courier is there
+        for partition in (ONE, OTHER):
+            self.ledger.open(self.ledger.assign(partition), 0, None)
+
+    def submit(self, letter: DeadLetter) -> None:
+        """Take a dead letter."""
+        self.letters.append(letter)
+
+    def _wait(self, seconds: float, until: Callable[[], bool]) -> None:
+        if not until():
+            self.clock.advance(max(0.0, seconds))
+
+    def queue(self, keys: Sequence[str], partition: Partition = ONE, *, deletes: bool = False) -> list[Item]:
+        """Queue a batch."""
+        return self.queue_items(self.items(keys, partition, deletes=deletes))
+
+    def queue_items(self, items: list[Item]) -> list[Item]:
+        """Queue a batch of these."""
+        self.lane.submit(Batch({item.key: item for item in items}, 1, SealReason.AGE))
+        return items
+
+    def items(self, keys: Sequence[str], partition: Partition, *, deletes: bool = False) -> list[Item]:
+        """Return records that were read."""
+        assignment = self.ledger.assignment(partition)
+        assert assignment is not None
+        first = assignment.position
+        self.ledger.track(assignment, [first + place for place in range(len(keys))])
+        self.ledger.count_bytes(len(keys))
+        return [
+            Item(
+                assignment,
+                FakeMessage(first + place, b""),
+                key,
+                None if deletes else b'{"key":"%s","data":{"float32":[%d]}}' % (key.encode(), first + place),
+                1,
+            )
+            for place, key in enumerate(keys)
+        ]
+
+    def work(self, seconds: float = 0.0) -> None:
+        """Deliver what may leave, for so long or until none is left, at least once each."""
+        end = self.clock() + seconds
+        while True:
+            flight = self.lane.pop()
+            if flight is not None:
+                self.lane._courier.deliver(flight)
+                self.lane.done(flight)
+            elif self.clock() >= end or self.lane.is_idle:
+                return
+            else:
+                self.clock.advance(1.0)
+
+    def settled(self, outcome: Outcome = Outcome.PUT) -> int:
+        return self.ledger.books().settled[TOPIC, outcome]
+
+    def blocks(self) -> set[Block]:
+        return set(self.status.read().blocks)
+
+    def numbers(self) -> dict[str, int]:
+        """Return of each key in the index the offset of its record."""
+        return {key: vector["data"]["float32"][0] for key, vector in self.service.vectors.items()}
+
+    def revoke(self) -> None:
+        """Give the first partition back."""
+        self.ledger.end(self.ledger.begin_revoke([ONE]))
+        self.status.forget(*ONE)
+        self.lane.wake()
+
+
+@pytest.mark.parametrize("answer", [OF_PROXY[413], SERVERS_500, RESET], ids=["413", "500", "reset"])
+def test_a_record_that_fails_without_end_holds_up_no_other_whatever_keys_they_share(answer: Answer | SinkError) -> None:
+    bench = Bench()
+    bench.service.refused["bad"] = answer
+    keys = [f"k{number}" for number in range(20)]
+    bench.queue([*keys[:5], "bad", *keys[5:10]])
+    for number in range(60):  # all of them share keys with each other, and some the key of the bad one
+        bench.queue([keys[number % 20], keys[(number * 7 + 1) % 20], *(["bad"] if number % 3 == 0 else [])])
+    bench.work(10 * RETRY_MAX)
+    assert set(bench.service.vectors) == set(keys)
+    newest = {f"k{number}" for number in range(20)}
+    assert {key for key, offset in bench.numbers().items() if offset > 11} == newest
+
+
+@pytest.mark.parametrize("slots", [1, SLOTS])
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("answer", [OF_PROXY[413], SERVERS_500], ids=["413", "500"])
+def test_more_bad_records_than_slots_stop_nothing(slots: int, together: int, answer: Answer) -> None:
+    bench = Bench(slots)
+    batches = 2 * SLOTS if together == 1 else slots
+    for number in range(batches):
+        keys = [f"bad{number}-{place}" for place in range(together)]
+        bench.service.refused |= dict.fromkeys(keys, answer)
+        bench.queue(keys)
+    good = [f"good{number}" for number in range(20)]
+    for key in good:
+        bench.queue([key], OTHER)
+    bench.work(40 * RETRY_MAX)
+    assert set(bench.service.vectors) == set(good)
+    if answer is SERVERS_500:  # other requests were accepted after the first of its answers, for most
+        bench.queue(["later"], OTHER)
+        bench.work(10 * RETRY_MAX)
+        assert len(bench.letters) == batches * together
+    else:
+        assert (bench.letters, bench.blocks()) == ([], {STUCK})
+
+
+@pytest.mark.parametrize("status", sorted(OF_PROXY))
+def test_a_record_that_a_firewall_refuses_with_any_status_costs_only_itself(status: int) -> None:
+    bench = Bench()
+    bench.service.refused["bad"] = OF_PROXY[status]
+    bench.queue([*(f"a{number}" for number in range(20)), "bad", *(f"b{number}" for number in range(20))])
+    for number in range(400):
+        bench.queue([f"c{number}"], OTHER)
+    bench.work(60 * RETRY_MAX)
+    assert len(bench.service.vectors) == 440
+    assert bench.letters == []
+    assert bench.blocks() == {STUCK}
+    assert bench.ledger.assignment(ONE).watermark == 20  # type: ignore[union-attr]  # it is assigned
+
+
+@pytest.mark.parametrize("status", [403, 404, 405])
+def test_an_answer_of_a_stranger_blocks_while_no_other_request_is_accepted(status: int) -> None:
+    bench = Bench()
+    bench.service.is_away = OF_PROXY[status]
+    for number in range(6):
+        bench.queue([f"a{number}", f"b{number}"])
+    for _ in range(2 * SLOTS):
+        flight = bench.lane.pop()
+        if flight is None:
+            break
+        for _ in range(3):
+            flight.chunks += bench.lane._courier._step(flight.take())
+    assert {block.reason for block in bench.blocks()} == {BlockReason.TARGET}
+    assert bench.letters == []
+
+
+def test_retry_after_of_a_firewall_for_one_record_closes_nothing() -> None:
+    bench = Bench()
+    bench.service.refused["bad"] = Answer(503, {"retry-after": "3600"}, b"<html>no</html>")
+    bench.queue(["bad"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)  # the first answer may be that of an outage
+    begun = bench.clock()
+    for number in range(50):
+        bench.queue([f"b{number}"], OTHER)
+        bench.work()
+    assert len(bench.service.vectors) == 51
+    assert bench.clock() - begun < 50 * RETRY_MAX
+
+
+def test_a_newer_version_takes_the_place_of_one_that_rests() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[413]
+    bench.queue(["k"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    assert bench.blocks() == {STUCK}
+    bench.queue(["k", "b"])
+    bench.service.refused.clear()
+    bench.work()
+    assert bench.numbers() == {"k": 1, "a": 0, "b": 2}
+    assert (bench.settled(), bench.settled(Outcome.SUPERSEDED), bench.blocks()) == (3, 1, set())
+    assert (bench.ledger.buffer_bytes, bench.lane.is_idle) == (0, True)
+
+
+def test_a_delete_takes_the_place_of_a_put_that_rests() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[413]
+    bench.queue(["k"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    bench.queue(["k"], deletes=True)
+    bench.service.refused.clear()
+    bench.work()
+    assert "k" not in bench.service.vectors
+    assert (bench.settled(Outcome.DELETED), bench.settled(Outcome.SUPERSEDED)) == (1, 1)
+
+
+def test_a_newer_version_that_is_refused_leaves_the_one_that_has_rested() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[413]
+    bench.queue(["k"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    bench.queue(["k"])
+    content = b'{"Error":{"Code":"InvalidArgument","Message":"m","RequestId":"000000000000"}}'
+    bench.service.refused["k"] = Answer(400, {"x-oss-request-id": "0" * 24}, content)
+    refuse = bench.service.put
+
+    def refuse_the_newer(body: bytes) -> int:
+        if b"[0]" in body:
+            bench.service.refused.clear()
+        return refuse(body)
+
+    bench.service.put = refuse_the_newer  # type: ignore[method-assign]  # only the first version is good
+    bench.work()
+    assert [letter.offset for letter in bench.letters] == [1]
+    assert bench.numbers()["k"] == 0
+
+
+def test_versions_of_a_key_are_sent_in_order_while_one_of_them_rests() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[413]
+    bench.queue(["k"])
+    bench.work(5.0)
+    for _ in range(5):
+        bench.queue(["k", "x"])
+    bench.work(5 * RETRY_MAX)
+    assert bench.numbers()["x"] == 10
+    bench.service.refused.clear()
+    bench.work(2 * RETRY_MAX)
+    assert bench.numbers() == {"k": 9, "x": 10}
+    assert bench.ledger.assignment(ONE).watermark == 11  # type: ignore[union-attr]  # it is assigned
+
+
+def test_what_rests_goes_with_its_partition_at_once() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[413]
+    bench.queue(["k"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    attempts, now = bench.service.attempts, bench.clock()
+    bench.revoke()
+    bench.work()
+    assert (bench.service.attempts, bench.clock()) == (attempts, now)
+    assert (bench.ledger.buffer_bytes, bench.lane.is_idle, bench.blocks()) == (0, True, set())
+
+
+def test_a_version_of_another_ownership_never_joins_what_rests() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[413]
+    bench.queue(["k"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    bench.revoke()
+    bench.ledger.open(bench.ledger.assign(ONE), 0, 0)
+    bench.queue(["k"])
+    bench.service.refused.clear()
+    bench.work()
+    assert (bench.settled(), bench.settled(Outcome.SUPERSEDED)) == (2, 0)
+    assert bench.ledger.buffer_bytes == 0
+
+
+def test_what_is_ours_of_a_resting_batch_keeps_its_place_when_another_partition_goes() -> None:
+    bench = Bench()
+    bench.service.refused |= {"k": OF_PROXY[400], "x": OF_PROXY[400]}
+    bench.queue_items([*bench.items(["k"], ONE), *bench.items(["x"], OTHER)])
+    flight = bench.lane.pop()
+    assert flight is not None
+    bench.lane._courier.deliver(flight)  # returns: nothing else was accepted, so it is not split
+    bench.lane.done(flight)
+    assert [len(chunk.items) for chunk in bench.lane._resting[0].chunks] == [2]
+    bench.lane._is_turn_of_queue = True
+    bench.revoke()
+    bench.queue(["x"], OTHER)
+    dropped = bench.lane.pop()
+    assert dropped is flight
+    assert bench.lane.pop() is None
+    bench.service.refused.clear()
+    bench.lane._courier.deliver(flight)
+    bench.lane.done(flight)
+    bench.work()
+    assert bench.numbers() == {"x": 1}
+    assert (bench.settled(), bench.ledger.buffer_bytes) == (2, 0)
+
+
+def test_what_rests_takes_one_slot_in_four() -> None:
+    bench = Bench()
+    for number in range(6):
+        bench.service.refused[f"bad{number}"] = OF_PROXY[413]
+        bench.queue([f"bad{number}"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    bench.clock.advance(2 * RETRY_MAX)  # all are due
+    for number in range(6):
+        bench.queue([f"b{number}"], OTHER)
+    flights = [bench.lane.pop() for _ in range(SLOTS)]
+    assert sorted(flight.has_rested for flight in flights if flight) == [False, False, False, True]
+    bench.lane.done(next(flight for flight in flights if flight and not flight.has_rested))
+    bench.revoke()  # these are dropped all the same
+    dropped = bench.lane.pop()
+    assert dropped is not None
+    assert not dropped.is_live
+
+
+def test_what_rests_is_given_up_at_the_end() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[413]
+    bench.queue(["k"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    attempts = bench.service.attempts
+    bench.lane.start()
+    bench.lane.state.stop()
+    assert bench.lane._deliver_next()
+    assert not bench.lane._deliver_next()
+    assert (bench.service.attempts, bench.ledger.buffer_bytes) == (attempts, 0)
+
+
+def test_in_an_outage_few_batches_are_tried_again_and_again() -> None:
+    bench = Bench()
+    bench.service.is_away = RESET
+    for number in range(50):
+        bench.queue([f"a{number}", f"b{number}"])
+    for _ in range(1_000):
+        flight = bench.lane.pop()
+        if flight is None:
+            bench.clock.advance(1.0)
+            continue
+        for _ in range(10):
+            flight.put_back(bench.lane._courier._step(flight.take()))
+            if flight.should_rest():
+                bench.lane.done(flight)
+                break  # the others keep their slot
+    assert (len(bench.lane._resting), len(bench.lane._in_flight), len(bench.lane._queue)) == (SLOTS, SLOTS, 42)
+
+
+def test_a_record_stays_reported_while_others_of_its_partition_are_accepted() -> None:
+    bench = Bench()
+    bench.service.refused |= {"bad": OF_PROXY[413], "bad2": OF_PROXY[413]}
+    bench.queue(["bad", "a"])
+    bench.queue(["bad2", "b"])
+    bench.work(20 * RETRY_MAX)
+    begun = bench.status.attempts()[STUCK].since
+    for number in range(20):
+        bench.queue([f"c{number}"])
+        bench.work()
+        assert bench.blocks() == {STUCK}
+    del bench.service.refused["bad"]
+    bench.work(2 * RETRY_MAX)
+    assert (bench.settled(), bench.status.attempts()[STUCK].since) == (23, begun)
+    bench.service.refused.clear()
+    bench.work(2 * RETRY_MAX)
+    assert bench.blocks() == set()
+
+
+def test_what_is_settled_is_not_kept_in_memory_by_what_rests() -> None:
+    bench = Bench()
+    bench.service.refused["bad"] = OF_PROXY[413]
+    kept = {item.key: weakref.ref(item.message) for item in bench.queue(["bad", "a", "b"])}
+    bench.work(20 * RETRY_MAX)
+    assert [key for key, message in kept.items() if message() is not None] == ["bad"]
+
+
+def test_deletes_that_are_too_large_leave_the_bodies_of_puts_as_they_are() -> None:
+    bench = Bench()
+    before = bench.lane.max_body_bytes()
+    bench.service.is_away = OF_PROXY[413]
+    bench.queue(["a", "b", "c", "d"], deletes=True)
+    flight = bench.lane.pop()
+    assert flight is not None
+    flight.chunks += bench.lane._courier._step(flight.take())
+    assert ([len(chunk.items) for chunk in flight.chunks], bench.lane.max_body_bytes()) == ([2, 2], before)

@@ -1,0 +1,69 @@
+"""A batch on its way: what of it has no outcome yet, and which keys wait for that."""
+
+from collections.abc import Collection
+
+from worker.delivery.batch import Batch, Item
+from worker.delivery.chunk import Chunk, chunks_of
+
+
+class Flight:
+    """The chunks of a batch that have no outcome yet.
+
+    `keys` are theirs: other batches with one of these wait. Only the slot that delivers it changes it, or the lane while it
+    rests. `may_rest` says whether it may give up its slot between two attempts, if single records are left of it;
+    `may_rest_several`, if more are.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.chunks = chunks_of([*batch.items.values()])
+        self.keys: Collection[str] = batch.items.keys()
+        self.may_rest = self.may_rest_several = True
+        self.has_rested = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether all its partitions are still ours."""
+        return all(chunk.is_live for chunk in self.chunks)
+
+    @property
+    def is_of_singles(self) -> bool:
+        """Whether only single records are left."""
+        return all(chunk.is_single for chunk in self.chunks)
+
+    def take(self) -> Chunk:
+        """Take the chunk that may be sent first."""
+        chunk = min(self.chunks, key=lambda each: each.not_before)
+        self.chunks.remove(chunk)
+        return chunk
+
+    def put_back(self, chunks: Collection[Chunk]) -> bool:
+        """Put back what is left of a chunk that was taken; return whether that frees keys which others may wait for."""
+        self.chunks += chunks
+        if sum(len(chunk.items) for chunk in self.chunks) == len(self.keys):
+            return False
+        self.keys = {item.key for chunk in self.chunks for item in chunk.items}
+        return bool(self.keys)
+
+    def should_rest(self) -> bool:
+        """Return whether it should give up its slot: all that is left keeps failing."""
+        if not (self.may_rest if self.is_of_singles else self.may_rest_several):
+            return False
+        return bool(self.chunks) and all(chunk.keeps_failing and chunk.is_live for chunk in self.chunks)
+
+    def due_at(self) -> float:
+        """Return when the slot should continue, in the clock's seconds; at once if a partition is not ours any more."""
+        return min(chunk.not_before if chunk.is_live else 0.0 for chunk in self.chunks)
+
+    def supersede(self, item: Item) -> None:
+        """Let a newer version of one of the keys take the place of the one that rests, which is kept with it."""
+        for chunk in self.chunks:
+            resting = next((one for one in chunk.items if one.key == item.key), None)
+            if resting is not None:
+                *_, oldest = item.versions()
+                oldest.older = resting
+                if chunk.is_single:
+                    self.chunks.remove(chunk)
+                else:
+                    chunk.replace_items([one for one in chunk.items if one is not resting])
+                self.chunks.append(Chunk([item]))
+                return
