@@ -25,7 +25,8 @@ class Around(NamedTuple):
 
     def by_name(self) -> "Around":
         """Return what is around it for many looks at the headers."""
-        return self._replace(headers=by_name(self.headers))
+        headers = by_name(self.headers)
+        return self if headers is self.headers else self._replace(headers=headers)
 
 
 def looks_often(paths: Iterable[Path]) -> bool:
