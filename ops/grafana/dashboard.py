@@ -453,12 +453,14 @@ def _dead_letters() -> Panel:
 def _codes() -> Panel:
     panel = stacked(
         "Requests by code",
-        "Answers of the vector service a second, by HTTP status; error: no answer came.",
+        "Answers of the vector service a second, by HTTP status; error: no answer came; not_believed: a 2xx that is not the "
+        "service's success, such as a maintenance page.",
         "reqps",
         query(rate(of_index("oss_vectors_requests_total"), "code"), "{{code}}"),
     )
     panel.override_by_regexp("/^2/", color_override(GREEN)).override_by_regexp("/^4/", color_override(ORANGE))
-    panel.override_by_regexp("/^(5|error)/", color_override(RED)).override_by_name("429", color_override(YELLOW))
+    panel.override_by_regexp("/^(5|error|not_believed)/", color_override(RED))
+    panel.override_by_name("429", color_override(YELLOW))
     return panel.links([runbook("ossvectorsthrottled"), runbook("ossvectorsretrying").title("What to do: retries")])
 
 

@@ -285,11 +285,16 @@ def test_an_outage_of_network_and_service_by_turns_is_waited_out(
                 oss__endpoint=f"http://127.0.0.1:{proxy.port}", batch__max_records=20, oss__read_timeout_seconds=1
             )
         ).wait_ready()
-        stage.emulator.fault(bucket=stage.bucket, operation="PutVectors", latency_seconds=0.3)
+        no_answer = stage.emulator.fault(bucket=stage.bucket, operation="PutVectors", hang=True)
         stage.publish_versions(versions_of(keys=50, count=300))
-        wait_for(lambda: stage.requests("PutVectors"), "requests are under way")
-        wait_for(proxy.cut, "connections are cut")
-        worker.wait_until(lambda m: m.total("retries_total", reason="network") > 0, "a request was under way")
+
+        def was_cut() -> bool:
+            """Cut what is open now, which may be no request."""
+            proxy.cut()
+            return worker.metrics().total("retries_total", reason="network") > 0
+
+        wait_for(was_cut, "a request that was under way is cut")
+        stage.emulator.clear_fault(no_answer)
         with proxy.swallowing():
             worker.wait_until(lambda m: m.total("retries_total", reason="timeout") > 0, "nothing is answered")
         now = worker.wait_settled(300)

@@ -77,6 +77,20 @@ NOT_RUN: Mapping[str, str] = {
     "kubectl apply -k ops/kubernetes/overlays/mine": NO_CLUSTER,
     "kubectl -n vectors rollout status deployment/oss-vectors-worker-articles": NO_CLUSTER,
     "helm upgrade worker ops/helm/oss-vectors-worker --namespace vectors --values mine.yaml": NO_CLUSTER,
+    "kubectl -n vectors exec --stdin --tty POD -- sh": NO_CLUSTER,
+    "docker compose exec worker sh": NO_DOCKER,
+    "kubectl -n vectors scale deployment/oss-vectors-worker-articles --replicas=0": NO_CLUSTER,
+    "kubectl -n vectors scale deployment/oss-vectors-worker-articles --replicas=2": NO_CLUSTER,
+    "kubectl -n vectors wait pod --selector app.kubernetes.io/name=oss-vectors-worker,app.kubernetes.io/instance=articles --for=delete --timeout=120s": NO_CLUSTER,
+    "kubectl -n vectors annotate scaledobject/oss-vectors-worker-articles autoscaling.keda.sh/paused-replicas=0 --overwrite": NO_CLUSTER,
+    "kubectl -n vectors annotate scaledobject/oss-vectors-worker-articles autoscaling.keda.sh/paused-replicas-": NO_CLUSTER,
+    "kubectl -n vectors rollout restart deployment/oss-vectors-worker-articles": NO_CLUSTER,
+    "docker compose stop worker": NO_DOCKER,
+    "docker compose restart": NO_DOCKER,
+    "docker compose up --detach --scale worker=2 worker": NO_DOCKER,
+    "docker compose up --detach --force-recreate --scale worker=2 worker": NO_DOCKER,
+    "sudo systemctl stop oss-vectors-worker": NO_SYSTEMD,
+    "sudo systemctl start oss-vectors-worker": NO_SYSTEMD,
     "systemctl show oss-vectors-worker --property=ActiveState,MainPID": NO_SYSTEMD,
     "systemctl show oss-vectors-worker --property=Result,NRestarts,MemoryMax": NO_SYSTEMD,
     "journalctl --unit oss-vectors-worker --lines 50": NO_SYSTEMD,
@@ -485,12 +499,44 @@ def test_acls_of_the_page_are_those_that_the_broker_then_has(
         ("User:oss-vectors-worker", *rest)
         for rest in [
             ("READ", "TOPIC", stage.topic),
+            ("DESCRIBE_CONFIGS", "TOPIC", stage.topic),
             ("READ", "GROUP", stage.group),
             ("WRITE", "TOPIC", stage.dead_letter_topic),
             ("DESCRIBE", "TOPIC", stage.dead_letter_topic),
+            ("DESCRIBE_CONFIGS", "TOPIC", stage.dead_letter_topic),
             ("IDEMPOTENT_WRITE", "CLUSTER", "kafka-cluster"),
         ]
+    } | {
+        ("User:operator", *rest)
+        for rest in [
+            ("READ", "TOPIC", stage.topic),
+            ("WRITE", "TOPIC", stage.topic),
+            ("READ", "TOPIC", stage.dead_letter_topic),
+            ("DESCRIBE", "GROUP", stage.group),
+        ]
     }
+
+
+@follows("Giving a command as another user")
+def test_a_command_has_the_login_of_the_variables_in_place_of_the_settings_file(
+    new_stage: StageFactory, new_typist: TypistFactory
+) -> None:
+    section = "Giving a command as another user"
+    typist = new_typist(new_stage(partitions=1))
+    for name in ("username", "password"):
+        (typist.folder / name).write_text(f"the {name} of the worker\n")
+    settings = typist.folder / "worker.toml"
+    settings.write_text('[kafka]\nsasl_plain_username_file = "username"\nsasl_plain_password_file = "password"\n')
+    typist.environment["OSS_VECTORS_CONFIG"] = str(settings)
+    typist.environment["OSS_VECTORS_KAFKA__SECURITY_PROTOCOL"] = "SASL_PLAINTEXT"
+    typist.environment["OSS_VECTORS_KAFKA__SASL_MECHANISM"] = "SCRAM-SHA-512"
+    lines = [line for line in of_blocks(section) if line not in NOT_RUN]
+    typist.typed.update(lines)
+    shown = typist.type("; ".join(lines), "a password\n").out
+    assert re.findall(r"^sasl_plain_(\w+) = (\S+) .*OSS_VECTORS_KAFKA__SASL_PLAIN_(\w+)", shown, re.MULTILINE) == [
+        ("username", '"operator"', "USERNAME"),
+        ("password", '"********"', "PASSWORD"),
+    ]
 
 
 @follows("A worker was killed")

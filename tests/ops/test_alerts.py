@@ -395,14 +395,14 @@ def test_causes_silence_their_effects(alertmanager: str, series: Series) -> None
         (
             "TopicMissing",
             (
-                "PollingStopped BlockedPartitionUnreadable LeaderlessPartitions UnassignedPartitions RecordsStuck LagGrowing "
+                "BlockedPartitionUnreadable LeaderlessPartitions UnassignedPartitions RecordsStuck LagGrowing "
                 "PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow BlockedDeadLetterUnavailable DeadLettersRefused"
             ),
         ),
         (
             "BlockedCredentials",
             (
-                "CredentialsExpiring NothingAccepted RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow "
+                "CredentialsExpiring RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow "
                 "PartitionCatchUpSlow LatencyBudgetBurnFast LatencyBudgetBurnSlow"
             ),
         ),
@@ -441,6 +441,31 @@ DOWN = {"alertname": "OssVectorsWorkerDown", "seen_as": "no_answer", "instance":
             {"alertname": "OssVectorsRecordsStuck", **VECTORS},
         ),
         (
+            {"alertname": "OssVectorsBlockedCredentials", "topic": "vectors"},
+            {"alertname": "OssVectorsRecordsStuck", **VECTORS},
+            {"alertname": "OssVectorsNothingAccepted", "index": "images"},
+        ),
+        (
+            {"alertname": "OssVectorsTopicMissing", "seen_as": "source", "topic": "vectors"},
+            {"alertname": "OssVectorsUnassignedPartitions", "topic": "vectors"},
+            {"alertname": "OssVectorsPollingStopped", "seen_as": "no_poll", "instance": "a"},
+        ),
+        (
+            {"alertname": "OssVectorsPollingStopped", "seen_as": "no_poll", "instance": "a"},
+            {"alertname": "OssVectorsCommitsFailing", "instance": "a"},
+            {"alertname": "OssVectorsCommitsFailing", "instance": "b"},
+        ),
+        (
+            {"alertname": "OssVectorsPollingStopped", "seen_as": "no_poll", "instance": "a"},
+            {"alertname": "OssVectorsCommitsFailing", "instance": "a"},
+            {"alertname": "OssVectorsBlockedPartitionUnreadable", "topic": "vectors"},
+        ),
+        (
+            {"alertname": "OssVectorsCoordinatorUnavailable"},
+            {"alertname": "OssVectorsRebalanceStorm"},
+            {"alertname": "OssVectorsPollingStopped", "seen_as": "no_poll", "instance": "b"},
+        ),
+        (
             {"alertname": "OssVectorsRecordsStuck", **VECTORS},
             {"alertname": "OssVectorsPartitionLagGrowing", **VECTORS},
             {"alertname": "OssVectorsLatencyBudgetBurnFast", "topic": "vectors"},
@@ -453,6 +478,36 @@ def test_a_cause_silences_its_effect_and_not_what_goes_wrong_elsewhere(
     posted = [{**labels, "job": request.node.name} for labels in (cause, effect, other)]
     states = states_after(alertmanager, posted, 1)
     assert [states[json.dumps(one, sort_keys=True)] for one in posted] == ["active", "suppressed", "active"]
+
+
+OF_THE_WHOLE_JOB = {
+    # Members that come and go move the partitions of all.
+    "MemberFenced": "PartitionsLost RestartLoop RebalanceStorm LatencyBudgetBurnFast LatencyBudgetBurnSlow",
+    "RestartLoop": "MemberFenced PartitionsLost RebalanceStorm LatencyBudgetBurnFast LatencyBudgetBurnSlow",
+    "UnassignedPartitions": "WorkerNotScraped",
+    # There is one dead-letter topic.
+    "TopicMissing": "BlockedDeadLetterUnavailable DeadLettersRefused",
+    "BlockedDeadLetterUnavailable": "DeadLettersRefused",
+    # A topic and its index have no label in common.
+    "NothingAccepted": (
+        "BlockedRecordStuck RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow Throttled Retrying "
+        "UnknownOutcomes BufferFull LatencyBudgetBurnFast LatencyBudgetBurnSlow"
+    ),
+    # What else ends blocks its own topics two minutes later.
+    "BlockedCredentials": "CredentialsExpiring",
+}
+"""Causes of one topic, index or worker that silence by the job alone, and why they may."""
+
+
+def test_only_a_cause_of_the_whole_job_silences_by_the_job_alone(series: Series) -> None:
+    found: dict[str, set[str]] = {}
+    by_job = [number for number, rule in enumerate(CONFIG["inhibit_rules"]) if rule["equal"] == ["job"]]
+    for source, target in inhibited(series):
+        number = int(source["job"].partition("-")[0])
+        if number in by_job and source.keys() & {"topic", "partition", "index", "instance"}:
+            name, effect = (one["alertname"].removeprefix("OssVectors") for one in (source, target))
+            found.setdefault(name, set()).add(effect)
+    assert found == {name: set(effects.split()) for name, effects in OF_THE_WHOLE_JOB.items()}
 
 
 @pytest.mark.parametrize("rule", CONFIG["inhibit_rules"], ids=lambda rule: rule["source_matchers"][0])

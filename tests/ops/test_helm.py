@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from ops.helm.render import CHART, RENDERED, VALUES, digest, shortened
-from tests.ops.test_kubernetes import KUBERNETES, Built, build, with_components
+from ops.kubernetes.prometheus_rule import ALL_JOBS
+from tests.ops.test_kubernetes import KUBERNETES, Built, build, discovered, relabelled, with_components
 
 COMPONENTS: Final = {
     "base": (),
@@ -111,12 +112,22 @@ def test_strimzi_grants_the_topics_by_their_names_in_kafka() -> None:
     topics = {one["metadata"]["name"]: one["spec"].get("topicName") for one in built.all("KafkaTopic")}
     assert topics == {"articles-v2": "Articles_v2", "prices": None, "articles-dlq": "articles_DLQ"}
     user = built.one("KafkaUser")
-    assert user["metadata"]["name"] == "oss-vectors-worker-articles"
+    assert user["metadata"]["name"] == "vector-writer"
     assert [(one["resource"]["name"], one["operations"]) for one in user["spec"]["authorization"]["acls"]] == [
-        ("Articles_v2", ["Read", "Describe"]),
-        ("prices", ["Read", "Describe"]),
+        ("Articles_v2", ["Read", "Describe", "DescribeConfigs"]),
+        ("prices", ["Read", "Describe", "DescribeConfigs"]),
         ("oss-vectors-worker-articles", ["Read", "Describe"]),
-        ("articles_DLQ", ["Write", "Describe"]),
+        ("articles_DLQ", ["Write", "Describe", "DescribeConfigs"]),
     ]
     labels = [one["metadata"]["labels"]["strimzi.io/cluster"] for one in [*built.all("KafkaTopic"), user]]
     assert labels == ["main"] * 4
+
+
+def test_whatever_the_objects_are_called_the_rules_find_the_job() -> None:
+    built = Built(rendered("own-names"))
+    service = built.one("Service")["metadata"]
+    assert "oss-vectors-worker" not in service["name"]
+    (endpoint,) = built.one("ServiceMonitor")["spec"]["endpoints"]
+    job = relabelled(endpoint["relabelings"], discovered("service", service["labels"]))["job"]
+    assert job == "vectors/oss-vectors-worker-articles"
+    assert re.fullmatch(ALL_JOBS, job)

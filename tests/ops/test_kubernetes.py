@@ -487,13 +487,10 @@ def test_the_service_monitor_finds_the_service_and_its_port(extended: Built) -> 
 
 def test_the_rules_find_the_job_that_the_service_monitor_makes(extended: Built) -> None:
     (endpoint,) = extended.one("ServiceMonitor")["spec"]["endpoints"]
-    (relabeling,) = endpoint["relabelings"]
-    assert relabeling == {
-        "sourceLabels": ["__meta_kubernetes_namespace", "__meta_kubernetes_service_name"],
-        "separator": "/",
-        "targetLabel": "job",
-    }
-    job = f"vectors/{extended.one('Service')['metadata']['name']}"
+    job = relabelled(endpoint["relabelings"], discovered("service", extended.one("Service")["metadata"]["labels"]))[
+        "job"
+    ]
+    assert job.startswith("vectors/")
     wanted = set(re.findall(r'\bjob=~"([^"]*)"', yaml.safe_dump(extended.one("PrometheusRule"), width=10**6)))
     assert wanted != set()
     assert [pattern for pattern in wanted if not re.fullmatch(pattern, job)] == []
@@ -577,13 +574,16 @@ def test_the_pod_monitor_finds_the_pods_and_makes_the_job_that_the_rules_look_fo
     (endpoint,) = spec["podMetricsEndpoints"]
     assert chosen(spec["selector"]["matchLabels"], built.pod_labels)
     assert (endpoint["port"], endpoint["path"]) == (built.container["ports"][0]["name"], "/metrics")
-    labels = {"__meta_kubernetes_namespace": "vectors"}
-    labels |= {
-        f"__meta_kubernetes_pod_label_{re.sub('[./-]', '_', key)}": value for key, value in built.pod_labels.items()
-    }
+    labels = discovered("pod", built.pod_labels)
     assert relabelled(endpoint["relabelings"], labels)["job"] == "vectors/oss-vectors-worker"
     labels["__meta_kubernetes_pod_label_app_kubernetes_io_instance"] = "articles"
     assert relabelled(endpoint["relabelings"], labels)["job"] == "vectors/oss-vectors-worker-articles"
+
+
+def discovered(kind: str, labels: dict[str, str]) -> dict[str, str]:
+    """Return a target in the namespace `vectors` as Prometheus finds it, with the labels of its Service or its pod."""
+    found = {f"__meta_kubernetes_{kind}_label_{re.sub('[./-]', '_', key)}": value for key, value in labels.items()}
+    return {"__meta_kubernetes_namespace": "vectors", "__meta_kubernetes_service_name": "any", **found}
 
 
 def relabelled(steps: list[Resource], labels: dict[str, str]) -> dict[str, str]:
@@ -668,9 +668,9 @@ def test_strimzi_makes_the_topics_and_grants_what_the_worker_needs(builds: dict[
         for one in user["spec"]["authorization"]["acls"]
     }
     assert granted == {
-        ("topic", route): {"Read", "Describe"},
+        ("topic", route): {"Read", "Describe", "DescribeConfigs"},
         ("group", settings.kafka.group_id): {"Read", "Describe"},
-        ("topic", settings.dead_letter.topic): {"Write", "Describe"},
+        ("topic", settings.dead_letter.topic): {"Write", "Describe", "DescribeConfigs"},
     }
     assert user["spec"]["authentication"]["type"].upper() == settings.kafka.sasl_mechanism
 

@@ -141,7 +141,8 @@ class FakeSink:
         if index != self.target.index:
             raise _refusal(404, "NoSuchVectorIndex", f"no index {index}")
         if self.status != "enable":
-            raise Transient(f'index {index} is "{self.status}", not yet "enable"', kind=RetryReason.SERVER)
+            message = f'index {index} is "{self.status}", not yet "enable"'
+            raise Transient(message, kind=RetryReason.SERVER, status=200)
         return self.target
 
     def abort(self, thread_id: int) -> None:

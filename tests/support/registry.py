@@ -84,6 +84,7 @@ class StandIn(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.schemas: dict[int, dict[str, Any]] = {}
         self.subjects: dict[tuple[str, int], int] = {}
+        self.deleted: set[str] = set()  # subjects, softly: who asks for deleted ones still gets them
         self.asked: list[str] = []
         self.logins: list[str | None] = []
         self.instead: Callable[[str], tuple[int, bytes]] | None = None
@@ -128,9 +129,10 @@ class StandIn(ThreadingHTTPServer):
             return self.instead(path)
         if self.wanted_login is not None and login != self.wanted_login:
             return 401, b'{"error_code":401,"message":"Unauthorized"}'
-        return self._found([unquote(part) for part in path.strip("/").split("/")])
+        place, _, query = path.partition("?")
+        return self._found([unquote(part) for part in place.strip("/").split("/")], query == "deleted=true")
 
-    def _found(self, parts: list[str]) -> tuple[int, bytes]:
+    def _found(self, parts: list[str], with_deleted: bool) -> tuple[int, bytes]:
         found: int | None
         if parts[:2] == ["schemas", "ids"]:
             number = int(parts[2])
@@ -139,7 +141,8 @@ class StandIn(ThreadingHTTPServer):
             found = next((each for each in self.schemas if str(self.guid_of(each)) == parts[2]), None)
             return self._entry(found, 40403, f"Schema {parts[2]} not found")
         if parts[0] == "subjects" and parts[2:3] == ["versions"]:
-            found = self.subjects.get((parts[1], int(parts[3])))
+            is_there = with_deleted or parts[1] not in self.deleted
+            found = self.subjects.get((parts[1], int(parts[3]))) if is_there else None
             return self._entry(found, 40401, f"Subject '{parts[1]}' not found.")
         return 404, b'{"error_code":404,"message":"HTTP 404 Not Found"}'
 

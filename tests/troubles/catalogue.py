@@ -23,6 +23,7 @@ from tests.troubles.case import Case
 from tests.troubles.stand import Stand
 
 ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = "<html><body><h1>We are back soon</h1></body></html>"
 Step = Callable[[Stand, Case], None]
 
 
@@ -466,6 +467,7 @@ def old_backlog(_stand: Stand, case: Case) -> None:
 
 TROUBLES: Final[tuple[Trouble, ...]] = (
     Trouble("service answers 503", "NothingAccepted", fault(status=503), no_fault),
+    Trouble("maintenance page with 200", "NothingAccepted", fault(status=200, headers={"Content-Type": "text/html"}, content=PAGE), no_fault),
     Trouble("service throttles (429)", "Throttled", fault(status=429, probability=0.8), no_fault),
     Trouble("service is slow (20 s)", "LatencyBudget", fault(latency_seconds=20.0), no_fault),
     Trouble("credentials refused at start", "BlockedCredentials", start_with_wrong_credentials, right_credentials, nothing),

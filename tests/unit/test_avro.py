@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.support.registry import avro, by_id
 from worker.errors import Reason, RecordError
 from worker.records.formats.framing import Framed
-from worker.registry.avro import MOST_DEPTH, MOST_VALUES, AvroReader
+from worker.registry.avro import MOST_VALUES, AvroReader
+from worker.registry.bounds import MOST_DEPTH
 from worker.registry.client import SchemaText, UnusableSchema
 
 MEGABYTE: Final = 1_000_000

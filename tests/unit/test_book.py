@@ -8,6 +8,7 @@ import pytest
 from tests.support.fakes import FakeClock
 from tests.support.registry import AVRO, FakeSource, by_id
 from worker.errors import FatalError, RecordError, RegistryUnavailable, SchemaPending
+from worker.ports import SchemaAnswer
 from worker.records.formats.framing import Framed
 from worker.registry import book as book_module
 from worker.registry.book import MOST_SCHEMAS, UNKNOWN_SECONDS, AskingBook, Book
@@ -54,12 +55,22 @@ def test_a_schema_that_the_registry_does_not_have_is_wanted_again_after_a_while(
         book.reader(by_id(1))
 
 
+def test_a_schema_that_is_not_known_the_first_time_is_not_kept_unless_that_is_believed() -> None:
+    clock = FakeClock()
+    book = Book(source(NoSuchSchema()), clock)
+    assert book.add(by_id(1), believes_unknown=False) is None
+    assert not book.has(by_id(1))
+    book.add(by_id(1))
+    clock.advance(UNKNOWN_SECONDS)
+    assert book.add(by_id(1), believes_unknown=False) is SchemaAnswer.UNKNOWN  # it was asked for again before
+
+
 @pytest.mark.parametrize(
     ("found", "answer"),
     [(TEXT, "found"), (NoSuchSchema(), "unknown"), (UnusableSchema("no"), "unusable"), (OTHER_TYPE, "unusable")],
 )
 def test_what_became_of_a_schema_is_returned(found: SchemaText | Exception, answer: str) -> None:
-    assert Book(source(found)).add(by_id(1)).value == answer
+    assert Book(source(found)).add(by_id(1)) == answer
 
 
 def test_only_so_many_are_kept_and_the_oldest_goes_first() -> None:

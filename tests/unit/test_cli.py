@@ -19,6 +19,7 @@ from tests.unit.samples import NEEDED
 from worker import __version__, cli, extras
 from worker.cli import main
 from worker.commands.exit_codes import ExitCode
+from worker.commands.options import TEXT, checked_rate
 from worker.errors import FatalError, SettingsError
 from worker.records.schema import record_schema
 from worker.settings import load, show
@@ -303,3 +304,30 @@ def test_shard_prints_the_index_of_a_key(arguments: Sequence[str], index: str) -
 def test_shard_says_why_it_cannot_tell(arguments: Sequence[str], code: int, told: str) -> None:
     result = invoke_configured("shard", *arguments, ROUTES=ROUTES)
     assert (result.exit_code, told in result.stderr) == (code, True)
+
+
+NOT_UTF8 = b"a=\xff".decode(errors="surrogateescape")  # as Python passes on an argument that a shell made
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("shard", NOT_UTF8), ("shard", "a", "--header", NOT_UTF8), ("produce", os.devnull, "--header", NOT_UTF8)],
+)
+def test_an_argument_that_is_not_utf8_is_wrong_usage(arguments: Sequence[str]) -> None:
+    result = invoke_configured(*arguments)
+    assert (result.exit_code, type(result.exception)) == (2, SystemExit)
+    assert r"'a=\udcff' is not UTF-8" in result.stderr
+
+
+def test_every_text_of_the_command_line_is_utf8_and_every_rate_a_rate() -> None:
+    parameters = [one for command in leaves(main).values() for one in command.params]
+    texts = [one for one in parameters if isinstance(one.type, click.types.StringParamType)]
+    rates = [one for one in parameters if "--rate" in one.opts]
+    assert ([one.name for one in texts if one.type is not TEXT], len(texts) > 20) == ([], True)
+    assert ([one.name for one in rates if one.callback is not checked_rate], len(rates)) == ([], 3)
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf", "-1", "1e-9"])
+def test_a_rate_that_limits_nothing_or_never_ends_is_wrong_usage(rate: str) -> None:
+    result = invoke_configured("dlq", "replay", "--all", "--rate", rate)
+    assert (result.exit_code, "is no rate" in result.stderr) == (2, True)

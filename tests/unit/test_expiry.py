@@ -7,8 +7,10 @@ import pytest
 import trustme
 from prometheus_client import CollectorRegistry
 
+from tests.unit.samples import NEEDED
 from worker.settings.certificates import end_of_authorities, end_of_own
-from worker.telemetry.expiry import EndOfFile, ExpiryCollector
+from worker.settings.load import load
+from worker.telemetry.expiry import EndOfFile, ExpiryCollector, certificate_ends
 
 END = dt.datetime(2031, 5, 6, 7, 8, 9, tzinfo=dt.UTC)
 
@@ -73,6 +75,24 @@ def test_a_file_is_read_again_when_it_changes_and_only_then(authority: trustme.C
     write_own(authority, tmp_path / "new.pem", later)
     (tmp_path / "new.pem").rename(path)
     assert [end(), len(reads)] == [later.timestamp(), 2]
+
+
+def test_an_end_is_that_of_what_connections_are_made_with(authority: trustme.CA, tmp_path: Path) -> None:
+    """kafka-python reads a file for each connection. The sessions with the service and the registry read theirs once."""
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    named = dict.fromkeys(("KAFKA__SSL_CAFILE", "OSS__CA_FILE", "REGISTRY__CA_FILE"), str(path))
+    environ = NEEDED | {f"OSS_VECTORS_{name}": value for name, value in named.items()}
+    ends = certificate_ends(load(None, environ).settings)
+    before = end_of_authorities(path)
+    assert {use: end() for use, end in ends.items()} == dict.fromkeys(("kafka-ca", "oss-ca", "registry-ca"), before)
+    write_own(authority, tmp_path / "new.pem", END)
+    (tmp_path / "new.pem").rename(path)
+    assert {use: end() for use, end in ends.items()} == {
+        "kafka-ca": END.timestamp(),
+        "oss-ca": before,
+        "registry-ca": before,
+    }
 
 
 def test_what_has_no_known_end_has_no_series() -> None:

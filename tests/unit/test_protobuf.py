@@ -1,17 +1,18 @@
 """Protobuf becomes MessagePack by what protoc makes of the schema's text, and bounded, whatever a body claims."""
 
+import functools
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.registry import PROTOBUF, by_id
-from worker.errors import Reason, RecordError, RegistryUnavailable
+from worker.errors import Reason, RecordError
 from worker.records.formats.framing import Framed
 from worker.registry import protoc
 from worker.registry.client import SchemaText, UnusableSchema
@@ -75,9 +76,18 @@ def whole() -> ProtobufReader:
     return ProtobufReader(SchemaText("PROTOBUF", WHOLE, (OTHER,)))
 
 
-def message(reader: ProtobufReader, name: str = "com.example.Whole", **fields: Any) -> Message:
-    """Return a message of a reader's schema."""
-    return reader._of(name, lambda: name)[0](**fields)
+@functools.cache
+def messages() -> DescriptorPool:
+    """Return the messages of the schema as the library has them, for what writes."""
+    pool = DescriptorPool()
+    for file in protoc.compiled(SchemaText("PROTOBUF", WHOLE, (OTHER,))).file:
+        pool.Add(file)
+    return pool
+
+
+def message(**fields: Any) -> Message:
+    """Return a message with these fields."""
+    return GetMessageClass(messages().FindMessageTypeByName("com.example.Whole"))(**fields)
 
 
 def plain(reader: ProtobufReader, body: bytes, indexes: bytes = OF_WHOLE) -> Any:
@@ -86,7 +96,7 @@ def plain(reader: ProtobufReader, body: bytes, indexes: bytes = OF_WHOLE) -> Any
 
 def read(reader: ProtobufReader, **fields: Any) -> Any:
     """Return what is read of a message with these fields, without what is in each."""
-    found = plain(reader, message(reader, **fields).SerializeToString())
+    found = plain(reader, message(**fields).SerializeToString())
     return {name: value for name, value in found.items() if name in fields or NOT_THERE.get(name, ...) != value}
 
 
@@ -208,6 +218,14 @@ def test_no_megabyte_costs_more_than_its_bound_whatever_it_claims(whole: Protobu
     assert time.process_time() - begun < SECONDS
 
 
+def test_a_long_chain_of_messages_is_refused_each_time() -> None:
+    chain = "".join(f"message M{at} {{ M{at + 1} m = 1; M0 first = 2; }} " for at in range(350)) + "message M350 {}"
+    reader = ProtobufReader(SchemaText("PROTOBUF", f'syntax = "proto3"; {chain}'))
+    for _ in range(2):
+        with pytest.raises(RecordError, match="nested too deep"):
+            plain(reader, b"\x0a\x00", b"\x00")
+
+
 def test_more_values_than_the_bound_are_refused_in_words(whole: ProtobufReader) -> None:
     with pytest.raises(RecordError, match=f"more than {MOST_VALUES} values"):
         whole.plain(Framed(by_id(1), OF_WHOLE + b"\x72\x00" * (MOST_VALUES // 2)))
@@ -231,21 +249,3 @@ def test_more_values_than_the_bound_are_refused_in_words(whole: ProtobufReader) 
 def test_what_is_no_schema_is_said_to_be_none(text: str, references: tuple[tuple[str, str], ...], said: str) -> None:
     with pytest.raises(UnusableSchema, match=said):
         ProtobufReader(SchemaText("PROTOBUF", text, references))
-
-
-@contextmanager
-def without_protoc(monkeypatch: pytest.MonkeyPatch, executable: str) -> Iterator[None]:
-    monkeypatch.setattr(protoc.sys, "executable", executable)  # type: ignore[attr-defined]  # a module of its own
-    yield
-
-
-@pytest.mark.parametrize("executable", ["/nowhere/python", "/bin/false"])
-def test_protoc_that_cannot_be_run_is_no_fault_of_the_schema(monkeypatch: pytest.MonkeyPatch, executable: str) -> None:
-    with without_protoc(monkeypatch, executable), pytest.raises(RegistryUnavailable, match="protoc cannot be run"):
-        ProtobufReader(SchemaText("PROTOBUF", PROTOBUF))
-
-
-def test_nothing_is_left_where_protoc_has_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    ProtobufReader(SchemaText("PROTOBUF", PROTOBUF))
-    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import trustme
@@ -15,6 +15,8 @@ from worker.errors import RegistryUnavailable
 from worker.records.formats.framing import Kind, SchemaId
 from worker.registry.client import NoSuchSchema, RegistryClient, SchemaText, UnusableSchema
 from worker.settings.tables import Registry
+
+UNKNOWN: Final = (404, b'{"error_code":40403,"message":"Schema not found"}')
 
 
 @pytest.fixture
@@ -49,7 +51,11 @@ def test_what_a_schema_refers_to_comes_before_it_each_once(registry: StandIn) ->
     b = {"name": "B", "subject": "b", "version": 1}
     number = registry.register('{"c":1}', references=[b, a])
     assert fetch(registry.url, by_id(number)).references == (("A", '{"a":1}'), ("B", '{"b":1}'))
-    assert registry.asked == ["/schemas/ids/3", "/subjects/b/versions/1", "/subjects/com%2Fa/versions/1"]
+    assert registry.asked == [
+        "/schemas/ids/3",
+        "/subjects/b/versions/1?deleted=true",
+        "/subjects/com%2Fa/versions/1?deleted=true",
+    ]
 
 
 def test_references_in_a_circle_and_without_end_make_a_schema_unusable(registry: StandIn) -> None:
@@ -63,9 +69,38 @@ def test_references_in_a_circle_and_without_end_make_a_schema_unusable(registry:
         fetch(registry.url, by_id(3))
 
 
-def test_a_reference_that_is_not_there_is_no_fault_of_a_record(registry: StandIn) -> None:
+def test_what_a_schema_refers_to_is_bounded_all_together(registry: StandIn) -> None:
+    names = [f"r{number}" for number in range(6)]
+    for name in names:
+        registry.register(json.dumps({"doc": "x" * 900_000}), subject=name)
+    registry.register("{}", references=[{"name": name, "subject": name, "version": 1} for name in names])
+    with pytest.raises(UnusableSchema, match="what it refers to has more than 4194304 characters"):
+        fetch(registry.url, by_id(7))
+
+
+def test_a_reference_that_was_deleted_softly_is_still_read(registry: StandIn) -> None:
+    registry.register('{"a":1}', subject="a")
+    registry.register("{}", references=[{"name": "A", "subject": "a", "version": 1}])
+    registry.deleted.add("a")
+    assert fetch(registry.url, by_id(2)).references == (("A", '{"a":1}'),)
+
+
+def test_a_reference_that_the_registry_no_longer_has_is_about_that_schema_alone(registry: StandIn) -> None:
     registry.register("{}", references=[{"name": "A", "subject": "gone", "version": 3}])
-    with pytest.raises(RegistryUnavailable, match="does not have what schema id 1 refers to as A"):
+    with pytest.raises(NoSuchSchema, match="does not have what schema id 1 refers to as A"):
+        fetch(registry.url, by_id(1))
+
+
+def test_a_reference_behind_a_path_that_is_no_registrys_is_no_fault_of_the_schema(registry: StandIn) -> None:
+    one = json.dumps({"schema": "{}", "references": [{"name": "A", "subject": "a", "version": 1}]}).encode()
+
+    def gateway(path: str) -> tuple[int, bytes]:
+        if path.startswith("/subjects/"):
+            return 404, b"<html>nginx</html>"
+        return (200, one) if path == "/schemas/ids/1" else UNKNOWN
+
+    registry.instead = gateway
+    with pytest.raises(RegistryUnavailable, match="/subjects/a/versions/1"):
         fetch(registry.url, by_id(1))
 
 
@@ -101,6 +136,38 @@ def test_any_other_answer_is_no_fault_of_a_record(registry: StandIn, status: int
     with pytest.raises(RegistryUnavailable, match=said) as raised:
         fetch(registry.url, by_id(9))
     assert "/schemas/ids/9" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "raised", "said"),
+    [
+        (404, b'{"error_code":404,"message":"HTTP 404 Not Found"}', NoSuchSchema, "404 404: HTTP 404 Not Found$"),
+        (404, b"<html>", NoSuchSchema, "/schemas/ids/2147483648: 404$"),
+        (400, b"", NoSuchSchema, "400"),
+        (422, b'{"error_code":422,"message":"no int32"}', NoSuchSchema, "422 422: no int32"),
+        (200, b'{"schema":5}', NoSuchSchema, "not that of a schema registry"),
+        (200, b'{"schema":"' + b"x" * (2 << 20) + b'"}', UnusableSchema, "longer than"),
+        (401, b"", RegistryUnavailable, "401"),
+        (403, b"", RegistryUnavailable, "403"),
+        (408, b"", RegistryUnavailable, "408"),
+        (429, b"", RegistryUnavailable, "429"),
+        (500, b"", RegistryUnavailable, "500"),
+    ],
+)
+def test_an_answer_for_one_schema_is_about_it_while_the_registry_answers_for_others(
+    registry: StandIn, status: int, body: bytes, raised: type[Exception], said: str
+) -> None:
+    registry.instead = lambda path: (status, body) if path.endswith("/2147483648") else UNKNOWN
+    with pytest.raises(raised, match=said):
+        fetch(registry.url, by_id(2**31))
+
+
+def test_a_guid_and_a_global_id_at_a_registry_that_has_neither_are_unknown(registry: StandIn) -> None:
+    registry.instead = lambda path: UNKNOWN if "/schemas/ids/" in path else (404, b"<html>")
+    with pytest.raises(NoSuchSchema, match=r"404 .only some registries know schemas by their GUID"):
+        fetch(registry.url, SchemaId(Kind.GUID, "89791762-2336-4186-9674-299b90a802e2"))
+    with pytest.raises(NoSuchSchema, match="/apis/registry/v3/ids/globalIds/7"):
+        fetch(f"{registry.url}/apis/ccompat/v7", SchemaId(Kind.GLOBAL_ID, "7"))
 
 
 def test_a_guid_that_the_registry_does_not_answer_for_says_that_not_all_know_them(registry: StandIn) -> None:
@@ -183,7 +250,7 @@ def test_a_global_id_is_asked_for_at_apicurios_own_api(registry: StandIn) -> Non
     answers = {
         "/apis/registry/v3/ids/globalIds/5?returnArtifactType=true": b'{"own":1}',
         "/apis/registry/v3/ids/globalIds/5/references": b'[{"artifactId":"common","version":"1","name":"A"}]',
-        "/apis/ccompat/v7/subjects/common/versions/1": b'{"schema":"{}"}',
+        "/apis/ccompat/v7/subjects/common/versions/1?deleted=true": b'{"schema":"{}"}',
     }
     registry.instead = lambda path: (200, answers[path])
     url = f"{registry.url}/apis/ccompat/v7"

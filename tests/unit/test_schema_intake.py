@@ -8,7 +8,7 @@ from tests.support.app import INDEX, TARGET, TOPIC, App, good
 from tests.support.fakes import FakeMessage
 from tests.support.registry import AVRO, FakeSource, avro, by_id, prefix
 from worker.app.loop import Worker
-from worker.app.schemas import SchemaFetcher
+from worker.app.schemas import ASK_AGAIN_SECONDS, SchemaFetcher
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, Reason, RegistryUnavailable
 from worker.ledger import Partition
@@ -48,6 +48,11 @@ class RegistryApp(App):
         """Let the registry be asked, as the thread would, and let the main loop make some turns."""
         self.schemas.fetch(self.schemas._missing())
         self.turn(3)
+
+    def ask_until_it_is_believed(self) -> None:
+        """Let the registry be asked for a schema that it does not know, until its records are dead letters."""
+        for _ in range(1 + len(ASK_AGAIN_SECONDS)):
+            self.ask()
 
     def written(self) -> dict[str, float]:
         """Deliver all that is batched, and return each key's first number."""
@@ -112,13 +117,25 @@ def test_an_unknown_id_costs_its_record_and_the_next_one_is_written() -> None:
     app.append(of_schema(1, "a"), of_schema(2, "b"), of_schema(1, "c"))
     app.turn(3)
     app.ask()
-    app.ask()
+    assert (app.written(), app.dead_letters.kept) == ({}, [])
+    app.ask_until_it_is_believed()
     assert app.written() == {"b": 1.0}
     assert [(each.offset, each.reason) for each in app.dead_letters.kept] == [
         (0, Reason.UNSUPPORTED_ENCODING),
         (2, Reason.UNSUPPORTED_ENCODING),
     ]
-    assert app.registry.asked == [by_id(1), by_id(2)]
+    assert app.registry.asked == [*[by_id(1)] * 3, by_id(2)]
+
+
+def test_a_registry_that_is_moments_behind_costs_no_record() -> None:
+    app = RegistryApp()
+    app.registry.schemas[by_id(1)] = NoSuchSchema()
+    app.append(of_schema(1, "a"))
+    app.turn(3)
+    app.ask()
+    app.registry.schemas[by_id(1)] = TEXT
+    app.ask()
+    assert (app.written(), app.dead_letters.kept, app.status.blocks_of(TOPIC)) == ({"a": 1.0}, [], [])
 
 
 def test_bad_records_that_waited_count_for_the_limit_of_dead_letters() -> None:
@@ -126,7 +143,7 @@ def test_bad_records_that_waited_count_for_the_limit_of_dead_letters() -> None:
     app.registry.schemas[by_id(1)] = NoSuchSchema()
     app.append(*[of_schema(1, "a")] * 20)
     app.turn(3)
-    app.ask()
+    app.ask_until_it_is_believed()
     assert [(each.topic, each.bad, each.records) for each in app.components.limit.shares()] == [(TOPIC, 20, 20)]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.app import settings
 from tests.support.fakes import FakeClock
-from worker.app.schemas import SchemaFetcher, asking_book
+from worker.app.schemas import ASK_AGAIN_SECONDS, MOST_DOUBTED, SchemaFetcher, asking_book
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, FatalError, RegistryUnavailable, SchemaPending
 from worker.ports import SchemaAnswer
@@ -28,6 +28,7 @@ class FakeBook:
         self.given: set[Hashable] = set()
         self.here: set[Hashable] = set()
         self.asked: list[Hashable] = []
+        self.unknown: dict[Hashable, int] = {}  # how often the registry does not know what it gives
         self.answers: dict[Hashable, SchemaAnswer] = {}  # of schemas that are given and are not just found
 
     def reader(self, schema: Hashable) -> None:
@@ -36,8 +37,14 @@ class FakeBook:
     def has(self, schema: Hashable) -> bool:
         return schema in self.here
 
-    def add(self, schema: Hashable) -> SchemaAnswer:
+    def add(self, schema: Hashable, *, believes_unknown: bool) -> SchemaAnswer | None:
         self.asked.append(schema)
+        if self.unknown.get(schema, 0):
+            self.unknown[schema] -= 1
+            if not believes_unknown:
+                return None
+            self.here.add(schema)
+            return SchemaAnswer.UNKNOWN
         if schema not in self.given:
             raise RegistryUnavailable("it is away")
         self.here.add(schema)
@@ -57,6 +64,13 @@ class Bench:
 
     def round(self) -> None:
         self.fetcher.fetch(self.fetcher._missing())
+
+    def wait_and_round(self) -> float:
+        """Make the next round when it is due, and return in how many seconds that was."""
+        seconds = max(0.0, self.fetcher._seconds_to_wait())
+        self.clock.advance(seconds)
+        self.fetcher.fetch(self.fetcher._due())
+        return seconds
 
     def blocked(self) -> set[str]:
         return {block.topic for block in self.status.read().blocks if block.reason is BlockReason.REGISTRY}
@@ -129,6 +143,70 @@ def test_it_is_asked_again_after_a_delay_that_grows_and_at_once_for_another_sche
     bench.round()
     bench.fetcher.want({"x": A, "y": A})
     assert bench.fetcher._seconds_to_wait() <= 0
+
+
+def test_a_schema_that_becomes_wanted_while_another_one_fails_is_asked_for_at_once() -> None:
+    bench = Bench()
+    bench.fetcher.want({"x": A})
+    for _ in range(8):
+        bench.wait_and_round()
+    assert bench.fetcher._seconds_to_wait() > 1.0
+    add = bench.book.add
+
+    def add_while_another_is_wanted(schema: Hashable, *, believes_unknown: bool) -> SchemaAnswer | None:
+        bench.fetcher.want({"x": A, "y": B})
+        return add(schema, believes_unknown=believes_unknown)
+
+    bench.book.given = {"y"}
+    bench.book.add = add_while_another_is_wanted  # type: ignore[method-assign]  # what the main loop does at that moment
+    bench.wait_and_round()
+    assert not bench.book.has("y")
+    assert bench.wait_and_round() == 0.0
+    assert bench.book.has("y")
+    assert bench.book.asked[-2:] == ["x", "y"]  # and the other one not before its time
+    assert bench.fetcher._seconds_to_wait() > 1.0
+
+
+def test_a_schema_that_the_registry_does_not_know_is_asked_for_twice_more_before_that_is_believed() -> None:
+    bench = Bench()
+    bench.book.given = {"x", "y"}
+    bench.book.unknown = {"x": 2, "y": 9}
+    bench.fetcher.want({"x": A, "y": A})
+    assert [bench.wait_and_round() for _ in range(3)] == pytest.approx([0.0, *ASK_AGAIN_SECONDS])
+    assert bench.counted == [SchemaAnswer.FOUND, SchemaAnswer.UNKNOWN]
+    assert (bench.book.asked, bench.blocked()) == (["x", "y"] * 3, set())
+
+
+def test_an_outage_between_two_answers_blocks_and_what_was_not_known_is_asked_for_again_after_it() -> None:
+    bench = Bench()
+    bench.book.unknown = {"x": 1}
+    bench.fetcher.want({"x": A})
+    bench.wait_and_round()
+    bench.wait_and_round()
+    assert bench.blocked() == {"a"}
+    bench.book.unknown = {"x": 1}
+    bench.wait_and_round()
+    assert (bench.blocked(), bench.counted) == (set(), [SchemaAnswer.UNAVAILABLE])
+    bench.book.given = {"x"}
+    bench.wait_and_round()
+    assert bench.counted[-1] is SchemaAnswer.FOUND
+
+
+def test_of_many_schemas_that_the_registry_does_not_know_most_are_believed_at_once() -> None:
+    bench = Bench()
+    schemas: list[Hashable] = list(range(MOST_DOUBTED + 5))
+    bench.book.unknown = dict.fromkeys(schemas, 9)
+    bench.fetcher.want(dict.fromkeys(schemas, A))
+    bench.wait_and_round()
+    assert [schema for schema in schemas if not bench.book.has(schema)] == schemas[:MOST_DOUBTED]
+    bench.wait_and_round()
+    bench.wait_and_round()
+    assert all(map(bench.book.has, schemas))
+    bench.clock.advance(60.0)
+    bench.book.unknown["later"] = 9
+    bench.fetcher.want({"later": A})
+    bench.wait_and_round()
+    assert not bench.book.has("later")
 
 
 def test_with_nothing_wanted_there_is_nothing_to_wait_for() -> None:

@@ -2,11 +2,16 @@
 
 A registry that gives no answer, or denies, blocks the topics that wait (`registry`) until it answers. It is asked again after a
 backoff. No record is at fault, and nothing is dead-lettered for it.
+
+A registry of several nodes may not know a schema in the moments after it was registered: the one that is asked follows another.
+So it is asked twice more within a few seconds before its records become dead letters. That is for few schemas in a minute: where
+there are many, records name schemas that never were, and each would have its partition wait.
 """
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final, Protocol
 
@@ -20,6 +25,11 @@ from worker.telemetry.state import Block, Status
 log = logging.getLogger("worker.registry")
 
 _IDLE_SECONDS: Final = 3600.0
+ASK_AGAIN_SECONDS: Final = (0.25, 2.0)
+"""After which a schema that the registry does not know is asked for again, before that is believed."""
+MOST_DOUBTED: Final = 10
+"""Schemas in a minute that are asked for again so."""
+_MINUTE: Final = 60.0
 
 
 def make_book(settings: Registry, *, asks_at_once: bool) -> "tuple[Any, Callable[[], None]]":
@@ -48,8 +58,8 @@ class KeepsSchemas(Protocol):
     def has(self, schema: Any, /) -> bool:
         """Return whether the schema is here."""
 
-    def add(self, schema: Any, /) -> SchemaAnswer:
-        """Ask the registry for a schema. Raises `RegistryUnavailable`."""
+    def add(self, schema: Any, /, *, believes_unknown: bool) -> SchemaAnswer | None:
+        """Ask the registry for a schema; None if it does not know it, and that is not to be believed. Raises `RegistryUnavailable`."""
 
 
 class SchemaFetcher:
@@ -75,7 +85,9 @@ class SchemaFetcher:
         self._change = threading.Condition()
         self._wanted: Mapping[Hashable, frozenset[str]] = {}
         self._failures: dict[Hashable, int] = {}  # failed attempts of each schema that is wanted
-        self._again_at = 0.0
+        self._doubts: dict[Hashable, int] = {}  # how often each was not known, where that is not believed yet
+        self._doubted_at: deque[float] = deque(maxlen=MOST_DOUBTED)
+        self._again_at: dict[Hashable, float] = {}  # of those that were asked for in vain
         self._blocked: set[str] = set()  # topics
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="schemas", daemon=True)
@@ -106,11 +118,9 @@ class SchemaFetcher:
         with self._change:
             if wanted == self._wanted:
                 return
-            new = wanted.keys() - self._wanted.keys()
             self._wanted = dict(wanted)
-            self._failures = {schema: count for schema, count in self._failures.items() if schema in wanted}
-            if new:
-                self._again_at = 0.0
+            for schema in self._again_at.keys() - wanted.keys():
+                self._forget(schema)
             self._unblock()
             self._change.notify_all()
 
@@ -121,48 +131,77 @@ class SchemaFetcher:
                     self._change.wait(seconds)
                 if self._is_stopping:
                     return
-                due = self._missing()
+                due = self._due()
             self.fetch(due)
 
     def _missing(self) -> list[Hashable]:
         return [schema for schema in self._wanted if not self.book.has(schema)]
 
+    def _due(self) -> list[Hashable]:
+        now = self._clock()
+        return [schema for schema in self._missing() if self._again_at.get(schema, now) <= now]
+
     def _seconds_to_wait(self) -> float:
-        return self._again_at - self._clock() if self._missing() else _IDLE_SECONDS
+        now = self._clock()
+        return min((self._again_at.get(schema, now) - now for schema in self._missing()), default=_IDLE_SECONDS)
 
     def fetch(self, schemas: list[Hashable]) -> None:
         """Ask for these schemas, one after the other. Those that the registry does not give block their topics."""
-        longest = 0.0
         for schema in schemas:
             if self._is_stopping:
                 return
             try:
-                answer = self.book.add(schema)
+                answer = self.book.add(schema, believes_unknown=not self._may_doubt(schema))
             except RegistryUnavailable as error:
                 self._count(SchemaAnswer.UNAVAILABLE)
-                longest = max(longest, self._failed(schema, error))
-            else:
+                self._failed(schema, error)
+                continue
+            with self._change:
+                self._failures.pop(schema, None)
+                if answer is None:
+                    self._doubt(schema)
+                else:
+                    self._forget(schema)
+                self._unblock()
+            if answer is not None:
                 self._count(answer)
                 level = logging.INFO if answer is SchemaAnswer.FOUND else logging.WARNING
                 log.log(level, "schema %s", answer.value, extra={"schema": str(schema)})
-                with self._change:
-                    self._failures.pop(schema, None)
-                    self._unblock()
-        with self._change:
-            self._again_at = self._clock() + longest
 
-    def _failed(self, schema: Hashable, error: RegistryUnavailable) -> float:
-        """Block the topics that wait for a schema, and return in how many seconds it is asked for again."""
+    def _failed(self, schema: Hashable, error: RegistryUnavailable) -> None:
+        """Block the topics that wait for a schema, until it is asked for again."""
         with self._change:
             topics = self._wanted.get(schema, frozenset())
             if not topics:
-                return 0.0
+                return
             count = self._failures[schema] = self._failures.get(schema, 0) + 1
             delay = self._backoff.delay(count)
+            self._again_at[schema] = self._clock() + delay
             for topic in topics:
                 self._blocked.add(topic)
                 self._status.block(Block(topic, BlockReason.REGISTRY), f"{schema}: {error}", retry_in=delay)
-        return delay
+
+    def _may_doubt(self, schema: Hashable) -> bool:
+        """Return whether it is not believed yet that the registry does not know a schema."""
+        if schema in self._doubts:
+            return self._doubts[schema] < len(ASK_AGAIN_SECONDS)
+        times = self._doubted_at
+        return len(times) < MOST_DOUBTED or self._clock() - times[0] >= _MINUTE
+
+    def _doubt(self, schema: Hashable) -> None:
+        """Let a schema that the registry does not know be asked for again."""
+        if schema not in self._wanted:
+            return
+        count = self._doubts.get(schema, 0)
+        if count == 0:
+            self._doubted_at.append(self._clock())
+        self._again_at[schema] = self._clock() + ASK_AGAIN_SECONDS[count]
+        self._doubts[schema] = count + 1
+
+    def _forget(self, schema: Hashable) -> None:
+        """Forget what was asked in vain."""
+        for found in (self._failures, self._doubts, self._again_at):
+            found.pop(schema, None)
 
     def _unblock(self) -> None:
         """Unblock the topics that wait for no schema that the registry did not give."""

@@ -6,8 +6,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from worker import __version__
@@ -34,11 +33,10 @@ from worker.lease import Lease
 from worker.ledger import Ledger
 from worker.oss.sink import OssSink
 from worker.ports import SchemaAnswer
-from worker.settings import certificates
 from worker.settings.load import Loaded
 from worker.settings.show import in_force
 from worker.settings.tables import Settings
-from worker.telemetry.expiry import EndOfFile
+from worker.telemetry.expiry import certificate_ends
 from worker.telemetry.health import STILL_SECONDS, Pages, serve
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.page.page import Page
@@ -121,15 +119,8 @@ def _sink(core: _Core, environ: Mapping[str, str]) -> OssSink:
 
 def _watch_ends(core: _Core, sink: OssSink) -> None:
     """Let the metrics show when credentials and certificates end."""
-    kafka, oss = core.settings.kafka, core.settings.oss
-    named: tuple[tuple[str, str, Callable[[Path], float | None]], ...] = (
-        ("kafka-client", kafka.ssl_certfile, certificates.end_of_own),
-        ("kafka-ca", kafka.ssl_cafile, certificates.end_of_authorities),
-        ("oss-ca", oss.ca_file, certificates.end_of_authorities),
-        ("registry-ca", core.settings.registry.ca_file, certificates.end_of_authorities),
-    )
     core.metrics.expiry.credentials = sink.credentials_expiry
-    core.metrics.expiry.certificates = {use: EndOfFile(Path(path), read) for use, path, read in named if path}
+    core.metrics.expiry.certificates = certificate_ends(core.settings)
 
 
 def _dead_letters(core: _Core) -> DeadLetterWriter:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from worker.commands.options import config_option, load_settings, prepare_client
+from worker.commands.options import TEXT, checked_rate, config_option, load_settings, prepare_client
 from worker.commands.signals import stop_on_signals
 from worker.errors import Reason
 
@@ -34,10 +34,12 @@ def _selection(to: Callable[..., None]) -> Callable[..., None]:
     """Add the options that select dead letters."""
     reasons = click.Choice([reason.value for reason in Reason])
     for option in (
-        click.option("--until", metavar="TIME", help="That failed before this time."),
-        click.option("--since", metavar="TIME", help=f"That failed at this time or later: {_TIME}."),
-        click.option("--topic", "topics", metavar="TOPIC", multiple=True, help="Of this source topic."),
-        click.option("--key", "keys", metavar="KEY", multiple=True, help="With this key: the vector's, or Kafka's."),
+        click.option("--until", type=TEXT, metavar="TIME", help="That failed before this time."),
+        click.option("--since", type=TEXT, metavar="TIME", help=f"That failed at this time or later: {_TIME}."),
+        click.option("--topic", "topics", type=TEXT, metavar="TOPIC", multiple=True, help="Of this source topic."),
+        click.option(
+            "--key", "keys", type=TEXT, metavar="KEY", multiple=True, help="With this key: the vector's, or Kafka's."
+        ),
         click.option("--reason", "reasons", metavar="REASON", type=reasons, multiple=True, help="With this reason."),
     ):
         to = option(to)
@@ -80,7 +82,7 @@ def list_command(config_file: Path | None, as_json: bool, **given: Any) -> None:
 
 
 @command.command("show")
-@click.argument("place", metavar="PARTITION:OFFSET")
+@click.argument("place", type=TEXT, metavar="PARTITION:OFFSET")
 @config_option
 @click.option(
     "--value", "value_file", type=click.Path(dir_okay=False), help="Also write the bytes of the value to this file."
@@ -109,12 +111,17 @@ def show_command(place: str, config_file: Path | None, value_file: str | None) -
 @config_option
 @_selection
 @click.option(
-    "--at", "places", multiple=True, metavar="PARTITION:OFFSET", help="At this place in the dead-letter topic."
+    "--at",
+    "places",
+    type=TEXT,
+    multiple=True,
+    metavar="PARTITION:OFFSET",
+    help="At this place in the dead-letter topic.",
 )
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--dry-run", is_flag=True, help="Say what would be replayed and what refused, and send nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Records a second. Without it: no limit.")
+@click.option("--rate", type=float, callback=checked_rate, default=0.0, help="Records a second. Without it: no limit.")
 @click.option(
     "--max-replays",
     type=click.IntRange(min=1),
@@ -123,7 +130,9 @@ def show_command(place: str, config_file: Path | None, value_file: str | None) -
     help="Refuse what was replayed so often.",
 )
 @click.option("--even-if-stale", is_flag=True, help="Also replay what is, or may be, older than what its key has now.")
-@click.option("--edit", metavar="COMMAND", help="Pipe each value through this command, and send what it prints.")
+@click.option(
+    "--edit", type=TEXT, metavar="COMMAND", help="Pipe each value through this command, and send what it prints."
+)
 def replay_command(config_file: Path | None, everything: bool, places: Sequence[str], **given: Any) -> None:
     """Send dead letters back to their topic.
 

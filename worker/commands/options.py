@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -26,6 +26,22 @@ def config_option(command: Callable[..., None]) -> Callable[..., None]:
         help="Read the settings from this TOML file. Without it: the file that OSS_VECTORS_CONFIG names, if any. "
         "The environment (OSS_VECTORS_<TABLE>__<NAME>) overrides the file.",
     )(command)
+
+
+class Text(click.types.StringParamType):
+    """Text of the command line. Python passes on bytes that are no UTF-8 as halves of surrogate pairs, which no record can have."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text. Raises `BadParameter` for what is not UTF-8."""
+        text: str = super().convert(value, param, ctx)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{text!a} is not UTF-8", param, ctx)
+        return text
+
+
+TEXT: Final = Text()
 
 
 def checked_rate(_ctx: click.Context, _param: click.Parameter, value: float) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from worker.commands.options import checked_rate, config_option, headers_of, load_settings, prepare_client
+from worker.commands.options import TEXT, checked_rate, config_option, headers_of, load_settings, prepare_client
 from worker.commands.signals import stop_on_signals
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -14,7 +14,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
 @config_option
-@click.option("--topic", help="Publish to this topic. Needed where there are several routes.")
+@click.option("--topic", type=TEXT, help="Publish to this topic. Needed where there are several routes.")
 @click.option(
     "--format",
     "form",
@@ -38,16 +38,20 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--start-line", type=click.IntRange(min=1), default=1, help="Begin at this line or row, from 1.")
 @click.option("--tombstones", type=_FILE, help="Publish a null value for each key of this file, one a line.")
 @click.option("--keys", type=_FILE, help="The keys of an .npy file, one a line.")
-@click.option("--key-column", default="key", show_default=True, help="Parquet: the column of the keys.")
-@click.option("--vector-column", default="vector", show_default=True, help="Parquet: the column of the vectors.")
+@click.option("--key-column", type=TEXT, default="key", show_default=True, help="Parquet: the column of the keys.")
+@click.option(
+    "--vector-column", type=TEXT, default="vector", show_default=True, help="Parquet: the column of the vectors."
+)
 @click.option(
     "--metadata-column",
+    type=TEXT,
     multiple=True,
     help="Parquet: a column of metadata; may be given several times. Without it: every other column, or those that records.fields.metadata names.",
 )
 @click.option(
     "--header",
     "headers",
+    type=TEXT,
     multiple=True,
     callback=headers_of,
     metavar="NAME=VALUE",

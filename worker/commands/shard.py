@@ -4,15 +4,21 @@ from pathlib import Path
 
 import click
 
-from worker.commands.options import config_option, headers_of, load_settings
+from worker.commands.options import TEXT, config_option, headers_of, load_settings
 
 
 @click.command()
-@click.argument("key")
+@click.argument("key", type=TEXT)
 @config_option
-@click.option("--topic", help="Of the route of this topic. Needed where there are several routes.")
+@click.option("--topic", type=TEXT, help="Of the route of this topic. Needed where there are several routes.")
 @click.option(
-    "--header", "headers", multiple=True, callback=headers_of, metavar="NAME=VALUE", help="A header of the record."
+    "--header",
+    "headers",
+    type=TEXT,
+    multiple=True,
+    callback=headers_of,
+    metavar="NAME=VALUE",
+    help="A header of the record.",
 )
 def command(key: str, config_file: Path | None, topic: str | None, headers: list[tuple[str, bytes]]) -> None:
     """Print the index that a key goes to.

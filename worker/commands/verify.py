@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from worker.commands.options import checked_rate, config_option, load_settings, prepare_client
+from worker.commands.options import TEXT, checked_rate, config_option, load_settings, prepare_client
 from worker.commands.signals import stop_on_signals
 
 
@@ -21,13 +21,17 @@ def _offsets(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 
 @click.command()
 @config_option
-@click.option("--topic", help="Verify this topic. Needed where there are several routes.")
+@click.option("--topic", type=TEXT, help="Verify this topic. Needed where there are several routes.")
 @click.option("--partition", type=click.IntRange(min=0), help="Verify this partition alone.")
 @click.option(
-    "--offsets", callback=_offsets, metavar="FIRST-LAST", help="Verify the keys of these offsets; needs --partition."
+    "--offsets",
+    type=TEXT,
+    callback=_offsets,
+    metavar="FIRST-LAST",
+    help="Verify the keys of these offsets; needs --partition.",
 )
-@click.option("--since", metavar="TIME", help="Verify the keys of records of this time or later.")
-@click.option("--until", metavar="TIME", help="Verify the keys of records before this time.")
+@click.option("--since", type=TEXT, metavar="TIME", help="Verify the keys of records of this time or later.")
+@click.option("--until", type=TEXT, metavar="TIME", help="Verify the keys of records before this time.")
 @click.option(
     "--rate",
     type=float,

@@ -159,7 +159,6 @@ class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True):
     """For how many bad records of its message it is, from `element` on. More than 1 where there are many."""
     value_size: int | None
     """The bytes of the value that was left out: this is a reference."""
-    null_headers: list[str]
     replay: Replay | None
     """What the source record says of itself: see `Replay`."""
 
@@ -357,7 +356,6 @@ def _read(author: Author, source: list[tuple[str, bytes | None]], values: dict[s
         element=_number(values.get(ELEMENT)),
         elements=_number(values.get(ELEMENTS)) or 1,
         value_size=_number(values.get(VALUE_SIZE)),
-        null_headers=[name for name, value in source if value is None],
         replay=claimed_replay(source),
     )
 

@@ -20,6 +20,8 @@ from worker.records.target import Target
 
 VECTORS_PER_SECOND: Final = 2500.0
 """How many vectors a second one index accepts ("Limits", OSS vector buckets)."""
+DESCRIBED: Final = 200
+"""The status of an answer that describes an index."""
 
 
 class Call(NamedTuple):
@@ -34,7 +36,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
     {
         Operation.PUT: Call("putVectors", frozenset({200})),
         Operation.DELETE: Call("deleteVectors", frozenset({200, 204})),
-        Operation.DESCRIBE: Call("getVectorIndex", frozenset({200})),
+        Operation.DESCRIBE: Call("getVectorIndex", frozenset({DESCRIBED})),
         Operation.GET: Call("getVectors", frozenset({200})),
     }
 )
@@ -100,8 +102,10 @@ def described(index: str, body: bytes) -> Target:
     try:
         found = msgspec.json.decode(body, type=_Description).index
     except (ValueError, RecursionError) as error:  # of which msgspec's own and that of UTF-8 are kinds
-        raise Transient(f"GetVectorIndex answered what is no index: {error}", kind=RetryReason.SERVER) from None
+        message = f"GetVectorIndex answered what is no index: {error}"
+        raise Transient(message, kind=RetryReason.SERVER, status=DESCRIBED) from None
     if found.status not in ("", "enable"):
-        raise Transient(f'index {index} is "{found.status}", not yet "enable"', kind=RetryReason.SERVER)
+        message = f'index {index} is "{found.status}", not yet "enable"'
+        raise Transient(message, kind=RetryReason.SERVER, status=DESCRIBED)
     keys = found.metadata.non_filterable_metadata_keys if found.metadata else ()
     return Target(index, found.dimension, found.distance_metric, frozenset(keys))

@@ -3,18 +3,25 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from worker.errors import NotSent, SinkError
+from worker.errors import BlockReason, NotSent, SinkError, TargetError
+from worker.oss.dialect import DESCRIBED
 from worker.ports import Operation, Sink
 from worker.records.target import Target
 from worker.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
-_DESCRIBED = 200  # what every description that is returned was answered with
+_NOT_BELIEVED = "not_believed"
+"""The code of a 2xx that did not show that the service has done the operation: a page of a proxy, or an error with a status of
+success. By its status it would count as accepted."""
 
 
 class MeteredSink:
-    """Passes each request on, and counts it by status, duration and bytes. One that did not leave is not counted."""
+    """Passes each request on, and counts it by code, duration and bytes. One that did not leave is not counted.
+
+    The code is the HTTP status, `error` where no answer came, and `not_believed` for a 2xx that did not show that the service has done
+    what was asked. So a code that begins with 2 always means that a request was accepted.
+    """
 
     def __init__(self, sink: Sink, index: str, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._sink = sink
@@ -34,7 +41,7 @@ class MeteredSink:
 
     def describe(self, index: str) -> Target:
         """Ask for an index's dimension, metric and metadata keys."""
-        return self._observed(Operation.DESCRIBE, lambda: (_DESCRIBED, self._sink.describe(index)))
+        return self._observed(Operation.DESCRIBE, lambda: (DESCRIBED, self._sink.describe(index)))
 
     def abort(self, thread_id: int) -> None:
         """Cut the connection on which that thread waits for an answer, if it does."""
@@ -49,8 +56,8 @@ class MeteredSink:
         self._in_flight.inc()
         try:
             return self._observed(operation, lambda: (status := send(body), status))
-        except NotSent:
-            was_sent = False
+        except SinkError as error:
+            was_sent = not _stayed_here(error)
             raise
         finally:
             self._in_flight.dec()
@@ -63,11 +70,8 @@ class MeteredSink:
         try:
             status, result = request()
             code = str(status)
-        except NotSent:
-            code = None
-            raise
         except SinkError as error:
-            code = str(error.status) if error.status else "error"
+            code = None if _stayed_here(error) else _code_of(error)
             raise
         else:
             return result
@@ -75,3 +79,16 @@ class MeteredSink:
             if code is not None:
                 self._metrics.request_duration.labels(operation.value).observe(self._clock() - started)
                 self._metrics.requests.labels(self._index, operation.value, code).inc()
+
+
+def _stayed_here(error: SinkError) -> bool:
+    """Return whether nothing was sent: the lease had run out, or there are no credentials that can be sent."""
+    has_no_credentials = isinstance(error, TargetError) and error.block is BlockReason.CREDENTIALS and not error.status
+    return has_no_credentials or isinstance(error, NotSent)
+
+
+def _code_of(error: SinkError) -> str:
+    """Return the label `code` of a request that failed: the worker's view of the answer, and its status where both agree."""
+    if not error.status:
+        return "error"
+    return _NOT_BELIEVED if 200 <= error.status <= 299 else str(error.status)

@@ -20,7 +20,6 @@ of floats number by number, which for 1,536 of them costs about forty times as m
 A float stays a float32, and an array of floats or doubles is copied as a whole.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -34,17 +33,15 @@ import numpy as np
 from worker.errors import Reason, RecordError
 from worker.records.formats.framing import Framed
 from worker.registry import texts
+from worker.registry.bounds import MOST_ADDED, MOST_DEPTH, TOO_LONG, parsed_json
 from worker.registry.client import SchemaText, UnusableSchema
 from worker.registry.packed import DOUBLE, SINGLE, Packed, as_list
 from worker.words import clean
 
 MOST_VALUES: Final = 200_000
 """Of one body, but for arrays of floats and doubles. Each costs under a microsecond or two, whatever the body claims."""
-MOST_DEPTH: Final = 100
-"""Of records in records, in a body and in a schema."""
 _VALUES_OF_A_BLOCK: Final = 5  # what a block of floats costs, whatever its length
 _MOST_SCALE: Final = 1_000
-_MOST_JSON_DEPTH: Final = 3 * MOST_DEPTH
 _LONG_BITS: Final = 63
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -57,13 +54,14 @@ class _Broken(Exception):
 class _Body:
     """One body, and how far it was read."""
 
-    __slots__ = ("at", "data", "depth", "values")
+    __slots__ = ("added", "at", "data", "depth", "values")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.at = 0
         self.depth = 0
         self.values = 0
+        self.added = 0
 
     def number(self) -> int:
         """Read an int or a long: seven bits a byte, the lowest first, signs zigzag."""
@@ -104,11 +102,14 @@ class _Body:
         if left := len(self.data) - self.at:
             raise _Broken(f"{left} bytes follow")
 
-    def expect(self, values: int) -> None:
-        """Count values that are about to be read."""
+    def expect(self, values: int, added: int = 0) -> None:
+        """Count values that are about to be read, and the bytes that the schema adds to them."""
         self.values += values
+        self.added += added
         if self.values > MOST_VALUES:
             raise _Broken(f"it has more than {MOST_VALUES} values")
+        if self.added > MOST_ADDED:
+            raise _Broken(TOO_LONG)
 
 
 _Read: TypeAlias = Callable[[_Body], Any]
@@ -225,9 +226,10 @@ class _Reads:
     def _record(self, schema: Any, depth: int) -> _Read:
         fields = [(field["name"], self.of(field["type"], depth + 1)) for field in schema["fields"]]
         count = len(fields) + 1
+        names = sum(len(name.encode(errors="replace")) for name, _ in fields)
 
         def read(body: _Body) -> dict[str, Any]:
-            body.expect(count)
+            body.expect(count, names)
             body.depth += 1
             if body.depth > MOST_DEPTH:
                 raise _Broken(f"records are nested more than {MOST_DEPTH} levels deep")
@@ -283,7 +285,9 @@ def _enum(symbols: tuple[str, ...]) -> _Read:
         place = body.number()
         if not 0 <= place < len(symbols):
             raise _Broken(f"an enum of {len(symbols)} has no symbol {place}")
-        return symbols[place]
+        symbol = symbols[place]
+        body.expect(0, len(symbol))
+        return symbol
 
     return read
 
@@ -301,12 +305,20 @@ def _logical(schema: Any, read: _Read) -> _Read:
     if name == "decimal" and base in ("bytes", "fixed"):
         scale = schema.get("scale", 0)
         if isinstance(scale, int) and 0 <= scale <= _MOST_SCALE:
-            return lambda body: texts.of_decimal(read(body), scale)
+            return _decimal(read, scale)
     if name == "uuid" and base == "fixed" and schema.get("size") == 16:
         return lambda body: str(UUID(bytes=read(body)))
     if name == "duration" and base == "fixed" and schema.get("size") == 12:
         return lambda body: texts.of_duration(read(body))
     return _time(name, read) if isinstance(name, str) and base in ("int", "long") else read
+
+
+def _decimal(read: _Read, scale: int) -> _Read:
+    def read_text(body: _Body) -> str:
+        body.expect(0, scale)
+        return texts.of_decimal(read(body), scale)
+
+    return read_text
 
 
 def _time(name: str, read: _Read) -> _Read:
@@ -322,19 +334,6 @@ def _time(name: str, read: _Read) -> _Read:
     return read
 
 
-def _json(text: str) -> Any:
-    """Return the JSON of a schema. UnusableSchema if it is nested so deep that parsing it may need more stack than there is."""
-    found = json.loads(text)
-    level, depth = [found], 0
-    while level:
-        depth += 1
-        if depth > _MOST_JSON_DEPTH:
-            raise UnusableSchema(f"the schema is nested more than {_MOST_JSON_DEPTH} levels deep")
-        inside = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
-        level = [each for values in inside for each in values]
-    return found
-
-
 class AvroReader:
     """Reads bodies of one schema. Raises `UnusableSchema` where that cannot be."""
 
@@ -344,8 +343,8 @@ class AvroReader:
         named: dict[str, Any] = {}
         try:
             for _, text in schema.references:
-                fastavro.parse_schema(_json(text), named_schemas=named)
-            parsed = fastavro.parse_schema(_json(schema.text), named_schemas=named)
+                fastavro.parse_schema(parsed_json(text), named_schemas=named)
+            parsed = fastavro.parse_schema(parsed_json(schema.text), named_schemas=named)
         except (
             ValueError,
             TypeError,

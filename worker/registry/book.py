@@ -89,16 +89,23 @@ class Book:
             return False
         return True
 
-    def add(self, schema: SchemaId) -> SchemaAnswer:
-        """Ask the registry for a schema, and keep it, or why it cannot be used. Raises `RegistryUnavailable`."""
+    def add(self, schema: SchemaId, /, *, believes_unknown: bool = True) -> SchemaAnswer | None:
+        """Ask the registry for a schema, and keep it, or why it cannot be used. Raises `RegistryUnavailable`.
+
+        If `believes_unknown` is false, and the registry does not know a schema that was not asked for before, nothing is kept and
+        None is returned.
+        """
         answer = SchemaAnswer.UNUSABLE
         try:
             reader = reader_of(self._source.fetch(schema))
             answer = SchemaAnswer.FOUND
         except RegistryUnavailable:
             raise
-        except NoSuchSchema:
-            problem = f"the registry does not know {schema}, which the record names"
+        except NoSuchSchema as error:
+            if not believes_unknown and schema not in self._readers:
+                return None
+            said = f": {error}" if str(error) else ""
+            problem = f"the registry does not know {schema}, which the record names{said}"
             reader = _Refusal(problem, self._clock() + UNKNOWN_SECONDS)
             answer = SchemaAnswer.UNKNOWN
         except UnusableSchema as error:

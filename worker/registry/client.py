@@ -2,9 +2,15 @@
 
     GET /schemas/ids/ID                        a schema by its id
     GET /schemas/guids/GUID                    by its GUID, which Confluent's registry has from version 8 on
-    GET /subjects/SUBJECT/versions/VERSION     a schema that another one refers to
+    GET /subjects/SUBJECT/versions/VERSION     a schema that another one refers to, with ?deleted=true: also where it was deleted
+                                               softly. Karapace and Redpanda know that too, Apicurio ignores it
 
 Apicurio's global ids are asked for at its own API beside that: `/apis/registry/v3/ids/globalIds/ID`.
+
+Whether a request failed because of the registry or of what it asked for is decided by a second one. A message can name any
+number or GUID, and what a registry says of one that it cannot parse is often the generic error of its web server. So after an
+answer that may be about the schema, the registry is asked for something that none has. If it answers that in its own form, it
+is there, and the first answer is about that schema alone. If not, the registry is away.
 """
 
 import base64
@@ -29,20 +35,32 @@ from worker.words import clean
 
 _MOST_BYTES: Final = 1 << 20  # of one answer
 _MOST_REFERENCES: Final = 100  # of one schema, all together
+_MOST_CHARACTERS: Final = 4 << 20  # likewise
 _ACCEPTED: Final = "application/vnd.schemaregistry.v1+json, application/json"
 _NO_SUCH_SCHEMA: Final = 40403
 _APICURIO_COMPATIBLE: Final = "/apis/ccompat/"
 _APICURIO_NOT_FOUND: Final = "NotFoundException"
-_NOT_FOUND_ANYWHERE: Final = 2**31 - 1  # an id that no registry has given yet
+_ABSENT_ID: Final = f"/schemas/ids/{2**31 - 1}"  # an id that no registry has given yet
+_ABSENT_SUBJECT: Final = "/subjects/oss-vectors-worker-asks-whether-the-registry-is-there/versions/1"
+_NOT_OF_ONE_SCHEMA: Final = frozenset((401, 403, 407, 408, 429))  # the login, or the registry at this moment
 _SHOWN_CHARACTERS: Final = 200
 
 
 class NoSuchSchema(Exception):
-    """The registry answered that it does not have the schema."""
+    """The registry is there and does not give the schema. The message says what it answered, "" if just that."""
 
 
 class UnusableSchema(Exception):
     """A schema that cannot be used to read anything, whoever asks for it. The message says why."""
+
+
+class _Doubtful(RegistryUnavailable):
+    """An answer that is about the one schema, if the registry is there."""
+
+    def __init__(self, answered: str, advice: str = "", *, verdict: type[Exception] = NoSuchSchema) -> None:
+        super().__init__(f"{answered}{advice}")
+        self.answered = answered
+        self.verdict = verdict  # what to raise if the registry is there
 
 
 class SchemaText(NamedTuple):
@@ -110,7 +128,7 @@ class RegistryClient:
     def probe(self) -> None:
         """Ask for a schema, whether there is one or not, as the worker will. Raises `RegistryUnavailable`."""
         try:
-            self._asked(f"/schemas/ids/{_NOT_FOUND_ANYWHERE}")
+            self._read(_ABSENT_ID)
         except NoSuchSchema:
             return
 
@@ -122,11 +140,16 @@ class RegistryClient:
         if schema.kind is Kind.GLOBAL_ID:
             return self._by_global_id(schema.text)
         if schema.kind is Kind.GUID:
-            try:
-                return self._asked(f"/schemas/guids/{schema.text}")
-            except RegistryUnavailable as error:
-                raise RegistryUnavailable(f"{error} (only some registries know schemas by their GUID)") from None
+            return self._by_guid(schema.text)
         return self._asked(f"/schemas/ids/{schema.text}")
+
+    def _by_guid(self, guid: str) -> _Answered:
+        try:
+            return self._asked(f"/schemas/guids/{guid}")
+        except (RegistryUnavailable, NoSuchSchema) as error:
+            if not str(error):
+                raise
+            raise type(error)(f"{error} (only some registries know schemas by their GUID)") from None
 
     def _by_global_id(self, number: str) -> _Answered:
         root, compatible, _ = self._url.partition(_APICURIO_COMPATIBLE)
@@ -135,13 +158,16 @@ class RegistryClient:
                 f"an Apicurio global id needs registry.url to be that of Apicurio, with {_APICURIO_COMPATIBLE}v7 in it"
             )
         url = f"{root}/apis/registry/v3/ids/globalIds/{number}"
-        content = self._get(f"{url}?returnArtifactType=true")
-        references = self._get(f"{url}/references")
         try:
-            text = (content.body or b"").decode()
-            found = msgspec.json.decode(references.body or b"", type=list[_Reference])
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._no_schema(url, content, error) from None
+            content = self._get(f"{url}?returnArtifactType=true")
+            references = self._get(f"{url}/references")
+            try:
+                text = (content.body or b"").decode()
+                found = msgspec.json.decode(references.body or b"", type=list[_Reference])
+            except UNREADABLE as error:
+                raise _no_schema(url, content, error) from None
+        except _Doubtful as doubt:
+            raise self._judged(doubt, _ABSENT_ID) from None
         for each in found:
             if each.groupId not in (None, "", "default"):
                 raise UnusableSchema(f"it refers to {each.name} of the group {each.groupId}; only default is read")
@@ -157,25 +183,47 @@ class RegistryClient:
                 raise UnusableSchema(f"it refers to more than {_MOST_REFERENCES} others")
             if each.name in way:
                 raise UnusableSchema(f"{each.name} refers to itself")
-            path = f"/subjects/{quote(each.subject, safe='')}/versions/{quote(str(each.version), safe='')}"
+            path = f"/subjects/{quote(each.subject, safe='')}/versions/{quote(str(each.version), safe='')}?deleted=true"
             try:
-                found = self._asked(path)
-            except NoSuchSchema:
-                raise RegistryUnavailable(
-                    f"{self._url}{path}: the registry does not have what {way[0]} refers to as {each.name}"
+                found = self._asked(path, _ABSENT_SUBJECT)
+            except NoSuchSchema as error:
+                said = f": {error}" if str(error) else ""
+                raise NoSuchSchema(
+                    f"{self._url}{path}: the registry does not have what {way[0]} refers to as "
+                    f"{clean(each.name, _SHOWN_CHARACTERS)}{said}"
                 ) from None
             self._add_references(found, known, [*way, each.name])
             known[each.name] = found.schema
+            if sum(map(len, known.values())) > _MOST_CHARACTERS:
+                raise UnusableSchema(f"what it refers to has more than {_MOST_CHARACTERS} characters")
 
-    def _asked(self, path: str) -> _Answered:
-        answer = self._get(f"{self._url}{path}")
+    def _asked(self, path: str, absent: str = _ABSENT_ID) -> _Answered:
+        """Return a schema. What is asked for at `absent` no registry has: if it says so, an answer of no use is about the schema."""
+        try:
+            return self._read(path)
+        except _Doubtful as doubt:
+            raise self._judged(doubt, absent) from None
+
+    def _judged(self, doubt: _Doubtful, absent: str) -> Exception:
+        """Return what to raise for a doubtful answer, now that the registry is asked whether it is there."""
+        try:
+            self._read(absent)
+        except NoSuchSchema:
+            pass
+        except RegistryUnavailable:
+            return doubt
+        return doubt.verdict(doubt.answered)
+
+    def _read(self, path: str) -> _Answered:
+        url = f"{self._url}{path}"
+        answer = self._get(url)
         try:
             return msgspec.json.decode(answer.body or b"", type=_Answered)
         except UNREADABLE as error:
-            raise self._no_schema(f"{self._url}{path}", answer, error) from None
+            raise _no_schema(url, answer, error) from None
 
     def _get(self, url: str) -> Answer:
-        """Return an answer of 200. Raises `NoSuchSchema` and `RegistryUnavailable`."""
+        """Return an answer of 200. Raises `NoSuchSchema` and `RegistryUnavailable`, `_Doubtful` where it may be about the schema."""
         with self._exchanges.open() as exchange:
             try:
                 answer = self._connections.get(url, self._headers, exchange)
@@ -186,19 +234,11 @@ class RegistryClient:
                 # Its text may have the login in it; the place where it was raised is enough.
                 unforeseen = f"{type(failure).__name__} at {place_of(failure)}"
                 raise RegistryUnavailable(f"{url}: unforeseen {unforeseen}") from failure
-        if answer.status == 200 and answer.body is not None:
-            return answer
-        refusal = _refusal(answer)
-        if answer.status == 404 and (
-            refusal.error_code // 100 == _NO_SUCH_SCHEMA // 100 or refusal.name.endswith(_APICURIO_NOT_FOUND)
-        ):
-            raise NoSuchSchema
-        raise RegistryUnavailable(_why_not(url, answer, refusal))
-
-    @staticmethod
-    def _no_schema(url: str, answer: Answer, error: Exception) -> RegistryUnavailable:
-        said = clean(str(error), _SHOWN_CHARACTERS)
-        return RegistryUnavailable(f"{url}: the answer {answer.status} is not that of a schema registry: {said}")
+        if answer.status != 200:
+            raise _refused(url, answer)
+        if answer.body is None:
+            raise _Doubtful(f"{url}: 200: the answer is longer than {_MOST_BYTES} bytes", verdict=UnusableSchema)
+        return answer
 
 
 def _login(settings: Registry) -> dict[str, str]:
@@ -217,14 +257,25 @@ def _refusal(answer: Answer) -> _Refusal:
         return _Refusal()
 
 
-def _why_not(url: str, answer: Answer, refusal: _Refusal) -> str:
+def _no_schema(url: str, answer: Answer, error: Exception) -> _Doubtful:
+    said = clean(str(error), _SHOWN_CHARACTERS)
+    return _Doubtful(f"{url}: the answer {answer.status} is not that of a schema registry: {said}")
+
+
+def _refused(url: str, answer: Answer) -> Exception:
+    """Return what to raise for an answer that is not 200."""
+    status, refusal = answer.status, _refusal(answer)
+    is_of_registry = refusal.error_code // 100 == _NO_SUCH_SCHEMA // 100 or refusal.name.endswith(_APICURIO_NOT_FOUND)
+    if status == 404 and is_of_registry:
+        return NoSuchSchema()
     said = clean(refusal.message or refusal.title, _SHOWN_CHARACTERS)
-    what = f"{url}: {answer.status}" + (f" {refusal.error_code}" if refusal.error_code else "")
-    if answer.status == 200:
-        return f"{what}: the answer is longer than {_MOST_BYTES} bytes"
+    answered = f"{url}: {status}" + (f" {refusal.error_code}" if refusal.error_code else "")
+    answered += f": {said}" if said else ""
     advice = {
         401: "; the registry refuses the login: check registry.username and registry.password, or registry.token",
         403: "; the registry denies the login this schema",
         404: "; this is no schema registry's answer: check the path in registry.url",
-    }.get(answer.status, "")
-    return f"{what}{': ' + said if said else ''}{advice}"
+    }.get(status, "")
+    if 400 <= status < 500 and status not in _NOT_OF_ONE_SCHEMA:
+        return _Doubtful(answered, advice)
+    return RegistryUnavailable(f"{answered}{advice}")

@@ -15,19 +15,21 @@ empty bytes and an empty list are left out, so that an empty key lets the Kafka 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
 from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError, Message
 
 from worker.errors import Reason, RecordError
 from worker.records.formats.framing import Framed
 from worker.registry import protoc, texts
+from worker.registry.bounds import MOST_ADDED, TOO_LONG
 from worker.registry.client import SchemaText, UnusableSchema
+from worker.registry.descriptors import Originals, simplify
 from worker.registry.packed import DOUBLE, SINGLE, Packed, as_list
 from worker.words import clean
 
@@ -55,6 +57,7 @@ class ProtobufReader:
         found = protoc.compiled(schema)
         self._file: FileDescriptorProto = found.file[-1]
         self._pool = descriptor_pool.DescriptorPool()
+        originals = simplify(found.file)
         try:
             for file in found.file:
                 self._pool.Add(file)
@@ -62,7 +65,7 @@ class ProtobufReader:
             raise UnusableSchema(f"its descriptors are refused: {clean(str(error), 300)}") from None
         if not self._file.message_type:
             raise UnusableSchema("it has no message")
-        self._plain = _Plains()
+        self._plain = _Plains(originals, self._pool)
         self._messages: dict[bytes | str, tuple[type[Message], _Plain]] = {}
 
     def plain(self, framed: Framed, /) -> bytes:
@@ -96,7 +99,11 @@ class ProtobufReader:
         known = self._messages.get(said)
         if known is None:
             descriptor: Descriptor = self._pool.FindMessageTypeByName(find())
-            known = (message_factory.GetMessageClass(descriptor), self._plain.of_message(descriptor))
+            try:
+                known = (message_factory.GetMessageClass(descriptor), self._plain.of_message(descriptor))
+            except RecursionError:
+                self._plain.forget()  # what was half made would read such messages as empty
+                raise
             if len(self._messages) < _MESSAGES_KEPT:
                 self._messages[said] = known
         return known
@@ -159,19 +166,36 @@ def _indexes(data: bytes) -> list[int]:
 class _Plains:
     """Makes what turns messages into plain values, one for each descriptor; and counts the values of one message."""
 
-    def __init__(self) -> None:
+    def __init__(self, originals: Originals, pool: descriptor_pool.DescriptorPool) -> None:
+        self.maps = originals.maps
+        self._enums = originals.enums
+        self._pool = pool
         self._made: dict[str, list[_Add]] = {}
         self._values = 0
+        self._added = 0
+        self._at_most = 0
 
     def begin(self) -> None:
         """Begin the count of another message."""
-        self._values = 0
+        self._values = self._added = self._at_most = 0
 
-    def expect(self, values: int) -> None:
-        """Count values that are about to be read."""
+    def expect(self, values: int, added: int = 0) -> None:
+        """Count values that are about to be read, and the bytes that the schema adds to them."""
         self._values += values
+        self._added += added
         if self._values > MOST_VALUES:
             raise _Broken(f"it has more than {MOST_VALUES} values")
+        if self._added > MOST_ADDED:
+            raise _Broken(TOO_LONG)
+
+    def forget(self) -> None:
+        """Forget what was made."""
+        self._made.clear()
+
+    def enum_of(self, field: FieldDescriptor) -> EnumDescriptor | None:
+        """Return the enum that a field is of, if it is of one."""
+        name = self._enums.get(field.full_name)
+        return None if name is None else self._pool.FindEnumTypeByName(name)
 
     def of_message(self, descriptor: Descriptor) -> _Plain:
         """Return what makes a message of this descriptor plain."""
@@ -184,12 +208,16 @@ class _Plains:
             made[name] += [_field(field, self) for field in descriptor.fields]
 
         fields = made[name]
+        names = sum(len(field.name) for field in descriptor.fields)
 
         def plain(message: Any) -> dict[str, Any]:
             self.expect(len(fields) + 1)
+            self._at_most += names
             found: dict[str, Any] = {}
             for add in fields:
                 add(message, found)
+            if self._at_most > MOST_ADDED:  # now it is worth while to count those that are there
+                self.expect(0, sum(map(len, found)))
             return found
 
         return plain
@@ -198,19 +226,22 @@ class _Plains:
 def _field(field: FieldDescriptor, plains: _Plains) -> _Add:
     """Return what adds a field to the plain value of its message."""
     name, kind = field.name, field.message_type
-    if kind is not None and kind.GetOptions().map_entry:
-        return _map(name, _element(kind.fields_by_name["value"], plains), plains)
+    if kind is not None and kind.full_name in plains.maps:
+        return _map(name, kind.fields_by_name, plains)
+    enum = plains.enum_of(field)
     if field.is_repeated:
-        is_number_or_text = kind is None and field.enum_type is None
         if field.cpp_type in _PACKED:
             return _floats(name, _PACKED[field.cpp_type])
-        return _numbers(name) if is_number_or_text else _list(name, _element(field, plains), plains)
+        return _numbers(name) if kind is None and enum is None else _list(field, plains)
     element = _element(field, plains)
     if field.has_presence:
+        known = _numbers_of_closed(enum)
 
         def add_if_there(message: Any, found: dict[str, Any]) -> None:
             if message.HasField(name):
-                found[name] = element(getattr(message, name))
+                value = getattr(message, name)
+                if known is None or value in known:
+                    found[name] = element(value)
 
         return add_if_there
     leave_out_empty = field.cpp_type == FieldDescriptor.CPPTYPE_STRING  # texts and bytes
@@ -221,6 +252,11 @@ def _field(field: FieldDescriptor, plains: _Plains) -> _Add:
             found[name] = element(value)
 
     return add
+
+
+def _numbers_of_closed(enum: EnumDescriptor | None) -> frozenset[int] | None:
+    """Return the numbers of a closed enum, as those of proto2 are: any other in a body is as if it was not there."""
+    return frozenset(enum.values_by_number) if enum is not None and enum.is_closed else None
 
 
 _PACKED: Final = {FieldDescriptor.CPPTYPE_FLOAT: SINGLE, FieldDescriptor.CPPTYPE_DOUBLE: DOUBLE}
@@ -243,20 +279,32 @@ def _numbers(name: str) -> _Add:
     return add
 
 
-def _list(name: str, element: _Plain, plains: _Plains) -> _Add:
+def _list(field: FieldDescriptor, plains: _Plains) -> _Add:
+    name, element, known = field.name, _element(field, plains), _numbers_of_closed(plains.enum_of(field))
+
     def add(message: Any, found: dict[str, Any]) -> None:
         if values := getattr(message, name):
             plains.expect(len(values))
-            found[name] = [element(value) for value in values]
+            if plain := [element(value) for value in values if known is None or value in known]:
+                found[name] = plain
 
     return add
 
 
-def _map(name: str, element: _Plain, plains: _Plains) -> _Add:
+def _map(name: str, of_entry: Mapping[str, FieldDescriptor], plains: _Plains) -> _Add:
+    element = _element(of_entry["value"], plains)
+    known = _numbers_of_closed(plains.enum_of(of_entry["value"]))
+    is_plain = element is _as_it_is and of_entry["key"].cpp_type == FieldDescriptor.CPPTYPE_STRING
+
     def add(message: Any, found: dict[str, Any]) -> None:
-        if values := getattr(message, name):
-            plains.expect(len(values))
-            found[name] = {_text(key): element(value) for key, value in values.items()}
+        if entries := getattr(message, name):
+            plains.expect(len(entries))
+            if is_plain:
+                found[name] = {entry.key: entry.value for entry in entries}
+                return
+            kept = entries if known is None else [entry for entry in entries if entry.value in known]
+            if plain := {_text(entry.key): element(entry.value) for entry in kept}:
+                found[name] = plain
 
     return add
 
@@ -268,15 +316,30 @@ def _text(key: str | float) -> str:
 
 def _element(field: FieldDescriptor, plains: _Plains) -> _Plain:
     """Return what makes one value of a field plain."""
-    if field.enum_type is not None:
-        symbols = {value.number: value.name for value in field.enum_type.values}
-        return lambda number: symbols.get(number, number)
+    if (enum := plains.enum_of(field)) is not None:
+        return _symbol({value.number: value.name for value in enum.values}, plains)
     if field.message_type is not None:
         return plains.of_message(field.message_type)
-    return lambda value: value
+    return _as_it_is
 
 
-_Expect: TypeAlias = Callable[[int], None]
+def _symbol(symbols: Mapping[int, str], plains: _Plains) -> _Plain:
+    def plain(number: int) -> str | int:
+        symbol = symbols.get(number)
+        if symbol is None:
+            return number
+        plains.expect(0, len(symbol))
+        return symbol
+
+    return plain
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+class _Expect(Protocol):
+    def __call__(self, values: int, added: int = 0, /) -> None: ...
 
 
 def _moment(message: Any, _expect: _Expect) -> str:
@@ -297,7 +360,7 @@ def _wrapped(message: Any, _expect: _Expect) -> Any:
 
 def _struct(message: Any, expect: _Expect) -> dict[str, Any]:
     expect(len(message.fields))
-    return {name: _json_value(value, expect) for name, value in message.fields.items()}
+    return {entry.key: _json_value(entry.value, expect) for entry in message.fields}
 
 
 def _json_list(message: Any, expect: _Expect) -> list[Any]:
@@ -315,9 +378,10 @@ def _json_value(message: Any, expect: _Expect) -> Any:
     return _json_list(value, expect) if kind == "list_value" else value
 
 
-def _decimal(message: Any, _expect: _Expect) -> str:
+def _decimal(message: Any, expect: _Expect) -> str:
     if not 0 <= message.scale <= _MOST_SCALE:
         raise _Broken(f"a Decimal has the scale {message.scale}")
+    expect(0, message.scale)
     return texts.of_decimal(message.value, message.scale)
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from worker.settings.certificates import end_of_authorities, end_of_own
+from worker.settings.tables import Settings
+
 End = Callable[[], float | None]
 """Returns Unix time in seconds, None where it is not known."""
 
@@ -31,6 +34,28 @@ class EndOfFile:
         return self._end
 
 
+def certificate_ends(settings: Settings) -> dict[str, End]:
+    """Return the end of each certificate that the settings name, by its use.
+
+    It is the end of what connections are made with. kafka-python reads its files for each new connection, so theirs are read again.
+    The sessions with the service and with the registry keep the authorities that they began with.
+    """
+    kafka = settings.kafka
+    ends: dict[str, End] = {}
+    if kafka.ssl_certfile:
+        ends["kafka-client"] = EndOfFile(Path(kafka.ssl_certfile), end_of_own)
+    if kafka.ssl_cafile:
+        ends["kafka-ca"] = EndOfFile(Path(kafka.ssl_cafile), end_of_authorities)
+    for use, path in (("oss-ca", settings.oss.ca_file), ("registry-ca", settings.registry.ca_file)):
+        if path:
+            ends[use] = _as_it_is_now(end_of_authorities(Path(path)))
+    return ends
+
+
+def _as_it_is_now(end: float | None) -> End:
+    return lambda: end
+
+
 class ExpiryCollector:
     """The metrics of ends. `certificates` has one for each use. What has no known end has no series."""
 
@@ -47,7 +72,8 @@ class ExpiryCollector:
         )
         certificates = GaugeMetricFamily(
             "oss_vectors_certificate_expiry_timestamp_seconds",
-            "When the certificate in a file that the settings name expires, Unix time; of several authorities, the last one.",
+            "When the certificate that connections are made with expires, Unix time, for each file that the settings name; of several "
+            "authorities, the last one. That of oss-ca and registry-ca is what was read at start.",
             labels=["use"],
             unit="seconds",
         )

@@ -96,7 +96,7 @@ class Metrics:
         self.batches = Counter("oss_vectors_batches", "Batches sealed, by the reason.", ["index", "reason"], registry=r)
         self.requests = Counter(
             "oss_vectors_requests",
-            "Requests to the service, by HTTP status; code is error where no answer came.",
+            "Requests to the service, by HTTP status; code is error where no answer came, not_believed for a 2xx that did not show that it was done.",
             ["index", "operation", "code"],
             registry=r,
         )

@@ -7,15 +7,11 @@
 So a record in Avro or Protobuf is read by the same rules, paths and checks as one in MessagePack.
 """
 
-from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 from worker.errors import RecordError
 from worker.records.formats.contract import Format, Headers, Record
 from worker.records.formats.framing import Framed, SchemaId, framed
-
-ToPlain: TypeAlias = Callable[[Framed], bytes]
-"""Makes MessagePack of a body. Raises `RecordError`."""
 
 AS_IT_IS: Final = "JSON"
 

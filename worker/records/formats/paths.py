@@ -9,7 +9,7 @@
     $kafka.value            the value as a whole, which is a vector then and nothing else
     {tenant}/{id}           a template: text with paths in braces; {{ and }} are braces
 
-A path is parsed once, when a route is made. This module reads no messages: `cutting.py` does.
+A path is parsed once, when a route is made. This module reads no messages: `leaves.py` does.
 """
 
 import re

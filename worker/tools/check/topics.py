@@ -113,7 +113,7 @@ def _dead_letters(name: str, found: Mapping[str, Any], configs: Configs) -> Iter
 
 
 def _idempotent(settings: Settings, found: Mapping[str, Any], client: Any) -> Iterator[Finding]:
-    """Say whether the producer of dead letters gets a producer id. It needs WRITE on a topic, before Kafka 3.0 more."""
+    """Say whether the producer of dead letters gets a producer id. It needs WRITE on a topic, before Kafka 2.8 more (KIP-679)."""
     check, name = "dead_letter.idempotent", "dead_letter.idempotent"
     wanted = settings.dead_letter.idempotent
     if wanted == "false":
@@ -124,7 +124,7 @@ def _idempotent(settings: Settings, found: Mapping[str, Any], client: Any) -> It
     if "IDEMPOTENT_WRITE" in of_cluster:
         yield ok(check, name, f"is {wanted}: this user may write idempotently")
     elif "WRITE" in of_topic:
-        yield ok(check, name, f"is {wanted}: WRITE on the topic is enough since Kafka 3.0 (IDEMPOTENT_WRITE before)")
+        yield ok(check, name, f"is {wanted}: WRITE on the topic is enough since Kafka 2.8 (IDEMPOTENT_WRITE before)")
     elif "DESCRIBE" not in of_topic:
         yield skipped(check, name, _UNKNOWN_RIGHTS)
     elif wanted == "true":
