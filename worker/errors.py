@@ -25,7 +25,7 @@ Only a `Transient` request is worth another attempt as it is. The class alone sa
 """
 
 import traceback
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from enum import Enum, StrEnum
 from typing import Self
 
@@ -124,13 +124,25 @@ class RecordError(WorkerError):
     `suspect` is the cause where the record could be written, and `records.suspect` forbids it.
     """
 
-    def __init__(self, reason: Reason, message: str, suspect: str = "", *, is_complete: bool = False) -> None:
-        """`is_complete`: what the value's bytes look like adds nothing to the message."""
+    def __init__(
+        self, reason: Reason, message: str | Callable[[], str], suspect: str = "", *, is_complete: bool = False
+    ) -> None:
+        """`is_complete`: what the value's bytes look like adds nothing to the message. A function makes it when it is read."""
         super().__init__(message)
         self.reason = reason
-        self.message = message
+        self._message = message
         self.suspect = suspect
         self.is_complete = is_complete
+
+    @property
+    def message(self) -> str:
+        """What was found, what is allowed, and the limit's source."""
+        if not isinstance(self._message, str):
+            self._message = self._message()
+        return self._message
+
+    def __str__(self) -> str:
+        return self.message
 
     @classmethod
     def internal(cls, error: Exception) -> Self:

@@ -89,6 +89,13 @@ NUMBERS: Final = (
 )  # fmt: skip
 
 
+def _tree(leaf: bytes) -> bytes:
+    """Return a map of as many maps as fit, each with 64 maps of 64 leaves."""
+    for _ in range(2):
+        leaf = b"{%s}" % b",".join(b'"%c":%s' % (first, leaf) for first in range(0x40, 0x7F) if first != 0x5C)
+    return b"{%s}" % numbered(b'"%%d":%s' % leaf)
+
+
 _JSON: Final[dict[str, Callable[[], bytes]]] = {
     "one number of a million digits": lambda: in_json(b'{"a":%s}' % (b"9" * (MEGABYTE - 200))),
     "one number with an exponent of a million digits": lambda: in_json(b'{"a":1e%s}' % (b"9" * (MEGABYTE - 200))),
@@ -116,6 +123,8 @@ _JSON: Final[dict[str, Callable[[], bytes]]] = {
     "an open string of escapes": lambda: b'{"a":"' + repeated(b"\\ud800"),
     "brackets": lambda: in_json(b'{"a":%s}' % (b"[" * (MEGABYTE - 200))),
     "braces": lambda: in_json(repeated(b'{"a":')),
+    "maps in maps, 64 in each": lambda: _tree(b"{}"),
+    "lists of maps in maps, 64 in each": lambda: _tree(b"[{}]"),
     "many short lists": lambda: in_json(b'{"a":[%s]}' % repeated(b"[]", b",")),
     "many empty strings": lambda: in_json(b'{"a":[%s]}' % repeated(b'""', b",")),
     "many nulls": lambda: in_json(b'{"a":[%s]}' % repeated(b"null", b",")),

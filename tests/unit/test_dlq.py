@@ -220,6 +220,15 @@ def test_the_newest_version_alone_is_replayed(bench: Bench) -> None:
     assert refused(bench.decide()) == {"stale": 2}
 
 
+@pytest.mark.parametrize(
+    "newer", [b'{"key": "k", "note": "\\ud83d"}', b'{"note": "\xff", "key": "k"}', b"\x82\x07\x01\xa3key\xa1k"]
+)
+def test_a_newer_version_is_seen_whatever_it_has_beside_its_key(bench: Bench, newer: bytes) -> None:
+    bench.fail(bench.publish(b"0", b'{"key": "k"}'))
+    bench.publish(b"1", newer)
+    assert refused(bench.decide()) == {"stale": 1}
+
+
 def test_two_dead_letters_of_one_record_are_replayed_once_and_then_never(bench: Bench) -> None:
     record = bench.publish(None, b"{")
     for _ in range(3):
@@ -471,3 +480,14 @@ def test_a_reference_without_its_headers_gets_its_index_from_the_source_topic(
     bench.fail(bench.publish(b"k", b"v", **of(b"acme")), is_reference=True)
     bench.publish(b"k", b"v2", **of(b"globex"))
     assert bench.replay() == (1, {})
+
+
+def test_what_names_its_index_by_no_text_is_no_newer_version_and_has_no_name(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = _TENANTS | {"index_by": "field:tenant"}
+    fields = {"OSS_VECTORS_DEAD_LETTER__TOPIC": "dlq", "OSS_VECTORS_ROUTES": json.dumps([route])}
+    monkeypatch.setattr("tests.unit.test_dlq.SETTINGS", load(None, NEEDED | fields).settings)
+    bench.fail(bench.publish(b"k", b'{"key":"k","tenant":"acme"}'))
+    bench.fail(bench.publish(b"k", b'{"key":"k","tenant":"acme\\ud83d"}'))
+    assert bench.replay() == (1, {"key_unknown": 1})

@@ -120,10 +120,20 @@ def test_the_kafka_key_is_read_out_of_its_envelope(key: bytes, expected: str) ->
         b'{"id":5}',
         b'{"id":["x"]}',
         b'{"id":1.5}',
+        b'{"id":"x\\ud83d"}',
+        b'{"schema":{},"payload":"x\\ud83d"}',
+        b'{"id\\ud83d":"x"}',
     ],
 )
 def test_a_kafka_key_that_has_no_text_is_a_dead_letter(key: bytes) -> None:
     assert refused(decoder("connect"), {"payload": {"data": {"float32": VECTOR}}}, key).reason is Reason.KEY
+
+
+@pytest.mark.parametrize("record_key", ["", "id"])
+def test_half_of_a_surrogate_pair_does_not_make_another_text_of_a_kafka_key(record_key: str) -> None:
+    key = b'{"schema":"\\ud83d","payload":{"id":"doc-1"%s}}' % (b',"note":"\\ud83d"' if record_key else b"")
+    made = decoder("debezium", fields={"key": record_key})
+    assert made.decode(key, b'{"op":"d"}', ()) == Delete("doc-1")
 
 
 def test_an_integer_in_a_kafka_key_is_its_digits_under_stringify() -> None:

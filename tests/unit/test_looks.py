@@ -16,8 +16,10 @@ from tests.unit import hostile_records
 from worker.errors import Reason, RecordError
 from worker.records import looks as module
 from worker.records.decode import Decoder
+from worker.records.foreign import Foreign
 from worker.records.formats.shape import shape_of
 from worker.records.looks import Looks
+from worker.records.members import JSON, Fields
 from worker.records.target import Target
 
 pack = msgspec.msgpack.encode
@@ -318,6 +320,21 @@ def test_no_message_quotes_what_is_in_a_record(value: bytes) -> None:
 def test_a_name_is_shown_cut_and_on_one_line() -> None:
     message = refusal(of({"a\nb\u202e" + "x" * 500: 1, "": 2})).message
     assert f'its fields are a b\ufffd{"x" * 35}…, "";' in message
+
+
+@pytest.mark.parametrize("name", ["maps in maps, 64 in each", "lists of maps in maps, 64 in each"])
+def test_a_vector_is_searched_for_in_a_bounded_number_of_maps(name: str) -> None:
+    cut = 0
+
+    def counted(body: Any) -> Any:
+        nonlocal cut
+        cut += 1
+        return JSON.members(body)
+
+    value = hostile_records.RECORDS[f"JSON {name}"]()
+    foreign = Foreign(3, "data.float32", "none", is_many=False)
+    assert "no list of numbers" in foreign.words(Fields(JSON._replace(members=counted), JSON.members(value)))
+    assert 1000 <= cut < 5000  # of a hundred thousand
 
 
 @pytest.mark.parametrize("name", hostile_records.RECORDS)

@@ -310,6 +310,12 @@ def test_a_header_can_say_that_the_key_is_deleted(header: bytes | None, deletes:
     assert isinstance(found, Delete) is deletes
 
 
+@pytest.mark.parametrize("says", [b"1e999", b"-1e999", b"9e99999"])
+def test_a_number_beyond_float64_is_not_1_and_deletes_nothing(says: bytes) -> None:
+    value = b'{"id":"a","vec":%s,"op":%s}' % (json.dumps(VECTOR).encode(), says)
+    assert isinstance(decoder("id", delete="op").decode(None, value, ()), Put)
+
+
 def test_a_delete_needs_the_named_key() -> None:
     assert refused({"key": "b", "op": "d"}, decoder("id", delete="op"), key=b"k").reason is Reason.KEY
     assert decoded({"op": "d"}, decoder(delete="op"), key=b"k") == Delete("k")

@@ -40,6 +40,8 @@ def test_of_the_services_own_shape_it_is_the_values_key_or_the_kafka_key() -> No
     assert read(b"k", b'{"key":"a","data":5}', ()) == "a"
     assert read(b"k", msgspec.msgpack.encode({"key": "a"}), ()) == "a"
     assert read(b"k", b'\0\0\0\0\7{"key":"a"}', ()) == "a"
+    for ignored in (b'{"n":"\\ud83d","key":"a"}', b"\x82\x07\x01\xa3key\xa1a", b'{"key":"\\ud83d","key":"a"}'):
+        assert read(b"k", ignored, ()) == "a"
     assert [read(b"k", value, ()) for value in (b"{}", b"?", b"", None)] == ["k"] * 4
     assert [read(key, None, ()) for key in (None, b"\xff", b"\0k")] == [None] * 3
 

@@ -129,6 +129,20 @@ def test_a_value_that_cannot_be_read_says_so_and_not_that_it_has_no_index() -> N
     assert reason_of(one.route(None, good("a"), ()).decoded) is Reason.NO_ROUTE
 
 
+@pytest.mark.parametrize("tenant", [b'"acme\\ud83d"', b'"\xff"'])
+def test_a_record_whose_field_is_no_text_is_malformed_and_does_not_go_to_the_default(tenant: bytes) -> None:
+    indexes = {"acme": "acmedocs", "default": "other"}
+    value = b'{"key":"a","data":{"float32":[1,2,3]},"metadata":{"tenant":"acme"},"tenant":%s}' % tenant
+    by_top, by_metadata = (
+        router(Route(topic=TOPIC, index=(), index_by=index_by, indexes=indexes))
+        for index_by in ("field:tenant", "field:metadata.tenant")
+    )
+    found = by_top.route(None, value, ())
+    assert (found.to, reason_of(found.decoded)) == (NO_INDEX, Reason.MALFORMED)
+    assert by_top.index_of("a", None, value, ()) is None
+    assert by_metadata.route(None, value, ()).to == "acmedocs"  # what is ignored hides nothing
+
+
 def test_a_field_chooses_the_index() -> None:
     value = b'{"key":"a","data":{"float32":[1,2,3]},"metadata":{"tenant":"acme"}}'
     assert router(BY_FIELD).route(None, value, ()).to == "acmedocs"

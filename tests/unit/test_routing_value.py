@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from worker.app.decoders import options_of
+from worker.errors import Reason, RecordError
 from worker.records.routing_value import reader_of
 from worker.settings import tables
 
@@ -47,11 +48,41 @@ def test_numbers_and_booleans_count_as_their_json_text(text: str, expected: str 
 
 @pytest.mark.parametrize(
     "value",
-    [None, b"", b"no json", b'{"t":"x"', b'{"t":"\xff"}', b'["t"]', b"\x81\xa1t", b"\x00\x00", b'{"t":' + b"[" * 100_000],
-    ids=["null", "empty", "text", "cut", "no UTF-8", "a list", "cut MessagePack", "a cut prefix", "deep"],
-)  # fmt: skip
+    [None, b"", b"no json", b'{"t":"x"', b'["t"]', b"\x81\xa1t", b"\x00\x00", b'{"t":' + b"[" * 100_000],
+    ids=["null", "empty", "text", "cut", "a list", "cut MessagePack", "a cut prefix", "deep"],
+)
 def test_what_cannot_be_read_has_no_value(value: bytes | None) -> None:
     assert read("field:t", value) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "envelope"),
+    [
+        (b'{"t":"\xff"}', "none"),
+        (b'{"t":"x\\ud83d"}', "none"),
+        (b"\x81\xa1t\xa1\xff", "none"),
+        (b'{"op":"c","after":"{\\"t\\":\\"\\\\ud83d\\"}"}', "debezium"),
+        (b'{"specversion":"1.0","data":{"t":"\\ud83d"}}', "cloudevents"),
+    ],
+)
+def test_a_field_that_is_no_text_is_an_error_and_not_a_missing_value(value: bytes, envelope: Any) -> None:
+    with pytest.raises(RecordError, match=r"; in t$") as raised:
+        read("field:t", value, envelope=envelope)
+    assert raised.value.reason is Reason.MALFORMED
+
+
+def test_an_attribute_that_is_no_text_is_an_error_likewise() -> None:
+    with pytest.raises(RecordError, match="the attribute t of the CloudEvent"):
+        read("field:$attribute.t", b'{"specversion":"1.0","t":"\\ud83d"}', envelope="cloudevents")
+    assert read("field:$attribute.t", b'{"t":"\\ud83d"}', envelope="cloudevents") is None  # it is no event
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b'{"n":"\\ud83d","t":"x"}', b'{"n":"\xff","t":"x"}', b'{"t":"\\ud83d","t":"x"}', b"\x82\x07\x01\xa1t\xa1x", b"\x82\xa1t\xa1x\xc0\xc0"],
+)  # fmt: skip
+def test_what_a_record_ignores_does_not_hide_the_field(value: bytes) -> None:
+    assert read("field:t", value) == "x"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +154,15 @@ def test_an_attribute_of_a_binary_event_is_a_header_also_of_a_null_value() -> No
 
 
 @pytest.mark.parametrize(
-    ("key", "expected"), [(b'{"schema":{},"payload":"k"}', "k"), (b"k", "k"), (b'{"a":[1]}', None), (None, None)]
+    ("key", "expected"),
+    [
+        (b'{"schema":{},"payload":"k"}', "k"),
+        (b"k", "k"),
+        (b'{"a":[1]}', None),
+        (b'{"a":"k\\ud83d"}', None),
+        (b'{"\\ud83d":"k"}', None),
+        (None, None),
+    ],
 )
 def test_the_kafka_key_is_read_within_its_envelope(key: bytes | None, expected: str | None) -> None:
     assert read("field:$kafka.key", key=key, envelope="connect") == expected

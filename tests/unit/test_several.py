@@ -40,6 +40,8 @@ def cut(value: bytes, path: str = "", record_format: Literal["auto", "json", "ms
         pytest.param(pack([{"a": 1}, 2]), [pack({"a": 1}), b"\x02"], id="a list in MessagePack"),
         pytest.param(pack({"vectors": [1]}), [b"\x01"], id="a PutVectors body in MessagePack"),
         pytest.param(pack({"data": [1]}), [b"\x01"], id="an answer in MessagePack"),
+        pytest.param(pack({7: 1, "vectors": [1]}), [b"\x01"], id="a map with a name that is no string"),
+        pytest.param(b'{"n":"\\ud800","vectors":[{}]}', [b"{}"], id="half a surrogate pair beside the list"),
         pytest.param(
             b'[{"a":"\\ud800"},{"b":1}]', [b'{"a":"\xff\xff\xff\xff\xff\xff"}', b'{"b":1}'], id="half a surrogate pair"
         ),
@@ -64,7 +66,6 @@ def test_the_records_are_cut_out_as_they_are(value: bytes, records: list[bytes])
         pytest.param(b"\x00\x00", id="half a prefix"),
         pytest.param(PREFIX + b"\x0aavro", id="a prefix before what is no JSON"),
         pytest.param(pack({"data": {"float32": [1]}}), id="a record in MessagePack"),
-        pytest.param(pack({1: [2], "vectors": [3]}), id="a map with a name that is no string"),
         pytest.param(b"\x82\x01", id="MessagePack that is cut short"),
     ],
 )
@@ -113,6 +114,8 @@ def test_what_the_setting_does_not_allow_is_not_cut(record_format: Literal["json
 def test_a_path_leads_to_the_list(path: str, value: Any) -> None:
     assert cut(json.dumps(value).encode(), path) == [b"1", b"2"]
     assert cut(pack(value), path) == [b"\x01", b"\x02"]
+    assert cut(b'{"z":"\\ud800",' + json.dumps(value).encode()[1:], path) == [b"1", b"2"]
+    assert cut(pack({7: 1, None: 2, **value}), path) == [b"\x01", b"\x02"]
 
 
 @pytest.mark.parametrize(

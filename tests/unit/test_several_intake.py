@@ -11,6 +11,7 @@ from worker.app.decoded import ITEM_BYTES
 from worker.app.several import OWN_DEAD_LETTERS
 from worker.errors import Reason
 from worker.ledger import Outcome, Partition
+from worker.records.looks import Looks
 from worker.records.several import MOST_RECORDS
 from worker.records.shards import shard_of
 from worker.settings import tables
@@ -189,6 +190,27 @@ def test_many_bad_records_of_a_message_make_few_dead_letters() -> None:
     bench.settle_letters()
     assert (set(bench.vectors()), bench.assignment().watermark, bench.ledger.buffer_bytes) == ({"a", "b"}, 1, 0)
     assert bench.counted() == {"messages": 1, "records": 23, "put": 2, "dead_lettered": 21}
+
+
+def test_only_records_that_have_a_dead_letter_of_their_own_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = 0
+    hint = Looks.hint
+
+    def counted(*args: Any) -> str:
+        nonlocal described
+        described += 1
+        return hint(*args)
+
+    monkeypatch.setattr(Looks, "hint", counted)
+    bench = Bench()
+    bench.publish_all(listed(*[b"{}"] * 1000))
+    assert len(bench.dead_letters.kept) == described == OWN_DEAD_LETTERS + 1
+    waiting = Bench(FIELD, find=["bdocs"])
+    waiting.publish_all(b'{"items":%s}' % listed(*[b'{"to":"a"}'] * 1000))
+    waiting.find(["adocs"])
+    waiting.turn()
+    assert len(waiting.dead_letters.kept) == OWN_DEAD_LETTERS + 1
+    assert described == 2 * (OWN_DEAD_LETTERS + 1)
 
 
 def test_one_bad_record_more_than_have_their_own_dead_letter_has_its_own_too() -> None:

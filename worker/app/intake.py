@@ -191,7 +191,8 @@ class Intake:
         for message in messages:
             try:
                 piece = Piece(message, message.value, ITEM_BYTES + bytes_of(message))
-                found.add_bad(reader.read(found, assignment, piece))
+                bad = reader.read(found, assignment, piece)
+                found.add_bad(bad and bad.letter(assignment))
             except SchemaPending as error:
                 found.wait_for(error, message, messages)
                 break

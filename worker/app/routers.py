@@ -191,10 +191,13 @@ class ByValue(Router):
         """Return the index, and what the message asks for."""
         if value is None and not self._deletes:
             return Routed(NO_INDEX, _outcome(self._any(), key, value, headers))
-        text = self._read(key, value, headers)
+        try:
+            text = self._read(key, value, headers)
+        except RecordError as error:  # what chooses the index is no text
+            return Routed(NO_INDEX, self._without_index(error, key, value, headers))
         index = self._index_of(text, is_tombstone=value is None)
         if index is None:
-            return Routed(NO_INDEX, self._without_index(text, key, value, headers))
+            return Routed(NO_INDEX, self._without_index(self._no_route(text, value), key, value, headers))
         decoder = self._decoders.get(index)
         if decoder is None:
             return Routed(index, None)
@@ -205,7 +208,10 @@ class ByValue(Router):
 
     def index_of(self, vector_key: str, key: bytes | None, value: bytes | None, headers: Headers) -> str | None:  # noqa: ARG002 - of every router
         """Return the index that the header or field names."""
-        return self._index_of(self._read(key, value, headers), is_tombstone=value is None)
+        try:
+            return self._index_of(self._read(key, value, headers), is_tombstone=value is None)
+        except RecordError:
+            return None
 
     def _index_of(self, text: str | None, *, is_tombstone: bool) -> str | None:
         """Return the index, None where there is none.
@@ -218,15 +224,19 @@ class ByValue(Router):
         return self._indexes.get(text, self._indexes.get(DEFAULT))
 
     def _without_index(
-        self, text: str | None, key: bytes | None, value: bytes | None, headers: Headers
+        self, error: RecordError, key: bytes | None, value: bytes | None, headers: Headers
     ) -> Decoded | RecordError:
-        """Return what becomes of a message without an index. One that asks for nothing needs none."""
+        """Return what becomes of a message without an index: the error, unless it asks for nothing, or cannot be read."""
         if value is not None:
             decoded = _outcome(self._any(), key, value, headers)
             if isinstance(decoded, Ignore):
                 return decoded
             if isinstance(decoded, RecordError) and decoded.reason in _NEEDS_NO_INDEX:
                 return decoded
+        return error
+
+    def _no_route(self, text: str | None, value: bytes | None) -> RecordError:
+        """Return why a message with this routing value has no index."""
         if text is not None:
             shown = clean(text, _SHOWN_CHARACTERS)
             return RecordError(Reason.NO_ROUTE, f"{self._named} is {shown!r}, which routes.indexes does not have")

@@ -26,10 +26,13 @@ from worker.ledger import Assignment, Ledger
 from worker.ports import DeadLetter, Message
 from worker.records.decode import Decoded
 from worker.records.formats.contract import Headers
+from worker.records.formats.shared import around_of
 from worker.records.several import Cutter
 from worker.settings.tables import Route, Settings
 
 OWN_DEAD_LETTERS: Final = 20
+
+_Around = tuple[bytes | None, Headers]
 
 
 def cutter_of(route: Route, settings: Settings) -> Cutter | None:
@@ -65,15 +68,17 @@ def read_each(router: Reads, cutter: Cutter | None, message: Message) -> Iterato
         yield Reading(None, value, error)
         return
     if pieces is None:
-        yield Reading(None, value, _outcome(router, message, value))
+        yield Reading(None, value, _outcome(router, (message.key, message.headers), value))
+    around = around_of(message)
     for element, piece in enumerate(pieces or ()):
         own = bytes(piece)
-        yield Reading(element, own, _outcome(router, message, own))
+        yield Reading(element, own, _outcome(router, around, own))
 
 
-def _outcome(router: Reads, message: Message, value: bytes | None) -> Decoded | RecordError:
+def _outcome(router: Reads, around: _Around, value: bytes | None) -> Decoded | RecordError:
+    key, headers = around
     try:
-        return router.decode(message.key, value, message.headers)
+        return router.decode(key, value, headers)
     except RecordError as error:
         return error
 
@@ -102,7 +107,8 @@ class SeveralReader:
                 continue
             if pieces is None:
                 whole = Piece(message, message.value, ITEM_BYTES + size)
-                found.add_bad(self._pieces.read(found, assignment, whole))
+                bad = self._pieces.read(found, assignment, whole)
+                found.add_bad(bad and bad.letter(assignment))
             elif not pieces:
                 found.ignored.append(Item(assignment, message, "", None, ITEM_BYTES + size))
                 found.size += ITEM_BYTES + size
@@ -114,8 +120,11 @@ class SeveralReader:
         """Read what waited for its index. The ledger knows these records, so each that is bad needs an outcome of its own."""
         found = Sorted()
         for _, of_message in groupby(parked, key=attrgetter("offset")):
-            bad = [letter for each in of_message if (letter := self._pieces.read(found, assignment, _waited(each)))]
-            own, others = bad[: OWN_DEAD_LETTERS + 1], bad[OWN_DEAD_LETTERS + 1 :]
+            waited = [*of_message]
+            around = around_of(waited[0].message)
+            bad = [one for each in waited if (one := self._pieces.read(found, assignment, _waited(each, around)))]
+            own = [one.letter(assignment) for one in bad[: OWN_DEAD_LETTERS + 1]]
+            others = [one.undescribed.letter(assignment) for one in bad[OWN_DEAD_LETTERS + 1 :]]
             if others:
                 own[-1] = _of_several(own[-1], len(others) + 1)
             for letter in own:
@@ -133,30 +142,31 @@ class SeveralReader:
         shared_bytes: int,
     ) -> None:
         """Read the records of one message, which the ledger gets to know."""
-        bad: list[DeadLetter] = []
+        letters: list[DeadLetter] = []
         others = 0
         counted = []
+        around = around_of(message)
         for element, piece in enumerate(pieces):
-            letter = self._pieces.read(found, assignment, Piece(message, bytes(piece), ITEM_BYTES, element))
-            if letter is None or len(bad) <= OWN_DEAD_LETTERS:
+            bad = self._pieces.read(found, assignment, Piece(message, bytes(piece), ITEM_BYTES, element, around))
+            if bad is None or len(letters) <= OWN_DEAD_LETTERS:
                 counted.append(element)
             else:
                 others += 1
-            if letter is not None and len(bad) <= OWN_DEAD_LETTERS:
-                bad.append(letter)
+            if bad is not None and len(letters) <= OWN_DEAD_LETTERS:
+                letters.append(bad.letter(assignment))
         if others:
-            bad[-1] = _of_several(bad[-1], others + 1)
+            letters[-1] = _of_several(letters[-1], others + 1)
         self._ledger.split(assignment, message.offset, counted, shared_bytes)
         found.widths[message.offset] = len(counted)
-        for letter in bad:
+        for letter in letters:
             found.add_bad(letter)
 
 
-def _waited(parked: Parked) -> Piece:
+def _waited(parked: Parked, around: _Around) -> Piece:
     message, element = parked.message, parked.element
     if element is None:
         return Piece(message, message.value, ITEM_BYTES + bytes_of(message))
-    return Piece(message, parked.value, ITEM_BYTES, element)
+    return Piece(message, parked.value, ITEM_BYTES, element, around)
 
 
 def _letter(assignment: Assignment, message: Message, size: int, error: RecordError) -> DeadLetter:

@@ -15,13 +15,14 @@ import msgspec
 from worker.errors import Reason, RecordError
 from worker.records.formats import connect_schema
 from worker.records.formats.connect_schema import Logical
+from worker.records.formats.halves import HALF, HALF_SAID, without_halves
 from worker.records.formats.integers import integer_text
 from worker.records.formats.paths import Path, Source, Step, Template
 from worker.records.formats.values import UNREADABLE
 from worker.words import clean
 
 _Raw = msgspec.Raw
-_members: Final = msgspec.json.Decoder(dict[str, _Raw]).decode
+_decode_members: Final = msgspec.json.Decoder(dict[str, _Raw]).decode
 _elements: Final = msgspec.json.Decoder(list[_Raw]).decode
 _text: Final = msgspec.json.Decoder(str).decode
 _raw: Final = msgspec.json.Decoder(_Raw).decode
@@ -41,12 +42,17 @@ class EnvelopedKey:
         self._schemas = connect_schema.Schemas()
 
     def payload(self, kafka_key: bytes) -> tuple[bytes, Logical] | None:
-        """Return what a key has in its envelope, as JSON; None where it is no JSON map."""
+        """Return what a key has in its envelope, as JSON; None where it is no JSON map.
+
+        Raises `RecordError` for a map with a name that is no text: as a text, it would be the key of another vector.
+        """
         body = kafka_key.strip()
         if not body.startswith(b"{"):
             return None
         try:
             members = _members(body)
+        except UnicodeDecodeError as error:
+            raise _no_key_in(body, error) from None
         except UNREADABLE:
             return None
         if members.keys() != {"schema", "payload"}:
@@ -61,7 +67,7 @@ class EnvelopedKey:
         try:
             members = _members(payload)
             text = _text(members["id"]).encode() if members.keys() == {"id"} else b""
-            return b'{"_id":' + bytes(_raw(text)) + b"}" if text else payload
+            return b'{"_id":' + bytes(_raw(without_halves(text))) + b"}" if text else payload
         except UNREADABLE:
             return payload
 
@@ -74,9 +80,7 @@ class EnvelopedKey:
         try:
             return self._of_map(payload, logical) if payload.startswith(b"{") else self._scalar(payload, (), logical)
         except UNREADABLE as error:
-            raise RecordError(
-                Reason.KEY, f"the Kafka key is not what records.envelope says: {clean(str(error))}"
-            ) from None
+            raise _no_key_in(payload, error) from None
 
     def _of_map(self, payload: bytes, logical: Logical) -> str:
         if self._template is not None:
@@ -110,6 +114,26 @@ class EnvelopedKey:
             return text
         hint = "" if self._is_loose else '; records.key_values = "stringify" accepts integers'
         raise RecordError(Reason.KEY, f"the Kafka key has no text in its envelope{hint}")
+
+
+def _members(body: bytes) -> Mapping[str, _Raw]:
+    """Cut a map into its members. Half of a surrogate pair makes no map of JSON another text: it costs its own string.
+
+    Raises what msgspec raises, `UnicodeDecodeError` for a name that is no text.
+    """
+    try:
+        return _decode_members(body)
+    except msgspec.DecodeError:
+        without = without_halves(body)
+        if without is body:
+            raise
+    return _decode_members(without)
+
+
+def _no_key_in(body: bytes, error: Exception) -> RecordError:
+    is_half = isinstance(error, UnicodeDecodeError) and HALF in without_halves(body)
+    said = f"it holds {HALF_SAID}" if is_half else clean(str(error))
+    return RecordError(Reason.KEY, f"the Kafka key is not what records.envelope says: {said}")
 
 
 def _cut(part: bytes, step: Step) -> bytes:

@@ -4,6 +4,7 @@ A map is cut into its fields, which stay bytes. Of nested maps a few levels are 
 the value a few times.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from worker.words import clean
 _MOST_SHOWN: Final = 8  # fields in a message
 _NAME_CHARACTERS: Final = 40
 _MOST_MEMBERS: Final = 64  # of each map, in which a vector is searched for
+_MOST_MAPS: Final = 1000  # of a value, that are cut in such a search
 _DEEPEST: Final = 4
 _FEWEST: Final = 2  # numbers of what may be a vector
 _TEXT_BYTES: Final = 40  # a shorter text is no vector
@@ -30,6 +32,7 @@ _DELETED: Final = ("__deleted", "__op")  # of unwrapped rows of Debezium
 _VECTORS: Final = ("float32", "embedding", "vector", "values", "embeddings", "vectors", "vec", "emb", "dense_vector")
 
 Steps = tuple[str | int, ...]
+_Left = Iterator[int]  # one for each map that may still be cut
 
 
 class Found(NamedTuple):
@@ -182,38 +185,39 @@ class Foreign:
 
     # -- the search
 
-    def _find(self, encoding: Encoding, members: Mapping[str, Raw]) -> Found | None:
+    def _find(self, encoding: Encoding, members: Mapping[str, Raw], left: _Left | None = None) -> Found | None:
         """Return the vector of a value, the shallowest; a list of as many numbers as the index has dimensions comes first."""
         best: tuple[tuple[int, ...], Found] | None = None
-        for found, length in self._vectors(encoding, members):
+        for found, length in self._vectors(encoding, members, left or iter(range(_MOST_MAPS))):
             name = next((step for step in reversed(found.steps + found.inner) if isinstance(step, str)), "")
             rank = (length != self._dimension, name not in _VECTORS, len(found.steps) + len(found.inner))
             if best is None or rank < best[0]:
                 best = (rank, found)
         return best and best[1]
 
-    def _vectors(self, encoding: Encoding, top: Mapping[str, Raw]) -> Iterator[tuple[Found, int]]:
+    def _vectors(self, encoding: Encoding, top: Mapping[str, Raw], left: _Left) -> Iterator[tuple[Found, int]]:
         """Yield what may be a vector, with the count of its numbers, 0 where that is not known."""
-        waiting: list[tuple[Steps, tuple[Mapping[str, Raw], ...]]] = [((), (top,))]
+        waiting: deque[tuple[Steps, tuple[Mapping[str, Raw], ...]]] = deque([((), (top,))])
         while waiting:
-            steps, maps = waiting.pop(0)
+            steps, maps = waiting.popleft()
             for name, raw in islice(maps[-1].items(), _MOST_MEMBERS):
                 here = (*steps, name)
                 kind = encoding.kind(raw)
-                if kind is Kind.MAP and len(here) < _DEEPEST:
+                if kind is Kind.MAP and len(here) < _DEEPEST and next(left, None) is not None:
                     inner = members_of(encoding, raw) or {}
                     if form := _form_of_map(encoding, raw, inner):
                         yield Found(here, form, maps), 0 if form == "sparse" else self._dimension
                     else:
                         waiting.append((here, (*maps, inner)))
                 elif kind is Kind.LIST:
-                    yield from self._in_list(encoding, here, maps, encoding.elements(raw))
+                    yield from self._in_list(encoding, Found(here, "", maps), encoding.elements(raw), left)
                 elif kind in (Kind.BINARY, Kind.STRING) and (form := self._packed(encoding, name, raw, kind)):
                     yield Found(here, form, maps), self._dimension
 
     def _in_list(
-        self, encoding: Encoding, here: Steps, maps: tuple[Mapping[str, Raw], ...], elements: Sequence[Raw]
+        self, encoding: Encoding, at: Found, elements: Sequence[Raw], left: _Left
     ) -> Iterator[tuple[Found, int]]:
+        here, _, maps, *_ = at
         kinds = [encoding.kind(element) for element in elements[:_FEWEST]]
         first = kinds[0] if kinds else Kind.NOTHING
         if Kind.NUMBER in kinds and len(elements) >= _FEWEST:
@@ -228,16 +232,16 @@ class Foreign:
                 yield Found((*here, 0), form, maps), self._dimension
             elif len(elements) == self._dimension and _is_number(text_of(encoding, elements[0])):
                 yield Found(here, "strings", maps), self._dimension
-        elif first is Kind.MAP:
+        elif first is Kind.MAP and next(left, None) is not None:
             record = members_of(encoding, elements[0]) or {}
             if len(record) == 1 and len(elements) == self._dimension and not _NUMBER_MAPS.isdisjoint(record):
                 yield Found(here, "numbers in maps", maps), self._dimension
-            elif (found := self._find_flat(encoding, record)) is not None:
+            elif (found := self._find_flat(encoding, record, left)) is not None:
                 yield Found(here, found.form, found.maps, is_many=True, inner=found.steps), self._dimension
 
-    def _find_flat(self, encoding: Encoding, record: Mapping[str, Raw]) -> Found | None:
+    def _find_flat(self, encoding: Encoding, record: Mapping[str, Raw], left: _Left) -> Found | None:
         """Return the vector of an element of a list, which is not in a list again."""
-        found = self._find(encoding, record) if not _has_lists_of_maps(encoding, record) else None
+        found = self._find(encoding, record, left) if not _has_lists_of_maps(encoding, record) else None
         return None if found is None or found.is_many else found
 
     def _packed(self, encoding: Encoding, name: str, raw: Raw, kind: Kind) -> str:

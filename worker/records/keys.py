@@ -10,6 +10,7 @@ from worker.records.enveloped_key import EnvelopedKey
 from worker.records.formats.connect_schema import Logical
 from worker.records.formats.integers import integer_text
 from worker.records.formats.paths import Template
+from worker.records.formats.shared import SharedKey
 from worker.records.limits import KEY_MAX_CHARACTERS
 from worker.records.target import LIMIT_SOURCE
 
@@ -53,8 +54,14 @@ class Keys:
             return True
 
     def enveloped(self, kafka_key: bytes | None) -> tuple[bytes, Logical] | None:
-        """Return what a Kafka key has in its envelope, as JSON, and its logical types; None where it has none."""
-        return None if self._enveloped is None or kafka_key is None else self._enveloped.payload(kafka_key)
+        """Return what a Kafka key has in its envelope, as JSON, and its logical types; None where it has none.
+
+        Raises `RecordError`.
+        """
+        if self._enveloped is None or kafka_key is None:
+            return None
+        read = self._enveloped.payload
+        return kafka_key.once(read) if type(kafka_key) is SharedKey else read(kafka_key)
 
     def is_quoted(self, kafka_key: bytes) -> bool:
         """Return whether a Kafka key that became the vector's key is a JSON string with its quotes."""
@@ -68,6 +75,8 @@ class Keys:
 
     def from_kafka(self, kafka_key: bytes | None) -> str:
         """Return the Kafka key as a vector's key. Raises `RecordError`."""
+        if type(kafka_key) is SharedKey:
+            return kafka_key.once(self.from_kafka)
         if kafka_key is None:
             raise RecordError(
                 Reason.KEY, 'neither the value nor the message has a key; one of "key" and the Kafka key is needed'

@@ -5,6 +5,7 @@ The message names fields and settings, never a value of the record.
 """
 
 import re
+from functools import partial
 from typing import Final
 
 from worker.errors import Reason, RecordError
@@ -51,15 +52,19 @@ class Looks:
         self._foreign = Foreign(target.dimension, vector_path, envelope, is_many=is_many)
 
     def completed(self, error: RecordError, value: bytes | None, vector: object) -> RecordError:
-        """Return the error with what is to be added to its message. `vector` is what a format read, if it did."""
+        """Return the error with what is to be added to its message. `vector` is what a format read, if it did.
+
+        It is found when the message is read: of many bad records in one message most are never described.
+        """
+        return RecordError(error.reason, partial(self._message, error, value, vector), error.suspect)
+
+    def _message(self, error: RecordError, value: bytes | None, vector: object) -> str:
         try:
             words = self._of_vector_alone if self._is_vector_alone else self.hint
             hint = words(error, value or b"", vector)
         except Exception:
-            return error
-        if not hint:
-            return error
-        return RecordError(error.reason, f"{error.message}; {clean(hint, _CHARACTERS)}", error.suspect)
+            return error.message
+        return f"{error.message}; {clean(hint, _CHARACTERS)}" if hint else error.message
 
     def hint(self, error: RecordError, value: bytes, vector: object) -> str:
         """Return what is to be added, "" if nothing is known."""

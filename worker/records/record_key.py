@@ -1,9 +1,7 @@
 """The key of a record without the rest of it, as far as it can be read: for what is said of records that are wrong otherwise."""
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
-
-import msgspec
+from typing import TypeAlias
 
 from worker.errors import RecordError
 from worker.records.formats.around import Around
@@ -14,9 +12,11 @@ from worker.records.formats.envelopes import ENVELOPES, EnvelopeReader
 from worker.records.formats.fields import FieldReader
 from worker.records.formats.framing import without_prefix
 from worker.records.formats.json import JsonFields
+from worker.records.formats.leaves import Leaves
 from worker.records.formats.mapped import MappedReader
 from worker.records.formats.msgpack import MsgpackFields
-from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE
+from worker.records.formats.shape import KEY_PATH
+from worker.records.formats.values import BYTE_ORDER_MARK
 from worker.records.formats.vector_alone import VectorAlone
 
 ReadKey: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
@@ -25,19 +25,12 @@ ReadKey: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
 OwnKey: TypeAlias = Callable[[bytes | None, bytes, Headers], str | None]
 
 
-class _Keyed(msgspec.Struct):
-    key: str | None = None
-
-
-_decode: Final = (msgspec.json.Decoder(_Keyed).decode, msgspec.msgpack.Decoder(_Keyed).decode)
-
-
 def key_reader(options: Options, schemas: Schemas | None = None) -> ReadKey:
     """Return what reads the keys of a route's records; `schemas` are those of the registry, and raise what they raise."""
     if options.shape.is_vector_alone:
         return _key_around(options)
     keys = options.keys
-    own: OwnKey = _own_key if options.is_fixed else _MappedKey(options).read
+    own: OwnKey = _OwnKey().read if options.is_fixed else _MappedKey(options).read
     if schemas is not None:
         own = _by_schema(own, schemas)
     if options.envelope == "cloudevents":
@@ -67,16 +60,22 @@ def _key_around(options: Options) -> ReadKey:
     return read
 
 
-def _own_key(_key: bytes | None, value: bytes, _headers: Headers) -> str | None:
-    """Return the key in a record of the service's own shape."""
-    body = without_prefix(value)
-    for decode in _decode:
-        try:
-            if (found := decode(body.removeprefix(BYTE_ORDER_MARK)).key) is not None:
-                return found
-        except UNREADABLE:
-            continue
-    return None
+class _OwnKey:
+    """Reads the keys of records of the service's own shape, cut out as a decoder cuts them."""
+
+    def __init__(self) -> None:
+        encodings: tuple[FieldReader, ...] = (JsonFields("strict"), MsgpackFields("strict"))
+        self._readers = [(fields, Leaves(fields, [KEY_PATH.steps])) for fields in encodings]
+
+    def read(self, _key: bytes | None, value: bytes, _headers: Headers) -> str | None:
+        """Return the key, None where neither encoding has one that is text."""
+        body = without_prefix(value).removeprefix(BYTE_ORDER_MARK)
+        for fields, leaves in self._readers:
+            try:
+                return fields.key(leaves.read(body)[0], KEY_PATH.text)
+            except RecordError:
+                continue
+        return None
 
 
 class _MappedKey:

@@ -1,12 +1,13 @@
 """The value that chooses the index of a record: of a header, or of a field by its path.
 
-A field is cut out of the value before the record is decoded, step by step along its path, and nothing else of the value is
-decoded. Where the value cannot be read, or has no such field, there is no routing value; the record's decoder says what is
-wrong with it.
+A field is cut out of the value before the record is decoded, by what cuts the fields of a record too, and nothing else of the
+value is decoded. So a value that a decoder reads has a routing value wherever it has the field. Where the value cannot be
+read, or has no such field, there is no routing value; the record's decoder says what is wrong with it. A field that is a
+string and no text (not UTF-8, or with half of a surrogate pair) is an error: it names no index, not even the default.
 """
 
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -16,17 +17,20 @@ from worker.records.formats.by_schema import Schemas, plain_value
 from worker.records.formats.cloud_events import Events
 from worker.records.formats.contract import Headers, Options
 from worker.records.formats.envelopes import opener
+from worker.records.formats.fields import FieldReader
 from worker.records.formats.framing import without_prefix
 from worker.records.formats.json import JsonFields
+from worker.records.formats.leaves import Leaves
 from worker.records.formats.msgpack import MsgpackFields
-from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE
+from worker.records.formats.shared import header_text
+from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw
+from worker.records.members import is_messagepack
 
 ReadValue: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
-"""Returns the text that chooses the index of a message, from its key, value and headers; None where there is none."""
+"""Returns the text that chooses the index of a message, from its key, value and headers; None where there is none.
 
-_MAPS_OF_MSGPACK: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
-_NOTHING: Final = msgspec.Raw(b"")
-_Scalar = str | int | float | bool | None
+Raises `RecordError` where the field of the value is a string that is no text.
+"""
 
 
 def reader_of(index_by: str, options: Options, schemas: Schemas | None = None) -> ReadValue:
@@ -45,14 +49,22 @@ def reader_of(index_by: str, options: Options, schemas: Schemas | None = None) -
         return _of_kafka_key(options)
     if path.source is paths.Source.ATTRIBUTE:
         return _in_event(_of_header(paths.header_of(path.name)), path.name)
-    field: ReadValue = _Field(path.steps, options).read
+    field: ReadValue = _Field(path, options).read
     field = field if schemas is None else _by_schema(field, schemas)
     return _in_event(field) if options.envelope == "cloudevents" else field
 
 
 def _in_event(read: ReadValue, *attributes: str) -> ReadValue:
-    """Return what reads the data and the attributes of a CloudEvent."""
-    within = Events(JsonFields("strict"), attributes).within
+    """Return what reads the data and the attributes of a CloudEvent. An attribute that is no single value is an error."""
+    json = JsonFields("strict")
+    within, data_within = Events(json, attributes).within, Events(json, ()).within
+
+    def is_event(value: bytes, headers: Headers) -> bool:
+        try:
+            data_within(value, headers)
+        except RecordError:
+            return False
+        return True
 
     def read_within(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
         if value is None:  # the attributes of an event without data are headers
@@ -60,7 +72,9 @@ def _in_event(read: ReadValue, *attributes: str) -> ReadValue:
         try:
             data, with_attributes = within(value, headers)
         except RecordError:
-            return None
+            if not is_event(value, headers):
+                return None
+            raise
         return read(key, data, with_attributes)
 
     return read_within
@@ -71,9 +85,10 @@ def _by_schema(read: ReadValue, schemas: Schemas) -> ReadValue:
 
     def read_plain(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
         try:
-            return read(key, None if value is None else plain_value(schemas, value, headers), headers)
+            plain = None if value is None else plain_value(schemas, value, headers)
         except RecordError:
             return None
+        return read(key, plain, headers)
 
     return read_plain
 
@@ -82,10 +97,8 @@ def _of_kafka_key(options: Options) -> ReadValue:
     keys = options.keys
 
     def read(key: bytes | None, _value: bytes | None, _headers: Headers) -> str | None:
-        if keys.enveloped(key) is None:
-            return _text(key)
         try:
-            return keys.from_kafka(key)
+            return _text(key) if keys.enveloped(key) is None else keys.from_kafka(key)
         except RecordError:
             return None
 
@@ -94,10 +107,10 @@ def _of_kafka_key(options: Options) -> ReadValue:
 
 def _of_header(name: str) -> ReadValue:
     def read(_key: bytes | None, _value: bytes | None, headers: Headers) -> str | None:
-        for own, value in reversed(headers):  # of several the last counts, as in Kafka's own clients
-            if own == name:
-                return _text(value)
-        return None
+        try:
+            return header_text(headers, name)  # of several the last counts, as in Kafka's own clients
+        except RecordError:
+            return None
 
     return read
 
@@ -110,57 +123,44 @@ def _text(value: bytes | None) -> str | None:
 
 
 class _Field:
-    """Reads a field of JSON or MessagePack. Numbers and booleans count as their JSON text."""
+    """Reads a field of JSON or MessagePack, cut out as a decoder cuts it. Numbers and booleans count as their JSON text."""
 
-    def __init__(self, steps: tuple[paths.Step, ...], options: Options) -> None:
-        self._json = _Cut(msgspec.json.Decoder, steps)
-        self._msgpack = _Cut(msgspec.msgpack.Decoder, steps)
-        self._open_json = opener(JsonFields("strict"), options.envelope)
-        self._open_msgpack = opener(MsgpackFields("strict"), options.envelope)
+    def __init__(self, path: paths.Path, options: Options) -> None:
+        self._where = path.text
+        json, msgpack = JsonFields("strict"), MsgpackFields("strict")
+        self._json = (json, *_cut(json, path.steps))
+        self._msgpack = (msgpack, *_cut(msgpack, path.steps))
+        self._open_json = opener(json, options.envelope)
+        self._open_msgpack = opener(msgpack, options.envelope)
 
     def read(self, _key: bytes | None, value: bytes | None, _headers: Headers) -> str | None:
         if not value:
             return None
         try:
-            if value[0] in _MAPS_OF_MSGPACK:
+            if is_messagepack(value):
                 record, is_json = self._open_msgpack(value)
-                return (self._json if is_json else self._msgpack).text(record)
-            record, _ = self._open_json(without_prefix(value).removeprefix(BYTE_ORDER_MARK))
-            return self._json.text(record)
-        except (*UNREADABLE, RecordError):
+            else:
+                record, is_json = self._open_json(without_prefix(value).removeprefix(BYTE_ORDER_MARK))[0], True
+            fields, cut, slot = self._json if is_json else self._msgpack
+            part = cut(record)[slot]
+        except RecordError:
+            return None
+        return self._text(fields, part)
+
+    def _text(self, fields: FieldReader, part: Raw) -> str | None:
+        """Return the field as text, None where it has none. Raises `RecordError` where it is a string that is no text."""
+        kind = fields.kind(part)
+        if kind is Kind.STRING:
+            return fields.text(part, self._where)
+        if kind not in (Kind.NUMBER, Kind.BOOLEAN):
+            return None
+        try:
+            return msgspec.json.encode(fields.decode_number(part)).decode()
+        except UNREADABLE:
             return None
 
 
-class _Cut:
-    """Cuts one field out of values in one encoding."""
-
-    def __init__(self, decoder: Callable[[Any], Any], steps: tuple[paths.Step, ...]) -> None:
-        self._cuts = [cut_of(decoder, step) for step in steps]
-        self._decode: Callable[[Any], _Scalar] = decoder(_Scalar).decode
-
-    def text(self, record: bytes) -> str | None:
-        """Return the field as text, None where it is not there. Raises what msgspec raises."""
-        part: Any = record
-        for cut in self._cuts:
-            part = cut(part)
-            if not bytes(part):
-                return None
-        found = self._decode(part)
-        if isinstance(found, str) or found is None:
-            return found
-        return msgspec.json.encode(found).decode()
-
-
-def cut_of(decoder: Callable[[Any], Any], step: paths.Step) -> Callable[[Any], Any]:
-    """Return what cuts the named member out of a map, or an element out of a list; an empty part where it is not there."""
-    if isinstance(step, int):
-        elements = decoder(list[msgspec.Raw]).decode
-
-        def element(part: Any) -> Any:
-            found = elements(part)
-            return found[step] if step < len(found) else _NOTHING
-
-        return element
-    kind = msgspec.defstruct("Member", [("member", msgspec.Raw, _NOTHING)], rename={"member": step}, gc=False)
-    decode = decoder(kind).decode
-    return lambda part: decode(part).member
+def _cut(fields: FieldReader, steps: tuple[paths.Step, ...]) -> tuple[Callable[[bytes], Sequence[Raw]], int]:
+    """Return what cuts the parts of a record, and which of them the steps lead to."""
+    leaves = Leaves(fields, [steps])
+    return leaves.read, leaves.slot(steps)

@@ -20,13 +20,15 @@ import msgspec
 from worker.errors import Reason, RecordError
 from worker.records.choices import Format
 from worker.records.formats import paths
+from worker.records.formats.fields import FieldReader
 from worker.records.formats.framing import PREFIX_BYTES, without_prefix
+from worker.records.formats.halves import HALF, without_halves
 from worker.records.formats.hints import constant_at
-from worker.records.formats.json import HALF, JsonFields, without_halves
+from worker.records.formats.json import JsonFields
+from worker.records.formats.leaves import Leaves
 from worker.records.formats.msgpack import MsgpackFields
 from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw, ValueReader
-from worker.records.routing_value import cut_of
 from worker.words import clean
 
 MOST_RECORDS: Final = 50_000
@@ -58,8 +60,8 @@ class Cutter:
         self._path = path
         self._steps = paths.parse(path).steps if path else ()
         own = _own_lists(shape)
-        self._json = _Lead(_JSON, msgspec.json.Decoder, self._steps, own)
-        self._msgpack = _Lead(_MSGPACK, msgspec.msgpack.Decoder, self._steps, own)
+        self._json = _Lead(_JSON, self._steps, own)
+        self._msgpack = _Lead(_MSGPACK, self._steps, own)
 
     def cut(self, value: bytes) -> Sequence[Raw | bytes] | None:
         """Return the records of a message, None where it is one record itself, or no format recognises it.
@@ -128,10 +130,7 @@ class Cutter:
         """Return the records. Raises what msgspec raises where the value is not well-formed, and `RecordError`."""
         if not self._steps:
             return lead.recognised(body)
-        try:
-            found = lead.follow(body)
-        except msgspec.ValidationError:  # on the way is no map or list, or a map whose names are no strings
-            found = _NOTHING
+        found = lead.follow(body)
         kind = lead.values.kind(found)
         if kind is Kind.LIST:
             return lead.values.decode_list(found)
@@ -152,40 +151,36 @@ class Cutter:
 
 
 class _Lead:
-    """What leads to the list of records in one encoding."""
+    """What leads to the list of records in one encoding. It cuts maps as a decoder of records does."""
 
-    def __init__(
-        self,
-        values: JsonFields | MsgpackFields,
-        decoder: Callable[[Any], Any],
-        steps: tuple[paths.Step, ...],
-        own: frozenset[paths.Step],
-    ) -> None:
+    def __init__(self, values: FieldReader, steps: tuple[paths.Step, ...], own: frozenset[paths.Step]) -> None:
         self.values = values
         self._own = own
-        self._cuts = [cut_of(decoder, step) for step in steps]
-        self._lists: Callable[[bytes], _Lists] = decoder(_Lists).decode
+        self._leaves = Leaves(values, [steps] if steps else ())
+        self._slot = self._leaves.slot(steps)
+        self._lists = values.cutter(_Lists)
+        self._check_whole = values.decoder(Raw)
 
     def follow(self, body: bytes) -> Raw:
-        """Return what the path leads to, empty where it leads nowhere."""
-        part: Any = body
-        for cut in self._cuts:
-            part = cut(part)
-            if not memoryview(part):
-                return _NOTHING
-        return msgspec.Raw(part)
+        """Return what the path leads to, empty where it leads nowhere. Raises what msgspec raises."""
+        try:
+            return self._leaves.read(body)[self._slot]
+        except RecordError:
+            self._check_whole(body)
+            return _NOTHING  # the value is no map
 
     def recognised(self, body: bytes) -> list[Raw] | None:
-        """Return the records of a list, or of a map with one; None where there is none."""
-        values: ValueReader = self.values
+        """Return the records of a list, or of a map with one; None where there is none. Raises what msgspec raises."""
+        values = self.values
         kind = values.kind(msgspec.Raw(body.lstrip(_WHITE) if values is _JSON else body))
         if kind is Kind.LIST:
             return values.decode_list(msgspec.Raw(body))
         if kind is not Kind.MAP:
             return None
         try:
-            lists = self._lists(body)
-        except msgspec.ValidationError:  # a name is no string
+            lists: _Lists = values.cut(body, self._lists)
+        except RecordError:
+            self._check_whole(body)
             return None
         if values.kind(lists.data) is Kind.LIST and "data" not in self._own:
             return values.decode_list(lists.data)

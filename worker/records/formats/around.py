@@ -1,5 +1,6 @@
 """What is around the value of a message, the Kafka key and the headers, and the parts of a record that are there."""
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from worker.errors import Reason, RecordError
@@ -7,7 +8,10 @@ from worker.records.formats import connect_schema
 from worker.records.formats.connect_schema import Logical
 from worker.records.formats.contract import Headers
 from worker.records.formats.paths import Path, Source, header_of
+from worker.records.formats.shared import by_name, header_text
 from worker.records.keys import Keys
+from worker.records.limits import KEY_MAX_CHARACTERS
+from worker.records.target import LIMIT_SOURCE
 
 DELETES: Final = frozenset({"true", "d"})
 
@@ -19,6 +23,16 @@ class Around(NamedTuple):
     headers: Headers
     logical: Logical = connect_schema.NONE
 
+    def by_name(self) -> "Around":
+        """Return what is around it for many looks at the headers."""
+        headers = by_name(self.headers)
+        return self if headers is self.headers else self._replace(headers=headers)
+
+
+def looks_often(paths: Iterable[Path]) -> bool:
+    """Return whether more than one of the paths leads to a header."""
+    return sum(path.source in (Source.HEADER, Source.ATTRIBUTE) for path in paths) > 1
+
 
 def text_around(path: Path, around: Around, keys: Keys) -> str | None:
     """Return what a path leads to that is not one into the value, None where it is not there. Raises `RecordError`.
@@ -27,14 +41,7 @@ def text_around(path: Path, around: Around, keys: Keys) -> str | None:
     """
     if path.source is Source.KAFKA_KEY:
         return None if around.key is None else keys.from_kafka(around.key)
-    wanted = header_of(path.name) if path.source is Source.ATTRIBUTE else path.name
-    for name, value in reversed(around.headers):
-        if name == wanted:
-            try:
-                return None if value is None else value.decode()
-            except UnicodeDecodeError as error:
-                raise RecordError(Reason.MALFORMED, f"the header {wanted} is not UTF-8: {error.reason}") from None
-    return None
+    return header_text(around.headers, header_of(path.name) if path.source is Source.ATTRIBUTE else path.name)
 
 
 def key_around(path: Path, around: Around, keys: Keys) -> str:
@@ -42,6 +49,11 @@ def key_around(path: Path, around: Around, keys: Keys) -> str:
     text = text_around(path, around, keys)
     if text is None:
         raise no_key(path)
+    if len(text) > KEY_MAX_CHARACTERS:
+        raise RecordError(
+            Reason.KEY,
+            f"{path.text} has {len(text)} characters; a key has at most {KEY_MAX_CHARACTERS} ({LIMIT_SOURCE})",
+        )
     if text.startswith("\0"):  # of the Kafka key, `keys` refuses it
         raise RecordError(
             Reason.KEY, f"{path.text} begins with 0x00: it is binary, or has a schema registry's prefix, and is no text"

@@ -17,6 +17,7 @@ from worker.records.formats.contract import Format, Headers, Record
 from worker.records.formats.fields import NOTHING, FieldReader
 from worker.records.formats.framing import without_prefix
 from worker.records.formats.paths import ATTRIBUTE_PREFIX, header_of
+from worker.records.formats.shared import SharedHeaders
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw
 
 _CONTENT_TYPE: Final = "content-type"
@@ -59,13 +60,15 @@ class Events:
 
     def within(self, value: bytes, headers: Headers) -> tuple[bytes, Headers]:
         """Return the data of an event, and the headers that have its attributes. Raises `RecordError`."""
-        if _is_binary(headers):
+        if headers.once(_is_binary) if type(headers) is SharedHeaders else _is_binary(headers):
             return value, headers
         event = self._fields.cut(self._json(value), self._cutter)
         specversion, data, data_base64 = (getattr(event, f"f{at}") for at in range(len(_DATA)))
         if self._fields.kind(specversion) is not Kind.STRING:
             raise _no_event()
-        return self._data(data, data_base64), [*headers, *self._attributes(event)]
+        attributes = self._attributes(event)
+        more = headers.with_more(attributes) if type(headers) is SharedHeaders else [*headers, *attributes]
+        return self._data(data, data_base64), more
 
     def _json(self, value: bytes) -> bytes:
         body = without_prefix(value).removeprefix(BYTE_ORDER_MARK)

@@ -20,6 +20,7 @@ from worker.records.formats.connect_schema import Logical
 from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.fields import NOTHING, FieldReader
 from worker.records.formats.mapped import MappedReader
+from worker.records.formats.shared import SharedKey
 from worker.records.formats.values import Kind, Raw
 from worker.words import clean
 
@@ -209,6 +210,10 @@ class EnvelopeReader:
             return reader.key(bytes(opened.record), Around(key, headers, opened.logical))
         return self._deleted(opened, key, headers) if opened.operation is Operation.DELETE else None
 
+    def _key_in(self, key: bytes | None, enveloped: tuple[bytes, Logical], headers: Headers) -> str | None:
+        payload, logical = enveloped
+        return self._in_json.key(payload, Around(key, headers, logical))
+
     def _deleted(self, opened: Opened, key: bytes | None, headers: Headers) -> str | None:
         """Return the key of a row that is gone: of what was before, or else of the Kafka key; None for all of the Kafka key."""
         body = bytes(opened.record)
@@ -221,8 +226,9 @@ class EnvelopeReader:
                     raise
         enveloped = self._keys.enveloped(key)
         if enveloped is not None and enveloped[0].startswith(b"{"):
-            payload, logical = enveloped
-            return self._in_json.key(payload, Around(key, headers, logical))
+            if type(key) is SharedKey:
+                return key.once(self._key_in, enveloped, headers)
+            return self._key_in(key, enveloped, headers)
         if self._template is not None and len(self._template.parts) > 1:
             raise RecordError(
                 Reason.KEY,

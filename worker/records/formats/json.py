@@ -1,6 +1,5 @@
 """Records in JSON by RFC 8259, which has no NaN and no infinities."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from worker.records.formats.contract import Format, Headers, Options, Record, Sc
 from worker.records.formats.envelopes import ENVELOPES, EnvelopeReader
 from worker.records.formats.fields import FieldReader
 from worker.records.formats.first_byte import Read
+from worker.records.formats.halves import HALF, HALF_SAID, without_halves
 from worker.records.formats.integers import integer_text
 from worker.records.formats.mapped import MappedReader
 from worker.records.formats.values import AT_ONCE_BYTES, BYTE_ORDER_MARK, BYTES_OF_A_NUMBER, Cutter, Kind, Raw
@@ -116,22 +116,5 @@ class JsonFields(FieldReader):
 
     def _what_is_no_text(self, raw: Raw, error: UnicodeDecodeError) -> str:
         if HALF in bytes(raw):
-            return "half of a surrogate pair (\\ud800 to \\udfff by itself), which no encoding has a form for"
+            return HALF_SAID
         return super()._what_is_no_text(raw, error)
-
-
-# Any escape, and in the second group one that is half of a surrogate pair. Pairs are tried first.
-_ESCAPE: Final = re.compile(
-    rb"""(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2} | \\u(?![dD][89a-fA-F]) | \\[^u])
-       | (\\u[dD][89a-fA-F][0-9a-fA-F]{2})""",
-    re.VERBOSE | re.DOTALL,
-)
-_ANY_HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]")
-HALF: Final = b"\xff" * 6  # as long as the escape that it replaces, and in no UTF-8
-
-
-def without_halves(body: bytes) -> bytes:
-    """Replace each half of a surrogate pair by bytes that are no UTF-8: a string that counts is refused for them."""
-    if _ANY_HALF.search(body) is None:
-        return body
-    return _ESCAPE.sub(lambda escape: escape[1] or HALF, body)

@@ -13,7 +13,15 @@ from typing import Final, TypeVar
 from worker.errors import Reason, RecordError
 from worker.records.floats import list_reader
 from worker.records.formats import connect_schema
-from worker.records.formats.around import DELETES, Around, key_around, no_key, says_delete, text_around
+from worker.records.formats.around import (
+    DELETES,
+    Around,
+    key_around,
+    looks_often,
+    no_key,
+    says_delete,
+    text_around,
+)
 from worker.records.formats.connect_schema import Logical
 from worker.records.formats.contract import (
     AnyMetadata,
@@ -34,7 +42,9 @@ from worker.records.formats.shape import KEY_PATH
 from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, UNREADABLE, Kind, Raw
 from worker.records.formats.vector_bytes import unpacker
 from worker.records.formats.vector_text import TOAST, TOAST_NUMBERS, are_unchanged, as_json, is_list, unchanged
+from worker.records.limits import METADATA_MAX_BYTES
 from worker.records.metadata import shown
+from worker.records.target import LIMIT_SOURCE
 
 _TOAST_BYTES: Final = TOAST.encode()
 _TOAST_SIZE: Final = len(TOAST_NUMBERS)
@@ -44,6 +54,7 @@ _SPECVERSION: Final = ("specversion",)
 _MOST_BYTES_OF_ONE: Final = 9  # a number that is 1 has no more in any usual form
 _STRICT_VALUE: Final = str | list[str]
 _LOOSE_VALUE: Final = str | int | float | bool | list[Scalar] | None
+_METADATA_ALLOWED: Final = f"allowed are {METADATA_MAX_BYTES} bytes a vector ({LIMIT_SOURCE})"
 _KEY_ALLOWED: Final = 'allowed is a string (records.key_values = "stringify" accepts integers too)'
 _M = TypeVar("_M", bound=Metadata | LooseMetadata | None)
 
@@ -56,6 +67,7 @@ class MappedReader:
         self._fields = fields
         self._shape = shape
         self._keys = options.keys
+        self._looks_often = looks_often(shape.paths)
         self._refuses_events = options.envelope == "none"
         self._is_loose_key = options.key_values == "stringify"
         in_value = [path.steps for path in shape.paths if path.source is Source.VALUE]
@@ -85,6 +97,8 @@ class MappedReader:
 
     def record(self, body: bytes, around: Around) -> Record:
         """Return what a value says in its surroundings. Raises `RecordError`."""
+        if self._looks_often:
+            around = around.by_name()
         parts = self._parts(body, around)
         if self._refuses_events and parts[self._specversion] is not NOTHING:
             self._fields.refuse_cloud_event(body)
@@ -97,6 +111,8 @@ class MappedReader:
 
     def key(self, body: bytes, around: Around) -> str | None:
         """Return the key that a value has, None where it has none of its own. Raises `RecordError`."""
+        if self._looks_often:
+            around = around.by_name()
         return self._key(self._parts(body, around), around)
 
     def _parts(self, body: bytes, around: Around) -> Sequence[Raw]:
@@ -197,7 +213,10 @@ class MappedReader:
         if kind is Kind.STRING:
             return self._fields.text(raw, path.text) in DELETES
         if kind is Kind.BOOLEAN or (kind is Kind.NUMBER and len(bytes(raw)) <= _MOST_BYTES_OF_ONE):
-            return self._fields.decode_number(raw) == 1
+            try:
+                return self._fields.decode_number(raw) == 1
+            except UNREADABLE:  # it is beyond the range of float64
+                return False
         return False
 
     # -- the metadata
@@ -235,30 +254,31 @@ class MappedReader:
         self, named: Sequence[tuple[str, Path]], parts: Sequence[Raw], around: Around
     ) -> Metadata | LooseMetadata | None:
         """Read the parts of the metadata that are each at a place of its own. What is not there is left out."""
-        members = {}
+        members, fault = {}, ""
         for name, path in named:
-            raw = self._member(path, parts, around)
+            text = None
+            if path.source is Source.VALUE:
+                raw = parts[self._slots[path]]
+            else:
+                text = text_around(path, around, self._keys)
+                raw = NOTHING if text is None or len(text) > METADATA_MAX_BYTES else self._fields.encode(text)
             if raw is not NOTHING:
                 members[name] = raw
-        if not members:
+            elif text is not None:  # it may be around many records: none of them encodes it
+                fault = fault or f"metadata {shown(name)} has {len(text)} characters; {_METADATA_ALLOWED}"
+        if not members and not fault:
             return None
         try:
-            if sum(len(bytes(raw)) for raw in members.values()) <= AT_ONCE_BYTES:
+            if not fault and sum(len(bytes(raw)) for raw in members.values()) <= AT_ONCE_BYTES:
                 decode = self._text_at_once
                 return _with_every_column({name: decode(raw) for name, raw in members.items()})
         except UNREADABLE:
             pass
         try:
-            read = MetadataReader(self._fields, members, "", is_loose=self._fields.is_loose).read()
+            read = MetadataReader(self._fields, members, fault, is_loose=self._fields.is_loose).read()
         except RecursionError:  # likewise
             raise self._fields.too_deep() from None
         return _with_every_column(read)
-
-    def _member(self, path: Path, parts: Sequence[Raw], around: Around) -> Raw:
-        if path.source is Source.VALUE:
-            return parts[self._slots[path]]
-        text = text_around(path, around, self._keys)
-        return NOTHING if text is None else self._fields.encode(text)
 
 
 def _with_every_column(metadata: _M) -> _M:

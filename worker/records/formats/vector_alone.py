@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from worker.errors import Reason, RecordError
-from worker.records.formats.around import Around, key_around, says_delete, text_around
+from worker.records.formats.around import Around, key_around, looks_often, says_delete, text_around
 from worker.records.formats.contract import Headers, Metadata, Operation, Options, Record
 from worker.records.formats.paths import WHOLE_VALUE, Path
 from worker.records.formats.vector_bytes import unpacker
@@ -28,11 +28,12 @@ class VectorAlone:
         self._metadata = metadata or ()
         self._delete = options.shape.delete
         self._keys = options.keys
+        self._looks_often = looks_often(options.shape.paths)
         self._unpack = unpacker(options.vector_bytes)
 
     def read(self, key: bytes | None, value: bytes, headers: Headers) -> Record:
         """Return what the message says. Raises `RecordError`."""
-        around = Around(key, headers)
+        around = self._around(key, headers)
         if self._delete is not None and says_delete(self._delete, around, self._keys):
             return Record(self._key(around), operation=Operation.DELETE)
         if value.startswith(NUMPY):
@@ -42,7 +43,11 @@ class VectorAlone:
 
     def key(self, key: bytes | None, headers: Headers) -> str | None:
         """Return the key that the settings lead to, None where they leave it to the Kafka key. Raises `RecordError`."""
-        return self._key(Around(key, headers))
+        return self._key(self._around(key, headers))
+
+    def _around(self, key: bytes | None, headers: Headers) -> Around:
+        around = Around(key, headers)
+        return around.by_name() if self._looks_often else around
 
     def _key(self, around: Around) -> str | None:
         if self._template is None:

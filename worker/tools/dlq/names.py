@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from worker.app.decoders import options_of
 from worker.app.routers import DEFAULT
+from worker.errors import RecordError
 from worker.ports import Message
 from worker.records.formats.contract import Headers
+from worker.records.formats.shared import around_of
 from worker.records.routing_value import reader_of
 from worker.settings.tables import Settings
 from worker.tools.dlq.elements import Elements
@@ -40,9 +42,8 @@ class Names:
         pieces = self.elements.all_of(topic, message.value)
         if pieces is None:
             return ((None, self.of_parts(topic, message.key, message.value, message.headers)),)
-        return [
-            (place, self.of_parts(topic, message.key, piece, message.headers)) for place, piece in enumerate(pieces)
-        ]
+        key, headers = around_of(message)
+        return [(place, self.of_parts(topic, key, piece, headers)) for place, piece in enumerate(pieces)]
 
     def of_element(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, element: int | None
@@ -57,7 +58,10 @@ class Names:
         if topic not in self._readers or own is None:
             return own
         read, indexes = self._readers[topic]
-        text = read(key, value, headers)
+        try:
+            text = read(key, value, headers)
+        except RecordError:  # it was never written: what names its index is no text
+            return None
         if text is None and not value:  # it was left out, or is a tombstone that names no index
             return None
         index = indexes.get(text or DEFAULT, indexes.get(DEFAULT))

@@ -13,6 +13,8 @@ from worker.app.several import read_each
 from worker.errors import RecordError
 from worker.ports import Message
 from worker.records.decode import Decoded, Decoder, Delete, Put
+from worker.records.formats.contract import Headers
+from worker.records.formats.shared import around_of
 from worker.records.several import Cutter
 from worker.tools.verify.refused import OTHERS
 
@@ -100,6 +102,7 @@ class Reading:
             yield from last.values()
 
     def _of_message(self, partition: int, message: Message) -> Iterable[tuple[str, Version]]:
+        around = around_of(message)
         for element, value, decoded in read_each(self._decoder, self._cutter, message):
             self.counts["records"] += 1
             place = (partition, message.offset) if element is None else (partition, message.offset, element)
@@ -111,7 +114,7 @@ class Reading:
                 self.counts["ignored"] += 1
             if isinstance(decoded, Put | Delete):
                 state = DELETED if isinstance(decoded, Delete) else _asked_state(decoded)
-                name = self._name(decoded.key, message, value)
+                name = self._name(decoded.key, around, value)
                 yield name, Version(partition, message.offset, state, element, has_dead_letter)
 
     def _is_among_others(self, place: tuple[int, ...], decoded: Decoded | RecordError) -> bool:
@@ -128,10 +131,11 @@ class Reading:
             raise CannotCut
         return alone
 
-    def _name(self, key: str, message: Message, value: bytes | None) -> str:
+    def _name(self, key: str, around: tuple[bytes | None, Headers], value: bytes | None) -> str:
         if not self._names_index or not isinstance(self._decoder, Router):
             return key
-        return f"{self._decoder.index_of(key, message.key, value, message.headers)}/{key}"
+        kafka_key, headers = around
+        return f"{self._decoder.index_of(key, kafka_key, value, headers)}/{key}"
 
 
 def index_and_key(name: str) -> tuple[str, str]:
