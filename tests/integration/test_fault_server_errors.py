@@ -108,7 +108,7 @@ def test_an_outage_of_500s_dead_letters_nothing_and_ends_with_everything_written
     stage.emulator.clear_faults(stage.bucket)
     now = worker.wait_settled(200)
 
-    assert now.outcomes() == {"put": 200}
+    assert now.outcomes().keys() <= {"put", "superseded"}
     assert stage.dump() == stage.model()
     assert stage.dead_letters() == []
     worker.wait_until(lambda m: not m.blocks() and m.state == "running", "nothing blocks any more")

@@ -84,6 +84,11 @@ class Chunk:
         """Whether it has failed so often that it may be the cause."""
         return self.suspicion.count >= SPLIT_AFTER
 
+    @property
+    def may_be_of_outage(self) -> bool:
+        """Whether its failures may be those of an outage: several records, or the service's 500, and no others are accepted."""
+        return not self.is_single or (self.service_doubt.count > 0 and not self.is_suspect)
+
     def halves(self) -> "list[Chunk]":
         """Return two chunks with its records, one if it is a single record."""
         middle = len(self.items) // 2

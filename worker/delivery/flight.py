@@ -10,14 +10,14 @@ class Flight:
     """The chunks of a batch that have no outcome yet.
 
     `keys` are theirs: other batches with one of these wait. Only the slot that delivers it changes it, or the lane while it
-    rests. `may_rest` says whether it may give up its slot between two attempts, if single records are left of it;
-    `may_rest_several`, if more are.
+    rests. `may_rest` says whether it may give up its slot between two attempts, `may_rest_in_outage` whether so also where its
+    failures may be those of an outage.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.chunks = chunks_of([*batch.items.values()])
         self.keys: Collection[str] = batch.items.keys()
-        self.may_rest = self.may_rest_several = True
+        self.may_rest = self.may_rest_in_outage = True
         self.has_rested = False
 
     @property
@@ -26,9 +26,9 @@ class Flight:
         return all(chunk.is_live for chunk in self.chunks)
 
     @property
-    def is_of_singles(self) -> bool:
-        """Whether only single records are left."""
-        return all(chunk.is_single for chunk in self.chunks)
+    def may_be_of_outage(self) -> bool:
+        """Whether its failures may be those of an outage."""
+        return any(chunk.may_be_of_outage for chunk in self.chunks)
 
     def take(self) -> Chunk:
         """Take the chunk that may be sent first."""
@@ -46,7 +46,7 @@ class Flight:
 
     def should_rest(self) -> bool:
         """Return whether it should give up its slot: all that is left keeps failing."""
-        if not (self.may_rest if self.is_of_singles else self.may_rest_several):
+        if not (self.may_rest_in_outage if self.may_be_of_outage else self.may_rest):
             return False
         return bool(self.chunks) and all(chunk.keeps_failing and chunk.is_live for chunk in self.chunks)
 

@@ -6,8 +6,8 @@ side by side. A slot keeps its batch until each record of it has its outcome, th
 
 One bad record must not stop the others. So a batch that keeps failing, or what is left of it, rests: it gives up its slot
 until it may be sent again. A newer version of such a record takes its place, as in an open batch, and the rest of the newer
-version's batch does not wait. In an outage all batches fail: of those that were not split down to single records, only as many
-rest as there are slots.
+version's batch does not wait. In an outage all batches fail: of those that may fail for that, only as many rest as there are
+slots. So the service gets few requests then, and few good records have failed so often that another 500 would be blamed on them.
 
 A slot is a thread, and starts when there is a batch for it. `kept` of them stay when there is none. Beyond these, and two, no
 more start than the index may have requests in flight, and none while it is blocked. So many indexes do not make many threads
@@ -111,8 +111,8 @@ class Lane:
         return self._leaves(flight) if flight.chunks else self._pop()
 
     def _leaves(self, flight: Flight) -> Flight:
-        several = sum(not one.is_of_singles for one in self._resting)
-        flight.may_rest, flight.may_rest_several = len(self._resting) < _MOST_RESTING, several < self._slots
+        flight.may_rest = len(self._resting) < _MOST_RESTING
+        flight.may_rest_in_outage = sum(one.may_be_of_outage for one in self._resting) < self._slots
         self._in_flight.append(flight)
         return flight
 
