@@ -11,7 +11,7 @@ from tests.support.fakes import FakeClock, FakeMessage, FakeSink
 from worker.app.lanes import LaneContext, make_lane
 from worker.delivery.batch import Batch, Item
 from worker.delivery.pace.backoff import Backoff
-from worker.errors import BlockReason, RetryReason, SinkError, Transient
+from worker.errors import BlockReason, RetryReason, SinkError, TargetError, Transient
 from worker.ledger import Ledger, Outcome, Partition
 from worker.oss.answers import Answer, error_of
 from worker.ports import DeadLetter, SealReason
@@ -224,6 +224,30 @@ def test_an_answer_of_a_stranger_blocks_while_no_other_request_is_accepted(statu
             flight.chunks += bench.lane._courier._step(flight.take())
     assert {block.reason for block in bench.blocks()} == {BlockReason.TARGET}
     assert bench.letters == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Transient("connecting: refused", kind=RetryReason.NETWORK),
+        Transient("rate", kind=RetryReason.THROTTLED, status=429),
+        TargetError("no credentials", block=BlockReason.CREDENTIALS),
+        error_of("PutVectors", Answer(403, {"x-oss-request-id": "0" * 24}, b"")),
+        error_of("PutVectors", Answer(503, {"x-oss-request-id": "0" * 24}, b"")),
+    ],
+    ids=["not connected", "throttled", "no credentials", "the service's 403", "the service's 503"],
+)
+def test_what_says_nothing_of_the_records_is_not_held_against_them(error: SinkError) -> None:
+    bench = Bench()
+    bench.service.refused["a"] = error
+    bench.queue(["a", "b"])
+    flight = bench.lane.pop()
+    assert flight is not None
+    for _ in range(10):
+        bench.lane.state.note_accepted()  # others pass
+        flight.put_back(bench.lane._courier._step(flight.take()))
+    assert [len(chunk.items) for chunk in flight.chunks] == [2]
+    assert (flight.should_rest(), STUCK in bench.blocks()) == (False, False)
 
 
 def test_retry_after_of_a_firewall_for_one_record_closes_nothing() -> None:

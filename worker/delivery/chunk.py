@@ -114,11 +114,14 @@ class Chunk:
 def may_be_of_records(error: SinkError) -> bool:
     """Return whether the records may be why a request failed: the error blames them, or is not the service's word.
 
-    A proxy or firewall refuses the text of one record with any status, or by cutting the connection.
+    A proxy or firewall refuses the text of one record with any status, or by cutting the connection. It has seen none of what
+    was not sent: for want of credentials, or of a connection.
     """
-    if isinstance(error, Transient) and error.kind is RetryReason.THROTTLED:
-        return False
-    return not error.request_id or (isinstance(error, Transient) and error.blame is not Blame.NONE)
+    if isinstance(error, Transient):
+        was_sent = bool(error.status) or error.unknown_outcome
+        is_blamed = error.blame is not Blame.NONE
+        return error.kind is not RetryReason.THROTTLED and was_sent and (is_blamed or not error.request_id)
+    return bool(error.status) and not error.request_id
 
 
 def chunks_of(items: Sequence[Item]) -> list[Chunk]:
