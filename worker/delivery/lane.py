@@ -6,8 +6,8 @@ side by side. A slot keeps its batch until each record of it has its outcome, th
 
 One bad record must not stop the others. So a batch that keeps failing, or what is left of it, rests: it gives up its slot
 until it may be sent again. A newer version of such a record takes its place, as in an open batch, and the rest of the newer
-version's batch does not wait. In an outage all batches fail: of those that may fail for that, only as many rest as there are
-slots. So the service gets few requests then, and few good records have failed so often that another 500 would be blamed on them.
+version's batch does not wait. In an outage all batches fail: of those that may fail for that, only a few rest. So the service gets
+few requests then, and few good records have failed so often that another 500 would be blamed on them.
 
 A slot is a thread, and starts when there is a batch for it. `kept` of them stay when there is none. Beyond these, and two, no
 more start than the index may have requests in flight, and none while it is blocked. So many indexes do not make many threads
@@ -30,6 +30,7 @@ from worker.telemetry.metrics import Metrics
 
 _LEAST_SLOTS: Final = 2
 _LOOK_AHEAD: Final = 16  # queued batches that are searched for one that may leave
+_MOST_RESTING_IN_OUTAGE: Final = 16  # as many bad records in a row, beside those in the slots, may look like an outage
 _MOST_RESTING: Final = 100  # each sends a request every `retry_max_seconds`, on average twice as often
 _RESTING_SHARE: Final = 4  # one slot in four, and at least one, may be busy with batches that rested
 
@@ -112,7 +113,7 @@ class Lane:
 
     def _leaves(self, flight: Flight) -> Flight:
         flight.may_rest = len(self._resting) < _MOST_RESTING
-        flight.may_rest_in_outage = sum(one.may_be_of_outage for one in self._resting) < self._slots
+        flight.may_rest_in_outage = sum(one.may_be_of_outage for one in self._resting) < _MOST_RESTING_IN_OUTAGE
         self._in_flight.append(flight)
         return flight
 
