@@ -63,6 +63,7 @@ class Assignment:
         "is_open",
         "later_elements",
         "leader_epochs",
+        "log_id",
         "newest",
         "outstanding",
         "partition",
@@ -81,6 +82,7 @@ class Assignment:
         self.is_open = False  # its first offset is known, so its watermark can be committed
         self.position = 0  # the next offset to read
         self.committed: int | None = None
+        self.log_id = ""  # names the log that is read, in its commits; "" where that is not known
         self.newest = -1  # the newest offset tracked
         # (offset, epoch of the leader), ascending: the epoch of the records from this offset up to the next entry's offset.
         # Replaced as a whole, so that it can be read without the lock.

@@ -121,10 +121,12 @@ class Ledger:
         self._in_order = None
         return assignment
 
-    def open(self, assignment: Assignment, position: int, committed: int | None, leader_epoch: int = -1) -> bool:
+    def open(
+        self, assignment: Assignment, position: int, committed: int | None, leader_epoch: int = -1, *, log_id: str = ""
+    ) -> bool:
         """Begin reading at `position`; False if the partition was given back meanwhile.
 
-        `leader_epoch` is that of the record before `position`, -1 if it is not known.
+        `leader_epoch` is that of the record before `position`, -1 if it is not known. `log_id` names the log in commits.
         """
         with self._lock:
             if assignment.phase is not Phase.OPENING:
@@ -134,6 +136,7 @@ class Ledger:
             assignment.position = position
             assignment.newest = position - 1
             assignment.committed = committed
+            assignment.log_id = log_id
             assignment.leader_epochs = ((position - 1, leader_epoch),)
             return True
 

@@ -62,10 +62,12 @@ class NotingLedger(Ledger):
         self.calls.append(("reassign", assignment.partition.partition))
         return super().reassign(assignment)
 
-    def open(self, assignment: Assignment, position: int, committed: int | None, leader_epoch: int = -1) -> bool:
+    def open(
+        self, assignment: Assignment, position: int, committed: int | None, leader_epoch: int = -1, *, log_id: str = ""
+    ) -> bool:
         """Note it."""
         self.calls.append(("open", assignment.partition.partition))
-        return super().open(assignment, position, committed, leader_epoch)
+        return super().open(assignment, position, committed, leader_epoch, log_id=log_id)
 
     def begin_revoke(self, partitions: Iterable[Partition]) -> list[Assignment]:
         """Note those that were owned."""

@@ -42,6 +42,7 @@ class FakeConsumer:
         self.closed = 0
         self._sleeps = sleeps
         self._cluster = SimpleNamespace(
+            cluster_id="cluster",
             topic_id=self.topic_ids.get,
             partitions_for_topic=lambda topic: set(range(self.topics.get(topic, 0))),
             leader_for_partition=lambda _: 1,

@@ -66,6 +66,14 @@ def test_a_commit_carries_the_leaders_epoch_and_its_answer_enters_the_ledger() -
     assert bench.value("last_commit_timestamp_seconds") == 77.0
 
 
+def test_a_commit_names_the_log_that_was_read() -> None:
+    bench = Bench()
+    again = bench.ledger.assign(bench.assignment.partition)
+    bench.ledger.open(again, 5, None, 3, log_id="cluster/first")
+    assert bench.commits.begin(bench.consumer, {again: 5})
+    assert bench.consumer.committed == [{TP: OffsetAndMetadata(5, "cluster/first", 3)}]
+
+
 def test_one_commit_at_a_time_waits_for_its_answer_until_it_counts_as_lost() -> None:
     bench = Bench()
     assert (bench.begin(), bench.begin()) == (True, False)

@@ -1,5 +1,6 @@
 """Where partitions are read: first offsets, resets, logs that were cut, and topics that were recreated."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -363,6 +364,108 @@ def test_an_offset_that_was_stale_is_one_like_any_other_once_the_new_log_was_ope
     bench.committed = OffsetAndMetadata(40, "", -1)
     assert bench.open()
     assert bench.assignment.position == 40
+
+
+def cut(bench: Bench) -> None:
+    bench.positions.truncate(bench.consumer, PARTITION, SimpleNamespace(offset=bench.end, leader_epoch=0))
+
+
+def cut_at_an_unknown_place(bench: Bench) -> None:
+    bench.positions.truncate(bench.consumer, PARTITION, None)
+
+
+def out_of_range(bench: Bench) -> None:
+    bench.reset(43)
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+@pytest.mark.parametrize("end", [20, 500])
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param([cut], id="cut"),
+        pytest.param([cut_at_an_unknown_place], id="cut at an unknown place"),
+        pytest.param([out_of_range], id="out of range"),
+        pytest.param([give_away_and_back], id="assigned again"),
+        pytest.param([cut, give_away_and_back], id="cut and assigned again"),
+        pytest.param([give_away_and_back, cut_at_an_unknown_place], id="assigned again and cut"),
+    ],
+)
+def test_a_recreated_topic_is_read_from_its_start_whatever_the_client_met_before_its_id(
+    before: list[Callable[[Bench], None]], end: int, policy: Literal["earliest", "latest"]
+) -> None:
+    """Both logs have the leader's epoch 0, so that the new one seems to be the old one, cut or continued."""
+    bench = Bench(policy)
+    bench.committed, bench.epoch_end = OffsetAndMetadata(40, "", 0), EpochEnd(0, 100)
+    bench.consumer.topic_ids["vectors"] = "first"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.open()
+    read = bench.read(40, 41, 42)
+    bench.ledger.settle([FakeTracked(read, offset) for offset in (40, 41, 42)], Outcome.PUT)
+    bench.ledger.committed({read: 43})
+    bench.committed = OffsetAndMetadata(43, read.log_id, 0)  # after the topic was recreated
+    bench.end, bench.epoch_end = end, EpochEnd(0, end)
+    for step in before:
+        step(bench)
+    bench.consumer.topic_ids["vectors"] = "second"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.open()
+    assert (bench.assignment.position, bench.assignment.log_id) == (0, "cluster/second")
+
+
+@pytest.mark.parametrize("topic_id", ["first", "second"])
+def test_another_worker_sees_of_which_log_a_commit_is(topic_id: str, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.committed, bench.epoch_end = OffsetAndMetadata(20, "cluster/first", 0), EpochEnd(0, 100)
+    bench.consumer.topic_ids["vectors"] = topic_id
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.open()
+    assert bench.assignment.position == (20 if topic_id == "first" else 0)
+    assert len(caplog.records) == (0 if topic_id == "first" else 1)
+
+
+@pytest.mark.parametrize("name", ["", "another cluster/first", "by hand"])
+def test_a_commit_that_names_no_log_of_this_cluster_is_one_like_any_other(name: str) -> None:
+    """Of an older release or another tool, or copied with a mirror of the topic, which has another id."""
+    bench = Bench()
+    bench.committed = OffsetAndMetadata(20, name, -1)
+    bench.consumer.topic_ids["vectors"] = "second"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.open()
+    assert bench.assignment.position == 20
+
+
+def test_an_offset_of_the_deleted_log_that_another_worker_committed_of_the_new_one_is_not_stale() -> None:
+    bench = recreated()
+    give_away_and_back(bench)
+    bench.committed = OffsetAndMetadata(41, "cluster/second", -1)
+    assert bench.open()
+    assert bench.assignment.position == 41
+
+
+def test_what_was_read_under_the_old_id_is_committed_under_it() -> None:
+    """The partition was being given back when the new id was seen, so that it is not opened again."""
+    bench = Bench()
+    bench.consumer.topic_ids["vectors"] = "first"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.open()
+    cut(bench)
+    [revoked] = bench.ledger.begin_revoke([PARTITION])
+    bench.consumer.topic_ids["vectors"] = "second"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert revoked.log_id == "cluster/first"
+
+
+def test_with_none_a_commit_of_a_deleted_topic_blocks_the_partition() -> None:
+    bench = Bench("none")
+    bench.committed = OffsetAndMetadata(20, "cluster/first", -1)
+    bench.consumer.topic_ids["vectors"] = "second"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert not bench.open()
+    bench.committed = OffsetAndMetadata(20, "", -1)  # a person has set it
+    bench.clock.advance(30)
+    assert bench.open()
 
 
 def test_brokers_that_give_no_ids_recreate_nothing() -> None:

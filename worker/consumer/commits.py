@@ -123,12 +123,15 @@ class Commits:
     def prepare(self, offsets: Mapping[Assignment, int]) -> dict[Any, Any]:
         """Forget older answers about these partitions, and return their offsets in the form that the client's calls need.
 
-        Each has the leader's epoch of the record before it.
+        Each has the leader's epoch of the record before it, and names the log that was read: a topic of the same name that
+        is created later has the same offsets.
         """
         for assignment in offsets:
             self._answered.pop(assignment.partition, None)
         return {
-            TopicPartition(*assignment.partition): OffsetAndMetadata(offset, "", assignment.leader_epoch_at(offset))
+            TopicPartition(*assignment.partition): OffsetAndMetadata(
+                offset, assignment.log_id, assignment.leader_epoch_at(offset)
+            )
             for assignment, offset in offsets.items()
         }
 

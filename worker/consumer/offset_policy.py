@@ -64,7 +64,8 @@ _Wanted = Edge | _Epoch | None  # None: what is committed
 class _Search:
     """What is known of one partition so far. `committed` is a list, empty until it is known, since None is an answer."""
 
-    stale_commits: range | None = None  # of a topic that was recreated: the offsets that are of the deleted one
+    stale_commits: range | None = None  # of a recreated topic: what is of the deleted one, of commits that name no log
+    log_id: str = ""  # names the log in commits; "" where that is not known
     lost_position: int | None = None  # set where the position turned out to be out of range
     committed: list[OffsetAndMetadata | None] = field(default_factory=list)
     edges: dict[Edge, int] = field(default_factory=dict)
@@ -80,9 +81,14 @@ class _Search:
     @property
     def is_new_log(self) -> bool:
         """Whether nothing of a recreated topic's log was committed yet."""
-        if self.stale_commits is None or not self.committed:
+        if not self.committed:
             return False
-        return self.committed[0] is None or self.committed[0].offset in self.stale_commits
+        found = self.committed[0]
+        if found is None:
+            return self.stale_commits is not None
+        if _names_a_log(found, self.log_id):
+            return bool(found.metadata != self.log_id)
+        return self.stale_commits is not None and found.offset in self.stale_commits
 
 
 class _Pending(NamedTuple):
@@ -114,19 +120,24 @@ class FirstOffsets:
 
     # -- what the source asks
 
-    def first_of(self, assignment: Assignment, *, stale_commits: range | None = None) -> First | None:
+    def first_of(self, assignment: Assignment, *, log_id: str = "", stale_commits: range | None = None) -> First | None:
         """Return where to begin; None where that is not known yet, or where `none` forbids it, which blocks the partition.
 
-        `stale_commits` are offsets of a topic that was deleted and created again. If one of them, or nothing, is what the
-        group has committed, the partition begins at its start.
+        `log_id` names the partition's log in commits. If the group's commit names another log of this cluster, it is of a
+        topic that was deleted and created again, and the partition begins at its start; with `none` it is blocked.
+        `stale_commits` is set where that was seen. If one of these offsets is committed and names no log, or nothing is
+        committed, the partition begins at its start too.
         """
         search = self._searches.get(assignment)
         if search is None:
-            self._searches[assignment] = _Search(None if self._reset == "none" else stale_commits)
+            search = self._searches[assignment] = _Search(None if self._reset == "none" else stale_commits)
+        if self._reset != "none":
+            search.log_id = log_id
+        if not search.committed:
             return None
         if search.lost_position is not None or self._missing(search):
             return None
-        if self._reset == "none" and not self._check_committed(assignment.partition, search):
+        if self._reset == "none" and not self._check_committed(assignment.partition, search, log_id):
             self._searches[assignment] = _Search(again_at=self._clock() + self._retry_seconds)
             return None
         del self._searches[assignment]
@@ -215,14 +226,16 @@ class FirstOffsets:
             wanted = [Edge.BEGINNING, Edge.END] if are_needed else []
         return [edge for edge in wanted if edge not in search.edges]
 
-    def _check_committed(self, partition: Partition, search: _Search) -> bool:
+    def _check_committed(self, partition: Partition, search: _Search, log_id: str) -> bool:
         """Return whether there is a committed offset that the partition still has, and block or unblock it accordingly."""
         committed = search.committed[0]
         problem: BlockReason | None = None
         if committed is None:
             problem = BlockReason.NO_COMMITTED_OFFSET
-        elif not search.edges[Edge.BEGINNING] <= committed.offset <= search.edges[Edge.END] or (
-            search.epoch_end is not None and search.epoch_end.offset < 0
+        elif (
+            not search.edges[Edge.BEGINNING] <= committed.offset <= search.edges[Edge.END]
+            or (search.epoch_end is not None and search.epoch_end.offset < 0)
+            or (_names_a_log(committed, log_id) and committed.metadata != log_id)
         ):
             problem = BlockReason.OFFSET_OUT_OF_RANGE
         for reason in (BlockReason.NO_COMMITTED_OFFSET, BlockReason.OFFSET_OUT_OF_RANGE):
@@ -237,9 +250,14 @@ class FirstOffsets:
         return problem is None
 
     def _first(self, partition: Partition, search: _Search) -> First:
-        if search.is_new_log:
-            return First(search.edges[Edge.BEGINNING], None)
         committed, epoch_end = search.committed[0], search.epoch_end
+        if search.is_new_log:
+            if committed is not None:
+                log.warning(
+                    "what is committed is of a deleted topic of this name: reading from the start",
+                    extra={"topic": partition.topic, "partition": partition.partition, "offset": committed.offset},
+                )
+            return First(search.edges[Edge.BEGINNING], None)
         if committed is not None:
             if epoch_end is not None and epoch_end.offset < 0:
                 return First(search.edges[Edge.BEGINNING], committed, is_truncated=True)
@@ -351,6 +369,12 @@ class FirstOffsets:
             offsets = sum(end - beginning for _, beginning, end in partitions)
             named = _named([partition for partition, _, _ in partitions])
             log.log(level, message, extra={"topic": topic, "offsets": offsets, **named})
+
+
+def _names_a_log(committed: OffsetAndMetadata, log_id: str) -> bool:
+    """Return whether a commit names a log of the cluster of `log_id`: older releases and other tools name none."""
+    cluster, separator, _ = log_id.rpartition("/")
+    return bool(separator) and committed.metadata.rpartition("/")[:2] == (cluster, separator)
 
 
 def _named(partitions: Sequence[Partition]) -> dict[str, Any]:

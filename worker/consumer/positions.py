@@ -42,20 +42,22 @@ class Positions:
         self._first_offsets = first_offsets
         self._on_restart = on_restart
         self._topic_ids: dict[str, object] = {}
-        self._stale_commits: dict[Partition, range] = {}  # of recreated topics: commits that are of the deleted one
+        self._stale_commits: dict[Partition, range] = {}  # of recreated topics: see `_reopen_recreated`
 
     # -- the first offset
 
     def open(self, consumer: Any, assignment: Assignment) -> bool:
         """Begin reading a partition at its committed offset; return False where that cannot be known yet."""
         partition = assignment.partition
-        first = self._first_offsets.first_of(assignment, stale_commits=self._stale_commits.get(partition))
+        log_id = self._log_id(consumer, partition.topic)
+        stale_commits = self._stale_commits.get(partition)
+        first = self._first_offsets.first_of(assignment, log_id=log_id, stale_commits=stale_commits)
         if first is None:
             return False
         committed = None if first.committed is None else int(first.committed.offset)
         position, leader_epoch = first.position, first.leader_epoch
         is_owned = seek(consumer, partition, position, leader_epoch)
-        if not (is_owned and self._ledger.open(assignment, position, committed, leader_epoch)):
+        if not (is_owned and self._ledger.open(assignment, position, committed, leader_epoch, log_id=log_id)):
             return False
         self._stale_commits.pop(partition, None)
         if first.is_truncated and committed is not None:
@@ -91,7 +93,7 @@ class Positions:
         again_from = max(log_begin, assignment.watermark)  # the old one is fenced, so that its watermark moves no more
         if again_from < offset:
             offset, leader_epoch = again_from, assignment.leader_epoch_at(again_from)
-        self._ledger.open(restarted, offset, None, leader_epoch)
+        self._ledger.open(restarted, offset, None, leader_epoch, log_id=assignment.log_id)
         seek(consumer, assignment.partition, offset, leader_epoch)
         return True
 
@@ -191,16 +193,25 @@ class Positions:
             self._metrics.truncated_offsets.labels(topic).inc(not_written)
             log.error("topic recreated: reading it from its start", extra={"topic": topic, "not_written": not_written})
 
+    def _log_id(self, consumer: Any, topic: str) -> str:
+        """Return what names a topic's log in commits; "" where its topic or cluster has no id.
+
+        A mirror of the topic has another id, and may have copies of these commits, so that the cluster is named too.
+        """
+        cluster, known = client_internals.cluster_id(consumer), self._topic_ids.get(topic)
+        return f"{cluster}/{known}" if cluster and known is not None else ""
+
     def _reopen_recreated(self, consumer: Any, assignment: Assignment) -> int:
         """Have a partition opened at the start of its new log; return how many messages of the old one had no outcome.
 
-        The flag must outlive the ownership, and end with the first commit of the new log:
+        Commits of the deleted topic can still be the group's:
 
         1. The partition is committed while the new topic is there, and this process does not know of it yet.
         2. The topic's new number of partitions begins a rebalance, which takes the partition away before it is opened.
         3. It comes back. Either the stale commit is still the group's, or another worker has read the new log meanwhile.
 
-        So the commits that can be stale are kept: from the last one that was acknowledged to the watermark.
+        A commit names the log that it is of, and so shows it, whichever worker made it. One without a name, of an older
+        release, counts as stale if it can be: from the last one that was acknowledged to the watermark.
         """
         partition = assignment.partition
         is_reopened = self.reopen(consumer, partition)

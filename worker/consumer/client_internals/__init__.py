@@ -26,7 +26,7 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 | Fetches that were put aside are handed over | `hand_over_parked_fetches` | none filed; the parking came with #2981 | a parked partition comes back whatever is in line |
 | An error behind records is not lost | `pop_deferred_error` | none filed | `poll` keeps the error of a paused partition |
 | Where reading failed | `note_fetch_places`, `fetch_place_of`, `drop_fetched` | none filed | the error names partition and offset |
-| Leaders, topic ids and partitions without a request; topics are dropped | `leader`, `topic_id`, `partitions`, `set_topics`, `refresh_metadata`, `leaders_know_epochs` | none filed | public calls read the metadata from memory |
+| Leaders, topic ids and partitions without a request; topics are dropped | `leader`, `topic_id`, `cluster_id`, `partitions`, `set_topics`, `refresh_metadata`, `leaders_know_epochs` | none filed | public calls read the metadata from memory |
 | Which brokers cannot be reached | `unreachable`, `is_connected` | none filed | a public call names them |
 | A producer closes with records unsent | `force_close` | none filed; since #3108 the client stops sooner, and still raises | `close` gives up what is unsent without raising |
 | A name is resolved beside the client's thread | `connections.Socket`, `connections.Connections.before_connecting` | none filed for 3.x | the client resolves names on a thread |
@@ -272,6 +272,12 @@ def leader(consumer: Any, tp: TopicPartition) -> int | None:
 def topic_id(consumer: Any, topic: str) -> Any:
     """Return the id that a topic has for as long as it is not deleted; None where the broker has none (before 2.8)."""
     return consumer._cluster.topic_id(topic)
+
+
+def cluster_id(consumer: Any) -> str | None:
+    """Return the cluster's id; None where it has none, or no broker has answered yet."""
+    found: str | None = getattr(consumer._cluster, "cluster_id", None)
+    return found
 
 
 def leaders_know_epochs(consumer: Any) -> bool:
