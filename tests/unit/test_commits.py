@@ -25,7 +25,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.ledger = Ledger(["vectors"], self.clock)
+        self.ledger = Ledger(["vectors", "denied"], self.clock)
         self.metrics = Metrics(self.ledger, Status(0.0), ["vectors"], [])
         self.counted: list[BaseException] = []
         self.fenced = 0
@@ -218,6 +218,29 @@ def test_nothing_is_sent_where_all_is_left_out_and_a_partition_that_was_given_ba
     bench.commits.forget(Partition(*OTHER))
     assert bench.shown[-1] == ""
     assert bench.commits.begin(bench.consumer, {bench.other: 8})
+
+
+def test_a_refusal_that_is_entered_after_the_partition_was_given_back_is_not_shown() -> None:
+    """The client enters an answer with its next poll, and may give partitions back in the same one."""
+    bench = TwoTopics()
+    assert bench.commits.begin(bench.consumer, {bench.assignment: 5, bench.other: 7})
+    bench.note(bench.consumer.committed[-1])
+    bench.ledger.end(bench.ledger.begin_revoke([Partition(*OTHER)]))
+    bench.commits.forget(Partition(*OTHER))
+    bench.consumer.commit_answers[-1].failure(bench.error)
+    assert (bench.assignment.committed, bench.shown) == (5, [""])
+
+
+def test_a_partition_that_begins_again_is_not_left_out_and_its_refusal_is_no_longer_shown() -> None:
+    bench = TwoTopics()
+    bench.commit(5, 7)
+    again = bench.ledger.reassign(bench.other)
+    assert again is not None
+    assert bench.begin(6)
+    assert bench.shown[-1] == ""
+    bench.consumer.commit_answers[-1].success(None)
+    bench.ledger.open(again, 0, None)
+    assert bench.commits.begin(bench.consumer, {again: 1})
 
 
 def test_an_answer_to_an_older_commit_does_not_count_for_one_without_an_answer() -> None:

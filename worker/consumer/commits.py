@@ -1,6 +1,7 @@
 """Commits: what is sent to the group, and what its answer means to the ledger."""
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -9,7 +10,7 @@ from kafka import errors as kafka_errors
 from kafka.structs import MemberState
 
 from worker.consumer import client_config
-from worker.ledger import Assignment, Ledger, Partition
+from worker.ledger import Assignment, Ledger, Partition, Phase
 from worker.telemetry.metrics import Metrics
 
 log = logging.getLogger("worker.source")
@@ -65,7 +66,8 @@ class Commits:
         self._show = show
         self._committing_since: float | None = None
         self._answered: dict[Partition, Answered] = {}
-        self._refused: dict[Partition, tuple[str, float]] = {}  # why, and until when it is left out
+        self._lock = threading.Lock()  # guards `_refused`, and that the newest of it is shown
+        self._refused: dict[Assignment, tuple[str, float]] = {}  # why, and until when it is left out
 
     def reset(self) -> None:
         """Expect no more answers: the consumer that would get them has been replaced."""
@@ -76,12 +78,13 @@ class Commits:
 
         The broker refuses commits in a rebalance; what is revoked in it is committed there.
         """
+        self._forget_fenced()
         now = self._clock()
         if self._committing_since is not None and now - self._committing_since < LOST_SECONDS:
             return False
         if consumer.group_metadata().state != MemberState.STABLE:
             return False
-        sent = {one: at for one, at in offsets.items() if not self._is_left_out(one.partition, now)}
+        sent = {one: at for one, at in offsets.items() if not self._is_left_out(one, now)}
         if not sent:
             return False
         self._committing_since = now
@@ -98,7 +101,7 @@ class Commits:
         partitions, and the rest for those that were neither accepted nor refused.
         """
         deadline = self._clock() + timeout
-        sent = {one: at for one, at in offsets.items() if one.partition not in self._refused}
+        sent = {one: at for one, at in offsets.items() if one not in self._refused}
         if not sent:
             return False
         error = self._commit(consumer, sent, timeout / 2)
@@ -153,7 +156,7 @@ class Commits:
             self._enter_accepted(accepted)
         self._metrics.commits.labels("failed").inc()
         self._count_error(result)
-        refused = {one.partition: _REFUSALS[of.code] for one, of in answered.items() if of and of.code in _REFUSALS}
+        refused = {one: _REFUSALS[of.code] for one, of in answered.items() if of and of.code in _REFUSALS}
         if isinstance(result, kafka_errors.FencedInstanceIdError):
             self._on_fenced()
         elif refused:
@@ -172,24 +175,40 @@ class Commits:
 
     # -- partitions that are refused
 
-    def _enter_refused(self, refused: Mapping[Partition, type[kafka_errors.KafkaError]]) -> None:
+    def _enter_refused(self, refused: Mapping[Assignment, type[kafka_errors.KafkaError]]) -> None:
         until = self._clock() + REFUSED_SECONDS
-        self._refused.update({partition: (error.__name__, until) for partition, error in refused.items()})
-        for topic, error in sorted({(partition.topic, error.__name__) for partition, error in refused.items()}):
+        for topic, error in sorted({(one.partition.topic, error.__name__) for one, error in refused.items()}):
             log.warning("commit failed", extra={"topic": topic, "error": error})
-        self._show_refused()
+        with self._lock:
+            self._refused.update({one: (error.__name__, until) for one, error in refused.items()})
+            self._show_refused()
 
     def forget(self, partition: Partition) -> None:
         """Forget that the commit of a partition was refused: it was accepted, or is no longer owned. Any thread may call it."""
-        if self._refused.pop(partition, None) is not None:
-            self._show_refused()
+        with self._lock:
+            found = [one for one in self._refused if one.partition == partition]
+            for assignment in found:
+                del self._refused[assignment]
+            if found:
+                self._show_refused()
+
+    def _forget_fenced(self) -> None:
+        """Show no longer what was refused of partitions that begin again, in another log or elsewhere."""
+        with self._lock:
+            if any(one.phase is Phase.FENCED for one in self._refused):
+                self._show_refused()
 
     def _show_refused(self) -> None:
-        reasons = sorted({f"{partition.topic} ({why})" for partition, (why, _) in list(self._refused.items())})
+        """Show what is refused of what is still owned.
+
+        The answer to a commit may be entered after the partition was given back, for which `forget` was called then.
+        """
+        self._refused = {one: why for one, why in self._refused.items() if one.phase is not Phase.FENCED}
+        reasons = sorted({f"{one.partition.topic} ({why})" for one, (why, _) in self._refused.items()})
         self._show(f"commits are refused for {', '.join(reasons)}" if reasons else "")
 
-    def _is_left_out(self, partition: Partition, now: float) -> bool:
-        refused = self._refused.get(partition)
+    def _is_left_out(self, assignment: Assignment, now: float) -> bool:
+        refused = self._refused.get(assignment)
         return refused is not None and now < refused[1]
 
     def _is_decided(self, partition: Partition, offset: int) -> bool:
