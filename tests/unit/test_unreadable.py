@@ -130,7 +130,7 @@ class Denied:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.status = Status(0.0)
-        ledger = Ledger(["vectors", "images"], self.clock)
+        self.ledger = ledger = Ledger(["vectors", "images"], self.clock)
         for topic, number in (("vectors", 0), ("vectors", 1), ("images", 0)):
             opened(ledger, topic, number)
         ledger.assign(Partition("vectors", 2))  # not open
@@ -163,3 +163,31 @@ def test_a_denied_topic_is_unblocked_by_partition_once_it_was_fetched_again() ->
     denied.consumer.highwaters[TopicPartition(*OTHER)] = 7
     denied.topics.watch(denied.consumer)
     assert denied.blocks == []
+
+
+def test_a_denied_partition_that_is_opened_again_after_the_pause_stays_blocked_until_it_is_fetched() -> None:
+    """The topic was recreated, or its log was cut: it is not open when the pause is over."""
+    denied = Denied()
+    before = denied.ledger.assignment(PARTITION)
+    assert before is not None
+    again = denied.ledger.reassign(before)
+    assert again is not None
+    denied.clock.advance(RETRY_SECONDS)
+    denied.consumer.highwaters[TopicPartition(*OTHER)] = 7
+    denied.topics.watch(denied.consumer)
+    assert denied.blocks == [block(PARTITION)]
+    denied.ledger.open(again, 0, None)
+    denied.topics.watch(denied.consumer)
+    assert denied.blocks == [block(PARTITION)]
+    denied.consumer.highwaters[TP] = 7
+    denied.topics.watch(denied.consumer)
+    assert denied.blocks == []
+
+
+def test_a_denied_partition_that_was_given_back_is_not_waited_for() -> None:
+    denied = Denied()
+    denied.ledger.end(denied.ledger.begin_revoke([PARTITION]))
+    denied.clock.advance(RETRY_SECONDS)
+    denied.consumer.highwaters[TopicPartition(*OTHER)] = 7
+    denied.topics.watch(denied.consumer)
+    assert (denied.topics._blocked, denied.topics._again_at) == (set(), {})

@@ -98,6 +98,7 @@ class DeniedTopics:
         self._retry_seconds = retry_seconds
         self._clock = clock
         self._again_at: dict[str, float] = {}
+        self._blocked: set[Partition] = set()  # until each was fetched again, or is no longer owned
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -114,19 +115,28 @@ class DeniedTopics:
             message = f"{topic} may not be read by this user any more (TOPIC_AUTHORIZATION_FAILED): grant READ on it"
             for assignment in self._open_partitions(topic):
                 client_internals.forget_high_watermark(consumer, TopicPartition(*assignment.partition))
+                self._blocked.add(assignment.partition)
                 block = _block(assignment.partition)
                 self._status.block(block, message, retry_in=self._retry_seconds, owner=_OF_RIGHTS)
 
     def watch(self, consumer: Any) -> None:
-        """Unblock what was fetched again: the client has a high watermark after a fetch that succeeds."""
+        """Unblock what was fetched again: the client has a high watermark after a fetch that succeeds.
+
+        A partition that is opened again meanwhile, since its log was cut or is another one, is still blocked.
+        """
         for topic, again_at in list(self._again_at.items()):
             if self._clock() < again_at:
                 continue
-            owned = self._open_partitions(topic)
-            readable = [one for one in owned if _has_high_watermark(consumer, one.partition)]
-            for assignment in readable:
-                self._status.unblock(_block(assignment.partition), owner=_OF_RIGHTS)
-            if len(readable) == len(owned):
+            readable = {
+                one.partition
+                for one in self._open_partitions(topic)
+                if one.partition in self._blocked and _has_high_watermark(consumer, one.partition)
+            }
+            for partition in sorted(readable):
+                self._status.unblock(_block(partition), owner=_OF_RIGHTS)
+            self._blocked -= readable
+            self._blocked = {partition for partition in self._blocked if self._ledger.assignment(partition) is not None}
+            if not any(partition.topic == topic for partition in self._blocked):
                 del self._again_at[topic]
 
     def _open_partitions(self, topic: str) -> list[Assignment]:
