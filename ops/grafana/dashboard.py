@@ -790,15 +790,21 @@ def _topics() -> Sequence[Panel]:
         .links([runbook("ossvectorsunassignedpartitions")]),
         graph(
             "Missing topics, partitions without a leader",
-            "1 for a topic that is not there, the dead-letter topic too; and partitions that no broker leads. 0 is good.",
+            "1 for a topic that is not there, the dead-letter topic too; and partitions that no broker leads, or whose commits "
+            "alone are refused. 0 is good.",
             "none",
             query(f"max by (topic) ({of('oss_vectors_topic_missing')})", "{{topic}}: missing"),
             query(f"max by (topic) ({of('oss_vectors_leaderless_partitions')})", "{{topic}}: without a leader"),
+            query(f"sum by (topic) ({of('oss_vectors_refused_commit_partitions')})", "{{topic}}: commits refused"),
         )
         .decimals(0)
         .axis_soft_max(1)
         .links(
-            [runbook("ossvectorstopicmissing"), runbook("ossvectorsleaderlesspartitions").title("What to do: leaders")]
+            [
+                runbook("ossvectorstopicmissing"),
+                runbook("ossvectorsleaderlesspartitions").title("What to do: leaders"),
+                runbook("ossvectorscommitsfailing").title("What to do: commits"),
+            ]
         ),
     )
 

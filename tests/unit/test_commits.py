@@ -26,7 +26,7 @@ class Bench:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.ledger = Ledger(["vectors", "denied"], self.clock)
-        self.metrics = Metrics(self.ledger, Status(0.0), ["vectors"], [])
+        self.metrics = Metrics(self.ledger, Status(0.0), ["vectors", "denied"], [])
         self.counted: list[BaseException] = []
         self.fenced = 0
         self.shown: list[str] = []
@@ -193,6 +193,7 @@ def test_what_was_accepted_beside_a_refused_topic_is_entered(caplog: pytest.LogC
         {"topic": "denied", "error": "TopicAuthorizationFailedError"}
     ]
     assert bench.shown == ["commits are refused for denied (TopicAuthorizationFailedError)"]
+    assert [bench.value("refused_commit_partitions", topic=topic) for topic in ("vectors", "denied")] == [0, 1]
 
 
 @pytest.mark.parametrize("code", [UNKNOWN_TOPIC, TOPIC_DENIED])
@@ -206,6 +207,7 @@ def test_a_refused_partition_is_left_out_for_a_while_and_then_tried_again(code: 
     bench.code = OK
     bench.commit(6, 7)
     assert (bench.other.committed, bench.shown[-1]) == (7, "")
+    assert bench.value("refused_commit_partitions", topic="denied") == 0
     bench.commit(8, 9)
     assert bench.other.committed == 9
 

@@ -60,6 +60,7 @@ truncated_offsets_total counter topic
 commits_total counter result
 last_commit_timestamp_seconds gauge
 committed_offset_moved_timestamp_seconds gauge
+refused_commit_partitions gauge topic
 coordinator_unavailable_seconds gauge
 topic_missing gauge topic
 topic_partitions gauge topic

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -199,12 +200,15 @@ class Commits:
                 self._show_refused()
 
     def _show_refused(self) -> None:
-        """Show what is refused of what is still owned.
+        """Show and count what is refused of what is still owned.
 
         The answer to a commit may be entered after the partition was given back, for which `forget` was called then.
         """
         self._refused = {one: why for one, why in self._refused.items() if one.phase is not Phase.FENCED}
         reasons = sorted({f"{one.partition.topic} ({why})" for one, (why, _) in self._refused.items()})
+        counts = Counter(one.partition.topic for one in self._refused)
+        for topic in self._metrics.topics:
+            self._metrics.refused_commit_partitions.labels(topic).set(counts[topic])
         self._show(f"commits are refused for {', '.join(reasons)}" if reasons else "")
 
     def _is_left_out(self, assignment: Assignment, now: float) -> bool:

@@ -180,6 +180,12 @@ class Metrics:
             unit="seconds",
             registry=r,
         )
+        self.refused_commit_partitions = Gauge(
+            "oss_vectors_refused_commit_partitions",
+            "Owned partitions whose commits the broker refuses, while it accepts others; they are tried again every 30 s.",
+            ["topic"],
+            registry=r,
+        )
         self.coordinator_unavailable = Gauge(
             "oss_vectors_coordinator_unavailable_seconds",
             "Seconds for which no broker has coordinated the group; 0 while one does.",
@@ -321,6 +327,7 @@ class Metrics:
         for cause in CAUSES:
             self.suspect_vectors.labels(topic, cause)
         self.truncated_offsets.labels(topic)
+        self.refused_commit_partitions.labels(topic)
         self.kafka_client_fetched_bytes.labels(topic)
         for reason in Reason:
             self.dead_letters.labels(topic, reason.value)
