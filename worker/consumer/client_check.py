@@ -78,7 +78,7 @@ PARTS: Final = (
     Part(_COORDINATOR, "attributes", ("coordinator_id", "_join_task", "_assignors", "rejoining")),
     Part(_COORDINATOR, "methods", ("coordinator()", "coordinator_dead(.)", "_failed_request(. . .)")),
     Part(_ASSIGNOR, "attributes", ("member_assignment",)),
-    Part(_CLUSTER, "attributes", ("_topics", "_need_update", "need_update")),
+    Part(_CLUSTER, "attributes", ("_topics", "_need_update", "need_update", "cluster_id")),
     Part(
         _CLUSTER,
         "methods",

@@ -276,7 +276,7 @@ def topic_id(consumer: Any, topic: str) -> Any:
 
 def cluster_id(consumer: Any) -> str | None:
     """Return the cluster's id; None where it has none, or no broker has answered yet."""
-    found: str | None = getattr(consumer._cluster, "cluster_id", None)
+    found: str | None = consumer._cluster.cluster_id
     return found
 
 
