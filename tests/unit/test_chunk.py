@@ -17,7 +17,7 @@ def item(key: str, *, is_delete: bool = False) -> Item:
 
 def failure(blame: Blame, *, while_sending: bool = False) -> Transient:
     """Return an answer that blames the records or not."""
-    return Transient("failed", kind=RetryReason.SERVER, blame=blame, while_sending=while_sending)
+    return Transient("failed", kind=RetryReason.SERVER, status=400, blame=blame, while_sending=while_sending)
 
 
 def keys_of(chunks: list[Chunk]) -> list[list[str]]:
