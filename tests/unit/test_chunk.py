@@ -17,7 +17,7 @@ def item(key: str, *, is_delete: bool = False) -> Item:
 
 def failure(blame: Blame, *, while_sending: bool = False) -> Transient:
     """Return an answer that blames the records or not."""
-    return Transient("failed", kind=RetryReason.SERVER, blame=blame, while_sending=while_sending)
+    return Transient("failed", kind=RetryReason.SERVER, status=400, blame=blame, while_sending=while_sending)
 
 
 def keys_of(chunks: list[Chunk]) -> list[list[str]]:
@@ -40,7 +40,7 @@ def test_a_batch_of_one_kind_is_one_chunk() -> None:
     ids=["odd", "even", "one"],
 )
 def test_halves_have_all_records_once(keys: str, halves: list[list[str]]) -> None:
-    assert keys_of(Chunk([item(key) for key in keys]).halves()) == halves
+    assert keys_of(Chunk([item(key) for key in keys]).halves(accepted=0)) == halves
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,23 @@ def test_others_pass_only_if_they_were_accepted_after_the_first_doubt_and_before
     doubt.note(accepted=9)  # the first answer counts, not this one
     assert not doubt.others_pass(accepted_when_sent=7)
     assert doubt.others_pass(accepted_when_sent=8)
+
+
+def test_what_was_accepted_before_the_last_failures_does_not_count() -> None:
+    doubt = Doubt()
+    for accepted in (7, 9, 9, 9):
+        doubt.note(accepted)
+    assert not doubt.others_pass(accepted_when_sent=9)
+    assert doubt.others_pass(accepted_when_sent=10)
+    assert doubt.count == 4
+
+
+def test_a_half_fails_while_others_are_accepted_once_its_other_half_is() -> None:
+    chunk, _ = Chunk([item("a"), item("b")]).halves(accepted=5)
+    assert not chunk.is_suspect
+    chunk.accepted_when_sent = 5
+    chunk.note(failure(Blame.PROXY), accepted=5)
+    assert not chunk.is_suspect
+    chunk.accepted_when_sent = 6
+    chunk.note(failure(Blame.PROXY), accepted=6)
+    assert (chunk.is_suspect, chunk.is_proven, chunk.suspicion.count) == (True, True, 2)

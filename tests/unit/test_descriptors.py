@@ -16,6 +16,7 @@ from worker.records.formats.framing import Framed
 from worker.registry import protoc
 from worker.registry.bounds import MOST_ADDED, MOST_NAME
 from worker.registry.client import SchemaText, UnusableSchema
+from worker.registry.descriptors import FEW_SYMBOLS
 from worker.registry.protobuf import ProtobufReader
 
 SECONDS: Final = 2.0  # of CPU, where it takes hundredths
@@ -114,6 +115,14 @@ def of_a_large_closed_enum() -> tuple[str, bytes]:
     return f'syntax = "proto2"; message R {{ repeated E e = 1; optional E one = 2; }} enum E {{ {symbols} }}', body
 
 
+def of_a_closed_enum_of_few_symbols() -> tuple[str, bytes]:
+    """Return values of the largest enum that the library reads itself."""
+    numbers = range(5_000, 5_000 + 3_000 * FEW_SYMBOLS, 3_000)
+    symbols = "".join(f"V{number} = {number};" for number in numbers)
+    body = (b"\x08" + varint(numbers[-1])) * (MEGABYTE // 4)
+    return f'syntax = "proto2"; message R {{ optional E one = 1; }} enum E {{ {symbols} }}', body
+
+
 def of_many_extensions() -> tuple[str, bytes]:
     """Return a message with many extensions, and the last of them again and again."""
     numbers = range(20_000, 40_000)
@@ -123,7 +132,10 @@ def of_many_extensions() -> tuple[str, bytes]:
     return f'syntax = "proto2"; message R {{ extensions 20000 to max; }} extend R {{ {fields} }}', body
 
 
-@pytest.mark.parametrize("make", [of_colliding_numbers, of_a_large_closed_enum, of_many_extensions])
+@pytest.mark.parametrize(
+    "make",
+    [of_colliding_numbers, of_a_large_closed_enum, of_a_closed_enum_of_few_symbols, of_many_extensions],
+)
 def test_no_megabyte_costs_more_than_its_bytes_by_what_its_schema_says(make: Callable[[], tuple[str, bytes]]) -> None:
     text, body = make()
     reader = ProtobufReader(schema(text))

@@ -377,7 +377,7 @@ def test_what_is_ours_of_a_resting_batch_keeps_its_place_when_another_partition_
     bench.lane.done(flight)
     bench.work()
     assert bench.numbers() == {"x": 1}
-    assert (bench.settled(), bench.ledger.buffer_bytes) == (2, 0)
+    assert (bench.settled() + bench.settled(Outcome.SUPERSEDED), bench.ledger.buffer_bytes) == (2, 0)
 
 
 def test_what_rests_takes_one_slot_in_four() -> None:
@@ -468,3 +468,136 @@ def test_deletes_that_are_too_large_leave_the_bodies_of_puts_as_they_are() -> No
     assert flight is not None
     flight.chunks += bench.lane._courier._step(flight.take())
     assert ([len(chunk.items) for chunk in flight.chunks], bench.lane.max_body_bytes()) == ([2, 2], before)
+
+
+# -- an outage is no fault of the records
+
+
+@pytest.mark.parametrize(
+    "answer", [SERVERS_500, RESET, OF_PROXY[502], OF_PROXY[403]], ids=["500", "reset", "502", "403"]
+)
+def test_an_outage_that_begins_between_two_batches_splits_and_blames_none(answer: Answer | SinkError) -> None:
+    """A batch fails as the outage begins, one that left before is accepted, and then the service is away for all."""
+    bench = Bench()
+    keys = [f"k{number}" for number in range(64)]
+    bench.queue(keys)
+    flight = bench.lane.pop()
+    assert flight is not None
+    bench.service.is_away = answer
+    flight.put_back(bench.lane._courier._step(flight.take()))
+    bench.lane.state.note_accepted()
+    for _ in range(100):
+        flight.put_back(bench.lane._courier._step(flight.take()))
+    assert len(flight.chunks) <= 2
+    assert (bench.letters, STUCK in bench.blocks()) == ([], answer is SERVERS_500)
+    bench.service.is_away = None
+    bench.lane._courier.deliver(flight)
+    bench.lane.done(flight)
+    bench.work(2 * RETRY_MAX)
+    assert (set(bench.service.vectors), bench.letters, bench.blocks()) == (set(keys), [], set())
+
+
+def test_a_single_record_is_not_blamed_for_an_outage_after_another_was_accepted() -> None:
+    bench = Bench()
+    bench.service.is_away = SERVERS_500
+    bench.queue(["a"])
+    flight = bench.lane.pop()
+    assert flight is not None
+    flight.put_back(bench.lane._courier._step(flight.take()))
+    bench.lane.state.note_accepted()
+    for _ in range(20 * ISOLATED_ATTEMPTS):
+        flight.put_back(bench.lane._courier._step(flight.take()))
+    assert (bench.letters, len(flight.chunks)) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    "answer", [OF_PROXY[413], RESET, OF_PROXY[502], OF_PROXY[403]], ids=["413", "reset", "502", "403"]
+)
+def test_one_bad_record_in_each_batch_does_not_stop_the_good_ones(answer: Answer | SinkError) -> None:
+    bench = Bench(slots=1)
+    for number in range(6):
+        bench.service.refused[f"bad{number}"] = answer
+        bench.queue([*(f"good{number}-{place}" for place in range(7)), f"bad{number}"])
+    bench.work(100 * RETRY_MAX)
+    assert len(bench.service.vectors) == 42
+    assert bench.blocks() == {STUCK}
+
+
+def test_a_newer_version_of_what_a_firewall_refuses_blocks_nothing_where_nothing_else_is_sent() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[403]
+    bench.queue(["k"])
+    for number in range(10):
+        bench.queue([f"a{number}"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    assert bench.blocks() == {STUCK}
+    bench.queue(["k"])
+    bench.work(5 * RETRY_MAX)
+    assert bench.blocks() == {STUCK}
+
+
+def test_a_version_that_is_superseded_by_one_of_another_partition_is_reported_no_more() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[413]
+    bench.queue(["k"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    bench.queue(["k"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    assert {block.partition for block in bench.blocks()} == {0, 1}
+    bench.service.refused.clear()
+    bench.work(2 * RETRY_MAX)
+    assert (bench.blocks(), bench.lane.is_idle) == (set(), True)
+
+
+def test_a_slot_does_not_wait_for_the_rest_of_a_batch_of_which_a_newer_version_was_written() -> None:
+    bench = Bench(slots=1)
+    bench.service.refused |= {"k": OF_PROXY[413], "j": OF_PROXY[413]}
+    bench.queue(["k", "j"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    (flight,) = bench.lane._resting
+    for chunk in flight.chunks:
+        chunk.not_before = bench.clock() + RETRY_MAX
+    del bench.service.refused["k"]
+    bench.queue(["k"])
+    begun = bench.clock()
+    assert bench.lane.pop() is flight
+    bench.lane._courier.deliver(flight)
+    assert (bench.clock(), [one.key for chunk in flight.chunks for one in chunk.items]) == (begun, ["j"])
+
+
+def test_any_number_of_newer_versions_takes_the_place_of_what_rests() -> None:
+    bench = Bench()
+    bench.service.refused |= {"k": OF_PROXY[413], "j": OF_PROXY[413]}
+    bench.queue(["k"])
+    bench.queue(["j"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    for flight in bench.lane._resting:
+        for chunk in flight.chunks:
+            chunk.not_before = 0.0 if "j" in flight.keys else bench.clock() + RETRY_MAX
+    other = bench.lane.pop()  # it has the one slot of those that rested
+    assert other is not None
+    for _ in range(1_500):
+        bench.queue(["k"])
+    assert bench.lane.pop() is None
+    bench.lane._courier.deliver(other)
+    bench.lane.done(other)
+    bench.service.refused.clear()
+    bench.work(2 * RETRY_MAX)
+    assert (bench.numbers()["k"], bench.settled(Outcome.SUPERSEDED)) == (1_501, 1_500)
+
+
+def test_few_records_rest() -> None:
+    bench = Bench()
+    bench.service.refused |= {f"bad{number}": OF_PROXY[413] for number in range(120)}
+    bench.queue([f"bad{number}" for number in range(120)])
+    bench.queue(["a"], OTHER)
+    bench.work(2 * RETRY_MAX)
+    assert [len(flight.keys) for flight in bench.lane._resting] == [120]
+    bench.clock.advance(-10 * RETRY_MAX)  # none of them is due
+    bench.queue(["worse"])
+    flight = bench.lane.pop()
+    assert flight is not None
+    assert (list(flight.keys), flight.may_rest, flight.may_rest_in_outage) == (["worse"], False, True)

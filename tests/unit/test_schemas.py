@@ -2,9 +2,10 @@
 
 import random
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -190,6 +191,51 @@ def test_an_outage_between_two_answers_blocks_and_what_was_not_known_is_asked_fo
     bench.book.given = {"x"}
     bench.wait_and_round()
     assert bench.counted[-1] is SchemaAnswer.FOUND
+
+
+class Shared(dict[Hashable, Any]):
+    """Lets another thread run after each look-up that finds something, as the interpreter may."""
+
+    def __init__(self, other: Callable[[], None]) -> None:
+        super().__init__()
+        self._other = other
+
+    def _let_the_other_run(self) -> None:
+        thread = threading.Thread(target=self._other)
+        thread.start()
+        thread.join(20.0)
+
+    def __contains__(self, schema: object) -> bool:
+        found = super().__contains__(schema)
+        if found:
+            self._let_the_other_run()
+        return found
+
+    def get(self, schema: Hashable, default: Any = None) -> Any:
+        found = super().get(schema, default)
+        if found:
+            self._let_the_other_run()
+        return found
+
+
+@pytest.mark.parametrize("name", ["_doubts", "_failures", "_again_at"])
+def test_the_main_loop_forgets_no_schema_in_the_middle_of_a_look_at_it(name: str) -> None:
+    bench = Bench()
+    came_between: list[str] = []
+
+    def main_loop() -> None:
+        if bench.fetcher._change.acquire(blocking=False):  # else it waits there until the look is over
+            bench.fetcher.want({})
+            bench.fetcher._change.release()
+            came_between.append(name)
+
+    shared = Shared(main_loop)
+    setattr(bench.fetcher, name, shared)
+    for unknown in (1, 0, 2):  # not known, then away, then not known again
+        bench.book.unknown = {"x": unknown}
+        bench.fetcher.want({"x": A})
+        bench.fetcher.fetch(["x"])
+    assert (came_between, bench.book.asked) == ([], ["x", "x", "x"])
 
 
 def test_of_many_schemas_that_the_registry_does_not_know_most_are_believed_at_once() -> None:

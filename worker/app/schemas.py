@@ -82,7 +82,9 @@ class SchemaFetcher:
         self._backoff = backoff
         self._close = close
         self._clock = clock
-        self._change = threading.Condition()
+        self._change = (
+            threading.Condition()
+        )  # held by whoever reads or changes what follows, but for a look at _is_stopping
         self._wanted: Mapping[Hashable, frozenset[str]] = {}
         self._failures: dict[Hashable, int] = {}  # failed attempts of each schema that is wanted
         self._doubts: dict[Hashable, int] = {}  # how often each was not known, where that is not believed yet
@@ -183,10 +185,11 @@ class SchemaFetcher:
 
     def _may_doubt(self, schema: Hashable) -> bool:
         """Return whether it is not believed yet that the registry does not know a schema."""
-        if schema in self._doubts:
-            return self._doubts[schema] < len(ASK_AGAIN_SECONDS)
-        times = self._doubted_at
-        return len(times) < MOST_DOUBTED or self._clock() - times[0] >= _MINUTE
+        with self._change:  # the main loop forgets what it no longer wants
+            if schema in self._doubts:
+                return self._doubts[schema] < len(ASK_AGAIN_SECONDS)
+            times = self._doubted_at
+            return len(times) < MOST_DOUBTED or self._clock() - times[0] >= _MINUTE
 
     def _doubt(self, schema: Hashable) -> None:
         """Let a schema that the registry does not know be asked for again."""

@@ -1,5 +1,6 @@
 """The records of one request: a chunk of a batch, and what the service has said to it so far."""
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,21 +11,25 @@ SPLIT_AFTER: Final = 3  # failures for which a chunk may be the cause
 
 
 class Doubt:
-    """Counts failures for which a chunk may be the cause, and knows whether other requests were accepted since the first."""
+    """Counts failures for which a chunk may be the cause, and knows whether others are accepted while it fails.
 
-    def __init__(self, since: int | None = None) -> None:
-        """`since` is how many requests of the index had been accepted at the first failure, where there was one before."""
+    Only its last failures count: in an outage nothing is accepted between them, whatever was accepted before.
+    """
+
+    def __init__(self, accepted: int | None = None) -> None:
+        """`accepted` is how many requests of the index have been accepted until now, where that counts as a failure before."""
         self.count = 0
-        self.since = since
+        self._accepted = deque(
+            () if accepted is None else (accepted,), maxlen=SPLIT_AFTER
+        )  # at each of the last failures
 
     def note(self, accepted: int) -> None:
         """Note a failure; the index has accepted so many requests until now."""
-        if self.since is None:
-            self.since = accepted
+        self._accepted.append(accepted)
         self.count += 1
 
     def others_pass(self, accepted_when_sent: int) -> bool:
-        """Return whether others were accepted between the first of these failures and the chunk's last attempt.
+        """Return whether others were accepted between the first of the last failures and the chunk's last attempt.
 
         What is accepted after that attempt left does not count:
 
@@ -32,19 +37,20 @@ class Doubt:
         2. The outage ends, and another request is accepted.
         3. The answer to the chunk comes. It is still the outage's.
         """
-        return bool(self.count) and self.since is not None and accepted_when_sent > self.since
+        return bool(self.count) and accepted_when_sent > self._accepted[0]
 
 
 class Chunk:
     """Some records of a batch, all puts or all deletes, that are sent together until they have their outcome."""
 
-    def __init__(self, items: list[Item], suspicion: Doubt | None = None) -> None:
+    def __init__(self, items: list[Item], suspicion: Doubt | None = None, *, is_proven: bool = False) -> None:
         self.replace_items(items)
         self.not_before = 0.0  # when it may be sent again, in the clock's seconds
         self.attempts = 0
         self.suspicion = suspicion or Doubt()  # failures that the records may cause, whoever answered, or no one
         self.doubt = Doubt()  # answers that may blame them, of the service or of something on the way
         self.service_doubt = Doubt()
+        self.is_proven = is_proven  # a single record, of which a version failed while others were accepted
         self.write_timeouts = 0
         self.accepted_when_sent = 0  # requests of the index that had been accepted when this was last sent
         self.waits_for_lease = False
@@ -70,13 +76,8 @@ class Chunk:
         return all(assignment.is_live for assignment in self.assignments)
 
     @property
-    def others_pass(self) -> bool:
-        """Whether others were accepted between the first answer that may blame it and its last attempt."""
-        return self.doubt.others_pass(self.accepted_when_sent)
-
-    @property
     def is_suspect(self) -> bool:
-        """Whether it, or the chunk that it was a part of, fails while others are accepted."""
+        """Whether it fails while others are accepted, the other half of the chunk that it was a part of among them."""
         return self.suspicion.others_pass(self.accepted_when_sent)
 
     @property
@@ -89,18 +90,17 @@ class Chunk:
         """Whether its failures may be those of an outage: several records, or the service's 500, and no others are accepted."""
         return not self.is_single or (self.service_doubt.count > 0 and not self.is_suspect)
 
-    def halves(self) -> "list[Chunk]":
-        """Return two chunks with its records, one if it is a single record."""
+    def halves(self, accepted: int) -> "list[Chunk]":
+        """Return two chunks with its records, one if it is a single record; the index has accepted so many requests until now."""
         middle = len(self.items) // 2
-        return [
-            Chunk(items, Doubt(self.suspicion.since)) for items in (self.items[:middle], self.items[middle:]) if items
-        ]
+        return [Chunk(items, Doubt(accepted)) for items in (self.items[:middle], self.items[middle:]) if items]
 
     def note(self, error: SinkError, accepted: int) -> None:
         """Count an attempt that failed; the index has accepted so many requests until now."""
         self.attempts += 1
         if may_be_of_records(error):
             self.suspicion.note(accepted)
+            self.is_proven = self.is_proven or (self.is_single and self.is_suspect)
         if not isinstance(error, Transient):
             return
         if error.blame is not Blame.NONE:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from worker.delivery.batch import Item
-from worker.delivery.chunk import SPLIT_AFTER, Chunk, chunks_of, may_be_of_records
+from worker.delivery.chunk import Chunk, chunks_of, may_be_of_records
 from worker.delivery.flight import Flight
 from worker.delivery.index_state import IndexState
 from worker.delivery.pace.backoff import Backoff
@@ -99,8 +99,10 @@ class Courier:
                 attempts = chunk.attempts
                 if flight.put_back(self._step(chunk)):
                     on_freed()
-                if chunk.attempts > attempts and flight.should_rest() and not self._state.is_stopping:
-                    return
+                if flight.should_rest() and not self._state.is_stopping:
+                    was_sent_in_vain = chunk.attempts > attempts
+                    if was_sent_in_vain or flight.due_at() > self._clock():
+                        return
         finally:
             self._leave_queue()
 
@@ -274,11 +276,11 @@ class Courier:
         return [chunk]
 
     def _is_stuck(self, chunk: Chunk) -> bool:
-        """Return whether a chunk of several records keeps failing, with 500 or the like, while nothing else is accepted.
+        """Return whether a chunk of several records keeps failing, for what may be their fault, while nothing else is accepted.
 
         That does not show whether the records or the service is at fault: batches that share a key with the chunk wait for it.
         """
-        return chunk.doubt.count >= SPLIT_AFTER and not chunk.others_pass and not chunk.is_single
+        return chunk.keeps_failing and not chunk.is_suspect and not chunk.is_single
 
     def _probe(self, chunk: Chunk, admission: Admission) -> list[Chunk]:
         """Send one record of a stuck chunk alone, another each time. If it is accepted, the fault is in the rest: split it."""
@@ -305,7 +307,7 @@ class Courier:
 
     def _split(self, chunk: Chunk) -> list[Chunk]:
         self._metrics.bisects.labels(self._state.index).inc()
-        return chunk.halves()
+        return chunk.halves(self._state.accepted)
 
     def _retry_later(self, chunk: Chunk, error: SinkError) -> None:
         log.warning(
@@ -318,7 +320,7 @@ class Courier:
             },
         )
         # What something on the way says of these records alone holds up no others.
-        is_of_chunk = not error.request_id and chunk.is_suspect
+        is_of_chunk = not error.request_id and (chunk.is_suspect or chunk.is_proven)
         if isinstance(error, TargetError) and not is_of_chunk:
             self._state.block(error.block, error, self._delivery.retry_max_seconds)
             self._pacer.close_for(self._delivery.retry_max_seconds)
@@ -361,10 +363,10 @@ class Courier:
                 item.element,
             )
         )
-        # From here on the bytes count for the dead letter. The batch keeps the item, with its key, until the batch is done.
+        # From here on the bytes count for the dead letter.
         item.message, item.fragment = BareMessage(item.offset, item.message.timestamp), None
         self._stuck.clear([item])
-        return [Chunk([older])] if older is not None else []
+        return [Chunk([older], is_proven=chunk.is_proven)] if older is not None else []
 
 
 def _verdict(error: SinkError) -> Verdict:

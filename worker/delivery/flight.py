@@ -19,15 +19,19 @@ class Flight:
         self.keys: Collection[str] = batch.items.keys()
         self.may_rest = self.may_rest_in_outage = True
         self.has_rested = False
+        self._note_chunks()
+
+    def _note_chunks(self) -> None:
+        self._assignments = {assignment for chunk in self.chunks for assignment in chunk.assignments}
+        self.rests_in_outage = self._may_be_of_outage()
+        """Whether its failures may be those of an outage. It holds while it rests."""
 
     @property
     def is_live(self) -> bool:
-        """Whether all its partitions are still ours."""
-        return all(chunk.is_live for chunk in self.chunks)
+        """Whether all its partitions are still ours. It holds while it rests."""
+        return all(assignment.is_live for assignment in self._assignments)
 
-    @property
-    def may_be_of_outage(self) -> bool:
-        """Whether its failures may be those of an outage."""
+    def _may_be_of_outage(self) -> bool:
         return any(chunk.may_be_of_outage for chunk in self.chunks)
 
     def take(self) -> Chunk:
@@ -46,13 +50,18 @@ class Flight:
 
     def should_rest(self) -> bool:
         """Return whether it should give up its slot: all that is left keeps failing."""
-        if not (self.may_rest_in_outage if self.may_be_of_outage else self.may_rest):
+        if not (self.may_rest_in_outage if self._may_be_of_outage() else self.may_rest):
             return False
         return bool(self.chunks) and all(chunk.keeps_failing and chunk.is_live for chunk in self.chunks)
 
+    def rest(self) -> None:
+        """Note that it has given up its slot."""
+        self.has_rested = True
+        self._note_chunks()
+
     def due_at(self) -> float:
-        """Return when the slot should continue, in the clock's seconds; at once if a partition is not ours any more."""
-        return min(chunk.not_before if chunk.is_live else 0.0 for chunk in self.chunks)
+        """Return when the first chunk may be sent again, in the clock's seconds."""
+        return min(chunk.not_before for chunk in self.chunks)
 
     def supersede(self, item: Item) -> None:
         """Let a newer version of one of the keys take the place of the one that rests, which is kept with it."""
@@ -65,5 +74,6 @@ class Flight:
                     self.chunks.remove(chunk)
                 else:
                     chunk.replace_items([one for one in chunk.items if one is not resting])
-                self.chunks.append(Chunk([item]))
+                self.chunks.append(Chunk([item], is_proven=chunk.is_proven))
+                self._note_chunks()
                 return

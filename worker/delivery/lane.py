@@ -30,8 +30,10 @@ from worker.telemetry.metrics import Metrics
 
 _LEAST_SLOTS: Final = 2
 _LOOK_AHEAD: Final = 16  # queued batches that are searched for one that may leave
-_MOST_RESTING_IN_OUTAGE: Final = 16  # as many bad records in a row, beside those in the slots, may look like an outage
-_MOST_RESTING: Final = 100  # each sends a request every `retry_max_seconds`, on average twice as often
+_MOST_RESTING_IN_OUTAGE: Final = (
+    16  # batches: so many bad ones in a row, beside those in the slots, look like an outage
+)
+_MOST_RESTING: Final = 100  # records; a single one sends a request every `retry_max_seconds`, on average twice as often
 _RESTING_SHARE: Final = 4  # one slot in four, and at least one, may be busy with batches that rested
 
 
@@ -97,38 +99,41 @@ class Lane:
     def _pop(self) -> Flight | None:
         if len(self._in_flight) >= self._slots:
             return None
-        resting, place = self._due(), self._first_free()
-        if resting is not None and (place is None or not self._is_turn_of_queue):
-            self._resting.remove(resting)
-            self._is_turn_of_queue = True
-            return self._leaves(resting)
-        if place is None:
-            return None
-        self._is_turn_of_queue = False
-        batch = self._queue[place]
-        del self._queue[place]
-        flight = Flight(self._without_resting_keys(batch))
-        # Where all of it has taken the place of what rests, something else may leave.
-        return self._leaves(flight) if flight.chunks else self._pop()
+        while True:
+            resting, place = self._due(), self._first_free()
+            if resting is not None and (place is None or not self._is_turn_of_queue):
+                self._resting.remove(resting)
+                self._is_turn_of_queue = True
+                return self._leaves(resting)
+            if place is None:
+                return None
+            self._is_turn_of_queue = False
+            batch = self._queue[place]
+            del self._queue[place]
+            flight = Flight(self._without_resting_keys(batch))
+            if flight.chunks:  # else all of it has taken the place of what rests
+                return self._leaves(flight)
 
     def _leaves(self, flight: Flight) -> Flight:
-        flight.may_rest = len(self._resting) < _MOST_RESTING
-        flight.may_rest_in_outage = sum(one.may_be_of_outage for one in self._resting) < _MOST_RESTING_IN_OUTAGE
+        flight.may_rest = sum(len(one.keys) for one in self._resting) < _MOST_RESTING
+        flight.may_rest_in_outage = sum(one.rests_in_outage for one in self._resting) < _MOST_RESTING_IN_OUTAGE
         self._in_flight.append(flight)
         return flight
 
-    def _next_resting(self) -> Flight | None:
-        """Return the resting batch that is due first; None if there is none, or enough of them have a slot."""
-        if not self._resting:
+    def _next_resting(self) -> tuple[Flight, float] | None:
+        """Return the resting batch that is to continue first, and when; None if there is none, or enough of them have a slot."""
+        for flight in self._resting:
+            if not flight.is_live:
+                return flight, 0.0  # to be dropped
+        if not self._resting or sum(one.has_rested for one in self._in_flight) >= max(1, self._slots // _RESTING_SHARE):
             return None
         flight = min(self._resting, key=Flight.due_at)
-        have_slots = sum(one.has_rested for one in self._in_flight)
-        return flight if have_slots < max(1, self._slots // _RESTING_SHARE) or not flight.is_live else None
+        return flight, flight.due_at()
 
     def _due(self) -> Flight | None:
-        """Return the resting batch that may be sent again, None if there is none."""
-        flight = self._next_resting()
-        return flight if flight is not None and flight.due_at() <= self.state.clock() else None
+        """Return the resting batch that is to continue now, None if there is none."""
+        found = self._next_resting()
+        return found[0] if found is not None and found[1] <= self.state.clock() else None
 
     def _first_free(self) -> int | None:
         """Return the place in the queue of the first batch that may leave."""
@@ -171,7 +176,7 @@ class Lane:
         with self._lock:
             self._in_flight.remove(flight)
             if flight.chunks:
-                flight.has_rested = True
+                flight.rest()
                 self._resting.append(flight)
             if self._queue or self._resting:
                 self._arrival.notify_all()
@@ -281,5 +286,5 @@ class Lane:
                     self._idle -= 1
 
     def _seconds_until_due(self) -> float | None:
-        flight = self._next_resting()
-        return None if flight is None else max(0.0, flight.due_at() - self.state.clock())
+        found = self._next_resting()
+        return None if found is None else max(0.0, found[1] - self.state.clock())

@@ -8,6 +8,8 @@ from worker.errors import BlockReason, SinkError
 from worker.ledger import Partition
 from worker.telemetry.state import Block, Status
 
+_Place = tuple[Partition, int, int | None]
+
 
 class StuckRecords:
     """Reports the partitions of records that are stuck, until none of these is left. Thread-safe."""
@@ -15,7 +17,7 @@ class StuckRecords:
     def __init__(self, status: Status, index: str) -> None:
         self._status = status
         self._index = index  # records of one partition may go to several
-        self._partitions: dict[str, Partition] = {}  # by the record's key
+        self._partitions: dict[_Place, Partition] = {}
         self._lock = threading.Lock()
 
     def report(self, items: Iterable[Item], error: SinkError, retry_in: float) -> None:
@@ -23,20 +25,25 @@ class StuckRecords:
         first: dict[Partition, int] = {}
         with self._lock:
             for item in items:
-                partition = self._partitions[item.key] = item.assignment.partition
+                partition = self._partitions[_place_of(item)] = item.assignment.partition
                 first[partition] = min(item.offset, first.get(partition, item.offset))
             for partition, offset in first.items():
                 where = f"{partition} offset {offset}"
                 self._status.block(_block_of(partition), where, quote=str(error), retry_in=retry_in, owner=self._index)
 
     def clear(self, items: Iterable[Item]) -> None:
-        """Forget records that have their outcome, or are not ours any more."""
+        """Forget records that have their outcome or are not ours any more, and those that they superseded."""
         if not self._partitions:
             return
+        places = [_place_of(version) for item in items for version in item.versions()]
         with self._lock:
-            cleared = {self._partitions.pop(item.key) for item in items if item.key in self._partitions}
+            cleared = {self._partitions.pop(place) for place in places if place in self._partitions}
             for partition in cleared.difference(self._partitions.values()):
                 self._status.unblock(_block_of(partition), owner=self._index)
+
+
+def _place_of(item: Item) -> _Place:
+    return item.assignment.partition, item.offset, item.element
 
 
 def _block_of(partition: Partition) -> Block:

@@ -14,7 +14,7 @@ is in the message also where it was not sent: a number as 0, a boolean as false,
 empty bytes and an empty list are left out, so that an empty key lets the Kafka key count.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
@@ -30,15 +30,17 @@ from worker.registry import protoc, texts
 from worker.registry.bounds import MOST_ADDED, TOO_LONG
 from worker.registry.client import SchemaText, UnusableSchema
 from worker.registry.descriptors import Originals, simplify
+from worker.registry.indexes import end_of_indexes, read_indexes
 from worker.registry.packed import DOUBLE, SINGLE, Packed, as_list
 from worker.words import clean
 
 MOST_VALUES: Final = 200_000
 """Of one message, but for lists of numbers and texts."""
-_MOST_INDEXES: Final = 64  # as deep as messages may be nested in a schema
+_NOT_UTF8: Final = "a string is not UTF-8"
 _MESSAGES_KEPT: Final = 100  # of one schema, by their indexes
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_encode_json: Final = msgspec.json.Encoder().encode
 
 _Plain: TypeAlias = Callable[[Any], Any]
 _Add: TypeAlias = Callable[[Any, dict[str, Any]], None]
@@ -75,17 +77,17 @@ class ProtobufReader:
             if framed.message_name:
                 message, plain = self._of(framed.message_name, lambda: self._by_name(framed.message_name))
             elif framed.indexes is None:
-                at = _end_of_indexes(framed.body)
+                at = end_of_indexes(framed.body)
                 message, plain = self._of(framed.body[:at], lambda: self._by_indexes(framed.body[:at]))
             else:
-                indexes = framed.indexes[: _end_of_indexes(framed.indexes)] if framed.indexes else b"\0"
+                indexes = framed.indexes[: end_of_indexes(framed.indexes)] if framed.indexes else b"\0"
                 message, plain = self._of(indexes, lambda: self._by_indexes(indexes))
             self._plain.begin()
             return _encode(plain(message.FromString(framed.body[at:])))
         except DecodeError as error:
             problem = f"{clean(str(error), 200)}"
-        except UnicodeDecodeError as error:
-            problem = f"a string is not UTF-8: {error.reason}"
+        except UnicodeDecodeError:
+            problem = _NOT_UTF8
         except RecursionError:
             problem = "it is nested too deep"
         except IndexError:
@@ -112,7 +114,7 @@ class ProtobufReader:
         """Return the name of the message that the indexes lead to: its place in the file, then in the message around it."""
         among: Any = self._file.message_type
         names = [self._file.package] if self._file.package else []
-        for index in _indexes(said):
+        for index in read_indexes(said):
             if not 0 <= index < len(among):
                 raise _Broken(f"its message indexes lead to number {index} of {len(among)} messages")
             names.append(among[index].name)
@@ -130,44 +132,12 @@ class ProtobufReader:
         raise _Broken(f"its schema has no message {clean(name, 200)}")
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a zigzag number, and where it ends. IndexError where the data ends before."""
-    found, shift = 0, 0
-    while shift <= 28:  # 32 bits
-        byte = data[at]
-        at += 1
-        found |= (byte & 0x7F) << shift
-        if not byte & 0x80:
-            return (found >> 1) ^ -(found & 1), at
-        shift += 7
-    raise _Broken("its message indexes are no numbers of 32 bits")
-
-
-def _end_of_indexes(data: bytes) -> int:
-    if data[0] == 0:  # the usual case: the first message of the file
-        return 1
-    count, at = _varint(data, 0)
-    if not 0 <= count <= _MOST_INDEXES:
-        raise _Broken(f"it announces {count} message indexes; at most {_MOST_INDEXES} are read")
-    for _ in range(count):
-        _, at = _varint(data, at)
-    return at
-
-
-def _indexes(data: bytes) -> list[int]:
-    count, at = _varint(data, 0)
-    found = []
-    for _ in range(count):
-        index, at = _varint(data, at)
-        found.append(index)
-    return found or [0]
-
-
 class _Plains:
     """Makes what turns messages into plain values, one for each descriptor; and counts the values of one message."""
 
     def __init__(self, originals: Originals, pool: descriptor_pool.DescriptorPool) -> None:
         self.maps = originals.maps
+        self.unchecked = originals.unchecked
         self._enums = originals.enums
         self._pool = pool
         self._made: dict[str, list[_Add]] = {}
@@ -228,14 +198,11 @@ def _field(field: FieldDescriptor, plains: _Plains) -> _Add:
     name, kind = field.name, field.message_type
     if kind is not None and kind.full_name in plains.maps:
         return _map(name, kind.fields_by_name, plains)
-    enum = plains.enum_of(field)
     if field.is_repeated:
-        if field.cpp_type in _PACKED:
-            return _floats(name, _PACKED[field.cpp_type])
-        return _numbers(name) if kind is None and enum is None else _list(field, plains)
+        return _repeated(field, plains)
     element = _element(field, plains)
     if field.has_presence:
-        known = _numbers_of_closed(enum)
+        known = _numbers_of_closed(plains.enum_of(field))
 
         def add_if_there(message: Any, found: dict[str, Any]) -> None:
             if message.HasField(name):
@@ -262,6 +229,14 @@ def _numbers_of_closed(enum: EnumDescriptor | None) -> frozenset[int] | None:
 _PACKED: Final = {FieldDescriptor.CPPTYPE_FLOAT: SINGLE, FieldDescriptor.CPPTYPE_DOUBLE: DOUBLE}
 
 
+def _repeated(field: FieldDescriptor, plains: _Plains) -> _Add:
+    if field.cpp_type in _PACKED:
+        return _floats(field.name, _PACKED[field.cpp_type])
+    if field.message_type is not None or plains.enum_of(field) is not None:
+        return _list(field, plains)
+    return _values(field.name, may_be_no_utf8=field.full_name in plains.unchecked)
+
+
 def _floats(name: str, packed: Packed) -> _Add:
     def add(message: Any, found: dict[str, Any]) -> None:
         if values := getattr(message, name):
@@ -271,10 +246,12 @@ def _floats(name: str, packed: Packed) -> _Add:
     return add
 
 
-def _numbers(name: str) -> _Add:
+def _values(name: str, *, may_be_no_utf8: bool) -> _Add:
     def add(message: Any, found: dict[str, Any]) -> None:
         if values := getattr(message, name):
-            found[name] = list(values)
+            found[name] = plain = list(values)
+            if may_be_no_utf8:
+                _check_utf8(plain)
 
     return add
 
@@ -294,33 +271,37 @@ def _list(field: FieldDescriptor, plains: _Plains) -> _Add:
 def _map(name: str, of_entry: Mapping[str, FieldDescriptor], plains: _Plains) -> _Add:
     element = _element(of_entry["value"], plains)
     known = _numbers_of_closed(plains.enum_of(of_entry["value"]))
-    is_plain = element is _as_it_is and of_entry["key"].cpp_type == FieldDescriptor.CPPTYPE_STRING
+    has_text_keys = of_entry["key"].type == FieldDescriptor.TYPE_STRING
+    are_unchecked = of_entry["key"].full_name in plains.unchecked
 
     def add(message: Any, found: dict[str, Any]) -> None:
         if entries := getattr(message, name):
             plains.expect(len(entries))
-            if is_plain:
-                found[name] = {entry.key: entry.value for entry in entries}
-                return
             kept = entries if known is None else [entry for entry in entries if entry.value in known]
-            if plain := {_text(entry.key): element(entry.value) for entry in kept}:
+            if has_text_keys:  # in either, the last entry of a key counts
+                plain = {entry.key: entry.value for entry in kept}
+                if are_unchecked:
+                    _check_utf8(plain)
+            else:  # numbers as names: in a `dict`, they themselves would collide in a foreseeable way
+                plain = {_encode_json(entry.key).decode(): entry.value for entry in kept}
+            if element is _text:
+                _check_utf8(plain.values())
+            elif element is not _as_it_is:
+                plain = {key: element(value) for key, value in plain.items()}
+            if plain:
                 found[name] = plain
 
     return add
 
 
-def _text(key: str | float) -> str:
-    """Return the name that a key of a map is. Names that are numbers would collide in a foreseeable way in a `dict`."""
-    return key if isinstance(key, str) else msgspec.json.encode(key).decode()
-
-
 def _element(field: FieldDescriptor, plains: _Plains) -> _Plain:
     """Return what makes one value of a field plain."""
     if (enum := plains.enum_of(field)) is not None:
-        return _symbol({value.number: value.name for value in enum.values}, plains)
+        # Of two symbols of one number the first counts, as in the library's JSON.
+        return _symbol({value.number: value.name for value in reversed(enum.values)}, plains)
     if field.message_type is not None:
         return plains.of_message(field.message_type)
-    return _as_it_is
+    return _text if field.full_name in plains.unchecked else _as_it_is
 
 
 def _symbol(symbols: Mapping[int, str], plains: _Plains) -> _Plain:
@@ -336,6 +317,18 @@ def _symbol(symbols: Mapping[int, str], plains: _Plains) -> _Plain:
 
 def _as_it_is(value: Any) -> Any:
     return value
+
+
+def _text(value: Any) -> Any:
+    if type(value) is bytes:  # proto2 lets a string be any bytes, and then the library returns them as such
+        raise _Broken(_NOT_UTF8)
+    return value
+
+
+def _check_utf8(values: Iterable[Any]) -> None:
+    """Refuse strings that are not UTF-8, as `_text`."""
+    if bytes in map(type, values):
+        raise _Broken(_NOT_UTF8)
 
 
 class _Expect(Protocol):
