@@ -140,6 +140,9 @@ def test_a_topic_that_is_deleted_and_made_anew_is_read_from_its_beginning(
     stage.wait_committed_to_the_end(worker)
 
     assert stage.dump() == old | stage.model()
+    [committed] = front.admin.list_group_offsets(stage.group)[stage.group].values()
+    [topic] = front.admin.describe_topics([stage.topic])
+    assert committed.metadata.endswith(f"/{topic['topic_id']}")  # of the log that was read
     now = worker.metrics()
     assert (now.imbalances(), now.state) == ({}, "running")
 
