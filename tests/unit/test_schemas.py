@@ -2,7 +2,6 @@
 
 import random
 import sys
-import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 import pytest
 
 from tests.support.app import settings
+from tests.support.bounded import join, thread
 from tests.support.fakes import FakeClock
 from worker.app.schemas import ASK_AGAIN_SECONDS, MOST_DOUBTED, SchemaFetcher, asking_book
 from worker.delivery.pace.backoff import Backoff
@@ -201,9 +201,7 @@ class Shared(dict[Hashable, Any]):
         self._other = other
 
     def _let_the_other_run(self) -> None:
-        thread = threading.Thread(target=self._other)
-        thread.start()
-        thread.join(20.0)
+        join(thread(self._other))
 
     def __contains__(self, schema: object) -> bool:
         found = super().__contains__(schema)

@@ -215,7 +215,8 @@ class Courier:
             verdict = Verdict.ACCEPTED
             self._settle_accepted(items, Outcome.DELETED if is_delete else Outcome.PUT)
         except SinkError as refusal:
-            error, verdict = refusal, _verdict(refusal)
+            # Its traceback refers to this call, and so to the records, which are freed without the garbage collector.
+            error, verdict = refusal.with_traceback(None), _verdict(refusal)
             span.answered(refusal.status, refusal)
         finally:
             self._ledger.count_bytes(-len(body))
