@@ -52,13 +52,13 @@ def test_an_answer_counts_against_the_records_as_far_as_it_may_blame_them(
 ) -> None:
     chunk = Chunk([item("a")])
     chunk.note(failure(blame), accepted=0)
-    assert (chunk.attempts, (chunk.doubt.count, chunk.service_doubt.count)) == (1, doubts)
+    assert (chunk.attempts, (chunk.blamed, chunk.service_doubt.count)) == (1, doubts)
 
 
 def test_a_refusal_counts_as_an_attempt_alone() -> None:
     chunk = Chunk([item("a")])
     chunk.note(Refused("no", status=400), accepted=0)
-    assert (chunk.attempts, chunk.doubt.count, chunk.write_timeouts) == (1, 0, 0)
+    assert (chunk.attempts, chunk.blamed, chunk.write_timeouts) == (1, 0, 0)
 
 
 def test_time_outs_while_sending_are_counted() -> None:

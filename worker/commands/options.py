@@ -51,12 +51,19 @@ def checked_rate(_ctx: click.Context, _param: click.Parameter, value: float) -> 
     raise click.BadParameter(f"{value} is no rate: give a number a second from {_LEAST_RATE} on, or 0 for no limit")
 
 
-def headers_of(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> list[tuple[str, bytes]]:
+def _headers_of(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> list[tuple[str, bytes]]:
     """Return headers that were given as NAME=VALUE."""
     pairs = [value.partition("=") for value in values]
     if wrong := next((name for name, equals, _ in pairs if not (name and equals)), None):
         raise click.BadParameter(f"{wrong!r} is not NAME=VALUE")
     return [(name, text.encode()) for name, _, text in pairs]
+
+
+def headers_option(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option `--header NAME=VALUE`, which may be given several times."""
+    return click.option(
+        "--header", "headers", type=TEXT, multiple=True, callback=_headers_of, metavar="NAME=VALUE", help=help_text
+    )
 
 
 def check_client() -> None:

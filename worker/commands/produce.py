@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from worker.commands.options import TEXT, checked_rate, config_option, headers_of, load_settings, prepare_client
+from worker.commands.options import TEXT, checked_rate, config_option, headers_option, load_settings, prepare_client
 from worker.commands.signals import stop_on_signals
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -48,15 +48,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     multiple=True,
     help="Parquet: a column of metadata; may be given several times. Without it: every other column, or those that records.fields.metadata names.",
 )
-@click.option(
-    "--header",
-    "headers",
-    type=TEXT,
-    multiple=True,
-    callback=headers_of,
-    metavar="NAME=VALUE",
-    help="Send this header with every record, for index_by; may be given several times.",
-)
+@headers_option("Send this header with every record, for index_by; may be given several times.")
 @click.option("--dry-run", is_flag=True, help="Judge every record, and publish nothing.")
 def command(file: str | None, config_file: Path | None, tombstones: Path | None, **given: Any) -> None:
     """Publish records from a file.

@@ -4,22 +4,14 @@ from pathlib import Path
 
 import click
 
-from worker.commands.options import TEXT, config_option, headers_of, load_settings
+from worker.commands.options import TEXT, config_option, headers_option, load_settings
 
 
 @click.command()
 @click.argument("key", type=TEXT)
 @config_option
 @click.option("--topic", type=TEXT, help="Of the route of this topic. Needed where there are several routes.")
-@click.option(
-    "--header",
-    "headers",
-    type=TEXT,
-    multiple=True,
-    callback=headers_of,
-    metavar="NAME=VALUE",
-    help="A header of the record.",
-)
+@headers_option("A header of the record.")
 def command(key: str, config_file: Path | None, topic: str | None, headers: list[tuple[str, bytes]]) -> None:
     """Print the index that a key goes to.
 

@@ -48,7 +48,7 @@ class Chunk:
         self.not_before = 0.0  # when it may be sent again, in the clock's seconds
         self.attempts = 0
         self.suspicion = suspicion or Doubt()  # failures that the records may cause, whoever answered, or no one
-        self.doubt = Doubt()  # answers that may blame them, of the service or of something on the way
+        self.blamed = 0  # answers that may blame them, of the service or of something on the way
         self.service_doubt = Doubt()
         self.is_proven = is_proven  # a single record, of which a version failed while others were accepted
         self.write_timeouts = 0
@@ -104,7 +104,7 @@ class Chunk:
         if not isinstance(error, Transient):
             return
         if error.blame is not Blame.NONE:
-            self.doubt.note(accepted)
+            self.blamed += 1
         if error.blame is Blame.CONTENT:
             self.service_doubt.note(accepted)
         if error.while_sending:

@@ -335,7 +335,7 @@ class Courier:
         else:
             chunk.not_before = self._clock() + delay
         is_alone = chunk.is_single and is_of_chunk
-        if (chunk.suspicion if is_alone else chunk.doubt).count >= self._isolated_attempts:
+        if (chunk.suspicion.count if is_alone else chunk.blamed) >= self._isolated_attempts:
             self._stuck.report(chunk.items, error, delay)
 
     def _count_retry(self, error: SinkError) -> None:

@@ -2,7 +2,7 @@
 
 Batches leave in the order in which they were sealed. One waits while another before it, in flight or queued, shares a key
 with it that has no outcome yet. So each key's versions are written in order, and batches without a common key are in flight
-side by side. A slot keeps its batch until each record of it has its outcome, through every retry; see `courier.py`.
+side by side. A slot keeps its batch until each record of it has its outcome, or what is left of it rests; see `courier.py`.
 
 One bad record must not stop the others. So a batch that keeps failing, or what is left of it, rests: it gives up its slot
 until it may be sent again. A newer version of such a record takes its place, as in an open batch, and the rest of the newer
@@ -30,9 +30,8 @@ from worker.telemetry.metrics import Metrics
 
 _LEAST_SLOTS: Final = 2
 _LOOK_AHEAD: Final = 16  # queued batches that are searched for one that may leave
-_MOST_RESTING_IN_OUTAGE: Final = (
-    16  # batches: so many bad ones in a row, beside those in the slots, look like an outage
-)
+# Batches. So many bad ones in a row, beside those in the slots, look like an outage.
+_MOST_RESTING_IN_OUTAGE: Final = 16
 _MOST_RESTING: Final = 100  # records; a single one sends a request every `retry_max_seconds`, on average twice as often
 _RESTING_SHARE: Final = 4  # one slot in four, and at least one, may be busy with batches that rested
 

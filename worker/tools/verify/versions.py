@@ -46,10 +46,10 @@ def fingerprint(vector: Any, metadata: Any) -> bytes:
     """Return what identifies a vector, as float32 bit for bit, and its metadata, whatever the order of its names."""
     numbers = np.ascontiguousarray(vector, dtype="<f4").tobytes()
     try:
-        names = orjson.dumps(metadata or {}, option=orjson.OPT_SORT_KEYS)
+        members = orjson.dumps(metadata or {}, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # what no record can ask for, and another program wrote: a number of 30 digits, say
-        names = repr(sorted(metadata.items())).encode("utf-8", "surrogatepass")
-    return b"".join(hashlib.blake2b(part, digest_size=_PART_BYTES).digest() for part in (numbers, names))
+        members = repr(sorted(metadata.items())).encode("utf-8", "surrogatepass")
+    return b"".join(hashlib.blake2b(part, digest_size=_PART_BYTES).digest() for part in (numbers, members))
 
 
 def differing_parts(one: bytes, other: bytes) -> str:
