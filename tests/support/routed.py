@@ -10,6 +10,7 @@ from worker.app.lanes import make_lane
 from worker.app.loop import Worker
 from worker.errors import BlockReason, TargetError
 from worker.ledger import Partition
+from worker.ports import Operation
 from worker.records.target import Target
 from worker.settings.tables import Route
 
@@ -53,7 +54,7 @@ class RoutedApp(App):
 
     def block(self, name: str) -> None:
         """Let the service refuse an index."""
-        self.lanes[name].state.block(BlockReason.TARGET, MISSING, 30.0)
+        self.lanes[name].state.block(Operation.DESCRIBE, BlockReason.TARGET, MISSING, 30.0)
 
     def deliver_to(self, names: Iterable[str] | None = None) -> None:
         """Deliver what is queued for these indexes, all by default."""

@@ -7,6 +7,7 @@ from worker.delivery.batch import Item
 from worker.delivery.chunk import Chunk, Doubt, chunks_of
 from worker.errors import Blame, Refused, RetryReason, Transient
 from worker.ledger import Assignment, Partition
+from worker.ports import Operation
 
 
 def item(key: str, *, is_delete: bool = False) -> Item:
@@ -27,7 +28,10 @@ def keys_of(chunks: list[Chunk]) -> list[list[str]]:
 
 def test_puts_and_deletes_of_a_batch_are_chunks_of_their_own() -> None:
     chunks = chunks_of([item("a"), item("b", is_delete=True), item("c")])
-    assert (keys_of(chunks), [chunk.is_delete for chunk in chunks]) == ([["a", "c"], ["b"]], [False, True])
+    assert (keys_of(chunks), [chunk.operation for chunk in chunks]) == (
+        [["a", "c"], ["b"]],
+        [Operation.PUT, Operation.DELETE],
+    )
 
 
 def test_a_batch_of_one_kind_is_one_chunk() -> None:

@@ -15,7 +15,7 @@ from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, RetryReason, SinkError, TargetError, Transient
 from worker.ledger import Ledger, Outcome, Partition
 from worker.oss.answers import Answer, error_of
-from worker.ports import DeadLetter, SealReason
+from worker.ports import DeadLetter, Operation, SealReason
 from worker.records.target import Target
 from worker.settings.tables import Batch as BatchSettings
 from worker.settings.tables import Delivery
@@ -37,16 +37,21 @@ OF_PROXY: Final = {
 SERVERS_500: Final = Answer(
     500, {"x-oss-request-id": "0" * 24}, b'{"Error":{"Code":"InternalError","Message":"m","RequestId":"000000000000"}}'
 )
+UNKNOWN_400: Final = Answer(
+    400, {"x-oss-request-id": "0" * 24}, b'{"Error":{"Code":"IndexIsFull","Message":"m","RequestId":"000000000000"}}'
+)
+DENIED: Final = Answer(403, {"x-oss-request-id": "0" * 24}, b"")
 RESET: Final = Transient("connection reset", kind=RetryReason.NETWORK, unknown_outcome=True)
 
 
 class Service(FakeSink):
-    """Accepts what has no key of `refused`; what has one gets its answer. `is_away` refuses all."""
+    """Accepts what has no key of `refused`; what has one gets its answer. `is_away` refuses all, `not_done` an operation."""
 
     def __init__(self) -> None:
         super().__init__(Target("docs", 3, "cosine"))
         self.refused: dict[str, Answer | SinkError] = {}
         self.is_away: Answer | SinkError | None = None
+        self.not_done: dict[str, Answer | SinkError] = {}
         self.attempts = 0
         self.accepted: list[list[str]] = []
 
@@ -62,7 +67,8 @@ class Service(FakeSink):
         self.attempts += 1
         assert self.attempts < MOST_REQUESTS, "it does not come to an end"
         refused = [answer for key, answer in self.refused.items() if b'"%s"' % key.encode() in body]
-        for answer in [*([self.is_away] if self.is_away else []), *refused]:
+        of_all = [answer for answer in (self.is_away, self.not_done.get(operation)) if answer]
+        for answer in [*of_all, *refused]:
             error = answer if isinstance(answer, SinkError) else error_of(operation, answer)
             assert error is not None
             raise error
@@ -245,7 +251,7 @@ def test_what_says_nothing_of_the_records_is_not_held_against_them(error: SinkEr
     flight = bench.lane.pop()
     assert flight is not None
     for _ in range(10):
-        bench.lane.state.note_accepted()  # others pass
+        bench.lane.state.note_accepted(Operation.PUT)  # others pass
         flight.put_back(bench.lane._courier._step(flight.take()))
     assert [len(chunk.items) for chunk in flight.chunks] == [2]
     assert (flight.should_rest(), STUCK in bench.blocks()) == (False, False)
@@ -490,7 +496,7 @@ def test_an_outage_that_begins_between_two_batches_splits_and_blames_none(answer
     assert flight is not None
     bench.service.is_away = answer
     flight.put_back(bench.lane._courier._step(flight.take()))
-    bench.lane.state.note_accepted()
+    bench.lane.state.note_accepted(Operation.PUT)
     for _ in range(100):
         flight.put_back(bench.lane._courier._step(flight.take()))
     assert len(flight.chunks) <= 2
@@ -509,7 +515,7 @@ def test_a_single_record_is_not_blamed_for_an_outage_after_another_was_accepted(
     flight = bench.lane.pop()
     assert flight is not None
     flight.put_back(bench.lane._courier._step(flight.take()))
-    bench.lane.state.note_accepted()
+    bench.lane.state.note_accepted(Operation.PUT)
     for _ in range(20 * ISOLATED_ATTEMPTS):
         flight.put_back(bench.lane._courier._step(flight.take()))
     assert (bench.letters, len(flight.chunks)) == ([], 1)
@@ -606,3 +612,55 @@ def test_few_records_rest() -> None:
     flight = bench.lane.pop()
     assert flight is not None
     assert (list(flight.keys), flight.may_rest, flight.may_rest_in_outage) == (["worse"], False, True)
+
+
+# -- what is accepted of one operation says nothing of the other
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+@pytest.mark.parametrize("answer", [SERVERS_500, UNKNOWN_400], ids=["500", "unknown code"])
+def test_records_are_not_blamed_while_the_service_does_none_of_their_kind(answer: Answer, deletes: bool) -> None:
+    """A service that can write nothing may still accept deletes: one of a key that it does not have is no error."""
+    bench = Bench()
+    bench.service.not_done["DeleteVectors" if deletes else "PutVectors"] = answer
+    for number in range(4):
+        bench.queue([f"a{number}-{place}" for place in range(3)], deletes=deletes)
+    for number in range(40):
+        bench.queue([f"b{number}"], OTHER, deletes=not deletes)
+        bench.work(20.0)
+    assert bench.settled(Outcome.PUT if deletes else Outcome.DELETED) == 40
+    assert (bench.letters, bench.blocks()) == ([], {STUCK})
+    bench.service.not_done.clear()
+    bench.work(2 * RETRY_MAX)
+    assert (bench.settled(Outcome.DELETED if deletes else Outcome.PUT), bench.blocks()) == (12, set())
+
+
+def test_a_delete_that_the_service_answers_with_500_is_blamed_once_another_delete_is_accepted() -> None:
+    bench = Bench()
+    bench.service.refused["bad"] = SERVERS_500
+    bench.queue(["bad"], deletes=True)
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    assert (bench.letters, bench.blocks()) == ([], {STUCK})
+    bench.queue(["b"], OTHER, deletes=True)
+    bench.work(2 * RETRY_MAX)
+    assert ([letter.offset for letter in bench.letters], bench.blocks()) == ([0], set())
+
+
+def test_puts_that_are_denied_block_until_a_put_is_accepted_whatever_deletes_are() -> None:
+    bench = Bench()
+    bench.service.not_done["PutVectors"] = DENIED
+    bench.queue(["a"])
+    flight = bench.lane.pop()
+    assert flight is not None
+    seen = []
+    for number in range(3):
+        flight.put_back(bench.lane._courier._step(flight.take()))
+        bench.clock.advance(RETRY_MAX)
+        bench.queue([f"b{number}"], OTHER, deletes=True)
+        bench.work()
+        seen.append({block.reason for block in bench.blocks()})
+    assert (bench.settled(Outcome.DELETED), seen) == (3, [{BlockReason.CREDENTIALS}] * 3)
+    bench.service.not_done.clear()
+    bench.lane._courier.deliver(flight)
+    assert (bench.settled(), bench.blocks()) == (1, set())

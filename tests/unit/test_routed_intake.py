@@ -8,6 +8,7 @@ from tests.support.app import TOPIC, good
 from tests.support.routed import MISSING, TENANTS, RoutedApp, sharded
 from worker.errors import BlockReason, Reason
 from worker.ledger import Partition
+from worker.ports import Operation
 from worker.records.shards import shard_of
 from worker.records.target import Target
 from worker.settings import tables
@@ -194,6 +195,6 @@ def test_blocks_of_other_kinds_count_as_they_did(route: tables.Route) -> None:
     app = RoutedApp(route)
     app.find()
     app.turn(2)
-    app.lanes["acmedocs"].state.block(BlockReason.CREDENTIALS, MISSING, 30.0)
-    app.lanes["globexdocs"].state.block(BlockReason.TARGET, MISSING, 30.0)
+    app.lanes["acmedocs"].state.block(Operation.DESCRIBE, BlockReason.CREDENTIALS, MISSING, 30.0)
+    app.lanes["globexdocs"].state.block(Operation.DESCRIBE, BlockReason.TARGET, MISSING, 30.0)
     assert app.status.blocks_of(TOPIC, 0) == [BlockReason.CREDENTIALS, BlockReason.TARGET]

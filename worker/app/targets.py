@@ -12,6 +12,7 @@ from worker.delivery.lane import Lane
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, SinkError, TargetError, Transient
 from worker.oss.answers import CREDENTIAL_STATUSES
+from worker.ports import Operation
 from worker.records.target import Target
 from worker.settings.tables import Delivery
 from worker.settings.tables import Route as RouteSettings
@@ -88,9 +89,8 @@ class TargetFinder:
         given = given_target(index, routes)
         found = self._describe(self._lanes[index], is_needed=given is None)
         while found is not None and (problem := _contradiction(found, routes) or self._disagreement(found, routes)):
-            state.block(
-                BlockReason.TARGET, TargetError(problem, block=BlockReason.TARGET), self._delivery.retry_max_seconds
-            )
+            error = TargetError(problem, block=BlockReason.TARGET)
+            state.block(Operation.DESCRIBE, error.block, error, self._delivery.retry_max_seconds)
             state.wait(self._delivery.retry_max_seconds, lambda: False)
             found = self._describe(self._lanes[index], is_needed=given is None)
         target = given if given is not None or found is None else with_route_keys(found, routes)
@@ -152,7 +152,7 @@ class TargetFinder:
                 self._note_answer(lane.index, error)
                 self._note_described(lane.index, None, shard_siblings(lane.index, tuple(self._routes)))
                 reason = error.block if isinstance(error, TargetError) else BlockReason.TARGET
-                lane.state.block(reason, error, self._delivery.retry_max_seconds)
+                lane.state.block(Operation.DESCRIBE, reason, error, self._delivery.retry_max_seconds)
                 lane.state.wait(self._delivery.retry_max_seconds, lambda: False)
             else:
                 lane.state.note_works()

@@ -6,6 +6,7 @@ from typing import Final
 
 from worker.delivery.batch import Item
 from worker.errors import Blame, RetryReason, SinkError, Transient
+from worker.ports import Operation
 
 SPLIT_AFTER: Final = 3  # failures for which a chunk may be the cause
 
@@ -13,18 +14,20 @@ SPLIT_AFTER: Final = 3  # failures for which a chunk may be the cause
 class Doubt:
     """Counts failures for which a chunk may be the cause, and knows whether others are accepted while it fails.
 
-    Only its last failures count: in an outage nothing is accepted between them, whatever was accepted before.
+    Others are requests of the same index and operation. A delete of a key that the index does not have changes nothing, so that
+    the service may accept deletes while it can write nothing. Only the last failures count: in an outage nothing is accepted
+    between them, whatever was accepted before.
     """
 
     def __init__(self, accepted: int | None = None) -> None:
-        """`accepted` is how many requests of the index have been accepted until now, where that counts as a failure before."""
+        """`accepted` is how many of the others have been accepted until now, where that counts as a failure before."""
         self.count = 0
         self._accepted = deque(
             () if accepted is None else (accepted,), maxlen=SPLIT_AFTER
         )  # at each of the last failures
 
     def note(self, accepted: int) -> None:
-        """Note a failure; the index has accepted so many requests until now."""
+        """Note a failure; so many of the others have been accepted until now."""
         self._accepted.append(accepted)
         self.count += 1
 
@@ -52,7 +55,7 @@ class Chunk:
         self.service_doubt = Doubt()
         self.is_proven = is_proven  # a single record, of which a version failed while others were accepted
         self.write_timeouts = 0
-        self.accepted_when_sent = 0  # requests of the index that had been accepted when this was last sent
+        self.accepted_when_sent = 0  # requests of its kind that had been accepted when this was last sent
         self.waits_for_lease = False
 
     def replace_items(self, items: list[Item]) -> None:
@@ -61,9 +64,9 @@ class Chunk:
         self.assignments = {item.assignment for item in items}
 
     @property
-    def is_delete(self) -> bool:
-        """Whether its records are deletes."""
-        return self.items[0].fragment is None
+    def operation(self) -> Operation:
+        """What its requests ask for: its records are puts, or deletes."""
+        return operation_of(self.items)
 
     @property
     def is_single(self) -> bool:
@@ -77,7 +80,7 @@ class Chunk:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it fails while others are accepted, the other half of the chunk that it was a part of among them."""
+        """Whether it fails while others of its kind are accepted, the other half of what it was a part of among them."""
         return self.suspicion.others_pass(self.accepted_when_sent)
 
     @property
@@ -91,12 +94,12 @@ class Chunk:
         return not self.is_single or (self.service_doubt.count > 0 and not self.is_suspect)
 
     def halves(self, accepted: int) -> "list[Chunk]":
-        """Return two chunks with its records, one if it is a single record; the index has accepted so many requests until now."""
+        """Return two chunks with its records, one if it is a single record; so many of its kind have been accepted until now."""
         middle = len(self.items) // 2
         return [Chunk(items, Doubt(accepted)) for items in (self.items[:middle], self.items[middle:]) if items]
 
     def note(self, error: SinkError, accepted: int) -> None:
-        """Count an attempt that failed; the index has accepted so many requests until now."""
+        """Count an attempt that failed; so many requests of its kind have been accepted until now."""
         self.attempts += 1
         if may_be_of_records(error):
             self.suspicion.note(accepted)
@@ -109,6 +112,11 @@ class Chunk:
             self.service_doubt.note(accepted)
         if error.while_sending:
             self.write_timeouts += 1
+
+
+def operation_of(items: Sequence[Item]) -> Operation:
+    """Return what a request with these records asks for; they are all puts or all deletes."""
+    return Operation.DELETE if items[0].fragment is None else Operation.PUT
 
 
 def may_be_of_records(error: SinkError) -> bool:

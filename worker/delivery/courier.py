@@ -7,11 +7,11 @@ A courier belongs to one index and serves all its slots. What an answer means fo
     transient    retried after a full-jitter delay, without end; Retry-After closes the gate of the index for that long
     refused      split until the bad record is alone; that one is dead-lettered, and the version that it had superseded is
                  tried instead, newest first
-    500, again   treated as refused while other requests of the index are accepted; while none is, retried and reported as
-                 record_stuck. The same holds for every transient answer that may blame the records (`Blame.CONTENT`)
+    500, again   treated as refused while others of its kind, puts or deletes, are accepted; while none is, retried and
+                 reported as record_stuck. The same holds for each transient answer that may blame them (`Blame.CONTENT`)
     a proxy's    400, 413 or 422 (`Blame.PROXY`): split as well, but a single record is retried, and reported as record_stuck;
                  any other answer that is not the service's, and none at all, likewise, while others are accepted
-    target       the index is blocked, probed every `retry_max_seconds`, and continues when it works again
+    target       the index is blocked, probed every `retry_max_seconds`, and continues when the operation works again
 
 What keeps failing rests between its attempts: its slot delivers other batches.
 """
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from worker.delivery.batch import Item
-from worker.delivery.chunk import Chunk, chunks_of, may_be_of_records
+from worker.delivery.chunk import Chunk, chunks_of, may_be_of_records, operation_of
 from worker.delivery.flight import Flight
 from worker.delivery.index_state import IndexState
 from worker.delivery.pace.backoff import Backoff
@@ -121,7 +121,7 @@ class Courier:
         if admission is None:
             return [chunk]
         chunk.waits_for_lease = False
-        chunk.accepted_when_sent = self._state.accepted
+        chunk.accepted_when_sent = self._state.accepted(chunk.operation)
         if self._is_stuck(chunk):
             return self._probe(chunk, admission)
         error = self._attempt(chunk.items, admission)
@@ -197,7 +197,8 @@ class Courier:
 
     def _attempt(self, items: list[Item], admission: Admission) -> SinkError | None:
         """Send once; returns the error. An accepted request is settled before its partitions may be given back."""
-        is_delete = items[0].fragment is None
+        operation = operation_of(items)
+        is_delete = operation is Operation.DELETE
         assignments = {item.assignment for item in items}
         body = self._body(items)  # made for each attempt: while it waits for a retry, only the fragments are in memory
         if not self._ledger.begin_request(assignments):
@@ -207,12 +208,11 @@ class Courier:
         verdict = Verdict.FAILED  # also where an error of another kind is raised
         error: SinkError | None = None
         messages = (version.message for item in items for version in item.versions())
-        span = self._traces.request(
-            Operation.DELETE if is_delete else Operation.PUT, self._state.index, messages, len(body)
-        )
+        span = self._traces.request(operation, self._state.index, messages, len(body))
         try:
             span.answered((self._sink.delete if is_delete else self._sink.put)(body), None)
             verdict = Verdict.ACCEPTED
+            self._state.note_accepted(operation)
             self._settle_accepted(items, Outcome.DELETED if is_delete else Outcome.PUT)
         except SinkError as refusal:
             # Its traceback refers to this call, and so to the records, which are freed without the garbage collector.
@@ -223,7 +223,7 @@ class Courier:
             self._ledger.end_request(assignments)
             self._answered(admission, verdict, len(body))
         if verdict.is_judged:
-            self._state.unblock()
+            self._state.unblock(operation)
             self._state.note_works()
         elif error is not None and verdict is not Verdict.NOT_SENT:
             self._state.note_failed(error)
@@ -235,7 +235,6 @@ class Courier:
         return self.envelope.put_body([item.fragment or b"" for item in items])
 
     def _settle_accepted(self, items: list[Item], outcome: Outcome) -> None:
-        self._state.note_accepted()
         now = self._wall()
         self._metrics.last_put.set(now)
         self._metrics.last_accepted.labels(self._state.index).set(now)
@@ -265,10 +264,10 @@ class Courier:
             if chunk.is_live:
                 self._note_lease_wait(chunk)
             return [chunk]
-        chunk.note(error, self._state.accepted)
+        chunk.note(error, self._state.accepted(chunk.operation))
         is_too_large = error.status == 413 or chunk.write_timeouts >= SPLIT_AFTER_WRITE_TIMEOUTS
         if is_too_large and not chunk.is_single:
-            if not chunk.is_delete:  # deletes are small: what is too large for them says nothing of puts
+            if chunk.operation is Operation.PUT:  # deletes are small: what is too large for them says nothing of puts
                 self._state.shrink_bodies(sum(len(item.fragment or b"") for item in chunk.items))
             return self._split(chunk)
         if isinstance(error, Refused) or self._is_at_fault(chunk, error):
@@ -277,7 +276,7 @@ class Courier:
         return [chunk]
 
     def _is_stuck(self, chunk: Chunk) -> bool:
-        """Return whether a chunk of several records keeps failing, for what may be their fault, while nothing else is accepted.
+        """Return whether a chunk of several records keeps failing, for what may be their fault, while no others are accepted.
 
         That does not show whether the records or the service is at fault: batches that share a key with the chunk wait for it.
         """
@@ -308,7 +307,7 @@ class Courier:
 
     def _split(self, chunk: Chunk) -> list[Chunk]:
         self._metrics.bisects.labels(self._state.index).inc()
-        return chunk.halves(self._state.accepted)
+        return chunk.halves(self._state.accepted(chunk.operation))
 
     def _retry_later(self, chunk: Chunk, error: SinkError) -> None:
         log.warning(
@@ -323,7 +322,7 @@ class Courier:
         # What something on the way says of these records alone holds up no others.
         is_of_chunk = not error.request_id and (chunk.is_suspect or chunk.is_proven)
         if isinstance(error, TargetError) and not is_of_chunk:
-            self._state.block(error.block, error, self._delivery.retry_max_seconds)
+            self._state.block(chunk.operation, error.block, error, self._delivery.retry_max_seconds)
             self._pacer.close_for(self._delivery.retry_max_seconds)
             return
         self._count_retry(error)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from worker.errors import BlockReason, SinkError
+from worker.ports import Operation
 from worker.telemetry.state import Block, Status
 
 log = logging.getLogger("worker.delivery")
@@ -31,8 +32,8 @@ class IndexState:
         self.index = index
         self.topics = tuple(topics)
         self._shared = frozenset(shared)
-        self.accepted = 0  # requests that the service accepted for it
-        self.is_blocked = False
+        self._accepted = dict.fromkeys(Operation, 0)  # requests that the service accepted for it
+        self._denied: dict[Operation, BlockReason] = {}  # what the service denies, and why
         self.is_stopping = False  # all that wait here must end
         self._status = status
         self._max_body_bytes = max_body_bytes
@@ -66,10 +67,14 @@ class IndexState:
 
     # -- what the service said
 
-    def note_accepted(self) -> None:
+    def accepted(self, operation: Operation) -> int:
+        """Return how many requests of an operation the service has accepted."""
+        return self._accepted[operation]
+
+    def note_accepted(self, operation: Operation) -> None:
         """Count a request that the service accepted."""
         with self._lock:
-            self.accepted += 1
+            self._accepted[operation] += 1
 
     def note_failed(self, error: SinkError) -> None:
         """Note a request that the service neither accepted nor refused for its content."""
@@ -79,20 +84,34 @@ class IndexState:
         """Note that the service accepted or judged a request, or that none waits for it."""
         self._status.service.works(self.index)
 
-    def block(self, reason: BlockReason, error: SinkError, retry_in: float) -> None:
-        """Block the index's topics; of one that it shares, its own records alone. It is tried again in `retry_in` seconds."""
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the service denies an operation."""
+        return bool(self._denied)
+
+    def block(self, operation: Operation, reason: BlockReason, error: SinkError, retry_in: float) -> None:
+        """Block the index's topics; of one that it shares, its own records alone.
+
+        It ends when the service allows the operation, which is tried again in `retry_in` seconds.
+        """
         with self._lock:
-            self.is_blocked = True
+            self._denied[operation] = reason
             for topic in self.topics:
                 self._status.block(self._block_of(topic, reason), f"index {self.index}: {error}", retry_in=retry_in)
 
-    def unblock(self) -> None:
-        """Unblock the index's topics, as far as the index was why they were blocked."""
+    def unblock(self, *operations: Operation) -> None:
+        """Unblock the index's topics, unless an operation is denied that is not among these; without one, whatever is denied.
+
+        That the service accepts deletes does not show that it accepts puts: a policy may allow one of the two.
+        """
         with self._lock:
-            self.is_blocked = False
+            for operation in operations or Operation:
+                self._denied.pop(operation, None)
+            still = self._denied.values()
             for topic in self.topics:
                 for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
-                    self._status.unblock(self._block_of(topic, reason))
+                    if reason not in still:
+                        self._status.unblock(self._block_of(topic, reason))
 
     def _block_of(self, topic: str, reason: BlockReason) -> Block:
         return Block(topic, reason, of_index=self.index if topic in self._shared else None)
