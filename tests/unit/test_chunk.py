@@ -44,7 +44,7 @@ def test_a_batch_of_one_kind_is_one_chunk() -> None:
     ids=["odd", "even", "one"],
 )
 def test_halves_have_all_records_once(keys: str, halves: list[list[str]]) -> None:
-    assert keys_of(Chunk([item(key) for key in keys]).halves(accepted=0)) == halves
+    assert keys_of(Chunk([item(key) for key in keys]).halves(accepted=0, accepted_in_all=0)) == halves
 
 
 @pytest.mark.parametrize(
@@ -55,20 +55,20 @@ def test_an_answer_counts_against_the_records_as_far_as_it_may_blame_them(
     blame: Blame, doubts: tuple[int, int]
 ) -> None:
     chunk = Chunk([item("a")])
-    chunk.note(failure(blame), accepted=0)
+    chunk.note(failure(blame), accepted=0, accepted_in_all=0)
     assert (chunk.attempts, (chunk.blamed, chunk.service_doubt.count)) == (1, doubts)
 
 
 def test_a_refusal_counts_as_an_attempt_alone() -> None:
     chunk = Chunk([item("a")])
-    chunk.note(Refused("no", status=400), accepted=0)
+    chunk.note(Refused("no", status=400), accepted=0, accepted_in_all=0)
     assert (chunk.attempts, chunk.blamed, chunk.write_timeouts) == (1, 0, 0)
 
 
 def test_time_outs_while_sending_are_counted() -> None:
     chunk = Chunk([item("a")])
-    chunk.note(failure(Blame.NONE, while_sending=True), accepted=0)
-    chunk.note(failure(Blame.NONE), accepted=0)
+    chunk.note(failure(Blame.NONE, while_sending=True), accepted=0, accepted_in_all=0)
+    chunk.note(failure(Blame.NONE), accepted=0, accepted_in_all=0)
     assert chunk.write_timeouts == 1
 
 
@@ -91,11 +91,11 @@ def test_what_was_accepted_before_the_last_failures_does_not_count() -> None:
 
 
 def test_a_half_fails_while_others_are_accepted_once_its_other_half_is() -> None:
-    chunk, _ = Chunk([item("a"), item("b")]).halves(accepted=5)
+    chunk, _ = Chunk([item("a"), item("b")]).halves(accepted=5, accepted_in_all=5)
     assert not chunk.is_suspect
     chunk.accepted_when_sent = 5
-    chunk.note(failure(Blame.PROXY), accepted=5)
+    chunk.note(failure(Blame.PROXY), accepted=5, accepted_in_all=5)
     assert not chunk.is_suspect
     chunk.accepted_when_sent = 6
-    chunk.note(failure(Blame.PROXY), accepted=6)
+    chunk.note(failure(Blame.PROXY), accepted=6, accepted_in_all=6)
     assert (chunk.is_suspect, chunk.is_proven, chunk.suspicion.count) == (True, True, 2)

@@ -15,8 +15,9 @@ from worker.app.lanes import KEPT_SLOTS, LaneContext, make_lane
 from worker.delivery.batch import Batch, Item
 from worker.delivery.lane import Lane
 from worker.delivery.pace.backoff import Backoff
+from worker.errors import BlockReason, TargetError
 from worker.ledger import Ledger, Partition
-from worker.ports import SealReason
+from worker.ports import Operation, SealReason
 from worker.records.target import Target
 from worker.settings.tables import Batch as BatchSettings
 from worker.settings.tables import Delivery
@@ -121,7 +122,7 @@ def test_64_indexes_that_get_no_answer_start_few_slots_each() -> None:
 def test_an_index_that_is_blocked_starts_no_more_than_two() -> None:
     with Lanes(64).running() as lanes:
         lane = lanes.lanes[0]
-        lane.state.is_blocked = True
+        lane.state.block(Operation.PUT, BlockReason.TARGET, TargetError("gone", block=BlockReason.TARGET), 30.0)
         lanes.submit(lane, 2 * MAX_IN_FLIGHT)
         assert lanes.slots() == 2
 

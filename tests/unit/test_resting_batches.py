@@ -262,7 +262,6 @@ def test_retry_after_of_a_firewall_for_one_record_closes_nothing() -> None:
     bench.service.refused["bad"] = Answer(503, {"retry-after": "3600"}, b"<html>no</html>")
     bench.queue(["bad"])
     bench.queue(["a"], OTHER)
-    bench.work(20 * RETRY_MAX)  # the first answer may be that of an outage
     begun = bench.clock()
     for number in range(50):
         bench.queue([f"b{number}"], OTHER)
@@ -664,3 +663,84 @@ def test_puts_that_are_denied_block_until_a_put_is_accepted_whatever_deletes_are
     bench.service.not_done.clear()
     bench.lane._courier.deliver(flight)
     assert (bench.settled(), bench.blocks()) == (1, set())
+
+
+# -- what something on the way says of one record
+
+
+OF_STRANGER: Final = {
+    "302": Answer(302, {"location": "https://login.example/"}),
+    "401": Answer(401),
+    "407": Answer(407),
+    "429": Answer(429, {"retry-after": "300"}),
+    "503 later": Answer(503, {"retry-after": "300"}),
+    **{str(status): OF_PROXY[status] for status in (403, 404, 405, 503)},
+}
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+@pytest.mark.parametrize("together", [1, 20])
+@pytest.mark.parametrize("name", OF_STRANGER)
+def test_a_record_that_a_firewall_refuses_never_stops_its_index(name: str, together: int, deletes: bool) -> None:
+    """From its first answer on: others are accepted before, between and after."""
+    bench = Bench()
+    bench.service.refused["bad"] = OF_STRANGER[name]
+    bench.queue(["bad", *(f"a{number}" for number in range(1, together))], deletes=deletes)
+    flight = bench.lane.pop()
+    assert flight is not None
+    for number in range(40):
+        flight.put_back(bench.lane._courier._step(flight.take()))
+        assert (bench.lane.pacer.pace().closed_until, bench.lane.state.is_blocked) == (None, False)
+        bench.queue([f"b{number}"], OTHER)
+        bench.work()
+        if flight.should_rest():
+            break
+    assert bench.settled() >= number + 1
+    assert ({block.reason for block in bench.blocks()} <= {BlockReason.RECORD_STUCK}, bench.letters) == (True, [])
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+@pytest.mark.parametrize("answer", [OF_PROXY[403], OF_PROXY[413], RESET], ids=["403", "413", "reset"])
+def test_a_record_of_the_only_kind_that_a_firewall_refuses_is_reported(
+    answer: Answer | SinkError, deletes: bool
+) -> None:
+    bench = Bench()
+    bench.service.refused["bad"] = answer
+    bench.queue(["bad"], deletes=deletes)
+    for number in range(40):
+        bench.queue([f"a{number}"], OTHER, deletes=not deletes)
+        bench.work(RETRY_MAX / 2)
+    assert (bench.blocks(), bench.letters) == ({STUCK}, [])
+
+
+@pytest.mark.parametrize("name", OF_STRANGER)
+def test_what_a_stranger_says_to_all_stops_the_index_after_three_requests(name: str) -> None:
+    bench = Bench()
+    answer = OF_STRANGER[name]
+    bench.service.is_away = answer
+    bench.queue(["a"])
+    flight = bench.lane.pop()
+    assert flight is not None
+    seen = []
+    for _ in range(3):
+        flight.put_back(bench.lane._courier._step(flight.take()))
+        seen.append(bench.lane.pacer.pace().closed_until is not None)
+    assert seen == [False, False, name != "503"]  # this one asks for no pause
+    assert bench.lane.state.is_blocked == (answer.status not in (429, 503))
+    bench.service.is_away = None
+    bench.lane._courier.deliver(flight)
+    assert (bench.settled(), bench.blocks()) == (1, set())
+
+
+def test_credentials_that_are_missing_here_block_at_once_whatever_the_record_got_before() -> None:
+    bench = Bench()
+    bench.service.refused["bad"] = OF_PROXY[403]
+    bench.queue(["bad"])
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    bench.service.refused["bad"] = TargetError("no credentials", block=BlockReason.CREDENTIALS)
+    bench.clock.advance(RETRY_MAX)
+    flight = bench.lane.pop()
+    assert flight is not None
+    flight.put_back(bench.lane._courier._step(flight.take()))
+    assert BlockReason.CREDENTIALS in {block.reason for block in bench.blocks()}

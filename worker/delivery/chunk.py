@@ -14,9 +14,7 @@ SPLIT_AFTER: Final = 3  # failures for which a chunk may be the cause
 class Doubt:
     """Counts failures for which a chunk may be the cause, and knows whether others are accepted while it fails.
 
-    Others are requests of the same index and operation. A delete of a key that the index does not have changes nothing, so that
-    the service may accept deletes while it can write nothing. Only the last failures count: in an outage nothing is accepted
-    between them, whatever was accepted before.
+    Only its last failures count: in an outage nothing is accepted between them, whatever was accepted before.
     """
 
     def __init__(self, accepted: int | None = None) -> None:
@@ -44,13 +42,18 @@ class Doubt:
 
 
 class Chunk:
-    """Some records of a batch, all puts or all deletes, that are sent together until they have their outcome."""
+    """Some records of a batch, all puts or all deletes, that are sent together until they have their outcome.
 
-    def __init__(self, items: list[Item], suspicion: Doubt | None = None, *, is_proven: bool = False) -> None:
+    What blames its records counts only while others of its kind are accepted: the service may accept deletes while it can write
+    nothing, since a delete of a key that the index does not have changes nothing. Whether the index can be reached, any request
+    shows that is accepted.
+    """
+
+    def __init__(self, items: list[Item], *, is_proven: bool = False) -> None:
         self.replace_items(items)
         self.not_before = 0.0  # when it may be sent again, in the clock's seconds
-        self.attempts = 0
-        self.suspicion = suspicion or Doubt()  # failures that the records may cause, whoever answered, or no one
+        self.failures = Doubt()  # all of them; its others are all requests of the index, not only those of its kind
+        self.suspicion = Doubt()  # failures that the records may cause, whoever answered, or no one
         self.blamed = 0  # answers that may blame them, of the service or of something on the way
         self.service_doubt = Doubt()
         self.is_proven = is_proven  # a single record, of which a version failed while others were accepted
@@ -67,6 +70,11 @@ class Chunk:
     def operation(self) -> Operation:
         """What its requests ask for: its records are puts, or deletes."""
         return operation_of(self.items)
+
+    @property
+    def attempts(self) -> int:
+        """How often it was sent in vain."""
+        return self.failures.count
 
     @property
     def is_single(self) -> bool:
@@ -93,17 +101,28 @@ class Chunk:
         """Whether its failures may be those of an outage: several records, or the service's 500, and no others are accepted."""
         return not self.is_single or (self.service_doubt.count > 0 and not self.is_suspect)
 
-    def halves(self, accepted: int) -> "list[Chunk]":
-        """Return two chunks with its records, one if it is a single record; so many of its kind have been accepted until now."""
-        middle = len(self.items) // 2
-        return [Chunk(items, Doubt(accepted)) for items in (self.items[:middle], self.items[middle:]) if items]
+    def halves(self, accepted: int, accepted_in_all: int) -> "list[Chunk]":
+        """Return two chunks with its records, one if it is a single record.
 
-    def note(self, error: SinkError, accepted: int) -> None:
-        """Count an attempt that failed; so many requests of its kind have been accepted until now."""
-        self.attempts += 1
+        So many requests of its kind, and in all, have been accepted until now. That one half is accepted afterwards counts for
+        the other.
+        """
+        middle = len(self.items) // 2
+        halves = [Chunk(items) for items in (self.items[:middle], self.items[middle:]) if items]
+        for half in halves:
+            half.suspicion, half.failures = Doubt(accepted), Doubt(accepted_in_all)
+        return halves
+
+    def fails_alone(self, accepted_in_all: int) -> bool:
+        """Return whether the index accepts others while it fails, of any kind; so many have been accepted until now."""
+        return self.is_proven or self.failures.others_pass(accepted_in_all)
+
+    def note(self, error: SinkError, accepted: int, accepted_in_all: int) -> None:
+        """Count an attempt that failed; so many requests of its kind, and in all, have been accepted until now."""
+        self.failures.note(accepted_in_all)
         if may_be_of_records(error):
             self.suspicion.note(accepted)
-            self.is_proven = self.is_proven or (self.is_single and self.is_suspect)
+            self.is_proven = self.is_single and self.fails_alone(accepted_in_all)
         if not isinstance(error, Transient):
             return
         if error.blame is not Blame.NONE:

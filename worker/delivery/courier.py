@@ -12,6 +12,8 @@ A courier belongs to one index and serves all its slots. What an answer means fo
     a proxy's    400, 413 or 422 (`Blame.PROXY`): split as well, but a single record is retried, and reported as record_stuck;
                  any other answer that is not the service's, and none at all, likewise, while others are accepted
     target       the index is blocked, probed every `retry_max_seconds`, and continues when the operation works again
+    of a proxy   a target or a Retry-After that is not the service's delays its chunk alone: for two attempts, and for as long as
+                 the index accepts any others
 
 What keeps failing rests between its attempts: its slot delivers other batches.
 """
@@ -22,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from worker.delivery.batch import Item
-from worker.delivery.chunk import Chunk, chunks_of, may_be_of_records, operation_of
+from worker.delivery.chunk import SPLIT_AFTER, Chunk, chunks_of, may_be_of_records, operation_of
 from worker.delivery.flight import Flight
 from worker.delivery.index_state import IndexState
 from worker.delivery.pace.backoff import Backoff
@@ -264,7 +266,7 @@ class Courier:
             if chunk.is_live:
                 self._note_lease_wait(chunk)
             return [chunk]
-        chunk.note(error, self._state.accepted(chunk.operation))
+        chunk.note(error, self._state.accepted(chunk.operation), self._state.accepted_in_all)
         is_too_large = error.status == 413 or chunk.write_timeouts >= SPLIT_AFTER_WRITE_TIMEOUTS
         if is_too_large and not chunk.is_single:
             if chunk.operation is Operation.PUT:  # deletes are small: what is too large for them says nothing of puts
@@ -307,7 +309,7 @@ class Courier:
 
     def _split(self, chunk: Chunk) -> list[Chunk]:
         self._metrics.bisects.labels(self._state.index).inc()
-        return chunk.halves(self._state.accepted(chunk.operation))
+        return chunk.halves(self._state.accepted(chunk.operation), self._state.accepted_in_all)
 
     def _retry_later(self, chunk: Chunk, error: SinkError) -> None:
         log.warning(
@@ -319,23 +321,33 @@ class Courier:
                 "error": str(error),
             },
         )
-        # What something on the way says of these records alone holds up no others.
-        is_of_chunk = not error.request_id and (chunk.is_suspect or chunk.is_proven)
-        if isinstance(error, TargetError) and not is_of_chunk:
-            self._state.block(chunk.operation, error.block, error, self._delivery.retry_max_seconds)
+        delays_all = self._delays_all(chunk, error)
+        if isinstance(error, TargetError) and delays_all:
+            denied = chunk.operation if error.request_id else None
+            self._state.block(denied, error.block, error, self._delivery.retry_max_seconds)
             self._pacer.close_for(self._delivery.retry_max_seconds)
             return
         self._count_retry(error)
         delay = self._backoff.delay(chunk.attempts)
         asked = error.retry_after if isinstance(error, Transient) else None
-        if asked is not None and not is_of_chunk:
+        if asked is not None and delays_all:
             delay = min(asked, self._delivery.retry_after_max_seconds) + self._backoff.jitter()
             self._pacer.close_for(delay)
         else:
             chunk.not_before = self._clock() + delay
-        is_alone = chunk.is_single and is_of_chunk
+        is_alone = chunk.is_single and not error.request_id and chunk.fails_alone(self._state.accepted_in_all)
         if (chunk.suspicion.count if is_alone else chunk.blamed) >= self._isolated_attempts:
             self._stuck.report(chunk.items, error, delay)
+
+    def _delays_all(self, chunk: Chunk, error: SinkError) -> bool:
+        """Return whether an error that asks for a pause, or denies, does so for the whole index.
+
+        What something on the way answers may be about these records alone. That is assumed of a chunk's first answers, and of
+        later ones while the index accepts others.
+        """
+        if error.request_id or not error.status:
+            return True
+        return chunk.attempts >= SPLIT_AFTER and not chunk.fails_alone(self._state.accepted_in_all)
 
     def _count_retry(self, error: SinkError) -> None:
         kind = error.kind if isinstance(error, Transient) else RetryReason.NETWORK

@@ -33,7 +33,7 @@ class IndexState:
         self.topics = tuple(topics)
         self._shared = frozenset(shared)
         self._accepted = dict.fromkeys(Operation, 0)  # requests that the service accepted for it
-        self._denied: dict[Operation, BlockReason] = {}  # what the service denies, and why
+        self._denied: dict[Operation | None, BlockReason] = {}  # what is denied, and why; None by something on the way
         self.is_stopping = False  # all that wait here must end
         self._status = status
         self._max_body_bytes = max_body_bytes
@@ -71,6 +71,11 @@ class IndexState:
         """Return how many requests of an operation the service has accepted."""
         return self._accepted[operation]
 
+    @property
+    def accepted_in_all(self) -> int:
+        """How many requests the service has accepted, whatever they asked for."""
+        return sum(self._accepted.values())
+
     def note_accepted(self, operation: Operation) -> None:
         """Count a request that the service accepted."""
         with self._lock:
@@ -89,10 +94,11 @@ class IndexState:
         """Whether the service denies an operation."""
         return bool(self._denied)
 
-    def block(self, operation: Operation, reason: BlockReason, error: SinkError, retry_in: float) -> None:
+    def block(self, operation: Operation | None, reason: BlockReason, error: SinkError, retry_in: float) -> None:
         """Block the index's topics; of one that it shares, its own records alone.
 
-        It ends when the service allows the operation, which is tried again in `retry_in` seconds.
+        It ends when the service allows the operation, which is tried again in `retry_in` seconds; with None, when it allows any,
+        as nothing comes through to it.
         """
         with self._lock:
             self._denied[operation] = reason
@@ -100,12 +106,12 @@ class IndexState:
                 self._status.block(self._block_of(topic, reason), f"index {self.index}: {error}", retry_in=retry_in)
 
     def unblock(self, *operations: Operation) -> None:
-        """Unblock the index's topics, unless an operation is denied that is not among these; without one, whatever is denied.
+        """Note that the service allows these operations, all without one, and unblock the index's topics if none is denied.
 
-        That the service accepts deletes does not show that it accepts puts: a policy may allow one of the two.
+        That it allows deletes does not show that it allows puts: a policy may allow one of the two.
         """
         with self._lock:
-            for operation in operations or Operation:
+            for operation in (None, *(operations or Operation)):
                 self._denied.pop(operation, None)
             still = self._denied.values()
             for topic in self.topics:
