@@ -99,3 +99,17 @@ def test_a_half_fails_while_others_are_accepted_once_its_other_half_is() -> None
     chunk.accepted_when_sent = 6
     chunk.note(failure(Blame.PROXY), accepted=6, accepted_in_all=6)
     assert (chunk.is_suspect, chunk.is_proven, chunk.suspicion.count) == (True, True, 2)
+
+
+def test_an_answer_that_is_not_the_services_delays_the_index_at_the_third_time_with_nothing_accepted() -> None:
+    chunk = Chunk([item("a"), item("b")])
+    strangers, services = (
+        failure(Blame.NONE),
+        Transient("wait", kind=RetryReason.SERVER, status=503, request_id="0" * 24),
+    )
+    seen = []
+    for _ in range(4):
+        chunk.note(strangers, accepted=0, accepted_in_all=7)
+        seen.append((chunk.delays_all(strangers, 7), chunk.delays_all(services, 7)))
+    assert seen == [(False, True), (False, True), (True, True), (True, True)]
+    assert not chunk.delays_all(strangers, accepted_in_all=8)

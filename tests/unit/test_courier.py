@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.support.lane import GOES, STAYS, Bench
 from worker.delivery.batch import Item
 from worker.delivery.pace.pacer import Admission
-from worker.errors import SinkError
+from worker.errors import RetryReason, SinkError, Transient
 from worker.ledger import Outcome
+from worker.ports import DeadLetter, Operation
 
 
 def test_a_slot_whose_batch_goes_while_it_is_about_to_wait_gives_up_its_place_with_the_pacer() -> None:
@@ -105,3 +108,43 @@ def test_requests_of_a_partition_that_is_given_back_are_not_waited_for() -> None
 def test_the_pace_of_an_index_is_known_to_the_status() -> None:
     bench = Bench()
     assert bench.status.service.paces() == {"docs": bench.lane.pacer.pace()}
+
+
+def total(bench: Bench, name: str, **labels: str) -> float:
+    """Return the value of a counter."""
+    value = bench.metrics.registry.get_sample_value(f"oss_vectors_{name}_total", labels)
+    assert value is not None
+    return value
+
+
+@pytest.mark.parametrize("while_sending", [False, True])
+def test_requests_that_may_have_been_applied_are_counted_also_where_their_records_are_sent_apart(
+    while_sending: bool,
+) -> None:
+    bench = Bench()
+    error = Transient("no answer", kind=RetryReason.TIMEOUT, unknown_outcome=True, while_sending=while_sending)
+    bench.sink.next_answers = [error, error, error]
+    bench.submit(STAYS, ["a", "b", "c", "d"])
+    flight = bench.lane.pop()
+    assert flight is not None
+    for count in (1, 2, 3):
+        chunk = flight.take()
+        bench.lane.state.note_accepted(Operation.PUT)  # others are accepted meanwhile
+        flight.put_back(bench.lane._courier._step(chunk))
+        assert total(bench, "unknown_outcomes", index="docs") == total(bench, "retries", reason="timeout") == count
+    assert len(flight.chunks) == 2
+
+
+def test_a_request_that_may_have_been_applied_is_counted_where_its_record_is_dead_lettered() -> None:
+    bench = Bench()
+    letters: list[DeadLetter] = []
+    bench.lane._courier._dead_letters.submit = letters.append  # type: ignore[method-assign]  # one is expected
+    bench.sink.fault(status=500, keys=["a"])
+    bench.submit(STAYS, ["a"])
+    flight = bench.lane.pop()
+    assert flight is not None
+    while flight.chunks:
+        bench.lane.state.note_accepted(Operation.PUT)
+        flight.put_back(bench.lane._courier._step(flight.take()))
+    assert (total(bench, "unknown_outcomes", index="docs"), total(bench, "retries", reason="server")) == (2, 1)
+    assert len(letters) == 1

@@ -117,6 +117,16 @@ class Chunk:
         """Return whether the index accepts others while it fails, of any kind; so many have been accepted until now."""
         return self.is_proven or self.failures.others_pass(accepted_in_all)
 
+    def delays_all(self, error: SinkError, accepted_in_all: int) -> bool:
+        """Return whether an error that denies, or asks for a pause, does so for the whole index.
+
+        What something on the way answers may be about these records alone. That is assumed of the first answers, and of later
+        ones while the index accepts others.
+        """
+        if error.request_id or not error.status:
+            return True
+        return self.attempts >= SPLIT_AFTER and not self.fails_alone(accepted_in_all)
+
     def note(self, error: SinkError, accepted: int, accepted_in_all: int) -> None:
         """Count an attempt that failed; so many requests of its kind, and in all, have been accepted until now."""
         self.failures.note(accepted_in_all)

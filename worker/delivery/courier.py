@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from worker.delivery.batch import Item
-from worker.delivery.chunk import SPLIT_AFTER, Chunk, chunks_of, may_be_of_records, operation_of
+from worker.delivery.chunk import Chunk, chunks_of, may_be_of_records, operation_of
 from worker.delivery.flight import Flight
 from worker.delivery.index_state import IndexState
 from worker.delivery.pace.backoff import Backoff
@@ -267,13 +267,18 @@ class Courier:
                 self._note_lease_wait(chunk)
             return [chunk]
         chunk.note(error, self._state.accepted(chunk.operation), self._state.accepted_in_all)
+        is_refused = isinstance(error, Refused) or self._is_at_fault(chunk, error)
+        is_given_up = is_refused and chunk.is_single
+        self._count(error, is_retried=not is_given_up)
+        if is_given_up:
+            return self._dead_letter(chunk, error)
         is_too_large = error.status == 413 or chunk.write_timeouts >= SPLIT_AFTER_WRITE_TIMEOUTS
         if is_too_large and not chunk.is_single:
             if chunk.operation is Operation.PUT:  # deletes are small: what is too large for them says nothing of puts
                 self._state.shrink_bodies(sum(len(item.fragment or b"") for item in chunk.items))
             return self._split(chunk)
-        if isinstance(error, Refused) or self._is_at_fault(chunk, error):
-            return self._dead_letter(chunk, error) if chunk.is_single else self._split(chunk)
+        if is_refused:
+            return self._split(chunk)
         self._retry_later(chunk, error)
         return [chunk]
 
@@ -321,13 +326,12 @@ class Courier:
                 "error": str(error),
             },
         )
-        delays_all = self._delays_all(chunk, error)
+        delays_all = chunk.delays_all(error, self._state.accepted_in_all)
         if isinstance(error, TargetError) and delays_all:
             denied = chunk.operation if error.request_id else None
             self._state.block(denied, error.block, error, self._delivery.retry_max_seconds)
             self._pacer.close_for(self._delivery.retry_max_seconds)
             return
-        self._count_retry(error)
         delay = self._backoff.delay(chunk.attempts)
         asked = error.retry_after if isinstance(error, Transient) else None
         if asked is not None and delays_all:
@@ -339,21 +343,13 @@ class Courier:
         if (chunk.suspicion.count if is_alone else chunk.blamed) >= self._isolated_attempts:
             self._stuck.report(chunk.items, error, delay)
 
-    def _delays_all(self, chunk: Chunk, error: SinkError) -> bool:
-        """Return whether an error that asks for a pause, or denies, does so for the whole index.
-
-        What something on the way answers may be about these records alone. That is assumed of a chunk's first answers, and of
-        later ones while the index accepts others.
-        """
-        if error.request_id or not error.status:
-            return True
-        return chunk.attempts >= SPLIT_AFTER and not chunk.fails_alone(self._state.accepted_in_all)
-
-    def _count_retry(self, error: SinkError) -> None:
-        kind = error.kind if isinstance(error, Transient) else RetryReason.NETWORK
-        self._metrics.retries.labels(kind.value).inc()
+    def _count(self, error: SinkError, *, is_retried: bool) -> None:
+        """Count a failure, also where its records are sent apart from now on. The service's refusals are counted elsewhere."""
         if isinstance(error, Transient) and error.unknown_outcome:
             self._metrics.unknown_outcomes.labels(self._state.index).inc()
+        if is_retried and (isinstance(error, Transient) or may_be_of_records(error)):
+            kind = error.kind if isinstance(error, Transient) else RetryReason.NETWORK
+            self._metrics.retries.labels(kind.value).inc()
 
     def _dead_letter(self, chunk: Chunk, error: SinkError) -> list[Chunk]:
         """Dead-letter the one record; the version that it had superseded is tried instead."""
