@@ -88,7 +88,7 @@ class Ledger:
         """`may_write` returns whether the group still counts on this process (`worker.lease`)."""
         self._clock = clock
         self._may_write = may_write
-        self._begun = threading.local()  # for each thread: the assignments of its request
+        self._begun: dict[int, Collection[Assignment]] = {}  # by the number of a thread: the assignments of its request
         self._lock = threading.Lock()
         self._assignments: dict[Partition, Assignment] = {}
         self._in_order: list[Assignment] | None = None  # the same, sorted; None when they have changed
@@ -313,7 +313,7 @@ class Ledger:
                 return False
             for assignment in assignments:
                 assignment.requests_in_flight += 1
-        self._begun.assignments = assignments
+            self._begun[threading.get_ident()] = assignments
         return True
 
     @property
@@ -331,7 +331,7 @@ class Ledger:
         2. The group gives its partitions to another process, which writes newer versions.
         3. The process wakes, joins again, and has a lease again. The partitions' old assignments are fenced.
         """
-        begun = getattr(self._begun, "assignments", None) if assignments is None else assignments
+        begun = self._begun.get(threading.get_ident()) if assignments is None else assignments
         if begun is None:
             return True
         return self._may_write() and all(assignment.phase is not Phase.FENCED for assignment in begun)
@@ -341,7 +341,12 @@ class Ledger:
         with self._lock:
             for assignment in assignments:
                 assignment.requests_in_flight -= 1
-        self._begun.assignments = None
+            self._begun.pop(threading.get_ident(), None)
+
+    def threads_of(self, assignments: Collection[Assignment]) -> set[int]:
+        """Return the numbers of the threads whose request carries records of one of these."""
+        with self._lock:
+            return {thread for thread, begun in self._begun.items() if not set(begun).isdisjoint(assignments)}
 
     # -- what is committed and shown
 

@@ -193,7 +193,7 @@ def _member(make: Callable[..., Source], topic: str, clock: Callable[[], float])
     status = Status(clock())
     metrics = Metrics(ledger, status, [topic], ["docs"])
     calls: list[str] = []
-    hooks = RevokeHooks(wake=lambda: calls.append("wake"), abort=lambda: calls.append("abort"))
+    hooks = RevokeHooks(wake=lambda: calls.append("wake"), abort=lambda _: calls.append("abort"))
     source = make(topics=[topic], ledger=ledger, status=status, metrics=metrics, hooks=hooks, clock=clock, lease=lease)
     return Member(source, ledger, status, metrics, lease, calls)
 

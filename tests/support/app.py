@@ -120,7 +120,7 @@ class App:
             ledger=self.ledger,
             status=self.status,
             metrics=self.metrics,
-            hooks=RevokeHooks(lambda: None, lambda: None, lambda: False),
+            hooks=RevokeHooks(lambda: None, lambda _: None, lambda: False),
             clock=self.clock,
             idle=self._idle,
             lease=self.lease,

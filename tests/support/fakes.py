@@ -501,7 +501,7 @@ class FakeSource:
             if self._clock() < self._deadline:
                 return False
             if not self._aborted:
-                self._hooks.abort()
+                self._hooks.abort(self._ledger.threads_of(closing))
                 self._aborted, self._deadline = True, self._clock() + 1.0
                 return False
         self._closing = []
@@ -516,7 +516,7 @@ class FakeSource:
         is_under_way = any(assignment.requests_in_flight for assignment in assignments)
         self._end(assignments)
         if is_under_way:
-            self._hooks.abort()
+            self._hooks.abort(self._ledger.threads_of(assignments))
 
     def _end(self, assignments: Sequence[Assignment]) -> None:
         self._ledger.end(assignments)

@@ -85,7 +85,7 @@ class Member(Driven):
             ledger=ledger,
             status=self.status,
             metrics=self.metrics,
-            hooks=RevokeHooks(lambda: None, lambda: None),
+            hooks=RevokeHooks(lambda: None, lambda _: None),
             retry_seconds=1.0,
             clock=time.monotonic,
             wall=time.time,

@@ -1,10 +1,13 @@
 """A courier with the fake service, on the test's own thread: what a slot leaves behind when its batch goes."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
 
-from tests.support.lane import GOES, STAYS, Bench
+from tests.support.bounded import END_S
+from tests.support.fakes import Request, Stage
+from tests.support.lane import GOES, STAYS, Bench, running
 from worker.delivery.batch import Item
 from worker.delivery.pace.pacer import Admission
 from worker.errors import RetryReason, SinkError, Transient
@@ -148,3 +151,35 @@ def test_a_request_that_may_have_been_applied_is_counted_where_its_record_is_dea
         flight.put_back(bench.lane._courier._step(flight.take()))
     assert (total(bench, "unknown_outcomes", index="docs"), total(bench, "retries", reason="server")) == (2, 1)
     assert len(letters) == 1
+
+
+def test_only_requests_with_records_of_a_partition_are_cut_where_these_are_asked_for() -> None:
+    """Else a slow request of a partition that is given back would cost all others that are under way."""
+    bench = Bench()
+    bench.sink.fault(hang=True)
+    threads: dict[str, int] = {}
+    both_hang, one_was_cut = threading.Event(), threading.Event()
+    attempt = bench.lane._courier._attempt
+
+    def note(items: list[Item], admission: Admission) -> SinkError | None:
+        threads[items[0].key] = threading.get_ident()
+        error = attempt(items, admission)
+        if items[0].key == "goes":
+            one_was_cut.set()
+        return error
+
+    def count(_stage: Stage, _request: Request) -> None:
+        if len(bench.sink.requests) == 2:
+            both_hang.set()
+
+    bench.lane._courier._attempt = note  # type: ignore[method-assign]  # it notes who sends what
+    bench.sink._waypoint = count
+    with running(bench):
+        bench.submit(GOES, ["goes"])
+        bench.submit(STAYS, ["stays"])
+        assert both_hang.wait(END_S)
+        found = bench.ledger.threads_of([item for item in bench.ledger.assignments() if item.partition == GOES])
+        assert found == {threads["goes"]}
+        bench.lane.abort(found)
+        assert not bench.sink._cut[threads["stays"]].is_set()
+        assert one_was_cut.wait(END_S)

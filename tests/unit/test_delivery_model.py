@@ -520,7 +520,7 @@ class World:
         requests_in_flight = any(assignment.requests_in_flight for assignment in move.closing)
         if requests_in_flight and not move.was_cut:
             if int(self.clock() * 4) % 5 == 0:
-                move.giver.lane.abort()
+                move.giver.lane.abort(move.giver.ledger.threads_of(move.closing))
                 move.was_cut = True
             return
         self.moves.remove(move)

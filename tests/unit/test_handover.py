@@ -1,12 +1,15 @@
 """What a rebalance does to the ledger, what it waits for, and for how long. The client's timer advances the clock."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
+from queue import Queue
 from types import SimpleNamespace
 
 import pytest
 from kafka import OffsetAndMetadata, TopicPartition
 
+from tests.support.bounded import END_S
 from tests.support.client import FakeConsumer
 from tests.support.fakes import FakeClock
 from tests.unit.samples import FakeTracked, opened
@@ -42,6 +45,7 @@ class Bench:
         self.metrics = Metrics(self.ledger, Status(0.0), ["vectors"], [])
         self.hooks: list[str] = []
         self.aborted_at: list[float] = []
+        self.cut: list[Collection[int] | None] = []
         self.is_stopping = False
         self.ended: list[Partition] = []
         self.meanwhile: Callable[[], object] = lambda: None  # is called with every look
@@ -67,9 +71,10 @@ class Bench:
     def settle(self, offset: int) -> None:
         self.ledger.settle([FakeTracked(self.assignment, offset)], Outcome.PUT)
 
-    def _abort(self) -> None:
+    def _abort(self, threads: Collection[int] | None) -> None:
         self.hooks.append("abort")
         self.aborted_at.append(self.passed)
+        self.cut.append(threads)
 
     def _sleep(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -147,12 +152,47 @@ def test_requests_that_take_longer_are_cut_and_then_left() -> None:
     assert bench.assignment.phase is Phase.FENCED
 
 
-def test_requests_are_cut_at_once_where_the_lease_runs_out_meanwhile() -> None:
+def test_all_requests_are_cut_at_once_where_the_lease_runs_out_meanwhile() -> None:
     bench = Bench()
     assert bench.ledger.begin_request([bench.assignment])
     bench.meanwhile = lambda: bench.lease.end() if bench.passed >= 2.0 else None
     bench.revoke()
     assert bench.aborted_at[0] == pytest.approx(2.0, abs=2 * LOOK_SECONDS)
+    assert bench.cut[0] is None
+
+
+def test_all_requests_are_cut_where_the_lease_runs_out_after_those_of_the_partition_were() -> None:
+    bench = Bench()
+    assert bench.ledger.begin_request([bench.assignment])
+    bench.meanwhile = lambda: bench.lease.end() if bench.aborted_at else None
+    bench.revoke()
+    assert bench.cut == [{threading.get_ident()}, None, {threading.get_ident()}]
+    assert bench.aborted_at[1] - bench.aborted_at[0] <= 2 * LOOK_SECONDS
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_request_without_records_of_the_partition_is_not_cut(is_lost: bool) -> None:
+    bench = Bench()
+    bench.consumer._coordinator._assignors = {}
+    kept = opened(bench.ledger, partition=1)
+    begun: Queue[int] = Queue()
+    may_end = threading.Event()
+
+    def carry(*assignments: Assignment) -> None:
+        assert bench.ledger.begin_request(assignments)
+        begun.put(threading.get_ident())
+        may_end.wait(END_S)
+
+    numbers = []
+    for assignments in ([kept], [kept, bench.assignment], [bench.assignment]):
+        threading.Thread(target=carry, args=assignments, daemon=True).start()
+        numbers.append(begun.get(timeout=END_S))
+    if is_lost:
+        bench.handover.give_up(bench.consumer, [TP])
+    else:
+        bench.revoke()
+    may_end.set()
+    assert bench.cut == [set(numbers[1:])] * (1 if is_lost else 2)
 
 
 def test_a_worker_that_is_to_stop_waits_for_less_long() -> None:

@@ -1,6 +1,6 @@
 """What the source decides by itself, with a client that only notes what it is told."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +55,8 @@ class Stage:
         self.source._topics.begin(["vectors"], {})
         self.assignment = opened(self.ledger)
 
-    def abort(self) -> None:
+    def abort(self, threads: Collection[int] | None) -> None:
+        assert threads is None  # without a lease, all are cut
         self.aborts += 1
 
     def poll(self, found: dict[TopicPartition, list[Any]] | Exception | None = None) -> list[tuple[Assignment, int]]:

@@ -6,7 +6,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from worker import __version__
@@ -220,9 +220,9 @@ def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:
         for lane in lanes.values():
             lane.wake()
 
-    def abort() -> None:
+    def abort(threads: Collection[int] | None) -> None:
         for lane in lanes.values():
-            lane.abort()
+            lane.abort(threads)
 
     return RevokeHooks(wake, abort, stop.is_set)
 

@@ -6,7 +6,7 @@ ledger, the lease and `commit_async`.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from kafka import AsyncConsumerRebalanceListener, TopicPartition
@@ -31,11 +31,12 @@ STOPPING_SECONDS: Final = 0.5
 class RevokeHooks(NamedTuple):
     """What a revocation calls: `wake` wakes those that wait to send, `abort` cuts the requests in flight.
 
-    `is_stopping` returns whether the worker is to stop.
+    `abort` is called with the numbers of the threads whose requests are to be cut, or with None for all. `is_stopping` returns
+    whether the worker is to stop.
     """
 
     wake: Callable[[], None]
-    abort: Callable[[], None]
+    abort: Callable[[Collection[int] | None], None]
     is_stopping: Callable[[], bool] = lambda: False
 
 
@@ -92,24 +93,26 @@ class Handover:
         log.info("partitions revoked", extra={"partitions": names_of(revoked), "returned": returned})
 
     async def _wait_for_answers(self, consumer: Any, closing: Sequence[Assignment]) -> None:
-        """Wait until no request with records of these is under way; cut the connections after `kafka.revoke_seconds`.
+        """Wait until no request with records of these is under way; cut the connections of these after `kafka.revoke_seconds`.
 
-        They are cut at once where the lease runs out meanwhile. The wait is the client's own timer, so that heartbeats
-        continue. The main loop is in `poll` or `close` all the while, where no signal reaches it: this looks whether the
-        worker is to stop.
+        Where the lease runs out meanwhile, all requests are cut at once, also those of other partitions: another process may
+        write newer versions of any. The wait is the client's own timer, so that heartbeats continue. The main loop is in `poll`
+        or `close` all the while, where no signal reaches it: this looks whether the worker is to stop.
         """
         self._hooks.wake()
         deadline = self._clock() + self._revoke_seconds
-        aborted = is_hurried = False
+        aborted = lost_lease = is_hurried = False
         while any(assignment.requests_in_flight for assignment in closing):
             now = self._clock()
             if not is_hurried and self._hooks.is_stopping():
                 is_hurried, deadline = True, min(deadline, now + STOPPING_SECONDS)
-            if now >= deadline or not (aborted or self._lease.holds()):
-                if aborted:
+            loses_lease = not (lost_lease or self._lease.holds())
+            if now >= deadline or loses_lease:
+                if aborted and not loses_lease:
                     return
-                self._hooks.abort()
-                aborted, deadline = True, now + (STOPPING_SECONDS if is_hurried else ABORT_SECONDS)
+                self._hooks.abort(None if loses_lease else self._ledger.threads_of(closing))
+                aborted, lost_lease = True, lost_lease or loses_lease
+                deadline = now + (STOPPING_SECONDS if is_hurried else ABORT_SECONDS)
             await client_internals.sleep(consumer, LOOK_SECONDS)
 
     async def _commit(self, consumer: Any, closing: Sequence[Assignment]) -> None:
@@ -150,7 +153,7 @@ class Handover:
         is_under_way = any(assignment.requests_in_flight for assignment in assignments)
         returned = self._end(assignments)
         if is_under_way:
-            self._hooks.abort()
+            self._hooks.abort(self._ledger.threads_of(assignments))
         return returned
 
     def give_up(self, consumer: Any, lost: Iterable[TopicPartition]) -> None:

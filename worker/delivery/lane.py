@@ -16,6 +16,7 @@ that only wait.
 
 import threading
 from collections import deque
+from collections.abc import Collection
 from itertools import islice
 from typing import Final
 
@@ -224,11 +225,11 @@ class Lane:
             self._arrival.notify_all()
         self.abort()
 
-    def abort(self) -> None:
-        """Cut the connections on which slots wait for an answer."""
+    def abort(self, threads: Collection[int] | None = None) -> None:
+        """Cut the connections on which slots wait for an answer; with `threads`, only of those that have one of these numbers."""
         with self._lock:  # no slot ends meanwhile, whose number another thread could have by then
             for thread in self._threads:
-                if thread.ident is not None:
+                if thread.ident is not None and (threads is None or thread.ident in threads):
                     self.sink.abort(thread.ident)
 
     def wake(self) -> None:
