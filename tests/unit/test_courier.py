@@ -141,7 +141,11 @@ def test_requests_that_may_have_been_applied_are_counted_also_where_their_record
 def test_a_request_that_may_have_been_applied_is_counted_where_its_record_is_dead_lettered() -> None:
     bench = Bench()
     letters: list[DeadLetter] = []
-    bench.lane._courier._dead_letters.submit = letters.append  # type: ignore[method-assign]  # one is expected
+
+    def take(dead_letter: DeadLetter) -> None:
+        letters.append(dead_letter)
+
+    bench.lane._courier._dead_letters.submit = take  # type: ignore[method-assign]  # one is expected
     bench.sink.fault(status=500, keys=["a"])
     bench.submit(STAYS, ["a"])
     flight = bench.lane.pop()
