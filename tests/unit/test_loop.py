@@ -95,16 +95,6 @@ def test_it_is_running_with_open_partitions_and_without_any() -> None:
     assert app.state() == RUNNING
 
 
-def test_the_reason_of_a_running_worker_says_what_is_wrong_although_it_stops_nothing() -> None:
-    app = App().started()
-    app.status.warn("topic missing: dlq", "the dead-letter topic is not there")
-    app.turn()
-    assert app.state() == (State.RUNNING, "running; the dead-letter topic is not there")
-    app.status.warn("topic missing: dlq", "")
-    app.turn()
-    assert app.state() == (State.RUNNING, "running")
-
-
 def blocks(app: App, *partitions: int | None, reason: BlockReason = BlockReason.RECORD_STUCK) -> None:
     for partition in partitions:
         app.status.block(Block(TOPIC, reason, partition), "a message")

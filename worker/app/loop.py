@@ -136,14 +136,13 @@ class Worker:
             return
         assignments = self._ledger.assignments()
         if self._is_all_blocked(assignments):
-            blocks = self._status.read().blocks
-            self._status.enter(State.BLOCKED, "; ".join(f"{block}: {message}" for block, message in blocks.items()))
+            self._status.enter(State.BLOCKED, "; ".join(self._status.blocks_in_words()))
         elif not self._dead_letters.is_ready:
             self._status.enter(State.STARTING, "looking for the dead-letter topic")
         elif assignments and not any(self._intake.has_route(each.partition.topic) for each in assignments):
             self._status.enter(State.STARTING, self._why_no_index())
         else:
-            self._status.enter(State.RUNNING, "; ".join(["running", *self._status.warnings()]))
+            self._status.enter(State.RUNNING, "running")
 
     def _is_all_blocked(self, assignments: Sequence[Assignment]) -> bool:
         """Return whether all assigned partitions are blocked, or none is assigned since every topic is unreadable."""
