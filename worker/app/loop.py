@@ -54,7 +54,8 @@ class Worker:
             wait=stop.wait,
         )
         self._intake = Intake(components)
-        self._steering = Steering(settings.buffer, self._source, self._ledger, self._status)
+        indexes = {route.topic: route.index_names for route in settings.routes}
+        self._steering = Steering(settings.buffer, indexes, self._source, self._ledger, self._status)
         self._committer = Committer(
             self._source, self._ledger, interval_seconds=settings.kafka.commit_interval_seconds, clock=self._clock
         )
@@ -145,9 +146,9 @@ class Worker:
             self._status.enter(State.RUNNING, "running")
 
     def _is_all_blocked(self, assignments: Sequence[Assignment]) -> bool:
-        """Return whether all assigned partitions are blocked, or none is assigned since every topic is unreadable."""
+        """Return whether no assigned partition can move, or none is assigned since every topic is unreadable."""
         if assignments:
-            return all(self._status.blocks_of(*assignment.partition) for assignment in assignments)
+            return all(self._steering.is_blocked(assignment) for assignment in assignments)
         unreadable = BlockReason.PARTITION_UNREADABLE
         return all(unreadable in self._status.blocks_of(topic) for topic in self._topics)
 

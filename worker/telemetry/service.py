@@ -60,6 +60,11 @@ class Service:
             with self._lock:
                 self._not_accepted.pop(index, None)
 
+    def accepts_nothing(self, index: str, seconds: float) -> bool:
+        """Return whether requests of an index fail, more than one of them, and none was accepted or judged for so long."""
+        one = self._not_accepted.get(index)
+        return one is not None and one.requests > 1 and self._clock() - one.since >= seconds
+
     def not_accepted(self) -> list[NotAccepted]:
         """Return the indexes whose requests fail, the one that has failed for the longest first."""
         with self._lock:

@@ -5,6 +5,7 @@ decides what happens to a record.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -262,6 +263,12 @@ class Status:
             return {
                 block: "; ".join(one.words.message for one in held.values()) for block, held in self._blocks.items()
             }
+
+    def seconds_of(self, block: Block) -> float:
+        """Return for how long a block has been in force, by the last of its owners that reported it; infinity where it is not."""
+        with self._lock:
+            since = [one.attempts.since for one in self._blocks.get(block, {}).values()]
+            return self._clock() - max(since) if since else math.inf
 
     def attempts(self) -> dict[Block, Attempts]:
         """Return how each block is retried, by the first of its owners."""
