@@ -38,6 +38,9 @@ KEPT_SECONDS: Final = 300.0  # credentials for which the program names no end
 RENEWED_BEFORE_SECONDS: Final = 180.0  # their end, or at half of their time if that is later
 WAIT_SECONDS: Final = 10.0  # for the program, if there are no credentials yet; the program continues to run
 AGAIN_SECONDS: Final = 5.0  # after a run that failed, or that gave what the service refuses
+# Without a request nothing is renewed, and nothing needs to be. It is less than what is left of `RENEWED_BEFORE_SECONDS` when
+# the alert about an end that is near fires.
+USED_SECONDS: Final = 60.0
 
 Clock = Callable[[], float]
 
@@ -54,21 +57,33 @@ class Provider(CredentialsProvider):  # type: ignore[misc]  # the SDK ships no t
         get: Callable[[], Credentials],
         forget: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
+        *,
+        newest: Callable[[], Credentials | None] | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
+        """`newest` returns what the next request would get, and fetches nothing: it may be newer than what was given last."""
         self._get = get
+        self._newest = newest or (lambda: self._given)
+        self._clock = clock
+        self._given: Credentials | None = None
+        self._asked_at = float("-inf")
         self.forget = forget
         """Fetch again at the next request, since the service refused what was given last."""
         self.close = close
         """End what runs for it."""
-        self.expires_at: float | None = None
-        """When the credentials that were given last expire, Unix time; None where that is not known."""
 
     def get_credentials(self) -> Credentials:
         """Return credentials for one request; the SDK calls it for each. Raises whatever failed."""
-        credentials = self._get()
-        end = credentials.expiration
-        self.expires_at = None if end is None else end.timestamp()
-        return credentials
+        self._asked_at = self._clock()
+        self._given = self._get()
+        return self._given
+
+    def expires_at(self) -> float | None:
+        """Return when the credentials in use expire, Unix time; None where that is not known, or none are in use.
+
+        They are in use for `USED_SECONDS` after a request: without one they are not renewed, and end without harm.
+        """
+        return _end_of(self._newest()) if self._clock() - self._asked_at < USED_SECONDS else None
 
 
 def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Provider:
@@ -79,12 +94,11 @@ def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Provider:
     if mode == "environment":
         return Provider(_from_environment(environ).get_credentials)
     if mode == "file":
-        file = CredentialsFile(Path(settings.credentials_file))
-        return Provider(file.read, file.forget)
+        return _OfFile(CredentialsFile(Path(settings.credentials_file)))
     if mode == "process":
         program = Program(settings.credentials_process)
         kept = Kept(lambda: _from_program(program, time.time), time.monotonic)
-        return Provider(kept.current, kept.forget, program.close)
+        return Provider(kept.current, kept.forget, program.close, newest=kept.newest)
     return Provider(_from_credentials_package(mode))
 
 
@@ -93,6 +107,22 @@ class _Anonymous(Provider, AnonymousCredentialsProvider):  # type: ignore[misc] 
 
     def __init__(self) -> None:
         super().__init__(AnonymousCredentialsProvider().get_credentials)
+
+
+class _OfFile(Provider):
+    """Another program renews the file, also while no request reads it."""
+
+    def __init__(self, file: "CredentialsFile") -> None:
+        super().__init__(file.read, file.forget, newest=file.read)
+
+    def expires_at(self) -> float | None:
+        """Return the end that the file says now, Unix time; None where it says none."""
+        return _end_of(self._newest())
+
+
+def _end_of(credentials: Credentials | None) -> float | None:
+    end = None if credentials is None else credentials.expiration
+    return None if end is None else float(end.timestamp())
 
 
 def _made(key_id: object, secret: object, token: object) -> Credentials:
@@ -226,6 +256,10 @@ class Kept:
             ended = self._problem or "the credentials that oss.credentials_process gave have expired"
             raise CredentialsError(still if self._is_fetching else ended)
 
+    def newest(self) -> Credentials | None:
+        """Return what was fetched last, None before anything was."""
+        return self._credentials
+
     def forget(self) -> None:
         """Fetch again at the next request, which waits for it. The old ones are used where nothing comes.
 
@@ -343,9 +377,19 @@ def _from_credentials_package(mode: str) -> Callable[[], Credentials]:
             found = provider.get_credentials()
         except Exception as error:
             raise CredentialsError(f"{mode}: {without_answers(str(error))}") from None
-        return _made(found.get_access_key_id(), found.get_access_key_secret(), found.get_security_token())
+        made = _made(found.get_access_key_id(), found.get_access_key_secret(), found.get_security_token())
+        made.expiration = _end_by_package(found)
+        return made
 
     return fetch
+
+
+def _end_by_package(found: Any) -> datetime | None:
+    """Return when the package's credentials expire, None where it does not say it, as for the default chain."""
+    try:
+        return datetime.fromtimestamp(found.get_expiration(), UTC)
+    except (AttributeError, TypeError, ValueError, OverflowError, OSError):  # no such method, None, no time
+        return None
 
 
 _QUERY: Final = re.compile(r"\?[^\s'\"()]*")
