@@ -193,6 +193,20 @@ def dead_letter_topic_gone() -> PageStage:
     return _with_gauge("topic_missing", "vectors.dlq", 300)
 
 
+def commits_refused() -> PageStage:
+    """The topic may not be read any more, and is still written."""
+    return _with_gauge("refused_commit_partitions", "vectors", 300)
+
+
+def commits_fail() -> PageStage:
+    """The group may not be used any more, and records are still written."""
+    stage, _ = at_work()
+    for _ in range(30):
+        stage.metrics.commits.labels("failed").inc()
+        idle(stage, 10)
+    return stage
+
+
 def near_the_limit() -> PageStage:
     """Many records are bad, and the topic will soon be blocked."""
     stage, assignments = at_work()
@@ -311,6 +325,13 @@ TROUBLES: Final = {
         "warn",
         ("1 partition of vectors has no leader.", "for 4 min 57 s"),
     ),
+    "commits refused": Trouble(
+        commits_refused,
+        "running, commits refused",
+        "warn",
+        ("The broker refuses to commit 1 partition of vectors", "for 4 min 57 s"),
+    ),
+    "commits fail": Trouble(commits_fail, "running, commits fail", "warn", ("none was accepted for 5 min",)),
     "near the dead-letter limit": Trouble(
         near_the_limit,
         "running, near the dead-letter limit",

@@ -163,6 +163,16 @@ def test_what_the_survey_found_is_what_the_page_says() -> None:
     assert "running; " not in text
 
 
+def test_a_commit_that_failed_is_no_notice_while_others_are_accepted_or_the_coordinator_is_why() -> None:
+    stage = TROUBLES["commits fail"].make()
+    stage.gauges.set("coordinator_unavailable_seconds", 300)
+    assert "Commits fail" not in read(html_of(stage)).text()
+    stage.gauges.set("coordinator_unavailable_seconds", 0)
+    assert "Commits fail" in read(html_of(stage)).text()
+    stage.metrics.last_commit.set(stage.wall())
+    assert "Commits fail" not in read(html_of(stage)).text()
+
+
 def test_programs_that_are_no_workers_come_first_and_many_members_keep_the_page_small() -> None:
     stage, _ = at_work(steps=3)
     workers = [GroupMember("writer", f"10.0.{number // 250}.{number % 250}", True, 1) for number in range(995)]

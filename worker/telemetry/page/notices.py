@@ -13,6 +13,7 @@ STILL_SECONDS: Final = 10.0  # without a turn of the main loop
 _DEAD_SECONDS: Final = 60.0  # as /healthz
 _NOT_ACCEPTED_SECONDS: Final = 10.0  # a single failure is retried in less
 _NOT_SETTLED_SECONDS: Final = 60.0
+_NOT_COMMITTED_SECONDS: Final = 60.0
 _BEHIND_SECONDS: Final = 60.0  # of settling: the lag from which its growth is no burst
 _BEHIND_SHARE: Final = 0.1  # of what is published
 _LATE_SECONDS: Final = 10.0  # the objective of 99 % of the records
@@ -131,6 +132,23 @@ def _not_settled(view: View) -> Iterator[Notice]:
         yield Notice("not_settled", "nothing is settled", text, "ossvectorsrecordsstuck", view.watch.still_since)
 
 
+def _commits(view: View) -> Iterator[Notice]:
+    again = "is written again after a restart or a rebalance"
+    refused = {
+        topic: count for (topic,), count in view.figures.by("refused_commit_partitions", "topic").items() if count
+    }
+    for topic, count in refused.items():
+        what = counted(count, "partition", "partitions")
+        text = f"The broker refuses to commit {what} of {topic}: what was written since the last commit {again}."
+        yield Notice(f"refused {topic}", "running, commits refused", text, "ossvectorscommitsfailing")
+    last = view.figures.value("last_commit_timestamp_seconds")
+    still = view.wall - last if last else view.uptime
+    is_known = bool(refused) or view.figures.value("coordinator_unavailable_seconds") > 0
+    if still >= _NOT_COMMITTED_SECONDS and not is_known and view.in_last_minute(("commits", "failed")):
+        text = f"Commits fail, and none was accepted for {rough(still)}: what was written since then {again}."
+        yield Notice("commits", "running, commits fail", text, "ossvectorscommitsfailing", view.now - still)
+
+
 def _retention(view: View) -> Iterator[Notice]:
     if (view.lag or 0.0) <= _BEHIND_SECONDS * (view.settled or 0.0):
         return  # what waits is settled within a minute, also where a topic keeps its records for an hour
@@ -224,6 +242,7 @@ _ALL: Final[tuple[Callable[[View], Iterator[Notice]], ...]] = (
     _not_accepted,
     _coordinator,
     _not_settled,
+    _commits,
     _unassigned,
     _leaderless,
     _missing_dead_letter_topic,
