@@ -18,6 +18,7 @@ from alibabacloud_oss_v2.credentials import AnonymousCredentialsProvider, Creden
 from tests.support.bounded import join, thread
 from tests.unit.samples import FakeClock
 from worker.errors import SettingsError
+from worker.oss.credentials.package import without_answers
 from worker.oss.credentials.program import ProgramError
 from worker.oss.credentials.providers import (
     AGAIN_SECONDS,
@@ -29,7 +30,6 @@ from worker.oss.credentials.providers import (
     Kept,
     Provider,
     credentials_provider,
-    without_answers,
 )
 from worker.settings.tables import Oss
 from worker.words import clean

@@ -4,9 +4,7 @@ No source is trusted to give them clean: white space around a part is dropped, o
 are refused. No error quotes a part, what a program wrote, or what a server answered.
 """
 
-import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +22,7 @@ from alibabacloud_oss_v2.credentials import (
 
 from worker import redaction
 from worker.errors import SettingsError
-from worker.extras import pip_command
+from worker.oss.credentials import package
 from worker.oss.credentials.program import Program, ProgramError
 from worker.settings import files
 from worker.settings.rules import credential_mistakes
@@ -352,59 +350,15 @@ def _moment(text: object) -> datetime | None:
 
 
 def _from_credentials_package(mode: str) -> Callable[[], Credentials]:
-    try:
-        from alibabacloud_credentials import provider as providers  # noqa: PLC0415 - an extra, needed by these modes alone
-    except ImportError:
-        raise SettingsError(
-            [f"oss.credentials = {json.dumps(mode)} needs more packages: {pip_command('credentials')}"]
-        ) from None
-    # Its loggers write to stderr by themselves, past the log: each error with the OIDC token and a traceback, and with the
-    # variable DEBUG=sdk each request. We get the errors in any case.
-    for name in ("credentials", "alibabacloud-tea"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).disabled = True
-    try:
-        provider = {
-            "default-chain": providers.DefaultCredentialsProvider,
-            "ecs-ram-role": providers.EcsRamRoleCredentialsProvider,
-            "oidc": providers.OIDCRoleArnCredentialsProvider,
-        }[mode]()
-    except Exception as error:  # whatever it misses, it says so
-        raise SettingsError([f"oss.credentials = {json.dumps(mode)}: {without_answers(str(error))}"]) from None
+    provider = package.provider_of(mode)
 
     def fetch() -> Credentials:
         try:
             found = provider.get_credentials()
         except Exception as error:
-            raise CredentialsError(f"{mode}: {without_answers(str(error))}") from None
+            raise CredentialsError(f"{mode}: {package.without_answers(str(error))}") from None
         made = _made(found.get_access_key_id(), found.get_access_key_secret(), found.get_security_token())
-        made.expiration = _end_by_package(found)
+        made.expiration = package.end_of(found)
         return made
 
     return fetch
-
-
-def _end_by_package(found: Any) -> datetime | None:
-    """Return when the package's credentials expire, None where it does not say it, as for the default chain."""
-    try:
-        return datetime.fromtimestamp(found.get_expiration(), UTC)
-    except (AttributeError, TypeError, ValueError, OverflowError, OSError):  # no such method, None, no time
-        return None
-
-
-_QUERY: Final = re.compile(r"\?[^\s'\"()]*")
-_ANSWER: Final = re.compile(r"\b(result|response|stderr|body):", re.IGNORECASE)
-_CODE: Final = re.compile(r"\"Code\"\s*:\s*\"([A-Za-z0-9._-]{1,100})\"")
-
-
-def without_answers(text: str) -> str:
-    """Return an error of the package without what it quotes: the URL's query, which contains the OIDC token, and an answer.
-
-    Of an answer the service's code is kept.
-    """
-    text = _QUERY.sub("?...", text)
-    quoted = _ANSWER.search(text)
-    if quoted:
-        codes = " ".join(dict.fromkeys(_CODE.findall(text[quoted.start() :])))
-        text = f"{text[: quoted.start()].rstrip(' ,')}{f' ({codes})' if codes else ''}"
-    return clean(text)
