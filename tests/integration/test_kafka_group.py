@@ -60,9 +60,7 @@ def test_a_heartbeat_tells_the_fenced_one_though_it_commits_nothing(broker: Brok
     """It must not join again when its session is over: that would fence the other one."""
     topic = new_topic(1)
     first = Member(broker.bootstrap, topic, SESSION_S, group_instance_id="replica-0")
-    second = Member(
-        broker.bootstrap, topic, SESSION_S, group_id=first.settings.group_id, group_instance_id="replica-0"
-    )
+    second = Member(broker.bootstrap, topic, SESSION_S, group_id=first.settings.group_id, group_instance_id="replica-0")
     try:
         first.source.start()
         first.turns_until(lambda: first.opened, "the first owns the partition")
