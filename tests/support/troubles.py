@@ -207,6 +207,15 @@ def commits_fail() -> PageStage:
     return stage
 
 
+def offsets_passed() -> PageStage:
+    """Retention has deleted records before they were read, and a leader without the newest records has others."""
+    stage, _ = at_work()
+    stage.metrics.skipped_offsets.labels("vectors", "retention").inc(1200)
+    stage.metrics.truncated_offsets.labels("vectors").inc(1)
+    idle(stage, 600)
+    return stage
+
+
 def near_the_limit() -> PageStage:
     """Many records are bad, and the topic will soon be blocked."""
     stage, assignments = at_work()
@@ -332,6 +341,15 @@ TROUBLES: Final = {
         ("The broker refuses to commit 1 partition of vectors", "for 4 min 57 s"),
     ),
     "commits fail": Trouble(commits_fail, "running, commits fail", "warn", ("none was accepted for 5 min",)),
+    "offsets skipped": Trouble(
+        offsets_passed,
+        "running, offsets skipped",
+        "warn",
+        (
+            "Since the start 1,200 offsets of vectors were skipped without being read (retention).",
+            "Since the start Kafka has lost 1 offset of vectors that had been read.",
+        ),
+    ),
     "near the dead-letter limit": Trouble(
         near_the_limit,
         "running, near the dead-letter limit",

@@ -20,6 +20,7 @@ _LATE_SECONDS: Final = 10.0  # the objective of 99 % of the records
 _THROTTLED_SHARE: Final = 0.1  # of the requests; a few throttled answers are how a limit is found
 _STRANGERS_NAMED: Final = 3
 # As the alerts.
+_PASSED_SECONDS: Final = 30 * 60.0
 _RETENTION_SECONDS: Final = 6 * 3600.0
 _DEAD_LETTERS_SECONDS: Final = 24 * 3600.0
 _CREDENTIALS_SECONDS: Final = 120.0
@@ -149,6 +150,20 @@ def _commits(view: View) -> Iterator[Notice]:
         yield Notice("commits", "running, commits fail", text, "ossvectorscommitsfailing", view.now - still)
 
 
+def _passed(view: View) -> Iterator[Notice]:
+    for key, (count, at) in sorted(view.watch.passed.items()):
+        if view.now - at >= _PASSED_SECONDS:
+            continue
+        name, topic, *reason = key
+        what = f"{counted(count, 'offset', 'offsets')} of {topic}"
+        if name == "skipped_offsets":
+            text = f"Since the start {what} were skipped without being read ({', '.join(reason)})."
+            yield Notice(" ".join(key), "running, offsets skipped", text, "ossvectorsoffsetsskipped", at)
+        else:
+            text = f"Since the start Kafka has lost {what} that had been read."
+            yield Notice(" ".join(key), "running, the log was cut", text, "ossvectorslogtruncated", at)
+
+
 def _retention(view: View) -> Iterator[Notice]:
     if (view.lag or 0.0) <= _BEHIND_SECONDS * (view.settled or 0.0):
         return  # what waits is settled within a minute, also where a topic keeps its records for an hour
@@ -243,6 +258,7 @@ _ALL: Final[tuple[Callable[[View], Iterator[Notice]], ...]] = (
     _coordinator,
     _not_settled,
     _commits,
+    _passed,
     _unassigned,
     _leaderless,
     _missing_dead_letter_topic,
