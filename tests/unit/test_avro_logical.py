@@ -15,7 +15,7 @@ from worker.records.target import Target
 from worker.registry.book import AskingBook
 from worker.registry.client import SchemaText
 
-VARIABLE: Final = {
+VARIABLE: Final[dict[str, Any]] = {
     "type": "record",
     "name": "VariableScaleDecimal",
     "namespace": "io.debezium.data",
