@@ -721,9 +721,7 @@ def test_a_signature_that_is_refused_as_an_argument_asks_the_program_again(
     answers = tmp_path / "answers"
     answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "test"}))
     bucket, index = emulator.new_index(2)
-    said = {"Code": "InvalidArgument", "Message": "Authorization header is invalid.", "EC": "0002-00000063"}
-    headers = {"Content-Type": "application/json", "x-oss-request-id": "5F0E1D2C3B4A59687786A5B4"}
-    emulator.fault(bucket=bucket, status=400, count=1, content=json.dumps({"Error": said}), headers=headers)
+    emulator.fault(bucket=bucket, status=400, code="InvalidArgument", ec="0002-00000063", count=1)
     command = shlex.join(["cat", str(answers)])
     with real_sink(bucket, emulator.endpoint, credentials="process", credentials_process=command) as sink:
         error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
