@@ -181,14 +181,16 @@ def test_an_answer_for_one_schema_is_about_it_while_the_registry_answers_for_oth
 
 
 @pytest.mark.parametrize("unknown_address", [(404, b"<html>"), NO_SUCH_ADDRESS], ids=["a page", "Apicurio's"])
-def test_a_way_that_the_registry_does_not_have_is_no_fault_of_a_record(
-    registry: StandIn, unknown_address: tuple[int, bytes]
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_way_that_the_registry_does_not_have_costs_the_records_that_name_it_and_only_while_it_is_there(
+    registry: StandIn, unknown_address: tuple[int, bytes], is_there: bool
 ) -> None:
-    """It knows schemas by their id, and has no address for GUIDs or global ids."""
-    registry.instead = lambda path: UNKNOWN if "/schemas/ids/" in path else unknown_address
-    with pytest.raises(RegistryUnavailable, match=r"only some registries know schemas by their GUID"):
+    """It knows schemas by their id, and has no address for GUIDs or global ids. Any record may name one."""
+    registry.instead = lambda path: UNKNOWN if is_there and "/schemas/ids/" in path else unknown_address
+    raised = UnusableSchema if is_there else RegistryUnavailable
+    with pytest.raises(raised, match=r"only some registries know schemas by their GUID"):
         fetch(registry.url, SchemaId(Kind.GUID, GUID))
-    with pytest.raises(RegistryUnavailable, match=r"/v3/.*/v2/.*need Apicurio's own API, which is not there"):
+    with pytest.raises(raised, match=r"/v3/.*/v2/.*need Apicurio's own API, which is not there"):
         fetch(f"{registry.url}/apis/ccompat/v7", SchemaId(Kind.GLOBAL_ID, "7"))
 
 
@@ -269,7 +271,7 @@ def test_certificates_are_checked_by_the_file_of_the_settings(
 
 
 def test_a_global_id_needs_the_address_of_apicurio(registry: StandIn) -> None:
-    with pytest.raises(RegistryUnavailable, match="/apis/ccompat/"):
+    with pytest.raises(UnusableSchema, match="/apis/ccompat/"):
         fetch(registry.url, SchemaId(Kind.GLOBAL_ID, "5"))
     assert registry.asked == []
 
@@ -286,6 +288,8 @@ def apicurio(registry: StandIn, api: str, content: str = OWN) -> str:
     def answer(path: str) -> tuple[int, bytes]:
         if path in answers:
             return 200, answers[path]
+        if "/schemas/ids/" in path:
+            return UNKNOWN
         return NO_SUCH_ARTIFACT if path.startswith(ids) else NO_SUCH_ADDRESS
 
     registry.instead = answer
@@ -309,12 +313,12 @@ def test_a_global_id_beyond_what_apicurio_parses_costs_only_its_records(registry
         fetch(url, SchemaId(Kind.GLOBAL_ID, str(beyond)))
 
 
-def test_an_apicurio_that_has_no_references_yet_blocks(registry: StandIn) -> None:
+def test_an_apicurio_that_does_not_say_what_a_schema_refers_to_is_of_no_use_for_global_ids(registry: StandIn) -> None:
     url = apicurio(registry, "v2")
     known = registry.instead
     assert known is not None
     registry.instead = lambda path: NO_SUCH_ADDRESS if path.endswith("/references") else known(path)
-    with pytest.raises(RegistryUnavailable, match="/v2/ids/globalIds/5/references"):
+    with pytest.raises(UnusableSchema, match="/v2/ids/globalIds/5/references"):
         fetch(url, SchemaId(Kind.GLOBAL_ID, "5"))
 
 

@@ -12,6 +12,7 @@ Whether a request failed because of the registry or of what it asked for is deci
 number or GUID, and what a registry says of one that it cannot parse is often the generic error of its web server. So after an
 answer that may be about the schema, the registry is asked for something that none has, in the same way. If it answers that in
 its own form, it is there, and the first answer is about that schema alone. If not, the registry is away, or has no such way.
+Which of both is asked likewise, with an id: each record says itself in which way its schema is to be had.
 """
 
 import base64
@@ -47,6 +48,7 @@ _APICURIO_APIS: Final = ("v3", "v2")
 # that it does not have, as of v3 in Apicurio 2.x.
 _APICURIO_NOT_FOUND: Final = "NotFoundException"
 _APICURIO_TYPE: Final = "X-Registry-ArtifactType"  # a header, from Apicurio 3 on
+_NOT_ALL_KNOW: Final = " (only some registries know schemas by their GUID)"
 _ABSENT_ID: Final = f"/schemas/ids/{2**31 - 1}"  # an id that no registry has given yet
 _ABSENT_GUID: Final = f"/schemas/guids/{UUID(int=0)}"
 _ABSENT_GLOBAL_ID: Final = 2**53 - 1
@@ -147,25 +149,30 @@ class RegistryClient:
         self._connections.close()
 
     def _by_id(self, schema: SchemaId) -> _Answered:
-        if schema.kind is Kind.GLOBAL_ID:
-            return self._by_global_id(schema.text)
-        if schema.kind is Kind.GUID:
-            return self._by_guid(schema.text)
-        return self._asked(f"/schemas/ids/{schema.text}")
+        if schema.kind in (Kind.ID, Kind.CONTENT_ID):
+            return self._asked(f"/schemas/ids/{schema.text}")
+        try:
+            return self._by_guid(schema.text) if schema.kind is Kind.GUID else self._by_global_id(schema.text)
+        except (
+            _Doubtful
+        ) as doubt:  # any record may name a GUID or a global id: where others are answered, that is its own fault
+            raise self._judged(doubt, f"{self._url}{_ABSENT_ID}") from None
 
     def _by_guid(self, guid: str) -> _Answered:
         try:
             return self._asked(f"/schemas/guids/{guid}", _ABSENT_GUID)
+        except _Doubtful as doubt:
+            raise _Doubtful(f"{doubt.answered}{_NOT_ALL_KNOW}", verdict=UnusableSchema) from None
         except (RegistryUnavailable, NoSuchSchema) as error:
             if not str(error):
                 raise
-            raise type(error)(f"{error} (only some registries know schemas by their GUID)") from None
+            raise type(error)(f"{error}{_NOT_ALL_KNOW}") from None
 
     def _by_global_id(self, number: str) -> _Answered:
         root, compatible, _ = self._url.partition(_APICURIO_COMPATIBLE)
         if not compatible:
-            raise RegistryUnavailable(
-                f"{self._url}: an Apicurio global id needs registry.url to be that of Apicurio, with {_APICURIO_COMPATIBLE}v7 in it"
+            raise UnusableSchema(
+                f"an Apicurio global id needs registry.url to be that of Apicurio, with {_APICURIO_COMPATIBLE}v7 in it"
             )
         answered = []
         for api in _APICURIO_APIS:
@@ -173,7 +180,8 @@ class RegistryClient:
                 return self._of_apicurio(f"{root}/apis/registry/{api}/ids/globalIds", number)
             except _Doubtful as doubt:
                 answered.append(doubt.answered)
-        raise RegistryUnavailable(f"{', '.join(answered)}; global ids need Apicurio's own API, which is not there")
+        said = f"{', '.join(answered)}; global ids need Apicurio's own API, which is not there"
+        raise _Doubtful(said, verdict=UnusableSchema)
 
     def _of_apicurio(self, ids: str, number: str) -> _Answered:
         """Return a schema by its global id. Raises `_Doubtful` where this version of the API is not there."""
