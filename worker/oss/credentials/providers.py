@@ -36,8 +36,8 @@ KEPT_SECONDS: Final = 300.0  # credentials for which the program names no end
 RENEWED_BEFORE_SECONDS: Final = 180.0  # their end, or at half of their time if that is later
 WAIT_SECONDS: Final = 10.0  # for the program, if there are no credentials yet; the program continues to run
 AGAIN_SECONDS: Final = 5.0  # after a run that failed, or that gave what the service refuses
-# Without a request nothing is renewed, and nothing needs to be. It is less than what is left of `RENEWED_BEFORE_SECONDS` when
-# the alert about an end that is near fires.
+# Without a request nothing is renewed, and nothing needs to be. It is the time from when a request would have renewed them to
+# when the alert about their end, which is two minutes before it, would fire.
 USED_SECONDS: Final = 60.0
 
 Clock = Callable[[], float]
