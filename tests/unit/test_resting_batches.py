@@ -744,3 +744,27 @@ def test_credentials_that_are_missing_here_block_at_once_whatever_the_record_got
     assert flight is not None
     flight.put_back(bench.lane._courier._step(flight.take()))
     assert BlockReason.CREDENTIALS in {block.reason for block in bench.blocks()}
+
+
+@pytest.mark.parametrize("is_revoked", [False, True])
+def test_a_block_ends_with_the_last_batch_that_was_denied_though_another_rests(is_revoked: bool) -> None:
+    """What a firewall refuses never finds out that credentials are good again, and nothing is read while these block."""
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[413]
+    bench.queue(["k"], OTHER)
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    bench.service.is_away = DENIED
+    bench.lane._is_turn_of_queue = True
+    bench.queue(["b"])
+    flight = bench.lane.pop()
+    assert flight is not None
+    flight.put_back(bench.lane._courier._step(flight.take()))
+    assert BlockReason.CREDENTIALS in {block.reason for block in bench.blocks()}
+    if is_revoked:
+        bench.revoke()
+    bench.service.is_away = None
+    bench.lane._courier.deliver(flight)
+    bench.lane.done(flight)
+    assert {block.reason for block in bench.blocks()} == {BlockReason.RECORD_STUCK}
+    assert bench.settled() == (1 if is_revoked else 2)

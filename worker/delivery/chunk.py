@@ -60,6 +60,7 @@ class Chunk:
         self.write_timeouts = 0
         self.accepted_when_sent = 0  # requests of its kind that had been accepted when this was last sent
         self.waits_for_lease = False
+        self.is_denied = False  # its last answer blocked the index, so that it finds out when that is over
 
     def replace_items(self, items: list[Item]) -> None:
         """Consist of these from now on, at least one."""
@@ -130,6 +131,7 @@ class Chunk:
     def note(self, error: SinkError, accepted: int, accepted_in_all: int) -> None:
         """Count an attempt that failed; so many requests of its kind, and in all, have been accepted until now."""
         self.failures.note(accepted_in_all)
+        self.is_denied = False
         if may_be_of_records(error):
             self.suspicion.note(accepted)
             self.is_proven = self.is_single and self.fails_alone(accepted_in_all)

@@ -328,6 +328,7 @@ class Courier:
         )
         delays_all = chunk.delays_all(error, self._state.accepted_in_all)
         if isinstance(error, TargetError) and delays_all:
+            chunk.is_denied = True
             denied = chunk.operation if error.request_id else None
             self._state.block(denied, error.block, error, self._delivery.retry_max_seconds)
             self._pacer.close_for(self._delivery.retry_max_seconds)

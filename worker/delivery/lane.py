@@ -167,7 +167,7 @@ class Lane:
     def done(self, flight: Flight) -> None:
         """Note that the batch is not in flight any more, or that it rests. Those that waited for its keys may leave.
 
-        If it was the last one, the index is unblocked:
+        If it was the last one that would find out that the index is not blocked any more, it is unblocked:
 
         1. A batch is refused, which blocks the topics. It is kept, and retried slowly.
         2. Its partitions are given back, and its records are dropped.
@@ -181,16 +181,25 @@ class Lane:
             if self._queue or self._resting:
                 self._arrival.notify_all()
                 self._start_slot_if_needed()
-        if self.is_idle and not self.state.is_stopping:
+        if self.state.is_stopping:
+            return
+        if self.is_idle:
             self.state.note_works()
-            if self.state.is_blocked:
-                self.state.unblock()
+        if self.state.is_blocked and not self._has_denied:
+            self.state.unblock()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued, in flight or at rest."""
         with self._lock:
             return not self._queue and not self._in_flight and not self._resting
+
+    @property
+    def _has_denied(self) -> bool:
+        """Whether a batch that is left finds out when the index is not blocked any more. What rests for other reasons does not."""
+        with self._lock:
+            denied = any(chunk.is_denied for flight in self._resting for chunk in flight.chunks)
+            return bool(self._queue or self._in_flight or denied)
 
     # -- slots
 
