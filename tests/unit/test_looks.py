@@ -15,7 +15,7 @@ import pytest
 from tests.unit import hostile_records
 from worker.errors import Reason, RecordError
 from worker.records import looks as module
-from worker.records.decode import Decoder
+from worker.records.decode import Decoder, Delete
 from worker.records.foreign import Foreign
 from worker.records.formats.shape import shape_of
 from worker.records.looks import Looks
@@ -56,6 +56,34 @@ def with_vector(vector: object) -> bytes:
 
 def with_metadata(metadata: object) -> bytes:
     return of({**RECORD, "metadata": metadata})
+
+
+def canal(kind: str) -> bytes:
+    row = {"id": "1", "embedding": str(NUMBERS)}
+    return of(
+        {"data": [row], "database": "d", "isDdl": False, "old": None, "pkNames": ["id"], "table": "t", "type": kind}
+    )
+
+
+def maxwell(kind: str, row: object) -> bytes:
+    return of({"database": "d", "table": "t", "type": kind, "ts": 1, "xid": 2, "data": row})
+
+
+CANAL: Final = (
+    "not read, because the mark of deletion is beside the rows: split into its rows, each DELETE would be written; use"
+)
+MAXWELL: Final = (
+    'it looks like a change of Maxwell: set records.fields.vector = "{}", records.fields.key = "data.id", '
+    'records.key_values = "stringify", records.fields.delete = "type"'
+)
+MONGODB: Final = (
+    "it looks like a change of MongoDB's connector: set records.fields.vector = {}, "
+    'records.fields.key = \'documentKey._id."$oid"\', records.fields.delete = "operationType"'
+)
+GOLDENGATE: Final = (
+    'it looks like a change of GoldenGate: set records.fields.vector = "after.v", records.fields.delete = "op_type"; '
+    "a delete has no after, so the Kafka key has to be the primary key"
+)
 
 
 # What is published, and what its message must say, written by hand.
@@ -171,6 +199,21 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("base64 under a name of no vector", of({"id": "a", "data": base64.b64encode(FLOAT32).decode()}), "float32 in base64 is in data: set"),
     ("JSON in base64 in a field", of({"message": {"x": 1}, "body": base64.b64encode(BODY).decode()}), "body is a string that has JSON in base64 in it"),
     ("an array of PostgreSQL", of({"id": "a", "embedding": "{0.5,0.25}"}), "embedding is numbers in braces or parentheses"),
+    # Changes of rows in other forms than Debezium's
+    ("Canal", canal("INSERT"), f"it looks like a change of Canal, TiCDC or Flink, {CANAL}"),
+    ("Canal, a delete", canal("DELETE"), f"it looks like a change of Canal, TiCDC or Flink, {CANAL}"),
+    ("Canal, a change of a schema", of({"data": None, "isDdl": True, "sql": "ALTER TABLE t", "type": "ALTER"}), CANAL),
+    ("canal-json of Flink", of({"data": [{"id": 1, "v": NUMBERS}], "type": "DELETE"}), CANAL),
+    ("Maxwell", maxwell("insert", {"id": 1, "v": str(OTHERS)}), MAXWELL.format("data.v")),
+    ("Maxwell, a delete", maxwell("delete", {"id": 1, "v": NUMBERS}), MAXWELL.format("data.v")),
+    ("Maxwell, a delete without a vector", maxwell("delete", {"id": 1}), 'a change of Maxwell: set records.fields.vector = the path of the vector in data, records.fields.key = "data.id", records.key_values = "stringify", records.fields.delete = "type"'),
+    ("maxwell-json of Flink", of({"data": {"id": 1, "v": NUMBERS}, "type": "INSERT"}), MAXWELL.format("data.v")),
+    ("AWS DMS", of({"data": {"id": "1", "v": NUMBERS}, "metadata": {"record-type": "data", "operation": "load"}}), 'it looks like a change of AWS DMS: set records.fields.vector = "data.v", records.fields.key = "data.id", records.fields.delete = "metadata.operation", records.fields.metadata = ""'),
+    ("MongoDB's connector", of({"_id": {"_data": "8"}, "operationType": "insert", "fullDocument": {"_id": {"$oid": "6f"}, "v": NUMBERS}, "ns": {}, "documentKey": {"_id": {"$oid": "6f"}}}), MONGODB.format('"fullDocument.v"')),
+    ("MongoDB's connector, a delete", of({"_id": {"_data": "8"}, "operationType": "delete", "ns": {}, "documentKey": {"_id": {"$oid": "6f"}}}), MONGODB.format("the path of the vector in fullDocument")),
+    ("GoldenGate", of({"table": "T", "op_type": "I", "op_ts": "x", "after": {"id": 1, "v": NUMBERS}}), GOLDENGATE),
+    ("GoldenGate, an update", of({"table": "T", "op_type": "U", "before": {"id": 1, "v": OTHERS}, "after": {"id": 1, "v": NUMBERS}}), GOLDENGATE),
+    ("GoldenGate, flat", of({"table": "T", "op_type": "D", "id": 1, "v": NUMBERS}), f'set records.fields.vector = "v", {WITH_NUMBER}, records.fields.delete = "op_type"'),
     # A fault in the right shape
     ("an integer as key", of({**RECORD, "key": 5}), 'key is a number; allowed is a string (records.key_values = "stringify" accepts integers too)'),
     ("numbers as strings", with_vector([str(number) for number in NUMBERS]), "data.float32 looks like a list of numbers that are strings: publish numbers"),
@@ -293,6 +336,35 @@ def test_what_the_settings_already_say_is_not_advised() -> None:
     swapped = struct.pack("<8I", *range(1, 9))
     not_finite = RecordError(Reason.NOT_FINITE, "")
     assert Looks(TARGET, vector_bytes="float32-be").hint(not_finite, b"", swapped) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (maxwell("insert", {"id": 1, "v": NUMBERS[:3]}), "data.v has 3 numbers, the index docs has 8 dimensions"),
+        (maxwell("insert", {"id": 1, "v": None}), "data.v is a null"),
+    ],
+)
+def test_a_change_that_the_settings_read_is_judged_by_them(value: bytes, expected: str) -> None:
+    shape = shape_of("data.id", "data.v", "", "type")
+    message = refusal(value, shape=shape, key_values="stringify").message
+    assert expected in message
+    assert "Maxwell" not in message
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "key"),
+    [
+        (maxwell("delete", {"id": 1, "v": NUMBERS}), ("data.id", "data.v", "", "type"), "1"),
+        (of({"data": {"id": 1}, "metadata": {"operation": "delete"}}), ("data.id", "data.v", "", "metadata.operation"), "1"),
+        (of({"operationType": "delete", "documentKey": {"_id": {"$oid": "6f"}}}), ('documentKey._id."$oid"', "fullDocument.v", "", "operationType"), "6f"),
+        (of({"op_type": "D", "before": {"id": 1}}), ("", "after.v", "", "op_type"), "k"),
+    ],
+    ids=["Maxwell", "AWS DMS", "MongoDB", "GoldenGate"],
+)  # fmt: skip
+def test_under_the_settings_that_are_advised_a_delete_deletes(value: bytes, shape: Any, key: str) -> None:
+    decoder = Decoder(TARGET, max_fragment_bytes=1 << 20, shape=shape_of(*shape), key_values="stringify")
+    assert decoder.decode(b"k", value, ()) == Delete(key)
 
 
 SECRET: Final = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo-secret"

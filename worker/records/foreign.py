@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
+from worker.records.changes import DELETED, Change, change_of, envelope_of
 from worker.records.first_bytes import is_base64, is_json_in_base64, look_of_array, look_of_text
+from worker.records.formats.paths import Source
 from worker.records.formats.values import Kind, Raw
-from worker.records.formats.vector_text import TOAST, TOAST_NUMBERS
 from worker.records.members import NOTHING, Encoding, Fields, members_of, text_of
 from worker.words import clean
 
@@ -23,12 +24,9 @@ _DEEPEST: Final = 4
 _FEWEST: Final = 2  # numbers of what may be a vector
 _TEXT_BYTES: Final = 40  # a shorter text is no vector
 _NDARRAY: Final = b"\xc4\x02nd"  # the first name of an array of msgpack-numpy, which is bytes
-_UNAVAILABLE: Final = TOAST.encode()
-_UNAVAILABLE_NUMBERS: Final = ",".join(map(str, TOAST_NUMBERS)).encode()  # as Kafka Connect writes an array
 _KEYS: Final = (
     "key", "id", "_id", "uuid", "doc_id", "docId", "document_id", "documentId", "chunk_id", "chunkId", "vector_id", "pk", "id_",
 )  # fmt: skip
-_DELETED: Final = ("__deleted", "__op")  # of unwrapped rows of Debezium
 _VECTORS: Final = ("float32", "embedding", "vector", "values", "embeddings", "vectors", "vec", "emb", "dense_vector")
 
 Steps = tuple[str | int, ...]
@@ -80,16 +78,18 @@ class Foreign:
         """Return what the value is and what would read it, "" where its shape is the expected one."""
         encoding, members = fields
         said = self._enveloped(encoding, members)
+        if said is None and (change := change_of(encoding, members)) is not None:
+            said = self._changed(encoding, members, change)
         if said is None:
             said = self._by_its_parts(encoding, members)
         return said and f"{names_shown(members)}; {said}"
 
     def record_of(self, fields: Fields) -> Fields | None:
         """Return what is in the envelope of the settings, None where nothing is; a value without it as it is."""
-        envelope, row, _ = _envelope(*fields)
-        if envelope is None or envelope[1] != self._envelope:
+        envelope = envelope_of(*fields)
+        if envelope is None or envelope.setting != self._envelope:
             return fields
-        members = None if row is None else members_of(fields.encoding, row)
+        members = None if envelope.row is None else members_of(fields.encoding, envelope.row)
         return None if members is None else Fields(fields.encoding, members)
 
     def text_words(self, fields: Fields) -> str:
@@ -112,10 +112,10 @@ class Foreign:
 
     def _enveloped(self, encoding: Encoding, members: Mapping[str, Raw]) -> str | None:
         """Return what an envelope is, "" if its setting is in force, None if it is none."""
-        envelope, row, note = _envelope(encoding, members)
+        envelope = envelope_of(encoding, members)
         if envelope is None:
             return None
-        name, setting = envelope
+        name, setting, row, note = envelope
         if setting == self._envelope:
             return ""
         within = "" if row is None else self._settings_for(encoding, row)
@@ -128,6 +128,32 @@ class Foreign:
         if found is None or found.is_many or path_of(found.steps) == self._vector_path:
             return ""
         return f" and {self._settings(encoding, found)}"
+
+    def _changed(self, encoding: Encoding, members: Mapping[str, Raw], change: Change) -> str:
+        """Return what reads a change so that its deletes are deletes, "" where its settings are in force."""
+        says = f"it looks like {change.name}"
+        if not change.row:
+            return f"{says}, {change.note}"
+        row = members_of(encoding, members.get(change.row, NOTHING)) or {}
+        steps: Steps = ()
+        maps: tuple[Mapping[str, Raw], ...] = (row,)
+        found = self._find(encoding, row)
+        if found is None or found.is_many or found.form in _FORMS_NOT_READ:
+            if _at(encoding, members, self._vector_path) is not NOTHING:
+                return ""
+            vector = f"records.fields.vector = the path of the vector in {change.row}"
+        else:
+            path, steps, maps = path_of((change.row, *found.steps)), found.steps, found.maps
+            if path == self._vector_path:
+                return ""
+            vector = _setting("vector", path)
+        settings = [vector, _setting("delete", change.delete), change.more]
+        if change.keys != Source.KAFKA_KEY.value:
+            if change.keys:
+                steps, maps = (), (members_of(encoding, members.get(change.keys, NOTHING)) or {},)
+            key, is_number = _key_in(encoding, maps, steps)
+            settings.insert(1, _key_setting(f"{change.keys or change.row}.{key}", is_number=is_number) if key else "")
+        return f"{says}: set {', '.join(filter(None, settings))}{change.note and '; '}{change.note}"
 
     # -- other shapes
 
@@ -152,9 +178,9 @@ class Foreign:
             text = text_of(encoding, raw) if encoding.kind(raw) is Kind.STRING else ""
             if look := look_of_array(text) or _json_in(text):
                 return f"{path_of((name,))} {look}"
-        for name in _DELETED:
+        for name, row in DELETED.items():
             if name in members:
-                return f'it looks like an unwrapped row of Debezium: set records.fields.delete = "{name}"'
+                return f'it looks like {row}: set records.fields.delete = "{name}"'
         return "there is no list of numbers in it"
 
     def _many(self, encoding: Encoding, found: Found) -> str:
@@ -180,7 +206,7 @@ class Foreign:
         if path and path != "key":
             settings.append(_key_setting(path, is_number=is_number))
         if self._envelope == "none":
-            settings += [_setting("delete", name) for name in _DELETED if name in found.maps[0]]
+            settings += [_setting("delete", name) for name in DELETED if name in found.maps[0]]
         return ", ".join(settings)
 
     # -- the search
@@ -272,43 +298,6 @@ _FORMS_NOT_READ: Final = {
     "buffer": "a Buffer as JSON.stringify writes it: publish a list of numbers, or base64",
     "lists": "a list of several vectors, which have no keys: publish one record for each",
 }
-
-
-def _envelope(encoding: Encoding, members: Mapping[str, Raw]) -> tuple[tuple[str, str] | None, Raw | None, str]:
-    """Return what an envelope is called and its setting, the record in it, and what else is to be said."""
-    if "schema" in members and "payload" in members:
-        payload = members["payload"]
-        inner = members_of(encoding, payload) or {}
-        envelope, row, note = _envelope(encoding, inner)
-        return (envelope, row, note) if envelope else (("a record of Kafka Connect", "connect"), payload, "")
-    if "op" in members and ("after" in members or "before" in members or "message" in members):
-        return ("a change of Debezium", "debezium"), members.get("after"), _debezium_note(encoding, members)
-    if "specversion" in members and ("data" in members or "data_base64" in members):
-        return ("a CloudEvent", "cloudevents"), members.get("data"), ""
-    if said := _without_row(members):
-        return (said, "debezium"), None, ""
-    return None, None, ""
-
-
-def _without_row(members: Mapping[str, Raw]) -> str:
-    """Return what else Debezium sends beside changes of rows, "" if it is something else."""
-    if "ddl" in members or "tableChanges" in members:
-        return "a change of a schema, of Debezium"
-    if {"status", "id", "event_count"} <= members.keys():
-        return "a mark of a transaction, of Debezium"
-    return "a heartbeat of Debezium" if members.keys() == {"ts_ms"} else ""
-
-
-def _debezium_note(encoding: Encoding, members: Mapping[str, Raw]) -> str:
-    if encoding.kind(members["op"]) is Kind.STRING and text_of(encoding, members["op"]) == "t":
-        return "it is a truncate of the table, which deletes no vectors: delete them by hand"
-    row = members.get("after")
-    if row is not None and any(words in bytes(row) for words in (_UNAVAILABLE, _UNAVAILABLE_NUMBERS)):
-        return (
-            "a column has Debezium's placeholder of an unchanged TOAST value, so the row is not whole: "
-            "set REPLICA IDENTITY FULL for the table"
-        )
-    return ""
 
 
 def _form_of_map(encoding: Encoding, raw: Raw, members: Mapping[str, Raw]) -> str:

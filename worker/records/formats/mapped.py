@@ -14,8 +14,8 @@ from worker.errors import Reason, RecordError
 from worker.records.floats import list_reader
 from worker.records.formats import connect_schema
 from worker.records.formats.around import (
-    DELETES,
     Around,
+    is_delete,
     key_around,
     looks_often,
     no_key,
@@ -211,7 +211,7 @@ class MappedReader:
     def _raw_says_delete(self, raw: Raw, path: Path) -> bool:
         kind = self._fields.kind(raw)
         if kind is Kind.STRING:
-            return self._fields.text(raw, path.text) in DELETES
+            return is_delete(self._fields.text(raw, path.text))
         if kind is Kind.BOOLEAN or (kind is Kind.NUMBER and len(bytes(raw)) <= _MOST_BYTES_OF_ONE):
             try:
                 return self._fields.decode_number(raw) == 1
