@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.errors import RecordError
-from worker.records.choices import KeyFormat
+from worker.errors import Reason, RecordError
+from worker.records.choices import Envelope, KeyFormat
 from worker.records.keys import Keys
 
 
@@ -47,3 +47,19 @@ def test_an_integer_as_kafka_key_names_the_setting_that_accepts_it() -> None:
     with pytest.raises(RecordError, match=r'records.key_values = "stringify" accepts integers'):
         Keys("json").choose(None, b"17")
     assert Keys("json", "stringify").choose(None, b"17") == "17"
+
+
+@pytest.mark.parametrize("kafka_key", [b'Struct{id={"$oid": "6f"}}', b"Struct{id=1}", b"Struct{}\n"])
+@pytest.mark.parametrize("envelope", ["none", "connect", "debezium", "cloudevents"])
+def test_the_text_of_a_struct_is_no_key(envelope: Envelope, kafka_key: bytes) -> None:
+    keys = Keys("utf8", envelope=envelope)
+    with pytest.raises(RecordError, match="StringConverter") as raised:
+        keys.choose(None, kafka_key)
+    assert raised.value.reason is Reason.KEY
+    assert keys.choose("k", kafka_key) == "k"
+    assert keys.is_mismatch("k", kafka_key)
+
+
+@pytest.mark.parametrize("kafka_key", [b"S", b"Struct", b"Struct{a", b"Structure{a}", b"a Struct{a}"])
+def test_what_is_no_text_of_a_struct_is_a_key(kafka_key: bytes) -> None:
+    assert Keys("utf8").choose(None, kafka_key) == kafka_key.decode()

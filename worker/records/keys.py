@@ -1,5 +1,6 @@
 """The vector's key: the value's own, or else the Kafka key."""
 
+import re
 from typing import Final
 
 import msgspec
@@ -14,6 +15,11 @@ from worker.records.formats.shared import SharedKey
 from worker.records.limits import KEY_MAX_CHARACTERS
 from worker.records.target import LIMIT_SOURCE
 
+# The text of a record of Kafka Connect, as Java prints it. Its `id` may be anything, so nothing reads it.
+_STRUCT: Final = b"Struct{"
+_BINARY: Final = frozenset((b"\x00", _STRUCT[:1]))  # how a key begins that may be no text
+# Not those that text has: tab, line feed and carriage return.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _decode_json: Final = msgspec.json.Decoder(str).decode
 
 
@@ -81,12 +87,8 @@ class Keys:
             raise RecordError(
                 Reason.KEY, 'neither the value nor the message has a key; one of "key" and the Kafka key is needed'
             )
-        if kafka_key[:1] == b"\x00":
-            raise RecordError(
-                Reason.KEY,
-                "the Kafka key begins with 0x00, as a schema registry's prefix does; as a vector's key it would name "
-                "the wrong vector",
-            )
+        if kafka_key[:1] in _BINARY:
+            _refuse_no_text(kafka_key)
         if self._enveloped is not None and (enveloped := self._enveloped.text(kafka_key)) is not None:
             return enveloped
         try:
@@ -102,3 +104,24 @@ class Keys:
             raise RecordError(
                 Reason.KEY, f'the Kafka key is not a JSON string (records.key_format = "json"): {error}{hint}'
             ) from None
+
+
+def has_control_character(key: str) -> bool:
+    """Return whether a key has a character that no text has, as binary forms have whose bytes happen to be UTF-8."""
+    return _CONTROL.search(key) is not None
+
+
+def _refuse_no_text(kafka_key: bytes) -> None:
+    """Raise `RecordError` for a Kafka key that is no text that its producer meant."""
+    if kafka_key[:1] == b"\x00":
+        raise RecordError(
+            Reason.KEY,
+            "the Kafka key begins with 0x00, as a schema registry's prefix does; as a vector's key it would name "
+            "the wrong vector",
+        )
+    if kafka_key.startswith(_STRUCT) and kafka_key.rstrip().endswith(b"}"):
+        raise RecordError(
+            Reason.KEY,
+            "the Kafka key is the text of a Struct of Kafka Connect, as its StringConverter writes it; as a vector's key it "
+            "would name the wrong vector: set key.converter of the connector to org.apache.kafka.connect.json.JsonConverter",
+        )
