@@ -267,6 +267,41 @@ def test_metadata_of_a_wrong_type_is_a_dead_letter_as_ever(metadata: Any, wrong:
     assert error.reason is Reason.METADATA
 
 
+BYTEA: Final = base64.b64encode(b"__debezium_unavailable_value").decode()
+HEXADECIMAL: Final = b"__debezium_unavailable_value".hex()
+UUID: Final = "b68a35a7-17ad-35b3-af2a-ae46edb4545a"  # as Java's UUID.nameUUIDFromBytes makes it of the placeholder
+HSTORE: Final = '{"__debezium_unavailable_value":"__debezium_unavailable_value"}'
+
+
+@pytest.mark.parametrize("encode", ENCODERS)
+@pytest.mark.parametrize("placeholder", [BYTEA, HEXADECIMAL, UUID, HSTORE])
+def test_every_placeholder_is_no_metadata_no_key_and_no_vector(placeholder: str, encode: Any) -> None:
+    good = {"id": "a", "vec": VECTOR, "text": "x"}
+    for loose in (False, True):
+        made = decoder("id", metadata=["text"], metadata_values="stringify" if loose else "strict")
+        for wrong in ({"text": placeholder}, {"text": [placeholder]}, {"id": placeholder}, {"vec": [placeholder]}):
+            with pytest.raises(RecordError, match="is an unchanged TOAST column"):
+                made.decode(None, encode({**good, **wrong}), ())
+        for fine in (placeholder[1:], [placeholder, placeholder], f" {placeholder}"):
+            assert isinstance(made.decode(None, encode({**good, "text": fine}), ()), Put)
+
+
+@pytest.mark.parametrize("vector", [BYTEA, BYTEA.rstrip("="), HEXADECIMAL, HEXADECIMAL.upper(), HSTORE, UUID])
+@pytest.mark.parametrize("vector_bytes", ["float32-le", "float16-le"])
+def test_a_vector_as_bytes_that_postgresql_did_not_send_is_none_whatever_they_hold(
+    vector: str, vector_bytes: Any
+) -> None:
+    dimension = 21 if vector_bytes == "float16-le" else 7  # as many as the placeholder would have
+    made = decoder("id", target=Target("docs", dimension, "euclidean"), vector_bytes=vector_bytes)
+    assert "vec is an unchanged TOAST column" in refused({"id": "a", "vec": vector}, made).message
+
+
+def test_bytes_that_postgresql_did_not_send_are_no_vector_in_messagepack() -> None:
+    made = decoder("id", target=Target("docs", 7, "euclidean"))
+    with pytest.raises(RecordError, match="vec is an unchanged TOAST column"):
+        made.decode(None, msgspec.msgpack.encode({"id": "a", "vec": b"__debezium_unavailable_value"}), ())
+
+
 @pytest.mark.parametrize("metadata", ["in", ["title", "text"]])
 def test_a_column_that_postgresql_did_not_send_is_no_metadata(metadata: Any) -> None:
     word = "__debezium_unavailable_value"
@@ -276,6 +311,7 @@ def test_a_column_that_postgresql_did_not_send_is_no_metadata(metadata: Any) -> 
         (decoder("id", metadata=metadata), [word]),
         (loose, [word]),
         (loose, [*word.encode()]),
+        (loose, [float(number) for number in word.encode()]),
     ):
         for title in ("x", LONG_TEXT):
             members = {"title": title, "text": unavailable}

@@ -12,8 +12,8 @@ make vectors of deleted rows.
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from worker.records.formats.toast import has_unchanged
 from worker.records.formats.values import Kind, Raw
-from worker.records.formats.vector_text import TOAST, TOAST_NUMBERS
 from worker.records.members import NOTHING, Encoding, members_of, text_of
 
 DELETED: Final[Mapping[str, str]] = {
@@ -26,8 +26,6 @@ DELETED: Final[Mapping[str, str]] = {
 CANAL_DELETES: Final = "DELETE"
 """The `type` of a change of Canal whose rows are deleted."""
 
-_UNAVAILABLE: Final = TOAST.encode()
-_UNAVAILABLE_NUMBERS: Final = ",".join(map(str, TOAST_NUMBERS)).encode()  # as Kafka Connect writes an array
 _OF_CANAL: Final = frozenset(("isDdl", "mysqlType", "sqlType", "pkNames"))
 _TYPES: Final = frozenset(("insert", "update", "delete"))  # in lower case
 _CANAL: Final = (
@@ -108,7 +106,7 @@ def _debezium_note(encoding: Encoding, members: Mapping[str, Raw]) -> str:
     if encoding.kind(members["op"]) is Kind.STRING and text_of(encoding, members["op"]) == "t":
         return "it is a truncate of the table, which deletes no vectors: delete them by hand"
     row = members.get("after")
-    if row is not None and any(words in bytes(row) for words in (_UNAVAILABLE, _UNAVAILABLE_NUMBERS)):
+    if row is not None and has_unchanged(bytes(row)):
         return (
             "a column has Debezium's placeholder of an unchanged TOAST value, so the row is not whole: "
             "set REPLICA IDENTITY FULL for the table"

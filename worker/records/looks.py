@@ -15,10 +15,10 @@ from worker.records.foreign import Foreign, names_shown
 from worker.records.formats.framing import without_prefix
 from worker.records.formats.hints import wide_text
 from worker.records.formats.paths import WHOLE_VALUE
+from worker.records.formats.toast import TOAST
 from worker.records.formats.values import Kind
 from worker.records.formats.vector_alone import NUMPY
 from worker.records.formats.vector_bytes import width_of
-from worker.records.formats.vector_text import TOAST
 from worker.records.members import Fields, fields_of, first_name_kind, is_messagepack
 from worker.records.suspects import ordinary_numbers
 from worker.records.target import Target
