@@ -69,6 +69,7 @@ def maxwell(kind: str, row: object) -> bytes:
     return of({"database": "d", "table": "t", "type": kind, "ts": 1, "xid": 2, "data": row})
 
 
+MODEL: Final = "most likely of another model, or of another value of its option dimensions"
 CANAL: Final = (
     "not read, because the mark of deletion is beside the rows: split into its rows, each DELETE would be written; use"
 )
@@ -242,7 +243,14 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("float16 in MessagePack", pack({"data": {"float32": struct.pack("<8e", *NUMBERS)}}), '(its 16 bytes would be as many float16 as the index has dimensions; records.vector_bytes = "float16-le" reads them)'),
     ("int8", pack({"data": {"float32": bytes(range(8))}}), "(its 8 bytes would be as many int8 as the index has dimensions; publish float32)"),
     ("bytes as numbers", with_vector(list(FLOAT32)), "has 32 numbers, the index docs has 8 dimensions (they may be the bytes of as many float32 as the index has dimensions; publish the numbers)"),
-    ("two vectors in one list", with_vector(NUMBERS * 2), "(they may be 2 vectors one after the other; publish one record for each)"),
+    ("two vectors in one list", with_vector(NUMBERS * 2), f"({MODEL}; or 2 vectors one after the other: publish one record for each)"),
+    ("four times as many numbers that are no bytes", with_vector([*NUMBERS, *OTHERS] * 2), f"({MODEL}; or 4 vectors one after"),
+    ("float32 of another model in base64", with_vector(base64.b64encode(struct.pack("<16f", *NUMBERS, *OTHERS)).decode()), f"has 16 numbers, the index docs has 8 dimensions ({MODEL})"),
+    ("float32 of another model in base64, under another name", of({"id": "a", "embedding": base64.b64encode(struct.pack("<16f", *NUMBERS, *OTHERS)).decode()}), '16 float32 in base64 is in embedding: set records.fields.vector = "embedding"'),
+    ("float64 in base64 under another name", of({"id": "a", "embedding": base64.b64encode(struct.pack(">8d", *NUMBERS)).decode()}), 'float64-be in base64 is in embedding: set records.fields.vector = "embedding", records.fields.key = "id", records.vector_bytes = "float64-be"'),
+    ("float32 of a smaller model", pack({"data": {"float32": struct.pack("<4f", 0.1, 0.3, -0.7, 0.9)}}), f"has 4 numbers, the index docs has 8 dimensions ({MODEL})"),
+    ("float32 of another model alone", struct.pack("<16f", *NUMBERS, *OTHERS), f"it looks like the numbers of a vector alone (16 float32s, and the index has 8 dimensions): they are {MODEL}"),
+    ("float32 of the other byte order alone", struct.pack(">8f", *NUMBERS), '(8 float32s): set records.fields.vector = "$kafka.value" and records.vector_bytes = "float32-be"'),
     ("float32 of the other byte order", pack({"data": {"float32": struct.pack(">8I", 0x3F80807F, *[0x3F800001] * 7)}}), 'read as big-endian float32 all of its numbers would be ordinary: set records.vector_bytes = "float32-be"'),
     ("a map in metadata", with_metadata({"a": {"b": 1}}), f"metadata 'a' is a map; allowed is a map of strings to strings or lists of strings (limit of PutVectors){NESTED}"),
     ("metadata as text", with_metadata('{"a":"b"}'), "metadata is a string; allowed is a map of strings to strings or lists of strings (limit of PutVectors); publish it as a map, not as the text of one"),

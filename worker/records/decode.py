@@ -22,7 +22,6 @@ from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.paths import Source
 from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.table import format_of
-from worker.records.formats.vector_bytes import width_of
 from worker.records.keys import has_control_character
 from worker.records.looks import Looks
 from worker.records.metadata import MetadataWriter
@@ -89,7 +88,7 @@ class Decoder:
         self._read = format_of(format, options, schemas).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
-        self._vector_json = Vectors(target, shape.vector.text, width_of(vector_bytes)).json_and_bytes
+        self._vector_json = Vectors(target, shape.vector.text, vector_bytes).json_and_bytes
         self._is_quoted = keys.is_quoted
         # The key that `$kafka.key` leads to has the quotes of the Kafka key too, alone or within a template.
         self._takes_kafka_key = shape.key is not None and any(

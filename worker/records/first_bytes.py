@@ -13,6 +13,7 @@ from worker.records.formats.hints import wide_text
 from worker.records.formats.msgpack import MsgpackFields
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind
 from worker.records.formats.vector_alone import NUMPY
+from worker.records.number_types import OF_ANOTHER_MODEL, are_numbers, type_of_numbers
 
 
 class Look(NamedTuple):
@@ -99,6 +100,7 @@ _NUMBERS_APART: Final = re.compile(r"\[?\s*[-+]?\d[\d.eE+-]*(?:\s*;\s*|\s+)[-+]?
 _NUMBERS_IN_BRACES: Final = re.compile(r"[{(]\s*[-+]?\d[\d.eE+-]*\s*[,)}]")
 _ARRAY_IN_WORDS: Final = re.compile(r"(?:array|tensor|Vector|DenseVector|ndarray)\(")
 _URL_BASE64: Final = re.compile("[A-Za-z0-9+/_-]+")
+_TO_STANDARD: Final = str.maketrans("-_", "+/")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}")
 _FEWEST_CHARACTERS: Final = 8  # of base64 that is called so
 _PROTOBUF: Final = re.compile(rb"\x0a[\x01-\x7f][\x21-\x7a\x7c\x7e]")
@@ -189,6 +191,14 @@ def is_base64(text: str) -> bool:
     return _URL_BASE64.fullmatch(text.rstrip("=")) is not None
 
 
+def bytes_of_base64(text: str) -> bytes:
+    """Return the bytes of base64 without its padding, of either alphabet; nothing where it is none."""
+    try:
+        return base64.b64decode(text.translate(_TO_STANDARD) + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
 def look_of_packed(data: bytes) -> str:
     """Return what is said of the bytes that should be the numbers of a vector, "" if nothing is known."""
     look = _beginning(data, 0)
@@ -237,18 +247,23 @@ def _prefixed(value: bytes, _dimension: int) -> Look | None:
 
 
 def _raw_floats(value: bytes, dimension: int) -> Look | None:
-    sizes = {
-        4 * dimension: ("float32", ""),
-        8 * dimension: ("float64", ' and records.vector_bytes = "float64-le"'),
-        2 * dimension: ("float16", ' and records.vector_bytes = "float16-le"'),
-    }
-    if len(value) not in sizes or (value[:1] in _BEGINS_TEXT and _is_utf_8(value)):
+    if value[:1] in _BEGINS_TEXT and _is_utf_8(value):
         return None
-    kind, setting = sizes[len(value)]
-    return Look(
-        f"the numbers of a vector alone ({dimension} {kind}s)",
-        f"{_ALONE}{setting}, or publish a MessagePack map with the bytes in data.float32, so that it can have a key",
-    )
+    found = type_of_numbers(value, dimension)
+    if found is None and len(value) == 4 * dimension:
+        found = "float32-le"
+    if found is not None:
+        setting = "" if found == "float32-le" else f' and records.vector_bytes = "{found}"'
+        return Look(
+            f"the numbers of a vector alone ({dimension} {found.partition('-')[0]}s)",
+            f"{_ALONE}{setting}, or publish a MessagePack map with the bytes in data.float32, so that it can have a key",
+        )
+    if len(value) in (2 * dimension, 8 * dimension) and are_numbers(value, "float32-le"):
+        return Look(
+            f"the numbers of a vector alone ({len(value) // 4} float32s, and the index has {dimension} dimensions)",
+            f"they are {OF_ANOTHER_MODEL}",
+        )
+    return None
 
 
 def _is_utf_8(value: bytes) -> bool:

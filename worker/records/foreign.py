@@ -7,13 +7,15 @@ the value a few times.
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 from worker.records.changes import DELETED, Change, change_of, envelope_of
-from worker.records.first_bytes import is_base64, is_json_in_base64, look_of_array, look_of_text
+from worker.records.choices import VectorBytes
+from worker.records.first_bytes import bytes_of_base64, is_base64, is_json_in_base64, look_of_array, look_of_text
 from worker.records.formats.paths import Source
 from worker.records.formats.values import Kind, Raw
 from worker.records.members import NOTHING, Encoding, Fields, members_of, text_of
+from worker.records.number_types import are_numbers, type_of_numbers
 from worker.words import clean
 
 _MOST_SHOWN: Final = 8  # fields in a message
@@ -205,6 +207,8 @@ class Foreign:
         path, is_number = _key_in(encoding, found.maps, found.steps)
         if path and path != "key":
             settings.append(_key_setting(path, is_number=is_number))
+        if (form := found.form.partition(" ")[0]) in get_args(VectorBytes):
+            settings.append(f'records.vector_bytes = "{form}"')
         if self._envelope == "none":
             settings += [_setting("delete", name) for name in DELETED if name in found.maps[0]]
         return ", ".join(settings)
@@ -272,20 +276,29 @@ class Foreign:
 
     def _packed(self, encoding: Encoding, name: str, raw: Raw, kind: Kind) -> str:
         """Return what packed numbers are called, "" if it is something else."""
-        sizes = {4 * self._dimension: "float32", 8 * self._dimension: "float64", 2 * self._dimension: "float16"}
-        size = len(memoryview(raw))
+        sizes = (4 * self._dimension, 8 * self._dimension, 2 * self._dimension)
         if kind is Kind.BINARY:
-            floats = next((sizes[size - header] for header in (2, 3, 5) if size - header in sizes), "")
-            return f"{floats} as bytes" if floats else ""
-        if size < min(_TEXT_BYTES, 2 * self._dimension):
+            data = bytes(raw)
+            header = next((header for header in (2, 3, 5) if len(data) - header in sizes), 0)
+            return self._type_of(data[header:], "as bytes") if header else ""
+        if len(memoryview(raw)) < min(_TEXT_BYTES, 2 * self._dimension):
             return ""
         text = text_of(encoding, raw)
         if text[:1] == "[" and text.count(",") == self._dimension - 1:
             return "a vector as text"
-        bytes_of_base64 = len(text.rstrip("=")) * 3 // 4
-        if bytes_of_base64 not in sizes or not (name in _VECTORS or is_base64(text)):
+        digits = text.rstrip("=")
+        if len(digits) * 3 // 4 not in sizes or not (name in _VECTORS or is_base64(text)):
             return ""
-        return f"{sizes[bytes_of_base64]} in base64"
+        return self._type_of(bytes_of_base64(digits), "in base64")
+
+    def _type_of(self, data: bytes, form: str) -> str:
+        """Return what bytes are called that are as long as a vector, "" where they are most likely none."""
+        found = type_of_numbers(data, self._dimension)
+        if len(data) == 4 * self._dimension and found in (None, "float32-le"):
+            return f"float32 {form}"
+        if found is not None:
+            return f"{found} {form}"
+        return f"{len(data) // 4} float32 {form}" if are_numbers(data, "float32-le") else ""
 
 
 _NUMBER_MAPS: Final = frozenset(("$numberDouble", "$numberDecimal", "N", "doubleValue"))
