@@ -69,6 +69,11 @@ def maxwell(kind: str, row: object) -> bytes:
     return of({"database": "d", "table": "t", "type": kind, "ts": 1, "xid": 2, "data": row})
 
 
+AS_STRING: Final = (
+    "bytes that were packed as a string, as MessagePack did before it had a type of bytes: pack them as bin "
+    "(use_bin_type=True in Python, WriteExt in Go's codec)"
+)
+DECIMALS: Final = [0.1, -0.2, 0.3, 0.4, -0.6, 0.7, 0.8, 0.9]
 MODEL: Final = "most likely of another model, or of another value of its option dimensions"
 CANAL: Final = (
     "not read, because the mark of deletion is beside the rows: split into its rows, each DELETE would be written; use"
@@ -215,6 +220,10 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("GoldenGate", of({"table": "T", "op_type": "I", "op_ts": "x", "after": {"id": 1, "v": NUMBERS}}), GOLDENGATE),
     ("GoldenGate, an update", of({"table": "T", "op_type": "U", "before": {"id": 1, "v": OTHERS}, "after": {"id": 1, "v": NUMBERS}}), GOLDENGATE),
     ("GoldenGate, flat", of({"table": "T", "op_type": "D", "id": 1, "v": NUMBERS}), f'set records.fields.vector = "v", {WITH_NUMBER}, records.fields.delete = "op_type"'),
+    ("bytes in a string of MessagePack", b"\x82\xa3key\xa1a\xa4data\x81\xa7float32\xda\x00\x20" + FLOAT32, f"; in data.float32; data.float32 looks like {AS_STRING}"),
+    ("float64 in a string of MessagePack", b"\x82\xa3key\xa1a\xa4data\x81\xa7float32\xda\x00\x40" + struct.pack("<8d", *DECIMALS), f"data.float32 looks like {AS_STRING}"),
+    ("bytes in a string of MessagePack under another name", b"\x82\xa2id\xa1a\xa3vec\xda\x00\x20" + FLOAT32, f"its fields are id, vec; vec looks like {AS_STRING}"),
+    ("text in MessagePack that is not UTF-8", b"\x82\xa3key\xa1a\xa4data\x81\xa7float32\xda\x00\x21" + FLOAT32 + b"\xe9", "it may be Latin-1, Windows-1252 or GBK: encode the text as UTF-8"),
     # A fault in the right shape
     ("an integer as key", of({**RECORD, "key": 5}), 'key is a number; allowed is a string (records.key_values = "stringify" accepts integers too)'),
     ("numbers as strings", with_vector([str(number) for number in NUMBERS]), "data.float32 looks like a list of numbers that are strings: publish numbers"),

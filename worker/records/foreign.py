@@ -11,11 +11,20 @@ from typing import Final, NamedTuple, get_args
 
 from worker.records.changes import DELETED, Change, change_of, envelope_of
 from worker.records.choices import VectorBytes
-from worker.records.first_bytes import bytes_of_base64, is_base64, is_json_in_base64, look_of_array, look_of_text
+from worker.records.first_bytes import look_of_array, look_of_text
 from worker.records.formats.paths import Source
 from worker.records.formats.values import Kind, Raw
 from worker.records.members import NOTHING, Encoding, Fields, members_of, text_of
-from worker.records.number_types import are_numbers, type_of_numbers
+from worker.records.vector_forms import (
+    FORMS_NOT_READ,
+    NUMBER_MAPS,
+    VECTORS,
+    form_of_map,
+    is_number,
+    json_in,
+    packed,
+    packed_as_string,
+)
 from worker.words import clean
 
 _MOST_SHOWN: Final = 8  # fields in a message
@@ -24,12 +33,9 @@ _MOST_MEMBERS: Final = 64  # of each map, in which a vector is searched for
 _MOST_MAPS: Final = 1000  # of a value, that are cut in such a search
 _DEEPEST: Final = 4
 _FEWEST: Final = 2  # numbers of what may be a vector
-_TEXT_BYTES: Final = 40  # a shorter text is no vector
-_NDARRAY: Final = b"\xc4\x02nd"  # the first name of an array of msgpack-numpy, which is bytes
 _KEYS: Final = (
     "key", "id", "_id", "uuid", "doc_id", "docId", "document_id", "documentId", "chunk_id", "chunkId", "vector_id", "pk", "id_",
 )  # fmt: skip
-_VECTORS: Final = ("float32", "embedding", "vector", "values", "embeddings", "vectors", "vec", "emb", "dense_vector")
 
 Steps = tuple[str | int, ...]
 _Left = Iterator[int]  # one for each map that may still be cut
@@ -101,6 +107,12 @@ class Foreign:
         look = look_of_text(text) if text else ""
         return look and f"{self._vector_path} {look}"
 
+    def string_words(self, fields: Fields) -> str:
+        """Return what the string is that should be a vector and is no text, "" where it is not known."""
+        raw = _at(fields.encoding, fields.members, self._vector_path)
+        form = packed_as_string(fields.encoding, raw, self._dimension)
+        return form and f"{self._vector_path} looks like {FORMS_NOT_READ[form]}"
+
     def key_words(self, fields: Fields) -> str:
         """Return likewise for a record that has no key."""
         found = self._find(fields.encoding, fields.members)
@@ -140,7 +152,7 @@ class Foreign:
         steps: Steps = ()
         maps: tuple[Mapping[str, Raw], ...] = (row,)
         found = self._find(encoding, row)
-        if found is None or found.is_many or found.form in _FORMS_NOT_READ:
+        if found is None or found.is_many or found.form in FORMS_NOT_READ:
             if _at(encoding, members, self._vector_path) is not NOTHING:
                 return ""
             vector = f"records.fields.vector = the path of the vector in {change.row}"
@@ -166,9 +178,9 @@ class Foreign:
         if found.is_many:
             return self._many(encoding, found)
         path = path_of(found.steps)
-        if found.form in _FORMS_NOT_READ:
+        if found.form in FORMS_NOT_READ:
             place = path.removesuffix("[0]") if found.form == "lists" else path
-            return f"{place} looks like {_FORMS_NOT_READ[found.form]}"
+            return f"{place} looks like {FORMS_NOT_READ[found.form]}"
         if path == self._vector_path:
             return ""
         return f"{found.form} is in {path}: set {self._settings(encoding, found)}"
@@ -178,7 +190,7 @@ class Foreign:
             return ""
         for name, raw in islice(members.items(), _MOST_MEMBERS):
             text = text_of(encoding, raw) if encoding.kind(raw) is Kind.STRING else ""
-            if look := look_of_array(text) or _json_in(text):
+            if look := look_of_array(text) or json_in(text):
                 return f"{path_of((name,))} {look}"
         for name, row in DELETED.items():
             if name in members:
@@ -220,7 +232,7 @@ class Foreign:
         best: tuple[tuple[int, ...], Found] | None = None
         for found, length in self._vectors(encoding, members, left or iter(range(_MOST_MAPS))):
             name = next((step for step in reversed(found.steps + found.inner) if isinstance(step, str)), "")
-            rank = (length != self._dimension, name not in _VECTORS, len(found.steps) + len(found.inner))
+            rank = (length != self._dimension, name not in VECTORS, len(found.steps) + len(found.inner))
             if best is None or rank < best[0]:
                 best = (rank, found)
         return best and best[1]
@@ -235,13 +247,13 @@ class Foreign:
                 kind = encoding.kind(raw)
                 if kind is Kind.MAP and len(here) < _DEEPEST and next(left, None) is not None:
                     inner = members_of(encoding, raw) or {}
-                    if form := _form_of_map(encoding, raw, inner):
+                    if form := form_of_map(encoding, raw, inner):
                         yield Found(here, form, maps), 0 if form == "sparse" else self._dimension
                     else:
                         waiting.append((here, (*maps, inner)))
                 elif kind is Kind.LIST:
                     yield from self._in_list(encoding, Found(here, "", maps), encoding.elements(raw), left)
-                elif kind in (Kind.BINARY, Kind.STRING) and (form := self._packed(encoding, name, raw, kind)):
+                elif kind in (Kind.BINARY, Kind.STRING) and (form := packed(encoding, name, raw, self._dimension)):
                     yield Found(here, form, maps), self._dimension
 
     def _in_list(
@@ -258,13 +270,13 @@ class Foreign:
                 form = f"a list of {len(inner)} numbers" if len(elements) == 1 else "lists"
                 yield Found((*here, 0), form, maps), len(inner)
         elif first is Kind.STRING:
-            if form := self._packed(encoding, "", elements[0], first):
+            if form := packed(encoding, "", elements[0], self._dimension):
                 yield Found((*here, 0), form, maps), self._dimension
-            elif len(elements) == self._dimension and _is_number(text_of(encoding, elements[0])):
+            elif len(elements) == self._dimension and is_number(text_of(encoding, elements[0])):
                 yield Found(here, "strings", maps), self._dimension
         elif first is Kind.MAP and next(left, None) is not None:
             record = members_of(encoding, elements[0]) or {}
-            if len(record) == 1 and len(elements) == self._dimension and not _NUMBER_MAPS.isdisjoint(record):
+            if len(record) == 1 and len(elements) == self._dimension and not NUMBER_MAPS.isdisjoint(record):
                 yield Found(here, "numbers in maps", maps), self._dimension
             elif (found := self._find_flat(encoding, record, left)) is not None:
                 yield Found(here, found.form, found.maps, is_many=True, inner=found.steps), self._dimension
@@ -273,72 +285,6 @@ class Foreign:
         """Return the vector of an element of a list, which is not in a list again."""
         found = self._find(encoding, record, left) if not _has_lists_of_maps(encoding, record) else None
         return None if found is None or found.is_many else found
-
-    def _packed(self, encoding: Encoding, name: str, raw: Raw, kind: Kind) -> str:
-        """Return what packed numbers are called, "" if it is something else."""
-        sizes = (4 * self._dimension, 8 * self._dimension, 2 * self._dimension)
-        if kind is Kind.BINARY:
-            data = bytes(raw)
-            header = next((header for header in (2, 3, 5) if len(data) - header in sizes), 0)
-            return self._type_of(data[header:], "as bytes") if header else ""
-        if len(memoryview(raw)) < min(_TEXT_BYTES, 2 * self._dimension):
-            return ""
-        text = text_of(encoding, raw)
-        if text[:1] == "[" and text.count(",") == self._dimension - 1:
-            return "a vector as text"
-        digits = text.rstrip("=")
-        if len(digits) * 3 // 4 not in sizes or not (name in _VECTORS or is_base64(text)):
-            return ""
-        return self._type_of(bytes_of_base64(digits), "in base64")
-
-    def _type_of(self, data: bytes, form: str) -> str:
-        """Return what bytes are called that are as long as a vector, "" where they are most likely none."""
-        found = type_of_numbers(data, self._dimension)
-        if len(data) == 4 * self._dimension and found in (None, "float32-le"):
-            return f"float32 {form}"
-        if found is not None:
-            return f"{found} {form}"
-        return f"{len(data) // 4} float32 {form}" if are_numbers(data, "float32-le") else ""
-
-
-_NUMBER_MAPS: Final = frozenset(("$numberDouble", "$numberDecimal", "N", "doubleValue"))
-_FORMS_NOT_READ: Final = {
-    "ndarray": "an array as msgpack-numpy packs it: publish array.tobytes(), or array.tolist()",
-    "numbers in maps": "numbers that are each in a map, as MongoDB and DynamoDB write them: publish plain numbers",
-    "sparse": "a sparse vector, by its indices and values: publish all of its numbers",
-    "strings": "a list of numbers that are strings: publish numbers",
-    "typed array": "a typed array as JSON.stringify writes it: publish Array.from(it)",
-    "buffer": "a Buffer as JSON.stringify writes it: publish a list of numbers, or base64",
-    "lists": "a list of several vectors, which have no keys: publish one record for each",
-}
-
-
-def _form_of_map(encoding: Encoding, raw: Raw, members: Mapping[str, Raw]) -> str:
-    """Return the form of a vector that is a map, "" if it is something else."""
-    names = list(islice(members, _FEWEST + 1))
-    if names[:_FEWEST] == ["0", "1"]:
-        return "typed array"
-    if names == ["type", "data"] and b"Buffer" in bytes(members["type"]):
-        return "buffer"
-    if {"indices", "values"} <= members.keys() and encoding.kind(members["indices"]) is Kind.LIST:
-        return "sparse" if encoding.elements(members["indices"]) else ""
-    return "ndarray" if bytes(memoryview(raw)[1:5]) == _NDARRAY else ""
-
-
-def _json_in(text: str) -> str:
-    """Return what is said of a string that has JSON in it, "" for another."""
-    if text[:1] in ("{", "["):
-        return "is a string that has JSON in it: publish it as a map, not as text"
-    is_packed = len(text) > _TEXT_BYTES and text.isascii() and is_json_in_base64(text[: 2 * _TEXT_BYTES].encode())
-    return "is a string that has JSON in base64 in it: publish it as a map, not as text" if is_packed else ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text[:_TEXT_BYTES])
-    except ValueError:
-        return False
-    return True
 
 
 def _key_in(encoding: Encoding, maps: tuple[Mapping[str, Raw], ...], steps: Steps) -> tuple[str, bool]:

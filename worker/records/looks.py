@@ -88,7 +88,8 @@ class Looks:
 
     def _unread(self, error: RecordError, value: bytes) -> str:
         if "not UTF-8" in error.message:
-            return _no_utf_8(value)
+            fields = self._record_in(value)
+            return (fields and self._foreign.string_words(fields)) or _no_utf_8(value)
         if "trailing" in error.message and _NAMED not in error.message and (words := self._trailing(value)):
             return words
         if _SETTING in error.message or TOAST in error.message:  # the format has said it all
