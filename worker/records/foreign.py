@@ -229,13 +229,20 @@ class Foreign:
 
     def _find(self, encoding: Encoding, members: Mapping[str, Raw], left: _Left | None = None) -> Found | None:
         """Return the vector of a value, the shallowest; a list of as many numbers as the index has dimensions comes first."""
+        best = self._best(encoding, members, left)
+        return best and best[1]
+
+    def _best(
+        self, encoding: Encoding, members: Mapping[str, Raw], left: _Left | None
+    ) -> tuple[tuple[int, ...], Found] | None:
+        """Return the same, and before it what it was chosen by: first 0 where it has as many numbers as the index, else 1."""
         best: tuple[tuple[int, ...], Found] | None = None
         for found, length in self._vectors(encoding, members, left or iter(range(_MOST_MAPS))):
             name = next((step for step in reversed(found.steps + found.inner) if isinstance(step, str)), "")
             rank = (length != self._dimension, name not in VECTORS, len(found.steps) + len(found.inner))
             if best is None or rank < best[0]:
                 best = (rank, found)
-        return best and best[1]
+        return best
 
     def _vectors(self, encoding: Encoding, top: Mapping[str, Raw], left: _Left) -> Iterator[tuple[Found, int]]:
         """Yield what may be a vector, with the count of its numbers, 0 where that is not known."""
@@ -282,9 +289,16 @@ class Foreign:
                 yield Found(here, found.form, found.maps, is_many=True, inner=found.steps), self._dimension
 
     def _find_flat(self, encoding: Encoding, record: Mapping[str, Raw], left: _Left) -> Found | None:
-        """Return the vector of an element of a list, which is not in a list again."""
-        found = self._find(encoding, record, left) if not _has_lists_of_maps(encoding, record) else None
-        return None if found is None or found.is_many else found
+        """Return the vector of an element of a list, which is not in a list again: nor may a list of maps in it have vectors."""
+        lists = _lists_of_maps(encoding, record)
+        found = self._find(encoding, {name: raw for name, raw in record.items() if name not in lists}, left)
+        if found is None or found.is_many:
+            return None
+        for inner in lists.values():
+            flat = {name: raw for name, raw in inner.items() if name not in _lists_of_maps(encoding, inner)}
+            if next(left, None) is None or ((best := self._best(encoding, flat, left)) and not best[0][0]):
+                return None
+        return found
 
 
 def _key_in(encoding: Encoding, maps: tuple[Mapping[str, Raw], ...], steps: Steps) -> tuple[str, bool]:
@@ -320,13 +334,15 @@ def _key_setting(path: str, *, is_number: bool) -> str:
     return f'{setting}, records.key_values = "stringify"' if is_number else setting
 
 
-def _has_lists_of_maps(encoding: Encoding, record: Mapping[str, Raw]) -> bool:
-    for raw in islice(record.values(), _MOST_MEMBERS):
+def _lists_of_maps(encoding: Encoding, record: Mapping[str, Raw]) -> Mapping[str, Mapping[str, Raw]]:
+    """Return the first element of each list of maps that a record has, by the name of the list."""
+    found = {}
+    for name, raw in islice(record.items(), _MOST_MEMBERS):
         if encoding.kind(raw) is Kind.LIST:
             elements = encoding.elements(raw)
             if elements and encoding.kind(elements[0]) is Kind.MAP:
-                return True
-    return False
+                found[name] = members_of(encoding, elements[0]) or {}
+    return found
 
 
 def _at(encoding: Encoding, members: Mapping[str, Raw], path: str) -> Raw:
