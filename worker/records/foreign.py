@@ -19,6 +19,7 @@ from worker.records.vector_forms import (
     FORMS_NOT_READ,
     NUMBER_MAPS,
     VECTORS,
+    are_whole,
     form_of_map,
     is_number,
     json_in,
@@ -49,6 +50,7 @@ class Found(NamedTuple):
     maps: tuple[Mapping[str, Raw], ...]
     is_many: bool = False  # it is in a list of records, which `steps` leads to; then `inner` leads on
     inner: Steps = ()
+    is_whole: bool = False  # its first numbers have no fraction, as int8 and bits have none
 
 
 def names_shown(members: Mapping[str, Raw]) -> str:
@@ -239,7 +241,8 @@ class Foreign:
         best: tuple[tuple[int, ...], Found] | None = None
         for found, length in self._vectors(encoding, members, left or iter(range(_MOST_MAPS))):
             name = next((step for step in reversed(found.steps + found.inner) if isinstance(step, str)), "")
-            rank = (length != self._dimension, name not in VECTORS, len(found.steps) + len(found.inner))
+            depth = len(found.steps) + len(found.inner)
+            rank = (length != self._dimension, name not in VECTORS, found.is_whole, depth)
             if best is None or rank < best[0]:
                 best = (rank, found)
         return best
@@ -270,12 +273,13 @@ class Foreign:
         kinds = [encoding.kind(element) for element in elements[:_FEWEST]]
         first = kinds[0] if kinds else Kind.NOTHING
         if Kind.NUMBER in kinds and len(elements) >= _FEWEST:
-            yield Found(here, f"a list of {len(elements)} numbers", maps), len(elements)
+            is_whole = are_whole(encoding, elements)
+            yield Found(here, f"a list of {len(elements)} numbers", maps, is_whole=is_whole), len(elements)
         elif first is Kind.LIST:
             inner = encoding.elements(elements[0])
             if len(inner) >= _FEWEST and encoding.kind(inner[0]) is Kind.NUMBER:
                 form = f"a list of {len(inner)} numbers" if len(elements) == 1 else "lists"
-                yield Found((*here, 0), form, maps), len(inner)
+                yield Found((*here, 0), form, maps, is_whole=are_whole(encoding, inner)), len(inner)
         elif first is Kind.STRING:
             if form := packed(encoding, "", elements[0], self._dimension):
                 yield Found((*here, 0), form, maps), self._dimension
@@ -286,7 +290,7 @@ class Foreign:
             if len(record) == 1 and len(elements) == self._dimension and not NUMBER_MAPS.isdisjoint(record):
                 yield Found(here, "numbers in maps", maps), self._dimension
             elif (found := self._find_flat(encoding, record, left)) is not None:
-                yield Found(here, found.form, found.maps, is_many=True, inner=found.steps), self._dimension
+                yield found._replace(steps=here, is_many=True, inner=found.steps), self._dimension
 
     def _find_flat(self, encoding: Encoding, record: Mapping[str, Raw], left: _Left) -> Found | None:
         """Return the vector of an element of a list, which is not in a list again: nor may a list of maps in it have vectors."""

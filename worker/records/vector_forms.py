@@ -1,6 +1,7 @@
 """Forms that a vector may have in a value, by which it is found where no setting leads to it. Only for messages."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -12,6 +13,9 @@ from worker.records.number_types import are_numbers, type_of_numbers
 VECTORS: Final = ("float32", "embedding", "vector", "values", "embeddings", "vectors", "vec", "emb", "dense_vector")
 """Names that vectors have."""
 _NDARRAY: Final = b"\xc4\x02nd"  # the first name of an array of msgpack-numpy, which is bytes
+_FLOATS: Final = (0xCA, 0xCB)  # how they begin in MessagePack
+_FRACTION: Final = re.compile(rb"[.eE]")
+_LOOKED_AT: Final = 16  # elements of a list
 _TEXT_BYTES: Final = 40  # a shorter text is no vector
 NUMBER_MAPS: Final = frozenset(("$numberDouble", "$numberDecimal", "N", "doubleValue"))
 FORMS_NOT_READ: Final = {
@@ -86,6 +90,14 @@ def json_in(text: str) -> str:
         return "is a string that has JSON in it: publish it as a map, not as text"
     is_packed = len(text) > _TEXT_BYTES and text.isascii() and is_json_in_base64(text[: 2 * _TEXT_BYTES].encode())
     return "is a string that has JSON in base64 in it: publish it as a map, not as text" if is_packed else ""
+
+
+def are_whole(encoding: Encoding, elements: Sequence[Raw]) -> bool:
+    """Return whether the first elements of a list are written as numbers without a fraction."""
+    first = map(bytes, elements[:_LOOKED_AT])
+    if encoding is MSGPACK:
+        return not any(element[0] in _FLOATS for element in first)
+    return not any(_FRACTION.search(element) for element in first)
 
 
 def is_number(text: str) -> bool:
