@@ -1,5 +1,7 @@
 """Which key a vector has, and whether the Kafka key is another; the table of refusals is in test_decode.py."""
 
+import struct
+
 import pytest
 
 from worker.errors import Reason, RecordError
@@ -63,3 +65,31 @@ def test_the_text_of_a_struct_is_no_key(envelope: Envelope, kafka_key: bytes) ->
 @pytest.mark.parametrize("kafka_key", [b"S", b"Struct", b"Struct{a", b"Structure{a}", b"a Struct{a}"])
 def test_what_is_no_text_of_a_struct_is_a_key(kafka_key: bytes) -> None:
     assert Keys("utf8").choose(None, kafka_key) == kafka_key.decode()
+
+
+@pytest.mark.parametrize(
+    ("kafka_key", "words"),
+    [
+        (
+            struct.pack(">q", 17),
+            "0x00, as a schema registry's prefix does or an integer of 8 bytes by LongSerializer does;",
+        ),
+        (struct.pack(">i", 17), "0x00, as an integer of 4 bytes by IntegerSerializer does;"),
+        (
+            struct.pack(">i", -17),
+            "not UTF-8: invalid start byte at byte 0, as in an integer of 4 bytes by IntegerSerializer:",
+        ),
+        (struct.pack(">h", 17), "0x00, as an integer of 2 bytes by ShortSerializer does;"),
+    ],
+)
+def test_an_integer_by_its_own_serializer_is_called_so(kafka_key: bytes, words: str) -> None:
+    with pytest.raises(RecordError) as raised:
+        Keys("utf8").choose(None, kafka_key)
+    assert words in raised.value.message
+    assert raised.value.message.endswith(": StringSerializer writes it as text")
+
+
+@pytest.mark.parametrize("kafka_key", [b"\x00\x00\x00\x00\x07\x02k", b"\x00"])
+def test_another_key_that_begins_so_has_a_registrys_prefix(kafka_key: bytes) -> None:
+    with pytest.raises(RecordError, match=r"0x00, as a schema registry's prefix does; .* wrong vector$"):
+        Keys("utf8").choose(None, kafka_key)
