@@ -11,10 +11,10 @@ from typing import Final, NamedTuple, get_args
 
 from worker.records.changes import DELETED, Change, change_of, envelope_of
 from worker.records.choices import VectorBytes
-from worker.records.first_bytes import look_of_array, look_of_text
+from worker.records.first_bytes import bytes_of_base64, look_of_array, look_of_text
 from worker.records.formats.paths import Source
 from worker.records.formats.values import Kind, Raw
-from worker.records.members import NOTHING, Encoding, Fields, members_of, text_of
+from worker.records.members import NOTHING, Encoding, Fields, fields_of, members_of, text_of
 from worker.records.vector_forms import (
     FORMS_NOT_READ,
     NUMBER_MAPS,
@@ -101,6 +101,15 @@ class Foreign:
             return fields
         members = None if envelope.row is None else members_of(fields.encoding, envelope.row)
         return None if members is None else Fields(fields.encoding, members)
+
+    def data_of(self, value: bytes) -> bytes:
+        """Return the data of a CloudEvent that has it in base64, as the setting reads it; any other value as it is."""
+        fields = fields_of(value) if self._envelope == "cloudevents" else None
+        if fields is None or "specversion" not in fields.members:
+            return value
+        return (
+            bytes_of_base64(text_of(fields.encoding, fields.members.get("data_base64", NOTHING)).rstrip("=")) or value
+        )
 
     def text_words(self, fields: Fields) -> str:
         """Return what the text is that should be a vector in base64."""

@@ -48,6 +48,7 @@ class Looks:
         self._dimension = target.dimension
         self._is_many = is_many
         self._vector_bytes = vector_bytes
+        self._vector_path = vector_path
         self._is_vector_alone = vector_path == WHOLE_VALUE.text
         self._foreign = Foreign(target.dimension, vector_path, envelope, is_many=is_many)
 
@@ -68,6 +69,13 @@ class Looks:
 
     def hint(self, error: RecordError, value: bytes, vector: object) -> str:
         """Return what is to be added, "" if nothing is known."""
+        data = self._foreign.data_of(value)
+        words = self._hint(error, data, vector)
+        if data is value or WHOLE_VALUE.text not in words:
+            return words
+        return f"the event has what looks like the bytes of a vector alone: let it have a map with them at {self._vector_path}"
+
+    def _hint(self, error: RecordError, value: bytes, vector: object) -> str:
         if isinstance(vector, bytes) and (error.reason is Reason.DIMENSION or "no whole float32s" in error.message):
             return self._packed(value, vector)
         if error.reason in (Reason.MALFORMED, Reason.UNSUPPORTED_ENCODING):
