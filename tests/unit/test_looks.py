@@ -74,6 +74,10 @@ AS_STRING: Final = (
     "(use_bin_type=True in Python, WriteExt in Go's codec)"
 )
 DECIMALS: Final = [0.1, -0.2, 0.3, 0.4, -0.6, 0.7, 0.8, 0.9]
+BARE_POINT: Final = (
+    "has numbers without a digit on both sides of the point (1. or .1): publish a list, or write 1.0 and 0.1"
+)
+SPARSE: Final = "is a sparse vector, as pgvector prints a sparsevec: publish all of its numbers"
 MODEL: Final = "most likely of another model, or of another value of its option dimensions"
 CANAL: Final = (
     "not read, because the mark of deletion is beside the rows: split into its rows, each DELETE would be written; use"
@@ -253,6 +257,13 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("hexadecimal", with_vector(FLOAT32.hex()), "looks like hexadecimal: publish base64"),
     ("a data URL", with_vector("data:application/octet-stream;base64," + base64.b64encode(FLOAT32).decode()), "data.float32 is a data URL: publish only what is behind its comma"),
     ("numbers without commas", with_vector("0.25 -0.5 0.125 0.75 -0.25 0.5 1.5 -1.0"), "numbers without commas between them: publish a list, or separate them by commas"),
+    ("numbers that end with a point", with_vector("[1., 2., 3., 4., 5., 6., 7., 8.]"), f"data.float32 {BARE_POINT}"),
+    ("numbers that begin with a point", with_vector("[.1,-.2,.3,.4,.5,.6,.7,.8]"), f"data.float32 {BARE_POINT}"),
+    ("a later number that begins with a point", with_vector("0.25, -.5, 0.125"), f"data.float32 {BARE_POINT}"),
+    ("bytea as PostgreSQL prints it", with_vector("\\x" + FLOAT32.hex()), "data.float32 looks like hexadecimal: publish base64"),
+    ("a sparsevec of pgvector", with_vector("{1:0.5,3:-2e-1}/8"), f"data.float32 {SPARSE}"),
+    ("a sparsevec of pgvector with one number", with_vector("{1:0.5}/8"), f"data.float32 {SPARSE}"),
+    ("a sparsevec of pgvector under another name", of({"id": "a", "embedding": "{1:0.5,3:0.2}/8"}), f"embedding {SPARSE}"),
     ("base64 that was cut", with_vector(base64.b64encode(FLOAT32).decode()[:41]), "data.float32 is base64 that was cut: 41 characters are no whole bytes"),
     ("base85", with_vector(base64.b85encode(FLOAT32).decode()), "data.float32 has characters that base64 does not have"),
     ("float64 in base64", with_vector(base64.b64encode(struct.pack("<8d", *NUMBERS)).decode()), '(its 64 bytes would be as many float64 as the index has dimensions; records.vector_bytes = "float64-le" reads them)'),

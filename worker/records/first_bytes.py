@@ -98,6 +98,8 @@ _NUMBERS_OF_MESSAGEPACK: Final = ((b"\xca", 5), (b"\xcb", 9))  # first byte and 
 _HEXADECIMAL: Final = re.compile("[0-9a-fA-F]+")
 _NUMBERS_APART: Final = re.compile(r"\[?\s*[-+]?\d[\d.eE+-]*(?:\s*;\s*|\s+)[-+]?\d")
 _NUMBERS_IN_BRACES: Final = re.compile(r"[{(]\s*[-+]?\d[\d.eE+-]*\s*[,)}]")
+_BARE_POINT: Final = re.compile(r"(?:^|[\[,\s])[-+]?(?:\.\d|\d+\.[,\]\s])")
+_SPARSE: Final = re.compile(r"\{[\d:.,eE+\-\s]*\}/\d+")
 _ARRAY_IN_WORDS: Final = re.compile(r"(?:array|tensor|Vector|DenseVector|ndarray)\(")
 _URL_BASE64: Final = re.compile("[A-Za-z0-9+/_-]+")
 _TO_STANDARD: Final = str.maketrans("-_", "+/")
@@ -157,7 +159,7 @@ def _wrong_base64(text: str) -> str:
 
 
 def _is_hexadecimal(text: str) -> bool:
-    digits = text.removeprefix("0x")
+    digits = text[2:] if text.startswith(("0x", "\\x")) else text
     return len(digits) % 8 == 0 and _HEXADECIMAL.fullmatch(digits) is not None
 
 
@@ -169,6 +171,14 @@ _ARRAYS: Final[tuple[tuple[Callable[[str], object], str], ...]] = (
     (
         lambda text: _NUMBERS_IN_BRACES.match(text[:_LOOKED_AT]),
         "is numbers in braces or parentheses: publish a list, or put them in brackets, as pgvector prints them",
+    ),
+    (
+        lambda text: _BARE_POINT.search(text[:_LOOKED_AT]),
+        "has numbers without a digit on both sides of the point (1. or .1): publish a list, or write 1.0 and 0.1",
+    ),
+    (
+        _SPARSE.fullmatch,
+        "is a sparse vector, as pgvector prints a sparsevec: publish all of its numbers",
     ),
     (_ARRAY_IN_WORDS.match, "is the text of an array of a program: publish a list of numbers"),
 )
