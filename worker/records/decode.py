@@ -156,9 +156,11 @@ class Decoder:
 
     def _suspicion_of_key(self, key: str, kafka_key: bytes | None) -> Suspicion | None:
         """Return why a vector's key is suspect that is the Kafka key, or has it in it."""
+        if key.isprintable() and '"' not in key:
+            return None
         if kafka_key is not None and self._is_quoted(kafka_key):
             return QUOTED_KEY
-        return BINARY_KEY if not key.isprintable() and has_control_character(key) else None
+        return BINARY_KEY if has_control_character(key) else None
 
     def _other(self, record: Record, kafka_key: bytes | None) -> Delete | Ignore:
         if record.operation is Operation.IGNORE:

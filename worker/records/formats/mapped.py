@@ -39,7 +39,15 @@ from worker.records.formats.leaves import Leaves
 from worker.records.formats.metadata_fields import MetadataReader
 from worker.records.formats.paths import Path, Source
 from worker.records.formats.shape import KEY_PATH
-from worker.records.formats.toast import SIZE, are_unchanged_bytes, are_unchanged_numbers, is_unchanged, unchanged
+from worker.records.formats.toast import (
+    LONGEST,
+    SIZE,
+    TEXTS,
+    are_unchanged_bytes,
+    are_unchanged_numbers,
+    is_unchanged,
+    unchanged,
+)
 from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, UNREADABLE, Kind, Raw
 from worker.records.formats.vector_bytes import unpacker
 from worker.records.formats.vector_text import as_json, is_list
@@ -157,7 +165,7 @@ class MappedReader:
     def _key_in_value(self, raw: Raw, path: Path) -> str | None:
         if self._fields.kind(raw) is not Kind.NUMBER:
             text = self._fields.key(raw, path.text)
-            if is_unchanged(text):
+            if text in TEXTS:
                 raise unchanged(path.text)
             return text
         if not self._is_loose_key:
@@ -181,7 +189,7 @@ class MappedReader:
                 return found
             if kind is Kind.BINARY or (kind is Kind.STRING and not self._fields.begins_a_list(raw)):
                 data = self._bytes_at_once(raw)
-                if are_unchanged_bytes(data):
+                if len(data) <= LONGEST and are_unchanged_bytes(data):
                     raise unchanged(where)
                 return self._unpack(data, where)
             if kind is Kind.STRING and (in_text := self._in_text_at_once(raw)) is not None:

@@ -32,22 +32,24 @@ SIZE: Final = len(_NUMBERS)
 """How many numbers the placeholder of an array of numbers has."""
 _MAP: Final = {TOAST: TOAST}
 _OF_NUMBERS: Final = ([*map(str, _NUMBERS)], [f"{number}.0" for number in _NUMBERS])  # under stringify
-_TEXTS: Final = frozenset(
+TEXTS: Final = frozenset(
     (
         TOAST, base64.b64encode(_BYTES).decode(), _HEXADECIMAL, _HEXADECIMAL.upper(), str(_UUID),
         json.dumps(_MAP, separators=(",", ":")), json.dumps(_MAP),
     )
 )  # fmt: skip
-_LONGEST: Final = max(map(len, _TEXTS))
+"""The placeholders that are a text."""
+LONGEST: Final = max(map(len, TEXTS))
+"""Characters of a text; no placeholder has more bytes either."""
 # What base64 holds of a placeholder: its bytes, or what it reads hexadecimal digits as.
 _DATA: Final = frozenset((_BYTES, *(binascii.a2b_base64(text) for text in (_HEXADECIMAL, _HEXADECIMAL.upper()))))
-_PARTS: Final = (*(text.encode() for text in _TEXTS), *(",".join(map(str, _NUMBERS)).encode(),))
+_PARTS: Final = (*(text.encode() for text in TEXTS), *(",".join(map(str, _NUMBERS)).encode(),))
 
 
 def is_unchanged(value: object) -> bool:
     """Return whether a text, or a list of texts or numbers, is a placeholder."""
     if type(value) is str:
-        return len(value) <= _LONGEST and value in _TEXTS
+        return len(value) <= LONGEST and value in TEXTS
     if type(value) is not list:
         return False
     if len(value) == 1:
@@ -57,7 +59,7 @@ def is_unchanged(value: object) -> bool:
 
 def are_unchanged_bytes(data: bytes) -> bool:
     """Return whether bytes, or what base64 holds, are a placeholder."""
-    return len(data) <= _LONGEST and data in _DATA
+    return len(data) <= LONGEST and data in _DATA
 
 
 def are_unchanged_numbers(numbers: Iterable[float]) -> bool:
