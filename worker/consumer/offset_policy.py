@@ -15,7 +15,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
 from worker.consumer import client_config, client_internals
-from worker.consumer.offset_requests import Asked, Edge, EpochEnd, ask_committed, ask_edge, ask_epoch_ends
+from worker.consumer.offset_requests import Asked, Edge, EpochEnd, ask_committed, ask_edge, ask_epoch_ends, is_in_log
 from worker.consumer.repeats import Repeats
 from worker.errors import BlockReason
 from worker.ledger import Assignment, Partition, Phase
@@ -42,22 +42,29 @@ class First(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Where a partition continues if its next offset is gone."""
+    """What has become of a position that the broker calls out of range."""
 
     assignment: Assignment
-    position: int  # where it was
-    target: int
-    end: int  # of the log
+    position: int
+    begin: int  # of the log
+    end: int  # behind all records of the log, also those of open transactions
+    target: int  # where the partition continues if the position is gone
     is_latest: bool  # whether all up to the end is skipped
 
+    @property
+    def is_in_range(self) -> bool:
+        """Whether the log has the position, or ends there: the broker's refusal is no proof that it is gone."""
+        return is_in_log(self.position, self.begin, self.end)
 
-class _Epoch(Enum):
-    """What a leader is asked for besides the edges."""
 
-    END = "end"  # of the epoch in which the committed record was written
+class _Other(Enum):
+    """What a leader is asked for besides the edges that readers see."""
+
+    HIGH = "high"  # behind all records, also those of open transactions: no reader is behind it
+    EPOCH_END = "epoch end"  # of the epoch in which the committed record was written
 
 
-_Wanted = Edge | _Epoch | None  # None: what is committed
+_Wanted = Edge | _Other | None  # None: what is committed
 
 
 @dataclass(eq=False)
@@ -68,7 +75,7 @@ class _Search:
     log_id: str = ""  # names the log in commits; "" where that is not known
     lost_position: int | None = None  # set where the position turned out to be out of range
     committed: list[OffsetAndMetadata | None] = field(default_factory=list)
-    edges: dict[Edge, int] = field(default_factory=dict)
+    edges: dict[Edge | _Other, int] = field(default_factory=dict)
     epoch_end: EpochEnd | None = None
     asked: set[_Wanted] = field(default_factory=set)  # what was asked for and is not answered yet
     again_at: float = 0.0
@@ -156,15 +163,15 @@ class FirstOffsets:
                 found.append(self._reset_of(assignment, search.lost_position, search.edges))
         return found
 
-    def _reset_of(self, assignment: Assignment, position: int, edges: Mapping[Edge, int]) -> Reset:
+    def _reset_of(self, assignment: Assignment, position: int, edges: Mapping[Edge | _Other, int]) -> Reset:
         """Return where a partition continues. A log that ended before the position was cut, or is another one.
 
         It is read from its start, as a topic is that a running worker sees recreated: `latest` is for what was published
         before, not for what came in its place.
         """
-        begin, end = edges[Edge.BEGINNING], edges[Edge.END]
+        begin, end = edges[Edge.BEGINNING], edges[_Other.HIGH]
         is_latest = self._reset == "latest" and position < begin
-        return Reset(assignment, position, end if is_latest else begin, end, is_latest)
+        return Reset(assignment, position, begin, end, edges[Edge.END] if is_latest else begin, is_latest)
 
     @property
     def resetting(self) -> frozenset[Partition]:
@@ -209,21 +216,21 @@ class FirstOffsets:
 
         So the leader is asked where the epoch of what was committed ends.
         """
-        wanted: list[Edge]
+        wanted: list[Edge | _Other]
         if search.lost_position is not None:
-            wanted = [Edge.BEGINNING, Edge.END]
+            wanted = [Edge.BEGINNING, _Other.HIGH, *([Edge.END] if self._reset == "latest" else [])]
         elif not search.committed:
             return [None]
         elif search.is_new_log:
             wanted = [Edge.BEGINNING]
         elif search.epoch >= 0 and self._leaders_know_epochs and search.epoch_end is None:
-            return [_Epoch.END]
+            return [_Other.EPOCH_END]
         elif search.epoch_end is not None and search.epoch_end.offset < 0 and self._reset != "none":
             wanted = [Edge.BEGINNING]  # another log has the partition's name: it is read from its start
+        elif self._reset == "none":  # what is committed must be between them
+            wanted = [Edge.BEGINNING, _Other.HIGH] if search.committed[0] is not None else []
         else:
-            # With "none" a committed offset must be between them. Else they are used where nothing is committed.
-            are_needed = (search.committed[0] is not None) == (self._reset == "none")
-            wanted = [Edge.BEGINNING, Edge.END] if are_needed else []
+            wanted = [Edge.BEGINNING, Edge.END] if search.committed[0] is None else []
         return [edge for edge in wanted if edge not in search.edges]
 
     def _check_committed(self, partition: Partition, search: _Search, log_id: str) -> bool:
@@ -233,7 +240,7 @@ class FirstOffsets:
         if committed is None:
             problem = BlockReason.NO_COMMITTED_OFFSET
         elif (
-            not search.edges[Edge.BEGINNING] <= committed.offset <= search.edges[Edge.END]
+            not is_in_log(committed.offset, search.edges[Edge.BEGINNING], search.edges[_Other.HIGH])
             or (search.epoch_end is not None and search.epoch_end.offset < 0)
             or (_names_a_log(committed, log_id) and committed.metadata != log_id)
         ):
@@ -290,6 +297,8 @@ class FirstOffsets:
     ) -> list[_Pending]:
         if isinstance(wanted, Edge):
             asked = ask_edge(consumer, searches, wanted, self._settings.isolation_level)
+        elif wanted is _Other.HIGH:
+            asked = ask_edge(consumer, searches, Edge.END, "read_uncommitted")
         elif wanted is not None:
             asked = ask_epoch_ends(consumer, {tp: search.epoch for tp, search in searches.items()})
         else:
@@ -332,10 +341,10 @@ class FirstOffsets:
                 self._metrics.kafka_errors.labels(client_config.kind_of(answer)).inc()
         elif wanted is None:
             search.committed = [answer]
-        elif isinstance(wanted, Edge):
-            search.edges[wanted] = answer
-        else:
+        elif wanted is _Other.EPOCH_END:
             search.epoch_end = answer
+        else:
+            search.edges[wanted] = answer
 
     # -- what is logged
 
