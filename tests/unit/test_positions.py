@@ -13,6 +13,7 @@ from kafka import errors as kafka_errors
 from tests.support.client import FakeConsumer
 from tests.support.fakes import FakeClock
 from tests.unit.samples import FakeTracked
+from worker.consumer.leaders import GRACE_SECONDS
 from worker.consumer.offset_policy import FirstOffsets
 from worker.consumer.offset_requests import Edge, EpochEnd
 from worker.consumer.positions import Positions
@@ -173,6 +174,83 @@ def test_a_partition_that_has_gone_meanwhile_is_not_opened() -> None:
     bench.consumer.owned.clear()
     assert not bench.open()
     assert bench.assignment.phase is Phase.OPENING
+
+
+@pytest.mark.parametrize(
+    ("policy", "end", "is_shown"), [("earliest", 100, True), ("earliest", 0, False), ("latest", 100, False)]
+)
+def test_readyz_says_that_a_topic_without_a_commit_is_read_from_its_start(
+    policy: Policy, end: int, is_shown: bool
+) -> None:
+    bench = Bench(policy)
+    bench.end = end
+    assert bench.open()
+    bench.first_offsets.ask(bench.consumer)
+    assert (len(bench.status.warnings()) == 1) is is_shown
+    bench.ledger.committed({bench.assignment: end})
+    bench.clock.advance(1)
+    bench.first_offsets.ask(bench.consumer)
+    assert bench.status.warnings() == []
+
+
+# -- answers that are errors
+
+
+def answer_with(bench: Bench, error: Exception) -> None:
+    """Let the broker answer whatever is asked with an error, for as long as `GRACE_SECONDS`."""
+    for _ in range(round(GRACE_SECONDS) + 1):
+        bench.positions.open(bench.consumer, bench.assignment)
+        bench.first_offsets.ask(bench.consumer)
+        for call in bench.consumer.calls:
+            if not call.answer.is_done:
+                call.answer.success({TP: error})
+        bench.first_offsets.ask(bench.consumer)
+        bench.clock.advance(1)
+    bench.first_offsets.ask(bench.consumer)
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest", "none"])
+@pytest.mark.parametrize("what", ["committed offset", "epoch's end", "edges after a refusal"])
+def test_a_partition_is_blocked_while_where_to_read_it_from_is_not_known(policy: Policy, what: str) -> None:
+    bench = Bench(policy)
+    bench.committed, bench.epoch_end = OffsetAndMetadata(40, "", 5), EpochEnd(5, 100)
+    if what == "edges after a refusal":
+        assert bench.open()
+        bench.positions.search_reset(bench.consumer, PARTITION, 40)
+        bench.begin = 60
+    elif what == "epoch's end":
+        bench.positions.open(bench.consumer, bench.assignment)
+        bench.first_offsets.ask(bench.consumer)
+        bench.answer()
+    answer_with(bench, kafka_errors.ClusterAuthorizationFailedError())
+    assert bench.status.read().blocks[UNREADABLE] == (
+        "vectors/0: where to read it from is not known: ClusterAuthorizationFailedError"
+    )
+    bench.clock.advance(1)
+    if what == "edges after a refusal":
+        for _ in range(2):
+            bench.first_offsets.ask(bench.consumer)
+            bench.answer()
+        bench.positions.apply_resets(bench.consumer)
+    else:
+        assert bench.open()
+    bench.first_offsets.ask(bench.consumer)
+    assert bench.blocks == []
+
+
+@pytest.mark.parametrize("how", ["given back", "no broker can be reached", "a new consumer"])
+def test_a_first_offset_that_is_not_known_blocks_only_an_owned_partition_of_a_cluster_that_answers(how: str) -> None:
+    bench = Bench()
+    answer_with(bench, kafka_errors.NotCoordinatorError())
+    assert bench.blocks == [UNREADABLE]
+    if how == "given back":
+        bench.ledger.end(bench.ledger.begin_revoke([PARTITION]))
+    elif how == "a new consumer":
+        bench.first_offsets.drop()
+    else:
+        bench.consumer._manager._conns.clear()
+    bench.first_offsets.ask(bench.consumer)
+    assert bench.blocks == []
 
 
 # -- positions that are out of range
