@@ -82,7 +82,7 @@ def test_a_batch_that_comes_while_a_slot_waits_to_retry_is_taken_by_the_idle_one
             bench.submit(GOES, ["a"])
             wait_for(lambda bench=bench: bench.sink.requests, "it was tried")  # type: ignore[misc]  # a bound default
             bench.submit(STAYS, ["c"])  # a second slot starts for it
-            wait_for(lambda bench=bench: bench.lane.state.accepted, "it is accepted", 5)  # type: ignore[misc]  # likewise
+            wait_for(lambda bench=bench: bench.lane.state.accepted_in_all, "it is accepted", 5)  # type: ignore[misc]  # likewise
             bench.lane.wake()
             conditions = bench.lane.state._change, bench.lane._arrival
             wait_for(
@@ -90,7 +90,7 @@ def test_a_batch_that_comes_while_a_slot_waits_to_retry_is_taken_by_the_idle_one
                 "one slot waits to send again, the other for a batch",
             )
             bench.submit(STAYS, ["b"])
-            wait_for(lambda bench=bench: bench.lane.state.accepted == 2, "the other is accepted", 5)  # type: ignore[misc]  # likewise
+            wait_for(lambda bench=bench: bench.lane.state.accepted_in_all == 2, "the other is accepted", 5)  # type: ignore[misc]  # likewise
 
 
 def test_a_slot_that_waits_for_a_batch_holds_nothing_of_the_one_before(bench: Bench) -> None:
