@@ -20,14 +20,6 @@ _BARE_BYTES: Final = 600  # memory of a dead letter without its record's bytes
 TOO_LARGE: Final = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
 
 
-class RetryCause(Enum):
-    """Why a dead letter is retried alone. After one of a cause has failed, the others of that cause are left for later."""
-
-    TOO_LARGE = "too large"
-    REFUSED = "refused"
-    NO_ROOM = "no room"  # it waited for the broker, and its bytes were released
-
-
 class Problem(NamedTuple):
     """Why a dead letter was not written. `is_own`: the dead letter itself is the cause. `was_tried`: it was sent."""
 
@@ -43,6 +35,19 @@ class Problem(NamedTuple):
         return clean(client_config.describe(self.error))
 
 
+class RetryCause(Enum):
+    """Why a dead letter is retried alone. After one of a cause has failed, the others of that cause are left for later."""
+
+    TOO_LARGE = "too large"
+    REFUSED = "refused"
+    NO_ROOM = "no room"  # it waited for the broker, and its bytes were released
+
+    @classmethod
+    def of(cls, problem: Problem) -> "RetryCause":
+        """Return the cause of a dead letter that is at fault itself."""
+        return cls.TOO_LARGE if problem.is_too_large else cls.REFUSED
+
+
 class Entry:
     """A dead letter on its way, and what became of it so far. It belongs to the writer's thread."""
 
@@ -51,7 +56,6 @@ class Entry:
         self.submitted_at = submitted_at
         self.sizes = Sizes.of(dead_letter.message)
         self.failures = 0
-        self.failed_reads = 0  # how often its record could not be read again
         self.acknowledged_before = 0  # other dead letters, when this one first failed
         self.retry_cause: RetryCause | None = None
         self._whole_bytes = dead_letter.size

@@ -133,8 +133,7 @@ class Rounds:
         elif isinstance(problem.error, NotSent):
             return problem
         elif problem.is_own:
-            cause = RetryCause.TOO_LARGE if problem.is_too_large else RetryCause.REFUSED
-            self._retries.add(entry, cause, entry.not_written(problem))
+            self._retries.add(entry, RetryCause.of(problem), entry.not_written(problem))
         elif self._is_isolated(entry, problem):
             self._retries.add(entry, RetryCause.REFUSED, entry.not_written(problem))
         else:
