@@ -9,7 +9,7 @@ from kafka import errors as kafka_errors
 
 from worker.consumer import client_config
 from worker.deadletters.headers import TEXT_CHARACTERS, Sizes
-from worker.errors import BlockReason
+from worker.errors import BlockReason, NotSent
 from worker.ledger import Assignment, Ledger, Partition
 from worker.ports import BareMessage, DeadLetter, Message
 from worker.telemetry.state import Block
@@ -30,6 +30,11 @@ class Problem(NamedTuple):
     @property
     def is_too_large(self) -> bool:
         return isinstance(self.error, TOO_LARGE)
+
+    @property
+    def is_of_the_broker(self) -> bool:
+        """Return whether other dead letters would fail likewise. One that was not sent, with its partition, shows nothing."""
+        return not (self.is_own or isinstance(self.error, NotSent))
 
     def __str__(self) -> str:
         return clean(client_config.describe(self.error))
