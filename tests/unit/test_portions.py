@@ -20,7 +20,7 @@ from worker.settings import tables
 from worker.settings.tables import Route
 
 COST: Final = 1.0  # seconds of a record that is slow to decode
-LONGEST_TURN: Final = 2 * (SECONDS + _FEW * COST)  # what waited, and what was polled
+LONGEST_TURN: Final = SECONDS + COST + SECONDS + _FEW * COST  # what waited, and what was polled
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_poll_of_slow_records_takes_many_turns_and_all_of_it_is_written_and_co
         committed.append(app.committed().get(0, 0))
         turned.add(app.status.read().last_turn)
     assert len(seen) == len(set(seen)) == len(app.sink.vectors) == 100
-    assert len(turned) == len(committed) >= 100 / (2 * _FEW)
+    assert len(turned) == len(committed) > 50
     assert len(set(committed)) > 5  # it commits in between
     assert (app.ledger.buffer_bytes, app.dead_letters.kept) == (0, [])
 
@@ -120,6 +120,16 @@ def test_records_that_are_not_slow_are_taken_in_within_the_turn_that_polled_them
         [],
         501,
     )
+
+
+def test_a_turn_with_slow_records_that_waited_takes_no_longer_than_one_more_of_them(
+    slow: Callable[[App], list[bytes | None]],
+) -> None:
+    app = App().started()
+    slow(app)
+    app.publish(keys=names(60))
+    turn(app)
+    assert max(turn(app) for _ in range(10)) <= SECONDS + COST
 
 
 def test_a_partition_that_is_behind_is_paused_and_no_other_is_held_up(
@@ -148,7 +158,7 @@ def test_partitions_that_are_behind_take_turns(slow: Callable[[App], list[bytes 
         app.publish(keys=names(40, f"slow{partition}"), partition=partition)
     app.turn(4)
     taken = [sum(b"slow%d" % partition in (value or b"") for value in seen) for partition in range(3)]
-    assert min(taken) >= _FEW
+    assert min(taken) >= 1
 
 
 def test_the_last_version_of_a_key_wins_whichever_turn_had_time_for_it(
