@@ -183,6 +183,26 @@ def test_a_consumer_that_is_no_member_is_abandoned_with_its_partitions() -> None
     assert (stage.source.is_member, stage.errors("group")) == (False, 1)
 
 
+def test_a_coordinator_that_was_away_is_not_said_to_be_while_no_broker_lets_a_consumer_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BrokerUnavailable("the login is refused")
+
+    stage = Stage()
+    stage.consumer._manager._conns.clear()
+    stage.poll()
+    stage.clock.advance(SESSION)
+    away = "oss_vectors_coordinator_unavailable_seconds"
+    with pytest.raises(BrokerUnavailable, match="its coordinator is not there"):
+        stage.poll()
+    assert stage.metrics.registry.get_sample_value(away) == SESSION
+    monkeypatch.setattr("worker.consumer.source.connect", refuse)
+    with pytest.raises(BrokerUnavailable, match="the login is refused"):
+        stage.source.start()
+    assert stage.metrics.registry.get_sample_value(away) == 0
+
+
 def test_while_the_group_refuses_to_join_again_requests_are_cut_when_the_lease_runs_out() -> None:
     stage = Stage()
     stage.source._membership.abort_when_lease_runs_out()

@@ -162,13 +162,17 @@ class KafkaSource:
 
     def start(self) -> None:
         """Connect and subscribe. Raises `BrokerUnavailable`, after which it may be called again."""
-        consumer = connect(
-            self._settings,
-            make_client=self._client_metrics.make_client,
-            max_poll_records=MAX_POLL_RECORDS,
-            subscribe=lambda made: self._subscription.begin(made, self._listener_of(made)),
-            count_error=self._count,
-        )
+        try:
+            consumer = connect(
+                self._settings,
+                make_client=self._client_metrics.make_client,
+                max_poll_records=MAX_POLL_RECORDS,
+                subscribe=lambda made: self._subscription.begin(made, self._listener_of(made)),
+                count_error=self._count,
+            )
+        except BrokerUnavailable:
+            self._membership.forget_coordinator()
+            raise
         self._first_offsets.drop()
         self._commits.reset()
         self._membership.begin()

@@ -22,9 +22,7 @@ from worker.telemetry.state import Status
 log = logging.getLogger("worker.deadletter")
 
 _GONE: Final = "the record is gone from the source topic"
-_UNREADABLE_SECONDS: Final = (
-    30.0  # after which partitions that cannot be read end a pass; all other dead letters wait as long
-)
+_UNREADABLE_SECONDS: Final = 30.0  # of a pass, if a partition cannot be read; all other dead letters wait meanwhile
 _BLAMES_NOT_THE_BROKER: Final = 3  # failures of one dead letter, after which it shows no longer that the broker is away
 
 
