@@ -98,7 +98,7 @@ class KafkaSource:
             ledger=ledger,
             metrics=metrics,
             first_offsets=self._first_offsets,
-            on_restart=self._unreadable.unblock,
+            unreadable=self._unreadable,
         )
         self._commits = Commits(
             ledger,
@@ -221,7 +221,6 @@ class KafkaSource:
             if assignment is not None and assignment.epoch <= before:
                 polled.append(Polled(assignment, messages))
                 self._note_leader_epochs(assignment, messages)
-                self._unreadable.note_read(partition, messages[-1].offset)
                 self._topics.note_read(partition.topic)
         return polled
 
@@ -257,6 +256,7 @@ class KafkaSource:
         self._subscription.watch(self._consumer)
         self._leaders.look(self._consumer, self._ledger.assignments())
         self._denied.watch(self._consumer)
+        self._unreadable.watch(self._consumer)
         self._first_offsets.ask(self._consumer)
         self._positions.apply_resets(self._consumer)
 

@@ -129,7 +129,7 @@ def _made(key_id: object, secret: object, token: object) -> Credentials:
     for name, part in zip(("access key id", "access key secret", "session token"), parts, strict=True):
         if (part or name != "session token") and (problem := credential_problem(part)):
             raise CredentialsError(f"the {name} {problem}")
-    redaction.remember(parts[1], parts[2])
+    redaction.remember_renewed(parts[1], parts[2])
     return Credentials(parts[0], parts[1], parts[2] or None)
 
 
