@@ -149,8 +149,9 @@ class Courier:
         An older version may be of another partition, which is still ours: a producer may write one key to two partitions, or
         to two topics of one index. It is then sent instead of the newer one.
         """
-        gone = [item for item in chunk.items if not item.assignment.is_live]
-        kept = [item for item in chunk.items if item.assignment.is_live]
+        live = {assignment for assignment in chunk.assignments if assignment.is_live}  # once: it may change meanwhile
+        gone = [item for item in chunk.items if item.assignment not in live]
+        kept = [item for item in chunk.items if item.assignment in live]
         self._stuck.clear(gone)  # it may have been reported after the source had cleared the partition's blocks
         rest = chunks_of([item for item in map(self._successor, gone) if item is not None])
         if kept:
@@ -159,13 +160,14 @@ class Courier:
         return rest
 
     def _successor(self, item: Item) -> Item | None:
-        """Drop an item's versions that were given back; returns the newest of the others, linked to the older ones."""
-        versions = list(item.versions())
-        live = [version for version in versions if version.assignment.is_live]
-        self._ledger.discard([version for version in versions if not version.assignment.is_live])
-        for version, older in zip(live, [*live[1:], None], strict=False):  # none live, none to link
-            version.older = older
-        return live[0] if live else None
+        """Drop an item that was given back, and its versions that were; returns the newest of the others, which keeps these."""
+        gone = [item]
+        live: list[Item] = []
+        for version in item.older or ():
+            (live if version.assignment.is_live else gone).append(version)
+        item.older = live or None
+        self._ledger.discard(gone)
+        return item.give_way()
 
     def _discard(self, items: Iterable[Item]) -> None:
         """Free the bytes of records that will not be settled here; the ledger counts them as returned."""
@@ -239,7 +241,7 @@ class Courier:
         now = self._wall()
         self._metrics.last_put.set(now)
         self._metrics.last_accepted.labels(self._state.index).set(now)
-        older = [version for item in items if item.older is not None for version in item.older.versions()]
+        older = [version for item in items if item.older for version in item.older]
         self._ledger.settle(items, outcome)
         if older:
             self._ledger.settle(older, Outcome.SUPERSEDED)
@@ -347,7 +349,7 @@ class Courier:
     def _dead_letter(self, chunk: Chunk, error: SinkError) -> list[Chunk]:
         """Dead-letter the one record; the version that it had superseded is tried instead."""
         item = chunk.items[0]
-        older, item.older = item.older, None
+        older = item.give_way()
         is_refused = error.status != SERVER_ERROR
         self._dead_letters.submit(
             DeadLetter(

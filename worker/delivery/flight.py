@@ -68,8 +68,7 @@ class Flight:
         for chunk in self.chunks:
             resting = next((one for one in chunk.items if one.key == item.key), None)
             if resting is not None:
-                *_, oldest = item.versions()
-                oldest.older = resting
+                item.supersede(resting)
                 if chunk.is_single:
                     self.chunks.remove(chunk)
                 else:
