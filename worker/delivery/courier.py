@@ -91,7 +91,8 @@ class Courier:
     def deliver(self, flight: Flight, on_freed: Callable[[], None] = lambda: None) -> None:
         """Bring every record to its outcome, except where its partition is given back or the lane stops.
 
-        Returns early, with chunks left, when the flight may rest. `on_freed` is called when some of its keys are free.
+        Returns early, with chunks left, when the flight should rest; where it may not, call again with it. `on_freed` is called
+        when some of its keys are free.
         """
         try:
             while flight.chunks:
