@@ -41,6 +41,35 @@ def test_a_slot_whose_batch_goes_while_it_is_about_to_wait_gives_up_its_place_wi
     assert pacer.is_next("another slot")
 
 
+def test_a_slot_that_waits_for_the_rest_of_its_batch_keeps_no_place_with_the_pacer() -> None:
+    """As above, and the batch has another record, which may be sent later."""
+    bench = Bench()
+    pacer = bench.lane.pacer
+    others = [pacer.admit(1) for _ in range(pacer.in_flight_limit)]  # there is no room
+    waits: list[bool] = []
+
+    def wait(seconds: float, until: Callable[[], bool]) -> None:
+        if seconds <= 0.0:
+            return
+        if not waits:  # for room
+            bench.give_back()
+            for _ in others:
+                pacer._now_in_flight -= 1
+        waits.append(pacer.is_next("another slot"))
+
+    bench.submit(GOES, ["a"])
+    bench.submit(STAYS, ["b"])
+    flight, other = bench.lane.pop(), bench.lane.pop()
+    assert flight is not None
+    assert other is not None
+    later = other.take()
+    later.not_before = bench.lane.state.clock() + 3600.0
+    flight.put_back([later])
+    bench.lane.state.wait = wait  # type: ignore[method-assign]  # the moment in between
+    bench.lane._courier.deliver(flight)
+    assert (set(bench.sink.vectors), waits) == ({"b"}, [False, True])
+
+
 class Leaving(Assignment):
     """An assignment that is given back right after it was asked for the first time whether it is live."""
 

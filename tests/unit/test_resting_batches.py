@@ -382,6 +382,59 @@ def test_what_is_ours_of_a_resting_batch_keeps_its_place_when_another_partition_
     assert (bench.settled() + bench.settled(Outcome.SUPERSEDED), bench.ledger.buffer_bytes) == (2, 0)
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("waits_for", ["its time", "the gate"])
+def test_what_is_given_back_leaves_a_batch_at_once_also_while_the_rest_of_it_waits(waits_for: str, when: str) -> None:
+    bench = Bench()
+    begun, wait = bench.clock(), bench.lane.state.wait
+    bench.queue_items([*bench.items(["k"], ONE), *bench.items(["x"], OTHER)])
+    flight = bench.lane.pop()
+    assert flight is not None
+    flight.chunks = flight.chunks[0].halves(0)
+    of_k, of_x = flight.chunks
+    of_k.not_before = begun + 2 * RETRY_MAX
+    if waits_for == "its time":
+        of_x.not_before = begun + RETRY_MAX
+    else:
+        bench.lane.pacer.close_for(RETRY_MAX)
+
+    waits: list[float] = []
+
+    def give_back_meanwhile(seconds: float, until: Callable[[], bool]) -> None:
+        waits.append(seconds)
+        assert len(waits) < 20, "it does not come to an end"
+        if seconds > 0.0 and flight.is_live:
+            bench.revoke()
+        wait(seconds, until)
+
+    bench.lane.state.wait = give_back_meanwhile  # type: ignore[method-assign]  # the moment in between
+    if when == "before":
+        bench.revoke()
+    freed: list[float] = []
+    bench.lane._courier.deliver(flight, lambda: freed.append(bench.clock()))
+    assert (freed[0], bench.ledger.buffer_bytes) == (begun, 0)
+    assert (bench.clock(), set(bench.service.vectors)) == (begun + RETRY_MAX, {"x"})
+
+
+def test_what_is_left_of_batches_that_rested_holds_no_slot_when_another_partition_goes() -> None:
+    bench = Bench()
+    bad = [f"{kind}{number}" for number in range(SLOTS) for kind in "kx"]
+    bench.service.refused |= dict.fromkeys(bad, OF_PROXY[413])
+    bench.service.refused |= {f"more{number}": OF_PROXY[413] for number in range(100)}
+    for number in range(SLOTS):
+        bench.queue_items([*bench.items([f"k{number}"], ONE), *bench.items([f"x{number}"], OTHER)])
+    bench.queue([f"more{number}" for number in range(100)], OTHER)
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    for flight in bench.lane._resting:
+        for chunk in flight.chunks:
+            chunk.not_before = bench.clock() + RETRY_MAX
+    begun, attempts = bench.clock(), bench.service.attempts
+    bench.revoke()
+    bench.work()
+    assert (bench.clock(), bench.service.attempts, len(bench.lane._resting)) == (begun, attempts, SLOTS + 1)
+
+
 def test_what_rests_takes_one_slot_in_four() -> None:
     bench = Bench()
     for number in range(6):

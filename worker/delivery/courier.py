@@ -18,7 +18,7 @@ What keeps failing rests between its attempts: its slot delivers other batches.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from worker.delivery.batch import Item
@@ -98,7 +98,7 @@ class Courier:
             while flight.chunks:
                 chunk = flight.take()
                 attempts = chunk.attempts
-                if flight.put_back(self._step(chunk)):
+                if flight.put_back(self._step(chunk, flight.chunks)):
                     on_freed()
                 if flight.should_rest() and not self._state.is_stopping:
                     was_sent_in_vain = chunk.attempts > attempts
@@ -107,18 +107,27 @@ class Courier:
         finally:
             self._leave_queue()
 
-    def _step(self, chunk: Chunk) -> list[Chunk]:
-        """Send a chunk once, if it may be sent. Returns the chunks that are not finished."""
-        self._state.wait(chunk.not_before - self._clock(), lambda: not chunk.is_live)
+    def _step(self, chunk: Chunk, others: Collection[Chunk] = ()) -> list[Chunk]:
+        """Send a chunk once, if it may be sent. Returns the chunks that are not finished.
+
+        `others` are those of its batch. It waits no longer, and is not sent, where one of these is to be dropped first.
+        """
+        batch = [chunk, *others]
+        seconds = chunk.not_before - self._clock()
+        if seconds > 0.0:
+            self._leave_queue()
+        self._state.wait(seconds, lambda: _has_gone(batch))
         if not chunk.is_live:
             return self._without_revoked(chunk)
         if self._state.is_stopping:
             self._discard(chunk.items)
             return []
-        if not self._ledger.may_write:
-            self._wait_for_lease(chunk)
+        if _has_gone(others):
             return [chunk]
-        admission = self._admitted(chunk)
+        if not self._ledger.may_write:
+            self._wait_for_lease(chunk, batch)
+            return [chunk]
+        admission = self._admitted(chunk, batch)
         if admission is None:
             return [chunk]
         chunk.waits_for_lease = False
@@ -130,14 +139,14 @@ class Courier:
 
     # -- before a request
 
-    def _wait_for_lease(self, chunk: Chunk) -> None:
+    def _wait_for_lease(self, chunk: Chunk, batch: Collection[Chunk]) -> None:
         """Wait until the lease holds again, or the partitions are lost: another process may write newer versions by now.
 
         The slot leaves the pacer's queue, which is for those who may send. The wait does not count as an attempt.
         """
         self._note_lease_wait(chunk)
         self._leave_queue()
-        self._state.wait(LEASE_LOOK_SECONDS, lambda: not chunk.is_live or self._ledger.may_write)
+        self._state.wait(LEASE_LOOK_SECONDS, lambda: _has_gone(batch) or self._ledger.may_write)
 
     def _note_lease_wait(self, chunk: Chunk) -> None:
         if not chunk.waits_for_lease:
@@ -174,7 +183,7 @@ class Courier:
         """Free the bytes of records that will not be settled here; the ledger counts them as returned."""
         self._ledger.discard(version for item in items for version in item.versions())
 
-    def _admitted(self, chunk: Chunk) -> Admission | None:
+    def _admitted(self, chunk: Chunk, batch: Collection[Chunk]) -> Admission | None:
         """Return the pacer's admission; None after a wait, for then everything must be checked again."""
         me = threading.get_ident()  # the slot keeps its place in the pacer's queue
         admission = self._pacer.admit(len(chunk.items), me)
@@ -183,12 +192,10 @@ class Courier:
             return admission
         started = self._clock()
         if admission.for_room:
-            self._state.wait(admission.delay, lambda: not chunk.is_live or self._pacer.is_next(me))
+            self._state.wait(admission.delay, lambda: _has_gone(batch) or self._pacer.is_next(me))
         else:
-            self._state.wait(admission.delay, lambda: not chunk.is_live)
+            self._state.wait(admission.delay, lambda: _has_gone(batch))
             self._metrics.rate_limit_wait.labels(self._state.index).inc(self._clock() - started)
-        if not chunk.is_live:
-            self._leave_queue()
         return None
 
     def _leave_queue(self) -> None:
@@ -371,6 +378,11 @@ class Courier:
         item.message, item.fragment = BareMessage(item.offset, item.message.timestamp), None
         self._stuck.clear([item])
         return [Chunk([older], is_proven=chunk.is_proven)] if older is not None else []
+
+
+def _has_gone(chunks: Iterable[Chunk]) -> bool:
+    """Return whether a partition of these is not ours any more."""
+    return not all(chunk.is_live for chunk in chunks)
 
 
 def _verdict(error: SinkError) -> Verdict:

@@ -34,8 +34,8 @@ class Flight:
         return any(chunk.may_be_of_outage for chunk in self.chunks)
 
     def take(self) -> Chunk:
-        """Take the chunk that may be sent first."""
-        chunk = min(self.chunks, key=lambda each: each.not_before)
+        """Take a chunk that is not all ours any more, which is dropped at once; else the one that may be sent first."""
+        chunk = min(self.chunks, key=lambda each: (each.is_live, each.not_before))
         self.chunks.remove(chunk)
         return chunk
 
