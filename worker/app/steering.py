@@ -1,19 +1,26 @@
-"""Steering: which partitions are fetched now, and which are paused."""
+"""Steering: which partitions are fetched now, which are paused, and which cannot move at all."""
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
+from worker.errors import BlockReason
 from worker.ledger import Assignment, Ledger, Phase
 from worker.ports import Source
 from worker.settings.tables import Buffer
-from worker.telemetry.state import Status
+from worker.telemetry.service import SHOWN_AFTER_SECONDS
+from worker.telemetry.state import Block, Status
 
 RESUME_SHARE: Final = 0.75  # of a limit: what was paused at the limit is resumed below this share of it
 
 
 class Steering:
-    """Pauses what is blocked, too far ahead of its watermark, or more than the buffer holds; resumes it afterwards."""
+    """Pauses what is blocked, behind, too far ahead of its watermark, or more than the buffer holds; resumes it afterwards."""
 
-    def __init__(self, settings: Buffer, source: Source, ledger: Ledger, status: Status) -> None:
+    def __init__(
+        self, settings: Buffer, indexes: Mapping[str, Sequence[str]], source: Source, ledger: Ledger, status: Status
+    ) -> None:
+        """`indexes` are those that the records of each topic go to."""
+        self._indexes = indexes
         self._settings = settings
         self._source = source
         self._ledger = ledger
@@ -21,18 +28,42 @@ class Steering:
         self._is_full = False
         self._too_far_ahead: set[Assignment] = set()
 
-    def steer(self) -> None:
-        """Pause and resume partitions as the buffer, their spans and the blocks are now."""
+    def steer(self, behind: Collection[Assignment] = ()) -> None:
+        """Pause and resume partitions as the buffer, their spans and the blocks are now.
+
+        Those of `behind` are paused: the main loop has read more of them than it had time for.
+        """
         self._is_full = is_above(self._ledger.buffer_bytes, self._settings.max_bytes, was_above=self._is_full)
         assignments, span = self._ledger.assignments(), self._settings.max_offset_span
         self._too_far_ahead = {a for a in assignments if is_above(a.span, span, was_above=a in self._too_far_ahead)}
-        self._source.steer({assignment: self._is_wanted(assignment) for assignment in assignments})
+        self._source.steer({each: each not in behind and self._is_wanted(each) for each in assignments})
 
     def _is_wanted(self, assignment: Assignment) -> bool:
         if self._is_full or assignment.phase is not Phase.OPEN or assignment in self._too_far_ahead:
             return False
         reasons = self._status.blocks_of(*assignment.partition)
         return not reasons or all(reason.is_still_fetched for reason in reasons)
+
+    def is_blocked(self, assignment: Assignment) -> bool:
+        """Return whether what blocks a partition keeps all of its records from moving.
+
+        A stuck record alone does so only while no later one can pass: they are not fetched, or their indexes accept nothing.
+        """
+        reasons = self._status.blocks_of(*assignment.partition)
+        if any(reason is not BlockReason.RECORD_STUCK for reason in reasons) or assignment in self._too_far_ahead:
+            return bool(reasons)
+        return bool(reasons) and self._accepts_nothing(assignment)
+
+    def _accepts_nothing(self, assignment: Assignment) -> bool:
+        """Return whether no index has accepted a record since one was stuck, or lately, where the buffer is full.
+
+        So a few records that pass now and then do not change the state to and fro.
+        """
+        topic, partition = assignment.partition
+        seconds = self._status.seconds_of(Block(topic, BlockReason.RECORD_STUCK, partition))
+        if self._is_full:
+            seconds = min(seconds, SHOWN_AFTER_SECONDS)
+        return all(self._status.service.accepts_nothing(index, seconds) for index in self._indexes[topic])
 
 
 def is_above(value: int, limit: int, *, was_above: bool) -> bool:

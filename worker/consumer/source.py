@@ -98,7 +98,7 @@ class KafkaSource:
             ledger=ledger,
             metrics=metrics,
             first_offsets=self._first_offsets,
-            on_restart=self._unreadable.unblock,
+            unreadable=self._unreadable,
         )
         self._commits = Commits(
             ledger,
@@ -119,19 +119,28 @@ class KafkaSource:
             on_end=self._forget,
             clock=clock,
         )
+        self._heartbeats: Heartbeats | None = None  # of the newest consumer
         self._paused: frozenset[Partition] = frozenset()
         self._steered: tuple[object, ...] = ()  # what the last full `steer` depended on
 
     def _make_heartbeats(self, **client: Any) -> Heartbeats:
         interval = client_config.group(self._settings)["heartbeat_interval_ms"] / 1000
-        return Heartbeats(
+        heartbeats = Heartbeats(
             self._lease,
             interval,
             on_renewed=self._hooks.wake,
             on_expelled=self._note_expelled,
+            on_fenced=lambda: self._note_fenced(heartbeats),
             on_commit_answered=self._commits.note_answer,
             **client,
         )
+        self._heartbeats = heartbeats
+        return heartbeats
+
+    def _note_fenced(self, heartbeats: Heartbeats) -> None:
+        """Note that another process has this one's name. A consumer that was replaced was fenced by its successor here."""
+        if heartbeats is self._heartbeats:
+            self._membership.fence()
 
     def _note_expelled(self) -> None:
         """Let the client give up what it owned before it joins again. The client's IO thread calls it."""
@@ -153,13 +162,17 @@ class KafkaSource:
 
     def start(self) -> None:
         """Connect and subscribe. Raises `BrokerUnavailable`, after which it may be called again."""
-        consumer = connect(
-            self._settings,
-            make_client=self._client_metrics.make_client,
-            max_poll_records=MAX_POLL_RECORDS,
-            subscribe=lambda made: self._subscription.begin(made, self._listener_of(made)),
-            count_error=self._count,
-        )
+        try:
+            consumer = connect(
+                self._settings,
+                make_client=self._client_metrics.make_client,
+                max_poll_records=MAX_POLL_RECORDS,
+                subscribe=lambda made: self._subscription.begin(made, self._listener_of(made)),
+                count_error=self._count,
+            )
+        except BrokerUnavailable:
+            self._membership.forget_coordinator()
+            raise
         self._first_offsets.drop()
         self._commits.reset()
         self._membership.begin()
@@ -208,7 +221,6 @@ class KafkaSource:
             if assignment is not None and assignment.epoch <= before:
                 polled.append(Polled(assignment, messages))
                 self._note_leader_epochs(assignment, messages)
-                self._unreadable.note_read(partition, messages[-1].offset)
                 self._topics.note_read(partition.topic)
         return polled
 
@@ -244,6 +256,7 @@ class KafkaSource:
         self._subscription.watch(self._consumer)
         self._leaders.look(self._consumer, self._ledger.assignments())
         self._denied.watch(self._consumer)
+        self._unreadable.watch(self._consumer)
         self._first_offsets.ask(self._consumer)
         self._positions.apply_resets(self._consumer)
 

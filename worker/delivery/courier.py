@@ -122,8 +122,6 @@ class Courier:
         if self._state.is_stopping:
             self._discard(chunk.items)
             return []
-        if _has_gone(others):
-            return [chunk]
         if not self._ledger.may_write:
             self._wait_for_lease(chunk, batch)
             return [chunk]
@@ -184,7 +182,9 @@ class Courier:
         self._ledger.discard(version for item in items for version in item.versions())
 
     def _admitted(self, chunk: Chunk, batch: Collection[Chunk]) -> Admission | None:
-        """Return the pacer's admission; None after a wait, for then everything must be checked again."""
+        """Return the pacer's admission; None after a wait, or where one of the batch is to be dropped, for then all is checked again."""
+        if _has_gone(batch):
+            return None
         me = threading.get_ident()  # the slot keeps its place in the pacer's queue
         admission = self._pacer.admit(len(chunk.items), me)
         if admission.delay <= 0.0:

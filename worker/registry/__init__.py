@@ -2,7 +2,7 @@
 
     client.py      asks the registry, over HTTP: one schema with all that it refers to
     book.py        the schemas that are here, and what reads their bodies; for a command it asks at once
-    avro.py        Avro by a schema that fastavro has parsed
+    avro.py        Avro by a schema that fastavro has parsed; avro_logical.py: dates, times and decimals in it
     protobuf.py    Protobuf by a schema that protoc has compiled (protoc.py)
     texts.py       dates, times and decimals as text
 
