@@ -141,7 +141,7 @@ def _repair(
     if not options.yes and not click.confirm(question, err=True):
         return None
     with (
-        closing(make_producer(settings.kafka, compression="lz4")) as producer,
+        closing(make_producer(settings, compression="lz4")) as producer,
         Progress("publishing", len(result.differences), unit="keys") as bar,
     ):
         done = repair(
