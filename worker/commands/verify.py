@@ -49,6 +49,11 @@ def _offsets(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option(
     "--repair", is_flag=True, help="Publish the newest version of each difference to the topic again; asks first."
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Fail with 1 if there is no difference in what was compared, and some keys were not compared.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask before a repair.")
 def command(config_file: Path | None, since: str | None, until: str | None, **given: Any) -> None:
     """Compare an index with its topic.
@@ -57,6 +62,9 @@ def command(config_file: Path | None, since: str | None, until: str | None, **gi
     Reports keys that are missing, stale, different (as float32, bit for bit, or in their metadata), or not deleted. The exit
     code is 3 where there is a difference. Records that have a dead letter count as refused: the version before them must be
     in the index. What the service shows late, and what was published meanwhile, is no difference: the worker may run.
+
+    Keys with records in several partitions, and what retention has removed, are not compared. Warnings say so, and --strict
+    makes that exit code 1: only then is 0 a proof that the index is complete.
 
     --since, --until and --offsets choose keys by their records; a key is compared with its newest version all the same.
     --repair publishes the newest version of each difference again, and never one that a newer record has replaced.
