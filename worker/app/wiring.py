@@ -108,6 +108,9 @@ def _core(settings: Settings, traces: Traces) -> _Core:
     status = Status(time.monotonic(), indexes={route.topic: len(route.index_names) for route in settings.routes})
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)
     metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
+    for route in settings.routes:
+        for index in route.index_names:
+            metrics.route_info.labels(route.topic, index).set(1)
     return _Core(settings, lease, ledger, status, metrics, Limit(settings.dead_letter, time.time), traces)
 
 
