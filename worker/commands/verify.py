@@ -69,7 +69,7 @@ def command(config_file: Path | None, since: str | None, until: str | None, **gi
     --since, --until and --offsets choose keys by their records; a key is compared with its newest version all the same.
     --repair publishes the newest version of each difference again, and never one that a newer record has replaced.
 
-    It needs about 400 bytes of memory for each key. TIME is 2026-01-31T12:00:00Z, or 30m, 2h, 7d ago.
+    It needs about 300 bytes of memory for each key. TIME is 2026-01-31T12:00:00Z, or 30m, 2h, 7d ago.
 
     \b
     oss-vectors-worker verify
