@@ -43,11 +43,13 @@ class Doubt:
 class Chunk:
     """Some records of a batch, all puts or all deletes, that are sent together until they have their outcome."""
 
-    def __init__(self, items: list[Item], suspicion: Doubt | None = None, *, is_proven: bool = False) -> None:
+    def __init__(self, items: list[Item], records_doubt: Doubt | None = None, *, is_proven: bool = False) -> None:
         self.replace_items(items)
         self.not_before = 0.0  # when it may be sent again, in the clock's seconds
         self.attempts = 0
-        self.suspicion = suspicion or Doubt()  # failures that the records may cause, whoever answered, or no one
+        self.records_doubt = (
+            records_doubt or Doubt()
+        )  # failures that the records may cause, whoever answered, or no one
         self.blamed = 0  # answers that may blame them, of the service or of something on the way
         self.service_doubt = Doubt()
         self.is_proven = is_proven  # a single record, of which a version failed while others were accepted
@@ -76,19 +78,19 @@ class Chunk:
         return all(assignment.is_live for assignment in self.assignments)
 
     @property
-    def is_suspect(self) -> bool:
+    def fails_alone(self) -> bool:
         """Whether it fails while others are accepted, the other half of the chunk that it was a part of among them."""
-        return self.suspicion.others_pass(self.accepted_when_sent)
+        return self.records_doubt.others_pass(self.accepted_when_sent)
 
     @property
     def keeps_failing(self) -> bool:
         """Whether it has failed so often that it may be the cause."""
-        return self.suspicion.count >= SPLIT_AFTER
+        return self.records_doubt.count >= SPLIT_AFTER
 
     @property
     def may_be_of_outage(self) -> bool:
         """Whether its failures may be those of an outage: several records, or the service's 500, and no others are accepted."""
-        return not self.is_single or (self.service_doubt.count > 0 and not self.is_suspect)
+        return not self.is_single or (self.service_doubt.count > 0 and not self.fails_alone)
 
     def halves(self, accepted: int) -> "list[Chunk]":
         """Return two chunks with its records, one if it is a single record; the index has accepted so many requests until now."""
@@ -99,8 +101,8 @@ class Chunk:
         """Count an attempt that failed; the index has accepted so many requests until now."""
         self.attempts += 1
         if may_be_of_records(error):
-            self.suspicion.note(accepted)
-            self.is_proven = self.is_proven or (self.is_single and self.is_suspect)
+            self.records_doubt.note(accepted)
+            self.is_proven = self.is_proven or (self.is_single and self.fails_alone)
         if not isinstance(error, Transient):
             return
         if error.blame is not Blame.NONE:

@@ -122,8 +122,8 @@ class Courier:
             return [chunk]
         chunk.waits_for_lease = False
         chunk.accepted_when_sent = self._state.accepted
-        if self._is_stuck(chunk):
-            return self._probe(chunk, admission)
+        if self._is_in_doubt(chunk):
+            return self._try_one(chunk, admission)
         error = self._attempt(chunk.items, admission)
         return [] if error is None else self._judge(chunk, error)
 
@@ -276,15 +276,15 @@ class Courier:
         self._retry_later(chunk, error)
         return [chunk]
 
-    def _is_stuck(self, chunk: Chunk) -> bool:
+    def _is_in_doubt(self, chunk: Chunk) -> bool:
         """Return whether a chunk of several records keeps failing, for what may be their fault, while nothing else is accepted.
 
         That does not show whether the records or the service is at fault: batches that share a key with the chunk wait for it.
         """
-        return chunk.keeps_failing and not chunk.is_suspect and not chunk.is_single
+        return chunk.keeps_failing and not chunk.fails_alone and not chunk.is_single
 
-    def _probe(self, chunk: Chunk, admission: Admission) -> list[Chunk]:
-        """Send one record of a stuck chunk alone, another each time. If it is accepted, the fault is in the rest: split it."""
+    def _try_one(self, chunk: Chunk, admission: Admission) -> list[Chunk]:
+        """Send one record of a chunk in doubt alone, another each time. If it is accepted, the fault is in the rest: split it."""
         place = chunk.attempts % len(chunk.items)
         one = chunk.items[place : place + 1]
         error = self._attempt(one, admission)
@@ -300,7 +300,7 @@ class Courier:
         it, so it is not dead-lettered.
         """
         if not chunk.is_single:
-            return may_be_of_records(error) and chunk.keeps_failing and chunk.is_suspect
+            return may_be_of_records(error) and chunk.keeps_failing and chunk.fails_alone
         if not isinstance(error, Transient) or error.blame is not Blame.CONTENT:
             return False
         doubt = chunk.service_doubt
@@ -321,7 +321,7 @@ class Courier:
             },
         )
         # What something on the way says of these records alone holds up no others.
-        is_of_chunk = not error.request_id and (chunk.is_suspect or chunk.is_proven)
+        is_of_chunk = not error.request_id and (chunk.fails_alone or chunk.is_proven)
         if isinstance(error, TargetError) and not is_of_chunk:
             self._state.block(error.block, error, self._delivery.retry_max_seconds)
             self._pacer.close_for(self._delivery.retry_max_seconds)
@@ -335,7 +335,7 @@ class Courier:
         else:
             chunk.not_before = self._clock() + delay
         is_alone = chunk.is_single and is_of_chunk
-        if (chunk.suspicion.count if is_alone else chunk.blamed) >= self._isolated_attempts:
+        if (chunk.records_doubt.count if is_alone else chunk.blamed) >= self._isolated_attempts:
             self._stuck.report(chunk.items, error, delay)
 
     def _count_retry(self, error: SinkError) -> None:
