@@ -47,6 +47,24 @@ def test_an_error_answer_in_every_form(emulator: Emulator, rule: Fault, expected
     assert (outcome, stored(emulator, target)) == (expected, set())
 
 
+@pytest.mark.parametrize("body", ["json", "xml"])
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [({"ec": "0002-00000226"}, "0002-00000226"), ({"ec": ""}, None), ({}, "0400-00000001")],
+)
+def test_the_finer_code_is_in_the_body_and_in_a_header_or_in_none(
+    emulator: Emulator, rule: Fault, expected: str | None, body: str
+) -> None:
+    bucket, index = emulator.new_index(2)
+    scoped: Fault = {**rule, "bucket": bucket, "status": 400, "body": body}
+    emulator.fault(**scoped)
+    with pytest.raises(exceptions.OperationError) as caught:
+        emulator.client().list_vectors(models.ListVectorsRequest(bucket=bucket, index_name=index))
+    error = caught.value.unwrap()
+    assert error.headers.get("x-oss-ec") == expected
+    assert (b"EC" in error.snapshot, (expected or "").encode() in error.snapshot) == (expected is not None, True)
+
+
 def test_a_truncated_error_answer_is_json_cut_in_the_middle(emulator: Emulator) -> None:
     bucket, index = emulator.new_index(2)
     emulator.fault(bucket=bucket, status=500, body="truncated")

@@ -714,6 +714,23 @@ def test_what_a_program_gave_is_asked_for_anew_once_the_service_refuses_it(
         assert sink.put(put_body(index, a=[1, 0])) == 200
 
 
+def test_a_signature_that_is_refused_as_an_argument_asks_the_program_again(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "AGAIN_SECONDS", 0.0)
+    answers = tmp_path / "answers"
+    answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "test"}))
+    bucket, index = emulator.new_index(2)
+    emulator.fault(bucket=bucket, status=400, code="InvalidArgument", ec="0002-00000063", count=1)
+    command = shlex.join(["cat", str(answers)])
+    with real_sink(bucket, emulator.endpoint, credentials="process", credentials_process=command) as sink:
+        error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
+        assert (error.code, getattr(error, "block", None)) == ("InvalidArgument", BlockReason.CREDENTIALS)
+        answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "another"}))
+        error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
+        assert error.code == "SignatureDoesNotMatch"
+
+
 def test_a_program_that_fails_blocks_and_shows_neither_its_output_nor_its_command() -> None:
     secret = "secret-of-the-program"
     command = shlex.join([sys.executable, "-S", "-c", f"import sys; sys.exit('{secret}')"])

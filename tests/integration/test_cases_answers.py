@@ -59,6 +59,9 @@ AT_LEAST_SECONDS = {
 }
 BLOCKED = {
     "400 SecurityTokenExpired": "credentials",
+    "400 InvalidArgument about the signing region": "target",
+    "400 InvalidArgument about the Authorization header": "credentials",
+    "400 InvalidArgument about the signing product": "target",
     "302 to a login page": "target",
     "403 whose message has half an emoji": "credentials",
     "403 whose code has a line break and an escape": "credentials",

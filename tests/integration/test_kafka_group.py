@@ -25,11 +25,11 @@ from tests.support.worker import (
     versions_of,
     wait_for,
 )
-from worker.errors import BrokerUnavailable
+from worker.errors import BrokerUnavailable, Fenced
 from worker.local.broker import Broker
 
 SESSION_S = 4.0
-FENCED_WITHIN_S = 30.0  # a commit every 5 s is what tells it
+FENCED_WITHIN_S = 30.0  # a heartbeat tells it, or a commit, which is made every 5 s
 METADATA_MAX_AGE = '{"metadata_max_age_ms": 1000}'
 
 
@@ -54,6 +54,23 @@ def test_of_two_processes_with_one_instance_id_the_fenced_one_ends_and_the_other
     second.wait_settled(50)
     stage.wait_committed_to_the_end(second)
     assert stage.dump() == stage.model()
+
+
+def test_a_heartbeat_tells_the_fenced_one_though_it_commits_nothing(broker: Broker, new_topic: TopicFactory) -> None:
+    """It must not join again when its session is over: that would fence the other one."""
+    topic = new_topic(1)
+    first = Member(broker.bootstrap, topic, SESSION_S, group_instance_id="replica-0")
+    second = Member(broker.bootstrap, topic, SESSION_S, group_id=first.settings.group_id, group_instance_id="replica-0")
+    try:
+        first.source.start()
+        first.turns_until(lambda: first.opened, "the first owns the partition")
+        second.source.start()
+        with pytest.raises(Fenced, match="replica-0"):
+            first.turns_until(lambda: second.turn(0.0), "the first is fenced")
+        second.turns_until(lambda: second.opened, "the second owns the partition")
+    finally:
+        for member in (first, second):
+            member.source.close(5.0)
 
 
 def test_partitions_added_under_load_are_read_from_their_first_record(

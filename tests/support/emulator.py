@@ -61,6 +61,7 @@ class Fault(TypedDict, total=False):
     status: int
     code: str
     message: str
+    ec: str
     retry_after: int | str
     body: str
     headers: dict[str, str]

@@ -89,6 +89,7 @@ class StandIn(ThreadingHTTPServer):
         self.logins: list[str | None] = []
         self.instead: Callable[[str], tuple[int, bytes]] | None = None
         """What answers in its place: the status and the body for a path."""
+        self.headers: dict[str, str] = {}  # of every answer, besides those that each has
         self.wanted_login: str | None = None
         self.change = threading.Condition()
 
@@ -160,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
         self.send_header("Content-Length", str(len(body)))
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 

@@ -138,6 +138,63 @@ def test_a_known_code_means_what_it_is_about(code: str, status: int, form: str) 
     assert (error.status, error.code) == (status, code)
 
 
+@pytest.mark.parametrize("form", ["json", "xml"])
+@pytest.mark.parametrize("code", ["InvalidArgument", "MissingArgument", "InvalidParameter", "SomethingNew"])
+@pytest.mark.parametrize(
+    ("ec", "message", "expected"),
+    [
+        ("0002-00000063", "Authorization header is invalid.", BlockReason.CREDENTIALS),
+        ("0002-00000104", "m", BlockReason.CREDENTIALS),
+        ("0002-00000226", "Invalid signing region in Authorization header.", BlockReason.TARGET),
+        ("0002-00000227", "Invalid signing product in Authorization header.", BlockReason.TARGET),
+        ("0003-00000201", "m", BlockReason.CREDENTIALS),
+    ],
+)
+def test_the_finer_code_of_who_asks_blames_no_record(
+    ec: str, message: str, expected: BlockReason, code: str, form: str
+) -> None:
+    in_body, in_header = said(code, message, form, EC=ec), {**REQUEST_ID, "X-Oss-Ec": ec}
+    for answer in (Answer(400, REQUEST_ID, in_body), Answer(400, in_header, said(code, message, form))):
+        error = error_of_answer(answer)
+        assert isinstance(error, TargetError)
+        assert (error.block, error.code) == (expected, code)
+        assert error.message == f"{message} (EC {ec})"
+
+
+@pytest.mark.parametrize("ec", ["0016-00000502", "0400-00000001", "0074-00000001"])
+def test_any_other_finer_code_leaves_a_code_about_content_as_it_is(ec: str) -> None:
+    """Also where the message quotes a record that speaks of such things."""
+    message = "The metadata key Authorization of region a is too long."
+    assert isinstance(error_of_answer(Answer(400, REQUEST_ID, said("InvalidArgument", message, EC=ec))), Refused)
+    assert isinstance(error_of_answer(Answer(400, REQUEST_ID, said("VectorIndexParameterInvalid", EC=ec))), Refused)
+
+
+@pytest.mark.parametrize("ec", ["", "EC", "0002", "0002-226", "0002-0000022६"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid signing region in Authorization header.",
+        "Authorization header is invalid.",
+        "The Credential is malformed.",
+        "The x-oss-security-token is not valid.",
+    ],
+)
+def test_without_a_finer_code_words_about_who_asks_blame_no_record_at_once(message: str, ec: str) -> None:
+    """The words may be a record's own: so they do not block either."""
+    error = error_of_answer(Answer(400, {**REQUEST_ID, "x-oss-ec": ec}, said("InvalidArgument", message)))
+    assert isinstance(error, Transient)
+    assert error.blame is Blame.CONTENT
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"), [(403, "AccessDenied", TargetError), (400, "Throttling", Transient)]
+)
+def test_a_code_that_says_more_counts_before_the_finer_one(status: int, code: str, expected: type[SinkError]) -> None:
+    error = error_of_answer(Answer(status, REQUEST_ID, said(code, EC="0002-00000040")))
+    assert type(error) is expected
+    assert error.message == "m"
+
+
 @pytest.mark.parametrize("status", sorted(REFUSED_STATUSES))
 @pytest.mark.parametrize(
     ("code", "expected"),

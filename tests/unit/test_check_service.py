@@ -18,7 +18,8 @@ import pytest
 
 from tests.support.app import settings
 from tests.unit.samples import NEEDED
-from worker.errors import BlockReason, Refused, TargetError
+from worker.errors import BlockReason, Refused, RetryReason, SinkError, TargetError, Transient
+from worker.ports import Operation
 from worker.records.target import Target
 from worker.settings import tables
 from worker.settings.load import load
@@ -26,7 +27,7 @@ from worker.settings.tables import Oss
 from worker.tools.check.clock import clock
 from worker.tools.check.credentials import credentials
 from worker.tools.check.report import Finding, Status
-from worker.tools.check.service import deletes, impatient, indexes
+from worker.tools.check.service import deletes, impatient, indexes, right
 
 KEY_ID, SECRET, TOKEN = "LTAI5tExampleOfAnId7", "the-secret-of-the-test", "the-token-of-the-test"
 
@@ -230,3 +231,42 @@ def test_an_index_that_is_not_shown_is_a_fault_otherwise(code: str, route: table
 def test_a_route_deletes_where_its_records_can(records: dict[str, Any], expected: bool) -> None:
     route = tables.Route(topic="t", index="docs", records=records)
     assert deletes(settings(routes=(route,)), route) is expected
+
+
+REGION = "Invalid signing region in Authorization header. (EC 0002-00000226)"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (
+            Refused("vectors is empty", status=400, code="InvalidArgument"),
+            Status.OK,
+            "InvalidArgument: vectors is empty",
+        ),
+        (Refused("m", status=400, code="MalformedJson"), Status.OK, "not the right"),
+        (Refused("m", status=413, code="EntityTooLarge"), Status.SKIPPED, "413 EntityTooLarge: m"),
+        (Transient("m", kind=RetryReason.SERVER, status=400, code="InvalidArgument"), Status.SKIPPED, "not known: 400"),
+        (TargetError(REGION, block=BlockReason.TARGET, status=400, code="InvalidArgument"), Status.FAULT, "oss.region"),
+        (
+            TargetError("m", block=BlockReason.CREDENTIALS, status=403),
+            Status.FAULT,
+            "grant oss:PutVectors on index docs",
+        ),
+        (
+            TargetError("m", block=BlockReason.CREDENTIALS, status=400, code="InvalidArgument"),
+            Status.FAULT,
+            "correct the credentials",
+        ),
+    ],
+)
+def test_a_right_is_believed_of_an_answer_about_an_empty_request_alone(
+    error: SinkError, status: Status, words: str
+) -> None:
+    def send(body: bytes) -> int:
+        assert json.loads(body) == {"indexName": "docs", "vectors": []}
+        raise error
+
+    found = right(oss(), Operation.PUT, send, "docs")
+    assert (found.check, found.subject, found.status) == ("index.right", "docs PutVectors", status)
+    assert words in f"{found.result} {found.advice}"

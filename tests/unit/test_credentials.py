@@ -363,8 +363,9 @@ def test_a_program_is_run_once_for_many_requests(tmp_path: Path) -> None:
     assert (tmp_path / "runs").read_text() == "x"
 
 
-def test_a_program_gives_a_token_and_its_end(tmp_path: Path) -> None:
-    output = printed(mode="StsToken", sts_token="token", expiration="2999-01-01T00:00:00Z")
+@pytest.mark.parametrize("mode", ["StsToken", None])
+def test_a_program_gives_a_token_and_its_end(tmp_path: Path, mode: str | None) -> None:
+    output = printed(mode=mode, sts_token="token", expiration="2999-01-01T00:00:00Z")
     made = provider("process", credentials_process=command(tmp_path, output))
     assert parts(made.get_credentials()) == ("id", SECRET, "token")
 

@@ -41,6 +41,25 @@ def test_a_description_gives_dimension_metric_and_keys() -> None:
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"metadata": None},
+        {"metadata": {}},
+        {"metadata": {"nonFilterableMetadataKeys": None}},
+        {"metadata": {"nonFilterableMetadataKeys": []}},
+        {"status": None},
+        {"status": ""},
+        {"status": "Enable"},
+        {"status": "ENABLE", "distanceMetric": "Cosine"},
+    ],
+)
+def test_what_an_index_has_not_may_be_left_out_or_null(said: dict[str, object]) -> None:
+    body = json.dumps({"index": {"dimension": 4, "distanceMetric": "cosine"} | said}).encode()
+    assert described("docs", body) == Target("docs", 4, "cosine")
+
+
+@pytest.mark.parametrize(
     ("body", "says"),
     [
         pytest.param(b"", "no index", id="nothing"),

@@ -40,7 +40,11 @@ def test_the_prefix_is_the_id_and_the_rest_is_the_body() -> None:
             Framed(SchemaId(Kind.GLOBAL_ID, str(2**40)), BODY, b"", "Record"),
         ),
         (
-            [("apicurio.value.globalId", number(1)), ("apicurio.value.contentId", number(2))],
+            [
+                ("apicurio.value.globalId", number(1)),
+                ("apicurio.value.contentId", number(2)),
+                ("apicurio.value.encoding", b"BINARY"),
+            ],
             Framed(SchemaId(Kind.CONTENT_ID, "2"), BODY, b""),
         ),
     ],
@@ -60,6 +64,11 @@ def test_a_header_names_the_schema_and_the_whole_value_is_the_body(headers: Head
         (BODY, (("__value_schema_id", b""),), "__value_schema_id has 0 bytes"),
         (BODY, (("__value_schema_id", b"\x05" * 17),), "__value_schema_id has 17 bytes"),
         (BODY, (("apicurio.value.globalId", b"7"),), "apicurio.value.globalId has 1 bytes"),
+        (
+            b'{"a": 1}',
+            (("apicurio.value.contentId", number(7)), ("apicurio.value.encoding", b"JSON")),
+            "apicurio.value.encoding says JSON: Avro as JSON is not read.*avro.encoding",
+        ),
     ],
 )
 def test_what_names_no_schema_is_refused_by_name(value: bytes, headers: Headers, named: str) -> None:

@@ -35,6 +35,7 @@ class Client:
         self.own: list[tuple[Any, Any, Future]] = []
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.expelled = 0
+        self.fenced = 0
         self.committed: list[Mapping[Partition, Answered]] = []
         self.heartbeats = Heartbeats(
             self.lease,
@@ -43,11 +44,15 @@ class Client:
             call_later=self._call_later,
             on_renewed=self._note_renewed,
             on_expelled=self._note_expelled,
+            on_fenced=self._note_fenced,
             on_commit_answered=self.committed.append,
         )
 
     def _note_expelled(self) -> None:
         self.expelled += 1
+
+    def _note_fenced(self) -> None:
+        self.fenced += 1
 
     def _note_renewed(self) -> None:
         self.renewed += 1
@@ -160,7 +165,27 @@ def test_an_answer_that_the_group_does_not_know_the_member_ends_it(
     else:
         answered(answer, code)
     assert not client.lease.holds()
-    assert client.expelled == 1  # so that the client gives up what it owned, also in the middle of a rebalance
+    if (request_of, code) == (heartbeat, FENCED):
+        assert (client.expelled, client.fenced) == (0, 1)  # the client would only stop sending heartbeats
+    else:  # so that the client gives up what it owned, also in the middle of a rebalance
+        assert (client.expelled, client.fenced) == (1, 0)
+
+
+def test_a_member_that_this_process_replaces_itself_is_not_fenced(client: Client) -> None:
+    """Its next join has no name yet, for the group had forgotten it: the broker fences the name before."""
+    answered(client.sends(heartbeat()), OK)
+    pending = client.sends(heartbeat())
+    client.sends(join(member_id=""))
+    answered(pending, FENCED)
+    assert (client.expelled, client.fenced) == (1, 0)
+
+
+def test_a_heartbeat_of_ours_learns_of_the_fencing_too(client: Client) -> None:
+    answered(client.sends(heartbeat()), OK)
+    client.sends(join())
+    client.time_passes()
+    answered(client.own[-1][2], FENCED)
+    assert (client.expelled, client.fenced, client.lease.holds()) == (0, 1, False)
 
 
 def test_a_request_to_leave_ends_it_before_it_is_answered(client: Client) -> None:

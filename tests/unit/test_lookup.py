@@ -67,6 +67,11 @@ def test_what_is_refused_ends_at_once_and_names_the_index() -> None:
     assert service.asked == 1
 
 
+@pytest.mark.parametrize("answer", [{}, {"vectors": []}, {"vectors": None}])
+def test_an_answer_without_vectors_says_that_the_index_has_none_of_them(answer: dict[str, object]) -> None:
+    assert looked_up(Service(answer)) == ({}, [])
+
+
 @pytest.mark.parametrize("answer", [b"", b"<html>", b'{"vectors": [{"key": 1}]}', b'{"vectors": [{"key": "\\ud83d"}]}'])
 def test_an_answer_that_is_no_list_of_vectors_ends_in_words(answer: bytes) -> None:
     with pytest.raises(FatalError, match="answered GetVectors with what is no list of vectors"):

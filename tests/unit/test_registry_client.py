@@ -17,6 +17,24 @@ from worker.registry.client import NoSuchSchema, RegistryClient, SchemaText, Unu
 from worker.settings.tables import Registry
 
 UNKNOWN: Final = (404, b'{"error_code":40403,"message":"Schema not found"}')
+NO_SUCH_ADDRESS: Final = (
+    404,
+    json.dumps(
+        {
+            "detail": "NotFoundException: RESTEASY003210: Could not find resource for full path: http://host/apis/registry/v3",
+            "error_code": 404,
+            "message": "RESTEASY003210: Could not find resource for full path: http://host/apis/registry/v3",
+            "name": "NotFoundException",
+        }
+    ).encode(),
+)
+"""What Apicurio answers to an address that it does not have."""
+NO_SUCH_ARTIFACT: Final = (
+    404,
+    b'{"error_code":404,"name":"ArtifactNotFoundException","message":"No artifact","detail":null}',
+)
+GUID: Final = "89791762-2336-4186-9674-299b90a802e2"
+OWN: Final = '{"type":"record","name":"Own","fields":[]}'
 
 
 @pytest.fixture
@@ -162,18 +180,30 @@ def test_an_answer_for_one_schema_is_about_it_while_the_registry_answers_for_oth
         fetch(registry.url, by_id(2**31))
 
 
-def test_a_guid_and_a_global_id_at_a_registry_that_has_neither_are_unknown(registry: StandIn) -> None:
-    registry.instead = lambda path: UNKNOWN if "/schemas/ids/" in path else (404, b"<html>")
-    with pytest.raises(NoSuchSchema, match=r"404 .only some registries know schemas by their GUID"):
-        fetch(registry.url, SchemaId(Kind.GUID, "89791762-2336-4186-9674-299b90a802e2"))
-    with pytest.raises(NoSuchSchema, match="/apis/registry/v3/ids/globalIds/7"):
+@pytest.mark.parametrize("unknown_address", [(404, b"<html>"), NO_SUCH_ADDRESS], ids=["a page", "Apicurio's"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_way_that_the_registry_does_not_have_costs_the_records_that_name_it_and_only_while_it_is_there(
+    registry: StandIn, unknown_address: tuple[int, bytes], is_there: bool
+) -> None:
+    """It knows schemas by their id, and has no address for GUIDs or global ids. Any record may name one."""
+    registry.instead = lambda path: UNKNOWN if is_there and "/schemas/ids/" in path else unknown_address
+    raised = UnusableSchema if is_there else RegistryUnavailable
+    with pytest.raises(raised, match=r"only some registries know schemas by their GUID"):
+        fetch(registry.url, SchemaId(Kind.GUID, GUID))
+    with pytest.raises(raised, match=r"/v3/.*/v2/.*need Apicurio's own API, which is not there"):
         fetch(f"{registry.url}/apis/ccompat/v7", SchemaId(Kind.GLOBAL_ID, "7"))
+
+
+def test_a_guid_that_the_registry_cannot_parse_costs_only_its_records(registry: StandIn) -> None:
+    registry.instead = lambda path: (404, b"<html>") if GUID in path else UNKNOWN
+    with pytest.raises(NoSuchSchema, match="only some registries know schemas by their GUID"):
+        fetch(registry.url, SchemaId(Kind.GUID, GUID))
 
 
 def test_a_guid_that_the_registry_does_not_answer_for_says_that_not_all_know_them(registry: StandIn) -> None:
     registry.instead = lambda _path: (404, b"")
     with pytest.raises(RegistryUnavailable, match="only some registries know schemas by their GUID"):
-        fetch(registry.url, SchemaId(Kind.GUID, "89791762-2336-4186-9674-299b90a802e2"))
+        fetch(registry.url, SchemaId(Kind.GUID, GUID))
 
 
 def test_a_registry_that_is_not_there_and_one_that_does_not_answer(registry: StandIn) -> None:
@@ -246,15 +276,75 @@ def test_a_global_id_needs_the_address_of_apicurio(registry: StandIn) -> None:
     assert registry.asked == []
 
 
-def test_a_global_id_is_asked_for_at_apicurios_own_api(registry: StandIn) -> None:
+def apicurio(registry: StandIn, api: str, content: str = OWN) -> str:
+    """Have it answer as Apicurio does whose own API is of this version. Returns its address."""
+    ids = f"/apis/registry/{api}/ids/globalIds"
     answers = {
-        "/apis/registry/v3/ids/globalIds/5?returnArtifactType=true": b'{"own":1}',
-        "/apis/registry/v3/ids/globalIds/5/references": b'[{"artifactId":"common","version":"1","name":"A"}]',
-        "/apis/ccompat/v7/subjects/common/versions/1?deleted=true": b'{"schema":"{}"}',
+        f"{ids}/5?returnArtifactType=true": content.encode(),
+        f"{ids}/5/references": b'[{"artifactId":"common","version":"1","name":"A","groupId":null}]',
+        "/apis/ccompat/v7/subjects/common/versions/1?deleted=true": b'{"schema":"{}","schemaType":null,"references":null}',
     }
-    registry.instead = lambda path: (200, answers[path])
-    url = f"{registry.url}/apis/ccompat/v7"
-    assert fetch(url, SchemaId(Kind.GLOBAL_ID, "5")) == SchemaText("AVRO", '{"own":1}', (("A", "{}"),))
-    registry.instead = lambda _path: (404, b'{"status":404,"name":"VersionNotFoundException","title":"No version"}')
+
+    def answer(path: str) -> tuple[int, bytes]:
+        if path in answers:
+            return 200, answers[path]
+        if "/schemas/ids/" in path:
+            return UNKNOWN
+        return NO_SUCH_ARTIFACT if path.startswith(ids) else NO_SUCH_ADDRESS
+
+    registry.instead = answer
+    return f"{registry.url}/apis/ccompat/v7"
+
+
+@pytest.mark.parametrize("api", ["v3", "v2"])
+def test_a_global_id_is_asked_for_at_apicurios_own_api(registry: StandIn, api: str) -> None:
+    url = apicurio(registry, api)
+    assert fetch(url, SchemaId(Kind.GLOBAL_ID, "5")) == SchemaText("AVRO", OWN, (("A", "{}"),))
     with pytest.raises(NoSuchSchema):
         fetch(url, SchemaId(Kind.GLOBAL_ID, "6"))
+
+
+def test_a_global_id_beyond_what_apicurio_parses_costs_only_its_records(registry: StandIn) -> None:
+    url = apicurio(registry, "v2")
+    known, beyond = registry.instead, 2**64 - 1
+    assert known is not None
+    registry.instead = lambda path: NO_SUCH_ADDRESS if str(beyond) in path else known(path)
+    with pytest.raises(NoSuchSchema, match=f"/apis/registry/v2/ids/globalIds/{beyond}"):
+        fetch(url, SchemaId(Kind.GLOBAL_ID, str(beyond)))
+
+
+def test_an_apicurio_that_does_not_say_what_a_schema_refers_to_is_of_no_use_for_global_ids(registry: StandIn) -> None:
+    url = apicurio(registry, "v2")
+    known = registry.instead
+    assert known is not None
+    registry.instead = lambda path: NO_SUCH_ADDRESS if path.endswith("/references") else known(path)
+    with pytest.raises(UnusableSchema, match="/v2/ids/globalIds/5/references"):
+        fetch(url, SchemaId(Kind.GLOBAL_ID, "5"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "kind"),
+    [
+        (OWN, "", "AVRO"),
+        ('["null", "string"]', "", "AVRO"),
+        ('"string"', "", "AVRO"),
+        ('{"type":"object"}', "", "JSON"),
+        ('{"$schema":"http://json-schema.org/draft-07/schema#"}', "", "JSON"),
+        ("true", "", "JSON"),
+        (PROTOBUF, "", "PROTOBUF"),
+        (OWN, "JSON", "JSON"),
+    ],
+)
+def test_the_type_of_a_global_ids_schema_is_what_apicurio_says_or_what_it_looks_like(
+    registry: StandIn, content: str, said: str, kind: str
+) -> None:
+    url = apicurio(registry, "v2", content)
+    registry.headers = {"x-registry-artifacttype": said} if said else {}
+    assert fetch(url, SchemaId(Kind.GLOBAL_ID, "5")).kind == kind
+
+
+def test_an_outage_of_apicurios_own_api_is_not_asked_of_another_version(registry: StandIn) -> None:
+    registry.instead = lambda _path: (503, b"")
+    with pytest.raises(RegistryUnavailable, match="503"):
+        fetch(f"{registry.url}/apis/ccompat/v7", SchemaId(Kind.GLOBAL_ID, "5"))
+    assert len(registry.asked) == 1

@@ -6,7 +6,7 @@ from typing import Final
 from worker.ledger import Assignment, Ledger, Phase
 from worker.ports import Source
 
-ANYWAY_SECONDS: Final = 5.0  # only a commit shows a static member that another process has replaced it
+ANYWAY_SECONDS: Final = 5.0  # a commit shows a static member that another process has replaced it
 
 
 class Committer:

@@ -55,8 +55,9 @@ class Heartbeats:
 
     `send(request, node_id)` passes a request to the client and returns the future of its answer. `call_later(seconds,
     function)` calls a function on the client's IO thread. `on_renewed` is called when a lease that had run out holds again,
-    `on_expelled` when an answer says that the group does not know this member any more, `on_commit_answered` with the answer
-    to a commit for each partition.
+    `on_expelled` when an answer says that the group does not know this member any more, `on_fenced` when the answer to its
+    heartbeat says that another process has taken its place, `on_commit_answered` with the answer to a commit for each
+    partition.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class Heartbeats:
         call_later: Callable[[float, Callable[[], None]], Any],
         on_renewed: Callable[[], None],
         on_expelled: Callable[[], None],
+        on_fenced: Callable[[], None],
         on_commit_answered: Callable[[Mapping[Partition, Answered]], None],
     ) -> None:
         self._lease = lease
         self._on_commit_answered = on_commit_answered
         self._on_expelled = on_expelled
+        self._on_fenced = on_fenced
         self._interval = interval_seconds
         self._send = send
         self._call_later = call_later
@@ -99,11 +102,11 @@ class Heartbeats:
             handle(request, node_id, sent_at, answer)
 
     def _heartbeat_sent(self, request: Any, _node_id: Any, sent_at: float, answer: Any) -> None:
-        self._member = _Member.of(request)
-        answer.add_callback(lambda response: self._heartbeat_answered(sent_at, response.error_code))
+        self._member = member = _Member.of(request)
+        answer.add_callback(lambda response: self._heartbeat_answered(member, sent_at, response.error_code))
 
-    def _heartbeat_answered(self, sent_at: float, code: int) -> None:
-        self._end_unless_known(code)
+    def _heartbeat_answered(self, member: _Member, sent_at: float, code: int) -> None:
+        self._end_unless_known(code, member)
         if code in (_NO_ERROR, _REBALANCE_IN_PROGRESS) and self._lease.confirm(
             sent_at, in_rebalance=code == _REBALANCE_IN_PROGRESS
         ):
@@ -112,7 +115,9 @@ class Heartbeats:
     def _join_sent(self, request: Any, node_id: Any, _sent_at: float, answer: Any) -> None:
         answer.add_callback(lambda response: self._end_unless_known(response.error_code))
         member = self._member
-        if member is not None and member.member_id == request.member_id:
+        if member is None or member.member_id != request.member_id:
+            self._member = None  # with its next name it takes the place of the last one itself
+        else:
             self._call_later(self._interval / 2, lambda: self._send_while_joining(member, node_id, answer))
 
     def _send_while_joining(self, member: _Member, node_id: Any, join: Any) -> None:
@@ -126,7 +131,7 @@ class Heartbeats:
 
         def answered(response: Any) -> None:
             if response.error_code != _ILLEGAL_GENERATION:
-                self._heartbeat_answered(sent_at, response.error_code)
+                self._heartbeat_answered(member, sent_at, response.error_code)
 
         self._send_heartbeat(member, _other_connection(node_id), answered)
         self._call_later(self._interval, lambda: self._send_while_joining(member, node_id, join))
@@ -141,7 +146,7 @@ class Heartbeats:
                 self._lease.join(sent_at)
                 next_sent_at = self.now()
                 self._send_heartbeat(
-                    member, node_id, lambda answer: self._heartbeat_answered(next_sent_at, answer.error_code)
+                    member, node_id, lambda answer: self._heartbeat_answered(member, next_sent_at, answer.error_code)
                 )
 
         answer.add_callback(answered)
@@ -165,9 +170,18 @@ class Heartbeats:
 
         answer.add_callback(answered)
 
-    def _end_unless_known(self, code: int) -> None:
-        if code in _NO_MEMBER:
-            self._lease.end()
+    def _end_unless_known(self, code: int, member: _Member | None = None) -> None:
+        """End the lease where the group does not know the member. `member` is who sent a heartbeat.
+
+        The client raises an error for a join or a sync of a member that was fenced. For a heartbeat it only stops sending
+        them: a session later this process would join again, and fence the other one.
+        """
+        if code not in _NO_MEMBER:
+            return
+        self._lease.end()
+        if code == _FENCED_INSTANCE_ID and member is not None and member == self._member:
+            self._on_fenced()
+        else:
             self._on_expelled()
 
     def _send_heartbeat(self, member: _Member, node_id: Any, answered: Callable[[Any], None]) -> None:

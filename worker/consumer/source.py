@@ -119,19 +119,28 @@ class KafkaSource:
             on_end=self._forget,
             clock=clock,
         )
+        self._heartbeats: Heartbeats | None = None  # of the newest consumer
         self._paused: frozenset[Partition] = frozenset()
         self._steered: tuple[object, ...] = ()  # what the last full `steer` depended on
 
     def _make_heartbeats(self, **client: Any) -> Heartbeats:
         interval = client_config.group(self._settings)["heartbeat_interval_ms"] / 1000
-        return Heartbeats(
+        heartbeats = Heartbeats(
             self._lease,
             interval,
             on_renewed=self._hooks.wake,
             on_expelled=self._note_expelled,
+            on_fenced=lambda: self._note_fenced(heartbeats),
             on_commit_answered=self._commits.note_answer,
             **client,
         )
+        self._heartbeats = heartbeats
+        return heartbeats
+
+    def _note_fenced(self, heartbeats: Heartbeats) -> None:
+        """Note that another process has this one's name. A consumer that was replaced was fenced by its successor here."""
+        if heartbeats is self._heartbeats:
+            self._membership.fence()
 
     def _note_expelled(self) -> None:
         """Let the client give up what it owned before it joins again. The client's IO thread calls it."""

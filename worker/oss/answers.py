@@ -24,10 +24,12 @@ from worker.words import clean
 
 CREDENTIAL_STATUSES: Final = frozenset({401, 403})
 REQUEST_ID: Final = "x-oss-request-id"
+EC: Final = "x-oss-ec"
 
 
 # 24 characters today ("Obtain request IDs", OSS documentation).
 _REQUEST_ID_FORM: Final = re.compile(r"[0-9A-Za-z._-]{8,128}")
+_EC_FORM: Final = re.compile(r"[0-9]{4}-[0-9]{8}")
 
 
 class Answer(NamedTuple):
@@ -48,6 +50,7 @@ class _Said(NamedTuple):
     code: str
     message: str
     request_id: str  # "" where it has none that the service could have given
+    ec: str  # the finer code, which a person finds in the documentation; "" where it has none of its form
 
 
 def error_of(operation: str, answer: Answer) -> SinkError | None:
@@ -71,7 +74,7 @@ def error_of(operation: str, answer: Answer) -> SinkError | None:
 def error_of_answer(answer: Answer) -> SinkError:
     """Return what an answer other than 2xx means: by its status first, by its code second."""
     said, status = _said(answer), answer.status
-    about = about_of(said.code, status) if said.request_id else None
+    about = about_of(said.code, status, said.message, said.ec) if said.request_id else None
     if status >= 500 or status < 200 or status in (408, 425, 429) or (about is About.LIMIT and status >= 400):
         return _try_again(answer, said, about)
     # 409 OperationAborted, 411 MissingContentLength
@@ -128,6 +131,8 @@ def _of_caller_or_target(answer: Answer, said: _Said, about: About | None) -> Ta
         # A proxy's 401 or 403 says nothing of the credentials.
         message = _stranger(answer)
     # The rest, 404 and what no writer expects (405, 409): the request went to the wrong place.
+    if said.ec and status in REFUSED_STATUSES:
+        message += f" (EC {said.ec})"  # the code may say less
     return TargetError(message, block=block, status=status, code=said.code, request_id=said.request_id)
 
 
@@ -198,7 +203,13 @@ def _said(answer: Answer) -> _Said:
     fields = _error_fields(answer.body or b"")
     found = fields.get("RequestId", "").strip()
     in_body = found if _REQUEST_ID_FORM.fullmatch(found) else ""
-    return _Said(fields.get("Code", "").strip(), fields.get("Message", ""), _request_id(answer.headers) or in_body)
+    ec = fields.get("EC", "").strip() or header(answer.headers, EC)
+    return _Said(
+        code=fields.get("Code", "").strip(),
+        message=fields.get("Message", ""),
+        request_id=_request_id(answer.headers) or in_body,
+        ec=ec if _EC_FORM.fullmatch(ec) else "",
+    )
 
 
 def _error_fields(body: bytes) -> Mapping[str, str]:

@@ -146,8 +146,38 @@ _WORDS: Final = (
 )
 
 
-def about_of(code: str, status: int) -> About | None:
-    """Return what an error code of the service is about, None if that is not known. The status says the rest of most."""
+_AUTH: Final = "0002"
+# The groups of EC that are about who asks, whatever is sent. Those of buckets, objects and requests may also be about what is
+# sent, and that of the vector operations is not documented.
+_GROUPS: Final[Mapping[str, About]] = MappingProxyType({_AUTH: About.CREDENTIALS, "0003": About.CREDENTIALS})
+_MESSAGE_CHARACTERS: Final = 1000
+# "Invalid signing region in Authorization header.", "Invalid signing product in Authorization header."
+_OF_THE_TARGET: Final = re.compile(r"\b(?:region|product)\b", re.IGNORECASE)
+_OF_THE_CALLER: Final = re.compile(r"Authorization|Credential|\bsign(?:ing|ature|ed)|\bsecurity.token", re.IGNORECASE)
+
+
+def about_of(code: str, status: int, message: str = "", ec: str = "") -> About | None:
+    """Return what an error of the service is about, None if that is not known. The status says the rest of most.
+
+    With 400, 413 and 422 a code about content alone blames no record: `InvalidArgument` is also what OSS answers to a region or
+    a signature that it refuses. `ec` says more, the finer code that OSS gives besides (the element EC, the header x-oss-ec).
+    Its first four digits are a group: "EC error codes" of the OSS documentation lists 02-AUTH, 03-ACCESS_CONTROL and others.
+    "Error responses" says that an EC may change, so it is believed where it speaks for the records, and never against them.
+    Without an EC the message is looked at. It may quote a record, so it makes the code an unknown one, which blocks nothing.
+    """
+    about = _of_code(code, status)
+    if about not in (None, About.CONTENT) or status not in REFUSED_STATUSES:
+        return about
+    message = message[:_MESSAGE_CHARACTERS]
+    group, has_number, _ = ec.partition("-")
+    if not has_number:
+        return None if _OF_THE_CALLER.search(message) else about
+    if group == _AUTH and _OF_THE_TARGET.search(message):
+        return About.TARGET
+    return _GROUPS.get(group, about)
+
+
+def _of_code(code: str, status: int) -> About | None:
     if code in CODES:
         return CODES[code]
     about = next((about for words, about in _WORDS if words.search(code[:CODE_CHARACTERS])), None)

@@ -24,6 +24,9 @@ DESCRIBED: Final = 200
 """The status of an answer that describes an index."""
 
 
+_ENABLED: Final = "enable"
+
+
 class Call(NamedTuple):
     """How an operation is called: its parameter in the URL, and the statuses that say that it was done."""
 
@@ -71,17 +74,17 @@ class Envelope(msgspec.Struct, frozen=True):
         return self.delete_head + b",".join([msgspec.json.encode(key) for key in keys]) + self.tail
 
 
-# -- the description of an index
+# -- the description of an index: many servers write null for what an index has not
 
 
 class _Metadata(msgspec.Struct, rename="camel"):
-    non_filterable_metadata_keys: list[str] = []
+    non_filterable_metadata_keys: list[str] | None = None
 
 
 class _Index(msgspec.Struct, rename="camel"):
     dimension: int
     distance_metric: str
-    status: str = ""
+    status: str | None = None
     metadata: _Metadata | None = None
 
 
@@ -104,8 +107,8 @@ def described(index: str, body: bytes) -> Target:
     except (ValueError, RecursionError) as error:  # of which msgspec's own and that of UTF-8 are kinds
         message = f"GetVectorIndex answered what is no index: {error}"
         raise Transient(message, kind=RetryReason.SERVER, status=DESCRIBED) from None
-    if found.status not in ("", "enable"):
-        message = f'index {index} is "{found.status}", not yet "enable"'
+    if (found.status or _ENABLED).lower() != _ENABLED:
+        message = f'index {index} is "{found.status}", not yet "{_ENABLED}"'
         raise Transient(message, kind=RetryReason.SERVER, status=DESCRIBED)
-    keys = found.metadata.non_filterable_metadata_keys if found.metadata else ()
-    return Target(index, found.dimension, found.distance_metric, frozenset(keys))
+    keys = found.metadata.non_filterable_metadata_keys if found.metadata else None
+    return Target(index, found.dimension, found.distance_metric.lower(), frozenset(keys or ()))

@@ -38,7 +38,7 @@ class _Vector(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    vectors: list[_Vector] = []
+    vectors: list[_Vector] | None = None  # many servers write null for an empty list
 
 
 class IndexLookup:
@@ -69,7 +69,7 @@ class IndexLookup:
             except (ValueError, RecursionError) as error:
                 raise FatalError(f"the service answered GetVectors with what is no list of vectors: {error}") from error
             else:
-                return {one.key: Stored(one.data.float32, one.metadata) for one in answer.vectors}
+                return {one.key: Stored(one.data.float32, one.metadata) for one in answer.vectors or ()}
         raise AssertionError("the last try returns or raises")
 
     def close(self) -> None:

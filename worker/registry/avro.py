@@ -16,6 +16,7 @@ of floats number by number, which for 1,536 of them costs about forty times as m
     time-millis, -micros    text: 12:30:00.000
     timestamp-millis, ...   text: 2026-01-31T12:30:00.000Z; local ones without the Z
     duration                text: P1M2DT3.000S
+    connect.name            text, where the schema has no logicalType: dates, times and decimals of Kafka Connect and Debezium
 
 A float stays a float32, and an array of floats or doubles is copied as a whole.
 """
@@ -23,7 +24,6 @@ A float stays a float32, and an array of floats or doubles is copied as a whole.
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeAlias
-from uuid import UUID
 
 import fastavro
 import fastavro.schema
@@ -32,7 +32,7 @@ import numpy as np
 
 from worker.errors import Reason, RecordError
 from worker.records.formats.framing import Framed
-from worker.registry import texts
+from worker.registry import avro_logical as logical
 from worker.registry.bounds import MOST_ADDED, MOST_DEPTH, TOO_LONG, parsed_json
 from worker.registry.client import SchemaText, UnusableSchema
 from worker.registry.packed import DOUBLE, SINGLE, Packed, as_list
@@ -41,7 +41,6 @@ from worker.words import clean
 MOST_VALUES: Final = 200_000
 """Of one body, but for arrays of floats and doubles. Each costs under a microsecond or two, whatever the body claims."""
 _VALUES_OF_A_BLOCK: Final = 5  # what a block of floats costs, whatever its length
-_MOST_SCALE: Final = 1_000
 _LONG_BITS: Final = 63
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -189,7 +188,7 @@ class _Reads:
             return self._by_name(schema["name"], depth, schema)
         if kind in ("array", "map"):
             return self._many(schema, depth)
-        return _logical(schema, self.of(kind, depth + 1))
+        return logical.of(schema, self.of(kind, depth + 1))
 
     def _many(self, schema: Any, depth: int) -> _Read:
         """Return what reads an array or a map."""
@@ -214,9 +213,9 @@ class _Reads:
         if kind == "enum":
             read = _enum(tuple(definition["symbols"]))
         elif kind == "fixed":
-            read = _logical(definition, _fixed(int(definition["size"])))
+            read = logical.of(definition, _fixed(int(definition["size"])))
         else:
-            read = self._record(definition, depth)
+            read = logical.of_record(definition, self._record(definition, depth))
         self._made[name] = read
         return read
 
@@ -294,44 +293,6 @@ def _enum(symbols: tuple[str, ...]) -> _Read:
 
 def _fixed(size: int) -> _Read:
     return lambda body: body.take(size)
-
-
-_TICKS: Final = {"millis": 3, "micros": 6, "nanos": 9}
-
-
-def _logical(schema: Any, read: _Read) -> _Read:
-    """Return what reads a logical type as text. One that is not known, or not valid, is ignored, as Avro wants it."""
-    base, name = schema["type"], schema.get("logicalType")
-    if name == "decimal" and base in ("bytes", "fixed"):
-        scale = schema.get("scale", 0)
-        if isinstance(scale, int) and 0 <= scale <= _MOST_SCALE:
-            return _decimal(read, scale)
-    if name == "uuid" and base == "fixed" and schema.get("size") == 16:
-        return lambda body: str(UUID(bytes=read(body)))
-    if name == "duration" and base == "fixed" and schema.get("size") == 12:
-        return lambda body: texts.of_duration(read(body))
-    return _time(name, read) if isinstance(name, str) and base in ("int", "long") else read
-
-
-def _decimal(read: _Read, scale: int) -> _Read:
-    def read_text(body: _Body) -> str:
-        body.expect(0, scale)
-        return texts.of_decimal(read(body), scale)
-
-    return read_text
-
-
-def _time(name: str, read: _Read) -> _Read:
-    if name == "date":
-        return lambda body: texts.of_date(read(body))
-    kind, _, unit = name.rpartition("-")
-    digits = _TICKS.get(unit, 0)
-    if kind == "time" and digits:
-        return lambda body: texts.of_time(read(body), digits)
-    if kind in ("timestamp", "local-timestamp") and digits:
-        zone = "Z" if kind == "timestamp" else ""
-        return lambda body: texts.of_moment(read(body), digits, zone)
-    return read
 
 
 class AvroReader:

@@ -5,26 +5,30 @@
     GET /subjects/SUBJECT/versions/VERSION     a schema that another one refers to, with ?deleted=true: also where it was deleted
                                                softly. Karapace and Redpanda know that too, Apicurio ignores it
 
-Apicurio's global ids are asked for at its own API beside that: `/apis/registry/v3/ids/globalIds/ID`.
+Apicurio's global ids are asked for at its own API beside that: `/apis/registry/v3/ids/globalIds/ID`, and where that version of
+the API is not there (Apicurio Registry 2.x), at `/apis/registry/v2`.
 
 Whether a request failed because of the registry or of what it asked for is decided by a second one. A message can name any
 number or GUID, and what a registry says of one that it cannot parse is often the generic error of its web server. So after an
-answer that may be about the schema, the registry is asked for something that none has. If it answers that in its own form, it
-is there, and the first answer is about that schema alone. If not, the registry is away.
+answer that may be about the schema, the registry is asked for something that none has, in the same way. If it answers that in
+its own form, it is there, and the first answer is about that schema alone. If not, the registry is away, or has no such way.
+Which of both is asked likewise, with an id: each record says itself in which way its schema is to be had.
 """
 
 import base64
 import http.client
+import json
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 from urllib.parse import quote
+from uuid import UUID
 
 import msgspec
 from urllib3.exceptions import HTTPError
 
 from worker.errors import RegistryUnavailable, place_of
-from worker.oss.answers import Answer
+from worker.oss.answers import Answer, header
 from worker.oss.exchange import Exchanges
 from worker.oss.failures import error_of_connection
 from worker.oss.http import Connections
@@ -39,9 +43,17 @@ _MOST_CHARACTERS: Final = 4 << 20  # likewise
 _ACCEPTED: Final = "application/vnd.schemaregistry.v1+json, application/json"
 _NO_SUCH_SCHEMA: Final = 40403
 _APICURIO_COMPATIBLE: Final = "/apis/ccompat/"
+_APICURIO_APIS: Final = ("v3", "v2")
+# Names of Apicurio's errors end so (ArtifactNotFoundException, VersionNotFoundException). The name alone is that of an address
+# that it does not have, as of v3 in Apicurio 2.x.
 _APICURIO_NOT_FOUND: Final = "NotFoundException"
+_APICURIO_TYPE: Final = "X-Registry-ArtifactType"  # a header, from Apicurio 3 on
+_NOT_ALL_KNOW: Final = " (only some registries know schemas by their GUID)"
 _ABSENT_ID: Final = f"/schemas/ids/{2**31 - 1}"  # an id that no registry has given yet
+_ABSENT_GUID: Final = f"/schemas/guids/{UUID(int=0)}"
+_ABSENT_GLOBAL_ID: Final = 2**53 - 1
 _ABSENT_SUBJECT: Final = "/subjects/oss-vectors-worker-asks-whether-the-registry-is-there/versions/1"
+_ONLY_IN_AVRO: Final = ("record", "error", "enum", "fixed", "map")  # types that JSON Schema does not have
 _NOT_OF_ONE_SCHEMA: Final = frozenset((401, 403, 407, 408, 429))  # the login, or the registry at this moment
 _SHOWN_CHARACTERS: Final = 200
 
@@ -89,10 +101,10 @@ class _Answered(msgspec.Struct):
 
 
 class _Refusal(msgspec.Struct):
-    error_code: int = 0
-    message: str = ""
-    name: str = ""  # Apicurio's own API
-    title: str = ""  # likewise
+    error_code: int | None = None
+    message: str | None = None
+    name: str | None = None  # Apicurio's own API
+    title: str | None = None  # likewise
 
 
 class _Way(NamedTuple):
@@ -128,7 +140,7 @@ class RegistryClient:
     def probe(self) -> None:
         """Ask for a schema, whether there is one or not, as the worker will. Raises `RegistryUnavailable`."""
         try:
-            self._read(_ABSENT_ID)
+            self._read(f"{self._url}{_ABSENT_ID}")
         except NoSuchSchema:
             return
 
@@ -137,19 +149,24 @@ class RegistryClient:
         self._connections.close()
 
     def _by_id(self, schema: SchemaId) -> _Answered:
-        if schema.kind is Kind.GLOBAL_ID:
-            return self._by_global_id(schema.text)
-        if schema.kind is Kind.GUID:
-            return self._by_guid(schema.text)
-        return self._asked(f"/schemas/ids/{schema.text}")
+        if schema.kind in (Kind.ID, Kind.CONTENT_ID):
+            return self._asked(f"/schemas/ids/{schema.text}")
+        try:
+            return self._by_guid(schema.text) if schema.kind is Kind.GUID else self._by_global_id(schema.text)
+        except (
+            _Doubtful
+        ) as doubt:  # any record may name a GUID or a global id: where others are answered, that is its own fault
+            raise self._judged(doubt, f"{self._url}{_ABSENT_ID}") from None
 
     def _by_guid(self, guid: str) -> _Answered:
         try:
-            return self._asked(f"/schemas/guids/{guid}")
+            return self._asked(f"/schemas/guids/{guid}", _ABSENT_GUID)
+        except _Doubtful as doubt:
+            raise _Doubtful(f"{doubt.answered}{_NOT_ALL_KNOW}", verdict=UnusableSchema) from None
         except (RegistryUnavailable, NoSuchSchema) as error:
             if not str(error):
                 raise
-            raise type(error)(f"{error} (only some registries know schemas by their GUID)") from None
+            raise type(error)(f"{error}{_NOT_ALL_KNOW}") from None
 
     def _by_global_id(self, number: str) -> _Answered:
         root, compatible, _ = self._url.partition(_APICURIO_COMPATIBLE)
@@ -157,22 +174,37 @@ class RegistryClient:
             raise UnusableSchema(
                 f"an Apicurio global id needs registry.url to be that of Apicurio, with {_APICURIO_COMPATIBLE}v7 in it"
             )
-        url = f"{root}/apis/registry/v3/ids/globalIds/{number}"
-        try:
-            content = self._get(f"{url}?returnArtifactType=true")
-            references = self._get(f"{url}/references")
+        answered = []
+        for api in _APICURIO_APIS:
             try:
-                text = (content.body or b"").decode()
-                found = msgspec.json.decode(references.body or b"", type=list[_Reference])
-            except UNREADABLE as error:
-                raise _no_schema(url, content, error) from None
-        except _Doubtful as doubt:
-            raise self._judged(doubt, _ABSENT_ID) from None
+                return self._of_apicurio(f"{root}/apis/registry/{api}/ids/globalIds", number)
+            except _Doubtful as doubt:
+                answered.append(doubt.answered)
+        said = f"{', '.join(answered)}; global ids need Apicurio's own API, which is not there"
+        raise _Doubtful(said, verdict=UnusableSchema)
+
+    def _of_apicurio(self, ids: str, number: str) -> _Answered:
+        """Return a schema by its global id. Raises `_Doubtful` where this version of the API is not there."""
+        content = self._present(ids, number, "?returnArtifactType=true")
+        references = self._present(ids, number, "/references")
+        try:
+            text = (content.body or b"").decode()
+            found = msgspec.json.decode(references.body or b"", type=list[_Reference])
+        except UNREADABLE as error:
+            doubt = _no_schema(f"{ids}/{number}", content, error)
+            raise self._judged(doubt, f"{ids}/{_ABSENT_GLOBAL_ID}") from None
         for each in found:
             if each.groupId not in (None, "", "default"):
                 raise UnusableSchema(f"it refers to {each.name} of the group {each.groupId}; only default is read")
             each.subject = each.artifactId
-        return _Answered(text, content.headers.get("X-Registry-ArtifactType"), found)
+        return _Answered(text, header(content.headers, _APICURIO_TYPE) or _kind_of(text), found)
+
+    def _present(self, ids: str, number: str, what: str) -> Answer:
+        """Return what Apicurio has of a global id. Raises `_Doubtful` where it does not know of an absent one either."""
+        try:
+            return self._get(f"{ids}/{number}{what}")
+        except _Doubtful as doubt:
+            raise self._judged(doubt, f"{ids}/{_ABSENT_GLOBAL_ID}{what}") from None
 
     def _add_references(self, schema: _Answered, known: dict[str, str], way: list[str]) -> None:
         """Add what a schema refers to, each behind what it refers to itself."""
@@ -200,12 +232,12 @@ class RegistryClient:
     def _asked(self, path: str, absent: str = _ABSENT_ID) -> _Answered:
         """Return a schema. What is asked for at `absent` no registry has: if it says so, an answer of no use is about the schema."""
         try:
-            return self._read(path)
+            return self._read(f"{self._url}{path}")
         except _Doubtful as doubt:
-            raise self._judged(doubt, absent) from None
+            raise self._judged(doubt, f"{self._url}{absent}") from None
 
     def _judged(self, doubt: _Doubtful, absent: str) -> Exception:
-        """Return what to raise for a doubtful answer, now that the registry is asked whether it is there."""
+        """Return what to raise for a doubtful answer, now that the registry is asked whether it is there, and has this way."""
         try:
             self._read(absent)
         except NoSuchSchema:
@@ -214,8 +246,7 @@ class RegistryClient:
             return doubt
         return doubt.verdict(doubt.answered)
 
-    def _read(self, path: str) -> _Answered:
-        url = f"{self._url}{path}"
+    def _read(self, url: str) -> _Answered:
         answer = self._get(url)
         try:
             return msgspec.json.decode(answer.body or b"", type=_Answered)
@@ -257,6 +288,16 @@ def _refusal(answer: Answer) -> _Refusal:
         return _Refusal()
 
 
+def _kind_of(text: str) -> str:
+    """Return the type of a schema of which Apicurio 2.x, and 3.0 at first, do not say it."""
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError):
+        return "PROTOBUF"
+    kind = schema.get("type") if isinstance(schema, dict) else ""
+    return "AVRO" if isinstance(schema, (list, str)) or kind in _ONLY_IN_AVRO else "JSON"
+
+
 def _no_schema(url: str, answer: Answer, error: Exception) -> _Doubtful:
     said = clean(str(error), _SHOWN_CHARACTERS)
     return _Doubtful(f"{url}: the answer {answer.status} is not that of a schema registry: {said}")
@@ -265,11 +306,12 @@ def _no_schema(url: str, answer: Answer, error: Exception) -> _Doubtful:
 def _refused(url: str, answer: Answer) -> Exception:
     """Return what to raise for an answer that is not 200."""
     status, refusal = answer.status, _refusal(answer)
-    is_of_registry = refusal.error_code // 100 == _NO_SUCH_SCHEMA // 100 or refusal.name.endswith(_APICURIO_NOT_FOUND)
-    if status == 404 and is_of_registry:
+    number, name = refusal.error_code or 0, refusal.name or ""
+    is_apicurios = name.endswith(_APICURIO_NOT_FOUND) and name != _APICURIO_NOT_FOUND
+    if status == 404 and (number // 100 == _NO_SUCH_SCHEMA // 100 or is_apicurios):
         return NoSuchSchema()
-    said = clean(refusal.message or refusal.title, _SHOWN_CHARACTERS)
-    answered = f"{url}: {status}" + (f" {refusal.error_code}" if refusal.error_code else "")
+    said = clean(refusal.message or refusal.title or "", _SHOWN_CHARACTERS)
+    answered = f"{url}: {status}" + (f" {number}" if number else "")
     answered += f": {said}" if said else ""
     advice = {
         401: "; the registry refuses the login: check registry.username and registry.password, or registry.token",

@@ -24,10 +24,11 @@ def error_answer(
     request_id: str,
     host: str,
     form: Literal["json", "xml", "html", "truncated"] = "json",
+    ec: str | None = None,
 ) -> Rendered:
-    """Return an error as the service gives it; forms other than JSON are met as well."""
-    ec = f"{status:04d}-00000001"
-    fields = {"Code": code, "Message": message, "RequestId": request_id, "HostId": host, "EC": ec}
+    """Return an error as the service gives it; forms other than JSON are met as well. An `ec` of "" is left out."""
+    ec = f"{status:04d}-00000001" if ec is None else ec
+    fields = {"Code": code, "Message": message, "RequestId": request_id, "HostId": host} | ({"EC": ec} if ec else {})
     content = orjson.dumps({"Error": fields})
     media_type = "application/json"
     match form:
@@ -40,13 +41,16 @@ def error_answer(
         case "html":
             media_type = "text/html"
             content = f"<html><body><h1>{status} {escape(code)}</h1></body></html>".encode()
-    return Rendered(status, {"Content-Type": media_type, "x-oss-request-id": request_id, "x-oss-ec": ec}, content)
+    headers = {"Content-Type": media_type, "x-oss-request-id": request_id} | ({"x-oss-ec": ec} if ec else {})
+    return Rendered(status, headers, content)
 
 
 def answer_of(rule: Rule, *, request_id: str, host: str) -> Rendered:
     """Return the answer of a rule that has a status."""
     status, content = rule.status or 500, rule.fixed_content()
-    answer = error_answer(status, code_of(rule), rule.message, request_id=request_id, host=host, form=rule.body)
+    answer = error_answer(
+        status, code_of(rule), rule.message, request_id=request_id, host=host, form=rule.body, ec=rule.ec
+    )
     headers = answer.headers if rule.headers is None else rule.headers
     if rule.retry_after is not None:
         headers = {**headers, "Retry-After": str(rule.retry_after)}

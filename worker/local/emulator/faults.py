@@ -22,9 +22,10 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     Effects: `latency_seconds` before anything else; then `hang` (no answer: until the client goes, or the connection is
     reset after `latency_seconds`), or `reset` (the connection is reset "before" or "after" the request is applied), or
-    an error answer of `status`, `code`, `message`, the header `Retry-After: retry_after`, and a body in the form
-    `body` ("truncated" is JSON cut in the middle). With none of these the request is only slow. `applies` says how much
-    of it is done all the same: "none", "half" (the first half of the vectors or keys) or "all".
+    an error answer of `status`, `code`, `message`, `ec` (the finer code; "" leaves it out, and without `ec` it is one that the
+    service does not have), the header `Retry-After: retry_after`, and a body in the form `body` ("truncated" is JSON cut in
+    the middle). With none of these the request is only slow. `applies` says how much of it is done all the same: "none",
+    "half" (the first half of the vectors or keys) or "all".
 
     An answer as something else on the way gives it, where a `status` may be 200 to 599: `headers` are all that it has besides
     Date, Server and Content-Length, so without `x-oss-request-id` it is not the service's; the body is `content`, or
@@ -50,6 +51,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     status: int | None = None
     code: str | None = None
     message: str = "A fault on demand."
+    ec: str | None = None
     retry_after: int | str | None = None
     body: Literal["json", "xml", "html", "truncated"] = "json"
     headers: dict[str, str] | None = None

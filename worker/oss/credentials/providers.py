@@ -276,7 +276,7 @@ class _Output(msgspec.Struct):
 
     access_key_id: str
     access_key_secret: str
-    mode: str = ""
+    mode: str | None = None
     sts_token: str | None = None
     expiration: str | None = None
 

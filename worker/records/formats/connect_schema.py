@@ -20,6 +20,8 @@ Convert: TypeAlias = Callable[[bytes], str | None]
 Logical: TypeAlias = Mapping[tuple[str, ...], Convert]
 """By the names that lead to them, the fields of a logical type."""
 
+VARIABLE_DECIMAL: Final = "io.debezium.data.VariableScaleDecimal"
+"""The name of a decimal with a scale of its own: a map of `scale` and `value`."""
 NONE: Final[Logical] = MappingProxyType({})
 _MOST_SCHEMAS: Final = 32  # kept; a topic has few
 _MOST_KEPT_BYTES: Final = 256 * 1024  # of a schema that is kept
@@ -100,9 +102,9 @@ def _convert_of(schema: _Schema) -> Convert | None:
         except ValueError:
             return None
         return lambda json: _decimal(_decode_text(json), scale)
-    if name == "io.debezium.data.VariableScaleDecimal":
+    if name == VARIABLE_DECIMAL:
         return _variable
-    known = _TIMES.get(name)
+    known = text_of_time(name)
     return None if known is None else _number_of(known)
 
 
@@ -126,12 +128,24 @@ def _variable(json: bytes) -> str | None:
 
 
 def _decimal(text: str, scale: int) -> str | None:
-    data = base64.b64decode(text, validate=True)
+    return text_of_decimal(base64.b64decode(text, validate=True), scale)
+
+
+def text_of_decimal(data: bytes, scale: int) -> str | None:
+    """Return a decimal, whose number without its point is two's complement, big-endian; None where it is too long to be written."""
     if not data or len(data) > _MOST_DECIMAL_BYTES or abs(scale) > _MOST_SCALE:
         return None
     number = int.from_bytes(data, "big", signed=True)
     digits = tuple(int(digit) for digit in str(abs(number)))
     return format(Decimal((number < 0, digits, -scale)), "f")
+
+
+def text_of_time(name: str) -> Callable[[int], str] | None:
+    """Return what writes numbers of the logical type of this name as a date or time; None where it is none of these.
+
+    The function raises ValueError and OverflowError for what is no time.
+    """
+    return _TIMES.get(name)
 
 
 def _days(number: int) -> str:

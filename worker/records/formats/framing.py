@@ -7,6 +7,7 @@
     apicurio.value.contentId    a header: the id as eight bytes, big-endian. The whole value is the body (Apicurio)
     apicurio.value.globalId     likewise, another number of the same schema
     apicurio.protobuf.type      a header beside these two: the name of the Protobuf message
+    apicurio.value.encoding     likewise: BINARY, or JSON where Avro is written as JSON, which is not read
 
 A header counts before the prefix, as in Confluent's own readers.
 """
@@ -25,7 +26,9 @@ _CONFLUENT: Final = "__value_schema_id"
 _CONTENT_ID: Final = "apicurio.value.contentId"
 _GLOBAL_ID: Final = "apicurio.value.globalId"
 _MESSAGE_NAME: Final = "apicurio.protobuf.type"
+_ENCODING: Final = "apicurio.value.encoding"
 _HEADERS: Final = frozenset((_CONFLUENT, _CONTENT_ID, _GLOBAL_ID))
+_BESIDE: Final = frozenset((_MESSAGE_NAME, _ENCODING))
 _OF_GUID: Final = b"\x01"
 _GUID_BYTES: Final = 16
 _APICURIO_BYTES: Final = 8
@@ -100,13 +103,19 @@ def _by_header(found: dict[str, bytes], value: bytes, headers: Headers) -> Frame
             number = int.from_bytes(content[1:PREFIX_BYTES], "big")
             return Framed(SchemaId(Kind.ID, str(number)), value, content[PREFIX_BYTES:])
         raise _no_id(_CONFLUENT, content, "0x00 and an id of four bytes, or 0x01 and a GUID of 16")
-    name = next((text for name, text in headers if name == _MESSAGE_NAME and text), b"")
+    beside = {each: content for each, content in headers if each in _BESIDE and content}
+    if beside.get(_ENCODING) == b"JSON":
+        raise RecordError(
+            Reason.UNSUPPORTED_ENCODING,
+            f"the header {_ENCODING} says JSON: Avro as JSON is not read; let Apicurio's serializer write BINARY "
+            "(apicurio.registry.avro.encoding)",
+        )
     for header, kind in ((_CONTENT_ID, Kind.CONTENT_ID), (_GLOBAL_ID, Kind.GLOBAL_ID)):
         if (content := found.get(header)) is not None:
             if len(content) != _APICURIO_BYTES:
                 raise _no_id(header, content, f"a number of {_APICURIO_BYTES} bytes")
             schema = SchemaId(kind, str(int.from_bytes(content, "big")))
-            return Framed(schema, value, b"", name.decode(errors="replace"))
+            return Framed(schema, value, b"", beside.get(_MESSAGE_NAME, b"").decode(errors="replace"))
     raise AssertionError("one of the headers is there")
 
 

@@ -11,6 +11,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from worker.app.routers import agreement, shard_siblings
 from worker.app.targets import given_target, may_not_ask
 from worker.errors import BlockReason, Refused, SettingsError, SinkError, TargetError
+from worker.oss.answers import CREDENTIAL_STATUSES
 from worker.oss.http import literal_host
 from worker.oss.sink import OssSink
 from worker.ports import Operation
@@ -180,9 +181,9 @@ def _index(found: Target, routes: list[Route]) -> Iterator[Finding]:
 
 def _rights(settings: Settings, sink: OssSink, index: str) -> Iterator[Finding]:
     """Send requests without a vector, which write nothing: how the service refuses them shows whether the caller may write."""
-    yield _right(Operation.PUT, sink.put, {"indexName": index, "vectors": []}, index)
+    yield right(settings.oss, Operation.PUT, sink.put, index)
     if any(deletes(settings, route) for route in _routes_to(index, settings)):
-        yield _right(Operation.DELETE, sink.delete, {"indexName": index, "keys": []}, index)
+        yield right(settings.oss, Operation.DELETE, sink.delete, index)
 
 
 def deletes(settings: Settings, route: Route) -> bool:
@@ -191,15 +192,35 @@ def deletes(settings: Settings, route: Route) -> bool:
     return records.tombstones == "delete" or records.envelope == "debezium" or bool(records.fields.delete)
 
 
-def _right(operation: Operation, send: Callable[[bytes], int], body: Mapping[str, object], index: str) -> Finding:
+# Codes with which a service may refuse a list for being empty, and nothing else that such a request has.
+_OF_AN_EMPTY_REQUEST: Final = frozenset(
+    (
+        "InvalidArgument",
+        "InvalidParameter",
+        "MalformedJSON",
+        "MalformedJson",
+        "MissingArgument",
+        "MissingParameter",
+        "VectorIndexParameterInvalid",
+    )
+)
+
+
+def right(oss: Oss, operation: Operation, send: Callable[[bytes], int], index: str) -> Finding:
+    """Return whether the caller has the right to the operation, PutVectors or DeleteVectors, by how `send` fails."""
     check, name = _RIGHT, f"{index} {operation.value}"
+    elements = "vectors" if operation is Operation.PUT else "keys"
     try:
-        send(msgspec.json.encode(body))
+        send(msgspec.json.encode({"indexName": index, elements: []}))
     except Refused as error:
-        told = f"a request without a vector was refused for being empty ({error.code or error.status}), not for lack of the right"
+        if error.code not in _OF_AN_EMPTY_REQUEST:
+            return skipped(check, name, f"not known: the service refused a request without a vector: {error}")
+        told = f"the service refused the content of a request without a vector, not the right: {error}"
         return ok(check, name, f"{told}; more is not known without writing")
     except TargetError as error:
-        return fault(check, name, str(error), f"grant oss:{operation.value} on index {index} to these credentials")
+        grant = f"grant oss:{operation.value} on index {index} to these credentials"
+        is_right = error.code == "AccessDenied" or error.status in CREDENTIAL_STATUSES
+        return fault(check, name, str(error), grant if is_right else _concerned(oss, index, error)[2])
     except SinkError as error:
         return skipped(check, name, f"not known: {error}")
     return skipped(check, name, "not known: the service accepted a request without a vector, which changed nothing")
