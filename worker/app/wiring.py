@@ -235,12 +235,12 @@ def _pages(core: _Core, loaded: Loaded, source: KafkaSource) -> Pages:
     page = Page(
         registry,
         status,
-        in_force(loaded),
-        lambda: source.paused,
-        time.monotonic,
-        time.time,
-        core.limit.shares,
-        core.metrics.kafka_facts.members,
+        settings=in_force(loaded),
+        paused=lambda: source.paused,
+        clock=time.monotonic,
+        wall=time.time,
+        shares=core.limit.shares,
+        members=core.metrics.kafka_facts.members,
     )
     return Pages(registry, status, core.ledger, page, time.monotonic)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from worker.commands.exit_codes import ExitCode
 from worker.commands.options import TEXT, checked_rate, config_option, load_settings, prepare_client
 from worker.commands.signals import stop_on_signals
 
@@ -83,9 +84,8 @@ def command(config_file: Path | None, since: str | None, until: str | None, **gi
     loaded = load_settings(config_file, to_run=True)
     prepare_client()
 
-    from worker.commands.exit_codes import ExitCode  # noqa: PLC0415
-    from worker.tools.times import parsed  # noqa: PLC0415
-    from worker.tools.verify.command import Options, run  # noqa: PLC0415 - with them
+    from worker.tools.times import parsed  # noqa: PLC0415 - with the next one
+    from worker.tools.verify.command import Options, run  # noqa: PLC0415 - loads the clients
 
     options = Options(since=parsed("--since", since), until=parsed("--until", until), **given)
     if run(loaded, options, stop_on_signals()):

@@ -342,7 +342,7 @@ class FirstOffsets:
     def _log_failures(self) -> None:
         failures, self._failures = self._failures, {}
         for error, partitions in failures.items():
-            if self._repeats.is_due(error):
+            if self._repeats.admit(error):
                 log.warning(
                     "first offset not known yet: asking again",
                     extra={"error": error, **_named([Partition(*tp) for tp in partitions])},

@@ -351,17 +351,17 @@ class Courier:
         is_refused = error.status != SERVER_ERROR
         self._dead_letters.submit(
             DeadLetter(
-                item.assignment,
-                item.message,
-                item.size,
-                self._state.index,
-                Reason.REFUSED if is_refused else Reason.ISOLATED_SERVER_ERROR,
-                f"the service refused the record alone: {error}",
-                _RAISED_BY,
-                error.public_name,
-                Refusal(error.status, error.code, error.request_id),
-                chunk.attempts,
-                item.element,
+                assignment=item.assignment,
+                message=item.message,
+                size=item.size,
+                index=self._state.index,
+                reason=Reason.REFUSED if is_refused else Reason.ISOLATED_SERVER_ERROR,
+                text=f"the service refused the record alone: {error}",
+                raised_by=_RAISED_BY,
+                error_class=error.public_name,
+                refusal=Refusal(error.status, error.code, error.request_id),
+                attempts=chunk.attempts,
+                element=item.element,
             )
         )
         # From here on the bytes count for the dead letter.
