@@ -11,11 +11,11 @@ import msgspec
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
+from worker.app.routers import Reads
 from worker.consumer import client_config, client_internals, client_network
 from worker.deadletters.producer import refuses_idempotence
 from worker.errors import FatalError, Reason, RecordError
-from worker.records.decode import Decoded, Delete, Ignore, Put
-from worker.records.formats.contract import Headers
+from worker.records.decode import Delete, Ignore, Put
 from worker.records.several import Cutter
 from worker.settings.tables import Kafka, Settings
 from worker.tools.produce.forms import written
@@ -36,13 +36,6 @@ class Message(NamedTuple):
     key: bytes
     value: bytes | None
     headers: Sequence[tuple[str, bytes]] = ()
-
-
-class Reads(Protocol):
-    """What judges a record: a decoder, or the router of a route."""
-
-    def decode(self, key: bytes | None, value: bytes | None, headers: Headers, /) -> Decoded:
-        """Return what a message asks for. Raises `RecordError`."""
 
 
 class Makes(Protocol):
