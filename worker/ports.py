@@ -113,7 +113,10 @@ class Source(Protocol):
         """Enter into the ledger how far partitions with nothing outstanding were read."""
 
     def commit(self, offsets: Mapping[Assignment, int]) -> bool:
-        """Begin a commit, whose result enters the ledger later; return False where none can be begun now."""
+        """Begin a commit, whose result enters the ledger later; return False where none can be begun now.
+
+        What was refused lately is left out; where that is all of it, no commit is begun.
+        """
 
     def commit_now(self, offsets: Mapping[Assignment, int], timeout: float) -> bool:
         """Commit and wait `timeout` seconds at most; return whether the broker acknowledged."""

@@ -1,6 +1,7 @@
 """Texts from outside (of the service, a broker, a record), made fit for a log line, a header and a page."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from worker.redaction import redact
@@ -25,7 +26,20 @@ def clean(text: str, most: int = MESSAGE_CHARACTERS) -> str:
     text = redact(text, 2 * most + 1)
     if len(text) > 2 * most:
         text = text[: 2 * most] + _CUT
-    text = " ".join(_NOT_TEXT.sub(_replacement, text).split())
+    return _cut(" ".join(_NOT_TEXT.sub(_replacement, text).split()), most)
+
+
+def with_room(texts: Sequence[str], most: int) -> list[str]:
+    """Return the texts, each cut to its share of `most` characters."""
+    return [_cut(text, most // len(texts)) for text in texts]
+
+
+def and_more(count: int, what: str) -> list[str]:
+    """Return a text that says how many more there are of something that has a plural with s; nothing for none."""
+    return [f"and {count:,} more {what}{'s' if count > 1 else ''}"] if count > 0 else []
+
+
+def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + _CUT
 
 

@@ -17,6 +17,7 @@ from tests.support.worker import LIMIT_S, Stage, StageFactory, WorkerFactory, Wo
 
 SESSION_S = 3
 KEYS = 392
+JOIN_GROUP = 11  # the request's key in Kafka's protocol
 JOIN_S = 6  # for which a rebalance waits for a member
 HEARTBEAT_S = 3.0  # the longest between two heartbeats
 SLACK_S = 3.0  # for what is no promise: when the log tells of it
@@ -66,8 +67,15 @@ def group_state(stage: Stage) -> str:
     return str(stage.admin.describe_groups([stage.group])[stage.group]["group_state"])
 
 
-def members(stage: Stage) -> int:
-    return len(stage.admin.describe_groups([stage.group])[stage.group]["members"])
+def members(stage: Stage) -> list[str]:
+    return [one["member_id"] for one in stage.admin.describe_groups([stage.group])[stage.group]["members"]]
+
+
+@pytest.fixture(scope="module")
+def front(emulator: Emulator) -> Iterator[FrontedBroker]:
+    """A broker behind a proxy that notes requests and cuts workers off."""
+    with fronted_broker(emulator) as running:
+        yield running
 
 
 @pytest.fixture
@@ -92,38 +100,34 @@ def hanging_member() -> Iterator[Callable[[Stage], None]]:
 
 
 def test_a_worker_that_is_expelled_in_the_middle_of_a_rebalance_gives_up_what_it_had(
-    new_stage: StageFactory, start_worker: WorkerFactory, hanging_member: Callable[[Stage], None]
+    front: FrontedBroker, start_worker: WorkerFactory, hanging_member: Callable[[Stage], None]
 ) -> None:
-    stage = new_stage(partitions=6)
+    stage = front.new_stage(partitions=6)
     settings = stage.settings(
         kafka__session_timeout_ms=SESSION_S * 1000, kafka__max_poll_interval_ms=JOIN_S * 1000, batch__max_records=5
     )
-    frozen, successor = [start_worker(settings).wait_ready() for _ in range(2)]
+    frozen = start_worker(settings).wait_ready()
+    (its_id,) = members(stage)
+    successor = start_worker(settings).wait_ready()
     for worker in (frozen, successor):
         wait_for_partitions(worker, 3)
     hanging_member(stage)
     for worker in (frozen, successor):
         wait_for_partitions(worker, 2)
     before = len(frozen.log_lines("partitions lost"))
-    start_worker(settings)  # a rebalance, which waits for the member that hangs
-    wait_for(lambda: group_state(stage) == "PreparingRebalance", "a rebalance begins")
-    time.sleep(SESSION_S / 2)  # its next heartbeat says so, and it sends its join
+    with front.proxy.noting(JOIN_GROUP) as joins:
+        start_worker(settings)  # a rebalance, which waits for the member that hangs
+        wait_for(lambda: any(its_id.encode() in join for join in list(joins)), "it has sent its join")
 
     frozen.send_signal(signal.SIGSTOP)
+    assert group_state(stage) == "PreparingRebalance"  # its join is not answered yet
     # The rebalance ends without the member that hangs, and then without the frozen one.
-    wait_for(lambda: members(stage) == 2 and group_state(stage) == "Stable", "the group goes on with the others")
+    wait_for(lambda: len(members(stage)) == 2 and group_state(stage) == "Stable", "the group goes on with the others")
     frozen.send_signal(signal.SIGCONT)
 
     frozen.wait_line("partitions lost")
     assert len(frozen.log_lines("partitions lost")) == before + 1
     frozen.wait_ready()
-
-
-@pytest.fixture(scope="module")
-def front(emulator: Emulator) -> Iterator[FrontedBroker]:
-    """A broker that the worker can be cut off from."""
-    with fronted_broker(emulator) as running:
-        yield running
 
 
 @pytest.mark.parametrize("way", ["swallowing", "refusing"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 
@@ -24,18 +25,19 @@ from tests.support.worker import (
     versions_of,
     wait_for,
 )
+from worker.consumer import client_internals
 from worker.consumer.client_network import LOOKUP_PAUSE_SECONDS
 from worker.consumer.ends import EndWatcher
 from worker.deadletters.limit import Limit
 from worker.deadletters.producer import make_producer
 from worker.deadletters.reader import SourceReader
 from worker.deadletters.writer import DeadLetterWriter
-from worker.errors import BrokerUnavailable
+from worker.errors import BlockReason, BrokerUnavailable
 from worker.ledger import Ledger, Partition
 from worker.local.broker import Broker
 from worker.settings.tables import DeadLetter, Kafka
 from worker.telemetry.metrics import Metrics
-from worker.telemetry.state import Status
+from worker.telemetry.state import Block, Status
 
 
 @contextmanager
@@ -263,6 +265,19 @@ def test_a_partition_whose_end_is_not_known_hides_that_of_no_other(broker: Broke
         watcher.stop()
 
 
+def commit_by_hand(admin: KafkaAdminClient, group: str, tp: TopicPartition, offset: int) -> None:
+    """Commit in the name of a group without members."""
+
+    def committed() -> bool:
+        try:
+            answer = admin.alter_group_offsets(group, {tp: OffsetAndMetadata(offset, "", -1)})
+        except kafka_errors.CoordinatorNotAvailableError:  # nothing was committed at this broker before
+            return False
+        return [error.__name__ for error in answer.values()] == ["NoError"]
+
+    wait_for(committed, "the offset is committed")
+
+
 @pytest.mark.parametrize("others", ["committed", "none"])
 def test_what_is_read_for_want_of_a_committed_offset_is_told(
     broker: Broker,
@@ -277,11 +292,61 @@ def test_what_is_read_for_want_of_a_committed_offset_is_told(
     topic, group = new_topic(3), new_group()
     publish(broker.bootstrap, topic, [Record(None, b"{}", partition=number) for number in (0, 0, 1)])
     if others == "committed":
-        admin.alter_group_offsets(group, {TopicPartition(topic, 1): OffsetAndMetadata(1, "", -1)})
+        commit_by_hand(admin, group, TopicPartition(topic, 1), 1)
     with started(Member(broker.bootstrap, topic, group_id=group)) as member:
         member.turns_until(lambda: len(member.opened) == 3, "all are open")
         member.turns_until(lambda: "no committed offset" in caplog.text, "it is told")
         (told,) = [record for record in caplog.records if "no committed offset" in record.message]
         named = [f"{topic}/0"] if others == "committed" else [f"{topic}/0", f"{topic}/1"]
-        level = "WARNING" if others == "committed" else "INFO"
-        assert (told.levelname, told.partitions, told.offsets) == (level, named, len(named) + 1)  # type: ignore[attr-defined]
+        assert (told.levelname, told.partitions, told.offsets) == ("WARNING", named, len(named) + 1)  # type: ignore[attr-defined]
+
+
+# -- offsets that are out of range, or are said to be
+
+
+def test_an_offset_that_the_broker_refused_and_has_is_fetched_again_where_it_was(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log gets to the offset just after the refusal. No record has to come behind it to end the block."""
+    tp = TopicPartition(topic, 0)
+    publish(broker.bootstrap, topic, [Record(None, b"{}", partition=0)] * 10)
+    with started(Member(broker.bootstrap, topic)) as member:
+        member.turns_until(lambda: member.read.get(0) == list(range(10)), "all is read")
+        consumer: Any = member.source._consumer
+        poll = consumer.poll
+
+        def poll_and_publish(**options: Any) -> Any:
+            try:
+                return poll(**options)
+            except kafka_errors.OffsetOutOfRangeError:
+                publish(broker.bootstrap, topic, [Record(None, b"{}", partition=0)] * 10)
+                raise
+
+        monkeypatch.setattr(consumer, "poll", poll_and_publish)
+        client_internals.seek(consumer, tp, 20)
+        block = Block(topic, BlockReason.PARTITION_UNREADABLE, 0)
+        member.turns_until(lambda: block in member.status.read().blocks, "it is blocked")
+        assert "has the offsets from 0 to 20" in member.status.read().blocks[block]
+        member.turns_until(lambda: block not in member.status.read().blocks, "it is fetched again")
+        publish(broker.bootstrap, topic, [Record(None, b"{}", partition=0)])
+        member.turns_until(lambda: member.read[0] == [*range(10), 20], "and is read on")
+        assert len(member.opened) == len(member.ledger.assignments())
+
+
+def test_an_open_transaction_does_not_put_a_committed_offset_out_of_range(
+    broker: Broker, admin: KafkaAdminClient, topic: str, new_group: GroupFactory
+) -> None:
+    """What is committed ends at its first record; an offset behind that may be of a time when all was read."""
+    group, tp = new_group(), TopicPartition(topic, 0)
+    with closing(KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"{topic}-writer")) as producer:
+        producer.init_transactions()
+        producer.begin_transaction()
+        for _ in range(5):
+            producer.send(topic, b"{}", partition=0).get(timeout=20)
+        commit_by_hand(admin, group, tp, 3)
+        with started(Member(broker.bootstrap, topic, group_id=group, auto_offset_reset="none")) as member:
+            partition = Partition(topic, 0)
+            member.turns_until(lambda: partition in {one.partition for one in member.opened}, "it is open")
+            (position,) = [one.position for one in member.opened if one.partition == partition]
+            assert (position, member.status.blocks_of(topic, 0)) == (3, [])
+        producer.abort_transaction()

@@ -95,7 +95,12 @@ def test_external_secrets_of_other_names_make_what_the_pods_mount() -> None:
     }
     assert read == {
         "articles-kafka": {"username": ("team/kafka", "user"), "password": ("team/kafka", "secret")},
-        "articles-oss": {"id": ("team/oss", "id"), "secret": ("team/oss", "key"), "token": ("team/oss", "token")},
+        "articles-oss": {
+            "id": ("team/oss", "id"),
+            "secret": ("team/oss", "key"),
+            "token": ("team/oss", "token"),
+            "expiration": ("team/oss", "end"),
+        },
     }
     # The operator's template, filled as the operator does it
     template = made["articles-oss"]["target"]["template"]["data"]["credentials.json"]
@@ -104,6 +109,7 @@ def test_external_secrets_of_other_names_make_what_the_pods_mount() -> None:
         "access_key_id": "the id",
         "access_key_secret": "the secret",
         "session_token": "the token",
+        "expiration": "the expiration",
     }
 
 

@@ -106,7 +106,7 @@ class App:
         self.cluster = FakeCluster(**{TOPIC: partitions} if partitions else {})
         self.ledger = Ledger((TOPIC,), self.clock)
         indexes = {route.topic: len(route.index_names) for route in self.settings.routes}
-        self.status = Status(self.clock(), indexes=indexes)
+        self.status = Status(self.clock(), self.clock, indexes=indexes)
         self.metrics = Metrics(self.ledger, self.status, (TOPIC,), self.settings.indexes)
         self.sink = FakeSink(TARGET)
         self.dead_letters, self.end_watcher, self.finder = FakeDeadLetters(), FakeEndWatcher(), FakeFinder()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from kafka import TopicPartition
+from kafka import OffsetAndMetadata, TopicPartition
 from kafka.future import Future
 from kafka.structs import MemberState
 
@@ -102,6 +102,8 @@ class FakeConsumer:
         if tp not in self.owned:
             raise KeyError(tp)
         self.sought.append((tp, offset))
+        is_plain = isinstance(offset, int)
+        self._subscription.assignment[tp].position = OffsetAndMetadata(offset, "", -1) if is_plain else offset
 
     def group_metadata(self) -> Any:
         """Return the state of the membership."""
@@ -117,6 +119,9 @@ class FakeConsumer:
         found = self.polled.pop(0) if self.polled else {}
         if isinstance(found, Exception):
             raise found
+        for tp, messages in found.items():
+            if tp in self.owned:
+                self.read_to(tp, messages[-1].offset + 1, messages[-1].leader_epoch)
         return found
 
     def assignment(self) -> set[TopicPartition]:

@@ -144,9 +144,20 @@ class Held:
 
 
 class KafkaProxy(Proxy):
-    """A proxy of Kafka's protocol, without TLS, that can hold back one kind of requests."""
+    """A proxy of Kafka's protocol, without TLS, that can note and hold back one kind of requests."""
 
     _held: Held | None = None
+    _noted: tuple[int, list[bytes]] | None = None
+
+    @contextmanager
+    def noting(self, api_key: int) -> Iterator[list[bytes]]:
+        """Note the requests with that key of Kafka's protocol. They are forwarded, whatever becomes of their client."""
+        noted: list[bytes] = []
+        self._noted = api_key, noted
+        try:
+            yield noted
+        finally:
+            self._noted = None
 
     @contextmanager
     def holding(self, api_key: int) -> Iterator[Held]:
@@ -164,7 +175,9 @@ class KafkaProxy(Proxy):
         for piece in _pieces(client):
             received += piece
             while len(received) >= 6 and len(received) >= (size := 4 + int.from_bytes(received[:4])):
-                held = self._held
+                held, noted = self._held, self._noted
+                if noted is not None and int.from_bytes(received[4:6]) == noted[0]:
+                    noted[1].append(received[:size])
                 if held is not None and int.from_bytes(received[4:6]) == held.api_key:
                     held.seen.set()
                     held.release.wait(_HOLD_S)

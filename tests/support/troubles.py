@@ -193,6 +193,29 @@ def dead_letter_topic_gone() -> PageStage:
     return _with_gauge("topic_missing", "vectors.dlq", 300)
 
 
+def commits_refused() -> PageStage:
+    """The topic may not be read any more, and is still written."""
+    return _with_gauge("refused_commit_partitions", "vectors", 300)
+
+
+def commits_fail() -> PageStage:
+    """The group may not be used any more, and records are still written."""
+    stage, _ = at_work()
+    for _ in range(30):
+        stage.metrics.commits.labels("failed").inc()
+        idle(stage, 10)
+    return stage
+
+
+def offsets_passed() -> PageStage:
+    """Retention has deleted records before they were read, and a leader without the newest records has others."""
+    stage, _ = at_work()
+    stage.metrics.skipped_offsets.labels("vectors", "retention").inc(1200)
+    stage.metrics.truncated_offsets.labels("vectors").inc(1)
+    idle(stage, 600)
+    return stage
+
+
 def near_the_limit() -> PageStage:
     """Many records are bad, and the topic will soon be blocked."""
     stage, assignments = at_work()
@@ -310,6 +333,22 @@ TROUBLES: Final = {
         "running, 1 partition without a leader",
         "warn",
         ("1 partition of vectors has no leader.", "for 4 min 57 s"),
+    ),
+    "commits refused": Trouble(
+        commits_refused,
+        "running, commits refused",
+        "warn",
+        ("The broker refuses to commit 1 partition of vectors", "for 4 min 57 s"),
+    ),
+    "commits fail": Trouble(commits_fail, "running, commits fail", "warn", ("none was accepted for 5 min",)),
+    "offsets skipped": Trouble(
+        offsets_passed,
+        "running, offsets skipped",
+        "warn",
+        (
+            "Since the start 1,200 offsets of vectors were skipped without being read (retention).",
+            "Since the start Kafka has lost 1 offset of vectors that had been read.",
+        ),
     ),
     "near the dead-letter limit": Trouble(
         near_the_limit,

@@ -68,7 +68,8 @@ class FakeTracked:
 
 def forget_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no secret be known until the end of the test: one of another test would be hidden for that reason alone."""
-    monkeypatch.setattr(redaction, "_by_age", {})
+    monkeypatch.setattr(redaction, "_kept", set())
+    monkeypatch.setattr(redaction, "_renewed", {})
     monkeypatch.setattr(redaction, "_known", (None, 0))
 
 

@@ -1,7 +1,9 @@
 """CloudEvents in both modes: the data is the record, attributes are where paths find them, all else is named."""
 
 import base64
+import gzip
 import json
+import struct
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +14,7 @@ from worker.app.decoders import decoder_of
 from worker.errors import Reason, RecordError
 from worker.records.decode import Decoder, Delete, Put
 from worker.records.formats.contract import Headers
+from worker.records.formats.shared import SharedHeaders
 from worker.records.target import Target
 from worker.settings import tables
 
@@ -117,6 +120,29 @@ def test_what_is_no_event_with_a_record_is_malformed(value: bytes, words: str) -
     with pytest.raises(RecordError, match=words) as raised:
         decoder(fields={"key": "$attribute.subject"}).decode(b"k", value, ())
     assert raised.value.reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize("name", ["ce-specversion", "CE_SpecVersion", "cloudEvents:specversion"])
+@pytest.mark.parametrize("shared", [list, SharedHeaders])
+def test_a_header_of_another_binding_is_named(name: str, shared: Any) -> None:
+    with pytest.raises(RecordError) as raised:
+        decoder().decode(b"k", json.dumps(OWN).encode(), shared([("a", b"b"), (name, b"1.0"), ("ce-id", b"e")]))
+    assert raised.value.message.endswith(
+        f"it has the header {name}, and on Kafka the header is ce_specversion, in lower case"
+    )
+
+
+def test_the_bytes_of_a_vector_alone_in_an_event_are_called_so() -> None:
+    floats = struct.pack("<3f", 0.1, -0.2, 0.3)
+    with pytest.raises(RecordError) as raised:
+        decoder().decode(b"k", in_base64(floats), ())
+    assert raised.value.message.endswith(
+        "the event has what looks like the bytes of a vector alone: let it have a map with them at data.float32"
+    )
+    with pytest.raises(RecordError, match="it looks like gzip"):
+        decoder().decode(b"k", in_base64(gzip.compress(packed)), ())
+    with pytest.raises(RecordError, match=r'set records\.fields\.vector = "embedding"'):
+        decoder().decode(b"k", in_base64(json.dumps({"id": "a", "embedding": VECTOR}).encode()), ())
 
 
 @pytest.mark.parametrize("dimension", [3, 300])

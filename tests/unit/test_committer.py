@@ -1,7 +1,12 @@
 """When offsets are committed."""
 
+from collections.abc import Mapping
+
+import pytest
+
 from tests.support.app import App
 from worker.app.committer import ANYWAY_SECONDS, Committer
+from worker.ledger import Assignment
 
 INTERVAL = 1.0
 
@@ -73,6 +78,30 @@ def test_a_commit_that_was_refused_leaves_the_watermark_to_the_next() -> None:
     bench.clock.advance(INTERVAL)
     bench.committer.commit_if_due()
     assert bench.committed() == {0: 1}
+
+
+def test_while_what_moved_is_left_out_of_commits_the_others_are_committed_every_few_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(partitions=2)
+    bench.move(1)
+    refused, commit = bench.assignment(1), bench.source.commit
+
+    def leave_out(offsets: Mapping[Assignment, int]) -> bool:
+        sent = {one: at for one, at in offsets.items() if one is not refused}
+        return bool(sent) and commit(sent)
+
+    monkeypatch.setattr(bench.source, "commit", leave_out)
+    due = []
+    for second in range(int(3 * ANYWAY_SECONDS)):
+        made = bench.made()
+        bench.committer.commit_if_due()
+        due += [second] if bench.made() > made else []
+        bench.clock.advance(INTERVAL)
+    assert (due, bench.committed()) == ([4, 9, 14], {0: 0, 1: 0})
+    monkeypatch.setattr(bench.source, "commit", commit)
+    bench.committer.commit_if_due()
+    assert bench.committed() == {0: 0, 1: 1}
 
 
 def test_offsets_that_no_record_has_are_committed_where_nothing_is_outstanding() -> None:

@@ -1,12 +1,13 @@
 """Where credentials come from: what is taken, what is refused, what is kept, and that no secret is told."""
 
+import importlib
 import json
 import logging
 import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ from alibabacloud_oss_v2.credentials import AnonymousCredentialsProvider, Creden
 from tests.support.bounded import join, thread
 from tests.unit.samples import FakeClock
 from worker.errors import SettingsError
+from worker.oss.credentials.package import without_answers
 from worker.oss.credentials.program import ProgramError
 from worker.oss.credentials.providers import (
     AGAIN_SECONDS,
     KEPT_SECONDS,
+    USED_SECONDS,
     CredentialsError,
     CredentialsFile,
     Fetched,
     Kept,
     Provider,
     credentials_provider,
-    without_answers,
 )
 from worker.settings.tables import Oss
 from worker.words import clean
@@ -346,15 +348,99 @@ def test_the_end_of_the_credentials_in_use_is_known_where_their_source_says_it(p
     program = provider(
         "process", credentials_process=command(tmp_path, printed(sts_token="t", expiration="2999-01-01T00:00:00Z"))
     )
-    assert program.expires_at is None  # nothing was fetched yet
+    assert program.expires_at() is None  # nothing was fetched yet
     program.get_credentials()
-    assert program.expires_at == pytest.approx(end)
+    assert program.expires_at() == pytest.approx(end)
     program.close()
     for said, expected in (("2999-01-01T00:00:00Z", end), ("soon", None), (17, None)):
         written(path, access_key_id="id", access_key_secret=SECRET, session_token="t", expiration=said)
         file = provider("file", credentials_file=str(path))
-        file.get_credentials()
-        assert file.expires_at == expected
+        assert file.expires_at() == expected  # also before the first request
+
+
+def test_a_file_that_is_renewed_while_no_request_is_sent_shows_its_new_end(path: Path) -> None:
+    def said(year: int) -> str:
+        return f"{year}-01-01T00:00:00Z"
+
+    file = provider("file", credentials_file=str(written(path, session_token="t", expiration=said(2900))))
+    file.get_credentials()
+    written(path, session_token="t", expiration=said(2999))
+    assert file.expires_at() == datetime(2999, 1, 1, tzinfo=UTC).timestamp()
+    a_fifo(path)  # which opening must not wait for
+    assert file.expires_at() == datetime(2999, 1, 1, tzinfo=UTC).timestamp()
+
+
+def test_the_end_of_what_only_requests_renew_is_not_shown_while_there_is_none(clock: FakeClock) -> None:
+    given = Credentials("id", "s", expiration=datetime(2999, 1, 1, tzinfo=UTC))
+    lazy = Provider(lambda: given, clock=clock)
+    lazy.get_credentials()
+    clock.pass_by(USED_SECONDS - 1)
+    assert lazy.expires_at() is not None
+    clock.pass_by(1)
+    assert lazy.expires_at() is None
+    lazy.get_credentials()
+    assert lazy.expires_at() is not None
+
+
+def test_the_end_is_that_of_the_newest_credentials_and_remains_where_none_can_be_given(
+    source: Source, clock: FakeClock
+) -> None:
+    def fetch() -> Fetched:
+        fetched = source()
+        fetched.credentials.expiration = datetime(2990 + source.runs, 1, 1, tzinfo=UTC)
+        return fetched
+
+    kept = Kept(fetch, clock, wait_seconds=LIMIT_S)
+    source.seconds = 1000.0
+    lazy = Provider(kept.current, newest=kept.newest, clock=clock)
+    settled(kept)
+    clock.pass_by(900.0)
+    lazy.get_credentials()  # gets the old ones, and has new ones fetched
+    settled(kept)
+    assert lazy.expires_at() == datetime(2992, 1, 1, tzinfo=UTC).timestamp()
+    source.error = CredentialsError("no")
+    clock.pass_by(2000.0)
+    with pytest.raises(CredentialsError):
+        lazy.get_credentials()
+    assert lazy.expires_at() == datetime(2992, 1, 1, tzinfo=UTC).timestamp()
+
+
+@pytest.fixture
+def package() -> Iterator[Any]:
+    """Import the package anew, and drop it afterwards: it reads its environment when it is imported."""
+
+    def pop() -> dict[str, Any]:
+        names = [name for name in sys.modules if name.split(".")[0] == "alibabacloud_credentials"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    before = pop()
+    yield importlib.import_module("alibabacloud_credentials.provider")
+    pop()
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize(("expiration", "expected"), [(1_900_000_000, 1_900_000_000.0), (None, None), (10**30, None)])
+@pytest.mark.parametrize(
+    ("mode", "name"), [("ecs-ram-role", "EcsRamRoleCredentialsProvider"), ("oidc", "OIDCRoleArnCredentialsProvider")]
+)
+def test_the_package_says_the_end_of_what_it_renews(
+    mode: str,
+    name: str,
+    expiration: int | None,
+    expected: float | None,
+    package: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class FromMemory:
+        def get_credentials(self) -> object:
+            return package.refreshable.Credentials(
+                access_key_id="id", access_key_secret=SECRET, security_token="t", expiration=expiration
+            )
+
+    monkeypatch.setattr(package, name, FromMemory)
+    by_role = provider(mode)
+    by_role.get_credentials()
+    assert by_role.expires_at() == expected
 
 
 def test_a_program_is_run_once_for_many_requests(tmp_path: Path) -> None:

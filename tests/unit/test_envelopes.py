@@ -293,6 +293,14 @@ def test_a_key_of_a_wrong_type_in_a_deleted_row_is_not_replaced_by_the_kafka_key
     assert error.reason is Reason.MALFORMED
 
 
+@pytest.mark.parametrize(("path", "kafka_key"), [('_id."$oid"', b'Struct{id={"$oid": "6f"}}'), ("id", b"Struct{id=1}")])
+def test_a_deleted_row_under_the_text_of_a_struct_is_a_dead_letter(path: str, kafka_key: bytes) -> None:
+    made = of_rows(fields={"key": path, "vector": "embedding", "metadata": ""})
+    for before in (None, {"title": "x"}):
+        error = refused(made, change("d", before=before), kafka_key)
+        assert (error.reason, "JsonConverter" in error.message) == (Reason.KEY, True)
+
+
 def test_a_deleted_row_without_any_key_is_a_dead_letter() -> None:
     assert refused(of_rows(), change("d", None), None).reason is Reason.KEY
 

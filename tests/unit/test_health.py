@@ -23,7 +23,7 @@ from worker.telemetry.health import Pages, serve
 from worker.telemetry.http_server import HttpServer
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.page.page import Page
-from worker.telemetry.state import Block, State, Status
+from worker.telemetry.state import BLOCKS_CHARACTERS, WARNINGS_CHARACTERS, Block, State, Status
 
 
 @pytest.fixture
@@ -136,17 +136,75 @@ def test_words_that_no_encoding_has_a_form_for_do_not_cost_readiness(pages: Page
     assert msgspec.json.decode(pages.answer("/readyz", "").body)["reason"] == "half an emoji \ufffd forged"
 
 
+def reason_of(pages: Pages) -> str:
+    answer: dict[str, str] = msgspec.json.decode(pages.answer("/readyz", "").body)
+    return answer["reason"]
+
+
+STUCK = Block("vectors", BlockReason.RECORD_STUCK, 0)
+
+
+def test_the_reason_of_a_running_worker_has_what_is_blocked_with_the_words_of_who_refuses(
+    pages: Pages, status: Status
+) -> None:
+    status.enter(State.RUNNING, "running")
+    status.block(STUCK, "vectors/0 offset 17", "403: not the service's answer")
+    status.block(Block("other", BlockReason.DEAD_LETTER_LIMIT), "more than 10 %", "other/1 offset 5: no key")
+    assert reason_of(pages) == (
+        "running; vectors/0: record_stuck: vectors/0 offset 17: 403: not the service's answer; "
+        "other: dead_letter_limit: more than 10 %: other/1 offset 5: no key"
+    )
+    status.unblock(STUCK)
+    status.unblock(Block("other", BlockReason.DEAD_LETTER_LIMIT))
+    assert reason_of(pages) == "running"
+
+
+@pytest.mark.parametrize("state", State)
+def test_no_state_hides_a_warning(pages: Pages, status: Status, clock: FakeClock, state: State) -> None:
+    status.warn("commits refused", "commits are refused for vectors")
+    status.warn("topic missing: dlq", "the dead-letter topic is not there")
+    status.enter(state, "because")
+    status.service.failed("docs", SinkError("busy", status=503))
+    clock.pass_by(60.0)
+    assert reason_of(pages).startswith("because; ")
+    assert reason_of(pages).endswith("; commits are refused for vectors; the dead-letter topic is not there")
+
+
+def test_a_worker_that_waits_for_something_else_says_what_is_blocked_and_a_blocked_one_says_it_once(
+    pages: Pages, status: Status
+) -> None:
+    status.block(STUCK, "a message")
+    said = "vectors/0: record_stuck: a message"
+    status.enter(State.STARTING, "looking for the dead-letter topic")
+    assert reason_of(pages) == f"looking for the dead-letter topic; {said}"
+    status.enter(State.BLOCKED, "; ".join(status.blocks_in_words()))
+    assert reason_of(pages) == said
+
+
+def test_a_reason_is_bounded_whatever_is_wrong_and_leaves_room_for_each_kind(pages: Pages, status: Status) -> None:
+    long = "x" * 100_000
+    status.enter(State.RUNNING, "running")
+    for partition in range(1000):
+        status.block(Block("vectors", BlockReason.RECORD_STUCK, partition), long, long)
+    status.block(Block("other", BlockReason.REGISTRY), f"404 {long}")
+    for number in range(100):
+        status.warn(f"topic missing: {number}", f"topic {number} {long}")
+    reason = reason_of(pages)
+    assert len(reason) < BLOCKS_CHARACTERS + WARNINGS_CHARACTERS + 200
+    for words in ("other: registry: 404 xx", "; and 991 more blocks; ", "topic 0 xx", "; and 95 more warnings"):
+        assert words in reason
+
+
 def test_an_outage_of_the_service_is_the_reason_of_a_worker_that_stays_ready(
     pages: Pages, status: Status, clock: FakeClock
 ) -> None:
     status.enter(State.RUNNING, "running")
     status.service.failed("docs", SinkError("busy", status=503, code="ServiceUnavailable"))
     clock.pass_by(840.0)
-    answer = pages.answer("/readyz", "")
-    expected = "index docs: no request accepted for 14 min: 503 ServiceUnavailable"
-    assert (answer.status, msgspec.json.decode(answer.body)["reason"]) == (HTTPStatus.OK, expected)
+    expected = "running; index docs: no request accepted for 14 min: 503 ServiceUnavailable"
+    assert (pages.answer("/readyz", "").status, reason_of(pages)) == (HTTPStatus.OK, expected)
     status.service.works("docs")
-    assert msgspec.json.decode(pages.answer("/readyz", "").body)["reason"] == "running"
+    assert reason_of(pages) == "running"
 
 
 @pytest.mark.parametrize("path", ["/nothing", "//", "/index.html", ""])

@@ -1,9 +1,11 @@
 """Which key a vector has, and whether the Kafka key is another; the table of refusals is in test_decode.py."""
 
+import struct
+
 import pytest
 
-from worker.errors import RecordError
-from worker.records.choices import KeyFormat
+from worker.errors import Reason, RecordError
+from worker.records.choices import Envelope, KeyFormat
 from worker.records.keys import Keys
 
 
@@ -47,3 +49,47 @@ def test_an_integer_as_kafka_key_names_the_setting_that_accepts_it() -> None:
     with pytest.raises(RecordError, match=r'records.key_values = "stringify" accepts integers'):
         Keys("json").choose(None, b"17")
     assert Keys("json", "stringify").choose(None, b"17") == "17"
+
+
+@pytest.mark.parametrize("kafka_key", [b'Struct{id={"$oid": "6f"}}', b"Struct{id=1}", b"Struct{}\n"])
+@pytest.mark.parametrize("envelope", ["none", "connect", "debezium", "cloudevents"])
+def test_the_text_of_a_struct_is_no_key(envelope: Envelope, kafka_key: bytes) -> None:
+    keys = Keys("utf8", envelope=envelope)
+    with pytest.raises(RecordError, match="StringConverter") as raised:
+        keys.choose(None, kafka_key)
+    assert raised.value.reason is Reason.KEY
+    assert keys.choose("k", kafka_key) == "k"
+    assert keys.is_mismatch("k", kafka_key)
+
+
+@pytest.mark.parametrize("kafka_key", [b"S", b"Struct", b"Struct{a", b"Structure{a}", b"a Struct{a}"])
+def test_what_is_no_text_of_a_struct_is_a_key(kafka_key: bytes) -> None:
+    assert Keys("utf8").choose(None, kafka_key) == kafka_key.decode()
+
+
+@pytest.mark.parametrize(
+    ("kafka_key", "words"),
+    [
+        (
+            struct.pack(">q", 17),
+            "0x00, as a schema registry's prefix does or an integer of 8 bytes by LongSerializer does;",
+        ),
+        (struct.pack(">i", 17), "0x00, as an integer of 4 bytes by IntegerSerializer does;"),
+        (
+            struct.pack(">i", -17),
+            "not UTF-8: invalid start byte at byte 0, as in an integer of 4 bytes by IntegerSerializer:",
+        ),
+        (struct.pack(">h", 17), "0x00, as an integer of 2 bytes by ShortSerializer does;"),
+    ],
+)
+def test_an_integer_by_its_own_serializer_is_called_so(kafka_key: bytes, words: str) -> None:
+    with pytest.raises(RecordError) as raised:
+        Keys("utf8").choose(None, kafka_key)
+    assert words in raised.value.message
+    assert raised.value.message.endswith(": StringSerializer writes it as text")
+
+
+@pytest.mark.parametrize("kafka_key", [b"\x00\x00\x00\x00\x07\x02k", b"\x00"])
+def test_another_key_that_begins_so_has_a_registrys_prefix(kafka_key: bytes) -> None:
+    with pytest.raises(RecordError, match=r"0x00, as a schema registry's prefix does; .* wrong vector$"):
+        Keys("utf8").choose(None, kafka_key)

@@ -15,7 +15,7 @@ import pytest
 from tests.unit import hostile_records
 from worker.errors import Reason, RecordError
 from worker.records import looks as module
-from worker.records.decode import Decoder
+from worker.records.decode import Decoder, Delete
 from worker.records.foreign import Foreign
 from worker.records.formats.shape import shape_of
 from worker.records.looks import Looks
@@ -56,6 +56,44 @@ def with_vector(vector: object) -> bytes:
 
 def with_metadata(metadata: object) -> bytes:
     return of({**RECORD, "metadata": metadata})
+
+
+def canal(kind: str) -> bytes:
+    row = {"id": "1", "embedding": str(NUMBERS)}
+    return of(
+        {"data": [row], "database": "d", "isDdl": False, "old": None, "pkNames": ["id"], "table": "t", "type": kind}
+    )
+
+
+def maxwell(kind: str, row: object) -> bytes:
+    return of({"database": "d", "table": "t", "type": kind, "ts": 1, "xid": 2, "data": row})
+
+
+AS_STRING: Final = (
+    "bytes that were packed as a string, as MessagePack did before it had a type of bytes: pack them as bin "
+    "(use_bin_type=True in Python, WriteExt in Go's codec)"
+)
+DECIMALS: Final = [0.1, -0.2, 0.3, 0.4, -0.6, 0.7, 0.8, 0.9]
+BARE_POINT: Final = (
+    "has numbers without a digit on both sides of the point (1. or .1): publish a list, or write 1.0 and 0.1"
+)
+SPARSE: Final = "is a sparse vector, as pgvector prints a sparsevec: publish all of its numbers"
+MODEL: Final = "most likely of another model, or of another value of its option dimensions"
+CANAL: Final = (
+    "not read, because the mark of deletion is beside the rows: split into its rows, each DELETE would be written; use"
+)
+MAXWELL: Final = (
+    'it looks like a change of Maxwell: set records.fields.vector = "{}", records.fields.key = "data.id", '
+    'records.key_values = "stringify", records.fields.delete = "type"'
+)
+MONGODB: Final = (
+    "it looks like a change of MongoDB's connector: set records.fields.vector = {}, "
+    'records.fields.key = \'documentKey._id."$oid"\', records.fields.delete = "operationType"'
+)
+GOLDENGATE: Final = (
+    'it looks like a change of GoldenGate: set records.fields.vector = "after.v", records.fields.delete = "op_type"; '
+    "a delete has no after, so the Kafka key has to be the primary key"
+)
 
 
 # What is published, and what its message must say, written by hand.
@@ -141,6 +179,13 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("a PutVectors body", of({"indexName": "docs", "vectors": [RECORD]}), f'its fields are indexName, vectors; vectors is a list of records: {SPLIT}, records.fields.records = "vectors"; {ONE}'),
     ("an upsert of Pinecone", of({"vectors": [{"id": "a", "values": NUMBERS}]}), f'{SPLIT}, records.fields.records = "vectors", records.fields.vector = "values", records.fields.key = "id"; {ONE}'),
     ("an answer of DashScope", of({"output": {"embeddings": [{"text_index": 0, "embedding": NUMBERS}]}}), 'records.fields.records = "output.embeddings", records.fields.vector = "embedding"'),
+    ("an answer of DashScope with sparse vectors", of({"output": {"embeddings": [{"sparse_embedding": [{"index": 7, "value": 0.8, "token": "w"}], "embedding": NUMBERS, "text_index": 0}]}}), 'records.fields.records = "output.embeddings", records.fields.vector = "embedding", records.fields.key = "{$kafka.key}/{text_index}"'),
+    ("documents with boxes", of({"docs": [{"id": "a", "boxes": [{"at": [1, 2, 3, 4]}], "vec": NUMBERS}]}), 'docs is a list of records: set records.many = "split", records.fields.records = "docs", records.fields.vector = "vec", records.fields.key = "id"'),
+    ("documents whose chunks have the vectors", of({"docs": [{"id": "a", "box": [1, 2, 3, 4], "chunks": [{"vec": NUMBERS}]}]}), "its fields are docs; there is no list of numbers in it"),
+    ("an answer of Cohere by type", of({"id": "x", "texts": ["a"], "embeddings": {"int8": [[1] * 8], "float": [NUMBERS]}}), 'set records.fields.vector = "embeddings.float[0]", records.fields.key = "id"'),
+    ("an answer of Cohere by type in MessagePack", pack({"id": "x", "embeddings": {"ubinary": [[1] * 8], "float": [NUMBERS]}}), 'set records.fields.vector = "embeddings.float[0]"'),
+    ("records with vectors of two types", of({"items": [{"id": "a", "bits": [0, 1] * 4, "floats": NUMBERS}]}), 'records.fields.records = "items", records.fields.vector = "floats"'),
+    ("a vector of whole numbers by its name", of({"id": "a", "embedding": [1] * 8, "scores": NUMBERS}), 'set records.fields.vector = "embedding"'),
     ("flat JSON", of({"id": "a", "embedding": NUMBERS, "title": "x"}), 'its fields are id, embedding, title; a list of 8 numbers is in embedding: set records.fields.vector = "embedding", records.fields.key = "id"'),
     ("flat JSON, a number as id", of({"id": 5, "embedding": NUMBERS}), f'set records.fields.vector = "embedding", {WITH_NUMBER}'),
     ("flat MessagePack, bytes", pack({"id": "a", "vec": FLOAT32}), 'float32 as bytes is in vec: set records.fields.vector = "vec", records.fields.key = "id"'),
@@ -171,6 +216,25 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("base64 under a name of no vector", of({"id": "a", "data": base64.b64encode(FLOAT32).decode()}), "float32 in base64 is in data: set"),
     ("JSON in base64 in a field", of({"message": {"x": 1}, "body": base64.b64encode(BODY).decode()}), "body is a string that has JSON in base64 in it"),
     ("an array of PostgreSQL", of({"id": "a", "embedding": "{0.5,0.25}"}), "embedding is numbers in braces or parentheses"),
+    # Changes of rows in other forms than Debezium's
+    ("Canal", canal("INSERT"), f"it looks like a change of Canal, TiCDC or Flink, {CANAL}"),
+    ("Canal, a delete", canal("DELETE"), f"it looks like a change of Canal, TiCDC or Flink, {CANAL}"),
+    ("Canal, a change of a schema", of({"data": None, "isDdl": True, "sql": "ALTER TABLE t", "type": "ALTER"}), CANAL),
+    ("canal-json of Flink", of({"data": [{"id": 1, "v": NUMBERS}], "type": "DELETE"}), CANAL),
+    ("Maxwell", maxwell("insert", {"id": 1, "v": str(OTHERS)}), MAXWELL.format("data.v")),
+    ("Maxwell, a delete", maxwell("delete", {"id": 1, "v": NUMBERS}), MAXWELL.format("data.v")),
+    ("Maxwell, a delete without a vector", maxwell("delete", {"id": 1}), 'a change of Maxwell: set records.fields.vector = the path of the vector in data, records.fields.key = "data.id", records.key_values = "stringify", records.fields.delete = "type"'),
+    ("maxwell-json of Flink", of({"data": {"id": 1, "v": NUMBERS}, "type": "INSERT"}), MAXWELL.format("data.v")),
+    ("AWS DMS", of({"data": {"id": "1", "v": NUMBERS}, "metadata": {"record-type": "data", "operation": "load"}}), 'it looks like a change of AWS DMS: set records.fields.vector = "data.v", records.fields.key = "data.id", records.fields.delete = "metadata.operation", records.fields.metadata = ""'),
+    ("MongoDB's connector", of({"_id": {"_data": "8"}, "operationType": "insert", "fullDocument": {"_id": {"$oid": "6f"}, "v": NUMBERS}, "ns": {}, "documentKey": {"_id": {"$oid": "6f"}}}), MONGODB.format('"fullDocument.v"')),
+    ("MongoDB's connector, a delete", of({"_id": {"_data": "8"}, "operationType": "delete", "ns": {}, "documentKey": {"_id": {"$oid": "6f"}}}), MONGODB.format("the path of the vector in fullDocument")),
+    ("GoldenGate", of({"table": "T", "op_type": "I", "op_ts": "x", "after": {"id": 1, "v": NUMBERS}}), GOLDENGATE),
+    ("GoldenGate, an update", of({"table": "T", "op_type": "U", "before": {"id": 1, "v": OTHERS}, "after": {"id": 1, "v": NUMBERS}}), GOLDENGATE),
+    ("GoldenGate, flat", of({"table": "T", "op_type": "D", "id": 1, "v": NUMBERS}), f'set records.fields.vector = "v", {WITH_NUMBER}, records.fields.delete = "op_type"'),
+    ("bytes in a string of MessagePack", b"\x82\xa3key\xa1a\xa4data\x81\xa7float32\xda\x00\x20" + FLOAT32, f"; in data.float32; data.float32 looks like {AS_STRING}"),
+    ("float64 in a string of MessagePack", b"\x82\xa3key\xa1a\xa4data\x81\xa7float32\xda\x00\x40" + struct.pack("<8d", *DECIMALS), f"data.float32 looks like {AS_STRING}"),
+    ("bytes in a string of MessagePack under another name", b"\x82\xa2id\xa1a\xa3vec\xda\x00\x20" + FLOAT32, f"its fields are id, vec; vec looks like {AS_STRING}"),
+    ("text in MessagePack that is not UTF-8", b"\x82\xa3key\xa1a\xa4data\x81\xa7float32\xda\x00\x21" + FLOAT32 + b"\xe9", "it may be Latin-1, Windows-1252 or GBK: encode the text as UTF-8"),
     # A fault in the right shape
     ("an integer as key", of({**RECORD, "key": 5}), 'key is a number; allowed is a string (records.key_values = "stringify" accepts integers too)'),
     ("numbers as strings", with_vector([str(number) for number in NUMBERS]), "data.float32 looks like a list of numbers that are strings: publish numbers"),
@@ -193,13 +257,27 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("hexadecimal", with_vector(FLOAT32.hex()), "looks like hexadecimal: publish base64"),
     ("a data URL", with_vector("data:application/octet-stream;base64," + base64.b64encode(FLOAT32).decode()), "data.float32 is a data URL: publish only what is behind its comma"),
     ("numbers without commas", with_vector("0.25 -0.5 0.125 0.75 -0.25 0.5 1.5 -1.0"), "numbers without commas between them: publish a list, or separate them by commas"),
+    ("numbers that end with a point", with_vector("[1., 2., 3., 4., 5., 6., 7., 8.]"), f"data.float32 {BARE_POINT}"),
+    ("numbers that begin with a point", with_vector("[.1,-.2,.3,.4,.5,.6,.7,.8]"), f"data.float32 {BARE_POINT}"),
+    ("a later number that begins with a point", with_vector("0.25, -.5, 0.125"), f"data.float32 {BARE_POINT}"),
+    ("bytea as PostgreSQL prints it", with_vector("\\x" + FLOAT32.hex()), "data.float32 looks like hexadecimal: publish base64"),
+    ("a sparsevec of pgvector", with_vector("{1:0.5,3:-2e-1}/8"), f"data.float32 {SPARSE}"),
+    ("a sparsevec of pgvector with one number", with_vector("{1:0.5}/8"), f"data.float32 {SPARSE}"),
+    ("a sparsevec of pgvector under another name", of({"id": "a", "embedding": "{1:0.5,3:0.2}/8"}), f"embedding {SPARSE}"),
     ("base64 that was cut", with_vector(base64.b64encode(FLOAT32).decode()[:41]), "data.float32 is base64 that was cut: 41 characters are no whole bytes"),
     ("base85", with_vector(base64.b85encode(FLOAT32).decode()), "data.float32 has characters that base64 does not have"),
     ("float64 in base64", with_vector(base64.b64encode(struct.pack("<8d", *NUMBERS)).decode()), '(its 64 bytes would be as many float64 as the index has dimensions; records.vector_bytes = "float64-le" reads them)'),
     ("float16 in MessagePack", pack({"data": {"float32": struct.pack("<8e", *NUMBERS)}}), '(its 16 bytes would be as many float16 as the index has dimensions; records.vector_bytes = "float16-le" reads them)'),
     ("int8", pack({"data": {"float32": bytes(range(8))}}), "(its 8 bytes would be as many int8 as the index has dimensions; publish float32)"),
     ("bytes as numbers", with_vector(list(FLOAT32)), "has 32 numbers, the index docs has 8 dimensions (they may be the bytes of as many float32 as the index has dimensions; publish the numbers)"),
-    ("two vectors in one list", with_vector(NUMBERS * 2), "(they may be 2 vectors one after the other; publish one record for each)"),
+    ("two vectors in one list", with_vector(NUMBERS * 2), f"({MODEL}; or 2 vectors one after the other: publish one record for each)"),
+    ("four times as many numbers that are no bytes", with_vector([*NUMBERS, *OTHERS] * 2), f"({MODEL}; or 4 vectors one after"),
+    ("float32 of another model in base64", with_vector(base64.b64encode(struct.pack("<16f", *NUMBERS, *OTHERS)).decode()), f"has 16 numbers, the index docs has 8 dimensions ({MODEL})"),
+    ("float32 of another model in base64, under another name", of({"id": "a", "embedding": base64.b64encode(struct.pack("<16f", *NUMBERS, *OTHERS)).decode()}), '16 float32 in base64 is in embedding: set records.fields.vector = "embedding"'),
+    ("float64 in base64 under another name", of({"id": "a", "embedding": base64.b64encode(struct.pack(">8d", *NUMBERS)).decode()}), 'float64-be in base64 is in embedding: set records.fields.vector = "embedding", records.fields.key = "id", records.vector_bytes = "float64-be"'),
+    ("float32 of a smaller model", pack({"data": {"float32": struct.pack("<4f", 0.1, 0.3, -0.7, 0.9)}}), f"has 4 numbers, the index docs has 8 dimensions ({MODEL})"),
+    ("float32 of another model alone", struct.pack("<16f", *NUMBERS, *OTHERS), f"it looks like the numbers of a vector alone (16 float32s, and the index has 8 dimensions): they are {MODEL}"),
+    ("float32 of the other byte order alone", struct.pack(">8f", *NUMBERS), '(8 float32s): set records.fields.vector = "$kafka.value" and records.vector_bytes = "float32-be"'),
     ("float32 of the other byte order", pack({"data": {"float32": struct.pack(">8I", 0x3F80807F, *[0x3F800001] * 7)}}), 'read as big-endian float32 all of its numbers would be ordinary: set records.vector_bytes = "float32-be"'),
     ("a map in metadata", with_metadata({"a": {"b": 1}}), f"metadata 'a' is a map; allowed is a map of strings to strings or lists of strings (limit of PutVectors){NESTED}"),
     ("metadata as text", with_metadata('{"a":"b"}'), "metadata is a string; allowed is a map of strings to strings or lists of strings (limit of PutVectors); publish it as a map, not as the text of one"),
@@ -293,6 +371,35 @@ def test_what_the_settings_already_say_is_not_advised() -> None:
     swapped = struct.pack("<8I", *range(1, 9))
     not_finite = RecordError(Reason.NOT_FINITE, "")
     assert Looks(TARGET, vector_bytes="float32-be").hint(not_finite, b"", swapped) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (maxwell("insert", {"id": 1, "v": NUMBERS[:3]}), "data.v has 3 numbers, the index docs has 8 dimensions"),
+        (maxwell("insert", {"id": 1, "v": None}), "data.v is a null"),
+    ],
+)
+def test_a_change_that_the_settings_read_is_judged_by_them(value: bytes, expected: str) -> None:
+    shape = shape_of("data.id", "data.v", "", "type")
+    message = refusal(value, shape=shape, key_values="stringify").message
+    assert expected in message
+    assert "Maxwell" not in message
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "key"),
+    [
+        (maxwell("delete", {"id": 1, "v": NUMBERS}), ("data.id", "data.v", "", "type"), "1"),
+        (of({"data": {"id": 1}, "metadata": {"operation": "delete"}}), ("data.id", "data.v", "", "metadata.operation"), "1"),
+        (of({"operationType": "delete", "documentKey": {"_id": {"$oid": "6f"}}}), ('documentKey._id."$oid"', "fullDocument.v", "", "operationType"), "6f"),
+        (of({"op_type": "D", "before": {"id": 1}}), ("", "after.v", "", "op_type"), "k"),
+    ],
+    ids=["Maxwell", "AWS DMS", "MongoDB", "GoldenGate"],
+)  # fmt: skip
+def test_under_the_settings_that_are_advised_a_delete_deletes(value: bytes, shape: Any, key: str) -> None:
+    decoder = Decoder(TARGET, max_fragment_bytes=1 << 20, shape=shape_of(*shape), key_values="stringify")
+    assert decoder.decode(b"k", value, ()) == Delete(key)
 
 
 SECRET: Final = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo-secret"

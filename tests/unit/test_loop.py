@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.app import INDEX, TOPIC, App
-from worker.errors import BlockReason, FatalError
+from worker.errors import BlockReason, FatalError, SinkError
 from worker.ledger import Partition
 from worker.telemetry.state import Block, State
 
@@ -95,17 +95,7 @@ def test_it_is_running_with_open_partitions_and_without_any() -> None:
     assert app.state() == RUNNING
 
 
-def test_the_reason_of_a_running_worker_says_what_is_wrong_although_it_stops_nothing() -> None:
-    app = App().started()
-    app.status.warn("topic missing: dlq", "the dead-letter topic is not there")
-    app.turn()
-    assert app.state() == (State.RUNNING, "running; the dead-letter topic is not there")
-    app.status.warn("topic missing: dlq", "")
-    app.turn()
-    assert app.state() == (State.RUNNING, "running")
-
-
-def blocks(app: App, *partitions: int | None, reason: BlockReason = BlockReason.RECORD_STUCK) -> None:
+def blocks(app: App, *partitions: int | None, reason: BlockReason = BlockReason.NO_DEAD_LETTER) -> None:
     for partition in partitions:
         app.status.block(Block(TOPIC, reason, partition), "a message")
 
@@ -119,11 +109,40 @@ def test_it_is_blocked_when_all_its_partitions_are_and_names_each() -> None:
     app.turn()
     assert app.state() == (
         State.BLOCKED,
-        "vectors/0: record_stuck: a message; vectors/1: record_stuck: a message",
+        "vectors/0: no_dead_letter: a message; vectors/1: no_dead_letter: a message",
     )
-    app.status.unblock(Block(TOPIC, BlockReason.RECORD_STUCK, 0))
+    app.status.unblock(Block(TOPIC, BlockReason.NO_DEAD_LETTER, 0))
     app.turn()
     assert app.state() == RUNNING
+
+
+def test_a_stuck_record_in_its_only_partition_blocks_it_while_nothing_else_is_accepted() -> None:
+    app = App().started()
+    for _ in range(10):
+        app.status.service.failed(INDEX, SinkError("m", status=500))
+    blocks(app, 0, reason=BlockReason.RECORD_STUCK)
+    app.turn()
+    assert app.state() == (State.BLOCKED, "vectors/0: record_stuck: a message")
+    app.status.service.works(INDEX)
+    app.turn()
+    assert app.state() == RUNNING
+
+
+def test_a_stuck_record_behind_which_others_pass_does_not_block_its_only_partition() -> None:
+    app = App().started()
+    app.publish(keys=["stuck", "a"])
+    app.turn()
+    blocks(app, 0, reason=BlockReason.RECORD_STUCK)
+    seen = set()
+    for _ in range(20):  # it is tried, and a record passes now and then
+        app.status.service.failed(INDEX, SinkError("m", status=413))
+        app.turn()
+        seen.add(app.state()[0])
+        app.clock.advance(30.0)
+        app.turn()
+        seen.add(app.state()[0])
+        app.status.service.works(INDEX)
+    assert (seen, app.fetched()) == ({State.RUNNING}, {0})
 
 
 def test_it_is_blocked_by_what_blocks_its_topic() -> None:

@@ -267,6 +267,41 @@ def test_metadata_of_a_wrong_type_is_a_dead_letter_as_ever(metadata: Any, wrong:
     assert error.reason is Reason.METADATA
 
 
+BYTEA: Final = base64.b64encode(b"__debezium_unavailable_value").decode()
+HEXADECIMAL: Final = b"__debezium_unavailable_value".hex()
+UUID: Final = "b68a35a7-17ad-35b3-af2a-ae46edb4545a"  # as Java's UUID.nameUUIDFromBytes makes it of the placeholder
+HSTORE: Final = '{"__debezium_unavailable_value":"__debezium_unavailable_value"}'
+
+
+@pytest.mark.parametrize("encode", ENCODERS)
+@pytest.mark.parametrize("placeholder", [BYTEA, HEXADECIMAL, UUID, HSTORE])
+def test_every_placeholder_is_no_metadata_no_key_and_no_vector(placeholder: str, encode: Any) -> None:
+    good = {"id": "a", "vec": VECTOR, "text": "x"}
+    for loose in (False, True):
+        made = decoder("id", metadata=["text"], metadata_values="stringify" if loose else "strict")
+        for wrong in ({"text": placeholder}, {"text": [placeholder]}, {"id": placeholder}, {"vec": [placeholder]}):
+            with pytest.raises(RecordError, match="is an unchanged TOAST column"):
+                made.decode(None, encode({**good, **wrong}), ())
+        for fine in (placeholder[1:], [placeholder, placeholder], f" {placeholder}"):
+            assert isinstance(made.decode(None, encode({**good, "text": fine}), ()), Put)
+
+
+@pytest.mark.parametrize("vector", [BYTEA, BYTEA.rstrip("="), HEXADECIMAL, HEXADECIMAL.upper(), HSTORE, UUID])
+@pytest.mark.parametrize("vector_bytes", ["float32-le", "float16-le"])
+def test_a_vector_as_bytes_that_postgresql_did_not_send_is_none_whatever_they_hold(
+    vector: str, vector_bytes: Any
+) -> None:
+    dimension = 21 if vector_bytes == "float16-le" else 7  # as many as the placeholder would have
+    made = decoder("id", target=Target("docs", dimension, "euclidean"), vector_bytes=vector_bytes)
+    assert "vec is an unchanged TOAST column" in refused({"id": "a", "vec": vector}, made).message
+
+
+def test_bytes_that_postgresql_did_not_send_are_no_vector_in_messagepack() -> None:
+    made = decoder("id", target=Target("docs", 7, "euclidean"))
+    with pytest.raises(RecordError, match="vec is an unchanged TOAST column"):
+        made.decode(None, msgspec.msgpack.encode({"id": "a", "vec": b"__debezium_unavailable_value"}), ())
+
+
 @pytest.mark.parametrize("metadata", ["in", ["title", "text"]])
 def test_a_column_that_postgresql_did_not_send_is_no_metadata(metadata: Any) -> None:
     word = "__debezium_unavailable_value"
@@ -276,6 +311,7 @@ def test_a_column_that_postgresql_did_not_send_is_no_metadata(metadata: Any) -> 
         (decoder("id", metadata=metadata), [word]),
         (loose, [word]),
         (loose, [*word.encode()]),
+        (loose, [float(number) for number in word.encode()]),
     ):
         for title in ("x", LONG_TEXT):
             members = {"title": title, "text": unavailable}
@@ -292,18 +328,23 @@ def test_a_key_that_postgresql_did_not_send_is_none() -> None:
 # -- deletes
 
 
-@pytest.mark.parametrize("says", [True, "true", "d", 1, 1.0])
+DELETED: Final = ["true", "True", "TRUE", "d", "D", "delete", "DELETE", "Delete", "1"]
+KEPT: Final = ["false", "c", "u", "I", "0", "2", "", "y", "deleted", "update", " d", "d" * 100_000]
+
+
+@pytest.mark.parametrize("says", [True, 1, 1.0, *DELETED])
 def test_a_record_that_says_so_deletes_its_key(says: Any) -> None:
     assert decoded({"id": "a", "vec": None, "__deleted": says}, decoder("id", delete="__deleted")) == Delete("a")
 
 
-@pytest.mark.parametrize("says", [False, "false", "c", "u", 0, 2, None, [], {}, "True", 2**63])
+@pytest.mark.parametrize("says", [False, 0, 2, None, [], {}, 2**63, *KEPT])
 def test_a_record_that_says_anything_else_is_put(says: Any) -> None:
     assert put({"id": "a", "vec": VECTOR, "op": says}, decoder("id", delete="op"))["key"] == "a"
 
 
 @pytest.mark.parametrize(
-    ("header", "deletes"), [(b"true", True), (b"d", True), (b"1", True), (b"false", False), (None, False)]
+    ("header", "deletes"),
+    [*((says.encode(), True) for says in DELETED), *((says.encode(), False) for says in KEPT), (None, False)],
 )
 def test_a_header_can_say_that_the_key_is_deleted(header: bytes | None, deletes: bool) -> None:
     found = decoded({"id": "a", "vec": VECTOR}, decoder("id", delete="$header.op"), headers=[("op", header)])

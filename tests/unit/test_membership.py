@@ -135,6 +135,7 @@ def test_an_ended_membership_has_no_lease_and_cuts_nothing_more() -> None:
 def test_a_coordinator_that_is_not_there_is_the_reason_after_a_moment() -> None:
     bench = Bench()
     bench.consumer._manager._conns[COORDINATOR].connected = False
+    bench.watch()
     bench.clock.advance(COORDINATOR_GRACE_SECONDS - 0.1)
     assert bench.membership.waits_for == JOINING
     bench.clock.advance(0.1)
@@ -177,6 +178,54 @@ def test_the_time_without_a_coordinator_counts_over_all_consumers_and_ends_with_
     seen.append(bench.membership.coordinator_away_seconds())
     grace = COORDINATOR_GRACE_SECONDS
     assert seen == [0, grace, 2 * grace, 3 * grace, 0]
+
+
+REFUSED = kafka_errors.GroupMaxSizeReachedError()
+
+
+def test_a_coordinator_that_refuses_the_join_is_there_whether_it_was_found_before_or_may_not_be_looked_up() -> None:
+    bench = Bench()
+    bench.consumer._manager._conns.clear()
+    bench.watch()  # the client has not found it yet
+    for found in (True, False):
+        if found:
+            bench.consumer._manager._conns[COORDINATOR] = SimpleNamespace(connected=True)
+        else:
+            bench.consumer._manager._conns.clear()
+        for _ in range(20):
+            assert bench.joins.note_refusal(REFUSED)
+            assert bench.watch(30.0) == ""
+            assert bench.membership.coordinator_away_seconds() == 0
+            assert "stop some, or raise group.max.size" in bench.membership.waits_for
+
+
+def test_a_coordinator_that_went_away_after_it_had_refused_the_join_is_what_is_waited_for() -> None:
+    bench = Bench()
+    assert bench.joins.note_refusal(REFUSED)
+    bench.watch()
+    bench.consumer._manager._conns.clear()
+    bench.watch(60.0)
+    assert bench.watch(COORDINATOR_GRACE_SECONDS) == ""
+    assert bench.membership.coordinator_away_seconds() == COORDINATOR_GRACE_SECONDS
+    assert "its coordinator is not there" in bench.membership.waits_for
+    assert bench.joins.note_refusal(REFUSED)  # it is back
+    bench.watch()
+    assert (bench.membership.coordinator_away_seconds(), "group.max.size" in bench.membership.waits_for) == (0, True)
+
+
+def test_nothing_is_said_of_a_coordinator_while_no_consumer_can_be_made() -> None:
+    bench = Bench()
+    bench.consumer._manager._conns.clear()
+    bench.watch()
+    bench.clock.advance(60.0)
+    bench.membership.end()
+    assert bench.membership.coordinator_away_seconds() == 60.0
+    bench.membership.forget_coordinator()
+    bench.clock.advance(3600.0)
+    assert bench.membership.coordinator_away_seconds() == 0
+    bench.membership.begin()
+    bench.watch()
+    assert bench.membership.waits_for == JOINING
 
 
 def test_the_moment_in_which_each_start_looks_for_the_coordinator_is_no_time_without_one() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.markdown import ROOT, headings, slug
 from tests.support.page import PageStage
-from tests.support.troubles import TROUBLES, UNAVAILABLE, at_work, healthy, html_of
+from tests.support.troubles import TROUBLES, UNAVAILABLE, at_work, healthy, html_of, idle
 from tests.unit.samples import opened
 from worker.errors import BlockReason
 from worker.telemetry.kafka_facts import GroupFacts, GroupMember, Retention, TopicFacts
@@ -161,6 +161,27 @@ def test_what_the_survey_found_is_what_the_page_says() -> None:
     ):
         assert words in text, text
     assert "running; " not in text
+
+
+def test_a_commit_that_failed_is_no_notice_while_others_are_accepted_or_the_coordinator_is_why() -> None:
+    stage = TROUBLES["commits fail"].make()
+    stage.gauges.set("coordinator_unavailable_seconds", 300)
+    assert "Commits fail" not in read(html_of(stage)).text()
+    stage.gauges.set("coordinator_unavailable_seconds", 0)
+    assert "Commits fail" in read(html_of(stage)).text()
+    stage.metrics.last_commit.set(stage.wall())
+    assert "Commits fail" not in read(html_of(stage)).text()
+
+
+def test_offsets_that_were_skipped_are_a_notice_for_as_long_as_their_alert() -> None:
+    stage = TROUBLES["offsets skipped"].make()
+    idle(stage, 1150)
+    assert "1,200 offsets of vectors" in read(html_of(stage)).text()
+    idle(stage, 60)
+    assert "offsets of vectors" not in read(html_of(stage)).text()
+    stage.metrics.skipped_offsets.labels("vectors", "retention").inc(7)
+    idle(stage, 10)
+    assert "1,207 offsets of vectors" in read(html_of(stage)).text()
 
 
 def test_programs_that_are_no_workers_come_first_and_many_members_keep_the_page_small() -> None:

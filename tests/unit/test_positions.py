@@ -8,47 +8,74 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
 
 from tests.support.client import FakeConsumer
 from tests.support.fakes import FakeClock
 from tests.unit.samples import FakeTracked
+from worker.consumer.leaders import GRACE_SECONDS
 from worker.consumer.offset_policy import FirstOffsets
 from worker.consumer.offset_requests import Edge, EpochEnd
 from worker.consumer.positions import Positions
+from worker.consumer.unreadable import UnreadablePartitions
+from worker.errors import BlockReason
 from worker.ledger import Assignment, Ledger, Outcome, Partition, Phase
 from worker.settings.tables import Kafka
 from worker.telemetry.log import fields
 from worker.telemetry.metrics import Metrics
-from worker.telemetry.state import Status
+from worker.telemetry.state import Block, Status
 
 PARTITION = Partition("vectors", 0)
 TP = TopicPartition(*PARTITION)
 
 
-class Bench:
-    """One assigned partition; the broker has offsets from `begin` to `end`, and `committed` of the group."""
+Policy = Literal["earliest", "latest", "none"]
+RETRY_SECONDS = 30.0
+UNREADABLE = Block("vectors", BlockReason.PARTITION_UNREADABLE, 0)
+OUT_OF_RANGE = Block("vectors", BlockReason.OFFSET_OUT_OF_RANGE, 0)
 
-    def __init__(self, policy: Literal["earliest", "latest", "none"] = "earliest") -> None:
+
+class NotingUnreadable(UnreadablePartitions):
+    """Notes which partitions began again."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.unblocked: list[Partition] = []
+
+    def unblock(self, partition: Partition) -> None:
+        """Note it."""
+        self.unblocked.append(partition)
+        super().unblock(partition)
+
+
+class Bench:
+    """One assigned partition; the broker has offsets from `begin` to `end`, and `committed` of the group.
+
+    With `open_transaction` what is committed ends at the first offset of a transaction.
+    """
+
+    def __init__(self, policy: Policy = "earliest") -> None:
         self.clock = FakeClock()
         self.ledger = Ledger(["vectors"], self.clock)
-        status = Status(0.0)
+        self.status = status = Status(0.0)
         self.metrics = Metrics(self.ledger, status, ["vectors"], [])
         kafka = Kafka(auto_offset_reset=policy)
         self.first_offsets = FirstOffsets(
-            kafka, status=status, metrics=self.metrics, retry_seconds=30.0, clock=self.clock
+            kafka, status=status, metrics=self.metrics, retry_seconds=RETRY_SECONDS, clock=self.clock
         )
-        self.restarted: list[Partition] = []
+        self.unreadable = NotingUnreadable(status, RETRY_SECONDS, self.clock)
         self.positions = Positions(
             kafka,
             ["vectors"],
             ledger=self.ledger,
             metrics=self.metrics,
             first_offsets=self.first_offsets,
-            on_restart=self.restarted.append,
+            unreadable=self.unreadable,
         )
         self.consumer = FakeConsumer({"vectors": 1})
         self.consumer.own(PARTITION)
         self.begin, self.end = 0, 100
+        self.open_transaction: int | None = None
         self.committed: OffsetAndMetadata | None = None
         self.epoch_end = EpochEnd(0, -1)
         self.ledger.assign(PARTITION)
@@ -65,12 +92,22 @@ class Bench:
         found = self.consumer.sought[-1][1]
         return int(getattr(found, "offset", found))
 
+    @property
+    def restarted(self) -> list[Partition]:
+        return self.unreadable.unblocked
+
+    @property
+    def blocks(self) -> list[Block]:
+        return list(self.status.read().blocks)
+
     def answer(self) -> None:
         """Let the broker answer whatever was asked."""
         for call in self.consumer.calls:
             if not call.answer.is_done:
                 edge = next((one for one in call.arguments if isinstance(one, Edge)), None)
-                edges = {Edge.BEGINNING: self.begin, Edge.END: self.end}
+                stable = self.end if self.open_transaction is None else self.open_transaction
+                end = self.end if "read_uncommitted" in call.arguments else stable
+                edges = {Edge.BEGINNING: self.begin, Edge.END: end}
                 answer = self.epoch_end if call.name == "_list_epoch_ends" else self.committed
                 call.answer.success({TP: answer if edge is None else edges[edge]})
 
@@ -139,6 +176,83 @@ def test_a_partition_that_has_gone_meanwhile_is_not_opened() -> None:
     assert bench.assignment.phase is Phase.OPENING
 
 
+@pytest.mark.parametrize(
+    ("policy", "end", "is_shown"), [("earliest", 100, True), ("earliest", 0, False), ("latest", 100, False)]
+)
+def test_readyz_says_that_a_topic_without_a_commit_is_read_from_its_start(
+    policy: Policy, end: int, is_shown: bool
+) -> None:
+    bench = Bench(policy)
+    bench.end = end
+    assert bench.open()
+    bench.first_offsets.ask(bench.consumer)
+    assert (len(bench.status.warnings()) == 1) is is_shown
+    bench.ledger.committed({bench.assignment: end})
+    bench.clock.advance(1)
+    bench.first_offsets.ask(bench.consumer)
+    assert bench.status.warnings() == []
+
+
+# -- answers that are errors
+
+
+def answer_with(bench: Bench, error: Exception) -> None:
+    """Let the broker answer whatever is asked with an error, for as long as `GRACE_SECONDS`."""
+    for _ in range(round(GRACE_SECONDS) + 1):
+        bench.positions.open(bench.consumer, bench.assignment)
+        bench.first_offsets.ask(bench.consumer)
+        for call in bench.consumer.calls:
+            if not call.answer.is_done:
+                call.answer.success({TP: error})
+        bench.first_offsets.ask(bench.consumer)
+        bench.clock.advance(1)
+    bench.first_offsets.ask(bench.consumer)
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest", "none"])
+@pytest.mark.parametrize("what", ["committed offset", "epoch's end", "edges after a refusal"])
+def test_a_partition_is_blocked_while_where_to_read_it_from_is_not_known(policy: Policy, what: str) -> None:
+    bench = Bench(policy)
+    bench.committed, bench.epoch_end = OffsetAndMetadata(40, "", 5), EpochEnd(5, 100)
+    if what == "edges after a refusal":
+        assert bench.open()
+        bench.positions.search_reset(bench.consumer, PARTITION, 40)
+        bench.begin = 60
+    elif what == "epoch's end":
+        bench.positions.open(bench.consumer, bench.assignment)
+        bench.first_offsets.ask(bench.consumer)
+        bench.answer()
+    answer_with(bench, kafka_errors.ClusterAuthorizationFailedError())
+    assert bench.status.read().blocks[UNREADABLE] == (
+        "vectors/0: where to read it from is not known: ClusterAuthorizationFailedError"
+    )
+    bench.clock.advance(1)
+    if what == "edges after a refusal":
+        for _ in range(2):
+            bench.first_offsets.ask(bench.consumer)
+            bench.answer()
+        bench.positions.apply_resets(bench.consumer)
+    else:
+        assert bench.open()
+    bench.first_offsets.ask(bench.consumer)
+    assert bench.blocks == []
+
+
+@pytest.mark.parametrize("how", ["given back", "no broker can be reached", "a new consumer"])
+def test_a_first_offset_that_is_not_known_blocks_only_an_owned_partition_of_a_cluster_that_answers(how: str) -> None:
+    bench = Bench()
+    answer_with(bench, kafka_errors.NotCoordinatorError())
+    assert bench.blocks == [UNREADABLE]
+    if how == "given back":
+        bench.ledger.end(bench.ledger.begin_revoke([PARTITION]))
+    elif how == "a new consumer":
+        bench.first_offsets.drop()
+    else:
+        bench.consumer._manager._conns.clear()
+    bench.first_offsets.ask(bench.consumer)
+    assert bench.blocks == []
+
+
 # -- positions that are out of range
 
 
@@ -151,6 +265,17 @@ def test_offsets_that_retention_dropped_are_skipped_and_counted() -> None:
     assert bench.consumer.sought[-1] == (TP, 70)
     assert (bench.assignment, bench.count("skipped", reason="retention")) == (before, 68)
     assert bench.restarted == []
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+def test_a_bad_batch_that_retention_deleted_blocks_no_longer_although_no_record_comes(policy: Policy) -> None:
+    bench = opened_at_40(policy)
+    before = bench.assignment
+    bench.unreadable.block(PARTITION, 45, "CorruptRecordError")
+    bench.begin = bench.end = 100
+    bench.reset(42)
+    bench.unreadable.watch(bench.consumer)
+    assert (bench.assignment, bench.sought, bench.blocks) == (before, 100, [])
 
 
 def test_a_partition_is_paused_while_its_reset_is_searched() -> None:
@@ -205,14 +330,171 @@ def test_latest_counts_all_that_it_skips_behind_what_retention_deleted() -> None
     assert (bench.count("skipped", reason="reset_latest"), bench.count("truncated")) == (88, 0)
 
 
-def test_with_none_a_position_that_is_gone_is_left_to_the_main_loop_to_open() -> None:
+@pytest.mark.parametrize(("position", "log", "truncated"), [(5, (10, 100), 0), (52, (0, 20), 32)])
+def test_with_none_a_position_that_is_gone_is_left_to_the_main_loop_to_open(
+    position: int, log: tuple[int, int], truncated: int
+) -> None:
     bench = Bench("none")
-    bench.committed = OffsetAndMetadata(5, "", -1)
+    bench.committed = OffsetAndMetadata(position, "", -1)
     assert bench.open()
     before = bench.assignment
-    bench.positions.search_reset(bench.consumer, PARTITION, 5)
+    bench.begin, bench.end = log
+    bench.reset(position)
     assert (before.phase, bench.assignment.phase) == (Phase.FENCED, Phase.OPENING)
     assert (bench.consumer.parked, bench.consumer.sought[-1]) == ({TP}, (TP, 0))
+    assert not bench.open()
+    assert (bench.blocks, bench.count("truncated")) == ([OUT_OF_RANGE], truncated)
+
+
+# -- positions that the broker calls out of range, and that the log has
+
+
+def opened_at_40(policy: Policy) -> Bench:
+    bench = Bench(policy)
+    bench.committed = OffsetAndMetadata(40, "", -1)
+    assert bench.open()
+    bench.read(40, 41)
+    bench.consumer.read_to(PARTITION, 42, leader_epoch=3)
+    return bench
+
+
+def nothing_is_skipped(bench: Bench) -> bool:
+    return not any(
+        bench.count(name, **labels)
+        for name, labels in (
+            ("truncated", {}),
+            ("skipped", {"reason": "retention"}),
+            ("skipped", {"reason": "reset_latest"}),
+        )
+    )
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest", "none"])
+@pytest.mark.parametrize(
+    ("begin", "end", "open_transaction"),
+    [
+        pytest.param(0, 100, None, id="in between"),
+        pytest.param(42, 100, None, id="the first that the log has"),
+        pytest.param(0, 42, None, id="the end"),
+        pytest.param(0, 100, 20, id="behind the start of an open transaction"),
+    ],
+)
+def test_a_position_that_the_log_has_is_kept_and_blocks_its_partition(
+    policy: Policy, begin: int, end: int, open_transaction: int | None
+) -> None:
+    """With tiered storage a broker refuses an offset of a segment that is missing."""
+    bench = opened_at_40(policy)
+    before, returned = bench.assignment, bench.ledger.books().settled["vectors", Outcome.RETURNED]
+    bench.begin, bench.end, bench.open_transaction = begin, end, open_transaction
+    bench.reset(42)
+    assert (bench.assignment, before.phase, before.position) == (before, Phase.OPEN, 42)
+    assert bench.ledger.books().settled["vectors", Outcome.RETURNED] == returned
+    assert bench.consumer.sought[-1] == (TP, OffsetAndMetadata(42, "", 3))  # the client asks whether the log continues
+    assert (bench.restarted, nothing_is_skipped(bench)) == ([], True)
+    assert (bench.blocks, bench.unreadable.waiting) == ([UNREADABLE], frozenset({PARTITION}))
+    assert bench.first_offsets.resetting == frozenset()
+    message = bench.status.read().blocks[UNREADABLE]
+    assert message.startswith(
+        f"vectors/0 offset 42: the broker calls it out of range (OFFSET_OUT_OF_RANGE), and has the "
+        f"offsets from {begin} to {end}: "
+    )
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest", "none"])
+def test_a_position_that_stays_refused_is_tried_once_in_each_retry_pause(policy: Policy) -> None:
+    bench = opened_at_40(policy)
+    before = bench.assignment
+    for _ in range(3):
+        bench.reset(42)
+        bench.unreadable.watch(bench.consumer)
+        assert (bench.assignment, bench.blocks, bench.unreadable.waiting) == (
+            before,
+            [UNREADABLE],
+            frozenset({PARTITION}),
+        )
+        bench.clock.advance(RETRY_SECONDS)
+        bench.unreadable.watch(bench.consumer)
+        assert (bench.blocks, bench.unreadable.waiting) == ([UNREADABLE], frozenset())
+    assert bench.ledger.books().settled["vectors", Outcome.RETURNED] == 0
+
+
+@pytest.mark.parametrize("how", ["records", "at the end"])
+def test_a_position_that_is_fetched_again_unblocks_its_partition(how: str) -> None:
+    bench = opened_at_40("earliest")
+    bench.consumer._subscription.assignment[TP].highwater = 100  # of a fetch before
+    bench.end = 42
+    bench.reset(42)
+    bench.clock.advance(RETRY_SECONDS)
+    bench.unreadable.watch(bench.consumer)
+    assert bench.blocks == [UNREADABLE]
+    if how == "records":
+        bench.consumer.read_to(PARTITION, 43)
+    else:
+        bench.consumer._subscription.assignment[TP].highwater = 42
+    bench.unreadable.watch(bench.consumer)
+    assert bench.blocks == []
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest", "none"])
+@pytest.mark.parametrize("known", [[], [Edge.BEGINNING], [Edge.END]])
+def test_a_position_is_kept_while_the_edges_of_its_log_are_not_known(policy: Policy, known: list[Edge]) -> None:
+    bench = opened_at_40(policy)
+    before = bench.assignment
+    bench.positions.search_reset(bench.consumer, PARTITION, 42)
+    for _ in range(3):
+        bench.first_offsets.ask(bench.consumer)
+        for call in bench.consumer.calls:
+            edge = next((one for one in call.arguments if isinstance(one, Edge)), None)
+            if not call.answer.is_done:
+                is_known = edge in known
+                answer = {TP: 1000 if is_known else kafka_errors.OffsetNotAvailableError()}
+                call.answer.success(answer)
+        bench.first_offsets.ask(bench.consumer)
+        bench.positions.apply_resets(bench.consumer)
+        bench.clock.advance(1)
+    assert (bench.assignment, before.phase, bench.first_offsets.resetting) == (
+        before,
+        Phase.OPEN,
+        frozenset({PARTITION}),
+    )
+    assert nothing_is_skipped(bench)
+
+
+def test_a_refused_position_that_is_no_longer_read_blocks_nothing() -> None:
+    bench = opened_at_40("earliest")
+    bench.positions.search_reset(bench.consumer, PARTITION, 42)
+    bench.first_offsets.ask(bench.consumer)
+    bench.answer()
+    bench.ledger.end(bench.ledger.begin_revoke([PARTITION]))
+    bench.first_offsets.ask(bench.consumer)
+    bench.positions.apply_resets(bench.consumer)
+    assert bench.blocks == []
+
+
+def test_a_cut_that_the_client_finds_at_a_refused_position_ends_the_block() -> None:
+    """The log was cut and has grown past the position: the leader's epoch shows it, not the edges."""
+    bench = opened_at_40("earliest")
+    bench.reset(42)
+    before = bench.assignment
+    bench.positions.truncate(bench.consumer, PARTITION, SimpleNamespace(offset=20, leader_epoch=2))
+    assert (before.phase, bench.assignment.position, bench.blocks) == (Phase.FENCED, 20, [])
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+def test_an_open_transaction_does_not_make_a_log_end_before_its_position(policy: Policy) -> None:
+    """What was read before the isolation level was changed is behind the end of what is committed."""
+    bench = opened_at_40(policy)
+    bench.begin, bench.end, bench.open_transaction = 60, 100, 70
+    bench.reset(42)
+    target = 60 if policy == "earliest" else 70  # what the transaction brings is not before the end
+    assert (bench.sought, bench.count("truncated")) == (target, 0)
+
+
+def test_with_none_a_commit_behind_the_start_of_an_open_transaction_is_in_range() -> None:
+    bench = Bench("none")
+    bench.committed, bench.open_transaction = OffsetAndMetadata(40, "", -1), 20
+    assert bench.open()
+    assert (bench.assignment.position, bench.blocks) == (40, [])
 
 
 # -- logs that were cut
@@ -260,6 +542,7 @@ def test_no_offset_without_an_outcome_is_passed_over_that_no_counter_counts(
     assert bench.open()
     before = bench.read(*range(20))
     bench.ledger.settle([FakeTracked(before, offset) for offset in settled], Outcome.PUT)
+    bench.consumer.read_to(PARTITION, 20)
     watermark = before.watermark
     bench.begin, bench.end = log
     if how == "truncate":
@@ -267,6 +550,12 @@ def test_no_offset_without_an_outcome_is_passed_over_that_no_counter_counts(
     else:
         bench.reset(20)
     found = bench.assignment
+    is_kept = how == "reset" and bench.begin <= 20 <= bench.end
+    assert (found is before) == (is_kept or (how == "reset" and bench.begin > 20))
+    assert (bench.blocks == [UNREADABLE]) == is_kept
+    if is_kept:
+        assert (bench.sought, nothing_is_skipped(bench)) == (20, True)
+        return
     next_offset = bench.sought if found is before else min(bench.sought, found.watermark)
     skipped = bench.count("skipped", reason="retention") + bench.count("skipped", reason="reset_latest")
     assert next_offset <= (before.position if found is before else watermark) + skipped

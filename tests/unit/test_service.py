@@ -5,7 +5,7 @@ import pytest
 from tests.support.fakes import FakeClock
 from worker.errors import RetryReason, SinkError, Transient
 from worker.ports import LimitCause, Pace
-from worker.telemetry.service import NotAccepted, Service, words_of
+from worker.telemetry.service import INDEXES_NAMED, NotAccepted, Service, words_of
 
 
 def unavailable(message: str = "busy") -> Transient:
@@ -47,14 +47,26 @@ def test_indexes_are_kept_apart_the_one_that_failed_for_the_longest_first() -> N
 def test_the_sentence_waits_until_it_has_lasted_for_a_while() -> None:
     clock = FakeClock(100.0)
     service = Service(clock)
-    assert service.sentence() == ""
+    assert service.sentences() == []
     service.failed("docs", unavailable())
     clock.advance(9.0)
     service.failed("other", unavailable())
-    assert service.sentence() == ""
+    assert service.sentences() == []
     clock.advance(51.0)
     service.works("other")
-    assert service.sentence() == "index docs: no request accepted for 1 min 0 s: 503 ServiceUnavailable"
+    assert service.sentences() == ["index docs: no request accepted for 1 min 0 s: 503 ServiceUnavailable"]
+
+
+def test_of_many_indexes_those_that_failed_for_the_longest_are_named_and_the_others_counted() -> None:
+    clock = FakeClock(100.0)
+    service = Service(clock)
+    for number in range(INDEXES_NAMED + 2):
+        service.failed(f"docs{number}", unavailable())
+        clock.advance(1.0)
+    clock.advance(60.0)
+    *named, rest = service.sentences()
+    assert [sentence.split(":")[0] for sentence in named] == [f"index docs{one}" for one in range(INDEXES_NAMED)]
+    assert rest == "and the same of 2 other indexes"
 
 
 @pytest.mark.parametrize(

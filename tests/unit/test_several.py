@@ -90,6 +90,18 @@ def test_what_is_a_list_in_a_record_is_no_list_of_records(vector: str, metadata:
         assert cutter.only(several, 0) == one
 
 
+@pytest.mark.parametrize("encode", [as_json, pack])
+@pytest.mark.parametrize("path", ["", "data"])
+def test_rows_that_a_change_deletes_are_no_records(path: str, encode: Any) -> None:
+    change: dict[str, Any] = {"data": [{"id": "1", "v": [1.5]}], "isDdl": False, "type": "DELETE"}
+    with pytest.raises(RecordError, match="the message deletes the rows in its data") as raised:
+        cut(encode(change), path)
+    assert raised.value.reason is Reason.MALFORMED
+    for kind in ("INSERT", "UPDATE", "x" * 99, "\u00e9", 5, None):
+        assert cut(encode({**change, "type": kind}), path) == [encode(change["data"][0])]
+    assert cut(encode({"items": change["data"], "type": "DELETE"}), "items") == [encode(change["data"][0])]
+
+
 @pytest.mark.parametrize("field", ["data", "vectors"])
 def test_what_is_a_map_in_a_record_may_be_a_list_of_records(field: str) -> None:
     shape = shape_of("", f"{field}.float32", field, "")

@@ -13,8 +13,9 @@ from tests.support.fakes import FakeClock
 from tests.unit.samples import FakeTracked, opened
 from worker.consumer.handover import RevokeHooks
 from worker.consumer.leaders import LOOK_SECONDS
+from worker.consumer.offset_requests import Edge
 from worker.consumer.source import KafkaSource
-from worker.errors import BrokerUnavailable, Fenced
+from worker.errors import BlockReason, BrokerUnavailable, Fenced
 from worker.lease import Lease
 from worker.ledger import Assignment, Ledger, Outcome, Partition, Phase
 from worker.settings.tables import Kafka
@@ -183,6 +184,26 @@ def test_a_consumer_that_is_no_member_is_abandoned_with_its_partitions() -> None
     assert (stage.source.is_member, stage.errors("group")) == (False, 1)
 
 
+def test_a_coordinator_that_was_away_is_not_said_to_be_while_no_broker_lets_a_consumer_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BrokerUnavailable("the login is refused")
+
+    stage = Stage()
+    stage.consumer._manager._conns.clear()
+    stage.poll()
+    stage.clock.advance(SESSION)
+    away = "oss_vectors_coordinator_unavailable_seconds"
+    with pytest.raises(BrokerUnavailable, match="its coordinator is not there"):
+        stage.poll()
+    assert stage.metrics.registry.get_sample_value(away) == SESSION
+    monkeypatch.setattr("worker.consumer.source.connect", refuse)
+    with pytest.raises(BrokerUnavailable, match="the login is refused"):
+        stage.source.start()
+    assert stage.metrics.registry.get_sample_value(away) == 0
+
+
 def test_while_the_group_refuses_to_join_again_requests_are_cut_when_the_lease_runs_out() -> None:
     stage = Stage()
     stage.source._membership.abort_when_lease_runs_out()
@@ -224,6 +245,25 @@ def test_a_refused_partition_is_read_again_from_its_position_after_the_retry_pau
     assert stage.steer(True) == frozenset()
     stage.poll({TP: messages([0])})
     assert stage.status.blocks_of(*PARTITION) == []
+
+
+def test_an_offset_that_the_broker_refuses_and_has_is_fetched_again_after_the_retry_pause() -> None:
+    stage = Stage()
+    stage.poll({TP: messages([0, 1])})
+    stage.ledger.track(stage.assignment, [0, 1])
+    stage.poll(kafka_errors.OffsetOutOfRangeError({TP: 2}))
+    assert stage.steer(True) == {PARTITION}
+    for call in stage.consumer.calls:
+        call.answer.success({TP: 0 if Edge.BEGINNING in call.arguments else 2})
+    stage.poll()
+    assert stage.status.blocks_of(*PARTITION) == [BlockReason.PARTITION_UNREADABLE]
+    assert stage.steer(True) == {PARTITION}
+    stage.clock.advance(30.0)
+    stage.lease.confirm(stage.clock())
+    assert stage.steer(True) == frozenset()
+    stage.consumer._subscription.assignment[TP].highwater = 2
+    stage.poll()
+    assert (stage.assignment.phase, stage.status.blocks_of(*PARTITION)) == (Phase.OPEN, [])
 
 
 # -- steering

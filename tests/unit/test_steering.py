@@ -2,11 +2,12 @@
 
 import pytest
 
-from tests.support.app import TOPIC, App
-from worker.app.steering import RESUME_SHARE, is_above
-from worker.errors import BlockReason
+from tests.support.app import INDEX, TOPIC, App
+from worker.app.steering import RESUME_SHARE, Steering, is_above
+from worker.errors import BlockReason, SinkError
 from worker.ledger import Outcome
 from worker.settings import tables
+from worker.telemetry.service import SHOWN_AFTER_SECONDS
 from worker.telemetry.state import Block
 
 HIGH = 1 << 20
@@ -82,6 +83,91 @@ def test_what_is_blocked_is_fetched_only_where_the_reason_allows_it(reason: Bloc
     app.status.unblock(block)
     app.turn()
     assert app.fetched() == {0, 1}
+
+
+# -- what cannot move
+
+
+STUCK = Block(TOPIC, BlockReason.RECORD_STUCK, 0)
+
+
+def failed(app: App, index: str = INDEX, times: int = 2) -> None:
+    """Let requests of an index fail, with nothing that is accepted in between."""
+    for _ in range(times):
+        app.status.service.failed(index, SinkError("m", status=500))
+
+
+def is_blocked(app: App) -> bool:
+    """Make a turn, and return whether the partition is blocked."""
+    app.turn()
+    return app.worker._steering.is_blocked(app.assignment())
+
+
+@pytest.mark.parametrize("reason", BlockReason)
+def test_a_block_keeps_a_partition_from_moving_but_for_a_stuck_record_alone(reason: BlockReason) -> None:
+    app = App().started()
+    app.status.service.works(INDEX)
+    assert not is_blocked(app)
+    app.status.block(Block(TOPIC, reason, 0), "x")
+    assert is_blocked(app) == (reason is not BlockReason.RECORD_STUCK)
+    app.status.block(STUCK, "x")
+    assert is_blocked(app) == (reason is not BlockReason.RECORD_STUCK)
+
+
+def test_a_stuck_record_blocks_until_a_later_one_is_accepted_and_failures_after_that_do_not() -> None:
+    app = App().started()
+    failed(app)
+    app.status.block(STUCK, "x")
+    seen = [is_blocked(app)]
+    app.status.service.works(INDEX)
+    seen.append(is_blocked(app))
+    app.clock.advance(1.0)
+    failed(app, times=100)
+    app.clock.advance(30.0)
+    seen.append(is_blocked(app))
+    assert seen == [True, False, False]
+
+
+def test_a_single_failure_since_the_last_acceptance_does_not_show_that_nothing_passes() -> None:
+    app = App().started()
+    failed(app, times=1)
+    app.status.block(STUCK, "x")
+    assert not is_blocked(app)
+
+
+def test_a_stuck_record_blocks_its_partition_when_that_is_too_far_ahead_of_it() -> None:
+    app = App(buffer=tables.Buffer(max_offset_span=100)).started()
+    app.status.block(STUCK, "x")
+    app.publish(99)
+    assert not is_blocked(app)
+    app.publish(1)
+    assert is_blocked(app)
+    assert app.fetched() == set()
+
+
+def test_a_stuck_record_and_a_full_buffer_block_where_nothing_is_accepted_for_a_while() -> None:
+    app = App(buffer=tables.Buffer(max_bytes=HIGH)).started()
+    app.status.block(STUCK, "x")
+    app.clock.advance(30.0)
+    app.ledger.count_bytes(HIGH)
+    assert not is_blocked(app)  # full as in every backlog
+    failed(app)
+    assert not is_blocked(app)
+    app.clock.advance(SHOWN_AFTER_SECONDS)
+    assert is_blocked(app)
+    app.ledger.count_bytes(-HIGH)
+    assert not is_blocked(app)
+
+
+def test_a_stuck_record_does_not_block_a_topic_of_which_another_index_accepts_records() -> None:
+    app = App().started()
+    steering = Steering(app.settings.buffer, {TOPIC: (INDEX, "other")}, app.source, app.ledger, app.status)
+    failed(app)
+    app.status.block(STUCK, "x", owner=INDEX)
+    assert not steering.is_blocked(app.assignment())
+    failed(app, "other")
+    app.status.block(STUCK, "x", owner="other")
+    assert steering.is_blocked(app.assignment())
 
 
 def test_one_reason_that_stops_a_partition_is_enough() -> None:

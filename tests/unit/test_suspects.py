@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 import pytest
@@ -220,6 +221,33 @@ def test_a_kafka_key_with_its_quotes_is_suspect_where_a_path_leads_to_it(key: st
         found = decoder.decode(kafka_key, record(packed(1.0), b""), ())
         assert isinstance(found, Put)
         assert cause(found.suspicion) == expected
+
+
+BINARY: Final = [struct.pack(">i", 0x01234567), struct.pack(">q", 0x1122334455667708), b"a\x00b", b"a\x7f", b"\xc2\x85"]
+
+
+@pytest.mark.parametrize("kafka_key", BINARY)
+def test_a_kafka_key_with_control_characters_is_suspect_where_it_names_the_vector(kafka_key: bytes) -> None:
+    writing = Decoder(COSINE, max_fragment_bytes=1 << 20, tombstones="delete")
+    for value in (record(packed(1.0)), None):
+        found = writing.decode(kafka_key, value, ())
+        assert isinstance(found, Put | Delete)
+        assert cause(found.suspicion) == "binary_key"
+    own = writing.decode(kafka_key, record(packed(1.0), b"doc-1"), ())
+    assert isinstance(own, Put)
+    assert own.suspicion is None
+    refusing = Decoder(COSINE, max_fragment_bytes=1 << 20, tombstones="delete", suspect="dead-letter")
+    for value in (record(packed(1.0)), None):
+        with pytest.raises(RecordError) as raised:
+            refusing.decode(kafka_key, value, ())
+        assert (raised.value.reason, raised.value.suspect) == (Reason.SUSPECT, "binary_key")
+
+
+@pytest.mark.parametrize("kafka_key", ["a b", "a\tb\n", "\u00e9\u3000\u200d\U0001f469", "\u00a0", "\ufeffa", "\ue000"])
+def test_a_kafka_key_that_is_text_is_not_suspect(kafka_key: str) -> None:
+    found = Decoder(COSINE, max_fragment_bytes=1 << 20).decode(kafka_key.encode(), record(packed(1.0)), ())
+    assert isinstance(found, Put)
+    assert found.suspicion is None
 
 
 def test_a_tombstone_under_a_key_with_its_quotes_deletes_no_vector_that_is_meant() -> None:

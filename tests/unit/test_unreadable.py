@@ -40,6 +40,7 @@ class Unreadable:
         self.status = Status(0.0)
         self.partitions = UnreadablePartitions(self.status, RETRY_SECONDS, self.clock)
         self.consumer = FakeConsumer()
+        self.consumer.own(PARTITION, OTHER)
         self.drained: list[TopicPartition] = []
         self.fetched(TP)
 
@@ -47,6 +48,10 @@ class Unreadable:
         self.consumer._fetcher._next_partition_records = SimpleNamespace(
             topic_partition=tp, drain=lambda: self.drained.append(tp)
         )
+
+    def read_to(self, offset: int) -> None:
+        self.consumer.read_to(PARTITION, offset)
+        self.partitions.watch(self.consumer)
 
     @property
     def blocks(self) -> dict[Block, str]:
@@ -94,10 +99,35 @@ def test_a_blocked_partition_is_fetched_again_after_the_retry_pause_and_stays_bl
     assert unreadable.partitions.waiting == {PARTITION}
     unreadable.clock.advance(0.1)
     assert (unreadable.partitions.waiting, list(unreadable.blocks)) == (frozenset(), [block(PARTITION)])
-    unreadable.partitions.note_read(PARTITION, 4)  # before the place that could not be read
-    unreadable.partitions.note_read(OTHER, 5)
+    unreadable.read_to(5)  # the place that could not be read is next
     assert list(unreadable.blocks) == [block(PARTITION)]
-    unreadable.partitions.note_read(PARTITION, 5)
+    unreadable.read_to(6)
+    assert unreadable.blocks == {}
+
+
+@pytest.mark.parametrize("position", [6, 100])
+def test_a_partition_without_any_record_behind_the_bad_place_is_unblocked(position: int) -> None:
+    """Retention deleted the batch, or what comes behind it was aborted."""
+    unreadable = Unreadable()
+    unreadable.partitions.block(PARTITION, 5, "broken")
+    unreadable.read_to(position)
+    assert (unreadable.partitions.waiting, unreadable.blocks) == (frozenset(), {})
+
+
+def test_a_fetch_that_succeeds_is_no_proof_that_a_batch_can_be_read() -> None:
+    """It brought the batch."""
+    unreadable = Unreadable()
+    unreadable.partitions.block(PARTITION, 5, "broken")
+    unreadable.consumer._subscription.assignment[TP].highwater = 7
+    unreadable.read_to(5)
+    assert list(unreadable.blocks) == [block(PARTITION)]
+
+
+def test_a_block_that_was_entered_while_its_partition_was_taken_away_ends() -> None:
+    unreadable = Unreadable()
+    unreadable.partitions.block(PARTITION, 5, "broken")
+    del unreadable.consumer._subscription.assignment[TP]
+    unreadable.partitions.watch(unreadable.consumer)
     assert unreadable.blocks == {}
 
 
@@ -112,7 +142,7 @@ def test_a_block_that_another_put_up_is_not_taken_away() -> None:
     unreadable = Unreadable()
     unreadable.status.block(block(PARTITION), "no leader")
     unreadable.partitions.unblock(PARTITION)
-    unreadable.partitions.note_read(PARTITION, 5)
+    unreadable.read_to(6)
     assert list(unreadable.blocks) == [block(PARTITION)]
 
 

@@ -265,7 +265,7 @@ def test_a_null_value_does_what_the_setting_says_to_the_kafka_key() -> None:
     assert decoded(decoder("$header.id", tombstones="delete"), None, headers=header) == Delete("k")
 
 
-@pytest.mark.parametrize("mark", [b"true", b"d", b"1"])
+@pytest.mark.parametrize("mark", [b"true", b"d", b"1", b"DELETE"])
 def test_a_header_deletes_whatever_the_value_is(mark: bytes) -> None:
     for value in (b"", VALUE, b"none"):
         found = decoded(decoder("$header.id", delete="$header.op"), value, headers=[("id", b"h"), ("op", mark)])

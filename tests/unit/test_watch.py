@@ -29,6 +29,13 @@ def test_a_state_lasts_since_it_was_entered_whatever_its_reason() -> None:
     assert (watch.state_since, watch.has_run) == (9.0, True)
 
 
+def test_offsets_that_are_passed_are_kept_with_the_time_of_the_last() -> None:
+    watch, key = Watch(0.0), ("skipped_offsets", "vectors", "retention")
+    for seconds, count in ((1.0, 0.0), (2.0, 5.0), (3.0, 5.0), (4.0, 6.0), (5.0, 6.0)):
+        watch.follow(at(seconds)._replace(counts={key: count, ("retries", "server"): seconds}))
+    assert watch.passed == {key: (6.0, 4.0)}
+
+
 def test_a_worker_that_only_starts_has_not_run() -> None:
     watch = Watch(0.0)
     watch.observe(reading(State.STARTING), 1.0)

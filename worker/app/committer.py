@@ -21,7 +21,10 @@ class Committer:
         self._committed_at = 0.0
 
     def commit_if_due(self) -> None:
-        """Commit the watermarks that moved, once in an interval; all of them where none moved for `ANYWAY_SECONDS`."""
+        """Commit the watermarks that moved, once in an interval; all of them where none was committed for `ANYWAY_SECONDS`.
+
+        What moved may be left out of commits for a while, since it was refused. That delays no commit of the others.
+        """
         now = self._clock()
         if now < self._due_at:
             return
@@ -29,10 +32,10 @@ class Committer:
         assignments = self._open_assignments()
         watermarks = self._ledger.watermarks(assignments)
         moved = {assignment: at for assignment, at in watermarks.items() if at != assignment.committed}
-        if not moved and now - self._committed_at < ANYWAY_SECONDS:
-            return
-        chosen = moved or watermarks
-        if chosen and self._source.commit(chosen):
+        is_begun = bool(moved) and self._source.commit(moved)
+        if not is_begun and watermarks and now - self._committed_at >= ANYWAY_SECONDS:
+            is_begun = self._source.commit(watermarks)
+        if is_begun:
             self._committed_at = now
 
     def commit_last(self, timeout: float) -> bool:

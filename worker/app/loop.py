@@ -54,7 +54,8 @@ class Worker:
             wait=stop.wait,
         )
         self._intake = Intake(components)
-        self._steering = Steering(settings.buffer, self._source, self._ledger, self._status)
+        indexes = {route.topic: route.index_names for route in settings.routes}
+        self._steering = Steering(settings.buffer, indexes, self._source, self._ledger, self._status)
         self._committer = Committer(
             self._source, self._ledger, interval_seconds=settings.kafka.commit_interval_seconds, clock=self._clock
         )
@@ -136,19 +137,18 @@ class Worker:
             return
         assignments = self._ledger.assignments()
         if self._is_all_blocked(assignments):
-            blocks = self._status.read().blocks
-            self._status.enter(State.BLOCKED, "; ".join(f"{block}: {message}" for block, message in blocks.items()))
+            self._status.enter(State.BLOCKED, "; ".join(self._status.blocks_in_words()))
         elif not self._dead_letters.is_ready:
             self._status.enter(State.STARTING, "looking for the dead-letter topic")
         elif assignments and not any(self._intake.has_route(each.partition.topic) for each in assignments):
             self._status.enter(State.STARTING, self._why_no_index())
         else:
-            self._status.enter(State.RUNNING, "; ".join(["running", *self._status.warnings()]))
+            self._status.enter(State.RUNNING, "running")
 
     def _is_all_blocked(self, assignments: Sequence[Assignment]) -> bool:
-        """Return whether all assigned partitions are blocked, or none is assigned since every topic is unreadable."""
+        """Return whether no assigned partition can move, or none is assigned since every topic is unreadable."""
         if assignments:
-            return all(self._status.blocks_of(*assignment.partition) for assignment in assignments)
+            return all(self._steering.is_blocked(assignment) for assignment in assignments)
         unreadable = BlockReason.PARTITION_UNREADABLE
         return all(unreadable in self._status.blocks_of(topic) for topic in self._topics)
 

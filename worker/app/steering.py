@@ -1,11 +1,14 @@
-"""Steering: which partitions are fetched now, and which are paused."""
+"""Steering: which partitions are fetched now, which are paused, and which cannot move at all."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from worker.errors import BlockReason
 from worker.ledger import Assignment, Ledger, Phase
 from worker.ports import Source
 from worker.settings.tables import Buffer
-from worker.telemetry.state import Status
+from worker.telemetry.service import SHOWN_AFTER_SECONDS
+from worker.telemetry.state import Block, Status
 
 RESUME_SHARE: Final = 0.75  # of a limit: what was paused at the limit is resumed below this share of it
 
@@ -13,7 +16,11 @@ RESUME_SHARE: Final = 0.75  # of a limit: what was paused at the limit is resume
 class Steering:
     """Pauses what is blocked, too far ahead of its watermark, or more than the buffer holds; resumes it afterwards."""
 
-    def __init__(self, settings: Buffer, source: Source, ledger: Ledger, status: Status) -> None:
+    def __init__(
+        self, settings: Buffer, indexes: Mapping[str, Sequence[str]], source: Source, ledger: Ledger, status: Status
+    ) -> None:
+        """`indexes` are those that the records of each topic go to."""
+        self._indexes = indexes
         self._settings = settings
         self._source = source
         self._ledger = ledger
@@ -33,6 +40,27 @@ class Steering:
             return False
         reasons = self._status.blocks_of(*assignment.partition)
         return not reasons or all(reason.is_still_fetched for reason in reasons)
+
+    def is_blocked(self, assignment: Assignment) -> bool:
+        """Return whether what blocks a partition keeps all of its records from moving.
+
+        A stuck record alone does so only while no later one can pass: they are not fetched, or their indexes accept nothing.
+        """
+        reasons = self._status.blocks_of(*assignment.partition)
+        if any(reason is not BlockReason.RECORD_STUCK for reason in reasons) or assignment in self._too_far_ahead:
+            return bool(reasons)
+        return bool(reasons) and self._accepts_nothing(assignment)
+
+    def _accepts_nothing(self, assignment: Assignment) -> bool:
+        """Return whether no index has accepted a record since one was stuck, or lately, where the buffer is full.
+
+        So a few records that pass now and then do not change the state to and fro.
+        """
+        topic, partition = assignment.partition
+        seconds = self._status.seconds_of(Block(topic, BlockReason.RECORD_STUCK, partition))
+        if self._is_full:
+            seconds = min(seconds, SHOWN_AFTER_SECONDS)
+        return all(self._status.service.accepts_nothing(index, seconds) for index in self._indexes[topic])
 
 
 def is_above(value: int, limit: int, *, was_above: bool) -> bool:

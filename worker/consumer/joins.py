@@ -18,6 +18,7 @@ NO_COORDINATOR: Final = (
     "way to it"
 )
 _RETRY_SECONDS: Final = 5.0
+_LATELY_SECONDS: Final = 30.0  # after the next join was due, in which its answer would have come
 
 
 class Joins:
@@ -41,6 +42,11 @@ class Joins:
     def wait_seconds(self) -> float:
         """How long the next join has to wait; 0 where it need not."""
         return max(0.0, self._again_at - self._clock()) if self.refusal else 0.0
+
+    @property
+    def was_refused_lately(self) -> bool:
+        """Whether the group refused the last join a moment ago. Later a refusal says nothing of who answers now."""
+        return bool(self.refusal) and self._clock() - self._again_at < _LATELY_SECONDS
 
     def forget_refusal(self) -> None:
         """Note that the group has accepted this member."""

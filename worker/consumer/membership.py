@@ -49,7 +49,6 @@ class Membership:
         self._stable_at = clock()  # when it last was a member
         self._member_at = clock()  # when it last was a member or was joining
         self._joining_at = -math.inf  # when a join of it last waited for an answer
-        self._coordinated_at = clock()  # when the group's coordinator was last known and connected
         self._coordinator_away_since: float | None = None  # over all consumers, one after the other
         self._look_again_at = 0.0
         self._fenced: Fenced | None = None
@@ -58,13 +57,17 @@ class Membership:
 
     def begin(self) -> None:
         """Start all times again: there is a new consumer."""
-        self._stable_at = self._member_at = self._coordinated_at = self._clock()
+        self._stable_at = self._member_at = self._clock()
 
     def end(self) -> None:
         """Note that the membership was lost, and was not ended by this process: nothing may be written any more."""
         self._lease.end()
         self._was_cut = True
         self.is_member = False
+
+    def forget_coordinator(self) -> None:
+        """Note that there is no consumer, and none could be made: nothing is known of the coordinator."""
+        self._coordinator_away_since = None
 
     def leave(self) -> None:
         """Note that this process has left the group, which ended its lease."""
@@ -73,17 +76,13 @@ class Membership:
     @property
     def waits_for(self) -> str:
         """What a process that is no member waits for, with the group's reason where it refuses."""
-        return f"{JOINING}: {NO_COORDINATOR}" if self._has_no_coordinator else self._joins.waits_for
-
-    @property
-    def _has_no_coordinator(self) -> bool:
-        """Whether no broker could answer a join for longer than the moment that each start needs."""
-        return not self._joins.refusal and self._clock() - self._coordinated_at >= COORDINATOR_GRACE_SECONDS
+        return f"{JOINING}: {NO_COORDINATOR}" if self.coordinator_away_seconds() else self._joins.waits_for
 
     def coordinator_away_seconds(self) -> float:
-        """Return for how long no broker has coordinated the group, 0.0 while one does. Any thread may call it.
+        """Return for how long no broker has coordinated the group, 0.0 while one does, or for less than each start needs.
 
         A new consumer does not start it again: while the coordinator is away, the consumer is replaced once in each session.
+        Any thread may call it.
         """
         since = self._coordinator_away_since
         seconds = 0.0 if since is None else self._clock() - since
@@ -130,17 +129,13 @@ class Membership:
         One session after the last answered heartbeat was sent it is no member any more: the group gives its partitions to
         others. But a join that ended a moment ago, perhaps after more than a session, first needs a heartbeat of its own.
         """
+        self._look_for_coordinator(consumer)
         if self._joins.refusal:
             if consumer.group_metadata().state == MemberState.STABLE:
                 self._joins.forget_refusal()
             elif not self.is_member:
                 return ""  # a join that is refused was not lost
         now = self._clock()
-        if client_internals.has_coordinator(consumer):
-            self._coordinated_at = now
-            self._coordinator_away_since = None
-        elif self._coordinator_away_since is None:
-            self._coordinator_away_since = now
         self.abort_when_lease_runs_out()
         if self.is_member and now < self._look_again_at and self._lease.holds():
             return ""
@@ -153,8 +148,15 @@ class Membership:
             self._member_at = self._joining_at = now
         elif self._seconds_without_group(now, age) >= self._lease.session_seconds:
             problem = f"no member of the group for {now - self._stable_at:.0f} s; joining again"
-            return f"{problem}: {NO_COORDINATOR}" if self._has_no_coordinator else problem
+            return f"{problem}: {NO_COORDINATOR}" if self.coordinator_away_seconds() else problem
         return ""
+
+    def _look_for_coordinator(self, consumer: Any) -> None:
+        """Note whether the group has a coordinator. One that refuses this member is there, also where the client may not look it up."""
+        if self._joins.was_refused_lately or client_internals.has_coordinator(consumer):
+            self._coordinator_away_since = None
+        elif self._coordinator_away_since is None:
+            self._coordinator_away_since = self._clock()
 
     def _seconds_without_group(self, now: float, age: float) -> float:
         """Return the seconds since the last answered heartbeat was sent, or since a join last waited for its answer.

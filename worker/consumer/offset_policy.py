@@ -6,7 +6,7 @@ for them: a partition whose answer is there begins, and one whose leader is away
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -15,8 +15,8 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
 from worker.consumer import client_config, client_internals
-from worker.consumer.offset_requests import Asked, Edge, EpochEnd, ask_committed, ask_edge, ask_epoch_ends
-from worker.consumer.repeats import Repeats
+from worker.consumer.offset_notices import RETRY_SECONDS, OffsetNotices, Unknown
+from worker.consumer.offset_requests import Asked, Edge, EpochEnd, ask_committed, ask_edge, ask_epoch_ends, is_in_log
 from worker.errors import BlockReason
 from worker.ledger import Assignment, Partition, Phase
 from worker.settings.tables import Kafka
@@ -25,9 +25,7 @@ from worker.telemetry.state import Block, Status
 
 log = logging.getLogger("worker.offset_policy")
 
-_RETRY_SECONDS: Final = 1.0  # after an answer that was an error
 _LOST_SECONDS: Final = 2 * client_config.REQUEST_TIMEOUT_MS / 1000  # after which no answer is expected any more
-_NAMED: Final = 10  # how many partitions a log line names
 _SOON_SECONDS: Final = 1.0  # within which a healthy broker has answered
 
 
@@ -42,22 +40,29 @@ class First(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Where a partition continues if its next offset is gone."""
+    """What has become of a position that the broker calls out of range."""
 
     assignment: Assignment
-    position: int  # where it was
-    target: int
-    end: int  # of the log
+    position: int
+    begin: int  # of the log
+    end: int  # behind all records of the log, also those of open transactions
+    target: int  # where the partition continues if the position is gone
     is_latest: bool  # whether all up to the end is skipped
 
+    @property
+    def is_in_range(self) -> bool:
+        """Whether the log has the position, or ends there: the broker's refusal is no proof that it is gone."""
+        return is_in_log(self.position, self.begin, self.end)
 
-class _Epoch(Enum):
-    """What a leader is asked for besides the edges."""
 
-    END = "end"  # of the epoch in which the committed record was written
+class _Other(Enum):
+    """What a leader is asked for besides the edges that readers see."""
+
+    HIGH = "high"  # behind all records, also those of open transactions: no reader is behind it
+    EPOCH_END = "epoch end"  # of the epoch in which the committed record was written
 
 
-_Wanted = Edge | _Epoch | None  # None: what is committed
+_Wanted = Edge | _Other | None  # None: what is committed
 
 
 @dataclass(eq=False)
@@ -68,9 +73,11 @@ class _Search:
     log_id: str = ""  # names the log in commits; "" where that is not known
     lost_position: int | None = None  # set where the position turned out to be out of range
     committed: list[OffsetAndMetadata | None] = field(default_factory=list)
-    edges: dict[Edge, int] = field(default_factory=dict)
+    edges: dict[Edge | _Other, int] = field(default_factory=dict)
     epoch_end: EpochEnd | None = None
     asked: set[_Wanted] = field(default_factory=set)  # what was asked for and is not answered yet
+    errors: dict[_Wanted, str] = field(default_factory=dict)  # of what was answered with an error last
+    since: float | None = None  # when it was first asked
     again_at: float = 0.0
 
     @property
@@ -113,10 +120,8 @@ class FirstOffsets:
         self._searches: dict[Assignment, _Search] = {}
         self._pending: list[_Pending] = []
         self._leaders_know_epochs = False
-        self._failures: dict[str, list[TopicPartition]] = {}
         self._has_commits: set[str] = set()  # topics of which the group has committed something
-        self._without_commit: dict[str, list[tuple[Partition, int, int]]] = defaultdict(list)
-        self._repeats = Repeats(clock)
+        self._notices = OffsetNotices(status, clock)
 
     # -- what the source asks
 
@@ -141,7 +146,7 @@ class FirstOffsets:
             self._searches[assignment] = _Search(again_at=self._clock() + self._retry_seconds)
             return None
         del self._searches[assignment]
-        return self._first(assignment.partition, search)
+        return self._first(assignment, search)
 
     def search_reset(self, assignment: Assignment, position: int) -> None:
         """Begin to find where a partition continues whose position is out of range; `found_resets` returns it later."""
@@ -156,15 +161,15 @@ class FirstOffsets:
                 found.append(self._reset_of(assignment, search.lost_position, search.edges))
         return found
 
-    def _reset_of(self, assignment: Assignment, position: int, edges: Mapping[Edge, int]) -> Reset:
+    def _reset_of(self, assignment: Assignment, position: int, edges: Mapping[Edge | _Other, int]) -> Reset:
         """Return where a partition continues. A log that ended before the position was cut, or is another one.
 
         It is read from its start, as a topic is that a running worker sees recreated: `latest` is for what was published
         before, not for what came in its place.
         """
-        begin, end = edges[Edge.BEGINNING], edges[Edge.END]
+        begin, end = edges[Edge.BEGINNING], edges[_Other.HIGH]
         is_latest = self._reset == "latest" and position < begin
-        return Reset(assignment, position, end if is_latest else begin, end, is_latest)
+        return Reset(assignment, position, begin, end, edges[Edge.END] if is_latest else begin, is_latest)
 
     @property
     def resetting(self) -> frozenset[Partition]:
@@ -181,15 +186,29 @@ class FirstOffsets:
 
     def ask(self, consumer: Any) -> None:
         """Enter the answers that came, and ask for what is missing; it waits for nothing."""
-        if not self._searches and not self._pending and not self._without_commit:
+        if not self._searches and not self._pending and self._notices.is_empty:
             return
         self._leaders_know_epochs = client_internals.leaders_know_epochs(consumer)
         for assignment in [a for a in self._searches if a.phase in (Phase.REVOKING, Phase.FENCED)]:
             del self._searches[assignment]
         self._enter_answers()
         self._send(consumer)
-        self._log_failures()
-        self._log_without_commit()
+        self._notices.log_failures()
+        self._notices.block_lasting(self._unknown(consumer))
+        self._notices.log_without_commit(is_latest=self._reset == "latest", has_commits=self._has_commits)
+        self._notices.show_from_start()
+
+    def _unknown(self, consumer: Any) -> dict[Partition, Unknown]:
+        """Return the partitions whose search has met an error that is not over.
+
+        Where no broker at all can be reached, it is no fault of a partition, and is reported elsewhere.
+        """
+        found = {
+            assignment.partition: Unknown(next(iter(search.errors.values())), search.since)
+            for assignment, search in self._searches.items()
+            if search.errors and search.since is not None
+        }
+        return found if found and client_internals.is_connected(consumer) else {}
 
     def drop(self) -> None:
         """Forget all, with the consumer that was asked."""
@@ -209,21 +228,21 @@ class FirstOffsets:
 
         So the leader is asked where the epoch of what was committed ends.
         """
-        wanted: list[Edge]
+        wanted: list[Edge | _Other]
         if search.lost_position is not None:
-            wanted = [Edge.BEGINNING, Edge.END]
+            wanted = [Edge.BEGINNING, _Other.HIGH, *([Edge.END] if self._reset == "latest" else [])]
         elif not search.committed:
             return [None]
         elif search.is_new_log:
             wanted = [Edge.BEGINNING]
         elif search.epoch >= 0 and self._leaders_know_epochs and search.epoch_end is None:
-            return [_Epoch.END]
+            return [_Other.EPOCH_END]
         elif search.epoch_end is not None and search.epoch_end.offset < 0 and self._reset != "none":
             wanted = [Edge.BEGINNING]  # another log has the partition's name: it is read from its start
+        elif self._reset == "none":  # what is committed must be between them
+            wanted = [Edge.BEGINNING, _Other.HIGH] if search.committed[0] is not None else []
         else:
-            # With "none" a committed offset must be between them. Else they are used where nothing is committed.
-            are_needed = (search.committed[0] is not None) == (self._reset == "none")
-            wanted = [Edge.BEGINNING, Edge.END] if are_needed else []
+            wanted = [Edge.BEGINNING, Edge.END] if search.committed[0] is None else []
         return [edge for edge in wanted if edge not in search.edges]
 
     def _check_committed(self, partition: Partition, search: _Search, log_id: str) -> bool:
@@ -233,7 +252,7 @@ class FirstOffsets:
         if committed is None:
             problem = BlockReason.NO_COMMITTED_OFFSET
         elif (
-            not search.edges[Edge.BEGINNING] <= committed.offset <= search.edges[Edge.END]
+            not is_in_log(committed.offset, search.edges[Edge.BEGINNING], search.edges[_Other.HIGH])
             or (search.epoch_end is not None and search.epoch_end.offset < 0)
             or (_names_a_log(committed, log_id) and committed.metadata != log_id)
         ):
@@ -249,8 +268,8 @@ class FirstOffsets:
                 self._status.unblock(block)
         return problem is None
 
-    def _first(self, partition: Partition, search: _Search) -> First:
-        committed, epoch_end = search.committed[0], search.epoch_end
+    def _first(self, assignment: Assignment, search: _Search) -> First:
+        partition, committed, epoch_end = assignment.partition, search.committed[0], search.epoch_end
         if search.is_new_log:
             if committed is not None:
                 log.warning(
@@ -266,7 +285,7 @@ class FirstOffsets:
             return First(committed.offset, committed, leader_epoch=committed.leader_epoch)
         beginning, end = search.edges[Edge.BEGINNING], search.edges[Edge.END]
         if end > beginning:
-            self._without_commit[partition.topic].append((partition, beginning, end))
+            self._notices.add_without_commit(assignment, beginning, end)
         if self._reset == "latest":
             return First(end, None, end - beginning)
         return First(beginning, None)
@@ -278,6 +297,7 @@ class FirstOffsets:
         wanted: dict[_Wanted, dict[TopicPartition, _Search]] = defaultdict(dict)
         for assignment, search in self._searches.items():
             if now >= search.again_at:
+                search.since = now if search.since is None else search.since
                 for one in self._missing(search):
                     if one not in search.asked:
                         search.asked.add(one)
@@ -290,6 +310,8 @@ class FirstOffsets:
     ) -> list[_Pending]:
         if isinstance(wanted, Edge):
             asked = ask_edge(consumer, searches, wanted, self._settings.isolation_level)
+        elif wanted is _Other.HIGH:
+            asked = ask_edge(consumer, searches, Edge.END, "read_uncommitted")
         elif wanted is not None:
             asked = ask_epoch_ends(consumer, {tp: search.epoch for tp, search in searches.items()})
         else:
@@ -324,59 +346,21 @@ class FirstOffsets:
 
     def _enter(self, tp: TopicPartition, search: _Search, wanted: _Wanted, answer: Any) -> None:
         search.asked.discard(wanted)
+        search.errors.pop(wanted, None)
         if isinstance(answer, BaseException):
-            search.again_at = self._clock() + _RETRY_SECONDS
-            partitions = self._failures.setdefault(client_config.describe(answer), [])
-            partitions.append(tp)
-            if len(partitions) == 1:  # one request, one error
+            search.again_at = self._clock() + RETRY_SECONDS
+            search.errors[wanted] = client_config.describe(answer)
+            if self._notices.add_failure(Partition(*tp), search.errors[wanted]):  # one request, one error
                 self._metrics.kafka_errors.labels(client_config.kind_of(answer)).inc()
         elif wanted is None:
             search.committed = [answer]
-        elif isinstance(wanted, Edge):
-            search.edges[wanted] = answer
-        else:
+        elif wanted is _Other.EPOCH_END:
             search.epoch_end = answer
-
-    # -- what is logged
-
-    def _log_failures(self) -> None:
-        failures, self._failures = self._failures, {}
-        for error, partitions in failures.items():
-            if self._repeats.admit(error):
-                log.warning(
-                    "first offset not known yet: asking again",
-                    extra={"error": error, **_named([Partition(*tp) for tp in partitions])},
-                )
-
-    def _log_without_commit(self) -> None:
-        """Log what is read although it may have been written before, or is not read at all; one line for each topic."""
-        found, self._without_commit = self._without_commit, defaultdict(list)
-        for topic, partitions in found.items():
-            level = logging.WARNING
-            if self._reset == "latest":
-                message = "no committed offset: what was published before is not written"
-            elif topic in self._has_commits:
-                message = (
-                    "no committed offset for these partitions, while the group has some for others of the topic: they are "
-                    "new, or their offsets expired or were deleted; all that is kept of them is read and written (again)"
-                )
-            else:
-                level = logging.INFO
-                message = (
-                    "the group has no committed offset for the topic: it is new, or its offsets expired "
-                    "(offsets.retention.minutes of the brokers); all that is kept of the topic is read and written"
-                )
-            offsets = sum(end - beginning for _, beginning, end in partitions)
-            named = _named([partition for partition, _, _ in partitions])
-            log.log(level, message, extra={"topic": topic, "offsets": offsets, **named})
+        else:
+            search.edges[wanted] = answer
 
 
 def _names_a_log(committed: OffsetAndMetadata, log_id: str) -> bool:
     """Return whether a commit names a log of the cluster of `log_id`: older releases and other tools name none."""
     cluster, separator, _ = log_id.rpartition("/")
     return bool(separator) and committed.metadata.rpartition("/")[:2] == (cluster, separator)
-
-
-def _named(partitions: Sequence[Partition]) -> dict[str, Any]:
-    """Return some of them by name, and how many there are."""
-    return {"partitions": [str(one) for one in sorted(partitions)[:_NAMED]], "count": len(partitions)}

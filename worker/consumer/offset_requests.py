@@ -33,6 +33,16 @@ class Edge(IntEnum):
     BEGINNING = -2
 
 
+def is_in_log(offset: int, begin: int, end: int) -> bool:
+    """Return whether a log that reaches from `begin` to `end` has an offset, or ends at it.
+
+    Ask it before anything follows from OFFSET_OUT_OF_RANGE: with tiered storage a broker answers so too where a segment is
+    missing. `end` is behind all records (`read_uncommitted`): what is committed ends at the first open transaction, and a
+    position behind that is not lost.
+    """
+    return begin <= offset <= end
+
+
 class EpochEnd(NamedTuple):
     """Where a leader's epoch ends, or the last one before it that the log has: the offset behind its last record.
 

@@ -6,7 +6,7 @@ what it skips can be counted.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kafka import TopicPartition
@@ -14,6 +14,7 @@ from kafka import TopicPartition
 from worker.consumer import client_internals
 from worker.consumer.offset_policy import FirstOffsets, Reset
 from worker.consumer.partitions import GONE, pause_at_zero, seek
+from worker.consumer.unreadable import UnreadablePartitions
 from worker.ledger import Assignment, Ledger, Partition, Phase
 from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
@@ -32,15 +33,14 @@ class Positions:
         ledger: Ledger,
         metrics: Metrics,
         first_offsets: FirstOffsets,
-        on_restart: Callable[[Partition], None],
+        unreadable: UnreadablePartitions,
     ) -> None:
-        """`on_restart` is called for a partition that begins again elsewhere, or in another log."""
         self._reset = settings.auto_offset_reset
         self._topics = tuple(topics)
         self._ledger = ledger
         self._metrics = metrics
         self._first_offsets = first_offsets
-        self._on_restart = on_restart
+        self._unreadable = unreadable
         self._topic_ids: dict[str, object] = {}
         self._stale_commits: dict[Partition, range] = {}  # of recreated topics: see `_reopen_recreated`
 
@@ -71,7 +71,7 @@ class Positions:
         assignment = self._ledger.assignment(partition)
         if assignment is None:
             return False
-        self._on_restart(partition)
+        self._unreadable.unblock(partition)
         try:
             pause_at_zero(consumer, TopicPartition(*partition))
         except GONE:
@@ -89,7 +89,7 @@ class Positions:
         restarted = self._ledger.reassign(assignment)
         if restarted is None:
             return False
-        self._on_restart(assignment.partition)
+        self._unreadable.unblock(assignment.partition)
         again_from = max(log_begin, assignment.watermark)  # the old one is fenced, so that its watermark moves no more
         if again_from < offset:
             offset, leader_epoch = again_from, assignment.leader_epoch_at(again_from)
@@ -97,25 +97,63 @@ class Positions:
         seek(consumer, assignment.partition, offset, leader_epoch)
         return True
 
-    # -- positions that are gone
+    # -- positions that are out of range
 
     def search_reset(self, consumer: Any, partition: Partition, position: int) -> None:
-        """Find where `auto_offset_reset` says to continue: what was to be read next is gone, or never was."""
+        """Find out what a position is that the broker calls out of range, and where to continue if it is gone."""
         assignment = self._ledger.assignment(partition)
-        if assignment is None:
+        if assignment is None or partition in self._first_offsets.resetting:
             return
-        if self._reset == "none":
-            self.reopen(consumer, partition)
-            return
-        if partition not in self._first_offsets.resetting:
-            with contextlib.suppress(*GONE):
-                consumer.pause(TopicPartition(*partition))  # otherwise every poll would raise the same error
-            self._first_offsets.search_reset(assignment, position)
+        with contextlib.suppress(*GONE):
+            consumer.pause(TopicPartition(*partition))  # otherwise every poll would raise the same error
+        self._first_offsets.search_reset(assignment, position)
 
     def apply_resets(self, consumer: Any) -> None:
         """Continue where the resets that were found since the last call say, and count what they skip."""
         for reset in self._first_offsets.found_resets():
-            self._apply(consumer, reset)
+            if reset.is_in_range:
+                self._retry_later(consumer, reset)
+            elif self._reset == "none":
+                self._leave_to_commit(consumer, reset)
+            else:
+                self._apply(consumer, reset)
+
+    def _retry_later(self, consumer: Any, reset: Reset) -> None:
+        """Keep a position that the log still has, and block the partition until the broker reads there again.
+
+        With tiered storage a broker also answers so where a segment is missing, or is not known yet to a new leader. If the
+        log was cut and has grown past the position since, the client sees that by the leader's epoch, once it knows of it.
+        """
+        tp = TopicPartition(*reset.assignment.partition)
+        found = client_internals.position(consumer, tp)
+        if found is None or found.offset != reset.position:
+            return  # it is no longer owned, or is read elsewhere by now
+        client_internals.refresh_metadata(consumer)
+        if seek(consumer, reset.assignment.partition, reset.position, found.leader_epoch):
+            self._unreadable.block_refused(
+                consumer,
+                reset.assignment.partition,
+                reset.position,
+                f"the broker calls it out of range (OFFSET_OUT_OF_RANGE), and has the offsets from {reset.begin} to "
+                f"{reset.end}: look at its log, and at the remote storage of the topic if it has one",
+            )
+
+    def _leave_to_commit(self, consumer: Any, reset: Reset) -> None:
+        """Have the partition opened again at what is committed, as `none` wants, which blocks it if that is gone too."""
+        topic, number = reset.assignment.partition
+        is_reopened = self.reopen(consumer, reset.assignment.partition)
+        self._metrics.truncated_offsets.labels(topic).inc(max(0, reset.position - reset.end))
+        log.error(
+            "offset out of range: continuing at what is committed, if that is not gone too",
+            extra={
+                "topic": topic,
+                "partition": number,
+                "from": reset.position,
+                "begin": reset.begin,
+                "end": reset.end,
+                "not_written": _unsettled_from(reset.assignment, reset.end) if is_reopened else 0,
+            },
+        )
 
     def _apply(self, consumer: Any, reset: Reset) -> None:
         assignment, position, target = reset.assignment, reset.position, reset.target

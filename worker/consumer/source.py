@@ -98,7 +98,7 @@ class KafkaSource:
             ledger=ledger,
             metrics=metrics,
             first_offsets=self._first_offsets,
-            on_restart=self._unreadable.unblock,
+            unreadable=self._unreadable,
         )
         self._commits = Commits(
             ledger,
@@ -162,13 +162,17 @@ class KafkaSource:
 
     def start(self) -> None:
         """Connect and subscribe. Raises `BrokerUnavailable`, after which it may be called again."""
-        consumer = connect(
-            self._settings,
-            make_client=self._client_metrics.make_client,
-            max_poll_records=MAX_POLL_RECORDS,
-            subscribe=lambda made: self._subscription.begin(made, self._listener_of(made)),
-            count_error=self._count,
-        )
+        try:
+            consumer = connect(
+                self._settings,
+                make_client=self._client_metrics.make_client,
+                max_poll_records=MAX_POLL_RECORDS,
+                subscribe=lambda made: self._subscription.begin(made, self._listener_of(made)),
+                count_error=self._count,
+            )
+        except BrokerUnavailable:
+            self._membership.forget_coordinator()
+            raise
         self._first_offsets.drop()
         self._commits.reset()
         self._membership.begin()
@@ -217,7 +221,6 @@ class KafkaSource:
             if assignment is not None and assignment.epoch <= before:
                 polled.append(Polled(assignment, messages))
                 self._note_leader_epochs(assignment, messages)
-                self._unreadable.note_read(partition, messages[-1].offset)
                 self._topics.note_read(partition.topic)
         return polled
 
@@ -253,6 +256,7 @@ class KafkaSource:
         self._subscription.watch(self._consumer)
         self._leaders.look(self._consumer, self._ledger.assignments())
         self._denied.watch(self._consumer)
+        self._unreadable.watch(self._consumer)
         self._first_offsets.ask(self._consumer)
         self._positions.apply_resets(self._consumer)
 

@@ -1,7 +1,7 @@
 """Partitions that cannot be read: each is blocked and read again later, while all others are read.
 
-Two causes: a batch, or an order of records, that cannot be (`UnreadablePartitions`), and a topic that this user may no
-longer read (`DeniedTopics`).
+Two causes: a batch, an order of records or an offset that cannot be read (`UnreadablePartitions`), and a topic that this
+user may no longer read (`DeniedTopics`).
 """
 
 import contextlib
@@ -33,10 +33,11 @@ class _Unreadable(NamedTuple):
 
     offset: int
     again_at: float
+    is_refused: bool  # the broker refuses to fetch it, so that a fetch that succeeds is proof enough
 
 
 class UnreadablePartitions:
-    """Partitions with a batch that cannot be read. Only the main loop calls it, except that any thread may call `drop`."""
+    """Partitions with a place that cannot be read. Only the main loop calls it, except that any thread may call `drop`."""
 
     def __init__(self, status: Status, retry_seconds: float, clock: Callable[[], float]) -> None:
         self._status = status
@@ -70,14 +71,34 @@ class UnreadablePartitions:
 
     def block(self, partition: Partition, offset: int, problem: str) -> None:
         """Block a partition that cannot be read at `offset`; it is fetched again after the retry pause."""
-        self._found[partition] = _Unreadable(offset, self._clock() + self._retry_seconds)
+        self._block(partition, offset, problem, is_refused=False)
+
+    def block_refused(self, consumer: Any, partition: Partition, offset: int, problem: str) -> None:
+        """Block a partition whose broker refuses to fetch `offset`; it is fetched again after the retry pause."""
+        client_internals.forget_high_watermark(consumer, TopicPartition(*partition))
+        self._block(partition, offset, problem, is_refused=True)
+
+    def _block(self, partition: Partition, offset: int, problem: str, *, is_refused: bool) -> None:
+        self._found[partition] = _Unreadable(offset, self._clock() + self._retry_seconds, is_refused)
         message = f"{partition} offset {offset}: {problem}"
         self._status.block(_block(partition), message, retry_in=self._retry_seconds, owner=_OF_BATCH)
 
-    def note_read(self, partition: Partition, offset: int) -> None:
-        """Unblock a partition once the record at the place that could not be read, or one behind it, was read."""
-        if partition in self._found and offset >= self._found[partition].offset:
-            self.unblock(partition)
+    def watch(self, consumer: Any) -> None:
+        """Unblock the partitions that were read past the place that could not be read, and those that are no longer owned.
+
+        No record has to come for that: what was bad may be gone, or only markers and aborted records may come behind it.
+        A fetch that the broker refused is proved by the next one that succeeds, also at the end of the log.
+        """
+        if not self._found:
+            return
+        states = client_internals.PartitionStates(consumer)
+        for partition, found in list(self._found.items()):
+            tp = TopicPartition(*partition)
+            position = states.position(tp)
+            is_passed = position is not None and position.offset > found.offset
+            is_fetched = found.is_refused and states.high_watermark(tp) is not None
+            if is_passed or is_fetched or states.ownership(tp) is None:
+                self.unblock(partition)
 
     def unblock(self, partition: Partition) -> None:
         """Unblock a partition that can be read, or has another log by now, whose offsets may never come so far."""

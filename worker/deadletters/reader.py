@@ -6,7 +6,8 @@ from typing import Any, Final
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 
-from worker.consumer import client_config, client_network, receive
+from worker.consumer import client_config, client_internals, client_network, receive
+from worker.consumer.offset_requests import Edge, ask_edge, is_in_log
 from worker.ledger import Partition
 from worker.ports import Message
 from worker.settings.tables import Kafka
@@ -25,7 +26,8 @@ class SourceReader:
     def read(self, partition: Partition, offset: int) -> Message | None:
         """Return the record at this offset, None where it is gone: by retention, compaction, or with its topic.
 
-        Waits `READ_SECONDS` at most. Raises kafka-python's errors.
+        Waits `READ_SECONDS` at most, and as long for each edge of a log whose broker refuses the offset. Raises kafka-python's
+        errors, `OffsetOutOfRangeError` where the log has the offset and the broker refuses it all the same.
         """
         consumer = self._connected()
         tp = TopicPartition(*partition)
@@ -36,7 +38,11 @@ class SourceReader:
             try:
                 records = consumer.poll(timeout_ms=_POLL_MS, max_records=1).get(tp)
             except kafka_errors.OffsetOutOfRangeError:
-                return None
+                begin, end = (self._edge(consumer, tp, edge) for edge in (Edge.BEGINNING, Edge.END))
+                if not is_in_log(offset, begin, end):
+                    return None
+                message = f"the broker refuses {partition} offset {offset}, and has the offsets from {begin} to {end}"
+                raise kafka_errors.OffsetOutOfRangeError(message) from None
             if records:
                 found: Message = records[0]
                 return found if found.offset == offset else None
@@ -45,6 +51,13 @@ class SourceReader:
                 return None  # what is there has no records any more
         message = f"{partition} offset {offset} was not read again in {READ_SECONDS:.0f} s"
         raise kafka_errors.KafkaTimeoutError(message)
+
+    def _edge(self, consumer: Any, tp: TopicPartition, edge: Edge) -> int:
+        (asked,) = ask_edge(consumer, [tp], edge, "read_uncommitted")
+        found = client_internals.wait(consumer, asked.future, round(READ_SECONDS * 1000))[tp]
+        if isinstance(found, BaseException):
+            raise found
+        return int(found)
 
     def _connected(self) -> Any:
         if self._consumer is None:

@@ -94,8 +94,8 @@ class OssSink:
         return described(index, self._invoke(Operation.DESCRIBE, describe_body(index)).body or b"")
 
     def credentials_expiry(self) -> float | None:
-        """Return when the credentials in use expire, Unix time; None where that is not known."""
-        return self._credentials.expires_at
+        """Return when the credentials in use expire, Unix time; None where that is not known, or none are in use."""
+        return self._credentials.expires_at()
 
     def abort(self, thread_id: int) -> None:
         """Cut the connection on which that thread waits for an answer, if it does."""

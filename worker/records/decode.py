@@ -22,10 +22,10 @@ from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.paths import Source
 from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.table import format_of
-from worker.records.formats.vector_bytes import width_of
+from worker.records.keys import has_control_character
 from worker.records.looks import Looks
 from worker.records.metadata import MetadataWriter
-from worker.records.suspects import QUOTED_KEY, Suspects, Suspicion
+from worker.records.suspects import BINARY_KEY, QUOTED_KEY, Suspects, Suspicion
 from worker.records.target import Target
 from worker.records.vector import Vectors
 
@@ -88,7 +88,7 @@ class Decoder:
         self._read = format_of(format, options, schemas).read
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
-        self._vector_json = Vectors(target, shape.vector.text, width_of(vector_bytes)).json_and_bytes
+        self._vector_json = Vectors(target, shape.vector.text, vector_bytes).json_and_bytes
         self._is_quoted = keys.is_quoted
         # The key that `$kafka.key` leads to has the quotes of the Kafka key too, alone or within a template.
         self._takes_kafka_key = shape.key is not None and any(
@@ -142,20 +142,25 @@ class Decoder:
             )
         suspicion = self._suspicion_of(packed)
         if suspicion is None and (record.key is None or self._takes_kafka_key):
-            suspicion = self._suspicion_of_key(kafka_key)
+            suspicion = self._suspicion_of_key(key, kafka_key)
         if suspicion is not None and self._refuses_suspects:
             raise _suspect(suspicion)
         return Put(key, fragment, kafka_key is not None and self._is_mismatch(key, kafka_key), suspicion)
 
     def _delete(self, own_key: str | None, kafka_key: bytes | None) -> Delete:
         key = self._choose_key(own_key, kafka_key)
-        suspicion = self._suspicion_of_key(kafka_key) if own_key is None or self._takes_kafka_key else None
+        suspicion = self._suspicion_of_key(key, kafka_key) if own_key is None or self._takes_kafka_key else None
         if suspicion is not None and self._refuses_suspects:
             raise _suspect(suspicion)
         return Delete(key, suspicion)
 
-    def _suspicion_of_key(self, kafka_key: bytes | None) -> Suspicion | None:
-        return QUOTED_KEY if kafka_key is not None and self._is_quoted(kafka_key) else None
+    def _suspicion_of_key(self, key: str, kafka_key: bytes | None) -> Suspicion | None:
+        """Return why a vector's key is suspect that is the Kafka key, or has it in it."""
+        if key.isprintable() and '"' not in key:
+            return None
+        if kafka_key is not None and self._is_quoted(kafka_key):
+            return QUOTED_KEY
+        return BINARY_KEY if has_control_character(key) else None
 
     def _other(self, record: Record, kafka_key: bytes | None) -> Delete | Ignore:
         if record.operation is Operation.IGNORE:

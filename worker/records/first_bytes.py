@@ -13,6 +13,7 @@ from worker.records.formats.hints import wide_text
 from worker.records.formats.msgpack import MsgpackFields
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind
 from worker.records.formats.vector_alone import NUMPY
+from worker.records.number_types import OF_ANOTHER_MODEL, are_numbers, type_of_numbers
 
 
 class Look(NamedTuple):
@@ -97,8 +98,11 @@ _NUMBERS_OF_MESSAGEPACK: Final = ((b"\xca", 5), (b"\xcb", 9))  # first byte and 
 _HEXADECIMAL: Final = re.compile("[0-9a-fA-F]+")
 _NUMBERS_APART: Final = re.compile(r"\[?\s*[-+]?\d[\d.eE+-]*(?:\s*;\s*|\s+)[-+]?\d")
 _NUMBERS_IN_BRACES: Final = re.compile(r"[{(]\s*[-+]?\d[\d.eE+-]*\s*[,)}]")
+_BARE_POINT: Final = re.compile(r"(?:^|[\[,\s])[-+]?(?:\.\d|\d+\.[,\]\s])")
+_SPARSE: Final = re.compile(r"\{[\d:.,eE+\-\s]*\}/\d+")
 _ARRAY_IN_WORDS: Final = re.compile(r"(?:array|tensor|Vector|DenseVector|ndarray)\(")
 _URL_BASE64: Final = re.compile("[A-Za-z0-9+/_-]+")
+_TO_STANDARD: Final = str.maketrans("-_", "+/")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}")
 _FEWEST_CHARACTERS: Final = 8  # of base64 that is called so
 _PROTOBUF: Final = re.compile(rb"\x0a[\x01-\x7f][\x21-\x7a\x7c\x7e]")
@@ -155,7 +159,7 @@ def _wrong_base64(text: str) -> str:
 
 
 def _is_hexadecimal(text: str) -> bool:
-    digits = text.removeprefix("0x")
+    digits = text[2:] if text.startswith(("0x", "\\x")) else text
     return len(digits) % 8 == 0 and _HEXADECIMAL.fullmatch(digits) is not None
 
 
@@ -167,6 +171,14 @@ _ARRAYS: Final[tuple[tuple[Callable[[str], object], str], ...]] = (
     (
         lambda text: _NUMBERS_IN_BRACES.match(text[:_LOOKED_AT]),
         "is numbers in braces or parentheses: publish a list, or put them in brackets, as pgvector prints them",
+    ),
+    (
+        lambda text: _BARE_POINT.search(text[:_LOOKED_AT]),
+        "has numbers without a digit on both sides of the point (1. or .1): publish a list, or write 1.0 and 0.1",
+    ),
+    (
+        _SPARSE.fullmatch,
+        "is a sparse vector, as pgvector prints a sparsevec: publish all of its numbers",
     ),
     (_ARRAY_IN_WORDS.match, "is the text of an array of a program: publish a list of numbers"),
 )
@@ -187,6 +199,14 @@ def look_of_array(text: str) -> str:
 def is_base64(text: str) -> bool:
     """Return whether a text has the characters of base64 alone."""
     return _URL_BASE64.fullmatch(text.rstrip("=")) is not None
+
+
+def bytes_of_base64(text: str) -> bytes:
+    """Return the bytes of base64 without its padding, of either alphabet; nothing where it is none."""
+    try:
+        return base64.b64decode(text.translate(_TO_STANDARD) + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def look_of_packed(data: bytes) -> str:
@@ -237,18 +257,23 @@ def _prefixed(value: bytes, _dimension: int) -> Look | None:
 
 
 def _raw_floats(value: bytes, dimension: int) -> Look | None:
-    sizes = {
-        4 * dimension: ("float32", ""),
-        8 * dimension: ("float64", ' and records.vector_bytes = "float64-le"'),
-        2 * dimension: ("float16", ' and records.vector_bytes = "float16-le"'),
-    }
-    if len(value) not in sizes or (value[:1] in _BEGINS_TEXT and _is_utf_8(value)):
+    if value[:1] in _BEGINS_TEXT and _is_utf_8(value):
         return None
-    kind, setting = sizes[len(value)]
-    return Look(
-        f"the numbers of a vector alone ({dimension} {kind}s)",
-        f"{_ALONE}{setting}, or publish a MessagePack map with the bytes in data.float32, so that it can have a key",
-    )
+    found = type_of_numbers(value, dimension)
+    if found is None and len(value) == 4 * dimension:
+        found = "float32-le"
+    if found is not None:
+        setting = "" if found == "float32-le" else f' and records.vector_bytes = "{found}"'
+        return Look(
+            f"the numbers of a vector alone ({dimension} {found.partition('-')[0]}s)",
+            f"{_ALONE}{setting}, or publish a MessagePack map with the bytes in data.float32, so that it can have a key",
+        )
+    if len(value) in (2 * dimension, 8 * dimension) and are_numbers(value, "float32-le"):
+        return Look(
+            f"the numbers of a vector alone ({len(value) // 4} float32s, and the index has {dimension} dimensions)",
+            f"they are {OF_ANOTHER_MODEL}",
+        )
+    return None
 
 
 def _is_utf_8(value: bytes) -> bool:

@@ -7,12 +7,25 @@ the value a few times.
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
-from worker.records.first_bytes import is_base64, is_json_in_base64, look_of_array, look_of_text
+from worker.records.changes import DELETED, Change, change_of, envelope_of
+from worker.records.choices import VectorBytes
+from worker.records.first_bytes import bytes_of_base64, look_of_array, look_of_text
+from worker.records.formats.paths import Source
 from worker.records.formats.values import Kind, Raw
-from worker.records.formats.vector_text import TOAST, TOAST_NUMBERS
-from worker.records.members import NOTHING, Encoding, Fields, members_of, text_of
+from worker.records.members import NOTHING, Encoding, Fields, fields_of, members_of, text_of
+from worker.records.vector_forms import (
+    FORMS_NOT_READ,
+    NUMBER_MAPS,
+    VECTORS,
+    are_whole,
+    form_of_map,
+    is_number,
+    json_in,
+    packed,
+    packed_as_string,
+)
 from worker.words import clean
 
 _MOST_SHOWN: Final = 8  # fields in a message
@@ -21,15 +34,9 @@ _MOST_MEMBERS: Final = 64  # of each map, in which a vector is searched for
 _MOST_MAPS: Final = 1000  # of a value, that are cut in such a search
 _DEEPEST: Final = 4
 _FEWEST: Final = 2  # numbers of what may be a vector
-_TEXT_BYTES: Final = 40  # a shorter text is no vector
-_NDARRAY: Final = b"\xc4\x02nd"  # the first name of an array of msgpack-numpy, which is bytes
-_UNAVAILABLE: Final = TOAST.encode()
-_UNAVAILABLE_NUMBERS: Final = ",".join(map(str, TOAST_NUMBERS)).encode()  # as Kafka Connect writes an array
 _KEYS: Final = (
     "key", "id", "_id", "uuid", "doc_id", "docId", "document_id", "documentId", "chunk_id", "chunkId", "vector_id", "pk", "id_",
 )  # fmt: skip
-_DELETED: Final = ("__deleted", "__op")  # of unwrapped rows of Debezium
-_VECTORS: Final = ("float32", "embedding", "vector", "values", "embeddings", "vectors", "vec", "emb", "dense_vector")
 
 Steps = tuple[str | int, ...]
 _Left = Iterator[int]  # one for each map that may still be cut
@@ -43,6 +50,7 @@ class Found(NamedTuple):
     maps: tuple[Mapping[str, Raw], ...]
     is_many: bool = False  # it is in a list of records, which `steps` leads to; then `inner` leads on
     inner: Steps = ()
+    is_whole: bool = False  # its first numbers have no fraction, as int8 and bits have none
 
 
 def names_shown(members: Mapping[str, Raw]) -> str:
@@ -80,17 +88,28 @@ class Foreign:
         """Return what the value is and what would read it, "" where its shape is the expected one."""
         encoding, members = fields
         said = self._enveloped(encoding, members)
+        if said is None and (change := change_of(encoding, members)) is not None:
+            said = self._changed(encoding, members, change)
         if said is None:
             said = self._by_its_parts(encoding, members)
         return said and f"{names_shown(members)}; {said}"
 
     def record_of(self, fields: Fields) -> Fields | None:
         """Return what is in the envelope of the settings, None where nothing is; a value without it as it is."""
-        envelope, row, _ = _envelope(*fields)
-        if envelope is None or envelope[1] != self._envelope:
+        envelope = envelope_of(*fields)
+        if envelope is None or envelope.setting != self._envelope:
             return fields
-        members = None if row is None else members_of(fields.encoding, row)
+        members = None if envelope.row is None else members_of(fields.encoding, envelope.row)
         return None if members is None else Fields(fields.encoding, members)
+
+    def data_of(self, value: bytes) -> bytes:
+        """Return the data of a CloudEvent that has it in base64, as the setting reads it; any other value as it is."""
+        fields = fields_of(value) if self._envelope == "cloudevents" else None
+        if fields is None or "specversion" not in fields.members:
+            return value
+        return (
+            bytes_of_base64(text_of(fields.encoding, fields.members.get("data_base64", NOTHING)).rstrip("=")) or value
+        )
 
     def text_words(self, fields: Fields) -> str:
         """Return what the text is that should be a vector in base64."""
@@ -98,6 +117,12 @@ class Foreign:
         text = text_of(fields.encoding, raw) if fields.encoding.kind(raw) is Kind.STRING else ""
         look = look_of_text(text) if text else ""
         return look and f"{self._vector_path} {look}"
+
+    def string_words(self, fields: Fields) -> str:
+        """Return what the string is that should be a vector and is no text, "" where it is not known."""
+        raw = _at(fields.encoding, fields.members, self._vector_path)
+        form = packed_as_string(fields.encoding, raw, self._dimension)
+        return form and f"{self._vector_path} looks like {FORMS_NOT_READ[form]}"
 
     def key_words(self, fields: Fields) -> str:
         """Return likewise for a record that has no key."""
@@ -112,10 +137,10 @@ class Foreign:
 
     def _enveloped(self, encoding: Encoding, members: Mapping[str, Raw]) -> str | None:
         """Return what an envelope is, "" if its setting is in force, None if it is none."""
-        envelope, row, note = _envelope(encoding, members)
+        envelope = envelope_of(encoding, members)
         if envelope is None:
             return None
-        name, setting = envelope
+        name, setting, row, note = envelope
         if setting == self._envelope:
             return ""
         within = "" if row is None else self._settings_for(encoding, row)
@@ -129,6 +154,32 @@ class Foreign:
             return ""
         return f" and {self._settings(encoding, found)}"
 
+    def _changed(self, encoding: Encoding, members: Mapping[str, Raw], change: Change) -> str:
+        """Return what reads a change so that its deletes are deletes, "" where its settings are in force."""
+        says = f"it looks like {change.name}"
+        if not change.row:
+            return f"{says}, {change.note}"
+        row = members_of(encoding, members.get(change.row, NOTHING)) or {}
+        steps: Steps = ()
+        maps: tuple[Mapping[str, Raw], ...] = (row,)
+        found = self._find(encoding, row)
+        if found is None or found.is_many or found.form in FORMS_NOT_READ:
+            if _at(encoding, members, self._vector_path) is not NOTHING:
+                return ""
+            vector = f"records.fields.vector = the path of the vector in {change.row}"
+        else:
+            path, steps, maps = path_of((change.row, *found.steps)), found.steps, found.maps
+            if path == self._vector_path:
+                return ""
+            vector = _setting("vector", path)
+        settings = [vector, _setting("delete", change.delete), change.more]
+        if change.keys != Source.KAFKA_KEY.value:
+            if change.keys:
+                steps, maps = (), (members_of(encoding, members.get(change.keys, NOTHING)) or {},)
+            key, is_number = _key_in(encoding, maps, steps)
+            settings.insert(1, _key_setting(f"{change.keys or change.row}.{key}", is_number=is_number) if key else "")
+        return f"{says}: set {', '.join(filter(None, settings))}{change.note and '; '}{change.note}"
+
     # -- other shapes
 
     def _by_its_parts(self, encoding: Encoding, members: Mapping[str, Raw]) -> str:
@@ -138,9 +189,9 @@ class Foreign:
         if found.is_many:
             return self._many(encoding, found)
         path = path_of(found.steps)
-        if found.form in _FORMS_NOT_READ:
+        if found.form in FORMS_NOT_READ:
             place = path.removesuffix("[0]") if found.form == "lists" else path
-            return f"{place} looks like {_FORMS_NOT_READ[found.form]}"
+            return f"{place} looks like {FORMS_NOT_READ[found.form]}"
         if path == self._vector_path:
             return ""
         return f"{found.form} is in {path}: set {self._settings(encoding, found)}"
@@ -150,11 +201,11 @@ class Foreign:
             return ""
         for name, raw in islice(members.items(), _MOST_MEMBERS):
             text = text_of(encoding, raw) if encoding.kind(raw) is Kind.STRING else ""
-            if look := look_of_array(text) or _json_in(text):
+            if look := look_of_array(text) or json_in(text):
                 return f"{path_of((name,))} {look}"
-        for name in _DELETED:
+        for name, row in DELETED.items():
             if name in members:
-                return f'it looks like an unwrapped row of Debezium: set records.fields.delete = "{name}"'
+                return f'it looks like {row}: set records.fields.delete = "{name}"'
         return "there is no list of numbers in it"
 
     def _many(self, encoding: Encoding, found: Found) -> str:
@@ -179,21 +230,31 @@ class Foreign:
         path, is_number = _key_in(encoding, found.maps, found.steps)
         if path and path != "key":
             settings.append(_key_setting(path, is_number=is_number))
+        if (form := found.form.partition(" ")[0]) in get_args(VectorBytes):
+            settings.append(f'records.vector_bytes = "{form}"')
         if self._envelope == "none":
-            settings += [_setting("delete", name) for name in _DELETED if name in found.maps[0]]
+            settings += [_setting("delete", name) for name in DELETED if name in found.maps[0]]
         return ", ".join(settings)
 
     # -- the search
 
     def _find(self, encoding: Encoding, members: Mapping[str, Raw], left: _Left | None = None) -> Found | None:
         """Return the vector of a value, the shallowest; a list of as many numbers as the index has dimensions comes first."""
+        best = self._best(encoding, members, left)
+        return best and best[1]
+
+    def _best(
+        self, encoding: Encoding, members: Mapping[str, Raw], left: _Left | None
+    ) -> tuple[tuple[int, ...], Found] | None:
+        """Return the same, and before it what it was chosen by: first 0 where it has as many numbers as the index, else 1."""
         best: tuple[tuple[int, ...], Found] | None = None
         for found, length in self._vectors(encoding, members, left or iter(range(_MOST_MAPS))):
             name = next((step for step in reversed(found.steps + found.inner) if isinstance(step, str)), "")
-            rank = (length != self._dimension, name not in _VECTORS, len(found.steps) + len(found.inner))
+            depth = len(found.steps) + len(found.inner)
+            rank = (length != self._dimension, name not in VECTORS, found.is_whole, depth)
             if best is None or rank < best[0]:
                 best = (rank, found)
-        return best and best[1]
+        return best
 
     def _vectors(self, encoding: Encoding, top: Mapping[str, Raw], left: _Left) -> Iterator[tuple[Found, int]]:
         """Yield what may be a vector, with the count of its numbers, 0 where that is not known."""
@@ -205,13 +266,13 @@ class Foreign:
                 kind = encoding.kind(raw)
                 if kind is Kind.MAP and len(here) < _DEEPEST and next(left, None) is not None:
                     inner = members_of(encoding, raw) or {}
-                    if form := _form_of_map(encoding, raw, inner):
+                    if form := form_of_map(encoding, raw, inner):
                         yield Found(here, form, maps), 0 if form == "sparse" else self._dimension
                     else:
                         waiting.append((here, (*maps, inner)))
                 elif kind is Kind.LIST:
                     yield from self._in_list(encoding, Found(here, "", maps), encoding.elements(raw), left)
-                elif kind in (Kind.BINARY, Kind.STRING) and (form := self._packed(encoding, name, raw, kind)):
+                elif kind in (Kind.BINARY, Kind.STRING) and (form := packed(encoding, name, raw, self._dimension)):
                     yield Found(here, form, maps), self._dimension
 
     def _in_list(
@@ -221,122 +282,36 @@ class Foreign:
         kinds = [encoding.kind(element) for element in elements[:_FEWEST]]
         first = kinds[0] if kinds else Kind.NOTHING
         if Kind.NUMBER in kinds and len(elements) >= _FEWEST:
-            yield Found(here, f"a list of {len(elements)} numbers", maps), len(elements)
+            is_whole = are_whole(encoding, elements)
+            yield Found(here, f"a list of {len(elements)} numbers", maps, is_whole=is_whole), len(elements)
         elif first is Kind.LIST:
             inner = encoding.elements(elements[0])
             if len(inner) >= _FEWEST and encoding.kind(inner[0]) is Kind.NUMBER:
                 form = f"a list of {len(inner)} numbers" if len(elements) == 1 else "lists"
-                yield Found((*here, 0), form, maps), len(inner)
+                yield Found((*here, 0), form, maps, is_whole=are_whole(encoding, inner)), len(inner)
         elif first is Kind.STRING:
-            if form := self._packed(encoding, "", elements[0], first):
+            if form := packed(encoding, "", elements[0], self._dimension):
                 yield Found((*here, 0), form, maps), self._dimension
-            elif len(elements) == self._dimension and _is_number(text_of(encoding, elements[0])):
+            elif len(elements) == self._dimension and is_number(text_of(encoding, elements[0])):
                 yield Found(here, "strings", maps), self._dimension
         elif first is Kind.MAP and next(left, None) is not None:
             record = members_of(encoding, elements[0]) or {}
-            if len(record) == 1 and len(elements) == self._dimension and not _NUMBER_MAPS.isdisjoint(record):
+            if len(record) == 1 and len(elements) == self._dimension and not NUMBER_MAPS.isdisjoint(record):
                 yield Found(here, "numbers in maps", maps), self._dimension
             elif (found := self._find_flat(encoding, record, left)) is not None:
-                yield Found(here, found.form, found.maps, is_many=True, inner=found.steps), self._dimension
+                yield found._replace(steps=here, is_many=True, inner=found.steps), self._dimension
 
     def _find_flat(self, encoding: Encoding, record: Mapping[str, Raw], left: _Left) -> Found | None:
-        """Return the vector of an element of a list, which is not in a list again."""
-        found = self._find(encoding, record, left) if not _has_lists_of_maps(encoding, record) else None
-        return None if found is None or found.is_many else found
-
-    def _packed(self, encoding: Encoding, name: str, raw: Raw, kind: Kind) -> str:
-        """Return what packed numbers are called, "" if it is something else."""
-        sizes = {4 * self._dimension: "float32", 8 * self._dimension: "float64", 2 * self._dimension: "float16"}
-        size = len(memoryview(raw))
-        if kind is Kind.BINARY:
-            floats = next((sizes[size - header] for header in (2, 3, 5) if size - header in sizes), "")
-            return f"{floats} as bytes" if floats else ""
-        if size < min(_TEXT_BYTES, 2 * self._dimension):
-            return ""
-        text = text_of(encoding, raw)
-        if text[:1] == "[" and text.count(",") == self._dimension - 1:
-            return "a vector as text"
-        bytes_of_base64 = len(text.rstrip("=")) * 3 // 4
-        if bytes_of_base64 not in sizes or not (name in _VECTORS or is_base64(text)):
-            return ""
-        return f"{sizes[bytes_of_base64]} in base64"
-
-
-_NUMBER_MAPS: Final = frozenset(("$numberDouble", "$numberDecimal", "N", "doubleValue"))
-_FORMS_NOT_READ: Final = {
-    "ndarray": "an array as msgpack-numpy packs it: publish array.tobytes(), or array.tolist()",
-    "numbers in maps": "numbers that are each in a map, as MongoDB and DynamoDB write them: publish plain numbers",
-    "sparse": "a sparse vector, by its indices and values: publish all of its numbers",
-    "strings": "a list of numbers that are strings: publish numbers",
-    "typed array": "a typed array as JSON.stringify writes it: publish Array.from(it)",
-    "buffer": "a Buffer as JSON.stringify writes it: publish a list of numbers, or base64",
-    "lists": "a list of several vectors, which have no keys: publish one record for each",
-}
-
-
-def _envelope(encoding: Encoding, members: Mapping[str, Raw]) -> tuple[tuple[str, str] | None, Raw | None, str]:
-    """Return what an envelope is called and its setting, the record in it, and what else is to be said."""
-    if "schema" in members and "payload" in members:
-        payload = members["payload"]
-        inner = members_of(encoding, payload) or {}
-        envelope, row, note = _envelope(encoding, inner)
-        return (envelope, row, note) if envelope else (("a record of Kafka Connect", "connect"), payload, "")
-    if "op" in members and ("after" in members or "before" in members or "message" in members):
-        return ("a change of Debezium", "debezium"), members.get("after"), _debezium_note(encoding, members)
-    if "specversion" in members and ("data" in members or "data_base64" in members):
-        return ("a CloudEvent", "cloudevents"), members.get("data"), ""
-    if said := _without_row(members):
-        return (said, "debezium"), None, ""
-    return None, None, ""
-
-
-def _without_row(members: Mapping[str, Raw]) -> str:
-    """Return what else Debezium sends beside changes of rows, "" if it is something else."""
-    if "ddl" in members or "tableChanges" in members:
-        return "a change of a schema, of Debezium"
-    if {"status", "id", "event_count"} <= members.keys():
-        return "a mark of a transaction, of Debezium"
-    return "a heartbeat of Debezium" if members.keys() == {"ts_ms"} else ""
-
-
-def _debezium_note(encoding: Encoding, members: Mapping[str, Raw]) -> str:
-    if encoding.kind(members["op"]) is Kind.STRING and text_of(encoding, members["op"]) == "t":
-        return "it is a truncate of the table, which deletes no vectors: delete them by hand"
-    row = members.get("after")
-    if row is not None and any(words in bytes(row) for words in (_UNAVAILABLE, _UNAVAILABLE_NUMBERS)):
-        return (
-            "a column has Debezium's placeholder of an unchanged TOAST value, so the row is not whole: "
-            "set REPLICA IDENTITY FULL for the table"
-        )
-    return ""
-
-
-def _form_of_map(encoding: Encoding, raw: Raw, members: Mapping[str, Raw]) -> str:
-    """Return the form of a vector that is a map, "" if it is something else."""
-    names = list(islice(members, _FEWEST + 1))
-    if names[:_FEWEST] == ["0", "1"]:
-        return "typed array"
-    if names == ["type", "data"] and b"Buffer" in bytes(members["type"]):
-        return "buffer"
-    if {"indices", "values"} <= members.keys() and encoding.kind(members["indices"]) is Kind.LIST:
-        return "sparse" if encoding.elements(members["indices"]) else ""
-    return "ndarray" if bytes(memoryview(raw)[1:5]) == _NDARRAY else ""
-
-
-def _json_in(text: str) -> str:
-    """Return what is said of a string that has JSON in it, "" for another."""
-    if text[:1] in ("{", "["):
-        return "is a string that has JSON in it: publish it as a map, not as text"
-    is_packed = len(text) > _TEXT_BYTES and text.isascii() and is_json_in_base64(text[: 2 * _TEXT_BYTES].encode())
-    return "is a string that has JSON in base64 in it: publish it as a map, not as text" if is_packed else ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text[:_TEXT_BYTES])
-    except ValueError:
-        return False
-    return True
+        """Return the vector of an element of a list, which is not in a list again: nor may a list of maps in it have vectors."""
+        lists = _lists_of_maps(encoding, record)
+        found = self._find(encoding, {name: raw for name, raw in record.items() if name not in lists}, left)
+        if found is None or found.is_many:
+            return None
+        for inner in lists.values():
+            flat = {name: raw for name, raw in inner.items() if name not in _lists_of_maps(encoding, inner)}
+            if next(left, None) is None or ((best := self._best(encoding, flat, left)) and not best[0][0]):
+                return None
+        return found
 
 
 def _key_in(encoding: Encoding, maps: tuple[Mapping[str, Raw], ...], steps: Steps) -> tuple[str, bool]:
@@ -372,13 +347,15 @@ def _key_setting(path: str, *, is_number: bool) -> str:
     return f'{setting}, records.key_values = "stringify"' if is_number else setting
 
 
-def _has_lists_of_maps(encoding: Encoding, record: Mapping[str, Raw]) -> bool:
-    for raw in islice(record.values(), _MOST_MEMBERS):
+def _lists_of_maps(encoding: Encoding, record: Mapping[str, Raw]) -> Mapping[str, Mapping[str, Raw]]:
+    """Return the first element of each list of maps that a record has, by the name of the list."""
+    found = {}
+    for name, raw in islice(record.items(), _MOST_MEMBERS):
         if encoding.kind(raw) is Kind.LIST:
             elements = encoding.elements(raw)
             if elements and encoding.kind(elements[0]) is Kind.MAP:
-                return True
-    return False
+                found[name] = members_of(encoding, elements[0]) or {}
+    return found
 
 
 def _at(encoding: Encoding, members: Mapping[str, Raw], path: str) -> Raw:

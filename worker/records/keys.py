@@ -1,5 +1,6 @@
 """The vector's key: the value's own, or else the Kafka key."""
 
+import re
 from typing import Final
 
 import msgspec
@@ -14,6 +15,14 @@ from worker.records.formats.shared import SharedKey
 from worker.records.limits import KEY_MAX_CHARACTERS
 from worker.records.target import LIMIT_SOURCE
 
+# The text of a record of Kafka Connect, as Java prints it. Its `id` may be anything, so nothing reads it.
+_STRUCT: Final = b"Struct{"
+_BINARY: Final = frozenset((b"\x00", _STRUCT[:1]))  # how a key begins that may be no text
+_AS_TEXT: Final = ": StringSerializer writes it as text"
+_INTEGERS: Final = {2: "ShortSerializer", 4: "IntegerSerializer", 8: "LongSerializer"}  # by the bytes that they write
+_PREFIX_BYTES: Final = 5
+# Not those that text has: tab, line feed and carriage return.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _decode_json: Final = msgspec.json.Decoder(str).decode
 
 
@@ -81,12 +90,8 @@ class Keys:
             raise RecordError(
                 Reason.KEY, 'neither the value nor the message has a key; one of "key" and the Kafka key is needed'
             )
-        if kafka_key[:1] == b"\x00":
-            raise RecordError(
-                Reason.KEY,
-                "the Kafka key begins with 0x00, as a schema registry's prefix does; as a vector's key it would name "
-                "the wrong vector",
-            )
+        if kafka_key[:1] in _BINARY:
+            _refuse_no_text(kafka_key)
         if self._enveloped is not None and (enveloped := self._enveloped.text(kafka_key)) is not None:
             return enveloped
         try:
@@ -96,9 +101,42 @@ class Keys:
                 return text
             return _decode_json(kafka_key)
         except UnicodeDecodeError as error:
-            raise RecordError(Reason.KEY, f"the Kafka key is not UTF-8: {error.reason} at byte {error.start}") from None
+            hint = f", as in {integer}{_AS_TEXT}" if (integer := _integer_of(kafka_key)) else ""
+            raise RecordError(
+                Reason.KEY, f"the Kafka key is not UTF-8: {error.reason} at byte {error.start}{hint}"
+            ) from None
         except msgspec.DecodeError as error:
             hint = '; records.key_values = "stringify" accepts integers' if integer_text(kafka_key.strip()) else ""
             raise RecordError(
                 Reason.KEY, f'the Kafka key is not a JSON string (records.key_format = "json"): {error}{hint}'
             ) from None
+
+
+def has_control_character(key: str) -> bool:
+    """Return whether a key has a character that no text has, as binary forms have whose bytes happen to be UTF-8."""
+    return _CONTROL.search(key) is not None
+
+
+def _refuse_no_text(kafka_key: bytes) -> None:
+    """Raise `RecordError` for a Kafka key that is no text that its producer meant."""
+    if kafka_key[:1] == b"\x00":
+        integer = _integer_of(kafka_key)
+        found = [] if integer and len(kafka_key) < _PREFIX_BYTES else ["a schema registry's prefix does"]
+        found += [f"{integer} does"] if integer else []
+        raise RecordError(
+            Reason.KEY,
+            f"the Kafka key begins with 0x00, as {' or '.join(found)}; as a vector's key it would name the wrong vector"
+            f"{_AS_TEXT if integer else ''}",
+        )
+    if kafka_key.startswith(_STRUCT) and kafka_key.rstrip().endswith(b"}"):
+        raise RecordError(
+            Reason.KEY,
+            "the Kafka key is the text of a Struct of Kafka Connect, as its StringConverter writes it; as a vector's key it "
+            "would name the wrong vector: set key.converter of the connector to org.apache.kafka.connect.json.JsonConverter",
+        )
+
+
+def _integer_of(kafka_key: bytes) -> str:
+    """Return which integer has as many bytes as a key, "" where none has."""
+    size = len(kafka_key)
+    return f"an integer of {size} bytes by {_INTEGERS[size]}" if size in _INTEGERS else ""

@@ -15,11 +15,12 @@ from worker.records.foreign import Foreign, names_shown
 from worker.records.formats.framing import without_prefix
 from worker.records.formats.hints import wide_text
 from worker.records.formats.paths import WHOLE_VALUE
+from worker.records.formats.toast import TOAST
 from worker.records.formats.values import Kind
 from worker.records.formats.vector_alone import NUMPY
 from worker.records.formats.vector_bytes import width_of
-from worker.records.formats.vector_text import TOAST
 from worker.records.members import Fields, fields_of, first_name_kind, is_messagepack
+from worker.records.number_types import type_of_numbers
 from worker.records.suspects import ordinary_numbers
 from worker.records.target import Target
 from worker.words import clean
@@ -30,7 +31,6 @@ _SECOND_MAP: Final = re.compile(rb"\}[ \t\r\n]*\{")
 _NAMED: Final = "looks like"  # by the format that read it
 _NO_VECTOR: Final = ("not base64", "no list of numbers")  # of a string
 _SETTING: Final = "records.envelope"
-_OF_WIDTHS: Final[tuple[VectorBytes, ...]] = ("float32-le", "float64-le", "float16-le")
 
 
 class Looks:
@@ -48,6 +48,7 @@ class Looks:
         self._dimension = target.dimension
         self._is_many = is_many
         self._vector_bytes = vector_bytes
+        self._vector_path = vector_path
         self._is_vector_alone = vector_path == WHOLE_VALUE.text
         self._foreign = Foreign(target.dimension, vector_path, envelope, is_many=is_many)
 
@@ -68,6 +69,13 @@ class Looks:
 
     def hint(self, error: RecordError, value: bytes, vector: object) -> str:
         """Return what is to be added, "" if nothing is known."""
+        data = self._foreign.data_of(value)
+        words = self._hint(error, data, vector)
+        if data is value or WHOLE_VALUE.text not in words:
+            return words
+        return f"the event has what looks like the bytes of a vector alone: let it have a map with them at {self._vector_path}"
+
+    def _hint(self, error: RecordError, value: bytes, vector: object) -> str:
         if isinstance(vector, bytes) and (error.reason is Reason.DIMENSION or "no whole float32s" in error.message):
             return self._packed(value, vector)
         if error.reason in (Reason.MALFORMED, Reason.UNSUPPORTED_ENCODING):
@@ -88,7 +96,8 @@ class Looks:
 
     def _unread(self, error: RecordError, value: bytes) -> str:
         if "not UTF-8" in error.message:
-            return _no_utf_8(value)
+            fields = self._record_in(value)
+            return (fields and self._foreign.string_words(fields)) or _no_utf_8(value)
         if "trailing" in error.message and _NAMED not in error.message and (words := self._trailing(value)):
             return words
         if _SETTING in error.message or TOAST in error.message:  # the format has said it all
@@ -156,19 +165,19 @@ class Looks:
             f"the value has {len(value)} bytes; wanted are {wanted}, which are {self._dimension} numbers of {width} bytes "
             f'each (records.vector_bytes = "{self._vector_bytes}")'
         )
-        look = self._other_width(len(value), message) or look_of_no_vector(value)
+        look = self._other_width(value, message) or look_of_no_vector(value)
         if not look and (fields := fields_of(value)) is not None:
             look = (
                 f"it is a map, {names_shown(fields.members)}: records.fields.vector has to name the path of its vector"
             )
         return f"{sizes}; {look}" if look else sizes
 
-    def _other_width(self, size: int, message: str) -> str:
-        """Return what says that so many bytes would be numbers of another width, "" if they are not, or it was said."""
-        for other in _OF_WIDTHS:
-            if size == width_of(other) * self._dimension and "would be as many" not in message:
-                return f'they would be as many numbers of {width_of(other)} bytes: records.vector_bytes = "{other}"'
-        return ""
+    def _other_width(self, value: bytes, message: str) -> str:
+        """Return what says that bytes are as many numbers of another width, "" if they are not, or it was said."""
+        found = type_of_numbers(value, self._dimension)
+        if found is None or "would be as many" in message:
+            return ""
+        return f'they would be as many numbers of {width_of(found)} bytes: records.vector_bytes = "{found}"'
 
     def _byte_order(self, packed: bytes) -> str:
         if self._vector_bytes != "float32-le" or len(packed) % 4:

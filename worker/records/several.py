@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from worker.errors import Reason, RecordError
+from worker.records.changes import CANAL_DELETES
 from worker.records.choices import Format
 from worker.records.formats import paths
 from worker.records.formats.fields import FieldReader
@@ -34,6 +35,9 @@ from worker.words import clean
 MOST_RECORDS: Final = 50_000
 """Of one message. Each costs time and memory, also one that is wrong and has a byte."""
 
+_DATA: Final = ("data",)
+_TYPE: Final = ("type",)
+_LONGEST_TYPE: Final = 16  # bytes
 _LINES_LOOKED_AT: Final = 100
 _WHITE: Final = b" \t\r\n"
 _NOTHING: Final = msgspec.Raw(b"")
@@ -43,10 +47,11 @@ _json_raw: Final = msgspec.json.Decoder(Raw).decode
 
 
 class _Lists(msgspec.Struct, gc=False):
-    """The members of a map that may be lists of records. A record has `data` that is no list."""
+    """The members of a map that may be lists of records. A record has `data` that is no list. `type` is of a change."""
 
     data: Raw = _NOTHING
     vectors: Raw = _NOTHING
+    type: Raw = _NOTHING
 
 
 class Cutter:
@@ -156,18 +161,22 @@ class _Lead:
     def __init__(self, values: FieldReader, steps: tuple[paths.Step, ...], own: frozenset[paths.Step]) -> None:
         self.values = values
         self._own = own
-        self._leaves = Leaves(values, [steps] if steps else ())
+        self._leaves = Leaves(values, [steps, *([_TYPE] if steps == _DATA else [])] if steps else ())
         self._slot = self._leaves.slot(steps)
+        self._type_slot = self._leaves.slot(_TYPE) if steps == _DATA else -1
         self._lists = values.cutter(_Lists)
         self._check_whole = values.decoder(Raw)
 
     def follow(self, body: bytes) -> Raw:
         """Return what the path leads to, empty where it leads nowhere. Raises what msgspec raises."""
         try:
-            return self._leaves.read(body)[self._slot]
+            parts = self._leaves.read(body)
         except RecordError:
             self._check_whole(body)
             return _NOTHING  # the value is no map
+        if self._type_slot >= 0:
+            self._refuse_deletes(parts[self._type_slot])
+        return parts[self._slot]
 
     def recognised(self, body: bytes) -> list[Raw] | None:
         """Return the records of a list, or of a map with one; None where there is none. Raises what msgspec raises."""
@@ -183,11 +192,26 @@ class _Lead:
             self._check_whole(body)
             return None
         if values.kind(lists.data) is Kind.LIST and "data" not in self._own:
+            self._refuse_deletes(lists.type)
             return values.decode_list(lists.data)
         is_record = "vectors" in self._own or values.kind(lists.data) is not Kind.NOTHING
         if not is_record and values.kind(lists.vectors) is Kind.LIST:
             return values.decode_list(lists.vectors)
         return None
+
+    def _refuse_deletes(self, change: Raw) -> None:
+        """Raise `RecordError` for rows that a change of Canal deletes: the rows do not say so, and would be written."""
+        if self.values.kind(change) is not Kind.STRING or len(bytes(change)) > _LONGEST_TYPE:
+            return
+        with suppress(*UNREADABLE):
+            if self.values.decode_text(change) == CANAL_DELETES:
+                raise RecordError(
+                    Reason.MALFORMED,
+                    'the message deletes the rows in its data ("type" is "DELETE", as Canal, TiCDC and Flink write it), and a '
+                    "row by itself does not say so: it would be written; publish the changes in Debezium's form "
+                    '(records.envelope = "debezium")',
+                    is_complete=True,
+                )
 
 
 def _own_lists(shape: Shape) -> frozenset[paths.Step]:

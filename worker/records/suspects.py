@@ -9,6 +9,8 @@ so nobody looks. Each suspect has one cause:
                 index measures cosine distance, which hides it
     quoted_key  the vector's key is the Kafka key, and that is a JSON string with its quotes, as `records.key_format = "json"`
                 reads it
+    binary_key  the vector's key is the Kafka key, or has it in it, and has a control character: an integer or another binary
+                form, whose bytes happen to be UTF-8
 
 The usual norm is the median of the first vectors of a route that were not suspect. It is not kept over a restart: the first
 `WARM_UP` vectors after one are not judged by it. Half of them may be wild, but for one, and it is right all the same. Once
@@ -23,7 +25,7 @@ import numpy as np
 
 from worker.records.target import Target
 
-Cause = Literal["denormal", "magnitude", "norm", "quoted_key"]
+Cause = Literal["denormal", "magnitude", "norm", "quoted_key", "binary_key"]
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 
 WARM_UP: Final = 10  # vectors
@@ -46,6 +48,12 @@ QUOTED_KEY: Final = Suspicion(
     "quoted_key",
     "the Kafka key is a JSON string, so the vector's key would have the quotes in it; "
     'records.key_format = "json" reads it without them',
+)
+
+BINARY_KEY: Final = Suspicion(
+    "binary_key",
+    "the vector's key has a control character, and the Kafka key is in it, as when an integer or another binary form is "
+    "written by its own serializer: StringSerializer writes it as text",
 )
 
 

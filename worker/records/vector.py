@@ -2,15 +2,17 @@
 
 import math
 import struct
+from collections.abc import Collection
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import orjson
 
 from worker.errors import Reason, RecordError
+from worker.records.choices import VectorBytes
 from worker.records.floats import Float64s
 from worker.records.formats.contract import UnreadNumbers, Vector
-from worker.records.suspects import ordinary_numbers
+from worker.records.number_types import OF_ANOTHER_MODEL, are_numbers, raw_of, type_of_numbers
 from worker.records.target import LIMIT_SOURCE, Target
 
 Float32s: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
@@ -20,16 +22,17 @@ _FLOAT32_OVERFLOW: Final = 2.0**128 - 2.0**103  # the least number that rounds t
 # that it is released, so doing that for each record would keep such a thread waiting.
 _WITH_THE_GIL: Final = 500
 _FLOAT32: Final = np.dtype("<f4")
+_MOST_BYTE: Final = 255
 _OF_NULL: Final = ord("n")  # as a byte it is found several times faster than as bytes
 
 
 class Vectors:
     """Checks and writes the vectors of one index."""
 
-    def __init__(self, target: Target, where: str = "data.float32", width: int = 4) -> None:
-        """`where` is the place of the vector in a record, `width` the bytes of a number there, for messages."""
+    def __init__(self, target: Target, where: str = "data.float32", vector_bytes: VectorBytes = "float32-le") -> None:
+        """`where` is the place of the vector in a record, `vector_bytes` what its bytes were read as, for messages."""
         self._where = where
-        self._width = width
+        self._vector_bytes = vector_bytes
         self._index = target.index
         self._dimension = target.dimension
         self._is_cosine = target.distance_metric == "cosine"
@@ -71,7 +74,7 @@ class Vectors:
 
     def _packed_numbers(self, numbers: list[float]) -> bytes:
         if len(numbers) != self._dimension:
-            raise self._wrong_dimension(len(numbers), self._of_other_count(len(numbers)))
+            raise self._wrong_dimension(len(numbers), self._of_other_count(numbers))
         try:
             return self._pack(*numbers)
         except OverflowError:
@@ -90,33 +93,31 @@ class Vectors:
         raise self._wrong_dimension(len(data) // 4, hint)
 
     def _of_other_bytes(self, data: bytes) -> str:
-        """Return what so many bytes would be, "" if it is not known."""
-        size = len(data) * self._width // 4
-        order = _float64_of(data) if self._width == 4 else "float64-le"
-        other, advice = {
-            8 * self._dimension: ("float64", f'; records.vector_bytes = "{order}" reads them'),
-            4 * self._dimension: ("float32", '; records.vector_bytes = "float32-le" reads them'),
-            2 * self._dimension: ("float16", '; records.vector_bytes = "float16-le" reads them'),
-            self._dimension: ("int8", "; publish float32"),
-            self._dimension // 8: ("bits", "; publish float32"),
-        }.get(size, ("", ""))
-        return (
-            f" (its {size} bytes would be as many {other} as the index has dimensions{advice})"
-            if size and other
-            else ""
-        )
+        """Return what bytes most likely are, "" if it is not known."""
+        raw = raw_of(data, self._vector_bytes)
+        if raw and (found := type_of_numbers(raw, self._dimension)) is not None:
+            kind = found.partition("-")[0]
+            advice = f'records.vector_bytes = "{found}" reads them'
+            return f" (its {len(raw)} bytes would be as many {kind} as the index has dimensions; {advice})"
+        if are_numbers(raw, self._vector_bytes):
+            return f" ({OF_ANOTHER_MODEL})"
+        other = {self._dimension: "int8", self._dimension // 8: "bits"}.get(len(raw), "")
+        if not raw or not other:
+            return ""
+        return f" (its {len(raw)} bytes would be as many {other} as the index has dimensions; publish float32)"
 
-    def _of_other_count(self, count: int) -> str:
-        """Return what so many numbers may be, "" if it is not known."""
-        if count == 4 * self._dimension:
+    def _of_other_count(self, numbers: Collection[float] | int) -> str:
+        """Return what a list of numbers, or so many of them, may be, "" if it is not known."""
+        count = numbers if isinstance(numbers, int) else len(numbers)
+        if count == 4 * self._dimension and not isinstance(numbers, int) and _are_bytes(numbers):
             return " (they may be the bytes of as many float32 as the index has dimensions; publish the numbers)"
         if count > self._dimension and count % self._dimension == 0:
-            return f" (they may be {count // self._dimension} vectors one after the other; publish one record for each)"
+            return f" ({OF_ANOTHER_MODEL}; or {count // self._dimension} vectors one after the other: publish one record for each)"
         return ""
 
     def _rounded(self, numbers: Float64s) -> Float32s:
         if len(numbers) != self._dimension:
-            raise self._wrong_dimension(len(numbers), self._of_other_count(len(numbers)))
+            raise self._wrong_dimension(len(numbers), self._of_other_count(numbers))
         array = np.empty(len(numbers), np.float32)
         with np.errstate(over="ignore"):
             for begin in range(0, len(numbers), _WITH_THE_GIL):
@@ -130,9 +131,16 @@ class Vectors:
         )
 
 
-def _float64_of(data: bytes) -> str:
-    """Return the setting for the order in which more of the bytes are ordinary numbers."""
-    return "float64-be" if ordinary_numbers(data, ">f8") > ordinary_numbers(data, "<f8") else "float64-le"
+def _are_bytes(numbers: Collection[float]) -> bool:
+    """Return whether numbers are whole and as bytes are, with a sign or without one."""
+    array = np.array(numbers, np.float64)
+    is_whole = bool((array == np.floor(array)).all())
+    return (
+        is_whole
+        and float(array.max() - array.min()) <= _MOST_BYTE
+        and array.min() >= -128
+        and array.max() <= _MOST_BYTE
+    )
 
 
 def beyond_float32(found: str) -> RecordError:

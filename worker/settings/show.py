@@ -20,6 +20,7 @@ def remember_secrets(settings: Settings) -> None:
     """Hide the secrets of the settings in every text that leaves this process."""
     kafka, oss, registry = settings.kafka, settings.oss, settings.registry
     redaction.remember(kafka.sasl_plain_password, kafka.ssl_password, registry.password, registry.token)
+    redaction.remember_login(registry.username, registry.password)
     redaction.remember_url(oss.proxy_url)
     for name, value in kafka.client.items():
         if isinstance(value, str):

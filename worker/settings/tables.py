@@ -223,7 +223,8 @@ class Fields(Table, frozen=True):
     delete: Annotated[
         str,
         means(
-            'A path whose value true, "true", "d" or 1 deletes the vector of the record\'s key. "": there is none.',
+            'A path whose value true or 1, or text "true", "d", "delete" or "1" in any case, deletes the vector of the record\'s '
+            'key. "": there is none.',
             max_length=MOST_PATH,
         ),
     ] = ""

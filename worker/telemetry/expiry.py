@@ -67,7 +67,8 @@ class ExpiryCollector:
         """Return the metrics, as prometheus-client asks for them."""
         credentials = GaugeMetricFamily(
             "oss_vectors_credentials_expiry_timestamp_seconds",
-            "When the service's credentials in use expire, Unix time; there is no series where that is not known.",
+            "When the service's credentials in use expire, Unix time. There is no series where that is not known, and none while no request is "
+            "sent, except for oss.credentials = file.",
             unit="seconds",
         )
         certificates = GaugeMetricFamily(

@@ -17,7 +17,7 @@ from worker.telemetry.http_request import Answer, plain
 from worker.telemetry.http_server import HttpServer
 from worker.telemetry.page.notices import DEAD_SECONDS
 from worker.telemetry.page.page import Page
-from worker.telemetry.state import State, Status
+from worker.telemetry.state import Reading, State, Status
 
 log = logging.getLogger("worker.health")
 
@@ -75,10 +75,19 @@ class Pages:
         is_ready = reading.state is State.RUNNING
         body = {
             "state": reading.state.value,
-            "reason": (is_ready and self._status.service.sentence()) or reading.reason,
+            "reason": self._reason(reading),
             "assigned_partitions": len(self._ledger.assignments()),
         }
         return _json(HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, body)
+
+    def _reason(self, reading: Reading) -> str:
+        """Return the state's reason, and after it all else that is wrong: it may stop a part of what a running worker does."""
+        parts = [reading.reason]
+        if reading.state is State.RUNNING:
+            parts += self._status.service.sentences()
+        if reading.state is not State.BLOCKED:  # its reason is what is blocked
+            parts += self._status.blocks_in_words()
+        return "; ".join([*parts, *self._status.warnings_in_words()])
 
 
 def _json(status: HTTPStatus, body: dict[str, Any]) -> Answer:

@@ -89,7 +89,7 @@ class Metrics:
         )
         self.suspect_vectors = Counter(
             "oss_vectors_suspect_vectors",
-            "Records that can be written and are most likely wrong, by the cause: a vector's numbers, or a key with its quotes.",
+            "Records that can be written and are most likely wrong, by the cause: a vector's numbers, or its key.",
             ["topic", "cause"],
             registry=r,
         )

@@ -16,6 +16,7 @@ from worker.telemetry.page.words import duration
 from worker.words import clean
 
 SHOWN_AFTER_SECONDS: Final = 10.0  # without an accepted request; a single failure is retried in less
+INDEXES_NAMED: Final = 5  # in sentences, at most
 _WORDS_CHARACTERS: Final = 200
 
 
@@ -59,6 +60,11 @@ class Service:
             with self._lock:
                 self._not_accepted.pop(index, None)
 
+    def accepts_nothing(self, index: str, seconds: float) -> bool:
+        """Return whether requests of an index fail, more than one of them, and none was accepted or judged for so long."""
+        one = self._not_accepted.get(index)
+        return one is not None and one.requests > 1 and self._clock() - one.since >= seconds
+
     def not_accepted(self) -> list[NotAccepted]:
         """Return the indexes whose requests fail, the one that has failed for the longest first."""
         with self._lock:
@@ -72,11 +78,13 @@ class Service:
         """Return the pace of each index."""
         return {index: pace() for index, pace in self._paces.items()}
 
-    def sentence(self) -> str:
-        """Return what to say of all indexes whose requests have failed for a while, "" where there is none."""
+    def sentences(self) -> list[str]:
+        """Return what to say of the indexes whose requests have failed for a while: of the first ones, and how many others."""
         now = self._clock()
         lasting = [one for one in self.not_accepted() if now - one.since >= SHOWN_AFTER_SECONDS]
-        return "; ".join(f"index {one.index}: {one.sentence(now)}" for one in lasting)
+        named = [f"index {one.index}: {one.sentence(now)}" for one in lasting[:INDEXES_NAMED]]
+        left_out = len(lasting) - INDEXES_NAMED
+        return named + ([f"and the same of {left_out:,} other indexes"] if left_out > 0 else [])
 
 
 def words_of(error: SinkError) -> str:

@@ -5,11 +5,13 @@ decides what happens to a record.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from itertools import islice
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -17,11 +19,15 @@ import msgspec
 
 from worker.errors import BlockReason, Reason
 from worker.telemetry.service import Service
-from worker.words import clean
+from worker.words import and_more, clean, with_room
 
 log = logging.getLogger("worker.state")
 
-REASON_CHARACTERS: Final = 4000  # it may name every block
+REASON_CHARACTERS: Final = 4000
+BLOCKS_NAMED: Final = 10  # in words, at most
+WARNINGS_NAMED: Final = 5
+BLOCKS_CHARACTERS: Final = 3000  # of all blocks that are named
+WARNINGS_CHARACTERS: Final = 1000
 _MESSAGE_CHARACTERS: Final = 1000
 DEAD_LETTERS_KEPT: Final = 3  # of each reason, so that many of one do not replace the few of another
 
@@ -144,7 +150,7 @@ class Status:
             log.log(level, "state: %s", state.value, extra={"detail": reason})
 
     def warn(self, name: str, message: str) -> None:
-        """Note by a name what is wrong although it stops nothing yet; "" ends it. The reason of a running worker has it."""
+        """Note by a name what is wrong although it stops nothing yet; "" ends it. /readyz has it, whatever the state is."""
         with self._lock:
             if message:
                 self._warnings[name] = clean(message, _MESSAGE_CHARACTERS)
@@ -155,6 +161,14 @@ class Status:
         """Return what is wrong although it stops nothing yet, the oldest first."""
         with self._lock:
             return list(self._warnings.values())
+
+    def warnings_in_words(self) -> list[str]:
+        """Return the warnings: the oldest of them, and how many more there are."""
+        if not self._warnings:
+            return []
+        warnings = self.warnings()
+        named = with_room(warnings[:WARNINGS_NAMED], WARNINGS_CHARACTERS)
+        return named + and_more(len(warnings) - WARNINGS_NAMED, "warning")
 
     def turned(self, now: float) -> None:
         """Note that the main loop made a turn, at `now` seconds of the monotonic clock."""
@@ -227,8 +241,21 @@ class Status:
     def read(self) -> Reading:
         """Return one consistent reading."""
         with self._lock:
-            blocks = {block: "; ".join(str(one.words) for one in held.values()) for block, held in self._blocks.items()}
+            blocks = {block: _joined(held) for block, held in self._blocks.items()}
             return Reading(self._state, self._reason, blocks, self._last_turn, self._title)
+
+    def blocks_in_words(self) -> list[str]:
+        """Return the blocks with their messages: the first of each kind, the oldest others, and how many more there are."""
+        if not self._blocks:
+            return []
+        with self._lock:
+            firsts: dict[BlockReason, Block] = {}
+            for block in self._blocks:
+                firsts.setdefault(block.reason, block)  # so that many of one kind do not hide the only one of another
+            named = list(islice(dict.fromkeys([*firsts.values(), *self._blocks]), BLOCKS_NAMED))
+            words = [f"{block}: {_joined(self._blocks[block])}" for block in named]
+            left_out = len(self._blocks) - len(named)
+        return with_room(words, BLOCKS_CHARACTERS) + and_more(left_out, "block")
 
     def messages(self) -> dict[Block, str]:
         """Return the message of each block, without what may quote a record."""
@@ -236,6 +263,12 @@ class Status:
             return {
                 block: "; ".join(one.words.message for one in held.values()) for block, held in self._blocks.items()
             }
+
+    def seconds_of(self, block: Block) -> float:
+        """Return for how long a block has been in force, by the last of its owners that reported it; infinity where it is not."""
+        with self._lock:
+            since = [one.attempts.since for one in self._blocks.get(block, {}).values()]
+            return self._clock() - max(since) if since else math.inf
 
     def attempts(self) -> dict[Block, Attempts]:
         """Return how each block is retried, by the first of its owners."""
@@ -252,6 +285,10 @@ class Status:
         with self._lock:
             kept = [each for of_reason in self._dead_letters.values() for each in of_reason]
         return sorted(kept, key=lambda each: each.at, reverse=True)
+
+
+def _joined(held: Mapping[str, _Held]) -> str:
+    return "; ".join(str(one.words) for one in held.values())
 
 
 def _attempted(before: Attempts | None, now: float, retry_in: float | None) -> Attempts:

@@ -21,6 +21,7 @@ from worker.tools import connections
 ANSWER_SECONDS: Final = 15.0  # for one question to the brokers
 PATIENCE_SECONDS: Final = 30.0  # without a record, and without a step of any partition
 _POLL_MS: Final = 500
+_REFUSED_SECONDS: Final = 0.5  # after which an offset that the broker refused is asked for again
 
 
 class NoTopic(FatalError):
@@ -50,6 +51,7 @@ class Scanner:
         clock: Callable[[], float] = time.monotonic,
         answer_seconds: float = ANSWER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.lost: dict[Partition, int] = {}
         """How many offsets of a stretch retention removed before they were read."""
@@ -57,6 +59,8 @@ class Scanner:
         self._clock = clock
         self._answer_ms = round(answer_seconds * 1000)
         self._patience_seconds = patience_seconds
+        self._sleep = sleep
+        self._refused: set[TopicPartition] = set()  # where the broker called an offset out of range that the log has
         self._consumer: Any = None
 
     def partitions(self, topic: str) -> list[Partition]:
@@ -144,17 +148,27 @@ class Scanner:
         return {tp: messages for tp, messages in records.items() if tp in waiting}
 
     def _skip_removed(self, consumer: Any, stretches: Sequence[Stretch]) -> None:
-        """Continue at the first offset that is left, where retention overtook the scan."""
+        """Continue at the first offset that is left, where retention overtook the scan.
+
+        An offset that the log has, or that is behind its end, is tried again while there is patience: from the first one all
+        records would be read again.
+        """
         firsts = self.first_offsets([stretch.partition for stretch in stretches])
         for partition, first in firsts.items():
             tp = TopicPartition(*partition)
             at = consumer.position(tp, _POLL_MS) or 0
-            self.lost[partition] = self.lost.get(partition, 0) + max(0, first - at)
-            consumer.seek(tp, first)
+            if at < first:
+                self.lost[partition] = self.lost.get(partition, 0) + first - at
+                consumer.seek(tp, first)
+            else:
+                self._refused.add(tp)
+                self._sleep(_REFUSED_SECONDS)
 
     def _stuck(self, waiting: Mapping[TopicPartition, Stretch], positions: Mapping[TopicPartition, int | None]) -> str:
         places = ", ".join(f"{tp.topic}/{tp.partition} at {positions[tp]} of {waiting[tp].end}" for tp in waiting)
-        return f"no record came for {self._patience_seconds:.0f} s: {places}"
+        refused = ", ".join(f"{tp.topic}/{tp.partition}" for tp in sorted(self._refused & waiting.keys()))
+        why = f"; the broker answered OFFSET_OUT_OF_RANGE for {refused}" if refused else ""
+        return f"no record came for {self._patience_seconds:.0f} s: {places}{why}"
 
     def _offsets(self, partitions: Collection[Partition], ask: Callable[[Any, Any], Any]) -> dict[Partition, int]:
         if not partitions:

@@ -4,9 +4,7 @@ No source is trusted to give them clean: white space around a part is dropped, o
 are refused. No error quotes a part, what a program wrote, or what a server answered.
 """
 
-import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +22,7 @@ from alibabacloud_oss_v2.credentials import (
 
 from worker import redaction
 from worker.errors import SettingsError
-from worker.extras import pip_command
+from worker.oss.credentials import package
 from worker.oss.credentials.program import Program, ProgramError
 from worker.settings import files
 from worker.settings.rules import credential_mistakes
@@ -38,6 +36,9 @@ KEPT_SECONDS: Final = 300.0  # credentials for which the program names no end
 RENEWED_BEFORE_SECONDS: Final = 180.0  # their end, or at half of their time if that is later
 WAIT_SECONDS: Final = 10.0  # for the program, if there are no credentials yet; the program continues to run
 AGAIN_SECONDS: Final = 5.0  # after a run that failed, or that gave what the service refuses
+# Without a request nothing is renewed, and nothing needs to be. It is the time from when a request would have renewed them to
+# when the alert about their end, which is two minutes before it, would fire.
+USED_SECONDS: Final = 60.0
 
 Clock = Callable[[], float]
 
@@ -54,21 +55,33 @@ class Provider(CredentialsProvider):  # type: ignore[misc]  # the SDK ships no t
         get: Callable[[], Credentials],
         forget: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
+        *,
+        newest: Callable[[], Credentials | None] | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
+        """`newest` returns what the next request would get, and fetches nothing: it may be newer than what was given last."""
         self._get = get
+        self._newest = newest or (lambda: self._given)
+        self._clock = clock
+        self._given: Credentials | None = None
+        self._asked_at = float("-inf")
         self.forget = forget
         """Fetch again at the next request, since the service refused what was given last."""
         self.close = close
         """End what runs for it."""
-        self.expires_at: float | None = None
-        """When the credentials that were given last expire, Unix time; None where that is not known."""
 
     def get_credentials(self) -> Credentials:
         """Return credentials for one request; the SDK calls it for each. Raises whatever failed."""
-        credentials = self._get()
-        end = credentials.expiration
-        self.expires_at = None if end is None else end.timestamp()
-        return credentials
+        self._asked_at = self._clock()
+        self._given = self._get()
+        return self._given
+
+    def expires_at(self) -> float | None:
+        """Return when the credentials in use expire, Unix time; None where that is not known, or none are in use.
+
+        They are in use for `USED_SECONDS` after a request: without one they are not renewed, and end without harm.
+        """
+        return _end_of(self._newest()) if self._clock() - self._asked_at < USED_SECONDS else None
 
 
 def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Provider:
@@ -79,12 +92,11 @@ def credentials_provider(settings: Oss, environ: Mapping[str, str]) -> Provider:
     if mode == "environment":
         return Provider(_from_environment(environ).get_credentials)
     if mode == "file":
-        file = CredentialsFile(Path(settings.credentials_file))
-        return Provider(file.read, file.forget)
+        return _OfFile(CredentialsFile(Path(settings.credentials_file)))
     if mode == "process":
         program = Program(settings.credentials_process)
         kept = Kept(lambda: _from_program(program, time.time), time.monotonic)
-        return Provider(kept.current, kept.forget, program.close)
+        return Provider(kept.current, kept.forget, program.close, newest=kept.newest)
     return Provider(_from_credentials_package(mode))
 
 
@@ -95,13 +107,29 @@ class _Anonymous(Provider, AnonymousCredentialsProvider):  # type: ignore[misc] 
         super().__init__(AnonymousCredentialsProvider().get_credentials)
 
 
+class _OfFile(Provider):
+    """Another program renews the file, also while no request reads it."""
+
+    def __init__(self, file: "CredentialsFile") -> None:
+        super().__init__(file.read, file.forget, newest=file.read)
+
+    def expires_at(self) -> float | None:
+        """Return the end that the file says now, Unix time; None where it says none."""
+        return _end_of(self._newest())
+
+
+def _end_of(credentials: Credentials | None) -> float | None:
+    end = None if credentials is None else credentials.expiration
+    return None if end is None else float(end.timestamp())
+
+
 def _made(key_id: object, secret: object, token: object) -> Credentials:
     """Return credentials, without white space around their parts. Raises `CredentialsError`."""
     parts = [part.strip() if isinstance(part, str) else "" for part in (key_id, secret, token)]
     for name, part in zip(("access key id", "access key secret", "session token"), parts, strict=True):
         if (part or name != "session token") and (problem := credential_problem(part)):
             raise CredentialsError(f"the {name} {problem}")
-    redaction.remember(parts[1], parts[2])
+    redaction.remember_renewed(parts[1], parts[2])
     return Credentials(parts[0], parts[1], parts[2] or None)
 
 
@@ -226,6 +254,10 @@ class Kept:
             ended = self._problem or "the credentials that oss.credentials_process gave have expired"
             raise CredentialsError(still if self._is_fetching else ended)
 
+    def newest(self) -> Credentials | None:
+        """Return what was fetched last, None before anything was."""
+        return self._credentials
+
     def forget(self) -> None:
         """Fetch again at the next request, which waits for it. The old ones are used where nothing comes.
 
@@ -318,49 +350,15 @@ def _moment(text: object) -> datetime | None:
 
 
 def _from_credentials_package(mode: str) -> Callable[[], Credentials]:
-    try:
-        from alibabacloud_credentials import provider as providers  # noqa: PLC0415 - an extra, needed by these modes alone
-    except ImportError:
-        raise SettingsError(
-            [f"oss.credentials = {json.dumps(mode)} needs more packages: {pip_command('credentials')}"]
-        ) from None
-    # Its loggers write to stderr by themselves, past the log: each error with the OIDC token and a traceback, and with the
-    # variable DEBUG=sdk each request. We get the errors in any case.
-    for name in ("credentials", "alibabacloud-tea"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).disabled = True
-    try:
-        provider = {
-            "default-chain": providers.DefaultCredentialsProvider,
-            "ecs-ram-role": providers.EcsRamRoleCredentialsProvider,
-            "oidc": providers.OIDCRoleArnCredentialsProvider,
-        }[mode]()
-    except Exception as error:  # whatever it misses, it says so
-        raise SettingsError([f"oss.credentials = {json.dumps(mode)}: {without_answers(str(error))}"]) from None
+    provider = package.provider_of(mode)
 
     def fetch() -> Credentials:
         try:
             found = provider.get_credentials()
         except Exception as error:
-            raise CredentialsError(f"{mode}: {without_answers(str(error))}") from None
-        return _made(found.get_access_key_id(), found.get_access_key_secret(), found.get_security_token())
+            raise CredentialsError(f"{mode}: {package.without_answers(str(error))}") from None
+        made = _made(found.get_access_key_id(), found.get_access_key_secret(), found.get_security_token())
+        made.expiration = package.end_of(found)
+        return made
 
     return fetch
-
-
-_QUERY: Final = re.compile(r"\?[^\s'\"()]*")
-_ANSWER: Final = re.compile(r"\b(result|response|stderr|body):", re.IGNORECASE)
-_CODE: Final = re.compile(r"\"Code\"\s*:\s*\"([A-Za-z0-9._-]{1,100})\"")
-
-
-def without_answers(text: str) -> str:
-    """Return an error of the package without what it quotes: the URL's query, which contains the OIDC token, and an answer.
-
-    Of an answer the service's code is kept.
-    """
-    text = _QUERY.sub("?...", text)
-    quoted = _ANSWER.search(text)
-    if quoted:
-        codes = " ".join(dict.fromkeys(_CODE.findall(text[quoted.start() :])))
-        text = f"{text[: quoted.start()].rstrip(' ,')}{f' ({codes})' if codes else ''}"
-    return clean(text)

@@ -13,7 +13,8 @@ from worker.records.keys import Keys
 from worker.records.limits import KEY_MAX_CHARACTERS
 from worker.records.target import LIMIT_SOURCE
 
-DELETES: Final = frozenset({"true", "d"})
+_DELETES: Final = frozenset({"true", "d", "delete", "1"})  # in lower case
+_LONGEST_OF_THEM: Final = max(map(len, _DELETES))
 
 
 class Around(NamedTuple):
@@ -62,9 +63,14 @@ def key_around(path: Path, around: Around, keys: Keys) -> str:
 
 
 def says_delete(path: Path, around: Around, keys: Keys) -> bool:
-    """Return whether what such a path leads to deletes the record's key."""
+    """Return whether what such a path leads to deletes the record's key. A Kafka key that is 1 is a key."""
     text = text_around(path, around, keys)
-    return text in DELETES or (text == "1" and path.source is not Source.KAFKA_KEY)
+    return text is not None and is_delete(text) and not (text == "1" and path.source is Source.KAFKA_KEY)
+
+
+def is_delete(text: str) -> bool:
+    """Return whether a text says that the record's key is deleted: true, d, delete or 1, in any case."""
+    return len(text) <= _LONGEST_OF_THEM and text.lower() in _DELETES
 
 
 def no_key(path: Path) -> RecordError:

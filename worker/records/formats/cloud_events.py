@@ -19,9 +19,11 @@ from worker.records.formats.framing import without_prefix
 from worker.records.formats.paths import ATTRIBUTE_PREFIX, header_of
 from worker.records.formats.shared import SharedHeaders
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw
+from worker.words import clean
 
 _CONTENT_TYPE: Final = "content-type"
 _STRUCTURED: Final = b"application/cloudevents"
+_NAME_CHARACTERS: Final = 40
 _WHITE: Final = b" \t\r\n"
 _DATA: Final = ("specversion", "data", "data_base64")
 _ADVICE: Final = {
@@ -62,15 +64,15 @@ class Events:
         """Return the data of an event, and the headers that have its attributes. Raises `RecordError`."""
         if headers.once(_is_binary) if type(headers) is SharedHeaders else _is_binary(headers):
             return value, headers
-        event = self._fields.cut(self._json(value), self._cutter)
+        event = self._fields.cut(self._json(value, headers), self._cutter)
         specversion, data, data_base64 = (getattr(event, f"f{at}") for at in range(len(_DATA)))
         if self._fields.kind(specversion) is not Kind.STRING:
-            raise _no_event()
+            raise _no_event(headers)
         attributes = self._attributes(event)
         more = headers.with_more(attributes) if type(headers) is SharedHeaders else [*headers, *attributes]
         return self._data(data, data_base64), more
 
-    def _json(self, value: bytes) -> bytes:
+    def _json(self, value: bytes, headers: Headers) -> bytes:
         body = without_prefix(value).removeprefix(BYTE_ORDER_MARK)
         begun = body.lstrip(_WHITE)
         if begun.startswith(b"["):
@@ -80,7 +82,7 @@ class Events:
                 'records.envelope = "cloudevents"',
             )
         if not begun.startswith(b"{"):
-            raise _no_event()
+            raise _no_event(headers)
         return body
 
     def _data(self, data: Raw, data_base64: Raw) -> bytes:
@@ -127,9 +129,18 @@ def _is_binary(headers: Headers) -> bool:
     return has_attributes
 
 
-def _no_event() -> RecordError:
+def _no_event(headers: Headers) -> RecordError:
+    seen = headers.once(_like_an_attribute) if type(headers) is SharedHeaders else _like_an_attribute(headers)
+    hint = (
+        seen and f"; it has the header {seen}, and on Kafka the header is {ATTRIBUTE_PREFIX}specversion, in lower case"
+    )
     return RecordError(
         Reason.MALFORMED,
         "the value is no CloudEvent: it has neither a header ce_specversion nor the attribute specversion in JSON "
-        '(records.envelope = "cloudevents")',
+        f'(records.envelope = "cloudevents"){hint}',
     )
+
+
+def _like_an_attribute(headers: Headers) -> str:
+    """Return the name of the header that has the version of the specification under another name, "" if none has."""
+    return next((clean(name, _NAME_CHARACTERS) for name, _ in headers if name.lower().endswith("specversion")), "")

@@ -30,6 +30,7 @@ from worker.records.formats import vector_text
 from worker.records.formats.contract import Metadata, Record, Scalar, UnreadNumbers, Vector
 from worker.records.formats.hints import constant_at, resembles
 from worker.records.formats.metadata_fields import METADATA_ALLOWED, MetadataReader
+from worker.records.formats.toast import is_unchanged, unchanged
 from worker.records.formats.values import Cutter, Kind, Raw, ValueReader
 from worker.records.formats.vector_bytes import unpacker
 from worker.records.vector import beyond_float32
@@ -173,8 +174,8 @@ class FieldReader(ValueReader, ABC):
         kinds = self.kinds(self.decode_list(vector))
         for place, kind in enumerate(kinds):
             if kind is not Kind.NUMBER:
-                if kinds == [Kind.STRING] and self.text(self.decode_list(vector)[0], where) == vector_text.TOAST:
-                    raise vector_text.unchanged(where)
+                if kinds == [Kind.STRING] and is_unchanged(self.text(self.decode_list(vector)[0], where)):
+                    raise unchanged(where)
                 raise self.no_record(f"number {place} of {where} is a {kind.value}; allowed are numbers")
         return len(kinds)
 

@@ -14,8 +14,8 @@ from worker.errors import Reason, RecordError
 from worker.records.floats import list_reader
 from worker.records.formats import connect_schema
 from worker.records.formats.around import (
-    DELETES,
     Around,
+    is_delete,
     key_around,
     looks_often,
     no_key,
@@ -39,17 +39,22 @@ from worker.records.formats.leaves import Leaves
 from worker.records.formats.metadata_fields import MetadataReader
 from worker.records.formats.paths import Path, Source
 from worker.records.formats.shape import KEY_PATH
+from worker.records.formats.toast import (
+    LONGEST,
+    SIZE,
+    TEXTS,
+    are_unchanged_bytes,
+    are_unchanged_numbers,
+    is_unchanged,
+    unchanged,
+)
 from worker.records.formats.values import AT_ONCE_BYTES, BYTES_OF_A_NUMBER, UNREADABLE, Kind, Raw
 from worker.records.formats.vector_bytes import unpacker
-from worker.records.formats.vector_text import TOAST, TOAST_NUMBERS, are_unchanged, as_json, is_list, unchanged
+from worker.records.formats.vector_text import as_json, is_list
 from worker.records.limits import METADATA_MAX_BYTES
 from worker.records.metadata import shown
 from worker.records.target import LIMIT_SOURCE
 
-_TOAST_BYTES: Final = TOAST.encode()
-_TOAST_SIZE: Final = len(TOAST_NUMBERS)
-_TOAST_LIST: Final = [TOAST]  # of an array of texts
-_TOAST_TEXTS: Final = [*map(str, TOAST_NUMBERS)]  # of an array of numbers that were read step by step, under stringify
 _SPECVERSION: Final = ("specversion",)
 _MOST_BYTES_OF_ONE: Final = 9  # a number that is 1 has no more in any usual form
 _STRICT_VALUE: Final = str | list[str]
@@ -160,7 +165,7 @@ class MappedReader:
     def _key_in_value(self, raw: Raw, path: Path) -> str | None:
         if self._fields.kind(raw) is not Kind.NUMBER:
             text = self._fields.key(raw, path.text)
-            if text == TOAST:
+            if text in TEXTS:
                 raise unchanged(path.text)
             return text
         if not self._is_loose_key:
@@ -179,14 +184,15 @@ class MappedReader:
         kind = fields.kind(raw)
         try:
             if kind is Kind.LIST and (found := self._numbers_at_once(raw)) is not None:
-                if len(found) == _TOAST_SIZE and are_unchanged(found):
+                if len(found) == SIZE and are_unchanged_numbers(found):
                     raise unchanged(where)
                 return found
             if kind is Kind.BINARY or (kind is Kind.STRING and not self._fields.begins_a_list(raw)):
                 data = self._bytes_at_once(raw)
-                if data != _TOAST_BYTES:
-                    return self._unpack(data, where)
-            elif kind is Kind.STRING and (in_text := self._in_text_at_once(raw)) is not None:
+                if len(data) <= LONGEST and are_unchanged_bytes(data):
+                    raise unchanged(where)
+                return self._unpack(data, where)
+            if kind is Kind.STRING and (in_text := self._in_text_at_once(raw)) is not None:
                 return in_text
         except UNREADABLE:
             pass
@@ -211,7 +217,7 @@ class MappedReader:
     def _raw_says_delete(self, raw: Raw, path: Path) -> bool:
         kind = self._fields.kind(raw)
         if kind is Kind.STRING:
-            return self._fields.text(raw, path.text) in DELETES
+            return is_delete(self._fields.text(raw, path.text))
         if kind is Kind.BOOLEAN or (kind is Kind.NUMBER and len(bytes(raw)) <= _MOST_BYTES_OF_ONE):
             try:
                 return self._fields.decode_number(raw) == 1
@@ -285,9 +291,7 @@ def _with_every_column(metadata: _M) -> _M:
     """Return metadata. Raises `RecordError` where a value is Debezium's word for one that it does not have."""
     if metadata is None:
         return metadata
-    values = metadata.values()
-    if TOAST in values or _TOAST_LIST in values or TOAST_NUMBERS in values or _TOAST_TEXTS in values:
-        words = (TOAST, _TOAST_LIST, TOAST_NUMBERS, _TOAST_TEXTS)
-        name = next(name for name, value in metadata.items() if value in words)
-        raise unchanged(f"metadata {shown(name)}")
+    for name, value in metadata.items():
+        if is_unchanged(value):
+            raise unchanged(f"metadata {shown(name)}")
     return metadata

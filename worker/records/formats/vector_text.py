@@ -5,7 +5,6 @@ standard alphabet or that of URLs, with or without padding, with or without line
 """
 
 import binascii
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -13,33 +12,15 @@ import msgspec
 from worker.errors import Reason, RecordError
 from worker.records.formats.contract import UnreadNumbers
 from worker.records.formats.hints import constant_at
+from worker.records.formats.toast import are_unchanged_bytes, is_unchanged, unchanged
 from worker.records.vector import beyond_float32
 from worker.words import clean
-
-TOAST: Final = "__debezium_unavailable_value"
-"""What Debezium writes for a column that the change did not change, and that PostgreSQL therefore did not send."""
-TOAST_NUMBERS: Final = [*TOAST.encode()]
-"""The same of an array of numbers: one number for each byte of the text."""
 
 _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_floats: Final = msgspec.json.Decoder(list[float]).decode
 _NUMBER: Final = frozenset(b"-0123456789")
 _KINDS: Final = {b"n": "null", b'"': "string", b"[": "list", b"{": "map"}
 _URL_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
-
-
-def unchanged(where: str) -> RecordError:
-    """Return the error of a column that Debezium has no value of."""
-    return RecordError(
-        Reason.MALFORMED,
-        f"{where} is an unchanged TOAST column, which PostgreSQL does not send ({TOAST}): the row has no value of it. "
-        "ALTER TABLE ... REPLICA IDENTITY FULL, or Debezium's reselect post-processor, makes Debezium send it",
-    )
-
-
-def are_unchanged(numbers: Iterable[float]) -> bool:
-    """Return whether numbers are Debezium's word for an array that it has no value of."""
-    return [*numbers] == TOAST_NUMBERS
 
 
 def is_list(text: str) -> bool:
@@ -79,13 +60,13 @@ def numbers(text: str, where: str) -> UnreadNumbers:
 
 def packed(text: str, where: str, allowed: str) -> bytes:
     """Return the bytes that base64 holds. Raises `RecordError`."""
-    if text == TOAST:
+    if is_unchanged(text):
         raise unchanged(where)
     try:
         data = _bytes_of(text)
     except ValueError:
         raise RecordError(Reason.MALFORMED, f"{where} is a string that is not base64; {allowed}") from None
-    if data == TOAST.encode():
+    if are_unchanged_bytes(data):
         raise unchanged(where)
     return data
 

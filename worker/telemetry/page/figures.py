@@ -17,7 +17,13 @@ _ENDS_ARE_OLD_SECONDS: Final = 25.0
 _LEAST_FLOW_SECONDS: Final = 10.0
 
 _PREFIX: Final = "oss_vectors_"
-_COUNTED: Final = ("retries_total", "kafka_errors_total", "unknown_outcomes_total")
+PASSED: Final = ("skipped_offsets", "truncated_offsets")  # counts of offsets that no reading brings back
+_COUNTED: Final = (
+    "retries_total",
+    "kafka_errors_total",
+    "unknown_outcomes_total",
+    *(f"{name}_total" for name in PASSED),
+)
 _COUNTED_FAILURES: Final = ("commits_total", "dead_letter_writes_total")
 
 Key = tuple[str, ...]

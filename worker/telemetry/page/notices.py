@@ -13,12 +13,14 @@ from worker.telemetry.state import Block, State
 STILL_SECONDS: Final = 10.0  # without a turn of the main loop
 DEAD_SECONDS: Final = 60.0  # without a turn of the main loop, after which the process is not healthy
 _NOT_SETTLED_SECONDS: Final = 60.0
+_NOT_COMMITTED_SECONDS: Final = 60.0
 _BEHIND_SECONDS: Final = 60.0  # of settling: the lag from which its growth is no burst
 _BEHIND_SHARE: Final = 0.1  # of what is published
 _LATE_SECONDS: Final = 10.0  # the objective of 99 % of the records
 _THROTTLED_SHARE: Final = 0.1  # of the requests; a few throttled answers are how a limit is found
 _STRANGERS_NAMED: Final = 3
 # As the alerts.
+_PASSED_SECONDS: Final = 30 * 60.0
 _RETENTION_SECONDS: Final = 6 * 3600.0
 _DEAD_LETTERS_SECONDS: Final = 24 * 3600.0
 _CREDENTIALS_SECONDS: Final = 120.0
@@ -131,6 +133,37 @@ def _not_settled(view: View) -> Iterator[Notice]:
         yield Notice("not_settled", "nothing is settled", text, "ossvectorsrecordsstuck", view.watch.still_since)
 
 
+def _commits(view: View) -> Iterator[Notice]:
+    again = "is written again after a restart or a rebalance"
+    refused = {
+        topic: count for (topic,), count in view.figures.by("refused_commit_partitions", "topic").items() if count
+    }
+    for topic, count in refused.items():
+        what = counted(count, "partition", "partitions")
+        text = f"The broker refuses to commit {what} of {topic}: what was written since the last commit {again}."
+        yield Notice(f"refused {topic}", "running, commits refused", text, "ossvectorscommitsfailing")
+    last = view.figures.value("last_commit_timestamp_seconds")
+    still = view.wall - last if last else view.uptime
+    is_known = bool(refused) or view.figures.value("coordinator_unavailable_seconds") > 0
+    if still >= _NOT_COMMITTED_SECONDS and not is_known and view.in_last_minute(("commits", "failed")):
+        text = f"Commits fail, and none was accepted for {rough(still)}: what was written since then {again}."
+        yield Notice("commits", "running, commits fail", text, "ossvectorscommitsfailing", view.now - still)
+
+
+def _passed(view: View) -> Iterator[Notice]:
+    for key, (count, at) in sorted(view.watch.passed.items()):
+        if view.now - at >= _PASSED_SECONDS:
+            continue
+        name, topic, *reason = key
+        what = f"{counted(count, 'offset', 'offsets')} of {topic}"
+        if name == "skipped_offsets":
+            text = f"Since the start {what} were skipped without being read ({', '.join(reason)})."
+            yield Notice(" ".join(key), "running, offsets skipped", text, "ossvectorsoffsetsskipped", at)
+        else:
+            text = f"Since the start Kafka has lost {what} that had been read."
+            yield Notice(" ".join(key), "running, the log was cut", text, "ossvectorslogtruncated", at)
+
+
 def _retention(view: View) -> Iterator[Notice]:
     if (view.lag or 0.0) <= _BEHIND_SECONDS * (view.settled or 0.0):
         return  # what waits is settled within a minute, also where a topic keeps its records for an hour
@@ -224,6 +257,8 @@ _ALL: Final[tuple[Callable[[View], Iterator[Notice]], ...]] = (
     _not_accepted,
     _coordinator,
     _not_settled,
+    _commits,
+    _passed,
     _unassigned,
     _leaderless,
     _missing_dead_letter_topic,

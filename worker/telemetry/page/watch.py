@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from worker.telemetry.page.figures import Key, Sample
+from worker.telemetry.page.figures import PASSED, Key, Sample
 from worker.telemetry.state import Block, Reading, State
 
 _AT_WORK: Final = (State.RUNNING, State.BLOCKED)
@@ -13,7 +13,7 @@ class Watch:
     """Moments of the monotonic clock.
 
     `moved_at` is when a committed offset last moved, None if none has yet. `still_since` is since when records wait and none
-    is settled.
+    is settled. `passed` has how many offsets were skipped or lost, by the count's name and labels, and when the last were.
     """
 
     def __init__(self, now: float) -> None:
@@ -21,6 +21,7 @@ class Watch:
         self.state_since = now
         self.moved_at: float | None = None
         self.still_since = now
+        self.passed: dict[Key, tuple[float, float]] = {}
         self._state: State | None = None
         self._blocks: dict[Block, float] = {}
         self._notices: dict[str, float] = {}
@@ -43,6 +44,10 @@ class Watch:
         settled = sum(one.settled.values())
         if settled != self._settled or not any(one.lags.values()):
             self._settled, self.still_since = settled, one.at
+
+        for key, count in one.counts.items():
+            if key[0] in PASSED and count > self.passed.get(key, (0.0, 0.0))[0]:
+                self.passed[key] = count, one.at
 
     def note(self, keys: Iterable[str], now: float) -> None:
         """Note which notices there are."""

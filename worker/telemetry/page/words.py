@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-_MESSAGE_SHOWN: Final = 600  # characters; /readyz has all of it
+_MESSAGE_SHOWN: Final = 600  # characters; /readyz and the log have more
 _UNIT: Final = re.compile(r"(\d) (?=(?:ms|s|min|h|d|B|KiB|MiB|GiB|%|of|a second)\b|%)")
 NONE: Final = "\u2013"
 

@@ -56,7 +56,7 @@ def _lifetime(mode: str, told: str, found: Any, now: float) -> Finding:
         left = found.expiration.timestamp() - now
         if left < _EXPIRES_SOON_SECONDS:
             told = f"{told}; they expire in {left / 60:.0f} min"
-            return warning("credentials", mode, told, "see that the program gives new ones before these expire")
+            return warning("credentials", mode, told, "see that their source gives new ones before these expire")
         return ok("credentials", mode, f"{told}; they expire in {left / 3600:.1f} h, and are renewed before")
     if not found.security_token:
         return ok("credentials", mode, f"{told}; they do not expire")
