@@ -103,7 +103,7 @@ def test_a_main_loop_that_does_not_turn_is_not_healthy_and_then_ended(
     new_stage: StageFactory, start_broken: Break
 ) -> None:
     stage = new_stage()
-    still = "steering.Steering.steer = lambda self: time.sleep(3600)"
+    still = "steering.Steering.steer = lambda *_: time.sleep(3600)"
 
     worker = start_broken(stage.settings(kafka__revoke_seconds=0.5), f"{QUICK_WATCHDOG}\n{still}")
 
@@ -117,7 +117,7 @@ def test_a_main_loop_that_does_not_turn_is_not_healthy_and_then_ended(
 
 def test_a_main_loop_that_turns_slowly_is_left_alone(new_stage: StageFactory, start_broken: Break) -> None:
     stage = new_stage(partitions=1)
-    slow = "steer = steering.Steering.steer\nsteering.Steering.steer = lambda self: (time.sleep(1.5), steer(self))"
+    slow = "steer = steering.Steering.steer\nsteering.Steering.steer = lambda *each: (time.sleep(1.5), steer(*each))"
 
     worker = start_broken(stage.settings(kafka__revoke_seconds=0.5), f"{QUICK_WATCHDOG}\n{slow}")
     stage.publish_versions([("a", [1.0] * 4)])

@@ -25,8 +25,7 @@ class Bench(App):
     def move(self, partition: int = 0) -> None:
         """Move a partition's watermark by one."""
         self.publish(partition=partition)
-        for polled in self.source.poll(0.0):
-            self.worker._intake.take_in(polled)
+        self.worker._intake.take_in(self.source.poll(0.0))
         self.worker._intake.seal_all()
         self.deliver()
 
@@ -115,8 +114,7 @@ def test_offsets_that_no_record_has_are_committed_where_nothing_is_outstanding()
 def test_a_record_that_is_not_settled_keeps_its_offset_uncommitted() -> None:
     bench = Bench()
     bench.publish(2)
-    for polled in bench.source.poll(0.0):
-        bench.worker._intake.take_in(polled)
+    bench.worker._intake.take_in(bench.source.poll(0.0))
     assert bench.committer.commit_last(1.0) is True
     assert bench.committed() == {0: 0}
 

@@ -4,6 +4,7 @@ import pytest
 
 from tests.support.app import App
 from worker.app.draining import LEAVE_SECONDS
+from worker.delivery.lane import Lane
 from worker.settings import tables
 from worker.telemetry.state import State
 
@@ -76,6 +77,17 @@ def test_a_dead_letter_that_is_not_written_is_waited_for() -> None:
         bench.dead_letters.is_idle = bench.clock() - bench.began_at >= 3.0
 
     bench.on_idle = finish
+    assert 3.0 <= bench.run_and_measure() < 4.0
+
+
+def test_a_dead_letter_of_the_last_request_is_waited_for_whenever_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+
+    def end_with_a_dead_letter(_lane: Lane) -> bool:
+        bench.dead_letters.is_idle = bench.clock() - bench.began_at >= 3.0
+        return True
+
+    monkeypatch.setattr(Lane, "is_idle", property(end_with_a_dead_letter))
     assert 3.0 <= bench.run_and_measure() < 4.0
 
 

@@ -27,7 +27,7 @@ class Bench(App):
 
     def take_in(self, messages: Sequence[Message]) -> tuple[list[str], list[tuple[int, Reason, str]]]:
         """Take messages in; returns the keys that go to the index, and the bad ones: offset, reason and text."""
-        self.intake.take_in(Polled(self.assignment(), messages))
+        self.intake.take_in([Polled(self.assignment(), messages)])
         self.intake.seal_all()
         flight = self.lane.pop()
         keys = [] if flight is None else list(flight.keys)
@@ -120,9 +120,9 @@ def test_messages_of_a_partition_that_is_being_given_back_are_left_out() -> None
 
 def test_a_batch_is_sealed_when_its_first_record_has_waited_long_enough() -> None:
     bench = Bench(batch=tables.Batch(max_age_seconds=1.0))
-    bench.intake.take_in(Polled(bench.assignment(), [message(0)]))
+    bench.intake.take_in([Polled(bench.assignment(), [message(0)])])
     bench.clock.advance(0.75)
-    bench.intake.take_in(Polled(bench.assignment(), [message(1)]))
+    bench.intake.take_in([Polled(bench.assignment(), [message(1)])])
     bench.intake.seal_due()
     assert (bench.lane.pop(), bench.intake.seconds_until_due(longest=9.0)) == (None, 0.25)
     bench.clock.advance(0.25)
@@ -134,6 +134,6 @@ def test_a_batch_is_sealed_when_its_first_record_has_waited_long_enough() -> Non
 
 def test_a_full_batch_is_sealed_at_once() -> None:
     bench = Bench(batch=tables.Batch(max_records=2))
-    bench.intake.take_in(Polled(bench.assignment(), [message(offset) for offset in range(5)]))
+    bench.intake.take_in([Polled(bench.assignment(), [message(offset) for offset in range(5)])])
     flights = [bench.lane.pop(), bench.lane.pop(), bench.lane.pop()]
     assert [list(flight.keys) for flight in flights if flight is not None] == [["0", "1"], ["2", "3"]]

@@ -243,7 +243,7 @@ def test_an_error_of_the_main_loop_itself_is_fatal_and_in_the_log(
 ) -> None:
     app = App().started()
 
-    def fail() -> None:
+    def fail(*_: object) -> None:
         raise ZeroDivisionError("on purpose")
 
     monkeypatch.setattr(app.worker._steering, "steer", fail)

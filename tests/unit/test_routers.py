@@ -72,6 +72,36 @@ def test_each_shard_judges_by_its_own_metadata_keys() -> None:
         assert outcomes == {"d1": {RecordError}, "d2": {Put}}
 
 
+def test_a_record_whose_metadata_only_a_missing_shard_may_accept_waits_for_that_shard() -> None:
+    one = router(sharded("d1", "d2"), Target("d1", 3, "cosine"))
+    values = [HUGE.replace(b'"k"', b'"k%d"' % number) for number in range(20)]
+    found = {shard_of(f"k{number}", 2): one.route(None, value, ()) for number, value in enumerate(values)}
+    assert (found[0].to, reason_of(found[0].decoded)) == (NO_INDEX, Reason.METADATA)
+    assert found[1] == ("d2", None)
+    one.add(Target("d2", 3, "cosine", frozenset({"t"})))
+    outcomes = [(routed.to, type(routed.decoded)) for routed in (one.route(None, value, ()) for value in values)]
+    assert {kind for to, kind in outcomes if to == "d2"} == {Put}
+
+
+def test_a_record_that_no_shard_may_accept_does_not_wait_for_one_that_is_missing() -> None:
+    one = router(sharded("d1", "d2"), Target("d1", 3, "cosine"))
+    for number in range(20):
+        found = one.route(None, b'{"key":"k%d","data":{"float32":[1,2]}}' % number, ())
+        assert (found.to, reason_of(found.decoded)) == (NO_INDEX, Reason.DIMENSION)
+
+
+def test_a_record_that_all_shards_refuse_waits_for_none() -> None:
+    one = router(sharded("d1", "d2"))
+    found = {reason_of(one.route(None, HUGE.replace(b'"k"', b'"k%d"' % number), ()).decoded) for number in range(20)}
+    assert found == {Reason.METADATA}
+
+
+def test_the_kafka_key_says_which_shard_a_record_waits_for_where_its_value_has_no_key() -> None:
+    one = router(sharded("d1", "d2"), Target("d1", 3, "cosine"))
+    names = [name for name in (f"k{number}" for number in range(20)) if shard_of(name, 2) == 1]
+    assert one.route(names[0].encode(), HUGE.replace(b'"key":"k",', b""), ()) == ("d2", None)
+
+
 def test_the_largest_record_is_the_same_for_every_shard() -> None:
     long_name = "d" * 63
     one = router(sharded("d1", long_name), batch=tables.Batch(max_bytes=1024))

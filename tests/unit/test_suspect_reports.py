@@ -85,7 +85,7 @@ def test_one_suspect_of_each_cause_is_logged_with_its_place_every_half_minute(
     bench = Bench()
 
     def take_in(*messages: FakeMessage) -> None:
-        bench.intake.take_in(Polled(bench.assignment(), messages))
+        bench.intake.take_in([Polled(bench.assignment(), messages)])
 
     take_in(message(0), suspect(1), suspect(2), quoted(3))
     lines = logged(caplog)

@@ -1,11 +1,11 @@
 """What was decoded of some messages, sorted by what happens next, and how it is counted in the buffer."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Final
 
 from worker.app.suspect_reports import Seen
 from worker.delivery.batch import Item
-from worker.errors import RecordError, SchemaPending
+from worker.errors import RecordError
 from worker.ledger import Assignment
 from worker.ports import DeadLetter, Message
 from worker.records.decode import Decoded as DecodedRecord
@@ -19,7 +19,7 @@ _RAISED_BY: Final = "worker.record.Decoder"
 
 
 class Decoded:
-    """The messages of one poll, sorted by what happens to them next."""
+    """Messages of one partition, sorted by what happens to them next."""
 
     __slots__ = (
         "by_index",
@@ -28,7 +28,6 @@ class Decoded:
         "items",
         "joined",
         "mismatches",
-        "pending",
         "schema",
         "size",
         "suspects",
@@ -45,14 +44,7 @@ class Decoded:
         self.size = 0  # bytes of all messages in memory, without what the records of one message share
         self.suspects: dict[str, Seen] = {}  # by cause
         self.widths: dict[int, int] = {}  # how many records count of messages that have several, by offset
-        self.schema: Hashable = None  # what the first of `pending` waits for
-        self.pending: Sequence[Message] = ()  # the first whose schema is not here yet, and all behind it
-
-    def wait_for(self, error: SchemaPending, message: Message, messages: Sequence[Message]) -> None:
-        """Let a message wait for its schema, and all behind it: one of them may have the same key."""
-        self.schema = error.schema
-        place = next(at for at, each in enumerate(messages) if each.offset == message.offset)
-        self.pending = messages[place:]
+        self.schema: Hashable = None  # what the first message behind these waits for
 
     def add_bad(self, letter: DeadLetter | None) -> None:
         """Add a record that can never be written, if it is one."""

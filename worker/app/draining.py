@@ -60,7 +60,8 @@ class Drain:
             self._intake.track(assignment, [message.offset for message in messages])
 
     def _is_idle(self) -> bool:
-        return self._dead_letters.is_idle and all(lane.is_idle for lane in self._lanes.values())
+        """Return whether nothing is in flight. The lanes come first: what ends there last may become a dead letter."""
+        return all(lane.is_idle for lane in self._lanes.values()) and self._dead_letters.is_idle
 
     def _leave(self, deadline: float) -> int:
         """Commit and leave the group; returns how many records are not settled."""

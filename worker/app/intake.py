@@ -1,7 +1,8 @@
 """From polled messages to sealed batches: each message is tracked, decoded, and put into the open batch of its index."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from worker.app.components import Components
@@ -9,10 +10,11 @@ from worker.app.decoded import ITEM_BYTES, Decoded, dead_letter_of, header_bytes
 from worker.app.decoders import decoder_of
 from worker.app.parking import Parked, Parking
 from worker.app.pieces import Piece, PieceReader, bytes_of
+from worker.app.portions import Portion, TurnTime
 from worker.app.routers import NO_INDEX, Router, router_of
-from worker.app.schema_room import SchemaRoom
 from worker.app.several import SeveralReader, cutter_of
 from worker.app.suspect_reports import SuspectReports
+from worker.app.waiting_room import WaitingRoom
 from worker.delivery.batch import Batch, Item, OpenBatch
 from worker.delivery.courier import observe_latency
 from worker.delivery.lane import Lane
@@ -22,7 +24,8 @@ from worker.ports import Message, Polled, SealReason
 from worker.records.decode import Decoder, Delete, Put
 from worker.records.target import Target
 
-_AGAIN_AT_ONCE: Final = 2_000  # messages of a partition that are taken in together, once their schema is here
+_AT_ONCE: Final = 2_000  # messages of a partition that waited and are taken in together, at most
+_BEHIND_POLL_SECONDS: Final = 0.05  # of a poll while messages wait for time: enough for a rebalance to make progress
 
 
 class Route(NamedTuple):
@@ -52,7 +55,8 @@ class Intake:
         }
         self._parking = Parking()
         self._book = None if components.schemas is None else components.schemas.book
-        self._room = SchemaRoom()
+        self._room = WaitingRoom(_no_schema if self._book is None else self._book.has)
+        self._time = TurnTime(components.clock)
         self._suspects = SuspectReports(components.metrics, components.clock)
         self._open_batches: dict[str, OpenBatch] = {}
 
@@ -72,7 +76,7 @@ class Intake:
                 self._routes[topic] = Route(
                     topic, lane, decoder_of(found, self._components.settings, topic, schemas=self._book)
                 )
-        self._take_in_parked(index)
+        self._take_out_of_parking(index)
 
     def _router_of(self, topic: str) -> Router:
         if topic not in self._routers:
@@ -93,25 +97,39 @@ class Intake:
 
     # -- messages
 
-    def take_in(self, polled: Polled) -> None:
-        """Track, decode and batch the messages of one partition."""
-        assignment, messages = polled
-        offsets = [message.offset for message in messages]
-        if not self.track(assignment, offsets):
-            return
-        if self._room.holds(assignment):
-            self._components.limit.note_read(assignment, offsets, [])
-            self._keep(assignment, messages)
-            return
-        decoded = self._decoded(assignment, messages)
+    def take_in(self, polled: Iterable[Polled]) -> None:
+        """Track the messages of a poll; decode and batch as many as a turn has time for. The others wait for the next one."""
+        self._time.begin()
+        for assignment, messages in polled:
+            offsets = [message.offset for message in messages]
+            if not self.track(assignment, offsets):
+                continue
+            if self._room.holds(assignment) or self._time.is_up():
+                self._keep(assignment, _parked(assignment, messages))
+            else:
+                self._read(assignment, messages, offsets)
+
+    def _read(self, assignment: Assignment, messages: Sequence[Message], offsets: Sequence[int]) -> None:
+        """Decode and batch tracked messages that were not decoded before, as many as there is time for."""
+        portion = self._time.portion_of(messages)
+        decoded = self._decoded(assignment, portion)
+        if portion.left:
+            self._keep(assignment, _parked(assignment, portion.left), decoded.schema)
+            offsets = offsets[: -len(portion.left)]
+        if offsets:
+            self._note_read(assignment, decoded, offsets)
+            self._pass_on(decoded, assignment)
+
+    def _note_read(self, assignment: Assignment, decoded: Decoded, offsets: Sequence[int]) -> None:
+        """Note for the limit of dead letters which messages were read, and what was bad."""
+        limit = self._components.limit
         whole = [each.offset for each in decoded.dead_letters if each.element is None]
-        self._components.limit.note_read(assignment, offsets, whole, decoded.widths)
+        limit.note_read(assignment, offsets, whole, decoded.widths)
         for each in decoded.dead_letters if decoded.widths else ():
             if each.element is not None:
-                self._components.limit.note_bad(assignment.partition, each.offset, each.element)
-        self._pass_on(decoded, assignment)
+                limit.note_bad(assignment.partition, each.offset, each.element)
 
-    def _decoded(self, assignment: Assignment, messages: Sequence[Message]) -> Decoded:
+    def _decoded(self, assignment: Assignment, messages: Portion[Message]) -> Decoded:
         topic = assignment.partition.topic
         route = self._routes.get(topic)
         if route is not None:
@@ -136,8 +154,6 @@ class Intake:
             self._batch(self._components.lanes[index], items)
         if decoded.items:
             self._batch(self._routes[topic].lane, decoded.items)
-        if decoded.pending:
-            self._keep(assignment, decoded.pending, decoded.schema)
 
     def track(self, assignment: Assignment, offsets: Sequence[int]) -> bool:
         """Track offsets; False if the partition is no longer open, or their order is impossible."""
@@ -147,7 +163,7 @@ class Intake:
             self._components.source.refuse(assignment, str(error))
             return False
 
-    def _decode(self, route: Route, assignment: Assignment, messages: Sequence[Message]) -> Decoded:  # noqa: C901 - a call for each record would cost more than it explains
+    def _decode(self, route: Route, assignment: Assignment, messages: Portion[Message]) -> Decoded:  # noqa: C901 - a call for each record would cost more than it explains
         """Decode messages. A message that is wrong in any way costs itself, and none of the others."""
         found = Decoded()
         items, decode = found.items, route.decoder.decode
@@ -176,7 +192,8 @@ class Intake:
                 if error.suspect:
                     found.note_suspect(assignment, message, (error.suspect, error.message))
             except SchemaPending as error:
-                found.wait_for(error, message, messages)
+                found.schema = error.schema
+                messages.leave_from(message)
                 break
             except Exception as error:  # a fault of the worker, which shows with this record
                 internal = RecordError.internal(error)
@@ -184,7 +201,7 @@ class Intake:
             found.size += size
         return found
 
-    def _decode_routed(self, router: Router, assignment: Assignment, messages: Sequence[Message]) -> Decoded:
+    def _decode_routed(self, router: Router, assignment: Assignment, messages: Portion[Message]) -> Decoded:
         """Route and decode messages likewise. Those whose index was not found yet are parked."""
         found = Decoded()
         reader = PieceReader(router, self._parking)
@@ -194,60 +211,81 @@ class Intake:
                 bad = reader.read(found, assignment, piece)
                 found.add_bad(bad and bad.letter(assignment))
             except SchemaPending as error:
-                found.wait_for(error, message, messages)
+                found.schema = error.schema
+                messages.leave_from(message)
                 break
             except Exception as error:  # likewise
                 internal = RecordError.internal(error)
                 found.add_bad(dead_letter_of(NO_INDEX, assignment, message, ITEM_BYTES, internal))
         return found
 
-    # -- messages whose index was not found yet
+    # -- messages that waited
 
-    def _take_in_parked(self, index: str) -> None:
-        """Decode and batch the messages that waited for an index, in their order."""
-        waiting = self._parking.pop(index)
-        live = [each for each in waiting if each.assignment.is_live]
-        self._ledger.discard([each for each in waiting if not each.assignment.is_live])
-        self._ledger.count_bytes(-sum(each.size for each in live))
-        for assignment, parked in groupby(live, key=lambda each: each.assignment):
-            topic = assignment.partition.topic
-            if topic in self._several:
-                self._take_in_again(assignment, self._several[topic].read_parked(assignment, parked))
-            else:
-                self._decode_again(assignment, [each.message for each in parked])
+    def take_in_waiting(self) -> Mapping[Hashable, frozenset[str]]:
+        """Take in messages that need to wait no longer, as many as a turn has time for.
 
-    def _decode_again(self, assignment: Assignment, messages: Sequence[Message]) -> None:
-        """Decode and batch messages that have waited. That they were read was noted before."""
-        self._take_in_again(assignment, self._decoded(assignment, messages))
+        Return the schemas that others wait for, with their topics.
+        """
+        self._time.begin(are_slow=True)
+        for assignment in self._room.ready():
+            if self._time.is_up():
+                break
+            self._take_in_again(assignment, self._room.pop(assignment, _AT_ONCE))
+        return self._room.wanted()
 
-    def _take_in_again(self, assignment: Assignment, decoded: Decoded) -> None:
+    def behind(self) -> Collection[Assignment]:
+        """Return the partitions of which messages wait for nothing but a turn that has time for them."""
+        return self._room.ready()
+
+    def _take_in_again(self, assignment: Assignment, waiting: Sequence[Parked]) -> None:
+        """Take in messages that waited, all of them for their index or none, as many as there is time for."""
+        if not assignment.is_live:
+            self._ledger.discard(waiting)
+            return
+        self._ledger.count_bytes(-sum(each.size for each in waiting))
+        messages = [each.message for each in waiting]
+        if not waiting[0].was_routed:
+            self._read(assignment, messages, [each.offset for each in waiting])
+        elif assignment.partition.topic in self._several:
+            self._read_parked(assignment, self._several[assignment.partition.topic], waiting)
+        else:
+            portion = self._time.portion_of(messages)
+            decoded = self._decoded(assignment, portion)
+            if portion.left:
+                self._keep(assignment, waiting[-len(portion.left) :], decoded.schema)
+            self._pass_on_again(decoded, assignment)
+
+    def _read_parked(self, assignment: Assignment, reader: SeveralReader, waiting: Sequence[Parked]) -> None:
+        """Take in records, of messages that have several, that waited for their index."""
+        portion = self._time.portion_of([list(each) for _, each in groupby(waiting, key=attrgetter("offset"))])
+        decoded = reader.read_parked(assignment, portion)
+        if portion.left:
+            self._keep(assignment, list(chain.from_iterable(portion.left)))
+        self._pass_on_again(decoded, assignment)
+
+    def _pass_on_again(self, decoded: Decoded, assignment: Assignment) -> None:
+        """Bring decoded records that waited for their index to what happens next. That they were read was noted before."""
         for dead_letter in (*decoded.dead_letters, *decoded.joined):
             self._components.limit.note_bad(assignment.partition, dead_letter.offset, dead_letter.element)
         self._pass_on(decoded, assignment)
         if decoded.joined:  # the dead letter that they are in keeps their offset from being committed
             self._ledger.settle(decoded.joined, Outcome.DEAD_LETTERED)
 
-    # -- messages whose schema is not here yet
-
-    def take_in_with_schemas(self) -> Mapping[Hashable, frozenset[str]]:
-        """Decode and batch the messages whose schema has come, and return the schemas that are wanted, with their topics."""
-        if self._book is None:
-            return {}
-        for assignment, waiting in self._room.pop_ready(self._book.has, _AGAIN_AT_ONCE):
-            if assignment.is_live:
-                self._ledger.count_bytes(-sum(each.size for each in waiting))
-                self._decode_again(assignment, [each.message for each in waiting])
-            else:
-                self._ledger.discard(waiting)
-        return self._room.wanted()
-
-    def _keep(self, assignment: Assignment, messages: Sequence[Message], schema: Hashable = None) -> None:
-        parked = [Parked(assignment, message, _size_of(message)) for message in messages]
+    def _keep(self, assignment: Assignment, parked: Sequence[Parked], schema: Hashable = None) -> None:
+        """Let messages wait: the first for a schema, or all for a turn that has time for them."""
         self._ledger.count_bytes(sum(each.size for each in parked))
         self._room.add(assignment, parked, schema)
 
+    def _take_out_of_parking(self, index: str) -> None:
+        """Let what waited for an index wait for time alone, before all of its partitions that was read later."""
+        of_each: dict[Assignment, list[Parked]] = {}
+        for parked in self._parking.pop(index):
+            of_each.setdefault(parked.assignment, []).append(parked)
+        for assignment, waiting in of_each.items():
+            self._room.add(assignment, waiting)
+
     def drop_returned(self) -> None:
-        """Drop parked messages whose partition was given back; they count as returned once it is fenced."""
+        """Drop messages that wait and whose partition was given back; they count as returned once it is fenced."""
         if returned := [*self._parking.pop_returned(), *self._room.pop_returned()]:
             self._ledger.discard(returned)
 
@@ -261,7 +299,9 @@ class Intake:
             _submit(lane, batch.add(item, now))
 
     def seconds_until_due(self, longest: float) -> float:
-        """Return the seconds until the next open batch is as old as it may be, `longest` at most."""
+        """Return the seconds until the next open batch is as old as it may be, `longest` at most; less if messages wait for time."""
+        if self._room.ready():
+            longest = min(longest, _BEHIND_POLL_SECONDS)
         now = self._clock()
         due = [at for batch in self._open_batches.values() if (at := batch.due_at()) is not None]
         return min(longest, max(0.0, min(due, default=now + longest) - now))
@@ -283,6 +323,15 @@ class Intake:
 def _submit(lane: Lane, sealed: Batch | None) -> None:
     if sealed is not None:
         lane.submit(sealed)
+
+
+def _no_schema(_schema: Hashable) -> bool:
+    """Return that no schema is here, where there is no registry."""
+    return False
+
+
+def _parked(assignment: Assignment, messages: Sequence[Message]) -> list[Parked]:
+    return [Parked(assignment, message, _size_of(message)) for message in messages]
 
 
 def _size_of(message: Message) -> int:

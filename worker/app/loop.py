@@ -86,11 +86,11 @@ class Worker:
         if self._connection.connect():
             self._add_found_indexes()
             self._open_partitions()
-            self._take_in_with_schemas()
+            self._take_in_what_waited()
             self._take_in_new_records()
             self._intake.drop_returned()
             self._intake.seal_due()
-            self._steering.steer()
+            self._steering.steer(self._intake.behind())
             if self._connection.is_up:  # the poll may have lost it
                 self._committer.commit_if_due()
         self._enter_state()
@@ -117,14 +117,14 @@ class Worker:
             self._end_watcher.look_now()
 
     def _take_in_new_records(self) -> None:
-        """Wait for messages no longer than until the next batch is due, and take them in."""
-        for polled in self._connection.poll(self._intake.seconds_until_due(longest=WAIT_SECONDS)):
-            self._intake.take_in(polled)
+        """Wait for messages no longer than until there is something to do, and take them in."""
+        self._intake.take_in(self._connection.poll(self._intake.seconds_until_due(longest=WAIT_SECONDS)))
 
-    def _take_in_with_schemas(self) -> None:
-        """Take in the messages whose schema has come, and have those asked for that others wait for."""
+    def _take_in_what_waited(self) -> None:
+        """Take in the messages that wait no longer for a schema or for time, and have the schemas asked for that others need."""
+        wanted = self._intake.take_in_waiting()
         if self._schemas is not None:
-            self._schemas.want(self._intake.take_in_with_schemas())
+            self._schemas.want(wanted)
 
     # -- the state
 

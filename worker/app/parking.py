@@ -12,9 +12,10 @@ from worker.ports import Message
 
 
 class Parked(NamedTuple):
-    """A message that waits for its index, or one record of it. `size` is its share of the buffer, in bytes.
+    """A message that waits to be decoded, or one record of it. `size` is its share of the buffer, in bytes.
 
-    `element` is the place of the record in a message that has several, and `value` its bytes; else both are None.
+    `element` is the place of the record in a message that has several, and `value` its bytes; else both are None. `was_routed`:
+    it was read once, as far as its index. So the ledger and the limit of dead letters know it as the record that it is.
     """
 
     assignment: Assignment
@@ -22,6 +23,7 @@ class Parked(NamedTuple):
     size: int
     element: int | None = None
     value: bytes | None = None
+    was_routed: bool = False
 
     @property
     def offset(self) -> int:

@@ -83,7 +83,8 @@ class PieceReader:
                 found.by_index.setdefault(index, []).append(item)
             elif decoded is None:
                 size += 0 if element is None else len(value or b"")
-                self._parking.add(index, Parked(assignment, message, size, element, None if element is None else value))
+                own = None if element is None else value
+                self._parking.add(index, Parked(assignment, message, size, element, own, was_routed=True))
             elif isinstance(decoded, RecordError):
                 return Bad(piece, index, size, decoded)
             else:

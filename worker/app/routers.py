@@ -16,6 +16,7 @@ from worker.records.choices import Format
 from worker.records.decode import Decoded, Decoder, Delete, Ignore
 from worker.records.formats.by_schema import Schemas
 from worker.records.formats.contract import Headers
+from worker.records.record_key import key_reader
 from worker.records.routing_value import reader_of
 from worker.records.shards import shard_of
 from worker.records.target import Target
@@ -107,7 +108,8 @@ class ByKey(Router):
     """The vector's key chooses the shard. All shards have one dimension and one metric, and mostly the same metadata keys.
 
     The key of a record may be in its value, so a record is decoded before its shard is known. Where shards differ in their
-    metadata keys, it is decoded again by the rules of its shard.
+    metadata keys, it is decoded again by the rules of its shard. So one whose metadata no shard found so far accepts may be right
+    for a shard that is missing.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class ByKey(Router):
         self._schemas = schemas
         self._targets: dict[str, Target] = {}
         self._decoders: dict[frozenset[str], Decoder] = {}
+        self._key_of = key_reader(options_of(settings.records_of(topic)), schemas)
 
     def add(self, target: Target) -> None:
         """Note a shard."""
@@ -161,6 +164,11 @@ class ByKey(Router):
             if target.non_filterable_metadata_keys != rules:
                 return Routed(index, outcome_of(decoders[target.non_filterable_metadata_keys], key, value, headers))
             return Routed(index, decoded)
+        if first is not None and first.reason is Reason.METADATA and len(self._targets) < len(self._shards):
+            own_key = self._key_of(key, value, headers)
+            index = NO_INDEX if own_key is None else self.index_of(own_key, key, value, headers)
+            if index and index not in self._targets:
+                return Routed(index, None)
         return Routed(NO_INDEX, first)
 
     def index_of(self, vector_key: str, key: bytes | None, value: bytes | None, headers: Headers) -> str:  # noqa: ARG002 - of every router

@@ -8,8 +8,6 @@ as one record.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from operator import attrgetter
 from typing import Final, NamedTuple
 
 import msgspec
@@ -101,11 +99,13 @@ class SeveralReader:
                 self._read_pieces(found, assignment, message, pieces, size)
         return found
 
-    def read_parked(self, assignment: Assignment, parked: Iterable[Parked]) -> Sorted:
-        """Read what waited for its index. The ledger knows these records, so each that is bad needs an outcome of its own."""
+    def read_parked(self, assignment: Assignment, parked: Iterable[Sequence[Parked]]) -> Sorted:
+        """Read what waited for its index, the records of each message together.
+
+        The ledger knows these records, so each that is bad needs an outcome of its own.
+        """
         found = Sorted()
-        for _, of_message in groupby(parked, key=attrgetter("offset")):
-            waited = [*of_message]
+        for waited in parked:
             around = around_of(waited[0].message)
             bad = [one for each in waited if (one := self._pieces.read(found, assignment, _waited(each, around)))]
             own = [one.letter(assignment) for one in bad[: OWN_DEAD_LETTERS + 1]]

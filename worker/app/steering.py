@@ -1,6 +1,6 @@
 """Steering: which partitions are fetched now, which are paused, and which cannot move at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from worker.errors import BlockReason
@@ -14,7 +14,7 @@ RESUME_SHARE: Final = 0.75  # of a limit: what was paused at the limit is resume
 
 
 class Steering:
-    """Pauses what is blocked, too far ahead of its watermark, or more than the buffer holds; resumes it afterwards."""
+    """Pauses what is blocked, behind, too far ahead of its watermark, or more than the buffer holds; resumes it afterwards."""
 
     def __init__(
         self, settings: Buffer, indexes: Mapping[str, Sequence[str]], source: Source, ledger: Ledger, status: Status
@@ -28,12 +28,15 @@ class Steering:
         self._is_full = False
         self._too_far_ahead: set[Assignment] = set()
 
-    def steer(self) -> None:
-        """Pause and resume partitions as the buffer, their spans and the blocks are now."""
+    def steer(self, behind: Collection[Assignment] = ()) -> None:
+        """Pause and resume partitions as the buffer, their spans and the blocks are now.
+
+        Those of `behind` are paused: the main loop has read more of them than it had time for.
+        """
         self._is_full = is_above(self._ledger.buffer_bytes, self._settings.max_bytes, was_above=self._is_full)
         assignments, span = self._ledger.assignments(), self._settings.max_offset_span
         self._too_far_ahead = {a for a in assignments if is_above(a.span, span, was_above=a in self._too_far_ahead)}
-        self._source.steer({assignment: self._is_wanted(assignment) for assignment in assignments})
+        self._source.steer({each: each not in behind and self._is_wanted(each) for each in assignments})
 
     def _is_wanted(self, assignment: Assignment) -> bool:
         if self._is_full or assignment.phase is not Phase.OPEN or assignment in self._too_far_ahead:

@@ -9,7 +9,7 @@ from kafka import errors as kafka_errors
 
 from worker.consumer import client_config
 from worker.deadletters.headers import TEXT_CHARACTERS, Sizes
-from worker.errors import BlockReason
+from worker.errors import BlockReason, NotSent
 from worker.ledger import Assignment, Ledger, Partition
 from worker.ports import BareMessage, DeadLetter, Message
 from worker.telemetry.state import Block
@@ -18,14 +18,6 @@ from worker.words import clean
 _BARE_BYTES: Final = 600  # memory of a dead letter without its record's bytes
 
 TOO_LARGE: Final = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
-
-
-class RetryCause(Enum):
-    """Why a dead letter is retried alone. After one of a cause has failed, the others of that cause are left for later."""
-
-    TOO_LARGE = "too large"
-    REFUSED = "refused"
-    NO_ROOM = "no room"  # it waited for the broker, and its bytes were released
 
 
 class Problem(NamedTuple):
@@ -39,8 +31,26 @@ class Problem(NamedTuple):
     def is_too_large(self) -> bool:
         return isinstance(self.error, TOO_LARGE)
 
+    @property
+    def is_of_the_broker(self) -> bool:
+        """Return whether other dead letters would fail likewise. One that was not sent, with its partition, shows nothing."""
+        return not (self.is_own or isinstance(self.error, NotSent))
+
     def __str__(self) -> str:
         return clean(client_config.describe(self.error))
+
+
+class RetryCause(Enum):
+    """Why a dead letter is retried alone. After one of a cause has failed, the others of that cause are left for later."""
+
+    TOO_LARGE = "too large"
+    REFUSED = "refused"
+    NO_ROOM = "no room"  # it waited for the broker, and its bytes were released
+
+    @classmethod
+    def of(cls, problem: Problem) -> "RetryCause":
+        """Return the cause of a dead letter that is at fault itself."""
+        return cls.TOO_LARGE if problem.is_too_large else cls.REFUSED
 
 
 class Entry:
@@ -51,7 +61,6 @@ class Entry:
         self.submitted_at = submitted_at
         self.sizes = Sizes.of(dead_letter.message)
         self.failures = 0
-        self.failed_reads = 0  # how often its record could not be read again
         self.acknowledged_before = 0  # other dead letters, when this one first failed
         self.retry_cause: RetryCause | None = None
         self._whole_bytes = dead_letter.size

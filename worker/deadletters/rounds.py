@@ -71,10 +71,7 @@ class Rounds:
         while self._waiting and not is_stopping() and self._clock() >= self._next_at and self._lease.may_write():
             count = _round_count(self._waiting)
             some, rest = self._waiting[:count], self._waiting[count:]
-            failed = self._write_round(some)
-            self._waiting = rest + failed
-            if failed and self._ledger.may_write:
-                self._next_at = self._clock() + self._retry_seconds
+            self._waiting = rest + self._write_round(some)
         self._release_bytes()
 
     def _release_bytes(self) -> None:
@@ -104,7 +101,7 @@ class Rounds:
         for entry, first_problem in zip(departed, problems, strict=True):
             if (problem := self._conclude(entry, first_problem)) is not None:
                 failed.append((problem.was_tried, entry))
-        if not failed:
+        if departed and not failed:
             self._unavailable.unblock()
         for entry in departed:
             self._ledger.end_request((entry.assignment,))
@@ -119,13 +116,16 @@ class Rounds:
                 found.append(None if problem is None else broker_failed)
                 continue
             (alone,) = self._sender.attempt([entry])
-            if alone is not None and not alone.is_own:
+            if alone is not None and alone.is_of_the_broker:
                 broker_failed = alone._replace(was_tried=False)
             found.append(alone)
         return found
 
     def _conclude(self, entry: Entry, problem: Problem | None) -> Problem | None:
-        """Settle a dead letter, or queue it to be retried alone; returns the problem where it is retried with the others."""
+        """Settle a dead letter, or queue it to be retried alone; returns the problem where it is retried with the others.
+
+        A failure of the broker delays the next round.
+        """
         if problem is not None and problem.is_own:
             problem = self._sender.attempt_reference(entry, problem)
         if problem is None:
@@ -133,13 +133,14 @@ class Rounds:
         elif isinstance(problem.error, NotSent):
             return problem
         elif problem.is_own:
-            cause = RetryCause.TOO_LARGE if problem.is_too_large else RetryCause.REFUSED
-            self._retries.add(entry, cause, entry.not_written(problem))
+            self._retries.add(entry, RetryCause.of(problem), entry.not_written(problem))
         elif self._is_isolated(entry, problem):
             self._retries.add(entry, RetryCause.REFUSED, entry.not_written(problem))
         else:
             self._settlement.count_broker_failure(problem)
             self._unavailable.block(f"the dead letter of {entry} was not accepted: {problem}")
+            if self._ledger.may_write:
+                self._next_at = self._clock() + self._retry_seconds
             return problem
         return None
 

@@ -89,7 +89,7 @@ class Sender:
         for entry in entries:
             spans.append(self._traces.dead_letter(self._settings.topic, entry.dead_letter))
             last = sent[-1] if sent else None
-            if isinstance(last, Problem) and not last.is_own:
+            if isinstance(last, Problem) and last.is_of_the_broker:
                 sent.append(last._replace(was_tried=False))
             else:
                 sent.append(self._send(entry, why))

@@ -92,6 +92,7 @@ class DeadLetterWriter:
             source=source,
             sender=self._sender,
             settlement=settlement,
+            unavailable=self._unavailable,
             status=status,
             ledger=ledger,
             lease=self._lease,
