@@ -68,7 +68,7 @@ class Bench:
     def submit_over(self, newer: Partition, older: Partition, key: str) -> None:
         """A batch in which a record of one partition took the place of another partition's."""
         (item,), (below,) = self._tracked(newer, [key]), self._tracked(older, [key])
-        item.older = below
+        item.supersede(below)
         self.lane.submit(Batch({key: item}, 1, SealReason.AGE))
 
     def _tracked(self, partition: Partition, keys: Sequence[str]) -> list[Item]:

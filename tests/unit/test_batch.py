@@ -1,11 +1,14 @@
 """The open batch: every key once, the newest version first, the limits held, and what sealed it."""
 
+import subprocess
+import sys
 from typing import NamedTuple
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.unit import many_versions
 from tests.unit.samples import FakeClock, item, opened
 from worker.delivery.batch import Batch, Item, OpenBatch
 from worker.ledger import Ledger
@@ -123,6 +126,14 @@ def test_a_sealed_batch_does_not_change_when_a_newer_version_comes() -> None:
     first = sealed(batch.seal(SealReason.AGE))
     batch.add(put(1, "a"), 0.0)
     assert (offsets(first), offsets(batch.seal(SealReason.AGE))) == ([[0]], [[1]])
+
+
+def test_any_number_of_versions_of_a_key_can_be_freed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.many_versions"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == [situation.__name__ for situation in many_versions.SITUATIONS], done.stderr
+    assert done.returncode == 0
 
 
 # -- against a model

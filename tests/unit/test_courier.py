@@ -6,7 +6,7 @@ from tests.support.lane import GOES, STAYS, Bench
 from worker.delivery.batch import Item
 from worker.delivery.pace.pacer import Admission
 from worker.errors import SinkError
-from worker.ledger import Outcome
+from worker.ledger import Assignment, Outcome
 
 
 def test_a_slot_whose_batch_goes_while_it_is_about_to_wait_gives_up_its_place_with_the_pacer() -> None:
@@ -39,6 +39,63 @@ def test_a_slot_whose_batch_goes_while_it_is_about_to_wait_gives_up_its_place_wi
         pacer._now_in_flight -= 1
     assert (bench.sink.requests, bench.ledger.buffer_bytes) == ([], 0)
     assert pacer.is_next("another slot")
+
+
+def test_a_slot_that_waits_for_the_rest_of_its_batch_keeps_no_place_with_the_pacer() -> None:
+    """As above, and the batch has another record, which may be sent later."""
+    bench = Bench()
+    pacer = bench.lane.pacer
+    others = [pacer.admit(1) for _ in range(pacer.in_flight_limit)]  # there is no room
+    waits: list[bool] = []
+
+    def wait(seconds: float, until: Callable[[], bool]) -> None:
+        if seconds <= 0.0:
+            return
+        if not waits:  # for room
+            bench.give_back()
+            for _ in others:
+                pacer._now_in_flight -= 1
+        waits.append(pacer.is_next("another slot"))
+
+    bench.submit(GOES, ["a"])
+    bench.submit(STAYS, ["b"])
+    flight, other = bench.lane.pop(), bench.lane.pop()
+    assert flight is not None
+    assert other is not None
+    later = other.take()
+    later.not_before = bench.lane.state.clock() + 3600.0
+    flight.put_back([later])
+    bench.lane.state.wait = wait  # type: ignore[method-assign]  # the moment in between
+    bench.lane._courier.deliver(flight)
+    assert (set(bench.sink.vectors), waits) == ({"b"}, [False, True])
+
+
+class Leaving(Assignment):
+    """An assignment that is given back right after it was asked for the first time whether it is live."""
+
+    __slots__ = ()
+
+    @property
+    def is_live(self) -> bool:  # type: ignore[override]  # others only read it
+        self.epoch -= 1
+        return self.epoch == 0
+
+
+def test_no_record_is_forgotten_whose_partition_goes_while_a_slot_sorts_its_batch() -> None:
+    bench = Bench()
+    bench.submit_over(GOES, STAYS, "below")
+    bench.submit(STAYS, ["alone"])
+    chunks = [flight.take() for flight in (bench.lane.pop(), bench.lane.pop()) if flight]
+    bench.ledger.begin_revoke([GOES])
+    stays = bench.ledger.assignment(STAYS)
+    assert stays is not None
+    stays.__class__ = Leaving
+    left = []
+    for chunk in chunks:
+        stays.epoch = 1
+        left += bench.lane._courier._without_revoked(chunk)
+    assert [(one.key, one.assignment) for chunk in left for one in chunk.items] == [("below", stays), ("alone", stays)]
+    assert bench.ledger.buffer_bytes == 2
 
 
 def test_a_batch_is_delivered_on_the_thread_of_the_caller() -> None:

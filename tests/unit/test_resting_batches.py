@@ -11,6 +11,8 @@ import pytest
 from tests.support.fakes import FakeClock, FakeMessage, FakeSink
 from worker.app.lanes import LaneContext, make_lane
 from worker.delivery.batch import Batch, Item
+from worker.delivery.chunk import Chunk
+from worker.delivery.flight import Flight
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, RetryReason, SinkError, TargetError, Transient
 from worker.ledger import Ledger, Outcome, Partition
@@ -381,6 +383,59 @@ def test_what_is_ours_of_a_resting_batch_keeps_its_place_when_another_partition_
     assert (bench.settled() + bench.settled(Outcome.SUPERSEDED), bench.ledger.buffer_bytes) == (2, 0)
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("waits_for", ["its time", "the gate"])
+def test_what_is_given_back_leaves_a_batch_at_once_also_while_the_rest_of_it_waits(waits_for: str, when: str) -> None:
+    bench = Bench()
+    begun, wait = bench.clock(), bench.lane.state.wait
+    bench.queue_items([*bench.items(["k"], ONE), *bench.items(["x"], OTHER)])
+    flight = bench.lane.pop()
+    assert flight is not None
+    flight.chunks = [Chunk([item]) for item in flight.chunks[0].items]
+    of_k, of_x = flight.chunks
+    of_k.not_before = begun + 2 * RETRY_MAX
+    if waits_for == "its time":
+        of_x.not_before = begun + RETRY_MAX
+    else:
+        bench.lane.pacer.close_for(RETRY_MAX)
+
+    waits: list[float] = []
+
+    def give_back_meanwhile(seconds: float, until: Callable[[], bool]) -> None:
+        waits.append(seconds)
+        assert len(waits) < 20, "it does not come to an end"
+        if seconds > 0.0 and flight.is_live:
+            bench.revoke()
+        wait(seconds, until)
+
+    bench.lane.state.wait = give_back_meanwhile  # type: ignore[method-assign]  # the moment in between
+    if when == "before":
+        bench.revoke()
+    freed: list[float] = []
+    bench.lane._courier.deliver(flight, lambda: freed.append(bench.clock()))
+    assert (freed[0], bench.ledger.buffer_bytes) == (begun, 0)
+    assert (bench.clock(), set(bench.service.vectors)) == (begun + RETRY_MAX, {"x"})
+
+
+def test_what_is_left_of_batches_that_rested_holds_no_slot_when_another_partition_goes() -> None:
+    bench = Bench()
+    bad = [f"{kind}{number}" for number in range(SLOTS) for kind in "kx"]
+    bench.service.refused |= dict.fromkeys(bad, OF_PROXY[413])
+    bench.service.refused |= {f"more{number}": OF_PROXY[413] for number in range(100)}
+    for number in range(SLOTS):
+        bench.queue_items([*bench.items([f"k{number}"], ONE), *bench.items([f"x{number}"], OTHER)])
+    bench.queue([f"more{number}" for number in range(100)], OTHER)
+    bench.queue(["a"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    for flight in bench.lane._resting:
+        for chunk in flight.chunks:
+            chunk.not_before = bench.clock() + RETRY_MAX
+    begun, attempts = bench.clock(), bench.service.attempts
+    bench.revoke()
+    bench.work()
+    assert (bench.clock(), bench.service.attempts, len(bench.lane._resting)) == (begun, attempts, SLOTS + 1)
+
+
 def test_what_rests_takes_one_slot_in_four() -> None:
     bench = Bench()
     for number in range(6):
@@ -392,8 +447,8 @@ def test_what_rests_takes_one_slot_in_four() -> None:
     for number in range(6):
         bench.queue([f"b{number}"], OTHER)
     flights = [bench.lane.pop() for _ in range(SLOTS)]
-    assert sorted(flight.has_rested for flight in flights if flight) == [False, False, False, True]
-    bench.lane.done(next(flight for flight in flights if flight and not flight.has_rested))
+    assert sorted(flight.has_place for flight in flights if flight) == [False, False, False, True]
+    bench.lane.done(next(flight for flight in flights if flight and not flight.has_place))
     bench.revoke()  # these are dropped all the same
     dropped = bench.lane.pop()
     assert dropped is not None
@@ -420,17 +475,26 @@ def test_in_an_outage_few_batches_are_tried_again_and_again(answer: Answer | Sin
     bench.service.is_away = answer
     for number in range(50):
         bench.queue([f"a{number}", f"b{number}"][:together])
-    for _ in range(1_000):
-        flight = bench.lane.pop()
-        if flight is None:
-            bench.clock.advance(1.0)
-            continue
-        for _ in range(10):
+    flights: list[Flight | None] = [None] * SLOTS
+    for turn in range(300 * SLOTS):
+        flight = flights[turn % SLOTS] or bench.lane.pop()
+        if flight is not None:
             flight.put_back(bench.lane._courier._step(flight.take()))
             if flight.should_rest():
                 bench.lane.done(flight)
-                break  # the others keep their slot
+                flight = bench.lane.pop()  # the same again, where it may not rest
+        flights[turn % SLOTS] = flight
+        bench.clock.advance(1.0)
     assert (len(bench.lane._resting), len(bench.lane._in_flight), len(bench.lane._queue)) == (16, SLOTS, 30)
+    tried = [chunk.attempts for flight in (*bench.lane._resting, *bench.lane._in_flight) for chunk in flight.chunks]
+    assert min(tried) > max(tried) // 2  # they take turns
+    bench.service.is_away = None
+    for flight in flights:
+        if flight is not None:
+            bench.lane._courier.deliver(flight)
+            bench.lane.done(flight)
+    bench.work(2 * RETRY_MAX)
+    assert (len(bench.service.vectors), bench.letters, bench.lane.is_idle) == (50 * together, [], True)
 
 
 def test_a_record_stays_reported_while_others_of_its_partition_are_accepted() -> None:
@@ -602,7 +666,74 @@ def test_few_records_rest() -> None:
     bench.work(2 * RETRY_MAX)
     assert [len(flight.keys) for flight in bench.lane._resting] == [120]
     bench.clock.advance(-10 * RETRY_MAX)  # none of them is due
+    bench.service.refused["worse"] = OF_PROXY[413]
     bench.queue(["worse"])
-    flight = bench.lane.pop()
-    assert flight is not None
-    assert (list(flight.keys), flight.may_rest, flight.may_rest_in_outage) == (["worse"], False, True)
+    for _ in range(3):  # it keeps the slot
+        flight = bench.lane.pop()
+        assert flight is not None
+        assert [*flight.keys] == ["worse"]
+        bench.lane._courier.deliver(flight)
+        bench.clock.advance(-RETRY_MAX)
+        bench.lane.done(flight)
+    del bench.service.refused["worse"]
+    bench.work()
+    assert "worse" in bench.service.vectors
+
+
+@pytest.mark.parametrize("slots", [1, SLOTS])
+def test_after_an_outage_one_bad_record_holds_up_none_of_the_batches_that_rested(slots: int) -> None:
+    bench = Bench(slots)
+    bench.service.is_away = OF_PROXY[503]
+    for number in range(6):
+        bench.queue([f"b{number}-{place}" for place in range(60)])
+    bench.work()
+    assert (len(bench.lane._resting), len(bench.lane._queue)) == (6, 0)
+    bench.service.is_away = None
+    bench.service.refused["b0-30"] = OF_PROXY[413]
+    bench.queue(["a"], OTHER)
+    bench.work(10 * RETRY_MAX)
+    assert len(bench.service.vectors) == 6 * 60
+    assert (bench.blocks(), len(bench.lane._resting)) == ({STUCK}, 1)
+
+
+@pytest.mark.parametrize("slots", [1, SLOTS])
+def test_bad_records_that_find_no_place_to_rest_let_those_that_have_one_continue(slots: int) -> None:
+    """As many as there are slots, which all have left before the others could continue."""
+    bench = Bench(slots)
+    bench.service.is_away = OF_PROXY[503]
+    for number in range(6):
+        bench.queue([f"b{number}-{place}" for place in range(60)])
+    bench.work()
+    bench.service.is_away = None
+    flights = []
+    for number in range(slots):
+        bench.service.refused[f"bad{number}"] = OF_PROXY[413]
+        bench.queue([f"bad{number}"], OTHER)
+        bench.lane._is_turn_of_queue = True
+        flights.append(bench.lane.pop())
+    for flight in flights:
+        assert flight is not None
+        bench.lane._courier.deliver(flight)
+        bench.lane.done(flight)
+    bench.work(10 * RETRY_MAX)
+    assert len(bench.service.vectors) == 6 * 60
+    assert len(bench.lane._resting) == slots
+
+
+def test_a_batch_that_finds_no_place_is_given_up_at_the_end() -> None:
+    bench = Bench(1)
+    bench.service.is_away = RESET
+    for number in range(20):
+        bench.queue([f"a{number}", f"b{number}"])
+    for _ in range(60):
+        flight = bench.lane.pop()
+        assert flight is not None
+        bench.lane._courier.deliver(flight)
+        bench.lane.done(flight)
+    assert (len(bench.lane._resting), len(bench.lane._in_flight)) == (16, 1)
+    bench.lane.start()
+    bench.lane.state.stop()
+    while bench.lane._deliver_next():
+        pass
+    assert bench.lane._in_flight == []
+    assert (bench.ledger.buffer_bytes, len(bench.lane._queue)) == (2 * 3, 3)

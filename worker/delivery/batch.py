@@ -18,7 +18,9 @@ class Item(msgspec.Struct, eq=False, gc=False):  # it is part of no cycle
 
     `element` is its place in a message that has several records, else None.
     `fragment` is its element of a PutVectors request, None for a delete. `size` is its share of the buffer, in bytes. `older`
-    is the version of the same key that it replaced.
+    has the versions of the same key that it replaced, oldest first, None if there are none; these have no list themselves.
+    It is one list, and no chain from each version to the one before: C frees a chain by recursion, and a key may have so many
+    versions that the stack of a thread would not be enough.
     """
 
     assignment: Assignment
@@ -26,7 +28,7 @@ class Item(msgspec.Struct, eq=False, gc=False):  # it is part of no cycle
     key: str
     fragment: bytes | None
     size: int
-    older: "Item | None" = None
+    older: "list[Item] | None" = None
     element: int | None = None
 
     @property
@@ -36,10 +38,30 @@ class Item(msgspec.Struct, eq=False, gc=False):  # it is part of no cycle
 
     def versions(self) -> Iterable["Item"]:
         """Return this version and those that it replaced, newest first."""
-        version: Item | None = self
-        while version is not None:
-            yield version
-            version = version.older
+        yield self
+        if self.older:
+            yield from reversed(self.older)
+
+    def supersede(self, older: "Item") -> None:
+        """Take the place of an older version, and of those that this one had replaced."""
+        versions = older.older
+        if versions is None:
+            versions = [older]
+        else:
+            older.older = None
+            versions.append(older)
+        if self.older is not None:
+            versions += self.older
+        self.older = versions
+
+    def give_way(self) -> "Item | None":
+        """Let the newest of the versions that it replaced take its place, and return that one; None if there is none."""
+        versions, self.older = self.older, None
+        if not versions:
+            return None
+        newest = versions.pop()
+        newest.older = versions or None
+        return newest
 
 
 class Batch(msgspec.Struct, eq=False, frozen=True):
@@ -80,7 +102,8 @@ class OpenBatch:
             items, older, growth = self._items, None, size
         if not items:
             self._opened_at = now
-        item.older = older
+        if older is not None:
+            item.supersede(older)
         items[item.key] = item
         self._size += growth
         # One item never seals twice: with room for one record only, no batch is open when the next one comes.

@@ -18,7 +18,7 @@ What keeps failing rests between its attempts: its slot delivers other batches.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from worker.delivery.batch import Item
@@ -91,13 +91,14 @@ class Courier:
     def deliver(self, flight: Flight, on_freed: Callable[[], None] = lambda: None) -> None:
         """Bring every record to its outcome, except where its partition is given back or the lane stops.
 
-        Returns early, with chunks left, when the flight may rest. `on_freed` is called when some of its keys are free.
+        Returns early, with chunks left, when the flight should rest; where it may not, call again with it. `on_freed` is called
+        when some of its keys are free.
         """
         try:
             while flight.chunks:
                 chunk = flight.take()
                 attempts = chunk.attempts
-                if flight.put_back(self._step(chunk)):
+                if flight.put_back(self._step(chunk, flight.chunks)):
                     on_freed()
                 if flight.should_rest() and not self._state.is_stopping:
                     was_sent_in_vain = chunk.attempts > attempts
@@ -106,18 +107,25 @@ class Courier:
         finally:
             self._leave_queue()
 
-    def _step(self, chunk: Chunk) -> list[Chunk]:
-        """Send a chunk once, if it may be sent. Returns the chunks that are not finished."""
-        self._state.wait(chunk.not_before - self._clock(), lambda: not chunk.is_live)
+    def _step(self, chunk: Chunk, others: Collection[Chunk] = ()) -> list[Chunk]:
+        """Send a chunk once, if it may be sent. Returns the chunks that are not finished.
+
+        `others` are those of its batch. It waits no longer, and is not sent, where one of these is to be dropped first.
+        """
+        batch = [chunk, *others]
+        seconds = chunk.not_before - self._clock()
+        if seconds > 0.0:
+            self._leave_queue()
+        self._state.wait(seconds, lambda: _has_gone(batch))
         if not chunk.is_live:
             return self._without_revoked(chunk)
         if self._state.is_stopping:
             self._discard(chunk.items)
             return []
         if not self._ledger.may_write:
-            self._wait_for_lease(chunk)
+            self._wait_for_lease(chunk, batch)
             return [chunk]
-        admission = self._admitted(chunk)
+        admission = self._admitted(chunk, batch)
         if admission is None:
             return [chunk]
         chunk.waits_for_lease = False
@@ -129,14 +137,14 @@ class Courier:
 
     # -- before a request
 
-    def _wait_for_lease(self, chunk: Chunk) -> None:
+    def _wait_for_lease(self, chunk: Chunk, batch: Collection[Chunk]) -> None:
         """Wait until the lease holds again, or the partitions are lost: another process may write newer versions by now.
 
         The slot leaves the pacer's queue, which is for those who may send. The wait does not count as an attempt.
         """
         self._note_lease_wait(chunk)
         self._leave_queue()
-        self._state.wait(LEASE_LOOK_SECONDS, lambda: not chunk.is_live or self._ledger.may_write)
+        self._state.wait(LEASE_LOOK_SECONDS, lambda: _has_gone(batch) or self._ledger.may_write)
 
     def _note_lease_wait(self, chunk: Chunk) -> None:
         if not chunk.waits_for_lease:
@@ -149,8 +157,9 @@ class Courier:
         An older version may be of another partition, which is still ours: a producer may write one key to two partitions, or
         to two topics of one index. It is then sent instead of the newer one.
         """
-        gone = [item for item in chunk.items if not item.assignment.is_live]
-        kept = [item for item in chunk.items if item.assignment.is_live]
+        live = {assignment for assignment in chunk.assignments if assignment.is_live}  # once: it may change meanwhile
+        gone = [item for item in chunk.items if item.assignment not in live]
+        kept = [item for item in chunk.items if item.assignment in live]
         self._stuck.clear(gone)  # it may have been reported after the source had cleared the partition's blocks
         rest = chunks_of([item for item in map(self._successor, gone) if item is not None])
         if kept:
@@ -159,20 +168,23 @@ class Courier:
         return rest
 
     def _successor(self, item: Item) -> Item | None:
-        """Drop an item's versions that were given back; returns the newest of the others, linked to the older ones."""
-        versions = list(item.versions())
-        live = [version for version in versions if version.assignment.is_live]
-        self._ledger.discard([version for version in versions if not version.assignment.is_live])
-        for version, older in zip(live, [*live[1:], None], strict=False):  # none live, none to link
-            version.older = older
-        return live[0] if live else None
+        """Drop an item that was given back, and its versions that were; returns the newest of the others, which keeps these."""
+        gone = [item]
+        live: list[Item] = []
+        for version in item.older or ():
+            (live if version.assignment.is_live else gone).append(version)
+        item.older = live or None
+        self._ledger.discard(gone)
+        return item.give_way()
 
     def _discard(self, items: Iterable[Item]) -> None:
         """Free the bytes of records that will not be settled here; the ledger counts them as returned."""
         self._ledger.discard(version for item in items for version in item.versions())
 
-    def _admitted(self, chunk: Chunk) -> Admission | None:
-        """Return the pacer's admission; None after a wait, for then everything must be checked again."""
+    def _admitted(self, chunk: Chunk, batch: Collection[Chunk]) -> Admission | None:
+        """Return the pacer's admission; None after a wait, or where one of the batch is to be dropped, for then all is checked again."""
+        if _has_gone(batch):
+            return None
         me = threading.get_ident()  # the slot keeps its place in the pacer's queue
         admission = self._pacer.admit(len(chunk.items), me)
         if admission.delay <= 0.0:
@@ -180,12 +192,10 @@ class Courier:
             return admission
         started = self._clock()
         if admission.for_room:
-            self._state.wait(admission.delay, lambda: not chunk.is_live or self._pacer.is_next(me))
+            self._state.wait(admission.delay, lambda: _has_gone(batch) or self._pacer.is_next(me))
         else:
-            self._state.wait(admission.delay, lambda: not chunk.is_live)
+            self._state.wait(admission.delay, lambda: _has_gone(batch))
             self._metrics.rate_limit_wait.labels(self._state.index).inc(self._clock() - started)
-        if not chunk.is_live:
-            self._leave_queue()
         return None
 
     def _leave_queue(self) -> None:
@@ -239,7 +249,7 @@ class Courier:
         now = self._wall()
         self._metrics.last_put.set(now)
         self._metrics.last_accepted.labels(self._state.index).set(now)
-        older = [version for item in items if item.older is not None for version in item.older.versions()]
+        older = [version for item in items if item.older for version in item.older]
         self._ledger.settle(items, outcome)
         if older:
             self._ledger.settle(older, Outcome.SUPERSEDED)
@@ -347,7 +357,7 @@ class Courier:
     def _dead_letter(self, chunk: Chunk, error: SinkError) -> list[Chunk]:
         """Dead-letter the one record; the version that it had superseded is tried instead."""
         item = chunk.items[0]
-        older, item.older = item.older, None
+        older = item.give_way()
         is_refused = error.status != SERVER_ERROR
         self._dead_letters.submit(
             DeadLetter(
@@ -368,6 +378,11 @@ class Courier:
         item.message, item.fragment = BareMessage(item.offset, item.message.timestamp), None
         self._stuck.clear([item])
         return [Chunk([older], is_proven=chunk.is_proven)] if older is not None else []
+
+
+def _has_gone(chunks: Iterable[Chunk]) -> bool:
+    """Return whether a partition of these is not ours any more."""
+    return not all(chunk.is_live for chunk in chunks)
 
 
 def _verdict(error: SinkError) -> Verdict:

@@ -10,33 +10,32 @@ class Flight:
     """The chunks of a batch that have no outcome yet.
 
     `keys` are theirs: other batches with one of these wait. Only the slot that delivers it changes it, or the lane while it
-    rests. `may_rest` says whether it may give up its slot between two attempts, `may_rest_in_outage` whether so also where its
-    failures may be those of an outage.
+    rests. `has_place` is the lane's: whether it has one of the places of those that rest, also while it is in a slot again.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.chunks = chunks_of([*batch.items.values()])
         self.keys: Collection[str] = batch.items.keys()
-        self.may_rest = self.may_rest_in_outage = True
-        self.has_rested = False
+        self.has_place = False
         self._note_chunks()
 
     def _note_chunks(self) -> None:
         self._assignments = {assignment for chunk in self.chunks for assignment in chunk.assignments}
-        self.rests_in_outage = self._may_be_of_outage()
-        """Whether its failures may be those of an outage. It holds while it rests."""
+        self.rests_in_outage = self.may_be_of_outage()
+        """Whether its failures may be those of an outage, as it was when it began to rest."""
 
     @property
     def is_live(self) -> bool:
         """Whether all its partitions are still ours. It holds while it rests."""
         return all(assignment.is_live for assignment in self._assignments)
 
-    def _may_be_of_outage(self) -> bool:
+    def may_be_of_outage(self) -> bool:
+        """Return whether its failures may be those of an outage."""
         return any(chunk.may_be_of_outage for chunk in self.chunks)
 
     def take(self) -> Chunk:
-        """Take the chunk that may be sent first."""
-        chunk = min(self.chunks, key=lambda each: each.not_before)
+        """Take a chunk that is not all ours any more, which is dropped at once; else the one that may be sent first."""
+        chunk = min(self.chunks, key=lambda each: (each.is_live, each.not_before))
         self.chunks.remove(chunk)
         return chunk
 
@@ -50,13 +49,11 @@ class Flight:
 
     def should_rest(self) -> bool:
         """Return whether it should give up its slot: all that is left keeps failing."""
-        if not (self.may_rest_in_outage if self._may_be_of_outage() else self.may_rest):
-            return False
         return bool(self.chunks) and all(chunk.keeps_failing and chunk.is_live for chunk in self.chunks)
 
     def rest(self) -> None:
-        """Note that it has given up its slot."""
-        self.has_rested = True
+        """Note that it gives up its slot."""
+        self.has_place = True
         self._note_chunks()
 
     def due_at(self) -> float:
@@ -68,8 +65,7 @@ class Flight:
         for chunk in self.chunks:
             resting = next((one for one in chunk.items if one.key == item.key), None)
             if resting is not None:
-                *_, oldest = item.versions()
-                oldest.older = resting
+                item.supersede(resting)
                 if chunk.is_single:
                     self.chunks.remove(chunk)
                 else:

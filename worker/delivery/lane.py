@@ -9,6 +9,10 @@ until it may be sent again. A newer version of such a record takes its place, as
 version's batch does not wait. In an outage all batches fail: of those that may fail for that, only a few rest. So the service gets
 few requests then, and few good records have failed so often that another 500 would be blamed on them.
 
+So there are few places for what rests. A batch keeps its place while it is in a slot for its next attempt. One that finds none
+free, each time that it fails, changes places with one that may be sent again: that one goes on in its slot. So none that rests
+waits for a slot without end, whatever fails in the slots.
+
 A slot is a thread, and starts when there is a batch for it. `kept` of them stay when there is none. Beyond these, and two, no
 more start than the index may have requests in flight, and none while it is blocked. So many indexes do not make many threads
 that only wait.
@@ -65,6 +69,7 @@ class Lane:
         self._queue: deque[Batch] = deque()
         self._in_flight: list[Flight] = []  # of which each has a slot
         self._resting: list[Flight] = []
+        self._continuing: deque[Flight] = deque()  # in flight; the slot that becomes free next goes on with one of them
         self._is_turn_of_queue = False  # after a batch that rested
         self._threads: list[threading.Thread] = []
         self._started = 0  # slots, in all
@@ -91,11 +96,16 @@ class Lane:
             self._start_slot_if_needed()
 
     def pop(self) -> Flight | None:
-        """Return the next batch that may leave, or continue; it is then in flight. None if there is none now."""
+        """Return the next batch that may leave, or continue; it is then in flight. None if there is none now.
+
+        Hand it to `done` when its delivery has returned.
+        """
         with self._lock:
             return self._pop()
 
     def _pop(self) -> Flight | None:
+        if self._continuing:
+            return self._continuing.popleft()
         if len(self._in_flight) >= self._slots:
             return None
         while True:
@@ -114,8 +124,6 @@ class Lane:
                 return self._leaves(flight)
 
     def _leaves(self, flight: Flight) -> Flight:
-        flight.may_rest = sum(len(one.keys) for one in self._resting) < _MOST_RESTING
-        flight.may_rest_in_outage = sum(one.rests_in_outage for one in self._resting) < _MOST_RESTING_IN_OUTAGE
         self._in_flight.append(flight)
         return flight
 
@@ -124,7 +132,7 @@ class Lane:
         for flight in self._resting:
             if not flight.is_live:
                 return flight, 0.0  # to be dropped
-        if not self._resting or sum(one.has_rested for one in self._in_flight) >= max(1, self._slots // _RESTING_SHARE):
+        if not self._resting or sum(one.has_place for one in self._in_flight) >= max(1, self._slots // _RESTING_SHARE):
             return None
         flight = min(self._resting, key=Flight.due_at)
         return flight, flight.due_at()
@@ -164,7 +172,7 @@ class Lane:
                 self._start_slot_if_needed()
 
     def done(self, flight: Flight) -> None:
-        """Note that the batch is not in flight any more, or that it rests. Those that waited for its keys may leave.
+        """Note that the batch is not in flight any more, or should rest. Those that waited for its keys may leave.
 
         If it was the last one, the index is unblocked:
 
@@ -175,8 +183,7 @@ class Lane:
         with self._lock:
             self._in_flight.remove(flight)
             if flight.chunks:
-                flight.rest()
-                self._resting.append(flight)
+                self._rest(flight)
             if self._queue or self._resting:
                 self._arrival.notify_all()
                 self._start_slot_if_needed()
@@ -184,6 +191,33 @@ class Lane:
             self.state.note_works()
             if self.state.is_blocked:
                 self.state.unblock()
+
+    def _rest(self, flight: Flight) -> None:
+        """Let a batch that should rest give up its slot, if it has a place, or finds one."""
+        continues = None if flight.has_place or self._has_room_for(flight) else self._continues_instead_of(flight)
+        if continues is not None:
+            self._continuing.append(self._leaves(continues))
+        if continues is not flight:
+            flight.rest()
+            self._resting.append(flight)
+
+    def _continues_instead_of(self, flight: Flight) -> Flight:
+        """Return a batch that rests and may be sent again, which loses its place; the flight itself if there is none."""
+        now = self.state.clock()
+        due = [one for one in self._resting if one.due_at() <= now]
+        if not due:
+            return flight
+        other = min(due, key=Flight.due_at)
+        self._resting.remove(other)
+        other.has_place = False
+        return other
+
+    def _has_room_for(self, flight: Flight) -> bool:
+        """Return whether a batch may rest beside those that have a place."""
+        placed = [*self._resting, *(one for one in self._in_flight if one.has_place)]
+        if flight.may_be_of_outage():
+            return sum(one.rests_in_outage for one in placed) < _MOST_RESTING_IN_OUTAGE
+        return sum(len(one.keys) for one in placed) < _MOST_RESTING
 
     @property
     def is_idle(self) -> bool:
@@ -269,7 +303,9 @@ class Lane:
     def _wait_for_batch(self) -> Flight | None:
         with self._lock:
             while True:
-                if self.state.is_stopping:  # what rests is given up, by a slot as everything else
+                if (
+                    self.state.is_stopping and not self._continuing
+                ):  # what rests is given up, by a slot as everything else
                     return self._leaves(self._resting.pop()) if self._resting else None
                 flight = self._pop()
                 if flight is not None:
