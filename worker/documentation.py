@@ -48,6 +48,7 @@ def _sample_registry() -> CollectorRegistry:
     facts.retention = Retention({"vectors": 0.0}, 0.0)
     made.expiry.certificates = {"kafka-client": lambda: 0.0}
     made.worker_info.labels("", "", "")
+    made.route_info.labels("vectors", "docs")
     return made.registry
 
 

@@ -979,6 +979,11 @@ def _process() -> Sequence[Panel]:
                 "Up for": (f"time() - max by (instance) ({of('process_start_time_seconds')})", "dtdurations"),
             },
         ),
+        listing(
+            "Routes",
+            "Which indexes the records of each topic go to, and how many workers have this route. They should be all workers.",
+            {"Workers": (f"count by (topic, index) ({of_topic('oss_vectors_route_info')})", "none")},
+        ).span(8),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLFilter, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
+from tests.support.app import settings
 from tests.support.broker import create_topic
 from tests.support.worker import Record, free_port, publish, read_topic, wait_for
 from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
@@ -19,12 +20,13 @@ from worker.deadletters.limit import Limit
 from worker.deadletters.producer import make_producer
 from worker.deadletters.reader import SourceReader
 from worker.deadletters.writer import DeadLetterWriter
-from worker.errors import BlockReason
+from worker.errors import BlockReason, FatalError
 from worker.ledger import Ledger, Outcome
 from worker.local.broker import Broker
 from worker.settings.tables import DeadLetter, Kafka
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Block, Status
+from worker.tools.produce.publish import make_producer as of_commands
 
 ALLOW, DENY = ACLPermissionType.ALLOW, ACLPermissionType.DENY
 NAME, PASSWORD = "worker", "a password of the test"
@@ -193,6 +195,25 @@ def test_a_broker_that_gives_no_producer_id_is_written_to_without_it_unless_that
         guarded.undo(*denied)
     assert len(read_topic(guarded.broker.bootstrap, topic)) == (2 if is_written else 0)
     assert ("the broker accepts no idempotent producer" in caplog.text) == is_written
+
+
+def test_a_command_publishes_without_a_producer_id_unless_that_is_wanted(
+    guarded: Guarded, topic: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    denied = [
+        guarded.set(DENY, ACLOperation.IDEMPOTENT_WRITE, ResourceType.CLUSTER, "kafka-cluster"),
+        guarded.set(DENY, ACLOperation.WRITE, ResourceType.TOPIC, "hardcode"),
+    ]
+    try:
+        with closing(of_commands(settings(kafka=guarded.settings), compression=None)) as producer:
+            producer.send(topic, key=b"a", value=b"1").get(timeout=10)
+        wanted = settings(kafka=guarded.settings, dead_letter=DeadLetter(topic=topic, idempotent="true"))
+        with pytest.raises(FatalError, match="ClusterAuthorizationFailedError"):
+            of_commands(wanted, compression=None)
+    finally:
+        guarded.undo(*denied)
+    assert len(read_topic(guarded.broker.bootstrap, topic)) == 1
+    assert "no idempotent producer of this user" in capsys.readouterr().err
 
 
 def test_what_the_survey_may_not_ask_for_is_absent_and_logged_once(

@@ -10,6 +10,7 @@ from typing import Any
 import alibabacloud_oss_v2.vectors as sdk
 import numpy as np
 import pytest
+from kafka import TopicPartition
 from kafka.partitioner.default import murmur2
 
 from tests.support.bounded import running
@@ -199,6 +200,15 @@ def test_an_index_that_is_right_is_proved_so(written: Stage, settings: dict[str,
             "no difference: the index holds what the topic asks for",
         ],
     )
+
+
+def test_an_index_is_not_proved_by_what_retention_has_left(written: Stage, settings: dict[str, str]) -> None:
+    assert command(settings, "verify", "--strict").code == 0
+    written.admin.delete_records({TopicPartition(written.topic, 0): 1})
+    done = command(settings, "verify")
+    assert (done.code, done.out.splitlines()[-1].partition(";")[0]) == (0, "no difference in what was compared")
+    done = command(settings, "verify", "--strict")
+    assert (done.code, "not proved to be complete" in done.err.splitlines()[-1]) == (1, True)
 
 
 def test_each_planted_difference_is_found_and_repaired(

@@ -201,6 +201,8 @@ class Series:
             assert frozenset(matching.labels) - (left & right) == set(), expr.prettify()
         elif left and right and str(expr.op) not in {"or", "unless"}:
             assert left == right, f"nothing would match: {expr.prettify()}"
+        if matching is not None and expr.modifier.card == promql.VectorMatchCardinality.OneToMany:
+            return right
         return left or right
 
 
@@ -225,6 +227,7 @@ def series() -> Series:
     ledger = Ledger(["vectors"], clock)
     metrics = Metrics(ledger, Status(0.0), ["vectors"], ["docs"])
     metrics.worker_info.labels("0.1.0", "docs", "worker").set(1)
+    metrics.route_info.labels("vectors", "docs").set(1)
     partition = opened(ledger).partition
     metrics.ends.update({Partition(*partition): 10})
     metrics.requests.labels("docs", "PutVectors", "500")  # a status has a series once it was answered
@@ -382,15 +385,22 @@ def test_causes_silence_their_effects(alertmanager: str, series: Series) -> None
             "RetentionNear",
             "LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow LatencyBudgetBurnFast LatencyBudgetBurnSlow",
         ),
+        (
+            "NothingAccepted",
+            (
+                "BlockedRecordStuck RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow Throttled Retrying "
+                "UnknownOutcomes BufferFull LatencyBudgetBurnFast LatencyBudgetBurnSlow"
+            ),
+        ),
         ("LagGrowing", "PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow"),
         ("LatencyBudgetBurnFast", "LatencyBudgetBurnSlow"),
         (
             "MemberFenced",
-            "RestartLoop RebalanceStorm PartitionsLost LatencyBudgetBurnFast LatencyBudgetBurnSlow",
+            "RestartLoop RebalanceStorm PartitionsLost",
         ),
         (
             "RestartLoop",
-            "MemberFenced RebalanceStorm PartitionsLost LatencyBudgetBurnFast LatencyBudgetBurnSlow",
+            "MemberFenced RebalanceStorm PartitionsLost",
         ),
         (
             "TopicMissing",
@@ -466,6 +476,21 @@ DOWN = {"alertname": "OssVectorsWorkerDown", "seen_as": "no_answer", "instance":
             {"alertname": "OssVectorsPollingStopped", "seen_as": "no_poll", "instance": "b"},
         ),
         (
+            {"alertname": "OssVectorsNothingAccepted", "index": "docs", "topic": "vectors"},
+            {"alertname": "OssVectorsRecordsStuck", **VECTORS},
+            {"alertname": "OssVectorsLatencyBudgetBurnFast", "topic": "images"},
+        ),
+        (
+            {"alertname": "OssVectorsNothingAccepted", "index": "docs", "topic": "vectors"},
+            {"alertname": "OssVectorsUnknownOutcomes", "index": "docs"},
+            {"alertname": "OssVectorsBlockedRecordStuck", "topic": "images"},
+        ),
+        (
+            {"alertname": "OssVectorsRestartLoop", "instance": "a"},
+            {"alertname": "OssVectorsRebalanceStorm"},
+            {"alertname": "OssVectorsLatencyBudgetBurnFast", "topic": "vectors"},
+        ),
+        (
             {"alertname": "OssVectorsRecordsStuck", **VECTORS},
             {"alertname": "OssVectorsPartitionLagGrowing", **VECTORS},
             {"alertname": "OssVectorsLatencyBudgetBurnFast", "topic": "vectors"},
@@ -482,17 +507,14 @@ def test_a_cause_silences_its_effect_and_not_what_goes_wrong_elsewhere(
 
 OF_THE_WHOLE_JOB = {
     # Members that come and go move the partitions of all.
-    "MemberFenced": "PartitionsLost RestartLoop RebalanceStorm LatencyBudgetBurnFast LatencyBudgetBurnSlow",
-    "RestartLoop": "MemberFenced PartitionsLost RebalanceStorm LatencyBudgetBurnFast LatencyBudgetBurnSlow",
+    "MemberFenced": "PartitionsLost RestartLoop RebalanceStorm",
+    "RestartLoop": "MemberFenced PartitionsLost RebalanceStorm",
     "UnassignedPartitions": "WorkerNotScraped",
     # There is one dead-letter topic.
     "TopicMissing": "BlockedDeadLetterUnavailable DeadLettersRefused",
     "BlockedDeadLetterUnavailable": "DeadLettersRefused",
-    # A topic and its index have no label in common.
-    "NothingAccepted": (
-        "BlockedRecordStuck RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow Throttled Retrying "
-        "UnknownOutcomes BufferFull LatencyBudgetBurnFast LatencyBudgetBurnSlow"
-    ),
+    # They are said of all requests, or of the whole buffer.
+    "NothingAccepted": "Throttled Retrying BufferFull",
     # What else ends blocks its own topics two minutes later.
     "BlockedCredentials": "CredentialsExpiring",
 }

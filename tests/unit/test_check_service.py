@@ -20,13 +20,14 @@ from tests.support.app import settings
 from tests.unit.samples import NEEDED
 from worker.errors import BlockReason, Refused, RetryReason, SinkError, TargetError, Transient
 from worker.ports import Operation
+from worker.records.target import Target
 from worker.settings import tables
 from worker.settings.load import load
 from worker.settings.tables import Oss
 from worker.tools.check.clock import clock
 from worker.tools.check.credentials import credentials
 from worker.tools.check.report import Finding, Status
-from worker.tools.check.service import deletes, impatient, right
+from worker.tools.check.service import deletes, impatient, indexes, right
 
 KEY_ID, SECRET, TOKEN = "LTAI5tExampleOfAnId7", "the-secret-of-the-test", "the-token-of-the-test"
 
@@ -174,6 +175,47 @@ def test_a_service_that_is_silent_is_not_waited_for() -> None:
 def test_a_check_waits_some_seconds_and_never_longer_than_the_worker() -> None:
     found = impatient(oss(connect_timeout_seconds=2.0, read_timeout_seconds=300.0, write_timeout_seconds=60.0))
     assert (found.connect_timeout_seconds, found.read_timeout_seconds, found.write_timeout_seconds) == (2.0, 5.0, 5.0)
+
+
+# -- indexes
+
+
+class Refusing:
+    """A service that lets nobody ask for an index, and refuses to write nothing at all."""
+
+    def __init__(self, code: str) -> None:
+        self._code = code
+        self.puts = 0
+
+    def describe(self, index: str) -> Target:
+        raise TargetError(f"{index} is not shown", block=BlockReason.CREDENTIALS, status=403, code=self._code)
+
+    def put(self, _: bytes) -> int:
+        self.puts += 1
+        raise Refused("no vectors", status=400, code="InvalidArgument")
+
+
+GIVEN = tables.Route(topic="vectors", index="docs", dimension=4, distance_metric="cosine")
+
+
+def test_an_index_that_may_not_be_asked_for_is_judged_by_the_right_to_write_where_its_route_says_the_rest() -> None:
+    sink = Refusing("AccessDenied")
+    asked, put = indexes(settings(routes=(GIVEN,)), sink)  # type: ignore[arg-type]  # what of a sink is used
+    assert (asked.check, asked.subject, asked.status) == ("index.right", "docs", Status.WARNING)
+    assert "the worker takes dimension 4 and cosine as the route says" in asked.result
+    assert "grant oss:GetVectorIndex" in asked.advice
+    assert (put.subject, put.status, sink.puts) == ("docs PutVectors", Status.OK, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "route"),
+    [("AccessDenied", tables.Route(topic="vectors", index="docs", dimension=4)), ("InvalidAccessKeyId", GIVEN)],
+    ids=["a route that does not say it", "wrong credentials"],
+)
+def test_an_index_that_is_not_shown_is_a_fault_otherwise(code: str, route: tables.Route) -> None:
+    sink = Refusing(code)
+    (asked,) = indexes(settings(routes=(route,)), sink)  # type: ignore[arg-type]  # what of a sink is used
+    assert (asked.status, sink.puts) == (Status.FAULT, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What `check` says of the settings and of the memory, without any network."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,12 @@ def test_each_broker_and_topic_counts_as_the_runbook_says() -> None:
     assert needed_bytes(loaded(kafka__bootstrap_servers="a:1,b:1,c:1").settings) == one + 64 * MB
     routes = '[{"topic": "a", "index": "docs"}, {"topic": "b", "index": "docs"}]'
     assert needed_bytes(loaded(kafka__bootstrap_servers="a:1", routes=routes).settings) == one + 4 * MB
+
+
+def test_bodies_of_many_indexes_are_bounded_by_the_buffer_whose_records_they_hold() -> None:
+    one = needed_bytes(loaded().settings)
+    routes = json.dumps([{"topic": "a", "index": [f"docs{number}" for number in range(64)], "index_by": "key"}])
+    assert needed_bytes(loaded(routes=routes).settings) == one + (2 * 256 - 64) * MB
 
 
 def test_a_limit_without_room_for_a_batch_that_is_unpacked_is_a_warning() -> None:

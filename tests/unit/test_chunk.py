@@ -92,13 +92,13 @@ def test_what_was_accepted_before_the_last_failures_does_not_count() -> None:
 
 def test_a_half_fails_while_others_are_accepted_once_its_other_half_is() -> None:
     chunk, _ = Chunk([item("a"), item("b")]).halves(accepted=5, accepted_in_all=5)
-    assert not chunk.is_suspect
+    assert not chunk.fails_alone
     chunk.accepted_when_sent = 5
     chunk.note(failure(Blame.PROXY), accepted=5, accepted_in_all=5)
-    assert not chunk.is_suspect
+    assert not chunk.fails_alone
     chunk.accepted_when_sent = 6
     chunk.note(failure(Blame.PROXY), accepted=6, accepted_in_all=6)
-    assert (chunk.is_suspect, chunk.is_proven, chunk.suspicion.count) == (True, True, 2)
+    assert (chunk.fails_alone, chunk.is_proven, chunk.records_doubt.count) == (True, True, 2)
 
 
 def test_an_answer_that_is_not_the_services_delays_the_index_at_the_third_time_with_nothing_accepted() -> None:

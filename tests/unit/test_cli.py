@@ -178,7 +178,7 @@ def test_the_shell_completes_without_loading_a_client(typed: str, completed: str
     ("command", "options"),
     [
         ("produce", {"--config", "--topic", "--format", "--rate", "--skip-bad", "--start-line", "--tombstones", "--dry-run"}),
-        ("verify", {"--config", "--topic", "--partition", "--offsets", "--since", "--until", "--json", "--keys", "--repair"}),
+        ("verify", {"--config", "--topic", "--partition", "--offsets", "--since", "--until", "--json", "--keys", "--repair", "--strict"}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

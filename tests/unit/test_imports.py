@@ -1,6 +1,7 @@
 """The structure: imports run downwards, the core knows no client, and nothing happens at import."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,3 +150,9 @@ def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=name) for name, path in modules().items()])
+def test_a_suppression_has_its_reason_beside_it(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r"# (?:noqa: [A-Z0-9, ]+|type: ignore\[[a-z, -]+\])$", text, re.MULTILINE) == []

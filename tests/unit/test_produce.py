@@ -1,7 +1,8 @@
 """`produce`: files into judged records, in their order, and how far it came."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,7 +19,8 @@ from worker.errors import FatalError, Reason, RecordError
 from worker.records.decode import Decoder, Put
 from worker.records.several import Cutter
 from worker.records.target import Target
-from worker.settings.tables import Route
+from worker.settings.tables import DeadLetter, Kafka, Route
+from worker.tools.produce import publish
 from worker.tools.produce.forms import check_form, default_form, written
 from worker.tools.produce.publish import MOST_WAITING_BYTES, Bad, Judge, Message, Publisher
 from worker.tools.produce.rows import Row
@@ -396,3 +398,101 @@ def test_what_the_worker_would_not_write_of_another_shape_is_not_published(value
     with pytest.raises(RecordError) as raised:
         of_shape({"envelope": "debezium", "fields": {"key": "id", "vector": "v"}}).message(Row(1, value))
     assert raised.value.reason is Reason.MALFORMED
+
+
+# -- the producer
+
+
+class FakeProducer:
+    """A producer of a broker that answers the request for a producer id when it was looked at twice."""
+
+    refusal: Exception | None = None
+    made: list["FakeProducer"]
+    DEFAULT_CONFIG: Mapping[str, Any] = {"max_in_flight_requests_per_connection": 5}
+
+    def __init__(self, **config: Any) -> None:
+        self.made.append(self)
+        self.is_idempotent: bool = config["enable_idempotence"]
+        self.in_flight: int = config["max_in_flight_requests_per_connection"]
+        self.is_closed = False
+        self.looks = 0
+        if self.is_idempotent:
+            self._transaction_manager = SimpleNamespace(has_producer_id=self._has_id, last_error=None)
+
+    def _has_id(self) -> bool:
+        self.looks += 1
+        if self.looks > 2 and self.refusal is not None:
+            self._transaction_manager.last_error = self.refusal
+        return self.looks > 2 and self.refusal is None
+
+    def close(self, timeout: float) -> None:
+        assert timeout == 0
+        self.is_closed = True
+
+
+MakeProducer = Callable[[str, Exception | None], list[FakeProducer]]
+
+
+@pytest.fixture
+def make_producer(monkeypatch: pytest.MonkeyPatch) -> MakeProducer:
+    """Make the producer of a command; returns each that was made on the way. Raises `FatalError`."""
+
+    def make(idempotent: str, refusal: Exception | None) -> list[FakeProducer]:
+        made: list[FakeProducer] = []
+        monkeypatch.setattr(publish, "KafkaProducer", FakeProducer)
+        monkeypatch.setattr(FakeProducer, "made", made, raising=False)
+        monkeypatch.setattr(FakeProducer, "refusal", refusal)
+        client = {"max_in_flight_requests_per_connection": 5}
+        chosen = DeadLetter(idempotent=idempotent)  # type: ignore[arg-type]  # one of the setting's own
+        wanted = settings(dead_letter=chosen, kafka=Kafka(client=client))
+        assert publish.make_producer(wanted, compression=None, wait=lambda _: None) is made[-1]
+        return made
+
+    return make
+
+
+NO_ID = kafka_errors.KafkaError("Unexpected error in InitProducerIdResponse: CLUSTER_AUTHORIZATION_FAILED")
+NO_SUCH_REQUEST = kafka_errors.UnsupportedVersionError("InitProducerId")
+
+
+@pytest.mark.parametrize("idempotent", ["auto", "true"])
+def test_what_is_published_is_written_once_where_the_brokers_have_idempotent_producers(
+    make_producer: MakeProducer, idempotent: str
+) -> None:
+    (producer,) = make_producer(idempotent, None)
+    assert (producer.is_idempotent, producer.looks) == (True, 3)
+
+
+@pytest.mark.parametrize("refusal", [NO_ID, NO_SUCH_REQUEST], ids=["refused", "unknown"])
+def test_brokers_without_idempotent_producers_are_published_to_in_order_all_the_same(
+    make_producer: MakeProducer, capsys: pytest.CaptureFixture[str], refusal: Exception
+) -> None:
+    first, second = make_producer("auto", refusal)
+    assert (first.is_closed, second.is_idempotent, second.in_flight) == (True, False, 1)
+    assert "the brokers accept no idempotent producer of this user" in capsys.readouterr().err
+
+
+def test_where_idempotence_is_not_wanted_the_brokers_are_not_asked_for_it(
+    make_producer: MakeProducer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (producer,) = make_producer("false", NO_ID)
+    assert (producer.is_idempotent, producer.looks, producer.in_flight) == (False, 0, 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_where_idempotence_is_wanted_its_refusal_ends_the_command_with_the_setting(make_producer: MakeProducer) -> None:
+    with pytest.raises(FatalError, match=r"grant WRITE on the topic, or set dead_letter\.idempotent to auto"):
+        make_producer("true", NO_ID)
+
+
+def test_another_fault_of_the_producer_does_not_end_idempotence(make_producer: MakeProducer) -> None:
+    with pytest.raises(FatalError, match="a fault"):
+        make_producer("auto", kafka_errors.KafkaError("a fault"))
+
+
+def test_brokers_that_do_not_answer_are_seen_by_what_is_sent(
+    make_producer: MakeProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeProducer, "_has_id", lambda _: False)
+    (producer,) = make_producer("auto", None)
+    assert producer.is_idempotent

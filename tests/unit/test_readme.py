@@ -1,5 +1,6 @@
 """What the README and the pages around it show is what the code does."""
 
+import ast
 import re
 import tomllib
 from collections import Counter
@@ -110,6 +111,17 @@ def test_modules_shown_are_the_modules_there_are() -> None:
     paths = (path.relative_to(package) for path in package.rglob("*.py"))
     there_are = Counter(path.stem for path in paths if path.parts[0] != "local" and not path.stem.startswith("__"))
     assert Counter(re.findall(r"(\w+)\.py", table)) == there_are
+
+
+def test_a_package_that_lists_its_modules_lists_them_all() -> None:
+    missing = {}
+    for path in Path(cli.__file__).parent.rglob("__init__.py"):
+        told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        modules = {each.stem for each in path.parent.glob("*.py")} - {"__init__"}
+        named = {each for each in modules if re.search(rf"`{each}`|\b{each}\.py\b", told)}
+        if len(named) > len(modules) / 2 and named != modules:  # a package that names a few has no list
+            missing[path.parent.name] = modules - named
+    assert missing == {}
 
 
 def test_the_two_commands_install_what_is_pinned_and_nothing_else() -> None:

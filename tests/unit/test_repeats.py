@@ -9,7 +9,7 @@ def test_the_same_message_is_let_through_once_in_a_while_with_how_many_were_left
     repeats = Repeats(clock)
     let_through = []
     for second in range(2 * round(REPEAT_SECONDS)):
-        if repeats.is_due("no leader"):
+        if repeats.admit("no leader"):
             let_through.append((second, repeats.left_out))
         clock.advance(1.0)
     assert let_through == [(0, 0), (30, 29)]
@@ -20,7 +20,7 @@ def test_another_message_is_let_through_at_once_but_two_of_them_make_no_flood() 
     repeats = Repeats(clock)
     let_through = 0
     for turn in range(100):  # ten seconds
-        let_through += repeats.is_due(f"error {turn % 2}")
+        let_through += repeats.admit(f"error {turn % 2}")
         clock.advance(0.1)
     assert 2 <= let_through <= 10 / LEAST_SECONDS
 
@@ -28,8 +28,8 @@ def test_another_message_is_let_through_at_once_but_two_of_them_make_no_flood() 
 def test_what_is_over_is_news_when_it_comes_again() -> None:
     clock = FakeClock()
     repeats = Repeats(clock)
-    assert repeats.is_due("refused")
+    assert repeats.admit("refused")
     clock.advance(LEAST_SECONDS)
-    assert not repeats.is_due("refused")
+    assert not repeats.admit("refused")
     repeats.clear()
-    assert repeats.is_due("refused")
+    assert repeats.admit("refused")

@@ -11,6 +11,7 @@ import pytest
 from tests.support.fakes import FakeClock, FakeMessage, FakeSink
 from worker.app.lanes import LaneContext, make_lane
 from worker.delivery.batch import Batch, Item
+from worker.delivery.chunk import Chunk
 from worker.delivery.flight import Flight
 from worker.delivery.pace.backoff import Backoff
 from worker.errors import BlockReason, RetryReason, SinkError, TargetError, Transient
@@ -395,7 +396,7 @@ def test_what_is_given_back_leaves_a_batch_at_once_also_while_the_rest_of_it_wai
     bench.queue_items([*bench.items(["k"], ONE), *bench.items(["x"], OTHER)])
     flight = bench.lane.pop()
     assert flight is not None
-    flight.chunks = flight.chunks[0].halves(0, 0)
+    flight.chunks = [Chunk([item]) for item in flight.chunks[0].items]
     of_k, of_x = flight.chunks
     of_k.not_before = begun + 2 * RETRY_MAX
     if waits_for == "its time":

@@ -1,8 +1,10 @@
 """`verify`: every planted difference is found and named, and none is invented."""
 
+import contextlib
 import json
 import random
 import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +14,16 @@ import pytest
 from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
 from tests.unit.verify_bench import TOPIC, Bench, FakeIndex, FakeScanner
 from worker.deadletters.headers import Writer, build
+from worker.errors import FatalError
 from worker.ledger import Ledger
 from worker.oss.lookup import Stored
 from worker.records.several import Cutter
-from worker.tools.verify import compare
+from worker.settings.tables import Route
+from worker.tools.verify import command, compare
+from worker.tools.verify.command import Options
 from worker.tools.verify.compare import Kind
 from worker.tools.verify.refused import OTHERS, refused_places
-from worker.tools.verify.run import Throttle
+from worker.tools.verify.run import Result, Throttle
 from worker.tools.verify.stretches import Wanted, why_nothing
 
 
@@ -319,6 +324,32 @@ def test_what_retention_has_removed_is_counted() -> None:
     assert (bench.verify(committed={0: 4, 1: 4}).keys, bench.removed) == (5, 7)
     assert (bench.verify(Wanted(offsets=(1, 3))).keys, bench.removed) == (2, 4)
     assert (bench.verify(Wanted(partition=1)).keys, bench.removed) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("unclear", "removed", "lost", "gaps"),
+    [
+        ((), 0, 0, ""),
+        ("ab", 900, 7, "907 offsets that retention has removed, and 2 keys with records in several partitions"),
+        ((), 1, 0, "1 offsets that retention has removed"),
+        ((), 0, 1, "1 offsets that retention has removed"),
+        ("a", 0, 0, "1 keys with records in several partitions"),
+    ],
+)
+def test_what_was_not_compared_is_not_said_to_be_right(
+    capsys: pytest.CaptureFixture[str], unclear: Sequence[str], removed: int, lost: int, gaps: str
+) -> None:
+    result = Result(10, Counter(records=20), [], set(unclear), lost)
+    route = Route(topic=TOPIC, index="docs")
+    options = Options._make([None] * len(Options._fields))
+    command._print(result, removed, route, options)
+    told = f"no difference in what was compared; not compared: {gaps}" if gaps else command._PROVED
+    assert capsys.readouterr().out.splitlines()[-1] == told
+    assert command._report(result, removed, route, None)["complete"] is (not gaps)
+    strict = options._replace(strict=True)
+    with pytest.raises(FatalError, match="not proved to be complete") if gaps else contextlib.nullcontext():
+        command._judge_gaps(result, removed, strict)
+    command._judge_gaps(result, removed, options)
 
 
 # -- messages with several records

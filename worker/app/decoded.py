@@ -80,13 +80,13 @@ def dead_letter_of(
 ) -> DeadLetter:
     """Return the dead letter of a message, or of one record of it, that cannot be read."""
     return DeadLetter(
-        assignment,
-        message,
-        size,
-        index,
-        error.reason,
-        error.message,
-        _RAISED_BY,
-        error.public_name,
+        assignment=assignment,
+        message=message,
+        size=size,
+        index=index,
+        reason=error.reason,
+        text=error.message,
+        raised_by=_RAISED_BY,
+        error_class=error.public_name,
         element=element,
     )

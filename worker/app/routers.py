@@ -6,7 +6,7 @@ A record is decoded by the rules of the index that it goes to.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -38,6 +38,13 @@ class Routed(NamedTuple):
 
     to: str
     decoded: Decoded | RecordError | None
+
+
+class Reads(Protocol):
+    """What reads a record: a decoder, or the router of a route."""
+
+    def decode(self, key: bytes | None, value: bytes | None, headers: Headers, /) -> Decoded:
+        """Return what a message asks for. Raises `RecordError`."""
 
 
 class Router(ABC):
@@ -90,7 +97,7 @@ class ToOne(Router):
 
     def route(self, key: bytes | None, value: bytes | None, headers: Headers) -> Routed:
         """Return what the message asks for."""
-        return Routed(self._index, None if self._decoder is None else _outcome(self._decoder, key, value, headers))
+        return Routed(self._index, None if self._decoder is None else outcome_of(self._decoder, key, value, headers))
 
     def index_of(self, vector_key: str, key: bytes | None, value: bytes | None, headers: Headers) -> str:  # noqa: ARG002 - of every router
         """Return the one index."""
@@ -144,7 +151,7 @@ class ByKey(Router):
         decoders = self._decoders
         first: RecordError | None = None
         for rules, decoder in decoders.items():
-            decoded = _outcome(decoder, key, value, headers)
+            decoded = outcome_of(decoder, key, value, headers)
             if isinstance(decoded, RecordError):  # its key is not known; other rules may accept it
                 first = first or decoded
                 continue
@@ -155,7 +162,7 @@ class ByKey(Router):
             if target is None:
                 return Routed(index, None)
             if target.non_filterable_metadata_keys != rules:
-                return Routed(index, _outcome(decoders[target.non_filterable_metadata_keys], key, value, headers))
+                return Routed(index, outcome_of(decoders[target.non_filterable_metadata_keys], key, value, headers))
             return Routed(index, decoded)
         if first is not None and first.reason is Reason.METADATA and len(self._targets) < len(self._shards):
             own_key = self._key_of(key, value, headers)
@@ -198,7 +205,7 @@ class ByValue(Router):
     def route(self, key: bytes | None, value: bytes | None, headers: Headers) -> Routed:
         """Return the index, and what the message asks for."""
         if value is None and not self._deletes:
-            return Routed(NO_INDEX, _outcome(self._any(), key, value, headers))
+            return Routed(NO_INDEX, outcome_of(self._any(), key, value, headers))
         try:
             text = self._read(key, value, headers)
         except RecordError as error:  # what chooses the index is no text
@@ -209,7 +216,7 @@ class ByValue(Router):
         decoder = self._decoders.get(index)
         if decoder is None:
             return Routed(index, None)
-        decoded = _outcome(decoder, key, value, headers)
+        decoded = outcome_of(decoder, key, value, headers)
         if text is None and isinstance(decoded, Delete):  # as for a tombstone
             return Routed(NO_INDEX, self._nowhere())
         return Routed(index, decoded)
@@ -236,7 +243,7 @@ class ByValue(Router):
     ) -> Decoded | RecordError:
         """Return what becomes of a message without an index: the error, unless it asks for nothing, or cannot be read."""
         if value is not None:
-            decoded = _outcome(self._any(), key, value, headers)
+            decoded = outcome_of(self._any(), key, value, headers)
             if isinstance(decoded, Ignore):
                 return decoded
             if isinstance(decoded, RecordError) and decoded.reason in _NEEDS_NO_INDEX:
@@ -287,7 +294,8 @@ def schemas_for(topic: str, settings: Settings, schemas: Schemas | None) -> Sche
     return None if settings.records_of(topic).many == "split" else schemas
 
 
-def _outcome(decoder: Decoder, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded | RecordError:
+def outcome_of(decoder: Reads, key: bytes | None, value: bytes | None, headers: Headers) -> Decoded | RecordError:
+    """Return what a message asks for, or what is wrong with it."""
     try:
         return decoder.decode(key, value, headers)
     except RecordError as error:

@@ -8,7 +8,7 @@ as one record.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -17,7 +17,7 @@ from worker.app.decoded import Decoded as Sorted
 from worker.app.decoders import shape_of
 from worker.app.parking import Parked, Parking
 from worker.app.pieces import Piece, PieceReader, bytes_of
-from worker.app.routers import NO_INDEX, Router
+from worker.app.routers import NO_INDEX, Reads, Router, outcome_of
 from worker.delivery.batch import Item
 from worker.errors import RecordError
 from worker.ledger import Assignment, Ledger
@@ -37,13 +37,6 @@ def cutter_of(route: Route, settings: Settings) -> Cutter | None:
     """Return what cuts the messages of a route, None where each is one record."""
     records = settings.records_of(route.topic)
     return Cutter(records.format, records.fields.records, shape_of(records)) if records.many == "split" else None
-
-
-class Reads(Protocol):
-    """What reads a record: a decoder, or the router of a route."""
-
-    def decode(self, key: bytes | None, value: bytes | None, headers: Headers, /) -> Decoded:
-        """Return what a message asks for. Raises `RecordError`."""
 
 
 class Reading(NamedTuple):
@@ -66,19 +59,11 @@ def read_each(router: Reads, cutter: Cutter | None, message: Message) -> Iterato
         yield Reading(None, value, error)
         return
     if pieces is None:
-        yield Reading(None, value, _outcome(router, (message.key, message.headers), value))
-    around = around_of(message)
+        yield Reading(None, value, outcome_of(router, message.key, value, message.headers))
+    key, headers = around_of(message)
     for element, piece in enumerate(pieces or ()):
         own = bytes(piece)
-        yield Reading(element, own, _outcome(router, around, own))
-
-
-def _outcome(router: Reads, around: _Around, value: bytes | None) -> Decoded | RecordError:
-    key, headers = around
-    try:
-        return router.decode(key, value, headers)
-    except RecordError as error:
-        return error
+        yield Reading(element, own, outcome_of(router, key, own, headers))
 
 
 class SeveralReader:

@@ -34,7 +34,7 @@ class SuspectReports:
             topic, partition = seen.partition
             self._metrics.suspect_vectors.labels(topic, cause).inc(seen.records)
             repeats = self._repeats.setdefault((topic, cause), Repeats(self._clock))
-            if repeats.is_due(cause):
+            if repeats.admit(cause):
                 log.warning(
                     "a record is suspect",
                     extra={

@@ -143,7 +143,7 @@ class TargetFinder:
             except Transient as error:
                 self._retry_later(lane, attempt, error)
             except SinkError as error:
-                if not is_needed and _may_not_ask(error):
+                if not is_needed and may_not_ask(error):
                     log.warning(
                         "the service does not let us ask for the index; the settings are used",
                         extra={"index": lane.index, "error": str(error)},
@@ -180,7 +180,8 @@ class TargetFinder:
             self._found.append((index, target))
 
 
-def _may_not_ask(error: SinkError) -> bool:
+def may_not_ask(error: SinkError) -> bool:
+    """Return whether the service does not let these credentials ask for an index."""
     return (
         isinstance(error, TargetError)
         and error.block is BlockReason.CREDENTIALS

@@ -108,6 +108,9 @@ def _core(settings: Settings, traces: Traces) -> _Core:
     status = Status(time.monotonic(), indexes={route.topic: len(route.index_names) for route in settings.routes})
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)
     metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
+    for route in settings.routes:
+        for index in route.index_names:
+            metrics.route_info.labels(route.topic, index).set(1)
     return _Core(settings, lease, ledger, status, metrics, Limit(settings.dead_letter, time.time), traces)
 
 
@@ -232,12 +235,12 @@ def _pages(core: _Core, loaded: Loaded, source: KafkaSource) -> Pages:
     page = Page(
         registry,
         status,
-        in_force(loaded),
-        lambda: source.paused,
-        time.monotonic,
-        time.time,
-        core.limit.shares,
-        core.metrics.kafka_facts.members,
+        settings=in_force(loaded),
+        paused=lambda: source.paused,
+        clock=time.monotonic,
+        wall=time.time,
+        shares=core.limit.shares,
+        members=core.metrics.kafka_facts.members,
     )
     return Pages(registry, status, core.ledger, page, time.monotonic)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from worker.commands.exit_codes import ExitCode
 from worker.commands.options import config_option, load_settings, prepare_client
 
 
@@ -42,7 +43,6 @@ def command(config_file: Path | None, as_json: bool, count: int | None, begin: A
     loaded = load_settings(config_file)
     prepare_client()
 
-    from worker.commands.exit_codes import ExitCode  # noqa: PLC0415
     from worker.tools.check.command import run  # noqa: PLC0415 - loads the clients
 
     if run(loaded, as_json=as_json, count=count, begin=begin):

@@ -53,6 +53,7 @@ _CLIENT: Final = "kafka.net.compat:KafkaNetClient"
 _SOCKET: Final = "kafka.net.inet:KafkaNetSocket"
 _PRODUCER: Final = "kafka.producer.kafka:KafkaProducer"
 _SENDER: Final = "kafka.producer.sender:Sender"
+_TRANSACTIONS: Final = "kafka.producer.transaction_manager:TransactionManager"
 _FUTURE: Final = "kafka.future:Future"
 _OLD_BATCH: Final = "kafka.record.legacy_records:LegacyRecordBatch"
 _OLD_RECORD: Final = "kafka.record.legacy_records:LegacyRecord"
@@ -68,8 +69,10 @@ PARTS: Final = (
     # What these attributes are made of; the entries below look into those classes.
     Part(f"{_CONSUMER}.__init__", "uses", ("SubscriptionState", "ConsumerCoordinator", "Fetcher", "cluster")),
     Part(_PRODUCER, "settings", ("kafka_client",)),
-    Part(_PRODUCER, "attributes", ("_closed", "_sender")),
-    Part(f"{_PRODUCER}.__init__", "uses", ("Sender",)),
+    Part(_PRODUCER, "attributes", ("_closed", "_sender", "_transaction_manager")),
+    Part(f"{_PRODUCER}.__init__", "uses", ("Sender", "TransactionManager")),
+    Part(_TRANSACTIONS, "attributes", ("last_error",)),
+    Part(_TRANSACTIONS, "methods", ("has_producer_id()",)),
     Part(_SENDER, "attributes", ("_client",)),
     Part(_SENDER, "methods", ("force_close()",)),
     Part(_STATES, "attributes", ("assignment",)),

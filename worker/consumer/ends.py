@@ -200,7 +200,7 @@ class EndWatcher:
     def _log_error(self, error: BaseException, partitions: Collection[TopicPartition]) -> None:
         self._metrics.kafka_errors.labels(client_config.kind_of(error)).inc()
         described = client_config.describe(error)
-        if self._repeats.is_due(described):
+        if self._repeats.admit(described):
             named = [str(Partition(*tp)) for tp in sorted(partitions)[:_NAMED]] or ["all"]
             log.warning("end offsets not known", extra={"error": described, "partitions": named})
 
@@ -232,7 +232,7 @@ class _OpenTransactions:
             if now - at >= self._seconds:
                 by_topic[tp.topic].append((now - at, tp, offset))
         longest = [max(found) for found in by_topic.values()]
-        if longest and self._repeats.is_due(str(sorted(by_topic))):
+        if longest and self._repeats.admit(str(sorted(by_topic))):
             for seconds, tp, offset in longest:
                 log.warning(
                     "a transaction is open for long: what comes after its first record is not read until it ends; look for "

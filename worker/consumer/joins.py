@@ -62,7 +62,7 @@ class Joins:
         self.refusal = (
             f"the group {self._settings.group_id!r} refuses this member: {advice} ({client_config.describe(error)})"
         )
-        if self._repeats.is_due(self.refusal):
+        if self._repeats.admit(self.refusal):
             log.error("join refused", extra={"error": self.refusal, "again_in": self._retry_seconds})
         return True
 

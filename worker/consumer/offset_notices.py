@@ -73,7 +73,7 @@ class OffsetNotices:
         """Log what failed since the last call."""
         failures, self._failures = self._failures, {}
         for error, partitions in failures.items():
-            if self._repeats.is_due(error):
+            if self._repeats.admit(error):
                 log.warning("first offset not known yet: asking again", extra={"error": error, **_named(partitions)})
 
     def block_lasting(self, unknown: Mapping[Partition, Unknown]) -> None:

@@ -18,8 +18,8 @@ class Repeats:
         """How many were not logged before the last one that was."""
         self._left_out_since = 0
 
-    def is_due(self, message: str) -> bool:
-        """Return whether to log the message now; it is remembered if so, and counted if not."""
+    def admit(self, message: str) -> bool:
+        """Remember a message and return True if it is to be logged now; else count it as left out."""
         now = self._clock()
         if now - self._logged_at < (REPEAT_SECONDS if message == self._logged else LEAST_SECONDS):
             self._left_out_since += 1

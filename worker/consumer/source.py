@@ -266,7 +266,7 @@ class KafkaSource:
         self._count(error)
         try:
             if not self._recover(error):
-                if self._repeats.is_due(client_config.describe(error)):
+                if self._repeats.admit(client_config.describe(error)):
                     log.warning(
                         "poll failed",
                         extra={"error": client_config.describe(error), "left_out": self._repeats.left_out},

@@ -98,7 +98,7 @@ class Survey:
         except Exception as error:  # the client raises errors of every kind
             self.note_failure()
             described = client_config.describe(error)
-            if self._repeats.is_due(described):
+            if self._repeats.admit(described):
                 log.warning("topics and group not known", extra={"error": described})
 
     def note_failure(self) -> None:

@@ -145,7 +145,6 @@ class DeadLetterHeaders(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     partition: int | None
     offset: int | None
-    stage: str
     index: str
     timestamp: datetime | None
     failed_at: datetime | None
@@ -345,7 +344,6 @@ def _read(author: Author, source: list[tuple[str, bytes | None]], values: dict[s
         topic=values.get(SOURCE_TOPIC, ""),
         partition=_number(values.get(SOURCE_PARTITION)),
         offset=_number(values.get(SOURCE_OFFSET), most=_LARGEST_OFFSET),
-        stage=values.get(STAGE, ""),
         index=values.get(INDEX, ""),
         timestamp=_moment(values.get(TIMESTAMP, "")),
         failed_at=_moment(values.get(FAILED_AT, "")),

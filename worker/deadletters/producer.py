@@ -3,6 +3,7 @@
 from typing import Any, Final, Protocol
 
 from kafka import KafkaProducer
+from kafka import errors as kafka_errors
 
 from worker.consumer import client_config, client_internals, client_network
 from worker.deadletters.headers import Headers
@@ -16,6 +17,11 @@ _MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides, not
 # The one codec that every broker, Kafka-compatible service and reader has. The topic's limit is for compressed batches: what
 # its producer had compressed into the limit of the source topic must fit here too.
 _COMPRESSION: Final = "gzip"
+
+
+_NO_IDEMPOTENCE: Final = (kafka_errors.UnsupportedVersionError, kafka_errors.ClusterAuthorizationFailedError)
+# kafka-python has no class for a producer id that is refused for good: a plain KafkaError says so in its text.
+_NO_PRODUCER_ID: Final = "Unexpected error in InitProducerIdResponse"
 
 
 class Producer(Protocol):
@@ -41,6 +47,11 @@ class _Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python ships no t
     def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
         client_internals.force_close(self)
         super().close(timeout=timeout, null_logger=null_logger)
+
+
+def refuses_idempotence(error: BaseException) -> bool:
+    """Return whether the brokers lack idempotent producers, or allow this user none."""
+    return isinstance(error, _NO_IDEMPOTENCE) or _NO_PRODUCER_ID in str(error)
 
 
 def make_producer(settings: Kafka, *, idempotent: bool) -> Producer:

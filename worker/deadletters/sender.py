@@ -9,7 +9,7 @@ from kafka import errors as kafka_errors
 from worker.consumer import client_config
 from worker.deadletters.entry import TOO_LARGE, Entry, Problem
 from worker.deadletters.headers import Writer, build, build_reference
-from worker.deadletters.producer import DELIVERY_TIMEOUT_MS, Producer
+from worker.deadletters.producer import DELIVERY_TIMEOUT_MS, Producer, refuses_idempotence
 from worker.errors import NotSent
 from worker.ledger import Ledger
 from worker.settings.tables import DeadLetter as DeadLetterSettings
@@ -20,9 +20,6 @@ log = logging.getLogger("worker.deadletter")
 _CLOSE_SECONDS: Final = 0.5
 _SLOWEST_BYTES_PER_SECOND: Final = 1024 * 1024  # to compress and to send a large dead letter
 _OF_THE_DEAD_LETTER: Final = (*TOO_LARGE, kafka_errors.InvalidRecordError, kafka_errors.InvalidTimestampError)
-_NO_IDEMPOTENCE: Final = (kafka_errors.UnsupportedVersionError, kafka_errors.ClusterAuthorizationFailedError)
-# kafka-python has no class for a producer id that is refused for good: a plain KafkaError says so in its text.
-_NO_PRODUCER_ID: Final = "Unexpected error in InitProducerIdResponse"
 
 
 class Sender:
@@ -65,7 +62,7 @@ class Sender:
             try:
                 self._producer = self._make_producer(self._is_idempotent)
             except kafka_errors.KafkaError as error:
-                if not (_refuses_idempotence(error) and self._may_give_up_idempotence()):
+                if not (refuses_idempotence(error) and self._may_give_up_idempotence()):
                     raise
                 self._give_up_idempotence()
                 self._producer = self._make_producer(self._is_idempotent)
@@ -102,7 +99,7 @@ class Sender:
                 span.written(None if problem is None else problem.error)
         is_silent = any(not isinstance(one, Problem) and not one.is_done for one in sent)
         errors = [problem.error for problem in problems if problem is not None]
-        if any(map(_refuses_idempotence, errors)) and self._may_give_up_idempotence():
+        if any(map(refuses_idempotence, errors)) and self._may_give_up_idempotence():
             self._give_up_idempotence()
         if is_silent or any(not isinstance(error, (kafka_errors.KafkaTimeoutError, NotSent)) for error in errors):
             self.close()
@@ -154,10 +151,6 @@ class Sender:
     def _give_up_idempotence(self) -> None:
         self._is_idempotent = False
         log.warning("the broker accepts no idempotent producer; dead letters may be written twice after a fault")
-
-
-def _refuses_idempotence(error: BaseException) -> bool:
-    return isinstance(error, _NO_IDEMPOTENCE) or _NO_PRODUCER_ID in str(error)
 
 
 def _answer(future: Any, seconds: float) -> Problem | None:

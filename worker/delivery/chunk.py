@@ -53,7 +53,7 @@ class Chunk:
         self.replace_items(items)
         self.not_before = 0.0  # when it may be sent again, in the clock's seconds
         self.failures = Doubt()  # all of them; its others are all requests of the index, not only those of its kind
-        self.suspicion = Doubt()  # failures that the records may cause, whoever answered, or no one
+        self.records_doubt = Doubt()  # failures that the records may cause, whoever answered, or no one
         self.blamed = 0  # answers that may blame them, of the service or of something on the way
         self.service_doubt = Doubt()
         self.is_proven = is_proven  # a single record, of which a version failed while others were accepted
@@ -88,19 +88,19 @@ class Chunk:
         return all(assignment.is_live for assignment in self.assignments)
 
     @property
-    def is_suspect(self) -> bool:
+    def fails_alone(self) -> bool:
         """Whether it fails while others of its kind are accepted, the other half of what it was a part of among them."""
-        return self.suspicion.others_pass(self.accepted_when_sent)
+        return self.records_doubt.others_pass(self.accepted_when_sent)
 
     @property
     def keeps_failing(self) -> bool:
         """Whether it has failed so often that it may be the cause."""
-        return self.suspicion.count >= SPLIT_AFTER
+        return self.records_doubt.count >= SPLIT_AFTER
 
     @property
     def may_be_of_outage(self) -> bool:
         """Whether its failures may be those of an outage: several records, or the service's 500, and no others are accepted."""
-        return not self.is_single or (self.service_doubt.count > 0 and not self.is_suspect)
+        return not self.is_single or (self.service_doubt.count > 0 and not self.fails_alone)
 
     def halves(self, accepted: int, accepted_in_all: int) -> "list[Chunk]":
         """Return two chunks with its records, one if it is a single record.
@@ -111,10 +111,10 @@ class Chunk:
         middle = len(self.items) // 2
         halves = [Chunk(items) for items in (self.items[:middle], self.items[middle:]) if items]
         for half in halves:
-            half.suspicion, half.failures = Doubt(accepted), Doubt(accepted_in_all)
+            half.records_doubt, half.failures = Doubt(accepted), Doubt(accepted_in_all)
         return halves
 
-    def fails_alone(self, accepted_in_all: int) -> bool:
+    def others_pass(self, accepted_in_all: int) -> bool:
         """Return whether the index accepts others while it fails, of any kind; so many have been accepted until now."""
         return self.is_proven or self.failures.others_pass(accepted_in_all)
 
@@ -126,15 +126,15 @@ class Chunk:
         """
         if error.request_id or not error.status:
             return True
-        return self.attempts >= SPLIT_AFTER and not self.fails_alone(accepted_in_all)
+        return self.attempts >= SPLIT_AFTER and not self.others_pass(accepted_in_all)
 
     def note(self, error: SinkError, accepted: int, accepted_in_all: int) -> None:
         """Count an attempt that failed; so many requests of its kind, and in all, have been accepted until now."""
         self.failures.note(accepted_in_all)
         self.is_denied = False
         if may_be_of_records(error):
-            self.suspicion.note(accepted)
-            self.is_proven = self.is_single and self.fails_alone(accepted_in_all)
+            self.records_doubt.note(accepted)
+            self.is_proven = self.is_single and self.others_pass(accepted_in_all)
         if not isinstance(error, Transient):
             return
         if error.blame is not Blame.NONE:

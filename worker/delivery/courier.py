@@ -132,8 +132,8 @@ class Courier:
             return [chunk]
         chunk.waits_for_lease = False
         chunk.accepted_when_sent = self._state.accepted(chunk.operation)
-        if self._is_stuck(chunk):
-            return self._probe(chunk, admission)
+        if self._is_in_doubt(chunk):
+            return self._try_one(chunk, admission)
         error = self._attempt(chunk.items, admission)
         return [] if error is None else self._judge(chunk, error)
 
@@ -292,15 +292,15 @@ class Courier:
         self._retry_later(chunk, error)
         return [chunk]
 
-    def _is_stuck(self, chunk: Chunk) -> bool:
+    def _is_in_doubt(self, chunk: Chunk) -> bool:
         """Return whether a chunk of several records keeps failing, for what may be their fault, while no others are accepted.
 
         That does not show whether the records or the service is at fault: batches that share a key with the chunk wait for it.
         """
-        return chunk.keeps_failing and not chunk.is_suspect and not chunk.is_single
+        return chunk.keeps_failing and not chunk.fails_alone and not chunk.is_single
 
-    def _probe(self, chunk: Chunk, admission: Admission) -> list[Chunk]:
-        """Send one record of a stuck chunk alone, another each time. If it is accepted, the fault is in the rest: split it."""
+    def _try_one(self, chunk: Chunk, admission: Admission) -> list[Chunk]:
+        """Send one record of a chunk in doubt alone, another each time. If it is accepted, the fault is in the rest: split it."""
         place = chunk.attempts % len(chunk.items)
         one = chunk.items[place : place + 1]
         error = self._attempt(one, admission)
@@ -316,7 +316,7 @@ class Courier:
         it, so it is not dead-lettered.
         """
         if not chunk.is_single:
-            return may_be_of_records(error) and chunk.keeps_failing and chunk.is_suspect
+            return may_be_of_records(error) and chunk.keeps_failing and chunk.fails_alone
         if not isinstance(error, Transient) or error.blame is not Blame.CONTENT:
             return False
         doubt = chunk.service_doubt
@@ -350,8 +350,8 @@ class Courier:
             self._pacer.close_for(delay)
         else:
             chunk.not_before = self._clock() + delay
-        is_alone = chunk.is_single and not error.request_id and chunk.fails_alone(self._state.accepted_in_all)
-        if (chunk.suspicion.count if is_alone else chunk.blamed) >= self._isolated_attempts:
+        is_alone = chunk.is_single and not error.request_id and chunk.others_pass(self._state.accepted_in_all)
+        if (chunk.records_doubt.count if is_alone else chunk.blamed) >= self._isolated_attempts:
             self._stuck.report(chunk.items, error, delay)
 
     def _count(self, error: SinkError, *, is_retried: bool) -> None:
@@ -369,17 +369,17 @@ class Courier:
         is_refused = error.status != SERVER_ERROR
         self._dead_letters.submit(
             DeadLetter(
-                item.assignment,
-                item.message,
-                item.size,
-                self._state.index,
-                Reason.REFUSED if is_refused else Reason.ISOLATED_SERVER_ERROR,
-                f"the service refused the record alone: {error}",
-                _RAISED_BY,
-                error.public_name,
-                Refusal(error.status, error.code, error.request_id),
-                chunk.attempts,
-                item.element,
+                assignment=item.assignment,
+                message=item.message,
+                size=item.size,
+                index=self._state.index,
+                reason=Reason.REFUSED if is_refused else Reason.ISOLATED_SERVER_ERROR,
+                text=f"the service refused the record alone: {error}",
+                raised_by=_RAISED_BY,
+                error_class=error.public_name,
+                refusal=Refusal(error.status, error.code, error.request_id),
+                attempts=chunk.attempts,
+                element=item.element,
             )
         )
         # From here on the bytes count for the dead letter.

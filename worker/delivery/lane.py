@@ -313,9 +313,8 @@ class Lane:
     def _wait_for_batch(self) -> Flight | None:
         with self._lock:
             while True:
-                if (
-                    self.state.is_stopping and not self._continuing
-                ):  # what rests is given up, by a slot as everything else
+                if self.state.is_stopping and not self._continuing:
+                    # What rests is given up, by a slot as everything else.
                     return self._leaves(self._resting.pop()) if self._resting else None
                 flight = self._pop()
                 if flight is not None:

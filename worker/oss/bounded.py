@@ -64,21 +64,76 @@ class _BoundedReader(io.RawIOBase):
         super().close()
 
 
-def _response_class(clock: Callable[[], float], most_body_bytes: int) -> type[http.client.HTTPResponse]:
-    class BoundedResponse(http.client.HTTPResponse):
-        """An answer that must be complete within the socket's time-out, which bounds each read only by itself."""
+class _BoundedResponse(http.client.HTTPResponse):
+    """An answer that must be complete within the socket's time-out, which bounds each read only by itself."""
 
-        def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-            super().__init__(sock, *args, **kwargs)
-            self.fp.close()
-            self._bounded = _BoundedReader(sock, clock)
-            self.fp = io.BufferedReader(self._bounded)
+    _clock: Callable[[], float]
+    _most_body_bytes: int
 
-        def begin(self) -> None:
-            super().begin()
-            self._bounded.allow(most_body_bytes * _CHUNKED_OVERHEAD)
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self._bounded = _BoundedReader(sock, self._clock)
+        self.fp = io.BufferedReader(self._bounded)
 
-    return BoundedResponse
+    def begin(self) -> None:
+        super().begin()
+        self._bounded.allow(self._most_body_bytes * _CHUNKED_OVERHEAD)
+
+
+class _Bounded:
+    """What is mixed into urllib3's connections: time limits, the exchange of each request, and no long rest."""
+
+    sock: Any
+    _exchanges: Exchanges
+    _write_timeout: float
+    _clock: Callable[[], float]
+    _is_connecting = False
+    _used_at = 0.0
+
+    def connect(self) -> None:
+        self._note(Phase.CONNECTING)
+        self._is_connecting = True
+        try:
+            super().connect()  # type: ignore[misc]  # it is mixed into an HTTP connection
+        finally:
+            self._is_connecting = False
+        self._note(Phase.CONNECTING)
+        self._used_at = self._clock()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it may be used for another request."""
+        return bool(super().is_connected) and self._clock() - self._used_at < _IDLE_SECONDS  # type: ignore[misc]  # likewise
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        super().request(*args, **kwargs)  # type: ignore[misc]  # likewise
+        # Not reached if the sending failed: urllib3 then still looks for an answer.
+        self._note(Phase.WAITING)
+
+    def send(self, data: bytes) -> None:
+        if self.sock is None:
+            self.connect()
+        if self._is_connecting:  # what a proxy is sent
+            super().send(data)  # type: ignore[misc]  # likewise
+            return
+        view, deadline = memoryview(data), self._clock() + self._write_timeout
+        try:
+            while view:  # asks before each piece: if the process is frozen half-way, the body stays incomplete
+                self._note(Phase.SENDING)
+                self.sock.settimeout(max(_INSTANT, deadline - self._clock()))
+                view = view[self.sock.send(view[:PIECE_BYTES]) :]
+        except TimeoutError:
+            raise TimeoutError(f"the request was not read within {self._write_timeout:g} s") from None
+
+    def getresponse(self) -> Any:
+        try:
+            return super().getresponse()  # type: ignore[misc]  # likewise
+        finally:
+            self._used_at = self._clock()
+
+    def _note(self, phase: Phase) -> None:
+        self._exchanges.use(self, phase)  # type: ignore[arg-type]  # likewise
 
 
 def pool_classes(
@@ -87,66 +142,19 @@ def pool_classes(
     """Return urllib3's pools with connections that are bounded, noted in their exchange, and not kept for too long.
 
     urllib3 bounds the sending of a body by the connect time-out, which is too short for a body of megabytes. It bounds each
-    read of an answer by itself, and not all of them together.
+    read of an answer by itself, and not all of them together. It makes connections and answers of the pool's classes, so the
+    limits are attributes of these.
     """
-
-    class Bounded:
-        sock: Any
-        response_class = _response_class(clock, most_body_bytes)
-        _is_connecting = False
-        _used_at = 0.0
-
-        def connect(self) -> None:
-            exchanges.use(self, Phase.CONNECTING)  # type: ignore[arg-type]  # it is mixed into an HTTP connection
-            self._is_connecting = True
-            try:
-                super().connect()  # type: ignore[misc]  # likewise
-            finally:
-                self._is_connecting = False
-            exchanges.use(self, Phase.CONNECTING)  # type: ignore[arg-type]  # likewise
-            self._used_at = clock()
-
-        @property
-        def is_connected(self) -> bool:
-            """Whether it may be used for another request."""
-            return bool(super().is_connected) and clock() - self._used_at < _IDLE_SECONDS  # type: ignore[misc]  # likewise
-
-        def request(self, *args: Any, **kwargs: Any) -> None:
-            super().request(*args, **kwargs)  # type: ignore[misc]  # likewise
-            # Not reached if the sending failed: urllib3 then still looks for an answer.
-            exchanges.use(self, Phase.WAITING)  # type: ignore[arg-type]  # likewise
-
-        def send(self, data: bytes) -> None:
-            if self.sock is None:
-                self.connect()
-            if self._is_connecting:  # what a proxy is sent
-                super().send(data)  # type: ignore[misc]  # likewise
-                return
-            view, deadline = memoryview(data), clock() + write_timeout
-            try:
-                while view:  # asks before each piece: if the process is frozen half-way, the body stays incomplete
-                    exchanges.use(self, Phase.SENDING)  # type: ignore[arg-type]  # likewise
-                    self.sock.settimeout(max(_INSTANT, deadline - clock()))
-                    view = view[self.sock.send(view[:PIECE_BYTES]) :]
-            except TimeoutError:
-                raise TimeoutError(f"the request was not read within {write_timeout:g} s") from None
-
-        def getresponse(self) -> Any:
-            try:
-                return super().getresponse()  # type: ignore[misc]  # likewise
-            finally:
-                self._used_at = clock()
-
-    class HttpConnection(Bounded, HTTPConnection):  # type: ignore[misc]  # urllib3 takes fewer kinds of data to send
-        pass
-
-    class HttpsConnection(Bounded, HTTPSConnection):  # type: ignore[misc]  # likewise
-        pass
-
-    class HttpPool(HTTPConnectionPool):
-        ConnectionCls = HttpConnection
-
-    class HttpsPool(HTTPSConnectionPool):
-        ConnectionCls = HttpsConnection
-
-    return {"http": HttpPool, "https": HttpsPool}
+    of_response = {"_clock": staticmethod(clock), "_most_body_bytes": most_body_bytes}
+    of_connection = {
+        "_exchanges": exchanges,
+        "_write_timeout": write_timeout,
+        "_clock": staticmethod(clock),
+        "response_class": type("BoundedResponse", (_BoundedResponse,), of_response),
+    }
+    http_class = type("HttpConnection", (_Bounded, HTTPConnection), of_connection)
+    https_class = type("HttpsConnection", (_Bounded, HTTPSConnection), of_connection)
+    return {
+        "http": type("HttpPool", (HTTPConnectionPool,), {"ConnectionCls": http_class}),
+        "https": type("HttpsPool", (HTTPSConnectionPool,), {"ConnectionCls": https_class}),
+    }

@@ -20,8 +20,8 @@ A format reads; it does not judge. Dimension, range, zero, size and the limits o
 What costs much to read (a long list of numbers, metadata) may be returned unread: it is read only once what comes before it
 was found good, so that the order of the checks, and with it the reason of a dead letter, is the same in every format.
 
-Where the kinds of formats to come belong
------------------------------------------
+Where the other kinds of formats are
+------------------------------------
 
 - An envelope wraps the reader of the route. Those of Kafka Connect and Debezium are in the encoding of their message and are opened
   there (`envelopes.py`). A CloudEvent is opened before the format is chosen, for its data may be in any (`cloud_events.py`).
@@ -31,6 +31,6 @@ Where the kinds of formats to come belong
 - A schema registry is `by_schema.py`: it makes MessagePack of Avro and Protobuf, which the reader of MessagePack then reads. So
   whatever that one learns (paths, templates) holds for them too.
 - Several records in one message: `several.py` cuts it before the format, which then reads each of them as a message.
-- An index chosen by a header is chosen before the decoder, by one decoder for each index. An index chosen by a field of the record
-  needs the format's result first; the checks that depend on the index are separate objects for that reason.
+- An index that a header or a field of the record chooses is chosen before the decoder, of which there is one for each index:
+  `routing_value.py` reads that field alone. The checks that depend on the index are separate objects for that reason.
 """

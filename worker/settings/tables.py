@@ -381,7 +381,9 @@ class DeadLetter(Table, frozen=True):
     ] = "block"
     idempotent: Annotated[
         Literal["auto", "true", "false"],
-        means("Whether the producer of dead letters is idempotent. auto tries it, since some brokers lack it."),
+        means(
+            "Whether the producer of dead letters is idempotent, and that of produce, dlq replay and verify --repair. auto tries it, since some brokers lack it."
+        ),
     ] = "auto"
 
 

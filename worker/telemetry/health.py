@@ -15,12 +15,13 @@ from worker.ledger import Ledger
 from worker.settings.tables import Http
 from worker.telemetry.http_request import Answer, plain
 from worker.telemetry.http_server import HttpServer
+from worker.telemetry.page.notices import DEAD_SECONDS
 from worker.telemetry.page.page import Page
 from worker.telemetry.state import Reading, State, Status
 
 log = logging.getLogger("worker.health")
 
-STILL_SECONDS: Final = 60.0  # without a turn of the main loop, after which the process is not healthy
+STILL_SECONDS: Final = DEAD_SECONDS
 DEAR_PATHS: Final = frozenset({"/", "/metrics"})  # they read every metric
 
 

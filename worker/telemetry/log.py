@@ -114,14 +114,14 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-def escaped(text: str, most: int = FIELD_CHARACTERS) -> str:
-    """Return text as one line of at most `most` characters; what a terminal acts on is written as Python escapes it."""
-    return _cut(_UNSAFE.sub(_escape, redact(text, most + 1)), most)
+def escaped(text: str) -> str:
+    """Return text as one line of at most `FIELD_CHARACTERS`; what a terminal acts on is written as Python escapes it."""
+    return _cut(_UNSAFE.sub(_escape, redact(text, FIELD_CHARACTERS + 1)), FIELD_CHARACTERS)
 
 
-def _json_text(text: str, most: int = FIELD_CHARACTERS) -> str:
+def _json_text(text: str) -> str:
     """Return the same for JSON, which escapes line breaks and the like by itself."""
-    return _cut(_UNSAFE_IN_JSON.sub(_escape, redact(text, most + 1)), most)
+    return _cut(_UNSAFE_IN_JSON.sub(_escape, redact(text, FIELD_CHARACTERS + 1)), FIELD_CHARACTERS)
 
 
 def _escape(found: re.Match[str]) -> str:

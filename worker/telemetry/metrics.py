@@ -226,6 +226,12 @@ class Metrics:
             ["version", "group_id", "client_id"],
             registry=r,
         )
+        self.route_info = Gauge(
+            "oss_vectors_route_info",
+            "Always 1; an index that the records of a topic go to. A route that chooses among several has one series for each.",
+            ["topic", "index"],
+            registry=r,
+        )
 
     def _make_histograms(self, r: CollectorRegistry) -> None:
         self.batch_records = Histogram(

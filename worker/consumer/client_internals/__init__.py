@@ -29,6 +29,7 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 | Leaders, topic ids and partitions without a request; topics are dropped | `leader`, `topic_id`, `cluster_id`, `partitions`, `set_topics`, `refresh_metadata`, `leaders_know_epochs` | none filed | public calls read the metadata from memory |
 | Which brokers cannot be reached | `unreachable`, `is_connected` | none filed | a public call names them |
 | A producer closes with records unsent | `force_close` | none filed; since #3108 the client stops sooner, and still raises | `close` gives up what is unsent without raising |
+| Whether an idempotent producer got its id | `has_producer_id`, `error_of_idempotence` | none filed | a public call waits for the id, and raises what refused it |
 | A name is resolved beside the client's thread | `connections.Socket`, `connections.Connections.before_connecting` | none filed for 3.x | the client resolves names on a thread |
 | A socket that does not connect is closed | `connections.Socket` | none filed | the client closes it |
 | A connection that ends before its first answer backs off | `connections.Connections.reset_backoff` | none filed | the client counts it as a failure |
@@ -347,3 +348,14 @@ def force_close(producer: Any) -> None:
     """
     if not getattr(producer, "_closed", True):
         producer._sender.force_close()
+
+
+def has_producer_id(producer: Any) -> bool:
+    """Return whether the brokers have given an idempotent producer its id. It asks by itself, without a record to send."""
+    return bool(producer._transaction_manager.has_producer_id())
+
+
+def error_of_idempotence(producer: Any) -> Exception | None:
+    """Return what ended an idempotent producer, None where nothing did."""
+    error: Exception | None = producer._transaction_manager.last_error
+    return error

@@ -7,6 +7,7 @@ in the worker's own checks cannot hide here.
     service.py    one request, step by step: signature, faults, the operation itself, the answer
     operations.py what a request asks for: host, operation, body; descriptions.py how the answers describe things
     rules.py      request bodies and the service's limits
+    errors.py     how a request is refused; answers.py the answers that are no successes
     filters.py    the metadata filter language of QueryVectors
     signature.py  OSS signature version 4
     store.py      buckets, indexes, vectors, exact search; disk.py keeps them over restarts

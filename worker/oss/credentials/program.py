@@ -25,9 +25,8 @@ class Program:
     prints too much, and when the worker closes.
     """
 
-    def __init__(self, command: str, setting: str = "oss.credentials_process", seconds: float = RUN_SECONDS) -> None:
+    def __init__(self, command: str, seconds: float = RUN_SECONDS) -> None:
         self._words = shlex.split(command)
-        self._setting = setting
         self._seconds = seconds
         self._lock = threading.Lock()
         self._running: subprocess.Popen[bytes] | None = None
@@ -42,7 +41,7 @@ class Program:
             self._ended(process)
         if process.returncode:
             how = f"code {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
-            raise ProgramError(f"{self._setting} ended with {how}; run it by hand to see what it says")
+            raise ProgramError(f"oss.credentials_process ended with {how}; run it by hand to see what it says")
         return output
 
     def close(self) -> None:
@@ -55,7 +54,7 @@ class Program:
     def _started(self) -> "subprocess.Popen[bytes]":
         with self._lock:
             if self._is_closed:
-                raise ProgramError(f"{self._setting} is not started: the worker ends")
+                raise ProgramError("oss.credentials_process is not started: the worker ends")
             try:
                 self._running = subprocess.Popen(  # noqa: S603 - the command is the operator's own setting
                     self._words,
@@ -66,14 +65,14 @@ class Program:
                 )
             except (OSError, ValueError) as error:  # ValueError: a null byte
                 why = error.strerror if isinstance(error, OSError) else "a null byte in the command"
-                raise ProgramError(f"{self._setting} cannot be started: {why}") from None
+                raise ProgramError(f"oss.credentials_process cannot be started: {why}") from None
             return self._running
 
     def _output(self, process: "subprocess.Popen[bytes]") -> bytes:
         """Read to the end of the output and of the program."""
         assert process.stdout is not None  # noqa: S101 - it is a pipe; the type checker wants it said
         descriptor, deadline, parts, size = process.stdout.fileno(), time.monotonic() + self._seconds, [], 0
-        too_long = f"{self._setting} did not end within {self._seconds:g} s, and was ended"
+        too_long = f"oss.credentials_process did not end within {self._seconds:g} s, and was ended"
         readable = select.poll()
         readable.register(descriptor, select.POLLIN)
         while True:
@@ -85,7 +84,7 @@ class Program:
             parts.append(part)
             size += len(part)
             if size > OUTPUT_BYTES:
-                raise ProgramError(f"{self._setting} printed more than {OUTPUT_BYTES} bytes, and was ended")
+                raise ProgramError(f"oss.credentials_process printed more than {OUTPUT_BYTES} bytes, and was ended")
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

@@ -7,11 +7,11 @@ from typing import Final, NamedTuple
 from worker.errors import BlockReason, RetryReason
 from worker.telemetry.page.view import View
 from worker.telemetry.page.words import counted, percent, rate_of, rough, shortened, sized, utc
+from worker.telemetry.service import SHOWN_AFTER_SECONDS
 from worker.telemetry.state import Block, State
 
 STILL_SECONDS: Final = 10.0  # without a turn of the main loop
-_DEAD_SECONDS: Final = 60.0  # as /healthz
-_NOT_ACCEPTED_SECONDS: Final = 10.0  # a single failure is retried in less
+DEAD_SECONDS: Final = 60.0  # without a turn of the main loop, after which the process is not healthy
 _NOT_SETTLED_SECONDS: Final = 60.0
 _NOT_COMMITTED_SECONDS: Final = 60.0
 _BEHIND_SECONDS: Final = 60.0  # of settling: the lag from which its growth is no burst
@@ -48,7 +48,7 @@ def notices_of(view: View) -> list[Notice]:
 def _still(view: View) -> Iterator[Notice]:
     still = view.now - view.reading.last_turn
     if still >= STILL_SECONDS:
-        headline = "not responding" if still >= _DEAD_SECONDS else view.reading.state.value
+        headline = "not responding" if still >= DEAD_SECONDS else view.reading.state.value
         text = f"The main loop has not turned for {rough(still)}."
         yield Notice("still", headline, text, "ossvectorspollingstopped", view.reading.last_turn)
 
@@ -76,7 +76,7 @@ def _missing(view: View) -> list[tuple[str, bool]]:
 
 
 def _not_accepted(view: View) -> Iterator[Notice]:
-    lasting = [one for one in view.facts.not_accepted if view.now - one.since >= _NOT_ACCEPTED_SECONDS]
+    lasting = [one for one in view.facts.not_accepted if view.now - one.since >= SHOWN_AFTER_SECONDS]
     indexes = view.figures.by("in_flight_limit", "index")
     is_all = len(lasting) >= len(indexes)
     for one in lasting:

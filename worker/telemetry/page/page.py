@@ -97,21 +97,21 @@ class Page:
         reading = self._status.read()
         self._watch.observe(reading, now)
         return View(
-            figures,
-            sample(figures, now),
-            self._history.recent(now),
-            self._history,
-            reading,
-            self._status.messages(),
-            self._status.dead_letters(),
-            self._paused(),
-            self._settings,
-            now,
-            self._wall(),
-            now - self._started,
-            facts_in(self._status, self._shares(), self._members()),
-            self._watch,
-            self._history.flow(),
+            figures=figures,
+            current=sample(figures, now),
+            recent=self._history.recent(now),
+            history=self._history,
+            reading=reading,
+            messages=self._status.messages(),
+            dead_letters=self._status.dead_letters(),
+            paused=self._paused(),
+            settings=self._settings,
+            now=now,
+            wall=self._wall(),
+            uptime=now - self._started,
+            facts=facts_in(self._status, self._shares(), self._members()),
+            watch=self._watch,
+            flow=self._history.flow(),
         )
 
 

@@ -9,6 +9,7 @@ import msgspec
 from urllib3.util.ssl_ import create_urllib3_context
 
 from worker.app.routers import agreement, shard_siblings
+from worker.app.targets import given_target, may_not_ask
 from worker.errors import BlockReason, Refused, SettingsError, SinkError, TargetError
 from worker.oss.answers import CREDENTIAL_STATUSES
 from worker.oss.http import literal_host
@@ -20,9 +21,10 @@ from worker.tools.check import network
 from worker.tools.check.clock import clock
 from worker.tools.check.credentials import credentials
 from worker.tools.check.proxy import connect_request
-from worker.tools.check.report import Finding, fault, ok, skipped
+from worker.tools.check.report import Finding, fault, ok, skipped, warning
 
 _NOT_ENABLED: Final = "not yet"  # of the error of an index that is being made
+_RIGHT: Final = "index.right"
 _TIMEOUT_SECONDS: Final = 5.0  # for one answer; a check has 22 s in all
 
 
@@ -38,7 +40,7 @@ def service(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]
     with contextlib.closing(sink):
         yield from _way(oss, sink.url)
         yield clock(oss, sink.url, _TIMEOUT_SECONDS)
-        yield from _indexes(settings, sink)
+        yield from indexes(settings, sink)
 
 
 def impatient(oss: Oss) -> Oss:
@@ -77,7 +79,8 @@ def _tls(oss: Oss) -> ssl.SSLContext:
     return context
 
 
-def _indexes(settings: Settings, sink: OssSink) -> Iterator[Finding]:
+def indexes(settings: Settings, sink: OssSink) -> Iterator[Finding]:
+    """Ask for each index, compare it with its routes, and try the rights to write."""
     is_away = is_bucket_shown = False
     described: dict[str, Target] = {}
     for index in settings.indexes:
@@ -87,18 +90,38 @@ def _indexes(settings: Settings, sink: OssSink) -> Iterator[Finding]:
         try:
             found = sink.describe(index)
         except SinkError as error:
+            if (finding := _as_given(settings, index, error)) is not None:
+                yield finding
+                yield from _rights(settings, sink, index)
+                continue
             yield _failed(settings.oss, index, error)
             is_away = not isinstance(error, TargetError) and not error.status and _NOT_ENABLED not in error.message
             continue
         if not is_bucket_shown:
             yield ok("bucket", settings.oss.bucket, "it is there, and these credentials may read in it")
             is_bucket_shown = True
-        yield from _index(found, [route for route in settings.routes if index in route.index_names])
+        yield from _index(found, _routes_to(index, settings))
         siblings = shard_siblings(index, settings.routes)
         if problem := agreement(found, {name: described[name] for name in siblings if name in described}):
             yield fault("index.shards", index, problem, "make the shards alike, or take one out of the route's index")
         described[index] = found
         yield from _rights(settings, sink, index)
+
+
+def _routes_to(index: str, settings: Settings) -> list[Route]:
+    return [route for route in settings.routes if index in route.index_names]
+
+
+def _as_given(settings: Settings, index: str, error: SinkError) -> Finding | None:
+    """Return what is said of an index that may not be asked for, and that the worker takes as its route says; else None."""
+    given = given_target(index, _routes_to(index, settings))
+    refused = _failed(settings.oss, index, error)
+    if given is None or refused.check != _RIGHT or not may_not_ask(error):
+        return None
+    told = (
+        f"{refused.result}; the worker takes dimension {given.dimension} and {given.distance_metric} as the route says"
+    )
+    return warning(_RIGHT, index, told, f"{refused.advice}, so that they are compared with the index")
 
 
 def _failed(oss: Oss, index: str, error: SinkError) -> Finding:
@@ -114,7 +137,7 @@ def _concerned(oss: Oss, index: str, error: SinkError) -> tuple[str, str, str]:
         "NoSuchBucket": bucket,
         "NoSuchVectorIndex": ("index", index, "create it, or correct the route's index"),
         "RequestTimeTooSkewed": ("index", index, "correct this machine's clock (NTP)"),
-        "AccessDenied": ("index.right", index, f"grant oss:GetVectorIndex on index {index} to these credentials"),
+        "AccessDenied": (_RIGHT, index, f"grant oss:GetVectorIndex on index {index} to these credentials"),
     }
     by_words = {
         "oss.proxy_url": ("index", index, "correct oss.proxy_url, or what the proxy allows"),
@@ -159,7 +182,7 @@ def _index(found: Target, routes: list[Route]) -> Iterator[Finding]:
 def _rights(settings: Settings, sink: OssSink, index: str) -> Iterator[Finding]:
     """Send requests without a vector, which write nothing: how the service refuses them shows whether the caller may write."""
     yield right(settings.oss, Operation.PUT, sink.put, index)
-    if any(deletes(settings, route) for route in settings.routes if index in route.index_names):
+    if any(deletes(settings, route) for route in _routes_to(index, settings)):
         yield right(settings.oss, Operation.DELETE, sink.delete, index)
 
 
@@ -185,7 +208,7 @@ _OF_AN_EMPTY_REQUEST: Final = frozenset(
 
 def right(oss: Oss, operation: Operation, send: Callable[[bytes], int], index: str) -> Finding:
     """Return whether the caller has the right to the operation, PutVectors or DeleteVectors, by how `send` fails."""
-    check, name = "index.right", f"{index} {operation.value}"
+    check, name = _RIGHT, f"{index} {operation.value}"
     elements = "vectors" if operation is Operation.PUT else "keys"
     try:
         send(msgspec.json.encode({"indexName": index, elements: []}))

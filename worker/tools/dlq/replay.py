@@ -79,7 +79,7 @@ def replay(loaded: Loaded, options: Options, stop_on_signals: Callable[[], Stop]
             click.echo("nothing was replayed")
             return
         letters.stop = stop_on_signals()
-        producer = stack.enter_context(closing(make_producer(settings.kafka, compression="gzip")))
+        producer = stack.enter_context(closing(make_producer(settings, compression="gzip")))
         bar = Progress("replaying", count, unit="dead letters")
         sender = Sender(producer, topic, bar.step)
         try:

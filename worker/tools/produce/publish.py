@@ -6,16 +6,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
+import click
 import msgspec
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 
-from worker.consumer import client_config, client_network
+from worker.app.routers import Reads
+from worker.consumer import client_config, client_internals, client_network
+from worker.deadletters.producer import refuses_idempotence
 from worker.errors import FatalError, Reason, RecordError
-from worker.records.decode import Decoded, Delete, Ignore, Put
-from worker.records.formats.contract import Headers
+from worker.records.decode import Delete, Ignore, Put
 from worker.records.several import Cutter
-from worker.settings.tables import Kafka
+from worker.settings.tables import Kafka, Settings
 from worker.tools.produce.forms import written
 from worker.tools.produce.rows import Row
 
@@ -24,6 +26,8 @@ MOST_WAITING_BYTES: Final = 32 * 1024 * 1024
 ACKNOWLEDGE_SECONDS: Final = 60.0
 _MAX_REQUEST_BYTES: Final = 100 * 1024 * 1024  # the broker's limit decides
 _CATCH_UP_SECONDS: Final = 1.0
+_ID_LOOK_SECONDS: Final = 0.02
+_ID_LOOKS: Final = 500
 
 
 class Message(NamedTuple):
@@ -32,13 +36,6 @@ class Message(NamedTuple):
     key: bytes
     value: bytes | None
     headers: Sequence[tuple[str, bytes]] = ()
-
-
-class Reads(Protocol):
-    """What judges a record: a decoder, or the router of a route."""
-
-    def decode(self, key: bytes | None, value: bytes | None, headers: Headers, /) -> Decoded:
-        """Return what a message asks for. Raises `RecordError`."""
 
 
 class Makes(Protocol):
@@ -267,11 +264,39 @@ def _advice(error: Exception, topic: str) -> str:
     return ""
 
 
-def make_producer(settings: Kafka, *, compression: str | None) -> Any:
-    """Return a producer that waits for all replicas and writes nothing twice. Raises `FatalError`."""
+def make_producer(settings: Settings, *, compression: str | None, wait: Callable[[float], Any] = time.sleep) -> Any:
+    """Return a producer that waits for all replicas, idempotent as `dead_letter.idempotent` says. Raises `FatalError`.
+
+    With "auto" it is not idempotent where the brokers refuse that, and standard error says so. It keeps the order all the same.
+    """
+    try:
+        return _as_wanted(settings, compression, wait)
+    except (kafka_errors.KafkaError, OSError) as error:
+        servers = ", ".join(settings.kafka.bootstrap_servers)
+        raise FatalError(f"kafka at {servers} cannot be reached: {client_config.describe(error)}") from error
+
+
+def _as_wanted(settings: Settings, compression: str | None, wait: Callable[[float], Any]) -> Any:
+    wanted = settings.dead_letter.idempotent
+    if wanted != "false":
+        try:
+            return _with_id(_made(settings.kafka, compression, is_idempotent=True), wait)
+        except kafka_errors.KafkaError as error:
+            if not refuses_idempotence(error):
+                raise
+            told = f"the brokers accept no idempotent producer of this user: {client_config.describe(error)}"
+            if wanted == "true":
+                advice = "grant WRITE on the topic, or set dead_letter.idempotent to auto"
+                raise FatalError(f"{told}; {advice}") from error
+            click.echo(f"{told}. A record may be there twice after a fault", err=True)
+    return _made(settings.kafka, compression, is_idempotent=False)
+
+
+def _made(settings: Kafka, compression: str | None, *, is_idempotent: bool) -> Any:
+    """Return a producer. Raises kafka-python's errors."""
     config = {
         "acks": "all",
-        "enable_idempotence": True,
+        "enable_idempotence": is_idempotent,
         "linger_ms": 20,
         "batch_size": 256 * 1024,
         "compression_type": compression,
@@ -280,8 +305,22 @@ def make_producer(settings: Kafka, *, compression: str | None) -> Any:
         "delivery_timeout_ms": 45_000,
         "kafka_client": client_network.make_client,
     }
-    try:
-        return KafkaProducer(**(config | client_config.connection(settings, KafkaProducer.DEFAULT_CONFIG)))
-    except (kafka_errors.KafkaError, OSError) as error:
-        servers = ", ".join(settings.bootstrap_servers)
-        raise FatalError(f"kafka at {servers} cannot be reached: {client_config.describe(error)}") from error
+    config |= client_config.connection(settings, KafkaProducer.DEFAULT_CONFIG)
+    if not is_idempotent:  # so that a request that is repeated does not arrive behind a later one, with newer versions
+        config["max_in_flight_requests_per_connection"] = 1
+    return KafkaProducer(**config)
+
+
+def _with_id(producer: Any, wait: Callable[[float], Any]) -> Any:
+    """Return a producer when it has its id, or when the brokers do not answer: what it sends will say so.
+
+    Raises the error with which they refuse it. It is asked for before the first record, since what is sent fails with it.
+    """
+    for _ in range(_ID_LOOKS):
+        if client_internals.has_producer_id(producer):
+            break
+        if (error := client_internals.error_of_idempotence(producer)) is not None:
+            producer.close(timeout=0)
+            raise error
+        wait(_ID_LOOK_SECONDS)
+    return producer

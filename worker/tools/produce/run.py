@@ -174,7 +174,7 @@ def _sender(settings: Settings, route: Route, options: Options) -> Iterator[Any]
     with Scanner(settings.kafka) as scanner:
         scanner.partitions(route.topic)
     compression = None if options.compression == "none" else options.compression
-    with closing(make_producer(settings.kafka, compression=compression)) as producer:
+    with closing(make_producer(settings, compression=compression)) as producer:
         yield producer
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import numpy as np
 
+from worker.app.routers import Reads
 from worker.errors import FatalError, Reason, RecordError
 from worker.records.decode import Put
 from worker.records.formats.contract import Metadata, Options, UnreadNumbers
@@ -21,7 +22,7 @@ from worker.records.formats.shape import KEY_PATH
 from worker.records.formats.values import BYTE_ORDER_MARK
 from worker.records.formats.vector_bytes import dtype_of
 from worker.records.metadata import shown
-from worker.tools.produce.publish import Judge, Message, Reads
+from worker.tools.produce.publish import Judge, Message
 from worker.tools.produce.rows import Row
 
 _Tree: TypeAlias = dict[str, Any]

@@ -32,6 +32,7 @@ from worker.words import clean
 
 _SHOWN: Final = 20  # differences that are printed; --keys and --json have all
 
+_PROVED: Final = "no difference: the index holds what the topic asks for"
 _KEY_CHARACTERS: Final = 200  # of a key that is printed
 
 
@@ -48,6 +49,7 @@ class Options(NamedTuple):
     keys: Path | None
     repair: bool
     yes: bool
+    strict: bool
 
 
 class _Stopped(FatalError):
@@ -55,7 +57,10 @@ class _Stopped(FatalError):
 
 
 def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
-    """Verify and print; return whether there is a difference. Raises `FatalError`."""
+    """Verify and print; return whether there is a difference.
+
+    Raises `FatalError`, with `strict` also where there is no difference in what was compared, and some keys were not.
+    """
     settings = loaded.settings
     route = judge.route_of(settings, options.topic)
     targets = judge.targets_of(route, settings, os.environ)
@@ -101,6 +106,7 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
             repaired = _repair(settings, route.topic, result, options, scanner, reading, stop)
     if options.as_json:
         click.echo(json.dumps(_report(result, removed, route, repaired)))
+    _judge_gaps(result, removed, options)
     return bool(result.differences)
 
 
@@ -141,7 +147,7 @@ def _repair(
     if not options.yes and not click.confirm(question, err=True):
         return None
     with (
-        closing(make_producer(settings.kafka, compression="lz4")) as producer,
+        closing(make_producer(settings, compression="lz4")) as producer,
         Progress("publishing", len(result.differences), unit="keys") as bar,
     ):
         done = repair(
@@ -188,9 +194,26 @@ def _report(result: Result, removed: int, route: Route, repaired: Repaired | Non
         "removed_by_retention": result.lost,
         "removed_before": removed,
         "keys_in_several_partitions": len(result.unclear),
+        "complete": not not_compared(result, removed),
         "differences": [_as_json(one, route) for one in result.differences],
         "repaired": repaired._asdict() if repaired is not None else None,
     }
+
+
+def not_compared(result: Result, removed: int) -> str:
+    """Return in words what of the topic was not compared, "" where all of it was. `removed` are offsets that are gone."""
+    gaps = []
+    if gone := removed + result.lost:
+        gaps.append(f"{gone} offsets that retention has removed")
+    if result.unclear:
+        gaps.append(f"{len(result.unclear)} keys with records in several partitions")
+    return ", and ".join(gaps)
+
+
+def _judge_gaps(result: Result, removed: int, options: Options) -> None:
+    """Raise `FatalError` with `--strict` where no difference was found, and not everything was compared."""
+    if options.strict and not result.differences and (gaps := not_compared(result, removed)):
+        raise FatalError(f"the index is not proved to be complete; not compared: {gaps}")
 
 
 def _print(result: Result, removed: int, route: Route, options: Options) -> None:
@@ -213,7 +236,8 @@ def _print(result: Result, removed: int, route: Route, options: Options) -> None
             err=True,
         )
     if not result.differences:
-        click.echo("no difference: the index holds what the topic asks for")
+        gaps = not_compared(result, removed)
+        click.echo(f"no difference in what was compared; not compared: {gaps}" if gaps else _PROVED)
         return
     for one in result.differences[:_SHOWN]:
         click.echo(f"{one.kind.value}: {clean(one.key, _KEY_CHARACTERS)} ({topic}/{_place(one)}): {one.detail}")

@@ -61,7 +61,7 @@ def shown_states(keys: Iterable[str], lookup: Lookup, on_step: Callable[[int], N
     return found
 
 
-def suspects(
+def still_different(
     newest: Mapping[str, Version],
     lookup: Lookup,
     wait: Callable[[float], object],

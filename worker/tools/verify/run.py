@@ -8,7 +8,7 @@ from typing import NamedTuple
 from worker.oss.lookup import Stored
 from worker.tools.progress import Progress
 from worker.tools.scan import Scanner, Stretch
-from worker.tools.verify.compare import Difference, Lookup, differences, suspects
+from worker.tools.verify.compare import Difference, Lookup, differences, still_different
 from worker.tools.verify.stretches import Span
 from worker.tools.verify.versions import Expected, Reading, Version
 
@@ -68,7 +68,7 @@ def verify(
     expected, counts = _expected(spans, scanner, reading(), progress)
     judged = {key: version for key, version in expected.newest.items() if key not in expected.in_several_partitions}
     with progress("asking the index", len(judged)) as bar:
-        different = suspects(judged, lookup, wait, bar.step)
+        different = still_different(judged, lookup, wait, bar.step)
     found: list[Difference] = []
     if different:
         found = differences(different, judged, _history(spans, different, scanner, reading(), progress))
