@@ -20,18 +20,24 @@ def test_a_rebalance_waits_for_a_slow_service_no_longer_than_it_may(
     stage = new_stage(partitions=4)
     slots = 2  # as many as may be under way at once in the beginning
     stage.emulator.fault(bucket=stage.bucket, operation="PutVectors", hang=True, count=slots)
-    stage.publish_versions([(f"key-{one}", [float(one)] * 4) for one in range(160)])
 
     def settings(name: str) -> dict[str, str]:
         return stage.settings(
             batch__max_records=80,
+            batch__max_age_seconds=3.0,
             kafka__revoke_seconds=REVOKE_S,
             oss__read_timeout_seconds=60,
             kafka__group_instance_id=name,
         )
 
     first = start_worker(settings(group_instance_ids[0]))
-    first.wait_until(lambda m: m.total("requests_in_flight") == slots, "requests wait for an answer")
+    for slot in range(
+        slots
+    ):  # one after the other, so that each has records of all partitions: only such requests are cut
+        stage.publish_versions([(f"key-{one}", [float(one)] * 4) for one in range(80 * slot, 80 * slot + 80)])
+        first.wait_until(
+            lambda m, slot=slot: m.total("requests_in_flight") == slot + 1, "a request waits for an answer"
+        )  # type: ignore[misc]  # a bound default
     stage.publish_versions(versions_of(keys=160, count=240))
     first.wait_until(lambda m: m.buffered == 400, "more wait behind them")
     assert first.metrics().settled == 0
