@@ -53,7 +53,7 @@ class YieldingLock:
 
 
 worker.ledger.threading = types.SimpleNamespace(
-    Lock=YieldingLock, Condition=threading.Condition, local=threading.local
+    Lock=YieldingLock, Condition=threading.Condition, get_ident=threading.get_ident
 )
 """
 """Runs first in the worker's process, and lets others run whenever the ledger's lock was let go.

@@ -1,16 +1,22 @@
 """A rebalance while the service does not answer: it waits as long as it may, then cuts, and nothing is lost or stale."""
 
 from datetime import datetime
+from functools import partial
 
 import pytest
 
-from tests.support.worker import StageFactory, WatchedBooks, WorkerFactory, key_overlaps, versions_of
+from tests.support.worker import Scrape, StageFactory, WatchedBooks, WorkerFactory, key_overlaps, versions_of
 
 REVOKE_S = 1.0
 
 
 def moment(line: dict[str, str]) -> float:
     return datetime.fromisoformat(line["time"]).timestamp()
+
+
+def requests_wait(count: int, metrics: Scrape) -> bool:
+    """Return whether so many requests are in flight."""
+    return metrics.total("requests_in_flight") == count
 
 
 @pytest.mark.parametrize("group_instance_ids", [("", ""), ("one", "two")])
@@ -31,13 +37,10 @@ def test_a_rebalance_waits_for_a_slow_service_no_longer_than_it_may(
         )
 
     first = start_worker(settings(group_instance_ids[0]))
-    for slot in range(
-        slots
-    ):  # one after the other, so that each has records of all partitions: only such requests are cut
-        stage.publish_versions([(f"key-{one}", [float(one)] * 4) for one in range(80 * slot, 80 * slot + 80)])
-        first.wait_until(
-            lambda m, slot=slot: m.total("requests_in_flight") == slot + 1, "a request waits for an answer"
-        )  # type: ignore[misc]  # a bound default
+    # One after the other, so that each request has records of all partitions: only those with records that go are cut.
+    for waiting in range(slots):
+        stage.publish_versions([(f"key-{one}", [float(one)] * 4) for one in range(80 * waiting, 80 * waiting + 80)])
+        first.wait_until(partial(requests_wait, waiting + 1), "a request waits for an answer")
     stage.publish_versions(versions_of(keys=160, count=240))
     first.wait_until(lambda m: m.buffered == 400, "more wait behind them")
     assert first.metrics().settled == 0
