@@ -549,8 +549,10 @@ def test_a_proxy_that_refuses_the_login_blocks_and_no_secret_is_said(proxied: tu
     with proxied_sink(proxy, server, login="worker%40corp:wrong%2Fone") as sink:
         error = error_of(lambda: sink.put(b"{}"))
     assert isinstance(error, TargetError)
-    assert (error.block, error.status) == (BlockReason.TARGET, 407)
-    assert "oss.proxy_url" in error.message
+    # Without a tunnel nobody has seen the request, whose records are not to be blamed.
+    has_tunnel = server.endpoint.startswith("https")
+    assert (error.block, error.status) == (BlockReason.TARGET, 0 if has_tunnel else 407)
+    assert ("407" in str(error), "oss.proxy_url" in error.message) == (True, True)
     assert "wrong" not in str(error)
     assert server.requests == []
 

@@ -96,7 +96,7 @@ def test_a_half_fails_while_others_are_accepted_once_its_other_half_is() -> None
     chunk.accepted_when_sent = 5
     chunk.note(failure(Blame.PROXY), accepted=5, accepted_in_all=5)
     assert not chunk.fails_alone
-    chunk.accepted_when_sent = 6
+    chunk.accepted_when_sent = chunk.accepted_in_all_when_sent = 6
     chunk.note(failure(Blame.PROXY), accepted=6, accepted_in_all=6)
     assert (chunk.fails_alone, chunk.is_proven, chunk.records_doubt.count) == (True, True, 2)
 
@@ -108,8 +108,32 @@ def test_an_answer_that_is_not_the_services_delays_the_index_at_the_third_time_w
         Transient("wait", kind=RetryReason.SERVER, status=503, request_id="0" * 24),
     )
     seen = []
+    chunk.accepted_in_all_when_sent = 7
     for _ in range(4):
         chunk.note(strangers, accepted=0, accepted_in_all=7)
-        seen.append((chunk.delays_all(strangers, 7), chunk.delays_all(services, 7)))
+        seen.append((chunk.delays_all(strangers), chunk.delays_all(services)))
     assert seen == [(False, True), (False, True), (True, True), (True, True)]
-    assert not chunk.delays_all(strangers, accepted_in_all=8)
+    chunk.accepted_in_all_when_sent = 8
+    assert not chunk.delays_all(strangers)
+
+
+def test_a_record_that_is_left_alone_is_not_blamed_for_what_all_together_got() -> None:
+    chunk = Chunk([item("a"), item("b")])
+    for accepted in range(10):
+        chunk.note(failure(Blame.CONTENT), accepted=accepted, accepted_in_all=accepted)
+    chunk.replace_items(chunk.items[:1])
+    assert (chunk.blamed, chunk.service_doubt.count, chunk.keeps_failing, chunk.attempts) == (0, 0, False, 10)
+    chunk.note(failure(Blame.CONTENT), accepted=10, accepted_in_all=10)
+    chunk.replace_items(chunk.items[:])  # it was alone before
+    assert (chunk.blamed, chunk.service_doubt.count) == (1, 1)
+
+
+def test_the_last_answer_of_an_outage_proves_nothing_though_others_are_accepted_when_it_comes() -> None:
+    chunk = Chunk([item("a")])
+    for _ in range(3):
+        chunk.note(failure(Blame.PROXY), accepted=0, accepted_in_all=0)
+    chunk.note(failure(Blame.PROXY), accepted=5, accepted_in_all=5)  # sent before these
+    assert (chunk.is_proven, chunk.others_pass) == (False, False)
+    chunk.accepted_when_sent = chunk.accepted_in_all_when_sent = 5
+    chunk.note(failure(Blame.PROXY), accepted=6, accepted_in_all=6)
+    assert chunk.is_proven

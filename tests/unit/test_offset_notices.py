@@ -3,8 +3,7 @@
 import pytest
 
 from tests.support.fakes import FakeClock
-from worker.consumer.leaders import GRACE_SECONDS
-from worker.consumer.offset_notices import OffsetNotices, Unknown
+from worker.consumer.offset_notices import LASTING_SECONDS, OffsetNotices, Unknown
 from worker.errors import BlockReason
 from worker.ledger import Assignment, Ledger, Partition
 from worker.telemetry.log import fields
@@ -51,7 +50,7 @@ def block(number: int) -> Block:
 def test_an_error_that_lasts_blocks_its_partition_until_it_is_over() -> None:
     bench = Bench()
     unknown = {PARTITIONS[1]: Unknown("ClusterAuthorizationFailedError", bench.clock())}
-    bench.clock.advance(GRACE_SECONDS - 0.1)
+    bench.clock.advance(LASTING_SECONDS - 0.1)
     bench.notices.block_lasting(unknown)
     assert bench.blocks == {}
     bench.clock.advance(0.1)
@@ -66,7 +65,7 @@ def test_a_block_that_another_put_up_stays() -> None:
     bench = Bench()
     bench.status.block(block(1), "no leader", owner="leader")
     unknown = {PARTITIONS[1]: Unknown("LeaderNotAvailableError", bench.clock())}
-    bench.clock.advance(GRACE_SECONDS)
+    bench.clock.advance(LASTING_SECONDS)
     bench.notices.block_lasting(unknown)
     bench.notices.block_lasting({})
     assert bench.blocks == {block(1): "no leader"}

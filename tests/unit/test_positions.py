@@ -13,7 +13,7 @@ from kafka import errors as kafka_errors
 from tests.support.client import FakeConsumer
 from tests.support.fakes import FakeClock
 from tests.unit.samples import FakeTracked
-from worker.consumer.leaders import GRACE_SECONDS
+from worker.consumer.offset_notices import LASTING_SECONDS
 from worker.consumer.offset_policy import FirstOffsets
 from worker.consumer.offset_requests import Edge, EpochEnd
 from worker.consumer.positions import Positions
@@ -71,7 +71,9 @@ class Bench:
             metrics=self.metrics,
             first_offsets=self.first_offsets,
             unreadable=self.unreadable,
+            wake=self._note_wake,
         )
+        self.woken = 0
         self.consumer = FakeConsumer({"vectors": 1})
         self.consumer.own(PARTITION)
         self.begin, self.end = 0, 100
@@ -79,6 +81,9 @@ class Bench:
         self.committed: OffsetAndMetadata | None = None
         self.epoch_end = EpochEnd(0, -1)
         self.ledger.assign(PARTITION)
+
+    def _note_wake(self) -> None:
+        self.woken += 1
 
     @property
     def assignment(self) -> Assignment:
@@ -197,8 +202,8 @@ def test_readyz_says_that_a_topic_without_a_commit_is_read_from_its_start(
 
 
 def answer_with(bench: Bench, error: Exception) -> None:
-    """Let the broker answer whatever is asked with an error, for as long as `GRACE_SECONDS`."""
-    for _ in range(round(GRACE_SECONDS) + 1):
+    """Let the broker answer whatever is asked with an error, for as long as `LASTING_SECONDS`."""
+    for _ in range(round(LASTING_SECONDS) + 1):
         bench.positions.open(bench.consumer, bench.assignment)
         bench.first_offsets.ask(bench.consumer)
         for call in bench.consumer.calls:

@@ -187,7 +187,7 @@ def test_a_way_that_the_registry_does_not_have_costs_the_records_that_name_it_an
 ) -> None:
     """It knows schemas by their id, and has no address for GUIDs or global ids. Any record may name one."""
     registry.instead = lambda path: UNKNOWN if is_there and "/schemas/ids/" in path else unknown_address
-    raised = UnusableSchema if is_there else RegistryUnavailable
+    raised = NoSuchSchema if is_there else RegistryUnavailable
     with pytest.raises(raised, match=r"only some registries know schemas by their GUID"):
         fetch(registry.url, SchemaId(Kind.GUID, GUID))
     with pytest.raises(raised, match=r"/v3/.*/v2/.*need Apicurio's own API, which is not there"):
@@ -318,7 +318,7 @@ def test_an_apicurio_that_does_not_say_what_a_schema_refers_to_is_of_no_use_for_
     known = registry.instead
     assert known is not None
     registry.instead = lambda path: NO_SUCH_ADDRESS if path.endswith("/references") else known(path)
-    with pytest.raises(UnusableSchema, match="/v2/ids/globalIds/5/references"):
+    with pytest.raises(NoSuchSchema, match="/v2/ids/globalIds/5/references"):
         fetch(url, SchemaId(Kind.GLOBAL_ID, "5"))
 
 
@@ -328,6 +328,16 @@ def test_an_apicurio_that_does_not_say_what_a_schema_refers_to_is_of_no_use_for_
         (OWN, "", "AVRO"),
         ('["null", "string"]', "", "AVRO"),
         ('"string"', "", "AVRO"),
+        ('{"type":"double"}', "", "AVRO"),
+        ('{"type":"array","items":"float"}', "", "AVRO"),
+        ('{"type":"array","items":{"type":"array","items":{"type":"record","name":"A","fields":[]}}}', "", "AVRO"),
+        ('{"type":"array","items":["null","string"]}', "", "AVRO"),
+        ('{"type":["null",{"type":"array","items":"float"}]}', "", "AVRO"),
+        ('{"type":{"type":"string"}}', "", "AVRO"),
+        ('{"type":"array","items":{"type":"number"}}', "", "JSON"),
+        ('{"type":"array","items":[{"type":"number"}]}', "", "JSON"),
+        ('{"type":["null","object"]}', "", "JSON"),
+        ('{"type":"array"}', "", "JSON"),
         ('{"type":"object"}', "", "JSON"),
         ('{"$schema":"http://json-schema.org/draft-07/schema#"}', "", "JSON"),
         ("true", "", "JSON"),

@@ -899,3 +899,56 @@ def test_a_block_ends_with_the_last_batch_that_was_denied_though_another_rests(i
     bench.lane.done(flight)
     assert {block.reason for block in bench.blocks()} == {BlockReason.RECORD_STUCK}
     assert bench.settled() == (1 if is_revoked else 2)
+
+
+def test_a_denied_delete_that_is_given_back_blocks_no_longer_though_puts_wait() -> None:
+    bench = Bench()
+    bench.service.not_done["DeleteVectors"] = DENIED
+    bench.queue(["a"], deletes=True)
+    flight = bench.lane.pop()
+    assert flight is not None
+    flight.put_back(bench.lane._courier._step(flight.take()))
+    assert bench.lane.state.is_blocked
+    bench.queue(["b"], OTHER)
+    bench.revoke()
+    bench.lane._courier.deliver(flight)
+    bench.lane.done(flight)
+    assert (bench.lane.state.is_blocked, bench.blocks(), bench.lane.is_idle) == (False, set(), False)
+
+
+def test_puts_that_wait_keep_the_block_of_puts() -> None:
+    bench = Bench()
+    bench.service.not_done["PutVectors"] = DENIED
+    bench.queue(["a"])
+    flight = bench.lane.pop()
+    assert flight is not None
+    flight.put_back(bench.lane._courier._step(flight.take()))
+    bench.queue(["b"], OTHER)
+    bench.revoke()
+    bench.lane._courier.deliver(flight)
+    bench.lane.done(flight)
+    assert bench.lane.state.is_blocked
+
+
+def test_what_fails_in_an_outage_takes_no_place_of_what_failed_before() -> None:
+    bench = Bench()
+    singles = [f"bad{number}" for number in range(40)]
+    for key in singles:
+        bench.service.refused[key] = OF_PROXY[413]
+    for key in singles:
+        bench.queue([key])
+        bench.queue([f"good-{key}"], OTHER)
+    bench.work(20 * RETRY_MAX)
+    assert len(bench.lane._resting) == len(singles)
+    bench.service.is_away = SERVERS_500
+    for number in range(60):
+        bench.queue([f"a{number}", f"b{number}"], OTHER)
+    bench.service.attempts = 0
+    for _ in range(1000):
+        flight = bench.lane.pop()
+        if flight is None:
+            bench.clock.advance(1.0)
+        else:
+            bench.lane._courier.deliver(flight)
+            bench.lane.done(flight)
+    assert sum(one.rests_in_outage for one in bench.lane._resting) <= 16

@@ -24,7 +24,7 @@ from worker.tools.verify.command import Options
 from worker.tools.verify.compare import Kind
 from worker.tools.verify.refused import OTHERS, refused_places
 from worker.tools.verify.run import Result, Throttle
-from worker.tools.verify.stretches import Wanted, why_nothing
+from worker.tools.verify.stretches import Unseen, Wanted, why_nothing
 
 
 def test_an_index_that_is_right_has_no_difference_and_is_asked_once() -> None:
@@ -321,15 +321,26 @@ def test_what_retention_has_removed_is_counted() -> None:
             bench.index.put(f"{key}{partition}", 1)
     assert (bench.verify().keys, bench.removed) == (12, 0)
     bench.topic.firsts = [0, 3, 4]  # the last one has no record left, and the group may have committed nothing of it
-    assert (bench.verify(committed={0: 4, 1: 4}).keys, bench.removed) == (5, 7)
+    assert (bench.verify(committed={0: 4, 1: 4}).keys, bench.removed, bench.uncommitted) == (5, 7, 0)
     assert (bench.verify(Wanted(offsets=(1, 3))).keys, bench.removed) == (2, 4)
     assert (bench.verify(Wanted(partition=1)).keys, bench.removed) == (1, 3)
+
+
+def test_partitions_with_records_and_without_any_commit_are_counted() -> None:
+    bench = Bench(partitions=3)
+    for partition in range(2):
+        bench.topic.put(f"a{partition}", 1, partition)
+        bench.index.put(f"a{partition}", 1)
+    assert (bench.verify(committed={0: 1}).keys, bench.uncommitted) == (1, 1)
+    assert (bench.verify(Wanted(partition=0), committed={0: 1}).keys, bench.uncommitted) == (1, 0)
+    assert (bench.verify(committed={0: 0, 1: 1}).keys, bench.uncommitted) == (1, 0)  # the rest is still to be written
 
 
 @pytest.mark.parametrize(
     ("unclear", "removed", "lost", "gaps"),
     [
         ((), 0, 0, ""),
+        ((), -1, 0, "1 partitions with records of which the group has committed nothing"),
         ("ab", 900, 7, "907 offsets that retention has removed, and 2 keys with records in several partitions"),
         ((), 1, 0, "1 offsets that retention has removed"),
         ((), 0, 1, "1 offsets that retention has removed"),
@@ -342,14 +353,15 @@ def test_what_was_not_compared_is_not_said_to_be_right(
     result = Result(10, Counter(records=20), [], set(unclear), lost)
     route = Route(topic=TOPIC, index="docs")
     options = Options._make([None] * len(Options._fields))
-    command._print(result, removed, route, options)
+    unseen = Unseen(0, 1) if removed < 0 else Unseen(removed, 0)
+    command._print(result, unseen, route, options)
     told = f"no difference in what was compared; not compared: {gaps}" if gaps else command._PROVED
     assert capsys.readouterr().out.splitlines()[-1] == told
-    assert command._report(result, removed, route, None)["complete"] is (not gaps)
+    assert command._report(result, unseen, route, None)["complete"] is (not gaps)
     strict = options._replace(strict=True)
     with pytest.raises(FatalError, match="not proved to be complete") if gaps else contextlib.nullcontext():
-        command._judge_gaps(result, removed, strict)
-    command._judge_gaps(result, removed, options)
+        command._judge_gaps(result, unseen, strict)
+    command._judge_gaps(result, unseen, options)
 
 
 # -- messages with several records

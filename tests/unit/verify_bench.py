@@ -111,7 +111,7 @@ class Bench:
         self.topic = FakeScanner(partitions)
         self.index = FakeIndex()
         self.waited: list[float] = []
-        self.removed = 0
+        self.removed = self.uncommitted = 0
         self.refused = set(refused)
         self.cutter = cutter
         self.tombstones: Any = "delete"
@@ -124,7 +124,8 @@ class Bench:
         ends = {number: len(log) for number, log in enumerate(self.topic.logs)}
         topic: Any = self.topic
         progress: Any = no_progress
-        found, self.removed = spans(topic, TOPIC, ends if committed is None else committed, wanted)
+        found, unseen = spans(topic, TOPIC, ends if committed is None else committed, wanted)
+        self.removed, self.uncommitted = unseen
         return verify(
             found,
             scanner=topic,

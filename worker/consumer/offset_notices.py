@@ -14,6 +14,7 @@ from worker.telemetry.state import Block, Status
 log = logging.getLogger("worker.offset_policy")
 
 RETRY_SECONDS: Final = 1.0  # after an answer that was an error
+LASTING_SECONDS: Final = 2 * GRACE_SECONDS  # of an error, before it is more than a log line
 _LOOK_SECONDS: Final = 1.0
 _NAMED: Final = 10  # how many partitions a log line names
 _OWNER: Final = "first offset"  # of the blocks
@@ -77,15 +78,25 @@ class OffsetNotices:
                 log.warning("first offset not known yet: asking again", extra={"error": error, **_named(partitions)})
 
     def block_lasting(self, unknown: Mapping[Partition, Unknown]) -> None:
-        """Block the partitions for which errors last, and unblock those for which they do not any more."""
+        """Block the partitions for which errors last, and unblock those for which they do not any more.
+
+        Who watches the leaders says first, and better, what is wrong where it is one of these.
+        """
         now = self._clock()
-        lasting = {one: found for one, found in unknown.items() if now - found.since >= GRACE_SECONDS}
+        lasting = {
+            one: found
+            for one, found in unknown.items()
+            if now - found.since >= LASTING_SECONDS and (one in self._blocked or not self._is_blocked(one))
+        }
         for partition, found in lasting.items():
             message = f"{partition}: where to read it from is not known: {found.error}"
             self._status.block(_block(partition), message, retry_in=RETRY_SECONDS, owner=_OWNER)
         for partition in self._blocked - lasting.keys():
             self._status.unblock(_block(partition), owner=_OWNER)
         self._blocked = set(lasting)
+
+    def _is_blocked(self, partition: Partition) -> bool:
+        return BlockReason.PARTITION_UNREADABLE in self._status.blocks_of(*partition)
 
     # -- partitions without a committed offset
 

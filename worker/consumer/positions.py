@@ -6,7 +6,7 @@ what it skips can be counted.
 
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from kafka import TopicPartition
@@ -34,13 +34,16 @@ class Positions:
         metrics: Metrics,
         first_offsets: FirstOffsets,
         unreadable: UnreadablePartitions,
+        wake: Callable[[], None],
     ) -> None:
+        """`wake` wakes those that wait to send."""
         self._reset = settings.auto_offset_reset
         self._topics = tuple(topics)
         self._ledger = ledger
         self._metrics = metrics
         self._first_offsets = first_offsets
         self._unreadable = unreadable
+        self._wake = wake
         self._topic_ids: dict[str, object] = {}
         self._stale_commits: dict[Partition, range] = {}  # of recreated topics: see `_reopen_recreated`
 
@@ -76,7 +79,13 @@ class Positions:
             pause_at_zero(consumer, TopicPartition(*partition))
         except GONE:
             return False
-        return self._ledger.reassign(assignment) is not None
+        return self._reassigned(assignment) is not None
+
+    def _reassigned(self, assignment: Assignment) -> Assignment | None:
+        """Begin another ownership, and let slots that wait to send drop the records of the old one."""
+        begun = self._ledger.reassign(assignment)
+        self._wake()
+        return begun
 
     def _restart_at(
         self, consumer: Any, assignment: Assignment, offset: int, leader_epoch: int = -1, *, log_begin: int = 0
@@ -86,7 +95,7 @@ class Positions:
         So what was read below `offset` and has no outcome is read again, as far as the log still has it, which begins at
         `log_begin`. False if the partition is being given back.
         """
-        restarted = self._ledger.reassign(assignment)
+        restarted = self._reassigned(assignment)
         if restarted is None:
             return False
         self._unreadable.unblock(assignment.partition)
@@ -111,7 +120,7 @@ class Positions:
     def apply_resets(self, consumer: Any) -> None:
         """Continue where the resets that were found since the last call say, and count what they skip."""
         for reset in self._first_offsets.found_resets():
-            if reset.is_in_range:
+            if reset.is_in_range and (self._reset == "none" or client_internals.leaders_know_epochs(consumer)):
                 self._retry_later(consumer, reset)
             elif self._reset == "none":
                 self._leave_to_commit(consumer, reset)

@@ -99,6 +99,7 @@ class KafkaSource:
             metrics=metrics,
             first_offsets=self._first_offsets,
             unreadable=self._unreadable,
+            wake=hooks.wake,
         )
         self._commits = Commits(
             ledger,
@@ -140,6 +141,7 @@ class KafkaSource:
     def _note_fenced(self, heartbeats: Heartbeats) -> None:
         """Note that another process has this one's name. A consumer that was replaced was fenced by its successor here."""
         if heartbeats is self._heartbeats:
+            self._count(kafka_errors.FencedInstanceIdError())
             self._membership.fence()
 
     def _note_expelled(self) -> None:

@@ -50,7 +50,7 @@ class Chunk:
     """
 
     def __init__(self, items: list[Item], *, is_proven: bool = False) -> None:
-        self.replace_items(items)
+        self._set(items)
         self.not_before = 0.0  # when it may be sent again, in the clock's seconds
         self.failures = Doubt()  # all of them; its others are all requests of the index, not only those of its kind
         self.records_doubt = Doubt()  # failures that the records may cause, whoever answered, or no one
@@ -59,11 +59,17 @@ class Chunk:
         self.is_proven = is_proven  # a single record, of which a version failed while others were accepted
         self.write_timeouts = 0
         self.accepted_when_sent = 0  # requests of its kind that had been accepted when this was last sent
+        self.accepted_in_all_when_sent = 0
         self.waits_for_lease = False
         self.is_denied = False  # its last answer blocked the index, so that it finds out when that is over
 
     def replace_items(self, items: list[Item]) -> None:
-        """Consist of these from now on, at least one."""
+        """Consist of these from now on, at least one. A record that is left alone is not blamed for what all together got."""
+        if len(items) == 1 and not self.is_single:
+            self.records_doubt, self.service_doubt, self.blamed = Doubt(), Doubt(), 0
+        self._set(items)
+
+    def _set(self, items: list[Item]) -> None:
         self.items = items
         self.assignments = {item.assignment for item in items}
 
@@ -114,11 +120,12 @@ class Chunk:
             half.records_doubt, half.failures = Doubt(accepted), Doubt(accepted_in_all)
         return halves
 
-    def others_pass(self, accepted_in_all: int) -> bool:
-        """Return whether the index accepts others while it fails, of any kind; so many have been accepted until now."""
-        return self.is_proven or self.failures.others_pass(accepted_in_all)
+    @property
+    def others_pass(self) -> bool:
+        """Whether the index accepts others while it fails, of any kind."""
+        return self.is_proven or self.failures.others_pass(self.accepted_in_all_when_sent)
 
-    def delays_all(self, error: SinkError, accepted_in_all: int) -> bool:
+    def delays_all(self, error: SinkError) -> bool:
         """Return whether an error that denies, or asks for a pause, does so for the whole index.
 
         What something on the way answers may be about these records alone. That is assumed of the first answers, and of later
@@ -126,7 +133,7 @@ class Chunk:
         """
         if error.request_id or not error.status:
             return True
-        return self.attempts >= SPLIT_AFTER and not self.others_pass(accepted_in_all)
+        return self.attempts >= SPLIT_AFTER and not self.others_pass
 
     def note(self, error: SinkError, accepted: int, accepted_in_all: int) -> None:
         """Count an attempt that failed; so many requests of its kind, and in all, have been accepted until now."""
@@ -134,7 +141,7 @@ class Chunk:
         self.is_denied = False
         if may_be_of_records(error):
             self.records_doubt.note(accepted)
-            self.is_proven = self.is_single and self.others_pass(accepted_in_all)
+            self.is_proven = self.is_single and self.others_pass
         if not isinstance(error, Transient):
             return
         if error.blame is not Blame.NONE:

@@ -13,7 +13,7 @@ A courier belongs to one index and serves all its slots. What an answer means fo
                  any other answer that is not the service's, and none at all, likewise, while others are accepted
     target       the index is blocked, probed every `retry_max_seconds`, and continues when the operation works again
     of a proxy   a target or a Retry-After that is not the service's delays its chunk alone: for two attempts, and for as long as
-                 the index accepts any others
+                 the index accepts any others. A limit's (429) Retry-After is kept by the chunk, others' are not
 
 What keeps failing rests between its attempts: its slot delivers other batches.
 """
@@ -132,6 +132,7 @@ class Courier:
             return [chunk]
         chunk.waits_for_lease = False
         chunk.accepted_when_sent = self._state.accepted(chunk.operation)
+        chunk.accepted_in_all_when_sent = self._state.accepted_in_all
         if self._is_in_doubt(chunk):
             return self._try_one(chunk, admission)
         error = self._attempt(chunk.items, admission)
@@ -336,7 +337,7 @@ class Courier:
                 "error": str(error),
             },
         )
-        delays_all = chunk.delays_all(error, self._state.accepted_in_all)
+        delays_all = chunk.delays_all(error)
         if isinstance(error, TargetError) and delays_all:
             chunk.is_denied = True
             denied = chunk.operation if error.request_id else None
@@ -345,12 +346,14 @@ class Courier:
             return
         delay = self._backoff.delay(chunk.attempts)
         asked = error.retry_after if isinstance(error, Transient) else None
-        if asked is not None and delays_all:
+        is_limit = isinstance(error, Transient) and error.kind is RetryReason.THROTTLED
+        if asked is not None and (delays_all or is_limit):
             delay = min(asked, self._delivery.retry_after_max_seconds) + self._backoff.jitter()
+        if asked is not None and delays_all:
             self._pacer.close_for(delay)
         else:
             chunk.not_before = self._clock() + delay
-        is_alone = chunk.is_single and not error.request_id and chunk.others_pass(self._state.accepted_in_all)
+        is_alone = chunk.is_single and not error.request_id and chunk.others_pass
         if (chunk.records_doubt.count if is_alone else chunk.blamed) >= self._isolated_attempts:
             self._stuck.report(chunk.items, error, delay)
 

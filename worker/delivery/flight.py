@@ -20,6 +20,8 @@ class Flight:
         self._note_chunks()
 
     def _note_chunks(self) -> None:
+        self.operations = frozenset(chunk.operation for chunk in self.chunks)
+        """What it asks for, or did before a part of it had its outcome."""
         self._assignments = {assignment for chunk in self.chunks for assignment in chunk.assignments}
         self.rests_in_outage = self.may_be_of_outage()
         """Whether its failures may be those of an outage, as it was when it began to rest."""
@@ -70,6 +72,8 @@ class Flight:
                     self.chunks.remove(chunk)
                 else:
                     chunk.replace_items([one for one in chunk.items if one is not resting])
-                self.chunks.append(Chunk([item], is_proven=chunk.is_proven))
+                newer = Chunk([item], is_proven=chunk.is_proven)
+                newer.is_denied = chunk.is_denied
+                self.chunks.append(newer)
                 self._note_chunks()
                 return

@@ -110,14 +110,25 @@ class IndexState:
 
         That it allows deletes does not show that it allows puts: a policy may allow one of the two.
         """
+        self._allow([None, *(operations or Operation)])
+
+    def _allow(self, operations: Collection[Operation | None]) -> None:
         with self._lock:
-            for operation in (None, *(operations or Operation)):
+            for operation in operations:
                 self._denied.pop(operation, None)
             still = self._denied.values()
             for topic in self.topics:
                 for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
                     if reason not in still:
                         self._status.unblock(self._block_of(topic, reason))
+
+    def forget_denied_but(self, operations: Collection[Operation]) -> None:
+        """Unblock the topics as far as nothing is left that would find out that an operation is allowed again."""
+        denied = [*self._denied]
+        if not operations:
+            self.unblock()
+        elif gone := [one for one in denied if one in (Operation.PUT, Operation.DELETE) and one not in operations]:
+            self._allow(gone)
 
     def _block_of(self, topic: str, reason: BlockReason) -> Block:
         return Block(topic, reason, of_index=self.index if topic in self._shared else None)

@@ -25,12 +25,13 @@ from itertools import islice
 from typing import Final
 
 from worker.delivery.batch import Batch
+from worker.delivery.chunk import operation_of
 from worker.delivery.courier import Courier
 from worker.delivery.flight import Flight
 from worker.delivery.index_state import IndexState
 from worker.delivery.pace.pacer import Pacer
 from worker.oss.dialect import Envelope
-from worker.ports import Sink
+from worker.ports import Operation, Sink
 from worker.telemetry.metrics import Metrics
 
 _LEAST_SLOTS: Final = 2
@@ -192,8 +193,8 @@ class Lane:
             return
         if self.is_idle:
             self.state.note_works()
-        if self.state.is_blocked and not self._has_denied:
-            self.state.unblock()
+        if self.state.is_blocked:
+            self.state.forget_denied_but(self._find_out())
 
     def _rest(self, flight: Flight) -> None:
         """Let a batch that should rest give up its slot, if it has a place, or finds one."""
@@ -207,7 +208,8 @@ class Lane:
     def _continues_instead_of(self, flight: Flight) -> Flight:
         """Return a batch that rests and may be sent again, which loses its place; the flight itself if there is none."""
         now = self.state.clock()
-        due = [one for one in self._resting if one.due_at() <= now]
+        is_of_outage = flight.may_be_of_outage()  # of which few rest: a place of another one is not for it
+        due = [one for one in self._resting if one.due_at() <= now and (one.rests_in_outage or not is_of_outage)]
         if not due:
             return flight
         other = min(due, key=Flight.due_at)
@@ -228,12 +230,13 @@ class Lane:
         with self._lock:
             return not self._queue and not self._in_flight and not self._resting
 
-    @property
-    def _has_denied(self) -> bool:
-        """Whether a batch that is left finds out when the index is not blocked any more. What rests for other reasons does not."""
+    def _find_out(self) -> set[Operation]:
+        """Return the operations of what is left, which finds out when they are denied no more. What rests for others does not."""
         with self._lock:
-            denied = any(chunk.is_denied for flight in self._resting for chunk in flight.chunks)
-            return bool(self._queue or self._in_flight or denied)
+            found = {chunk.operation for flight in self._resting for chunk in flight.chunks if chunk.is_denied}
+            found.update(*(flight.operations for flight in self._in_flight))
+            found.update(operation_of([item]) for batch in self._queue for item in batch.items.values())
+            return found
 
     # -- slots
 

@@ -34,13 +34,16 @@ def error_of_connection(error: BaseException, where: str, phase: Phase) -> SinkE
 
 
 def _error_of_tunnel(status: int, where: str) -> SinkError:
-    """Judge a proxy's answer to CONNECT. What it denies, it denies until a person changes it."""
+    """Judge a proxy's answer to CONNECT. What it denies, it denies until a person changes it.
+
+    No status is given: nobody has seen the records.
+    """
     if status == 407:
-        message = "the proxy refuses the login: check the name and password in oss.proxy_url"
-        return TargetError(f"{where}: {message}", block=BlockReason.TARGET, status=status)
+        message = "the proxy refuses the login (407): check the name and password in oss.proxy_url"
+        return TargetError(f"{where}: {message}", block=BlockReason.TARGET)
     if 300 <= status <= 499 and status not in (408, 429):
         message = f"the proxy (oss.proxy_url) does not connect to the service, it answers {status}"
-        return TargetError(f"{where}: {message}", block=BlockReason.TARGET, status=status)
+        return TargetError(f"{where}: {message}", block=BlockReason.TARGET)
     return Transient(f"{where}, connecting: the proxy (oss.proxy_url) answers {status}", kind=RetryReason.NETWORK)
 
 

@@ -53,7 +53,8 @@ _ABSENT_ID: Final = f"/schemas/ids/{2**31 - 1}"  # an id that no registry has gi
 _ABSENT_GUID: Final = f"/schemas/guids/{UUID(int=0)}"
 _ABSENT_GLOBAL_ID: Final = 2**53 - 1
 _ABSENT_SUBJECT: Final = "/subjects/oss-vectors-worker-asks-whether-the-registry-is-there/versions/1"
-_ONLY_IN_AVRO: Final = ("record", "error", "enum", "fixed", "map")  # types that JSON Schema does not have
+# Types that JSON Schema does not have.
+_ONLY_IN_AVRO: Final = frozenset(("record", "error", "enum", "fixed", "map", "int", "long", "float", "double", "bytes"))
 _NOT_OF_ONE_SCHEMA: Final = frozenset((401, 403, 407, 408, 429))  # the login, or the registry at this moment
 _SHOWN_CHARACTERS: Final = 200
 
@@ -162,7 +163,7 @@ class RegistryClient:
         try:
             return self._asked(f"/schemas/guids/{guid}", _ABSENT_GUID)
         except _Doubtful as doubt:
-            raise _Doubtful(f"{doubt.answered}{_NOT_ALL_KNOW}", verdict=UnusableSchema) from None
+            raise _Doubtful(f"{doubt.answered}{_NOT_ALL_KNOW}") from None
         except (RegistryUnavailable, NoSuchSchema) as error:
             if not str(error):
                 raise
@@ -180,8 +181,7 @@ class RegistryClient:
                 return self._of_apicurio(f"{root}/apis/registry/{api}/ids/globalIds", number)
             except _Doubtful as doubt:
                 answered.append(doubt.answered)
-        said = f"{', '.join(answered)}; global ids need Apicurio's own API, which is not there"
-        raise _Doubtful(said, verdict=UnusableSchema)
+        raise _Doubtful(f"{', '.join(answered)}; global ids need Apicurio's own API, which is not there")
 
     def _of_apicurio(self, ids: str, number: str) -> _Answered:
         """Return a schema by its global id. Raises `_Doubtful` where this version of the API is not there."""
@@ -294,8 +294,19 @@ def _kind_of(text: str) -> str:
         schema = json.loads(text)
     except (ValueError, RecursionError):
         return "PROTOBUF"
-    kind = schema.get("type") if isinstance(schema, dict) else ""
-    return "AVRO" if isinstance(schema, (list, str)) or kind in _ONLY_IN_AVRO else "JSON"
+    return "AVRO" if isinstance(schema, (list, str)) or _is_avro(schema) else "JSON"
+
+
+def _is_avro(schema: object) -> bool:
+    """Return whether a schema has a type that JSON Schema does not have, or the elements of its array have."""
+    while isinstance(schema, dict):
+        kind = schema.get("type")
+        if isinstance(kind, (dict, list)):  # JSON Schema has names of types in a list, and no schemas
+            return isinstance(kind, dict) or any(isinstance(each, dict) or each in _ONLY_IN_AVRO for each in kind)
+        if kind != "array":
+            return kind in _ONLY_IN_AVRO
+        schema = schema.get("items")
+    return isinstance(schema, str) or (isinstance(schema, list) and any(isinstance(each, str) for each in schema))
 
 
 def _no_schema(url: str, answer: Answer, error: Exception) -> _Doubtful:

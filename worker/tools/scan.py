@@ -21,7 +21,7 @@ from worker.tools import connections
 ANSWER_SECONDS: Final = 15.0  # for one question to the brokers
 PATIENCE_SECONDS: Final = 30.0  # without a record, and without a step of any partition
 _POLL_MS: Final = 500
-_REFUSED_SECONDS: Final = 0.5  # after which an offset that the broker refused is asked for again
+_REFUSED_SECONDS: Final = 2.0  # after which an offset that the broker refused is asked for again
 
 
 class NoTopic(FatalError):
@@ -41,6 +41,14 @@ class Stretch(NamedTuple):
         return max(0, self.end - self.begin)
 
 
+class _Refused(NamedTuple):
+    """Where the broker called an offset out of range that the log has: since when, and when it is asked again."""
+
+    offset: int
+    since: float
+    again_at: float
+
+
 class Scanner:
     """A consumer without a group. Not safe for several threads. Every method raises `FatalError`, in one line."""
 
@@ -51,7 +59,6 @@ class Scanner:
         clock: Callable[[], float] = time.monotonic,
         answer_seconds: float = ANSWER_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.lost: dict[Partition, int] = {}
         """How many offsets of a stretch retention removed before they were read."""
@@ -59,8 +66,7 @@ class Scanner:
         self._clock = clock
         self._answer_ms = round(answer_seconds * 1000)
         self._patience_seconds = patience_seconds
-        self._sleep = sleep
-        self._refused: set[TopicPartition] = set()  # where the broker called an offset out of range that the log has
+        self._refused: dict[TopicPartition, _Refused] = {}
         self._consumer: Any = None
 
     def partitions(self, topic: str) -> list[Partition]:
@@ -105,6 +111,7 @@ class Scanner:
         consumer.resume(*waiting)  # an earlier scan may have paused them, and the client remembers that
         for tp, stretch in waiting.items():
             consumer.seek(tp, stretch.begin)
+        self._refused.clear()
         positions: Mapping[TopicPartition, int | None] = {}
         moved_at = self._clock()
         while waiting:
@@ -114,6 +121,7 @@ class Scanner:
                     yield waiting[tp].partition, inside
             # Behind the last record there may be offsets without one: the marker of a transaction, say.
             before, positions = positions, {tp: consumer.position(tp, _POLL_MS) for tp in waiting}
+            self._ask_refused_again(consumer, waiting, positions)
             if positions != before:
                 moved_at = self._clock()
             elif self._clock() - moved_at > self._patience_seconds:
@@ -150,9 +158,10 @@ class Scanner:
     def _skip_removed(self, consumer: Any, stretches: Sequence[Stretch]) -> None:
         """Continue at the first offset that is left, where retention overtook the scan.
 
-        An offset that the log has, or that is behind its end, is tried again while there is patience: from the first one all
-        records would be read again.
+        An offset that the log has, or that is behind its end, is asked for again while there is patience: from the first one
+        all records would be read again. The other partitions are read meanwhile.
         """
+        now = self._clock()
         firsts = self.first_offsets([stretch.partition for stretch in stretches])
         for partition, first in firsts.items():
             tp = TopicPartition(*partition)
@@ -161,14 +170,29 @@ class Scanner:
                 self.lost[partition] = self.lost.get(partition, 0) + first - at
                 consumer.seek(tp, first)
             else:
-                self._refused.add(tp)
-                self._sleep(_REFUSED_SECONDS)
+                known = self._refused.get(tp)
+                since = now if known is None or known.offset != at else known.since
+                self._refused[tp] = _Refused(at, since, now + _REFUSED_SECONDS)
+                consumer.pause(tp)
+
+    def _ask_refused_again(
+        self, consumer: Any, waiting: Mapping[TopicPartition, Stretch], positions: Mapping[TopicPartition, int | None]
+    ) -> None:
+        """Read on where an offset was refused a while ago. Raises `FatalError` where that has lasted for too long."""
+        now = self._clock()
+        for tp, refused in list(self._refused.items()):
+            if tp not in waiting or positions[tp] != refused.offset:
+                del self._refused[tp]
+            elif now - refused.since > self._patience_seconds:
+                raise FatalError(self._stuck(waiting, positions))
+            elif now >= refused.again_at:
+                consumer.resume(tp)
 
     def _stuck(self, waiting: Mapping[TopicPartition, Stretch], positions: Mapping[TopicPartition, int | None]) -> str:
         places = ", ".join(f"{tp.topic}/{tp.partition} at {positions[tp]} of {waiting[tp].end}" for tp in waiting)
-        refused = ", ".join(f"{tp.topic}/{tp.partition}" for tp in sorted(self._refused & waiting.keys()))
+        refused = ", ".join(f"{tp.topic}/{tp.partition}" for tp in sorted(self._refused.keys() & waiting.keys()))
         why = f"; the broker answered OFFSET_OUT_OF_RANGE for {refused}" if refused else ""
-        return f"no record came for {self._patience_seconds:.0f} s: {places}{why}"
+        return f"no record came for {self._patience_seconds:.0f} s{why}: {places}"
 
     def _offsets(self, partitions: Collection[Partition], ask: Callable[[Any, Any], Any]) -> dict[Partition, int]:
         if not partitions:

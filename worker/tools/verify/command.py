@@ -26,7 +26,7 @@ from worker.tools.verify.indexes import NamedLookup
 from worker.tools.verify.refused import refused_places
 from worker.tools.verify.repair import Repaired, repair
 from worker.tools.verify.run import Result, Throttle, verify
-from worker.tools.verify.stretches import Wanted, spans, why_nothing
+from worker.tools.verify.stretches import Unseen, Wanted, spans, why_nothing
 from worker.tools.verify.versions import Reading, index_and_key
 from worker.words import clean
 
@@ -75,7 +75,7 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
         scanner = stack.enter_context(Scanner(settings.kafka))
         keys_file = None if options.keys is None else stack.enter_context(_opened(options.keys))
         committed = committed_offsets(settings.kafka, route.topic)
-        found, removed = spans(scanner, route.topic, committed, wanted)
+        found, unseen = spans(scanner, route.topic, committed, wanted)
         if not found:
             raise FatalError(why_nothing(committed, settings.kafka.group_id))
         refused = refused_places(
@@ -100,13 +100,13 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
         if keys_file is not None:
             _write_keys(keys_file, result.differences, route)
         if not options.as_json:
-            _print(result, removed, route, options)
+            _print(result, unseen, route, options)
         repaired = None
         if options.repair and result.differences:
             repaired = _repair(settings, route.topic, result, options, scanner, reading, stop)
     if options.as_json:
-        click.echo(json.dumps(_report(result, removed, route, repaired)))
-    _judge_gaps(result, removed, options)
+        click.echo(json.dumps(_report(result, unseen, route, repaired)))
+    _judge_gaps(result, unseen, options)
     return bool(result.differences)
 
 
@@ -182,7 +182,7 @@ def _place(one: Difference) -> str:
     return place if one.version.element is None else f"{place} element {one.version.element}"
 
 
-def _report(result: Result, removed: int, route: Route, repaired: Repaired | None) -> dict[str, Any]:
+def _report(result: Result, unseen: Unseen, route: Route, repaired: Repaired | None) -> dict[str, Any]:
     return {
         "version": 1,
         "topic": route.topic,
@@ -192,37 +192,46 @@ def _report(result: Result, removed: int, route: Route, repaired: Repaired | Non
         "refused": result.counts["refused"],
         "ignored": result.counts["ignored"],
         "removed_by_retention": result.lost,
-        "removed_before": removed,
+        "removed_before": unseen.removed,
+        "partitions_not_committed": unseen.uncommitted,
         "keys_in_several_partitions": len(result.unclear),
-        "complete": not not_compared(result, removed),
+        "complete": not not_compared(result, unseen),
         "differences": [_as_json(one, route) for one in result.differences],
         "repaired": repaired._asdict() if repaired is not None else None,
     }
 
 
-def not_compared(result: Result, removed: int) -> str:
-    """Return in words what of the topic was not compared, "" where all of it was. `removed` are offsets that are gone."""
+def not_compared(result: Result, unseen: Unseen) -> str:
+    """Return in words what of the topic was not compared, "" where all of it was."""
     gaps = []
-    if gone := removed + result.lost:
+    if gone := unseen.removed + result.lost:
         gaps.append(f"{gone} offsets that retention has removed")
     if result.unclear:
         gaps.append(f"{len(result.unclear)} keys with records in several partitions")
+    if unseen.uncommitted:
+        gaps.append(f"{unseen.uncommitted} partitions with records of which the group has committed nothing")
     return ", and ".join(gaps)
 
 
-def _judge_gaps(result: Result, removed: int, options: Options) -> None:
+def _judge_gaps(result: Result, unseen: Unseen, options: Options) -> None:
     """Raise `FatalError` with `--strict` where no difference was found, and not everything was compared."""
-    if options.strict and not result.differences and (gaps := not_compared(result, removed)):
+    if options.strict and not result.differences and (gaps := not_compared(result, unseen)):
         raise FatalError(f"the index is not proved to be complete; not compared: {gaps}")
 
 
-def _print(result: Result, removed: int, route: Route, options: Options) -> None:
+def _print(result: Result, unseen: Unseen, route: Route, options: Options) -> None:
     counts, topic = result.counts, route.topic
     index = ", ".join(route.index_names)
     click.echo(f"{topic}: {counts['records']} records, {counts['refused']} refused, {result.keys} keys; index {index}")
-    if removed:
+    if unseen.uncommitted:
         click.echo(
-            f"warning: the topic begins after {removed} offsets that retention has removed. A key that has no newer record was not "
+            f"warning: the group has committed nothing of {unseen.uncommitted} partitions that have records: nothing of them was "
+            "looked at. Does a worker own them?",
+            err=True,
+        )
+    if unseen.removed:
+        click.echo(
+            f"warning: the topic begins after {unseen.removed} offsets that retention has removed. A key that has no newer record was not "
             "looked at, and may be missing from the index",
             err=True,
         )
@@ -236,7 +245,7 @@ def _print(result: Result, removed: int, route: Route, options: Options) -> None
             err=True,
         )
     if not result.differences:
-        gaps = not_compared(result, removed)
+        gaps = not_compared(result, unseen)
         click.echo(f"no difference in what was compared; not compared: {gaps}" if gaps else _PROVED)
         return
     for one in result.differences[:_SHOWN]:

@@ -28,10 +28,17 @@ class Span(NamedTuple):
     committed: int
 
 
-def spans(scanner: Scanner, topic: str, committed: Mapping[int, int], wanted: Wanted) -> tuple[list[Span], int]:
-    """Return the span of each partition that has one, up to what is committed, and how many offsets retention has removed.
+class Unseen(NamedTuple):
+    """What would have been looked at too: offsets that retention has removed, and partitions without any commit."""
 
-    What it removed would have been looked at too. Raises `FatalError`.
+    removed: int
+    uncommitted: int
+
+
+def spans(scanner: Scanner, topic: str, committed: Mapping[int, int], wanted: Wanted) -> tuple[list[Span], Unseen]:
+    """Return the span of each partition that has one, up to what is committed, and what is not in them.
+
+    Records behind a commit are still to be written, and no gap. Raises `FatalError`.
     """
     partitions = scanner.partitions(topic)
     if wanted.partition is not None:
@@ -41,16 +48,18 @@ def spans(scanner: Scanner, topic: str, committed: Mapping[int, int], wanted: Wa
     firsts = scanner.first_offsets(partitions)
     since = scanner.offsets_at(partitions, wanted.since) if wanted.since is not None else {}
     until = scanner.offsets_at(partitions, wanted.until) if wanted.until is not None else {}
-    found, removed = [], 0
+    ends = scanner.end_offsets([one for one in partitions if one.partition not in committed])
+    found, removed, uncommitted = [], 0, 0
     for one in partitions:
         first, behind = firsts[one], committed.get(one.partition, 0)
         lower, upper = wanted.offsets or (0, _NO_END)
         lower, upper = max(lower, since.get(one, 0)), min(upper, until.get(one, _NO_END))
         begin, end = max(lower, first), min(upper, behind)
         removed += max(0, min(first, upper) - lower)
+        uncommitted += max(lower, first) < min(upper, ends.get(one, 0))
         if begin < end:
             found.append(Span(one, begin, end, behind))
-    return found, removed
+    return found, Unseen(removed, uncommitted)
 
 
 def why_nothing(committed: Mapping[int, int], group_id: str) -> str:
