@@ -232,7 +232,8 @@ def test_without_the_dead_letter_topic_nothing_is_consumed_until_it_is_made(
     worker = start_worker(stage.settings(dead_letter_topic=missing))
     not_ready_because(worker, "dead-letter topic")
     worker.wait_until(
-        lambda m: m.blocks() == {(stage.topic, "dead_letter_unavailable")}, "the topic is blocked for its dead letters"
+        lambda m: m.blocks() == {(stage.topic, "dead_letter_unavailable")} and m.state == "blocked",
+        "the topic is blocked for its dead letters",
     )
     assert worker.log_lines("state: running") == []
     assert not_ready_because(worker, missing).json["state"] == "blocked"
