@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import Final
 
+from tests.support.bounded import join, thread
 from tests.unit.test_resting_batches import ONE, OTHER, RETRY_MAX, Bench
 from worker.delivery.batch import Batch, Item, OpenBatch
 from worker.ledger import Outcome, Partition
@@ -126,6 +127,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     threading.stack_size(STACK_BYTES)
-    thread = threading.Thread(target=main)
-    thread.start()
-    thread.join()
+    join(thread(main))
