@@ -123,12 +123,14 @@ class IndexState:
                         self._status.unblock(self._block_of(topic, reason))
 
     def forget_denied_but(self, operations: Collection[Operation]) -> None:
-        """Unblock the topics as far as nothing is left that would find out that an operation is allowed again."""
-        denied = [*self._denied]
-        if not operations:
+        """Unblock the topics as far as only other operations are denied: no request will find out when that is over.
+
+        Where none is left at all, nothing is known of what is on the way to the service either.
+        """
+        if operations:
+            self._allow([one for one in (Operation.PUT, Operation.DELETE) if one not in operations])
+        else:
             self.unblock()
-        elif gone := [one for one in denied if one in (Operation.PUT, Operation.DELETE) and one not in operations]:
-            self._allow(gone)
 
     def _block_of(self, topic: str, reason: BlockReason) -> Block:
         return Block(topic, reason, of_index=self.index if topic in self._shared else None)

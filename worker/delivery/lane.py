@@ -194,7 +194,7 @@ class Lane:
         if self.is_idle:
             self.state.note_works()
         if self.state.is_blocked:
-            self.state.forget_denied_but(self._find_out())
+            self.state.forget_denied_but(self._operations_left())
 
     def _rest(self, flight: Flight) -> None:
         """Let a batch that should rest give up its slot, if it has a place, or finds one."""
@@ -230,8 +230,8 @@ class Lane:
         with self._lock:
             return not self._queue and not self._in_flight and not self._resting
 
-    def _find_out(self) -> set[Operation]:
-        """Return the operations of what is left, which finds out when they are denied no more. What rests for others does not."""
+    def _operations_left(self) -> set[Operation]:
+        """Return what is still to be tried: the operations of what is queued, in flight, or at rest because it was denied."""
         with self._lock:
             found = {chunk.operation for flight in self._resting for chunk in flight.chunks if chunk.is_denied}
             found.update(*(flight.operations for flight in self._in_flight))
