@@ -59,11 +59,12 @@ class Steering:
 
         So a few records that pass now and then do not change the state to and fro.
         """
-        topic, partition = assignment.partition
-        seconds = self._status.seconds_of(Block(topic, BlockReason.RECORD_STUCK, partition))
+        seconds = self._status.seconds_of(Block.of(assignment.partition, BlockReason.RECORD_STUCK))
         if self._is_full:
             seconds = min(seconds, SHOWN_AFTER_SECONDS)
-        return all(self._status.service.accepts_nothing(index, seconds) for index in self._indexes[topic])
+        return all(
+            self._status.service.accepts_nothing(index, seconds) for index in self._indexes[assignment.partition.topic]
+        )
 
 
 def is_above(value: int, limit: int, *, was_above: bool) -> bool:

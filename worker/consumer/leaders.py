@@ -42,9 +42,11 @@ class Leaders:
         lasting = {partition for partition, since in self._since.items() if now - since >= GRACE_SECONDS}
         for partition in lasting:
             message = f"{partition}: {problems[partition]}"
-            self._status.block(_block(partition), message, retry_in=LOOK_SECONDS, owner=_OWNER)
+            self._status.block(
+                Block.of(partition, BlockReason.PARTITION_UNREADABLE), message, retry_in=LOOK_SECONDS, owner=_OWNER
+            )
         for partition in self._blocked - lasting:
-            self._status.unblock(_block(partition), owner=_OWNER)
+            self._status.unblock(Block.of(partition, BlockReason.PARTITION_UNREADABLE), owner=_OWNER)
         self._blocked = lasting
 
     def _problems(self, consumer: Any, partitions: Iterable[Partition]) -> dict[Partition, str]:
@@ -69,7 +71,3 @@ class Leaders:
         if without:
             client_internals.refresh_metadata(consumer)
         return problems
-
-
-def _block(partition: Partition) -> Block:
-    return Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)

@@ -90,9 +90,11 @@ class OffsetNotices:
         }
         for partition, found in lasting.items():
             message = f"{partition}: where to read it from is not known: {found.error}"
-            self._status.block(_block(partition), message, retry_in=RETRY_SECONDS, owner=_OWNER)
+            self._status.block(
+                Block.of(partition, BlockReason.PARTITION_UNREADABLE), message, retry_in=RETRY_SECONDS, owner=_OWNER
+            )
         for partition in self._blocked - lasting.keys():
-            self._status.unblock(_block(partition), owner=_OWNER)
+            self._status.unblock(Block.of(partition, BlockReason.PARTITION_UNREADABLE), owner=_OWNER)
         self._blocked = set(lasting)
 
     def _is_blocked(self, partition: Partition) -> bool:
@@ -150,10 +152,6 @@ class OffsetNotices:
 
 def _warning(topic: str) -> str:
     return f"no committed offset of {topic}"
-
-
-def _block(partition: Partition) -> Block:
-    return Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)
 
 
 def _named(partitions: Sequence[Partition]) -> dict[str, Any]:

@@ -258,7 +258,7 @@ class FirstOffsets:
         ):
             problem = BlockReason.OFFSET_OUT_OF_RANGE
         for reason in (BlockReason.NO_COMMITTED_OFFSET, BlockReason.OFFSET_OUT_OF_RANGE):
-            block = Block(partition.topic, reason, partition.partition)
+            block = Block.of(partition, reason)
             if reason is problem:
                 offset = None if committed is None else committed.offset
                 self._status.block(

@@ -81,7 +81,12 @@ class UnreadablePartitions:
     def _block(self, partition: Partition, offset: int, problem: str, *, is_refused: bool) -> None:
         self._found[partition] = _Unreadable(offset, self._clock() + self._retry_seconds, is_refused)
         message = f"{partition} offset {offset}: {problem}"
-        self._status.block(_block(partition), message, retry_in=self._retry_seconds, owner=_OF_BATCH)
+        self._status.block(
+            Block.of(partition, BlockReason.PARTITION_UNREADABLE),
+            message,
+            retry_in=self._retry_seconds,
+            owner=_OF_BATCH,
+        )
 
     def watch(self, consumer: Any) -> None:
         """Unblock the partitions that were read past the place that could not be read, and those that are no longer owned.
@@ -103,7 +108,7 @@ class UnreadablePartitions:
     def unblock(self, partition: Partition) -> None:
         """Unblock a partition that can be read, or has another log by now, whose offsets may never come so far."""
         if self._found.pop(partition, None) is not None:
-            self._status.unblock(_block(partition), owner=_OF_BATCH)
+            self._status.unblock(Block.of(partition, BlockReason.PARTITION_UNREADABLE), owner=_OF_BATCH)
 
     def drop(self, partition: Partition) -> None:
         """Forget a partition that is no longer owned. It is called by the client's IO thread too."""
@@ -137,7 +142,7 @@ class DeniedTopics:
             for assignment in self._open_partitions(topic):
                 client_internals.forget_high_watermark(consumer, TopicPartition(*assignment.partition))
                 self._blocked.add(assignment.partition)
-                block = _block(assignment.partition)
+                block = Block.of(assignment.partition, BlockReason.PARTITION_UNREADABLE)
                 self._status.block(block, message, retry_in=self._retry_seconds, owner=_OF_RIGHTS)
 
     def watch(self, consumer: Any) -> None:
@@ -154,7 +159,7 @@ class DeniedTopics:
                 if one.partition in self._blocked and _has_high_watermark(consumer, one.partition)
             }
             for partition in sorted(readable):
-                self._status.unblock(_block(partition), owner=_OF_RIGHTS)
+                self._status.unblock(Block.of(partition, BlockReason.PARTITION_UNREADABLE), owner=_OF_RIGHTS)
             self._blocked -= readable
             self._blocked = {partition for partition in self._blocked if self._ledger.assignment(partition) is not None}
             if not any(partition.topic == topic for partition in self._blocked):
@@ -169,7 +174,3 @@ def _has_high_watermark(consumer: Any, partition: Partition) -> bool:
     with contextlib.suppress(*GONE):
         return consumer.highwater(TopicPartition(*partition)) is not None
     return False
-
-
-def _block(partition: Partition) -> Block:
-    return Block(partition.topic, BlockReason.PARTITION_UNREADABLE, partition.partition)

@@ -95,7 +95,7 @@ class Entry:
     @property
     def own_block(self) -> Block:
         """What this dead letter blocks while it is retried alone."""
-        return Block(self.partition.topic, BlockReason.DEAD_LETTER_UNAVAILABLE, self.partition.partition)
+        return Block.of(self.partition, BlockReason.DEAD_LETTER_UNAVAILABLE)
 
     def __str__(self) -> str:
         place = f"{self.partition} offset {self.offset}"

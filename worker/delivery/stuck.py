@@ -29,7 +29,13 @@ class StuckRecords:
                 first[partition] = min(item.offset, first.get(partition, item.offset))
             for partition, offset in first.items():
                 where = f"{partition} offset {offset}"
-                self._status.block(_block_of(partition), where, quote=str(error), retry_in=retry_in, owner=self._index)
+                self._status.block(
+                    Block.of(partition, BlockReason.RECORD_STUCK),
+                    where,
+                    quote=str(error),
+                    retry_in=retry_in,
+                    owner=self._index,
+                )
 
     def clear(self, items: Iterable[Item]) -> None:
         """Forget records that have their outcome or are not ours any more, and those that they superseded."""
@@ -39,12 +45,8 @@ class StuckRecords:
         with self._lock:
             cleared = {self._partitions.pop(place) for place in places if place in self._partitions}
             for partition in cleared.difference(self._partitions.values()):
-                self._status.unblock(_block_of(partition), owner=self._index)
+                self._status.unblock(Block.of(partition, BlockReason.RECORD_STUCK), owner=self._index)
 
 
 def _place_of(item: Item) -> _Place:
     return item.assignment.partition, item.offset, item.element
-
-
-def _block_of(partition: Partition) -> Block:
-    return Block(partition.topic, BlockReason.RECORD_STUCK, partition.partition)

@@ -51,6 +51,12 @@ class Block(NamedTuple):
     partition: int | None = None
     of_index: str | None = None  # where the topic's other indexes make progress
 
+    @classmethod
+    def of(cls, partition: tuple[str, int], reason: BlockReason) -> "Block":
+        """Return the block of one partition, which is given by its topic and number."""
+        topic, number = partition
+        return cls(topic, reason, number)
+
     @property
     def fields(self) -> dict[str, str | int]:
         """The block as fields of a log line; `partition` and `index` only where it is of one of them."""
