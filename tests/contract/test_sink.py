@@ -699,34 +699,42 @@ def test_a_file_without_credentials_is_wrong_settings_and_its_content_not_told(
     assert os.fspath(path) in caught.value.mistakes[0]
 
 
-def test_what_a_program_gave_is_asked_for_anew_once_the_service_refuses_it(
-    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Callable[[str], None]]:
+    """Return a program that prints credentials and is asked again without a pause, and what sets the secret that it prints."""
     monkeypatch.setattr(providers, "AGAIN_SECONDS", 0.0)
     answers = tmp_path / "answers"
-    answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "revoked"}))
+
+    def gives(secret: str) -> None:
+        answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": secret}))
+
+    return shlex.join(["cat", str(answers)]), gives
+
+
+def test_what_a_program_gave_is_asked_for_anew_once_the_service_refuses_it(
+    emulator: Emulator, program: tuple[str, Callable[[str], None]]
+) -> None:
+    command, gives = program
+    gives("revoked")
     bucket, index = emulator.new_index(2)
-    command = shlex.join(["cat", str(answers)])
     with real_sink(bucket, emulator.endpoint, credentials="process", credentials_process=command) as sink:
         error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
         assert (error.code, getattr(error, "block", None)) == ("SignatureDoesNotMatch", BlockReason.CREDENTIALS)
-        answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "test"}))
+        gives("test")
         assert sink.put(put_body(index, a=[1, 0])) == 200
 
 
 def test_a_signature_that_is_refused_as_an_argument_asks_the_program_again(
-    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, program: tuple[str, Callable[[str], None]]
 ) -> None:
-    monkeypatch.setattr(providers, "AGAIN_SECONDS", 0.0)
-    answers = tmp_path / "answers"
-    answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "test"}))
+    command, gives = program
+    gives("test")
     bucket, index = emulator.new_index(2)
     emulator.fault(bucket=bucket, status=400, code="InvalidArgument", ec="0002-00000063", count=1)
-    command = shlex.join(["cat", str(answers)])
     with real_sink(bucket, emulator.endpoint, credentials="process", credentials_process=command) as sink:
         error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
         assert (error.code, getattr(error, "block", None)) == ("InvalidArgument", BlockReason.CREDENTIALS)
-        answers.write_text(json.dumps({"mode": "AK", "access_key_id": "test", "access_key_secret": "another"}))
+        gives("another")
         error = error_of(lambda: sink.put(put_body(index, a=[1, 0])))
         assert error.code == "SignatureDoesNotMatch"
 

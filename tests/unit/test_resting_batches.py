@@ -138,14 +138,30 @@ class Bench:
             for place, key in enumerate(keys)
         ]
 
+    def send(self, flight: Flight) -> None:
+        """Send a chunk of a batch once."""
+        flight.put_back(self.lane._courier._step(flight.take()))
+
+    def deliver(self, flight: Flight) -> None:
+        """Deliver a batch until it is done or may rest."""
+        self.lane._courier.deliver(flight)
+        self.lane.done(flight)
+
+    def rest_in_outage(self) -> None:
+        """Let six batches of 60 records fail in an outage until they rest, and end it."""
+        self.service.is_away = OF_PROXY[503]
+        for number in range(6):
+            self.queue([f"b{number}-{place}" for place in range(60)])
+        self.work()
+        self.service.is_away = None
+
     def work(self, seconds: float = 0.0) -> None:
         """Deliver what may leave, for so long or until none is left, at least once each."""
         end = self.clock() + seconds
         while True:
             flight = self.lane.pop()
             if flight is not None:
-                self.lane._courier.deliver(flight)
-                self.lane.done(flight)
+                self.deliver(flight)
             elif self.clock() >= end or self.lane.is_idle:
                 return
             else:
@@ -254,7 +270,7 @@ def test_what_says_nothing_of_the_records_is_not_held_against_them(error: SinkEr
     assert flight is not None
     for _ in range(10):
         bench.lane.state.note_accepted(Operation.PUT)  # others pass
-        flight.put_back(bench.lane._courier._step(flight.take()))
+        bench.send(flight)
     assert [len(chunk.items) for chunk in flight.chunks] == [2]
     assert (flight.should_rest(), STUCK in bench.blocks()) == (False, False)
 
@@ -381,8 +397,7 @@ def test_what_is_ours_of_a_resting_batch_keeps_its_place_when_another_partition_
     assert dropped is flight
     assert bench.lane.pop() is None
     bench.service.refused.clear()
-    bench.lane._courier.deliver(flight)
-    bench.lane.done(flight)
+    bench.deliver(flight)
     bench.work()
     assert bench.numbers() == {"x": 1}
     assert (bench.settled() + bench.settled(Outcome.SUPERSEDED), bench.ledger.buffer_bytes) == (2, 0)
@@ -484,7 +499,7 @@ def test_in_an_outage_few_batches_are_tried_again_and_again(answer: Answer | Sin
     for turn in range(300 * SLOTS):
         flight = flights[turn % SLOTS] or bench.lane.pop()
         if flight is not None:
-            flight.put_back(bench.lane._courier._step(flight.take()))
+            bench.send(flight)
             if flight.should_rest():
                 bench.lane.done(flight)
                 flight = bench.lane.pop()  # the same again, where it may not rest
@@ -496,8 +511,7 @@ def test_in_an_outage_few_batches_are_tried_again_and_again(answer: Answer | Sin
     bench.service.is_away = None
     for flight in flights:
         if flight is not None:
-            bench.lane._courier.deliver(flight)
-            bench.lane.done(flight)
+            bench.deliver(flight)
     bench.work(2 * RETRY_MAX)
     assert (len(bench.service.vectors), bench.letters, bench.lane.is_idle) == (50 * together, [], True)
 
@@ -558,15 +572,14 @@ def test_an_outage_that_begins_between_two_batches_splits_and_blames_none(answer
     flight = bench.lane.pop()
     assert flight is not None
     bench.service.is_away = answer
-    flight.put_back(bench.lane._courier._step(flight.take()))
+    bench.send(flight)
     bench.lane.state.note_accepted(Operation.PUT)
     for _ in range(100):
-        flight.put_back(bench.lane._courier._step(flight.take()))
+        bench.send(flight)
     assert len(flight.chunks) <= 2
     assert (bench.letters, STUCK in bench.blocks()) == ([], answer is SERVERS_500)
     bench.service.is_away = None
-    bench.lane._courier.deliver(flight)
-    bench.lane.done(flight)
+    bench.deliver(flight)
     bench.work(2 * RETRY_MAX)
     assert (set(bench.service.vectors), bench.letters, bench.blocks()) == (set(keys), [], set())
 
@@ -577,10 +590,10 @@ def test_a_single_record_is_not_blamed_for_an_outage_after_another_was_accepted(
     bench.queue(["a"])
     flight = bench.lane.pop()
     assert flight is not None
-    flight.put_back(bench.lane._courier._step(flight.take()))
+    bench.send(flight)
     bench.lane.state.note_accepted(Operation.PUT)
     for _ in range(20 * ISOLATED_ATTEMPTS):
-        flight.put_back(bench.lane._courier._step(flight.take()))
+        bench.send(flight)
     assert (bench.letters, len(flight.chunks)) == ([], 1)
 
 
@@ -688,12 +701,8 @@ def test_few_records_rest() -> None:
 @pytest.mark.parametrize("slots", [1, SLOTS])
 def test_after_an_outage_one_bad_record_holds_up_none_of_the_batches_that_rested(slots: int) -> None:
     bench = Bench(slots)
-    bench.service.is_away = OF_PROXY[503]
-    for number in range(6):
-        bench.queue([f"b{number}-{place}" for place in range(60)])
-    bench.work()
+    bench.rest_in_outage()
     assert (len(bench.lane._resting), len(bench.lane._queue)) == (6, 0)
-    bench.service.is_away = None
     bench.service.refused["b0-30"] = OF_PROXY[413]
     bench.queue(["a"], OTHER)
     bench.work(10 * RETRY_MAX)
@@ -705,11 +714,7 @@ def test_after_an_outage_one_bad_record_holds_up_none_of_the_batches_that_rested
 def test_bad_records_that_find_no_place_to_rest_let_those_that_have_one_continue(slots: int) -> None:
     """As many as there are slots, which all have left before the others could continue."""
     bench = Bench(slots)
-    bench.service.is_away = OF_PROXY[503]
-    for number in range(6):
-        bench.queue([f"b{number}-{place}" for place in range(60)])
-    bench.work()
-    bench.service.is_away = None
+    bench.rest_in_outage()
     flights = []
     for number in range(slots):
         bench.service.refused[f"bad{number}"] = OF_PROXY[413]
@@ -718,8 +723,7 @@ def test_bad_records_that_find_no_place_to_rest_let_those_that_have_one_continue
         flights.append(bench.lane.pop())
     for flight in flights:
         assert flight is not None
-        bench.lane._courier.deliver(flight)
-        bench.lane.done(flight)
+        bench.deliver(flight)
     bench.work(10 * RETRY_MAX)
     assert len(bench.service.vectors) == 6 * 60
     assert len(bench.lane._resting) == slots
@@ -733,13 +737,13 @@ def test_a_batch_that_finds_no_place_is_given_up_at_the_end() -> None:
     for _ in range(60):
         flight = bench.lane.pop()
         assert flight is not None
-        bench.lane._courier.deliver(flight)
-        bench.lane.done(flight)
+        bench.deliver(flight)
     assert (len(bench.lane._resting), len(bench.lane._in_flight)) == (16, 1)
     bench.lane.start()
     bench.lane.state.stop()
     while bench.lane._deliver_next():
         pass
+    bench.lane.join(60.0)  # its own slot may have had the last one
     assert bench.lane._in_flight == []
     assert (bench.ledger.buffer_bytes, len(bench.lane._queue)) == (2 * 3, 3)
 
@@ -785,7 +789,7 @@ def test_puts_that_are_denied_block_until_a_put_is_accepted_whatever_deletes_are
     assert flight is not None
     seen = []
     for number in range(3):
-        flight.put_back(bench.lane._courier._step(flight.take()))
+        bench.send(flight)
         bench.clock.advance(RETRY_MAX)
         bench.queue([f"b{number}"], OTHER, deletes=True)
         bench.work()
@@ -820,7 +824,7 @@ def test_a_record_that_a_firewall_refuses_never_stops_its_index(name: str, toget
     flight = bench.lane.pop()
     assert flight is not None
     for number in range(40):
-        flight.put_back(bench.lane._courier._step(flight.take()))
+        bench.send(flight)
         assert (bench.lane.pacer.pace().closed_until, bench.lane.state.is_blocked) == (None, False)
         bench.queue([f"b{number}"], OTHER)
         bench.work()
@@ -854,7 +858,7 @@ def test_what_a_stranger_says_to_all_stops_the_index_after_three_requests(name: 
     assert flight is not None
     seen = []
     for _ in range(3):
-        flight.put_back(bench.lane._courier._step(flight.take()))
+        bench.send(flight)
         seen.append(bench.lane.pacer.pace().closed_until is not None)
     assert seen == [False, False, name != "503"]  # this one asks for no pause
     assert bench.lane.state.is_blocked == (answer.status not in (429, 503))
@@ -873,7 +877,7 @@ def test_credentials_that_are_missing_here_block_at_once_whatever_the_record_got
     bench.clock.advance(RETRY_MAX)
     flight = bench.lane.pop()
     assert flight is not None
-    flight.put_back(bench.lane._courier._step(flight.take()))
+    bench.send(flight)
     assert BlockReason.CREDENTIALS in {block.reason for block in bench.blocks()}
 
 
@@ -890,13 +894,12 @@ def test_a_block_ends_with_the_last_batch_that_was_denied_though_another_rests(i
     bench.queue(["b"])
     flight = bench.lane.pop()
     assert flight is not None
-    flight.put_back(bench.lane._courier._step(flight.take()))
+    bench.send(flight)
     assert BlockReason.CREDENTIALS in {block.reason for block in bench.blocks()}
     if is_revoked:
         bench.revoke()
     bench.service.is_away = None
-    bench.lane._courier.deliver(flight)
-    bench.lane.done(flight)
+    bench.deliver(flight)
     assert {block.reason for block in bench.blocks()} == {BlockReason.RECORD_STUCK}
     assert bench.settled() == (1 if is_revoked else 2)
 
@@ -907,12 +910,11 @@ def test_a_denied_delete_that_is_given_back_blocks_no_longer_though_puts_wait() 
     bench.queue(["a"], deletes=True)
     flight = bench.lane.pop()
     assert flight is not None
-    flight.put_back(bench.lane._courier._step(flight.take()))
+    bench.send(flight)
     assert bench.lane.state.is_blocked
     bench.queue(["b"], OTHER)
     bench.revoke()
-    bench.lane._courier.deliver(flight)
-    bench.lane.done(flight)
+    bench.deliver(flight)
     assert (bench.lane.state.is_blocked, bench.blocks(), bench.lane.is_idle) == (False, set(), False)
 
 
@@ -922,11 +924,10 @@ def test_puts_that_wait_keep_the_block_of_puts() -> None:
     bench.queue(["a"])
     flight = bench.lane.pop()
     assert flight is not None
-    flight.put_back(bench.lane._courier._step(flight.take()))
+    bench.send(flight)
     bench.queue(["b"], OTHER)
     bench.revoke()
-    bench.lane._courier.deliver(flight)
-    bench.lane.done(flight)
+    bench.deliver(flight)
     assert bench.lane.state.is_blocked
 
 
@@ -949,6 +950,5 @@ def test_what_fails_in_an_outage_takes_no_place_of_what_failed_before() -> None:
         if flight is None:
             bench.clock.advance(1.0)
         else:
-            bench.lane._courier.deliver(flight)
-            bench.lane.done(flight)
+            bench.deliver(flight)
     assert sum(one.rests_in_outage for one in bench.lane._resting) <= 16
