@@ -200,9 +200,10 @@ def test_a_guid_that_the_registry_cannot_parse_costs_only_its_records(registry: 
         fetch(registry.url, SchemaId(Kind.GUID, GUID))
 
 
-def test_a_guid_that_the_registry_does_not_answer_for_says_that_not_all_know_them(registry: StandIn) -> None:
+def test_a_guid_that_the_registry_does_not_answer_for_says_that_not_all_know_them_and_what_to_check(registry: StandIn) -> None:
     registry.instead = lambda _path: (404, b"")
-    with pytest.raises(RegistryUnavailable, match="only some registries know schemas by their GUID"):
+    said = "only some registries know schemas by their GUID.*check the path in registry.url"
+    with pytest.raises(RegistryUnavailable, match=said):
         fetch(registry.url, SchemaId(Kind.GUID, GUID))
 
 

@@ -73,6 +73,7 @@ class _Doubtful(RegistryUnavailable):
     def __init__(self, answered: str, advice: str = "", *, verdict: type[Exception] = NoSuchSchema) -> None:
         super().__init__(f"{answered}{advice}")
         self.answered = answered
+        self.advice = advice
         self.verdict = verdict  # what to raise if the registry is there
 
 
@@ -154,16 +155,15 @@ class RegistryClient:
             return self._asked(f"/schemas/ids/{schema.text}")
         try:
             return self._by_guid(schema.text) if schema.kind is Kind.GUID else self._by_global_id(schema.text)
-        except (
-            _Doubtful
-        ) as doubt:  # any record may name a GUID or a global id: where others are answered, that is its own fault
+        except _Doubtful as doubt:
+            # Any record may name a GUID or a global id: where others are answered, that is its own fault.
             raise self._judged(doubt, f"{self._url}{_ABSENT_ID}") from None
 
     def _by_guid(self, guid: str) -> _Answered:
         try:
             return self._asked(f"/schemas/guids/{guid}", _ABSENT_GUID)
         except _Doubtful as doubt:
-            raise _Doubtful(f"{doubt.answered}{_NOT_ALL_KNOW}") from None
+            raise _Doubtful(f"{doubt.answered}{_NOT_ALL_KNOW}", doubt.advice) from None
         except (RegistryUnavailable, NoSuchSchema) as error:
             if not str(error):
                 raise
