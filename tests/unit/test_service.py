@@ -75,6 +75,10 @@ def test_of_many_indexes_those_that_failed_for_the_longest_are_named_and_the_oth
         (SinkError("vector of a secret record", status=400, code="InvalidArgument"), "400 InvalidArgument"),
         (SinkError("page of a proxy", status=502), "502 Bad Gateway"),
         (SinkError("what?", status=599), "599"),
+        (
+            SinkError("page of a portal", status=200),
+            "200, but the answer does not show that the service has done it",
+        ),
         (SinkError("https://x, connecting: refused"), "https://x, connecting: refused"),
     ],
     ids=str,

@@ -94,6 +94,8 @@ def words_of(error: SinkError) -> str:
     """
     if not error.status:
         return clean(error.message, _WORDS_CHARACTERS)
+    if 200 <= error.status <= 299:
+        return f"{error.status}, but the answer does not show that the service has done it"
     return f"{error.status} {error.code or _phrase(error.status)}".rstrip()
 
 
