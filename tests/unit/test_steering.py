@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.app import INDEX, TOPIC, App
-from worker.app.steering import RESUME_SHARE, Steering, is_above
+from worker.app.steering import OLD_SECONDS, RESUME_SHARE, Steering, is_above
 from worker.errors import BlockReason, SinkError
 from worker.ledger import Outcome
 from worker.settings import tables
@@ -83,6 +83,29 @@ def test_what_is_blocked_is_fetched_only_where_the_reason_allows_it(reason: Bloc
     app.status.unblock(block)
     app.turn()
     assert app.fetched() == {0, 1}
+
+
+def test_a_partition_that_is_not_read_on_for_long_has_its_record_in_the_reason_while_no_block_says_why() -> None:
+    app = App(partitions=2, buffer=tables.Buffer(max_offset_span=100)).started()
+    app.publish(100, partition=1)
+    app.turn()
+    assert app.status.warnings() == []
+    for _ in range(2):
+        app.clock.advance(OLD_SECONDS / 2)
+        app.turn()
+    (warning,) = app.status.warnings()
+    assert warning.startswith(f"{TOPIC}/1 is not read on: its record at offset 0 has had no outcome for 1 min")
+    block = Block(TOPIC, BlockReason.RECORD_STUCK, 1)
+    app.status.block(block, "x")
+    app.turn()
+    assert app.status.warnings() == []
+    app.status.unblock(block)
+    app.turn()
+    assert len(app.status.warnings()) == 1
+    app.worker._intake.seal_all()
+    app.deliver()
+    app.turn()
+    assert app.status.warnings() == []
 
 
 # -- what cannot move

@@ -90,7 +90,7 @@ class Worker:
             self._take_in_new_records()
             self._intake.drop_returned()
             self._intake.seal_due()
-            self._steering.steer(self._intake.behind())
+            self._steering.steer(self._clock(), self._intake.behind())
             if self._connection.is_up:  # the poll may have lost it
                 self._committer.commit_if_due()
         self._enter_state()

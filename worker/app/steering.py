@@ -7,9 +7,11 @@ from worker.errors import BlockReason
 from worker.ledger import Assignment, Ledger, Phase
 from worker.ports import Source
 from worker.settings.tables import Buffer
+from worker.telemetry.page.words import duration
 from worker.telemetry.service import SHOWN_AFTER_SECONDS
 from worker.telemetry.state import Block, Status
 
+OLD_SECONDS: Final = 60.0  # a record without an outcome; in a mere backlog few are older
 RESUME_SHARE: Final = 0.75  # of a limit: what was paused at the limit is resumed below this share of it
 
 
@@ -28,8 +30,8 @@ class Steering:
         self._is_full = False
         self._too_far_ahead: set[Assignment] = set()
 
-    def steer(self, behind: Collection[Assignment] = ()) -> None:
-        """Pause and resume partitions as the buffer, their spans and the blocks are now.
+    def steer(self, now: float, behind: Collection[Assignment] = ()) -> None:
+        """Pause and resume partitions as the buffer, their spans and the blocks are now, in the clock's seconds.
 
         Those of `behind` are paused: the main loop has read more of them than it had time for.
         """
@@ -37,6 +39,18 @@ class Steering:
         assignments, span = self._ledger.assignments(), self._settings.max_offset_span
         self._too_far_ahead = {a for a in assignments if is_above(a.span, span, was_above=a in self._too_far_ahead)}
         self._source.steer({each: each not in behind and self._is_wanted(each) for each in assignments})
+        self._status.warn("too far ahead", self._why_not_read_on(now))
+
+    def _why_not_read_on(self, now: float) -> str:
+        """Return which partition is not read on behind a record without an outcome, though no block says so; "" if none is."""
+        waiting = [each for each in self._too_far_ahead if not self._status.blocks_of(*each.partition)]
+        first = max(waiting, key=lambda each: each.oldest_unsettled_age(now), default=None)
+        if first is None or (age := first.oldest_unsettled_age(now)) < OLD_SECONDS:
+            return ""
+        return (
+            f"{first.partition} is not read on: its record at offset {first.watermark} has had no outcome for {duration(age)}, "
+            f"and {first.span:,} offsets have been read from there on (buffer.max_offset_span)"
+        )
 
     def _is_wanted(self, assignment: Assignment) -> bool:
         if self._is_full or assignment.phase is not Phase.OPEN or assignment in self._too_far_ahead:
