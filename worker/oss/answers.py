@@ -68,6 +68,7 @@ def error_of(operation: str, answer: Answer) -> SinkError | None:
         code=said.code,
         request_id=said.request_id,
         unknown_outcome=True,
+        blame=Blame.PROXY if said.request_id else Blame.NONE,  # such as an answer that names records
     )
 
 
