@@ -101,7 +101,10 @@ class IndexState:
         as nothing comes through to it.
         """
         with self._lock:
+            if error.request_id:
+                self._denied.pop(None, None)  # the service itself has answered
             self._denied[operation] = reason
+            self._end_other_blocks()
             for topic in self.topics:
                 self._status.block(self._block_of(topic, reason), f"index {self.index}: {error}", retry_in=retry_in)
 
@@ -116,11 +119,15 @@ class IndexState:
         with self._lock:
             for operation in operations:
                 self._denied.pop(operation, None)
-            still = self._denied.values()
-            for topic in self.topics:
-                for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
-                    if reason not in still:
-                        self._status.unblock(self._block_of(topic, reason))
+            self._end_other_blocks()
+
+    def _end_other_blocks(self) -> None:
+        """Unblock the topics for what is no reason any more. The caller has the lock."""
+        still = self._denied.values()
+        for topic in self.topics:
+            for reason in (BlockReason.CREDENTIALS, BlockReason.TARGET):
+                if reason not in still:
+                    self._status.unblock(self._block_of(topic, reason))
 
     def forget_denied_but(self, operations: Collection[Operation]) -> None:
         """Unblock the topics as far as only other operations are denied: no request will find out when that is over.
