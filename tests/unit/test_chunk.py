@@ -75,8 +75,8 @@ def test_time_outs_while_sending_are_counted() -> None:
 def test_others_pass_only_if_they_were_accepted_after_the_first_doubt_and_before_the_last_attempt() -> None:
     doubt = Doubt()
     assert not doubt.others_pass(accepted_when_sent=7)
-    doubt.note(accepted=7)
-    doubt.note(accepted=9)  # the first answer counts, not this one
+    doubt.note(7, accepted=7)
+    doubt.note(7, accepted=9)  # the first answer counts, not this one
     assert not doubt.others_pass(accepted_when_sent=7)
     assert doubt.others_pass(accepted_when_sent=8)
 
@@ -84,7 +84,7 @@ def test_others_pass_only_if_they_were_accepted_after_the_first_doubt_and_before
 def test_what_was_accepted_before_the_last_failures_does_not_count() -> None:
     doubt = Doubt()
     for accepted in (7, 9, 9, 9):
-        doubt.note(accepted)
+        doubt.note(accepted, accepted)
     assert not doubt.others_pass(accepted_when_sent=9)
     assert doubt.others_pass(accepted_when_sent=10)
     assert doubt.count == 4
@@ -137,3 +137,26 @@ def test_the_last_answer_of_an_outage_proves_nothing_though_others_are_accepted_
     chunk.accepted_when_sent = chunk.accepted_in_all_when_sent = 5
     chunk.note(failure(Blame.PROXY), accepted=6, accepted_in_all=6)
     assert chunk.is_proven
+
+
+def test_failures_while_others_pass_are_counted_apart() -> None:
+    doubt = Doubt()
+    seen = []
+    for accepted_when_sent in (7, 7, 7, 8, 8, 8, 8, 9):
+        doubt.note(accepted_when_sent, accepted_when_sent)
+        seen.append(doubt.while_others_pass)
+    assert seen == [0, 0, 0, 1, 2, 2, 2, 3]
+
+
+def test_another_version_of_a_record_goes_on_counting_but_is_blamed_only_for_its_own_failures() -> None:
+    chunk = Chunk([item("a")])
+    for accepted in range(4):
+        chunk.accepted_when_sent = chunk.accepted_in_all_when_sent = accepted
+        chunk.note(failure(Blame.CONTENT), accepted=accepted, accepted_in_all=accepted)
+    assert chunk.service_doubt.while_others_pass > 0
+    newer = chunk.with_version(item("a"))
+    assert (newer.blamed, newer.records_doubt.count, newer.service_doubt.count, newer.is_proven) == (4, 4, 4, True)
+    assert (newer.attempts, newer.service_doubt.while_others_pass) == (0, 0)
+    # How many deletes were accepted cannot be compared with how many puts were.
+    delete = chunk.with_version(item("a", is_delete=True))
+    assert (delete.blamed, delete.records_doubt.count, delete.service_doubt.count, delete.is_proven) == (0, 0, 0, True)

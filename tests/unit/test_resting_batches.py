@@ -42,6 +42,8 @@ SERVERS_500: Final = Answer(
 UNKNOWN_400: Final = Answer(
     400, {"x-oss-request-id": "0" * 24}, b'{"Error":{"Code":"IndexIsFull","Message":"m","RequestId":"000000000000"}}'
 )
+# Not seen in the wild: that it names records does not make it an acceptance of the others.
+NAMES_RECORDS: Final = Answer(200, {"x-oss-request-id": "0" * 24}, b'{"failedVectors": [{"key": "bad"}]}')
 DENIED: Final = Answer(403, {"x-oss-request-id": "0" * 24}, b"")
 RESET: Final = Transient("connection reset", kind=RetryReason.NETWORK, unknown_outcome=True)
 
@@ -184,7 +186,9 @@ class Bench:
         self.lane.wake()
 
 
-@pytest.mark.parametrize("answer", [OF_PROXY[413], SERVERS_500, RESET], ids=["413", "500", "reset"])
+@pytest.mark.parametrize(
+    "answer", [OF_PROXY[413], SERVERS_500, RESET, NAMES_RECORDS], ids=["413", "500", "reset", "200 that names records"]
+)
 def test_a_record_that_fails_without_end_holds_up_no_other_whatever_keys_they_share(answer: Answer | SinkError) -> None:
     bench = Bench()
     bench.service.refused["bad"] = answer
@@ -952,3 +956,136 @@ def test_what_fails_in_an_outage_takes_no_place_of_what_failed_before() -> None:
         else:
             bench.deliver(flight)
     assert sum(one.rests_in_outage for one in bench.lane._resting) <= 16
+
+
+SIXTY: Final = [f"k{number}" for number in range(60)]
+
+
+@pytest.mark.parametrize("deletes", [False, True], ids=["puts", "deletes"])
+@pytest.mark.parametrize("together", [60, 7, 1])
+def test_newer_versions_that_come_in_an_outage_stay_together_and_none_is_blamed_for_it(
+    together: int, deletes: bool
+) -> None:
+    bench = Bench()
+    bench.service.is_away = SERVERS_500
+    bench.queue(SIXTY)
+    bench.work(10.0)
+    for place in range(0, len(SIXTY), together):
+        bench.queue(SIXTY[place : place + together], deletes=deletes)
+        bench.work(200.0 / len(SIXTY))
+    (flight,) = bench.lane._resting
+    assert len(flight.chunks) <= 2
+    bench.service.attempts = 0
+    bench.work(200.0)
+    assert bench.service.attempts <= 50
+    # One request in five is still answered so.
+    answer = bench.service._judge_body
+
+    def falters(operation: str, body: bytes) -> None:
+        bench.service.is_away = SERVERS_500 if bench.service.attempts % 5 == 0 else None
+        answer(operation, body)
+
+    bench.service._judge_body = falters  # type: ignore[method-assign]
+    for number in range(40):
+        bench.queue([f"other{number}"], OTHER)
+        bench.work(5.0)
+    assert (bench.letters, bench.lane.is_idle) == ([], True)
+    if deletes:
+        assert bench.service.vectors.keys().isdisjoint(SIXTY)
+    else:
+        assert all(bench.numbers()[key] >= len(SIXTY) for key in SIXTY)
+
+
+def test_newer_versions_for_which_a_body_has_no_room_leave_the_chunk() -> None:
+    bench = Bench()
+    bench.service.is_away = SERVERS_500
+    bench.queue(SIXTY)
+    bench.work(10.0)
+    bench.lane.state.shrink_bodies(2 * 1024 + 2)
+    newer = bench.items(SIXTY, ONE)
+    for item in newer:
+        item.fragment = b'{"key":"%s","data":{"float32":[%d]},"pad":"%s"}' % (item.key.encode(), item.offset, b"x" * 400)
+    bench.queue_items(newer)
+    bench.work()
+    (flight,) = bench.lane._resting
+    assert sorted(item.offset for chunk in flight.chunks for item in chunk.items) == list(range(60, 120))
+    (kept, _) = flight.chunks
+    assert kept.body_bytes <= bench.lane._room()
+    bench.service.is_away = None
+    bench.work(2 * RETRY_MAX)
+    assert (bench.lane.is_idle, set(bench.numbers()) == set(SIXTY), bench.settled(Outcome.SUPERSEDED)) == (True, True, 60)
+
+
+@pytest.mark.parametrize("seconds", [10.0, 20.0, 30.0])
+@pytest.mark.parametrize("answer", [SERVERS_500, OF_PROXY[403], OF_PROXY[413], RESET], ids=["500", "403", "413", "reset"])
+def test_a_bad_key_that_gets_newer_versions_all_the_time_is_reported_or_dead_lettered(
+    answer: Answer | SinkError, seconds: float
+) -> None:
+    bench = Bench()
+    bench.service.refused["k"] = answer
+    for number in range(20):
+        bench.queue(["k"])
+        for each in range(int(seconds / 5.0)):
+            bench.queue([f"a{number}-{each}"], OTHER)
+            bench.work(5.0)
+    if answer is SERVERS_500:
+        assert len(bench.letters) >= 15
+    else:
+        assert bench.blocks() == {STUCK}
+
+
+def test_one_500_after_an_outage_blames_no_record() -> None:
+    bench = Bench()
+    bench.service.is_away = SERVERS_500
+    bench.queue(["a"])
+    bench.work(20 * RETRY_MAX)
+    bench.service.is_away, bench.service.refused["a"] = None, SERVERS_500
+    bench.queue(["b"], OTHER)
+    attempts = bench.service.attempts
+    while bench.service.attempts < attempts + 2:  # the one that is accepted, and another 500
+        bench.work(1.0)
+    assert bench.letters == []
+    bench.service.refused.clear()
+    bench.work(2 * RETRY_MAX)
+    assert (bench.letters, bench.numbers()) == ([], {"a": 0, "b": 0})
+
+
+def test_an_older_delete_that_is_denied_keeps_the_block_though_puts_are_accepted() -> None:
+    bench = Bench()
+    (older,), (newer,) = bench.items(["k"], ONE, deletes=True), bench.items(["k"], ONE)
+    newer.supersede(older)
+    bench.queue_items([newer])
+    content = b'{"Error":{"Code":"InvalidArgument","Message":"m","RequestId":"000000000000"}}'
+    bench.service.refused["k"] = Answer(400, {"x-oss-request-id": "0" * 24}, content)
+    bench.service.not_done["DeleteVectors"] = DENIED
+    flight = bench.lane.pop()
+    assert flight is not None
+    bench.send(flight)
+    bench.send(flight)
+    assert ([letter.offset for letter in bench.letters], bench.lane.state.is_blocked) == ([1], True)
+    bench.queue(["a"], OTHER)
+    bench.clock.advance(RETRY_MAX)
+    other = bench.lane.pop()
+    assert other is not None
+    bench.deliver(other)
+    assert {block.reason for block in bench.blocks()} == {BlockReason.CREDENTIALS}
+
+
+def test_a_block_has_the_reason_of_the_last_answer_alone() -> None:
+    bench = Bench()
+    state = bench.lane.state
+    denied = TargetError("m", block=BlockReason.CREDENTIALS, status=403, request_id="0" * 24)
+    missing = TargetError("m", block=BlockReason.TARGET, status=404, request_id="0" * 24)
+    strangers = TargetError("m", block=BlockReason.TARGET, status=403)
+    seen = []
+    for operation, error in [
+        (Operation.PUT, denied),
+        (Operation.PUT, missing),
+        (None, strangers),  # nothing comes through
+        (Operation.PUT, denied),  # the service itself answers again
+        (Operation.DELETE, missing),  # each operation has a reason of its own
+    ]:
+        state.block(operation, error.block, error, RETRY_MAX)
+        seen.append({block.reason for block in bench.blocks()})
+    credentials, target = BlockReason.CREDENTIALS, BlockReason.TARGET
+    assert seen == [{credentials}, {target}, {target}, {credentials}, {credentials, target}]

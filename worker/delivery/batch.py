@@ -94,9 +94,9 @@ class OpenBatch:
         of a monotonic clock. The limit of bytes is never exceeded, since each item fits alone.
         """
         sealed = None
-        items, size = self._items, _body_bytes(item)
+        items, size = self._items, body_bytes(item)
         older = items.get(item.key)
-        growth = size if older is None else size - _body_bytes(older)
+        growth = size if older is None else size - body_bytes(older)
         if self._size + growth - 1 > self._max_bytes and items:
             sealed = self.seal(SealReason.BYTES)
             items, older, growth = self._items, None, size
@@ -128,5 +128,6 @@ class OpenBatch:
         self._max_bytes = max_bytes
 
 
-def _body_bytes(item: Item) -> int:
+def body_bytes(item: Item) -> int:
+    """Return how many bytes of a PutVectors body are the item's."""
     return len(item.fragment) + 1 if item.fragment is not None else 0

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from worker.delivery.batch import Item
+from worker.delivery.batch import Item, body_bytes
 from worker.errors import Blame, RetryReason, SinkError, Transient
 from worker.ports import Operation
 
@@ -20,14 +20,15 @@ class Doubt:
     def __init__(self, accepted: int | None = None) -> None:
         """`accepted` is how many of the others have been accepted until now, where that counts as a failure before."""
         self.count = 0
-        self._accepted = deque(
-            () if accepted is None else (accepted,), maxlen=SPLIT_AFTER
-        )  # at each of the last failures
+        self.while_others_pass = 0  # how many of them came while others were accepted
+        # At each of the last failures.
+        self._accepted = deque(() if accepted is None else (accepted,), maxlen=SPLIT_AFTER)
 
-    def note(self, accepted: int) -> None:
-        """Note a failure; so many of the others have been accepted until now."""
+    def note(self, accepted_when_sent: int, accepted: int) -> None:
+        """Note a failure; so many of the others had been accepted when the request left, and have been until now."""
         self._accepted.append(accepted)
         self.count += 1
+        self.while_others_pass += self.others_pass(accepted_when_sent)
 
     def others_pass(self, accepted_when_sent: int) -> bool:
         """Return whether others were accepted between the first of the last failures and the chunk's last attempt.
@@ -62,6 +63,20 @@ class Chunk:
         self.accepted_in_all_when_sent = 0
         self.waits_for_lease = False
         self.is_denied = False  # its last answer blocked the index, so that it finds out when that is over
+        self.may_grow = False  # newer versions of what rested together gather in it
+
+    def with_version(self, item: Item) -> "Chunk":
+        """Return what is sent instead of this single record: another version of its key.
+
+        What was counted goes on counting: the key keeps failing, and its partition waits, whatever version is sent. But a
+        version is blamed only after failures of its own while others are accepted.
+        """
+        chunk = Chunk([item], is_proven=self.is_proven)
+        chunk.is_denied, chunk.may_grow = self.is_denied, self.may_grow
+        if chunk.operation is self.operation:
+            chunk.records_doubt, chunk.service_doubt, chunk.blamed = self.records_doubt, self.service_doubt, self.blamed
+            chunk.service_doubt.while_others_pass = 0
+        return chunk
 
     def replace_items(self, items: list[Item]) -> None:
         """Consist of these from now on, at least one. A record that is left alone is not blamed for what all together got."""
@@ -77,6 +92,11 @@ class Chunk:
     def operation(self) -> Operation:
         """What its requests ask for: its records are puts, or deletes."""
         return operation_of(self.items)
+
+    @property
+    def body_bytes(self) -> int:
+        """How many bytes of a body are its records'."""
+        return sum(map(body_bytes, self.items))
 
     @property
     def attempts(self) -> int:
@@ -137,17 +157,17 @@ class Chunk:
 
     def note(self, error: SinkError, accepted: int, accepted_in_all: int) -> None:
         """Count an attempt that failed; so many requests of its kind, and in all, have been accepted until now."""
-        self.failures.note(accepted_in_all)
+        self.failures.note(self.accepted_in_all_when_sent, accepted_in_all)
         self.is_denied = False
         if may_be_of_records(error):
-            self.records_doubt.note(accepted)
+            self.records_doubt.note(self.accepted_when_sent, accepted)
             self.is_proven = self.is_single and self.others_pass
         if not isinstance(error, Transient):
             return
         if error.blame is not Blame.NONE:
             self.blamed += 1
         if error.blame is Blame.CONTENT:
-            self.service_doubt.note(accepted)
+            self.service_doubt.note(self.accepted_when_sent, accepted)
         if error.while_sending:
             self.write_timeouts += 1
 

@@ -43,6 +43,8 @@ log = logging.getLogger("worker.delivery")
 
 SERVER_ERROR: Final = 500  # the service's answer to some content, as well as to faults of its own
 SPLIT_AFTER_WRITE_TIMEOUTS: Final = 2
+# All failures before may be those of an outage, and the first one after it also.
+_LEAST_WHILE_OTHERS_PASS: Final = 2
 LEASE_LOOK_SECONDS: Final = 1.0  # between two checks of a lease that has run out; a wake-up checks it too
 
 # Of the header __connect.errors.class.name: it stays as it is when this file moves.
@@ -320,8 +322,10 @@ class Courier:
             return may_be_of_records(error) and chunk.keeps_failing and chunk.fails_alone
         if not isinstance(error, Transient) or error.blame is not Blame.CONTENT:
             return False
-        doubt = chunk.service_doubt
-        return doubt.count >= self._isolated_attempts and doubt.others_pass(chunk.accepted_when_sent)
+        doubt, needed = chunk.service_doubt, self._isolated_attempts
+        if doubt.count < needed or doubt.while_others_pass < min(_LEAST_WHILE_OTHERS_PASS, needed):
+            return False
+        return doubt.others_pass(chunk.accepted_when_sent)
 
     def _split(self, chunk: Chunk) -> list[Chunk]:
         self._metrics.bisects.labels(self._state.index).inc()
@@ -369,6 +373,7 @@ class Courier:
         """Dead-letter the one record; the version that it had superseded is tried instead."""
         item = chunk.items[0]
         older = item.give_way()
+        rest = [chunk.with_version(older)] if older is not None else []
         is_refused = error.status != SERVER_ERROR
         self._dead_letters.submit(
             DeadLetter(
@@ -388,7 +393,7 @@ class Courier:
         # From here on the bytes count for the dead letter.
         item.message, item.fragment = BareMessage(item.offset, item.message.timestamp), None
         self._stuck.clear([item])
-        return [Chunk([older], is_proven=chunk.is_proven)] if older is not None else []
+        return rest
 
 
 def _has_gone(chunks: Iterable[Chunk]) -> bool:

@@ -1,9 +1,9 @@
 """A batch on its way: what of it has no outcome yet, and which keys wait for that."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from worker.delivery.batch import Batch, Item
-from worker.delivery.chunk import Chunk, chunks_of
+from worker.delivery.batch import Batch, Item, body_bytes
+from worker.delivery.chunk import Chunk, chunks_of, operation_of
 
 
 class Flight:
@@ -44,6 +44,7 @@ class Flight:
     def put_back(self, chunks: Collection[Chunk]) -> bool:
         """Put back what is left of a chunk that was taken; return whether that frees keys which others may wait for."""
         self.chunks += chunks
+        self.operations |= {chunk.operation for chunk in chunks}  # an older version may be of the other one
         if sum(len(chunk.items) for chunk in self.chunks) == len(self.keys):
             return False
         self.keys = {item.key for chunk in self.chunks for item in chunk.items}
@@ -62,18 +63,53 @@ class Flight:
         """Return when the first chunk may be sent again, in the clock's seconds."""
         return min(chunk.not_before for chunk in self.chunks)
 
-    def supersede(self, item: Item) -> None:
-        """Let a newer version of one of the keys take the place of the one that rests, which is kept with it."""
+    def supersede(self, newer: Mapping[str, Item], room: int) -> None:
+        """Let newer versions, by key, take the place of those that rest, which are kept with them.
+
+        Several records rest together only while no others are accepted, as in an outage. Their newer versions stay together too,
+        as far as a body has room for so many bytes: sent one by one they would be as many requests, and as many suspects.
+        """
+        apart: list[Item] = []
+        for chunk in [*self.chunks]:
+            found = {item.key: newer[item.key] for item in chunk.items if item.key in newer}
+            if not found:
+                continue
+            for resting in chunk.items:
+                if resting.key in found:
+                    found[resting.key].supersede(resting)
+            if chunk.is_single:
+                (item,) = found.values()
+                self.chunks[self.chunks.index(chunk)] = chunk.with_version(item)
+            else:
+                apart += self._take_in(chunk, found, room)
+        for group in chunks_of(apart):
+            self._add(group, room)
+        self._note_chunks()
+
+    def _take_in(self, chunk: Chunk, newer: Mapping[str, Item], room: int) -> list[Item]:
+        """Let newer versions replace the older ones of a chunk of several; return those that do not fit in, which leave it."""
+        rest = [item for item in chunk.items if item.key not in newer]
+        apart = []
+        size = sum(map(body_bytes, rest))
+        for item in newer.values():
+            size += body_bytes(item)
+            if operation_of([item]) is chunk.operation and size <= room:
+                rest.append(item)
+            else:
+                size -= body_bytes(item)
+                apart.append(item)
+        if rest:
+            chunk.replace_items(rest)
+        else:
+            self.chunks.remove(chunk)
+        return apart
+
+    def _add(self, group: Chunk, room: int) -> None:
+        """Add records to a chunk that they may join, as far as there is room; else as a chunk of their own."""
         for chunk in self.chunks:
-            resting = next((one for one in chunk.items if one.key == item.key), None)
-            if resting is not None:
-                item.supersede(resting)
-                if chunk.is_single:
-                    self.chunks.remove(chunk)
-                else:
-                    chunk.replace_items([one for one in chunk.items if one is not resting])
-                newer = Chunk([item], is_proven=chunk.is_proven)
-                newer.is_denied = chunk.is_denied
-                self.chunks.append(newer)
-                self._note_chunks()
+            may_join = not chunk.is_single or (chunk.may_grow and not chunk.is_proven)
+            if may_join and chunk.operation is group.operation and chunk.body_bytes + group.body_bytes <= room:
+                chunk.replace_items([*chunk.items, *group.items])
                 return
+        group.may_grow = True
+        self.chunks.append(group)

@@ -161,10 +161,13 @@ class Lane:
         for flight in self._resting:
             if items.keys().isdisjoint(flight.keys):
                 continue
-            for item in [items[key] for key in flight.keys if key in items]:
-                flight.supersede(item)
+            flight.supersede({key: items[key] for key in flight.keys if key in items}, self._room())
             items = {key: item for key, item in items.items() if key not in flight.keys}
         return batch if items is batch.items else Batch(items, batch.size, batch.reason)
+
+    def _room(self) -> int:
+        """Return how many bytes of records a body may have now, each with the comma behind it."""
+        return self.max_body_bytes() - self.envelope.put_overhead + 1
 
     def _note_freed(self) -> None:
         """Let slots check whether a batch that waited for a key may leave."""
