@@ -5,6 +5,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -385,6 +386,12 @@ def html_of(stage: PageStage) -> str:
     """Return the page two seconds later, without a turn of the main loop."""
     stage.clock.pass_by(2.0)
     return stage.page.html().decode()
+
+
+@cache
+def page_in(trouble: str) -> str:
+    """Return the page in a trouble, made once."""
+    return html_of(TROUBLES[trouble].make())
 
 
 def main(folder: Path) -> None:

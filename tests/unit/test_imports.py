@@ -4,7 +4,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -36,7 +37,8 @@ CORE = ["assignment", "ledger", "lease", "ports", "records", "delivery.batch", "
 CLIENTS = {"kafka", "requests", "urllib3", "http", "socket", "prometheus_client", "alibabacloud_oss_v2"}
 
 
-def modules() -> dict[str, Path]:
+@cache
+def modules() -> Mapping[str, Path]:
     """Return the worker's own modules by their names below `worker`, without the local stack."""
     paths = (path.relative_to(ROOT) for path in sorted(ROOT.rglob("*.py")))
     names = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): ROOT / path for path in paths}
@@ -48,8 +50,13 @@ def room_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Yield the full name of everything that a file imports, wherever it stands in it."""
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Return the full name of everything that a file imports, wherever it stands in it."""
+    return frozenset(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

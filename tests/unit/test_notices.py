@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.markdown import ROOT, headings, slug
 from tests.support.page import PageStage
-from tests.support.troubles import TROUBLES, UNAVAILABLE, at_work, healthy, html_of, idle
+from tests.support.troubles import TROUBLES, UNAVAILABLE, at_work, healthy, html_of, idle, page_in
 from tests.unit.samples import opened
 from worker.errors import BlockReason
 from worker.telemetry.kafka_facts import GroupFacts, GroupMember, Retention, TopicFacts
@@ -63,8 +63,8 @@ def read(html: str) -> _Checked:
 
 @pytest.mark.parametrize("name", TROUBLES)
 def test_in_a_trouble_the_page_says_what_gets_through_why_not_and_since_when(name: str) -> None:
-    make, headline, tone, words = TROUBLES[name]
-    html = html_of(make())
+    _, headline, tone, words = TROUBLES[name]
+    html = page_in(name)
     found = read(html)
     assert f"<h1>{headline}</h1>" in html
     assert f'<header class="{tone}">' in html
@@ -75,7 +75,7 @@ def test_in_a_trouble_the_page_says_what_gets_through_why_not_and_since_when(nam
 
 @pytest.mark.parametrize("name", TROUBLES)
 def test_what_is_wrong_comes_before_all_figures(name: str) -> None:
-    html = html_of(TROUBLES[name].make())
+    html = page_in(name)
     places = [html.find(each) for each in ('class="notices"', 'class="blocked"', 'class="now"')]
     assert places[2] > max(places[:2])
     if "<h1>blocked" in html:
@@ -93,7 +93,7 @@ def test_what_is_blocked_comes_first_where_nothing_moves(state: State, is_first:
 
 
 def test_a_worker_that_finds_no_broker_names_the_section_of_the_runbook_beside_its_state() -> None:
-    header, _, _ = html_of(TROUBLES["first start"].make()).partition("</header>")
+    header, _, _ = page_in("first start").partition("</header>")
     assert f'<a href="{RUNBOOK}#ossvectorspollingstopped"' in header
 
 
@@ -127,8 +127,8 @@ def test_each_section_of_a_notice_is_that_of_an_alert() -> None:
     alerts = {name.lower() for name in re.findall(r"alert: (\w+)", _rules())}
     linked = {
         section
-        for trouble in TROUBLES.values()
-        for section in re.findall(rf'href="{re.escape(RUNBOOK)}#(?!blocked-)([^"]*)"', html_of(trouble.make()))
+        for trouble in TROUBLES
+        for section in re.findall(rf'href="{re.escape(RUNBOOK)}#(?!blocked-)([^"]*)"', page_in(trouble))
     }
     assert (linked - alerts, len(linked) >= 8) == (set(), True)
 
