@@ -322,6 +322,9 @@ def test_the_tombstone_after_a_delete_is_ignored_whatever_is_set() -> None:
         pytest.param(
             {"status": "BEGIN", "id": "571", "event_count": None, "data_collections": None}, id="a transaction's begin"
         ),
+        pytest.param({"status": "BEGIN", "id": "571", "ts_ms": 1}, id="a transaction's begin in Protobuf"),
+        pytest.param({"status": "END", "id": "571", "event_count": 2, "other": 1}, id="a transaction's end"),
+        pytest.param({"ts_ms": 1, "ts_us": 1000, "ts_ns": 1000000}, id="a heartbeat with finer times"),
         pytest.param(
             {"op": "m", "ts_ms": 1, "message": {"prefix": "x", "content": "eA=="}}, id="a message of PostgreSQL"
         ),
@@ -346,6 +349,7 @@ def test_what_is_no_row_is_ignored(value: Any, wrap: Any) -> None:
         ({"after": ROW, "ts_ms": 1}, "there is no op"),
         (ROW, "there is no op"),
         ({}, "there is no op"),
+        ({"op": "m", "message": "text", **ROW}, "op is 'm'"),
         (in_payload({"op": "c", "after": [1]}), "after is a list"),
         (
             change("u", None, {**ROW, "embedding": "__debezium_unavailable_value"}),
@@ -369,6 +373,41 @@ def test_a_change_that_cannot_be_written_says_why(value: Any, words: str) -> Non
     error = refused(of_rows(), value, b"7")
     assert error.reason is Reason.MALFORMED
     assert re.search(words, error.message)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        pytest.param({"status": "active"}, id="a status"),
+        pytest.param({"status": "END"}, id="a status as marks have it"),
+        pytest.param({"status": "active", "event_count": 5}, id="a status and a count"),
+        pytest.param({"ts_ms": 1790000000000}, id="the time of a heartbeat"),
+        pytest.param({"ddl": "x"}, id="the ddl of a schema change"),
+        pytest.param({"ddl": "x", "source": "crawler"}, id="a ddl and a source that is no map"),
+        pytest.param({"payload": None}, id="a payload that is null"),
+        pytest.param({"payload": {"ts_ms": 1790000000000}}, id="a payload like a heartbeat"),
+        pytest.param({"tableChanges": [], "source": {}, "after": None}, id="names of a change and of a schema change"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda value: value, in_payload], ids=["alone", "in a payload"])
+def test_a_row_that_was_unwrapped_is_never_ignored_for_its_columns(columns: Any, wrap: Any) -> None:
+    error = refused(of_rows(), wrap({**ROW, **columns}), b"7")
+    assert (error.reason, "there is no op" in error.message) == (Reason.MALFORMED, True)
+
+
+def test_a_record_of_the_service_is_never_ignored_for_a_time_beside_it() -> None:
+    error = refused(of_rows(), {**OWN, "ts_ms": 1790000000000}, b"7")
+    assert (error.reason, "there is no op" in error.message) == (Reason.MALFORMED, True)
+
+
+def test_a_null_payload_of_a_change_is_the_tombstone_after_a_delete() -> None:
+    for value in ({"schema": {"type": "struct"}, "payload": None}, {"payload": None}):
+        assert read(of_rows(tombstones="dead-letter"), value, b'{"id":7}') is IGNORE
+
+
+def test_a_null_column_named_payload_makes_no_tombstone_of_a_row() -> None:
+    error = refused(decoder("connect", tombstones="delete"), {**OWN, "payload": None}, b"a")
+    assert (error.reason, "payload is a null" in error.message) == (Reason.MALFORMED, True)
 
 
 OBJECT_ID: Final = {"$oid": "596e275826f08b2730779e1f"}

@@ -12,6 +12,7 @@ make vectors of deleted rows.
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from worker.records.formats.envelopes import without_row
 from worker.records.formats.toast import has_unchanged
 from worker.records.formats.values import Kind, Raw
 from worker.records.members import NOTHING, Encoding, members_of, text_of
@@ -68,7 +69,7 @@ def envelope_of(encoding: Encoding, members: Mapping[str, Raw]) -> Envelope | No
         return Envelope("a change of Debezium", "debezium", members.get("after"), _debezium_note(encoding, members))
     if "specversion" in members and ("data" in members or "data_base64" in members):
         return Envelope("a CloudEvent", "cloudevents", members.get("data"))
-    said = _without_row(members)
+    said = without_row(members, encoding.kind, lambda raw: text_of(encoding, raw))
     return Envelope(said, "debezium", None) if said else None
 
 
@@ -91,15 +92,6 @@ def change_of(encoding: Encoding, members: Mapping[str, Raw]) -> Change | None:
             note="a delete has no after, so the Kafka key has to be the primary key",
         )  # fmt: skip
     return None
-
-
-def _without_row(members: Mapping[str, Raw]) -> str:
-    """Return what else Debezium sends beside changes of rows, "" if it is something else."""
-    if "ddl" in members or "tableChanges" in members:
-        return "a change of a schema, of Debezium"
-    if {"status", "id", "event_count"} <= members.keys():
-        return "a mark of a transaction, of Debezium"
-    return "a heartbeat of Debezium" if members.keys() == {"ts_ms"} else ""
 
 
 def _debezium_note(encoding: Encoding, members: Mapping[str, Raw]) -> str:

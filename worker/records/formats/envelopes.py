@@ -8,7 +8,7 @@ An envelope is opened in the encoding of its message; what is within is read by 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,13 +19,19 @@ from worker.records.formats.around import Around
 from worker.records.formats.connect_schema import Logical
 from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.fields import NOTHING, FieldReader
+from worker.records.formats.halves import without_halves
 from worker.records.formats.mapped import MappedReader
 from worker.records.formats.shared import SharedKey
-from worker.records.formats.values import Kind, Raw
+from worker.records.formats.values import UNREADABLE, Kind, Raw
 from worker.words import clean
 
 _PUTS: Final = frozenset({"c", "r", "u"})
 _FULL_DOCUMENT: Final = '; the connector of MongoDB sends it with capture.mode = "change_streams_update_full"'
+_OF_CONNECT: Final = frozenset(("schema", "payload"))
+_OF_HEARTBEATS: Final = frozenset(("ts_ms", "ts_us", "ts_ns"))
+_OF_TRANSACTIONS: Final = _OF_HEARTBEATS | {"status", "id", "event_count", "data_collections"}
+_MARKS: Final = ("BEGIN", "END")  # of a transaction
+_OF_SCHEMAS: Final = frozenset(("ddl", "tableChanges"))
 
 
 class _Connect(msgspec.Struct, gc=False):
@@ -33,19 +39,13 @@ class _Connect(msgspec.Struct, gc=False):
     payload: Raw = NOTHING
 
 
-class _Change(msgspec.Struct, rename={"ddl": "ddl", "table_changes": "tableChanges"}, gc=False):
-    """A change, and what else Debezium sends: heartbeats, schema changes, marks of transactions."""
-
+class _Change(msgspec.Struct, gc=False):
     before: Raw = NOTHING
     after: Raw = NOTHING
     op: Raw = NOTHING
+    message: Raw = NOTHING
     payload: Raw = NOTHING
     schema: Raw = NOTHING
-    ddl: Raw = NOTHING
-    table_changes: Raw = NOTHING
-    status: Raw = NOTHING
-    id: Raw = NOTHING
-    ts_ms: Raw = NOTHING
 
 
 class Opened(NamedTuple):
@@ -64,6 +64,7 @@ class Envelope(ABC):
         self._fields = fields
         self._needs_schema = needs_schema
         self._schemas = connect_schema.Schemas()
+        self._decode_members = fields.decoder(dict[str, Raw])
 
     @abstractmethod
     def open(self, value: bytes) -> Opened:
@@ -71,6 +72,13 @@ class Envelope(ABC):
 
     def _logical(self, schema: Raw) -> Logical:
         return self._schemas.of(bytes(schema)) if self._needs_schema else connect_schema.NONE
+
+    def _members(self, body: bytes) -> Mapping[str, Raw]:
+        """Return the members of a map, none where a name is no text. For the few messages that may be no records."""
+        try:
+            return self._decode_members(without_halves(body))
+        except UNREADABLE:
+            return {}
 
 
 class Connect(Envelope):
@@ -86,7 +94,7 @@ class Connect(Envelope):
         kind = self._fields.kind(found.payload)
         if kind is Kind.MAP:
             return Opened(Operation.PUT, found.payload, self._logical(found.schema))
-        if kind is Kind.NULL:
+        if kind is Kind.NULL and _is_of_connect(self._members(value)):
             return Opened(Operation.TOMBSTONE)
         what = "there is no payload" if kind is Kind.NOTHING else f"payload is a {kind.value}"
         raise self._fields.no_record(
@@ -110,8 +118,8 @@ class Debezium(Envelope):
             logical = self._logical(change.schema)
             change = fields.cut_part(change.payload, self._cutter)
         kind = fields.kind(change.op)
-        if kind is Kind.NOTHING and self._is_no_row(change):
-            return Opened(Operation.IGNORE)
+        if kind is Kind.NOTHING and (operation := self._without_operation(value)) is not None:
+            return Opened(operation)
         if kind is not Kind.STRING:
             what = "there is no op" if kind is Kind.NOTHING else f"op is a {kind.value}"
             raise fields.no_record(
@@ -125,7 +133,7 @@ class Debezium(Envelope):
         if op == "d":
             before, is_text = self._row_or_document(change.before)
             return Opened(Operation.DELETE, before, connect_schema.within(logical, "before"), is_text)
-        if op == "m":  # a message of pg_logical_emit_message, which is no row
+        if op == "m" and fields.kind(change.message) is Kind.MAP:  # of pg_logical_emit_message, which is no row
             return Opened(Operation.IGNORE)
         if op == "t":
             raise RecordError(
@@ -153,13 +161,39 @@ class Debezium(Envelope):
             return (msgspec.Raw(text.encode()), True) if text.startswith("{") else (NOTHING, False)
         return (raw, False) if kind is Kind.MAP else (NOTHING, False)
 
-    def _is_no_row(self, change: _Change) -> bool:
-        """Return whether it is a heartbeat, a schema change, or a mark of a transaction's begin or end."""
-        if change.before is not NOTHING or change.after is not NOTHING:
-            return False
-        is_schema_change = change.ddl is not NOTHING or change.table_changes is not NOTHING
-        is_mark = change.status is not NOTHING and change.id is not NOTHING
-        return is_schema_change or is_mark or change.ts_ms is not NOTHING
+    def _without_operation(self, value: bytes) -> Operation | None:
+        """Return what a message that has no `op` asks for, None where it is nothing that Debezium sends."""
+        members = self._members(value)
+        if _is_of_connect(members):
+            if self._fields.kind(members["payload"]) is Kind.NULL:
+                return Operation.TOMBSTONE
+            members = self._members(bytes(members["payload"]))
+        try:
+            return Operation.IGNORE if without_row(members, self._fields.kind, self._fields.decode_text) else None
+        except UNREADABLE:
+            return None
+
+
+def without_row(members: Mapping[str, Raw], kind: Callable[[Raw], Kind], text: Callable[[Raw], str]) -> str:
+    """Return what else Debezium sends than changes of rows, "" for anything else. It raises what `text` raises.
+
+    A row may have a column of any name: so a single name does not decide.
+    """
+    names = members.keys()
+    if "ts_ms" in names and names <= _OF_HEARTBEATS:
+        return "a heartbeat of Debezium"
+    is_whole = "event_count" in names or names <= _OF_TRANSACTIONS  # Protobuf leaves out what is null
+    if {"id", "status"} <= names and is_whole and kind(members["status"]) is Kind.STRING:
+        return "a mark of a transaction, of Debezium" if text(members["status"]) in _MARKS else ""
+    is_of_source = "databaseName" in names or kind(members.get("source", NOTHING)) is Kind.MAP
+    if is_of_source and not names.isdisjoint(_OF_SCHEMAS) and names.isdisjoint(("before", "after")):
+        return "a change of a schema, of Debezium"
+    return ""
+
+
+def _is_of_connect(members: Mapping[str, Raw]) -> bool:
+    """Return whether a map has a payload, and nothing beside it but its schema: a row may have a column of that name."""
+    return "payload" in members and members.keys() <= _OF_CONNECT
 
 
 ENVELOPES: Final[dict[str, type[Envelope]]] = {"connect": Connect, "debezium": Debezium}
