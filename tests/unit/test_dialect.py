@@ -65,6 +65,12 @@ def test_what_an_index_has_not_may_be_left_out_or_null(said: dict[str, object]) 
         pytest.param(b"", "no index", id="nothing"),
         pytest.param(b"\xff", "no index", id="no UTF-8"),
         pytest.param(b'{"index":{}}', "no index", id="without a dimension"),
+        *(
+            pytest.param(
+                b'{"index":{"dimension":%d,"distanceMetric":"cosine"}}' % number, "no index", id=f"dimension {name}"
+            )
+            for name, number in (("0", 0), ("-1", -1), ("65537", 65537), ("of many digits", 10**30))
+        ),
         pytest.param(b"[" * 100_000, "no index", id="deep"),
         pytest.param(
             b'{"index":{"dimension":4,"distanceMetric":"cosine","status":"creating"}}', '"creating"', id="not ready"

@@ -10,7 +10,7 @@ operations are in `ports.py`, since the metrics have them as labels.
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,7 @@ DESCRIBED: Final = 200
 
 
 _ENABLED: Final = "enable"
+_MOST_DIMENSIONS: Final = 65536  # more than any model has; the service allows 4096 today ("Limits", OSS vector buckets)
 
 
 class Call(NamedTuple):
@@ -82,7 +83,7 @@ class _Metadata(msgspec.Struct, rename="camel"):
 
 
 class _Index(msgspec.Struct, rename="camel"):
-    dimension: int
+    dimension: Annotated[int, msgspec.Meta(ge=1, le=_MOST_DIMENSIONS)]
     distance_metric: str
     status: str | None = None
     metadata: _Metadata | None = None
