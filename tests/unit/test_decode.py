@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.unit.samples import TARGET
 from worker.errors import Reason, RecordError
 from worker.records.decode import Decoder, Delete, Ignore, Put
+from worker.records.formats.shape import shape_of
 from worker.records.target import Target
 
 pack = msgspec.msgpack.encode
@@ -412,6 +413,21 @@ def test_a_tombstone_without_a_usable_key_deletes_nothing(key: bytes | None) -> 
 @pytest.mark.parametrize("key", [None, b"doc-1", b"\xff"])
 def test_a_tombstone_is_passed_over_where_that_is_set(key: bytes | None) -> None:
     assert decoder(tombstones="ignore").decode(key, None, ()) == Ignore()
+
+
+@pytest.mark.parametrize("path", ["", "$kafka.key", "{$kafka.key}/1"])
+def test_a_kafka_key_whose_schema_is_in_a_header_names_no_vector(path: str) -> None:
+    shape = shape_of(path, "data.float32", "metadata", "")
+    made, headers = decoder(tombstones="delete", shape=shape), [("__key_schema_id", b"\0\0\0\0\7")]
+    for body in (value(key=None), None):
+        with pytest.raises(RecordError, match="__key_schema_id") as raised:
+            made.decode(b"\x0adoc-1", body, headers)
+        assert raised.value.reason is Reason.KEY
+
+
+def test_a_record_with_a_key_of_its_own_needs_no_kafka_key_that_is_text() -> None:
+    found = decoder().decode(b"\x0adoc-1", value(), [("__key_schema_id", b"\0\0\0\0\7")])
+    assert found == Put("doc-1", FRAGMENT, key_mismatch=True)
 
 
 def test_an_empty_value_is_no_tombstone() -> None:

@@ -1,11 +1,13 @@
 """Which key a vector has, and whether the Kafka key is another; the table of refusals is in test_decode.py."""
 
 import struct
+from typing import Any
 
 import pytest
 
 from worker.errors import Reason, RecordError
 from worker.records.choices import Envelope, KeyFormat
+from worker.records.formats.shared import SharedHeaders, SharedKey
 from worker.records.keys import Keys
 
 
@@ -60,6 +62,38 @@ def test_the_text_of_a_struct_is_no_key(envelope: Envelope, kafka_key: bytes) ->
     assert raised.value.reason is Reason.KEY
     assert keys.choose("k", kafka_key) == "k"
     assert keys.is_mismatch("k", kafka_key)
+
+
+UUID_IN_AVRO = b"H3b241101-e2bb-4255-8caf-4136c566a962"  # its length is the letter H
+
+
+@pytest.mark.parametrize("name", ["__key_schema_id", "apicurio.key.contentId", "apicurio.key.globalId"])
+@pytest.mark.parametrize("kafka_key", [UUID_IN_AVRO, b"\x0adoc-1", b'"seventeen letters', b"0", b"", b"doc-1"])
+@pytest.mark.parametrize("envelope", ["none", "connect", "debezium", "cloudevents"])
+def test_a_kafka_key_whose_schema_is_in_a_header_is_no_key(name: str, kafka_key: bytes, envelope: Envelope) -> None:
+    keys, headers = Keys("utf8", envelope=envelope), [("other", b"x"), (name, bytes(8))]
+    for of, around in ((kafka_key, headers), (SharedKey(kafka_key), SharedHeaders(headers))):
+        for _ in range(2):
+            with pytest.raises(RecordError, match=name) as raised:
+                keys.choose(None, of, around)
+            assert raised.value.reason is Reason.KEY
+            assert keys.choose("k", of, around) == "k"
+
+
+@pytest.mark.parametrize(
+    ("key_format", "kafka_key", "headers", "expected"),
+    [
+        ("utf8", b"doc-1", [("__value_schema_id", bytes(5)), ("__key_schema_id", None)], "doc-1"),
+        ("utf8", b'"doc-1"', [("__key_schema_id", bytes(5))], '"doc-1"'),
+        ("utf8", b'{"id":1}', [("__key_schema_id", bytes(5))], '{"id":1}'),
+        ("json", b'"doc-1"', [("__key_schema_id", bytes(5))], "doc-1"),
+        ("json", b"17", [("__key_schema_id", bytes(5))], "17"),
+    ],
+)
+def test_a_kafka_key_of_json_schema_is_read_as_the_settings_say(
+    key_format: KeyFormat, kafka_key: bytes, headers: Any, expected: str
+) -> None:
+    assert Keys(key_format, "stringify").choose(None, kafka_key, headers) == expected
 
 
 @pytest.mark.parametrize("kafka_key", [b"S", b"Struct", b"Struct{a", b"Structure{a}", b"a Struct{a}"])

@@ -46,6 +46,14 @@ def test_of_the_services_own_shape_it_is_the_values_key_or_the_kafka_key() -> No
     assert [read(key, None, ()) for key in (None, b"\xff", b"\0k")] == [None] * 3
 
 
+def test_a_kafka_key_whose_schema_is_in_a_header_is_not_shown_as_the_key() -> None:
+    headers = [("__key_schema_id", b"\0\0\0\0\7")]
+    for fields in (tables.Fields(), tables.Fields(vector="$kafka.value")):
+        read = key_reader(options_of(tables.Records(fields=fields)))
+        assert [read(b"\x0adoc-1", value, headers) for value in (None, bytes(12))] == [None, None]
+        assert read(b"\x0adoc-1", None, ()) == "\ndoc-1"
+
+
 def test_the_kafka_key_is_read_in_its_format() -> None:
     read = key_reader(options_of(tables.Records(key_format="json")))
     assert [read(key, None, ()) for key in (b'"k"', b"k", b"5")] == ["k", None, None]

@@ -115,11 +115,11 @@ class Decoder:
         record = None
         try:
             if value is None:
-                return self._tombstone(key)
+                return self._tombstone(key, headers)
             record = self._read(key, value, headers)
             if record.operation is _PUT:
-                return self._put(record, key)
-            return self._other(record, key)
+                return self._put(record, key, headers)
+            return self._other(record, key, headers)
         except (SchemaPending, FatalError):
             raise
         except RecordError as error:
@@ -129,8 +129,8 @@ class Decoder:
         except Exception as error:
             raise RecordError.internal(error) from error
 
-    def _put(self, record: Record, kafka_key: bytes | None) -> Put:
-        key = self._choose_key(record.key, kafka_key)
+    def _put(self, record: Record, kafka_key: bytes | None, headers: Headers) -> Put:
+        key = self._choose_key(record.key, kafka_key, headers)
         vector, packed = self._vector_json(record.vector)
         metadata = self._metadata_member(record.metadata)
         fragment = b"".join((b'{"key":', orjson.dumps(key), b',"data":{"float32":', vector, b"}", metadata, b"}"))
@@ -147,8 +147,8 @@ class Decoder:
             raise _suspect(suspicion)
         return Put(key, fragment, kafka_key is not None and self._is_mismatch(key, kafka_key), suspicion)
 
-    def _delete(self, own_key: str | None, kafka_key: bytes | None) -> Delete:
-        key = self._choose_key(own_key, kafka_key)
+    def _delete(self, own_key: str | None, kafka_key: bytes | None, headers: Headers) -> Delete:
+        key = self._choose_key(own_key, kafka_key, headers)
         suspicion = self._suspicion_of_key(key, kafka_key) if own_key is None or self._takes_kafka_key else None
         if suspicion is not None and self._refuses_suspects:
             raise _suspect(suspicion)
@@ -162,14 +162,14 @@ class Decoder:
             return QUOTED_KEY
         return BINARY_KEY if has_control_character(key) else None
 
-    def _other(self, record: Record, kafka_key: bytes | None) -> Delete | Ignore:
+    def _other(self, record: Record, kafka_key: bytes | None, headers: Headers) -> Delete | Ignore:
         if record.operation is Operation.IGNORE:
             return IGNORE
         if record.operation is Operation.TOMBSTONE:
-            return self._tombstone(kafka_key)
-        return self._delete(record.key, kafka_key)
+            return self._tombstone(kafka_key, headers)
+        return self._delete(record.key, kafka_key, headers)
 
-    def _tombstone(self, key: bytes | None) -> Delete | Ignore:
+    def _tombstone(self, key: bytes | None, headers: Headers) -> Delete | Ignore:
         if self._tombstones == "ignore":
             return IGNORE
         if self._tombstones == "dead-letter":
@@ -178,7 +178,7 @@ class Decoder:
                 'the value is null, and records.tombstones is "dead-letter"; "delete" would delete the vector, '
                 '"ignore" would skip the record',
             )
-        return self._delete(None, key)
+        return self._delete(None, key, headers)
 
 
 def _suspect(suspicion: Suspicion) -> RecordError:

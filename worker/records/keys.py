@@ -1,6 +1,7 @@
 """The vector's key: the value's own, or else the Kafka key."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -11,7 +12,8 @@ from worker.records.enveloped_key import EnvelopedKey
 from worker.records.formats.connect_schema import Logical
 from worker.records.formats.integers import integer_text
 from worker.records.formats.paths import Template
-from worker.records.formats.shared import SharedKey
+from worker.records.formats.shared import Header, SharedHeaders, SharedKey
+from worker.records.formats.values import UNREADABLE
 from worker.records.limits import KEY_MAX_CHARACTERS
 from worker.records.target import LIMIT_SOURCE
 
@@ -23,7 +25,10 @@ _INTEGERS: Final = {2: "ShortSerializer", 4: "IntegerSerializer", 8: "LongSerial
 _PREFIX_BYTES: Final = 5
 # Not those that text has: tab, line feed and carriage return.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# Headers that name the schema of a Kafka key which has no prefix: those of Confluent's and Apicurio's serializers.
+_SCHEMA_HEADERS: Final = frozenset(("__key_schema_id", "apicurio.key.contentId", "apicurio.key.globalId"))
 _decode_json: Final = msgspec.json.Decoder(str).decode
+_check_json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Keys:
@@ -45,9 +50,9 @@ class Keys:
         self._is_utf8 = key_format == "utf8"
         self._is_plain = self._is_utf8 and not is_enveloped
 
-    def choose(self, own: str | None, kafka_key: bytes | None) -> str:
+    def choose(self, own: str | None, kafka_key: bytes | None, headers: Sequence[Header] = ()) -> str:
         """Return the value's own key, or the Kafka key where it has none. Raises `RecordError`."""
-        key = self.from_kafka(kafka_key) if own is None else own
+        key = self.of_message(kafka_key, headers) if own is None else own
         if 1 <= len(key) <= KEY_MAX_CHARACTERS:
             return key
         found = f"has {len(key)} characters" if key else "is empty"
@@ -82,8 +87,14 @@ class Keys:
             return False
         return True
 
+    def of_message(self, kafka_key: bytes | None, headers: Sequence[Header]) -> str:
+        """Return the Kafka key as the key of a vector, unless the headers say that it is no text. Raises `RecordError`."""
+        if headers and self._is_utf8 and kafka_key is not None:
+            _refuse_by_schema(kafka_key, headers)
+        return self.from_kafka(kafka_key)
+
     def from_kafka(self, kafka_key: bytes | None) -> str:
-        """Return the Kafka key as a vector's key. Raises `RecordError`."""
+        """Return the Kafka key as text, as the settings say that it is written. Raises `RecordError`."""
         if type(kafka_key) is SharedKey:
             return kafka_key.once(self.from_kafka)
         if kafka_key is None:
@@ -134,6 +145,35 @@ def _refuse_no_text(kafka_key: bytes) -> None:
             "the Kafka key is the text of a Struct of Kafka Connect, as its StringConverter writes it; as a vector's key it "
             "would name the wrong vector: set key.converter of the connector to org.apache.kafka.connect.json.JsonConverter",
         )
+
+
+def _refuse_by_schema(kafka_key: bytes, headers: Sequence[Header]) -> None:
+    """Raise `RecordError` for a Kafka key that a schema wrote whose id is in a header: Avro's texts begin with their length.
+
+    JSON Schema's are JSON. Of JSON that is a number nothing says that it is not Avro.
+    """
+    name = headers.once(_schema_header) if type(headers) is SharedHeaders else _schema_header(headers)
+    if not name or (kafka_key.once(_is_json) if type(kafka_key) is SharedKey else _is_json(kafka_key)):
+        return
+    raise RecordError(
+        Reason.KEY,
+        f"the header {name} says that the serializer of a schema registry wrote the Kafka key; as a vector's key its bytes "
+        f'would name the wrong vector{_AS_TEXT}; records.key_format = "json" reads a key of JSON Schema',
+    )
+
+
+def _schema_header(headers: Sequence[Header]) -> str:
+    """Return the name of a header that names the schema of the Kafka key, "" where there is none."""
+    return next((name for name, content in headers if name in _SCHEMA_HEADERS and content is not None), "")
+
+
+def _is_json(kafka_key: bytes) -> bool:
+    """Return whether a Kafka key is a string or a map in JSON."""
+    try:
+        _check_json(kafka_key)
+    except UNREADABLE:
+        return False
+    return kafka_key.lstrip()[:1] in (b'"', b"{")
 
 
 def _integer_of(kafka_key: bytes) -> str:

@@ -39,7 +39,7 @@ def key_reader(options: Options, schemas: Schemas | None = None) -> ReadKey:
     def read(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
         try:
             found = own(key, value, headers) if value else None
-            return keys.from_kafka(key) if found is None else found
+            return keys.of_message(key, headers) if found is None else found
         except RecordError:
             return None
 
@@ -53,7 +53,7 @@ def _key_around(options: Options) -> ReadKey:
     def read(key: bytes | None, value: bytes | None, headers: Headers) -> str | None:
         try:
             found = None if value is None else reader.key(key, headers)
-            return keys.from_kafka(key) if found is None else found
+            return keys.of_message(key, headers) if found is None else found
         except RecordError:
             return None
 

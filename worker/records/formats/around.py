@@ -47,7 +47,10 @@ def text_around(path: Path, around: Around, keys: Keys) -> str | None:
 
 def key_around(path: Path, around: Around, keys: Keys) -> str:
     """Return a part of the key that such a path leads to. Raises `RecordError`."""
-    text = text_around(path, around, keys)
+    if path.source is Source.KAFKA_KEY and around.key is not None:
+        text = keys.of_message(around.key, around.headers)
+    else:
+        text = text_around(path, around, keys)
     if text is None:
         raise no_key(path)
     if len(text) > KEY_MAX_CHARACTERS:
