@@ -123,7 +123,7 @@ KNOWN: dict[tuple[str, str], Iterable[str]] = {
     ("requests_total", "operation"): ("PutVectors", "DeleteVectors", "GetVectorIndex"),
     ("request_duration_seconds_count", "operation"): ("PutVectors", "DeleteVectors", "GetVectorIndex"),
     ("retries_total", "reason"): ("throttled", "server", "network", "timeout"),
-    ("suspect_vectors_total", "cause"): ("denormal", "magnitude", "norm", "quoted_key", "binary_key"),
+    ("suspect_vectors_total", "cause"): ("denormal", "magnitude", "norm", "quoted_key", "map_key", "binary_key"),
     ("skipped_offsets_total", "reason"): ("retention", "reset_latest"),
     ("commits_total", "result"): ("ok", "failed"),
     ("rebalances_total", "event"): ("assigned", "revoked", "lost"),

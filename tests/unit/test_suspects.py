@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from worker.errors import Reason, RecordError
+from worker.records.choices import Envelope
 from worker.records.decode import Decoder, Delete, Put
 from worker.records.formats.shape import shape_of
 from worker.records.suspects import MOST_NORMS, WARM_UP, Suspects, Suspicion
@@ -221,6 +222,40 @@ def test_a_kafka_key_with_its_quotes_is_suspect_where_a_path_leads_to_it(key: st
         found = decoder.decode(kafka_key, record(packed(1.0), b""), ())
         assert isinstance(found, Put)
         assert cause(found.suspicion) == expected
+
+
+MAPS: Final = (b'{"id":17}', b'{"schema":{"type":"string"},"payload":"p2"}')
+
+
+@pytest.mark.parametrize("kafka_key", MAPS)
+@pytest.mark.parametrize("envelope", ["none", "cloudevents"])
+def test_a_kafka_key_that_is_a_map_is_suspect_where_it_names_the_vector(kafka_key: bytes, envelope: Envelope) -> None:
+    headers = [("ce_specversion", b"1.0")]
+    for path in ("", "$kafka.key", "{$kafka.key}/1"):
+        shape = shape_of(path, "data.float32", "metadata", "")
+        writing = Decoder(COSINE, max_fragment_bytes=1 << 20, shape=shape, tombstones="delete", envelope=envelope)
+        for value in (record(packed(1.0), b""), None):
+            found = writing.decode(kafka_key, value, headers)
+            assert isinstance(found, Put | Delete)
+            assert cause(found.suspicion) == "map_key"
+    own = Decoder(COSINE, max_fragment_bytes=1 << 20, envelope=envelope).decode(
+        kafka_key, record(packed(1.0), b"doc-1"), headers
+    )
+    assert isinstance(own, Put)
+    assert own.suspicion is None
+
+
+@pytest.mark.parametrize("kafka_key", [b"{doc-1}", b'{"id"}', b'{"a', b'[{"id":17}]'])
+def test_a_kafka_key_that_is_no_whole_map_is_not_suspect(kafka_key: bytes) -> None:
+    found = Decoder(COSINE, max_fragment_bytes=1 << 20).decode(kafka_key, record(packed(1.0), b""), ())
+    assert isinstance(found, Put)
+    assert found.suspicion is None
+
+
+def test_a_map_as_kafka_key_is_not_suspect_where_the_envelope_reads_it() -> None:
+    made = Decoder(COSINE, max_fragment_bytes=1 << 20, tombstones="delete", envelope="connect", key_values="stringify")
+    found = made.decode(MAPS[0], None, ())
+    assert found == Delete("17")
 
 
 BINARY: Final = [struct.pack(">i", 0x01234567), struct.pack(">q", 0x1122334455667708), b"a\x00b", b"a\x7f", b"\xc2\x85"]

@@ -25,7 +25,7 @@ from worker.records.formats.table import format_of
 from worker.records.keys import has_control_character
 from worker.records.looks import Looks
 from worker.records.metadata import MetadataWriter
-from worker.records.suspects import BINARY_KEY, QUOTED_KEY, Suspects, Suspicion
+from worker.records.suspects import BINARY_KEY, MAP_KEY, QUOTED_KEY, Suspects, Suspicion
 from worker.records.target import Target
 from worker.records.vector import Vectors
 
@@ -89,7 +89,7 @@ class Decoder:
         self._choose_key = keys.choose
         self._is_mismatch = keys.is_mismatch
         self._vector_json = Vectors(target, shape.vector.text, vector_bytes).json_and_bytes
-        self._is_quoted = keys.is_quoted
+        self._is_quoted, self._is_map = keys.is_quoted, keys.is_map
         # The key that `$kafka.key` leads to has the quotes of the Kafka key too, alone or within a template.
         self._takes_kafka_key = shape.key is not None and any(
             path.source is Source.KAFKA_KEY for path in shape.key.paths
@@ -158,8 +158,11 @@ class Decoder:
         """Return why a vector's key is suspect that is the Kafka key, or has it in it."""
         if key.isprintable() and '"' not in key:
             return None
-        if kafka_key is not None and self._is_quoted(kafka_key):
-            return QUOTED_KEY
+        if kafka_key is not None:
+            if self._is_quoted(kafka_key):
+                return QUOTED_KEY
+            if self._is_map(kafka_key):
+                return MAP_KEY
         return BINARY_KEY if has_control_character(key) else None
 
     def _other(self, record: Record, kafka_key: bytes | None, headers: Headers) -> Delete | Ignore:

@@ -87,6 +87,10 @@ class Keys:
             return False
         return True
 
+    def is_map(self, kafka_key: bytes) -> bool:
+        """Return whether a Kafka key that became the vector's key is a JSON map, which only an envelope's route looks into."""
+        return self._is_plain and kafka_key[:1] == b"{" and _is_json(kafka_key)
+
     def of_message(self, kafka_key: bytes | None, headers: Sequence[Header]) -> str:
         """Return the Kafka key as the key of a vector, unless the headers say that it is no text. Raises `RecordError`."""
         if headers and self._is_utf8 and kafka_key is not None:

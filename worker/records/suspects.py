@@ -9,6 +9,8 @@ so nobody looks. Each suspect has one cause:
                 index measures cosine distance, which hides it
     quoted_key  the vector's key is the Kafka key, and that is a JSON string with its quotes, as `records.key_format = "json"`
                 reads it
+    map_key     the vector's key is the Kafka key, or has it in it, and that is a JSON map, as Kafka Connect's JsonConverter writes
+                the keys of rows
     binary_key  the vector's key is the Kafka key, or has it in it, and has a control character: an integer or another binary
                 form, whose bytes happen to be UTF-8
 
@@ -25,7 +27,7 @@ import numpy as np
 
 from worker.records.target import Target
 
-Cause = Literal["denormal", "magnitude", "norm", "quoted_key", "binary_key"]
+Cause = Literal["denormal", "magnitude", "norm", "quoted_key", "map_key", "binary_key"]
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 
 WARM_UP: Final = 10  # vectors
@@ -48,6 +50,13 @@ QUOTED_KEY: Final = Suspicion(
     "quoted_key",
     "the Kafka key is a JSON string, so the vector's key would have the quotes in it; "
     'records.key_format = "json" reads it without them',
+)
+
+MAP_KEY: Final = Suspicion(
+    "map_key",
+    "the Kafka key is a JSON map, as Kafka Connect's JsonConverter writes the keys of rows, and all of its text would be the "
+    "vector's key: set records.fields.key to the path of the key in the value, and records.fields.delete instead of "
+    'records.tombstones = "delete"; records.envelope = "connect" or "debezium" reads such Kafka keys',
 )
 
 BINARY_KEY: Final = Suspicion(
