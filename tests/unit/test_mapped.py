@@ -328,8 +328,8 @@ def test_a_key_that_postgresql_did_not_send_is_none() -> None:
 # -- deletes
 
 
-DELETED: Final = ["true", "True", "TRUE", "d", "D", "delete", "DELETE", "Delete", "1"]
-KEPT: Final = ["false", "c", "u", "I", "0", "2", "", "y", "deleted", "update", " d", "d" * 100_000]
+DELETED: Final = ["true", "True", "TRUE", "d", "D", "delete", "DELETE", "Delete", "1", '"d"', '"True"', " d", "true \n", ' "1" ']
+KEPT: Final = ["false", "c", "u", "I", "0", "2", "", "y", "deleted", "update", '"d', 'd"', '""', "d d", "d" * 100_000, " " * 100_000]
 
 
 @pytest.mark.parametrize("says", [True, 1, 1.0, *DELETED])
@@ -337,9 +337,21 @@ def test_a_record_that_says_so_deletes_its_key(says: Any) -> None:
     assert decoded({"id": "a", "vec": None, "__deleted": says}, decoder("id", delete="__deleted")) == Delete("a")
 
 
-@pytest.mark.parametrize("says", [False, 0, 2, None, [], {}, 2**63, *KEPT])
+@pytest.mark.parametrize("says", [False, 0, 2, None, 2**63, *KEPT])
 def test_a_record_that_says_anything_else_is_put(says: Any) -> None:
     assert put({"id": "a", "vec": VECTOR, "op": says}, decoder("id", delete="op"))["key"] == "a"
+
+
+@pytest.mark.parametrize("says", [{"string": "true"}, {}, ["d"], []])
+def test_a_mark_that_is_a_map_or_a_list_is_malformed_since_its_row_may_be_deleted(says: Any) -> None:
+    error = refused({"id": "a", "vec": VECTOR, "op": says}, decoder("id", delete="op"))
+    assert (error.reason, "allowed for records.fields.delete" in error.message) == (Reason.MALFORMED, True)
+
+
+def test_a_kafka_key_that_is_1_in_any_form_is_a_key_and_no_mark() -> None:
+    for key, deletes in ((b"1", False), (b'"1"', False), (b'"d"', True)):
+        found = decoded({"id": "a", "vec": VECTOR}, decoder("id", delete="$kafka.key"), key=key)
+        assert isinstance(found, Delete) is deletes
 
 
 @pytest.mark.parametrize(

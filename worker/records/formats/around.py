@@ -1,5 +1,6 @@
 """What is around the value of a message, the Kafka key and the headers, and the parts of a record that are there."""
 
+import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -13,8 +14,8 @@ from worker.records.keys import Keys
 from worker.records.limits import KEY_MAX_CHARACTERS
 from worker.records.target import LIMIT_SOURCE
 
-_DELETES: Final = frozenset({"true", "d", "delete", "1"})  # in lower case
-_LONGEST_OF_THEM: Final = max(map(len, _DELETES))
+# In quotes too, as Kafka Connect's JsonConverter writes the text of a header.
+_DELETES: Final = re.compile(r'\s*("?)(?:true|d|delete|1)\1\s*', re.ASCII | re.IGNORECASE)
 
 
 class Around(NamedTuple):
@@ -68,12 +69,12 @@ def key_around(path: Path, around: Around, keys: Keys) -> str:
 def says_delete(path: Path, around: Around, keys: Keys) -> bool:
     """Return whether what such a path leads to deletes the record's key. A Kafka key that is 1 is a key."""
     text = text_around(path, around, keys)
-    return text is not None and is_delete(text) and not (text == "1" and path.source is Source.KAFKA_KEY)
+    return text is not None and is_delete(text) and not ("1" in text and path.source is Source.KAFKA_KEY)
 
 
 def is_delete(text: str) -> bool:
-    """Return whether a text says that the record's key is deleted: true, d, delete or 1, in any case."""
-    return len(text) <= _LONGEST_OF_THEM and text.lower() in _DELETES
+    """Return whether a text says that the record's key is deleted: true, d, delete or 1, in any case, with or without quotes."""
+    return _DELETES.fullmatch(text) is not None
 
 
 def no_key(path: Path) -> RecordError:
