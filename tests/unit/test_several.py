@@ -59,6 +59,8 @@ def test_the_records_are_cut_out_as_they_are(value: bytes, records: list[bytes])
         pytest.param(b'{"key":"a"}', id="a map without a list"),
         pytest.param(b'{\n "key": "a"\n}', id="a record over several lines"),
         pytest.param(b'{\n "key": [\n{"a": 1},\n  {"b": 2}\n ]\n', id="a record over several lines, cut short"),
+        pytest.param(b'{"vectors":[\n{"a":NaN},\n{"b":1}\n]}', id="a broken body, an element on each line"),
+        pytest.param(b'{"vectors":[\n{"b":1}\n', id="a body with one element, cut short"),
         pytest.param(b'{"key":"a"', id="a record that is cut short"),
         pytest.param(b'"[1]"', id="a string"),
         pytest.param(b"", id="nothing"),
@@ -152,6 +154,8 @@ def test_a_list_that_is_not_where_the_path_says_makes_the_message_bad(value: byt
     ("value", "words"),
     [
         pytest.param(b'[{"a": 1}, {"a": NaN}]', "which is NaN; JSON has none", id="NaN"),
+        pytest.param(b'[\n{"a": NaN},\n{"b": 1}\n]', "which is NaN; JSON has none", id="an element on each line"),
+        pytest.param(b' [\n{"a": NaN}\n{"b": 1}\n]', "which is NaN; JSON has none", id="likewise, without commas"),
         pytest.param(b"[1, ", "no whole JSON with records: Input data was truncated", id="cut short"),
         pytest.param(b"\x92\x01", "no whole MessagePack with records", id="MessagePack that is cut short"),
         pytest.param(b"[" * 100_000, "nested too deep", id="too deep"),

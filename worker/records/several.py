@@ -12,7 +12,7 @@ message. Any other message is one record.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Final
 
 import msgspec
@@ -236,14 +236,20 @@ def _counted(records: Sequence[Raw | bytes] | None) -> Sequence[Raw | bytes] | N
 def _lines(body: bytes) -> list[bytes] | None:
     """Return the lines of a text that is JSON lines, None where it is none.
 
-    A line that is wrong costs only itself. So it is enough that one of the first lines is a whole map, as no line of a
-    longer map is whose lines are indented.
+    A line that is wrong costs only itself. So it is enough that one of the first lines is a whole map. No line of a longer map
+    is, if its lines are indented; and in a list with an element on each line, a comma or a bracket is at the end of the line
+    before.
     """
-    lines = [stripped for line in body.split(b"\n") if (stripped := line.strip(_WHITE))]
-    if len(lines) < 2:
+    lines = [line for line in body.split(b"\n") if line.strip(_WHITE)]
+    if len(lines) < 2 or lines[0].lstrip(_WHITE).startswith(b"["):
         return None
-    begun = (line for line in body.split(b"\n") if line.startswith(b"{"))
-    return lines if any(map(_is_whole, islice(begun, _LINES_LOOKED_AT))) else None
+    begun = (line for before, line in pairwise((b"", *lines)) if line.startswith(b"{") and not _goes_on(before))
+    return [line.strip(_WHITE) for line in lines] if any(map(_is_whole, islice(begun, _LINES_LOOKED_AT))) else None
+
+
+def _goes_on(line: bytes) -> bool:
+    """Return whether what is on the next line belongs to the same list."""
+    return line.rstrip(_WHITE).endswith((b",", b"["))
 
 
 def _is_whole(line: bytes) -> bool:
