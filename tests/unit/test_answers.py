@@ -50,6 +50,10 @@ def test_the_services_success_is_accepted(operation: str, status: int, body: byt
     assert error_of(operation, Answer(status, {"X-Oss-Request-Id": "5F0E1D2C3B4A59687786A5B4"}, body)) is None
 
 
+def test_a_success_without_a_body_is_accepted_whatever_its_encoding_is_called() -> None:
+    assert error_of("PutVectors", Answer(200, {**REQUEST_ID, "Content-Encoding": "gzip"}, b"")) is None
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -152,10 +152,10 @@ def _why_no_success(answer: Answer) -> str:
     """Return what is wrong with the body of an answer that says that the operation was done."""
     if answer.body is None:
         return "it is too large"
-    if header(answer.headers, "content-encoding").lower() not in ("", "identity"):
-        return "it is packed, which was not asked for"
     if not (content := answer.body.strip()):
         return ""
+    if header(answer.headers, "content-encoding").lower() not in ("", "identity"):
+        return "it is packed, which was not asked for"
     said = _json(content)
     if said is None:
         return "it is no JSON"
