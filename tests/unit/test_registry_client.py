@@ -137,7 +137,7 @@ def test_an_unknown_id_is_believed_only_in_the_registrys_own_form(registry: Stan
         (404, b"", "check the path in registry.url"),
         (401, b'{"error_code":401,"message":"Unauthorized"}', "401 401: Unauthorized.*check registry.username"),
         (403, b'{"error_code":40301,"message":"denied"}', "403 40301: denied"),
-        (302, b"", "302"),
+        (302, b"", "302; a redirect, which is not followed: check registry.url$"),
         (429, b"", "429"),
         (500, b'{"error_code":50001,"message":"store"}', "500 50001: store"),
         (503, b"<html>", "503"),
@@ -154,6 +154,13 @@ def test_any_other_answer_is_no_fault_of_a_record(registry: StandIn, status: int
     with pytest.raises(RegistryUnavailable, match=said) as raised:
         fetch(registry.url, by_id(9))
     assert "/schemas/ids/9" in str(raised.value)
+
+
+def test_a_redirect_says_where_it_leads(registry: StandIn) -> None:
+    registry.instead = lambda _path: (301, b"")
+    registry.headers = {"Location": "https://name:word@registry.example/schemas/ids/9?token=x"}
+    with pytest.raises(RegistryUnavailable, match="301; a redirect to https://registry.example, which is not followed"):
+        fetch(registry.url, by_id(9))
 
 
 @pytest.mark.parametrize(

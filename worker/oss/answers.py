@@ -121,7 +121,7 @@ def _of_content(answer: Answer, said: _Said, about: About | None) -> SinkError:
 def _of_caller_or_target(answer: Answer, said: _Said, about: About | None) -> TargetError:
     status, block, message = answer.status, BlockReason.TARGET, said.message or "no message"
     if 300 <= status <= 399:
-        message = f"a redirect{_place(answer)}, which is not followed: check oss.endpoint and oss.proxy_url"
+        message = f"a redirect{redirected_to(answer)}, which is not followed: check oss.endpoint and oss.proxy_url"
     elif status == 407:
         message = "the proxy refuses the login: check the name and password in oss.proxy_url"
     elif about is About.CREDENTIALS or (
@@ -177,13 +177,13 @@ def _stranger(answer: Answer) -> str:
     return f"not the service's answer (no {REQUEST_ID} and error form; {kind}, {size}): a proxy or firewall may have given it"
 
 
-def _place(answer: Answer) -> str:
+def redirected_to(answer: Answer) -> str:
     """Return where a redirect leads, without what may be secret in it."""
     try:
         place = urlsplit(header(answer.headers, "location")[:2000])
     except ValueError:
         return ""
-    return f" to {place.scheme}://{place.hostname}" if place.hostname else ""
+    return f" to {clean(f'{place.scheme}://{place.hostname}', 200)}" if place.hostname else ""
 
 
 # -- reading

@@ -28,7 +28,7 @@ import msgspec
 from urllib3.exceptions import HTTPError
 
 from worker.errors import RegistryUnavailable, place_of
-from worker.oss.answers import Answer, header
+from worker.oss.answers import Answer, header, redirected_to
 from worker.oss.exchange import Exchanges
 from worker.oss.failures import error_of_connection
 from worker.oss.http import Connections
@@ -329,6 +329,8 @@ def _refused(url: str, answer: Answer) -> Exception:
         403: "; the registry denies the login this schema",
         404: "; this is no schema registry's answer: check the path in registry.url",
     }.get(status, "")
+    if 300 <= status <= 399:
+        advice = f"; a redirect{redirected_to(answer)}, which is not followed: check registry.url"
     if 400 <= status < 500 and status not in _NOT_OF_ONE_SCHEMA:
         return _Doubtful(answered, advice)
     return RegistryUnavailable(f"{answered}{advice}")
