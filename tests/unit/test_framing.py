@@ -6,7 +6,7 @@ import pytest
 
 from worker.errors import Reason, RecordError
 from worker.records.formats.contract import Headers
-from worker.records.formats.framing import Framed, Kind, SchemaId, framed
+from worker.records.formats.framing import Framed, Kind, SchemaId, framed, schema_in_header
 
 GUID = uuid.UUID("89791762-2336-4186-9674-299b90a802e2")
 BODY = b"\x00body"
@@ -79,3 +79,17 @@ def test_what_names_no_schema_is_refused_by_name(value: bytes, headers: Headers,
 
 def test_a_header_whose_value_is_null_names_none() -> None:
     assert framed(b"{}", (("__value_schema_id", None),)) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ((), ""),
+        ((("__value_schema_id", None),), ""),
+        ((("__value_schema_id", b"short"),), ""),
+        ((("__value_schema_id", b"\x00\x00\x00\x00\x07"),), "the header __value_schema_id names schema id 7"),
+        ((("apicurio.value.globalId", number(7)),), "the header apicurio.value.globalId names Apicurio global id 7"),
+    ],
+)
+def test_the_header_that_names_a_schema_is_called_by_its_name(headers: Headers, words: str) -> None:
+    assert schema_in_header(headers) == words

@@ -338,6 +338,40 @@ def test_lines_that_are_no_records_are_not_advised_to_be_split_again() -> None:
     assert message.endswith('records.many = "split" reads one whole record on each line, or a list')
 
 
+AVRO: Final = b"\x0adoc-1\x10" + FLOAT32
+HEADER: Final = ("__value_schema_id", b"\0\0\0\0\7")
+
+
+def refusal_of(value: bytes, *headers: tuple[str, bytes | None], **settings: Any) -> str:
+    with pytest.raises(RecordError) as raised:
+        Decoder(TARGET, max_fragment_bytes=1 << 20, **settings).decode(b"k", value, headers)
+    return raised.value.message
+
+
+def test_a_value_whose_schema_is_in_a_header_needs_the_registry_and_no_other_producer() -> None:
+    message = refusal_of(AVRO, ("other", b"x"), HEADER)
+    assert message.endswith("; the header __value_schema_id names schema id 7: set registry.url")
+    message = refusal_of(AVRO, HEADER, many="split")
+    assert message.endswith('names schema id 7: a topic with records.many = "split" is read without the registry, whatever registry.url says')
+    for value, header in ((of({"key": "a"}), HEADER), (b'{"key": "a"', HEADER), (AVRO, (HEADER[0], None)), (AVRO, (HEADER[0], b"x"))):
+        assert "registry.url" not in refusal_of(value, header)
+
+
+class NoSchemas:
+    def reader(self, schema: Any) -> Any:
+        raise NotImplementedError(schema)
+
+
+def test_where_a_registry_is_set_no_header_is_told_to_need_one() -> None:
+    assert "registry.url" not in refusal_of(AVRO, HEADER, schemas=NoSchemas(), envelope="cloudevents")
+
+
+def test_a_prefix_in_a_topic_that_is_split_says_why_the_registry_is_not_asked() -> None:
+    message = refusal_of(b"\0\0\0\0\7" + AVRO, many="split")
+    assert message.endswith('; a topic with records.many = "split" is read without the registry, whatever registry.url says')
+    assert "records.many" not in refusal_of(b"\0\0\0\0\7" + AVRO)
+
+
 def test_a_map_beside_stringify_gets_the_same_advice() -> None:
     message = refusal(with_metadata({"a": {"b": 1}}), metadata_values="stringify").message
     assert message == f"metadata 'a' holds a map; allowed are strings, numbers, booleans, and lists of them{NESTED}"

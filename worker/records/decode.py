@@ -101,6 +101,7 @@ class Decoder:
             envelope=envelope,
             is_many=many == "split",
             vector_bytes=vector_bytes,
+            has_registry=schemas is not None,
         )
         self._refuses_suspects = suspect == "dead-letter"
         self._metadata_member = MetadataWriter(target, metadata_values).member
@@ -125,7 +126,7 @@ class Decoder:
         except RecordError as error:
             if error.is_complete:
                 raise
-            raise self._looks.completed(error, value, record and record.vector) from None
+            raise self._looks.completed(error, value, record and record.vector, headers) from None
         except Exception as error:
             raise RecordError.internal(error) from error
 

@@ -12,7 +12,8 @@ from worker.errors import Reason, RecordError
 from worker.records.choices import VectorBytes
 from worker.records.first_bytes import look_of, look_of_no_vector, look_of_packed
 from worker.records.foreign import Foreign, names_shown
-from worker.records.formats.framing import without_prefix
+from worker.records.formats.contract import Headers
+from worker.records.formats.framing import schema_in_header, without_prefix
 from worker.records.formats.hints import wide_text
 from worker.records.formats.paths import WHOLE_VALUE
 from worker.records.formats.toast import TOAST
@@ -31,6 +32,7 @@ _SECOND_MAP: Final = re.compile(rb"\}[ \t\r\n]*\{")
 _NAMED: Final = "looks like"  # by the format that read it
 _NO_VECTOR: Final = ("not base64", "no list of numbers")  # of a string
 _SETTING: Final = "records.envelope"
+_WITHOUT_REGISTRY: Final = 'a topic with records.many = "split" is read without the registry, whatever registry.url says'
 
 
 class Looks:
@@ -44,28 +46,43 @@ class Looks:
         envelope: str = "none",
         is_many: bool = False,
         vector_bytes: VectorBytes = "float32-le",
+        has_registry: bool = False,
     ) -> None:
         self._dimension = target.dimension
         self._is_many = is_many
+        self._has_registry = has_registry
         self._vector_bytes = vector_bytes
         self._vector_path = vector_path
         self._is_vector_alone = vector_path == WHOLE_VALUE.text
         self._foreign = Foreign(target.dimension, vector_path, envelope, is_many=is_many)
 
-    def completed(self, error: RecordError, value: bytes | None, vector: object) -> RecordError:
+    def completed(
+        self, error: RecordError, value: bytes | None, vector: object, headers: Headers = ()
+    ) -> RecordError:
         """Return the error with what is to be added to its message. `vector` is what a format read, if it did.
 
         It is found when the message is read: of many bad records in one message most are never described.
         """
-        return RecordError(error.reason, partial(self._message, error, value, vector), error.suspect)
+        return RecordError(error.reason, partial(self._message, error, value, vector, headers), error.suspect)
 
-    def _message(self, error: RecordError, value: bytes | None, vector: object) -> str:
+    def _message(self, error: RecordError, value: bytes | None, vector: object, headers: Headers) -> str:
         try:
-            words = self._of_vector_alone if self._is_vector_alone else self.hint
-            hint = words(error, value or b"", vector)
+            if self._is_vector_alone:
+                hint = self._of_vector_alone(error, value or b"", vector)
+            else:
+                hint = self._of_schema(error, value or b"", headers) or self.hint(error, value or b"", vector)
         except Exception:
             return error.message
         return f"{error.message}; {clean(hint, _CHARACTERS)}" if hint else error.message
+
+    def _of_schema(self, error: RecordError, value: bytes, headers: Headers) -> str:
+        """Return what would read a value that is no record by itself and names a schema, "" for any other."""
+        if self._has_registry or error.reason not in (Reason.MALFORMED, Reason.UNSUPPORTED_ENCODING):
+            return ""
+        is_record = value.lstrip()[:1] in (b"{", b"[") or fields_of(value) is not None
+        if not is_record and (named := schema_in_header(headers)):
+            return f"{named}: {_WITHOUT_REGISTRY if self._is_many else 'set registry.url'}"
+        return _WITHOUT_REGISTRY if self._is_many and error.reason is Reason.UNSUPPORTED_ENCODING else ""
 
     def hint(self, error: RecordError, value: bytes, vector: object) -> str:
         """Return what is to be added, "" if nothing is known."""

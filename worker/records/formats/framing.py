@@ -94,6 +94,17 @@ def framed(value: bytes, headers: Headers) -> Framed | None:
     return Framed(SchemaId(Kind.ID, str(number)), value[PREFIX_BYTES:])
 
 
+def schema_in_header(headers: Headers) -> str:
+    """Return what says which schema a header names, "" where none does. Only for messages."""
+    names = {name for name, content in headers if content is not None}
+    name = next((each for each in (_CONFLUENT, _CONTENT_ID, _GLOBAL_ID) if each in names), "")
+    try:
+        found = framed(b"", headers) if name else None
+    except RecordError:
+        return ""
+    return "" if found is None else f"the header {name} names {found.schema}"
+
+
 def _by_header(found: dict[str, bytes], value: bytes, headers: Headers) -> Framed:
     if (content := found.get(_CONFLUENT)) is not None:
         if content[:1] == _OF_GUID and len(content) > _GUID_BYTES:
