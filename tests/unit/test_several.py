@@ -158,6 +158,9 @@ def test_a_list_that_is_not_where_the_path_says_makes_the_message_bad(value: byt
         pytest.param(b' [\n{"a": NaN}\n{"b": 1}\n]', "which is NaN; JSON has none", id="likewise, without commas"),
         pytest.param(b"[1, ", "no whole JSON with records: Input data was truncated", id="cut short"),
         pytest.param(b"\x92\x01", "no whole MessagePack with records", id="MessagePack that is cut short"),
+        pytest.param(b"\x93NUMPY\x01\x00v\x00{", "an array as numpy's save writes it", id="what numpy's save writes"),
+        pytest.param('[{"key":"a"}]'.encode("utf-16-le"), "it looks like UTF-16", id="UTF-16"),
+        pytest.param(b"\x92\x00\x80\x3f" * 9, "it looks like float32 numbers as bytes", id="bare float32"),
         pytest.param(b"[" * 100_000, "nested too deep", id="too deep"),
     ],
 )

@@ -24,12 +24,13 @@ from worker.records.formats import paths
 from worker.records.formats.fields import FieldReader
 from worker.records.formats.framing import PREFIX_BYTES, without_prefix
 from worker.records.formats.halves import HALF, without_halves
-from worker.records.formats.hints import constant_at
+from worker.records.formats.hints import constant_at, resembles, wide_text
 from worker.records.formats.json import JsonFields
 from worker.records.formats.leaves import Leaves
 from worker.records.formats.msgpack import MsgpackFields
 from worker.records.formats.shape import FIXED, Shape
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw, ValueReader
+from worker.records.number_types import are_numbers
 from worker.words import clean
 
 MOST_RECORDS: Final = 50_000
@@ -40,6 +41,7 @@ _TYPE: Final = ("type",)
 _LONGEST_TYPE: Final = 16  # bytes
 _LINES_LOOKED_AT: Final = 100
 _WHITE: Final = b" \t\r\n"
+_FLOAT32_BYTES: Final = 4
 _NOTHING: Final = msgspec.Raw(b"")
 _JSON: Final = JsonFields("strict")
 _MSGPACK: Final = MsgpackFields("strict")
@@ -150,9 +152,9 @@ class Cutter:
         if not self._steps and values.kind(msgspec.Raw(body.lstrip(_WHITE))) is not Kind.LIST:
             return
         said = "it is nested too deep" if isinstance(error, RecursionError) else clean(str(error))
-        raise RecordError(
-            Reason.MALFORMED, f"the value is no whole {values.name} with records: {said}{constant_at(body, error)}"
-        ) from None
+        said = f"the value is no whole {values.name} with records: {said}{constant_at(body, error)}"
+        known = _resembles(values, body)
+        raise RecordError(Reason.MALFORMED, f"{said}; it looks like {known}" if known else said) from None
 
 
 class _Lead:
@@ -212,6 +214,14 @@ class _Lead:
                     '(records.envelope = "debezium")',
                     is_complete=True,
                 )
+
+
+def _resembles(values: ValueReader, body: bytes) -> str:
+    """Return what a value looks like that begins as several records do, "" where that is not known."""
+    if values is _JSON:
+        return wide_text(body)
+    is_float32 = len(body) % _FLOAT32_BYTES == 0 and are_numbers(body, "float32-le")
+    return "float32 numbers as bytes, without a record around them" if is_float32 else resembles(body)
 
 
 def _own_lists(shape: Shape) -> frozenset[paths.Step]:
