@@ -55,6 +55,21 @@ def test_a_number_beyond_float32_is_named_with_its_place(form: Callable[[list[fl
     assert error.message == beyond_float32("number 1 of data.float32 is -1e+300,").message
 
 
+@pytest.mark.parametrize("order", ["le", "be"])
+@pytest.mark.parametrize("count", [8, 1536])
+def test_float32_that_was_read_as_float64_names_the_setting_that_reads_it(order: str, count: int) -> None:
+    numbers = np.random.default_rng(1).normal(size=count)
+    sign = {"le": "<", "be": ">"}[order]
+    read = np.frombuffer(numbers.astype(f"{sign}f4").tobytes(), f"{sign}f8").astype("<f8")
+    vectors = Vectors(Target("docs", count, "cosine"), vector_bytes=f"float64-{order}")  # type: ignore[arg-type]  # it is one of them
+    with pytest.raises(RecordError) as raised:
+        vectors.json(read)
+    assert f'records.vector_bytes = "float32-{order}" reads them' in raised.value.message
+    of_another = np.random.default_rng(1).normal(size=count - 1)
+    with pytest.raises(RecordError, match="most likely of another model"):
+        vectors.json(of_another)
+
+
 def test_an_array_longer_than_one_step_of_its_conversion_is_converted_whole() -> None:
     numbers = np.arange(1, 1202, dtype=np.float64)
     text = Vectors(Target("docs", 1201, "cosine")).json(numbers)

@@ -12,6 +12,7 @@ from worker.errors import Reason, RecordError
 from worker.records.choices import VectorBytes
 from worker.records.floats import Float64s
 from worker.records.formats.contract import UnreadNumbers, Vector
+from worker.records.formats.vector_bytes import dtype_of
 from worker.records.number_types import OF_ANOTHER_MODEL, are_numbers, raw_of, type_of_numbers
 from worker.records.target import LIMIT_SOURCE, Target
 
@@ -93,8 +94,16 @@ class Vectors:
         raise self._wrong_dimension(len(data) // 4, hint)
 
     def _of_other_bytes(self, data: bytes) -> str:
-        """Return what bytes most likely are, "" if it is not known."""
-        raw = raw_of(data, self._vector_bytes)
+        """Return what bytes most likely are, which were read and are float32 now, "" if it is not known."""
+        return self._of_raw(raw_of(data, self._vector_bytes))
+
+    def _of_other_float64s(self, numbers: Float64s) -> str:
+        """Return likewise of numbers that were float64 as bytes, "" where the settings do not say so."""
+        if not self._vector_bytes.startswith("float64"):
+            return ""
+        return self._of_raw(numbers.astype(dtype_of(self._vector_bytes)).tobytes())
+
+    def _of_raw(self, raw: bytes) -> str:
         if raw and (found := type_of_numbers(raw, self._dimension)) is not None:
             kind = found.partition("-")[0]
             advice = f'records.vector_bytes = "{found}" reads them'
@@ -117,7 +126,8 @@ class Vectors:
 
     def _rounded(self, numbers: Float64s) -> Float32s:
         if len(numbers) != self._dimension:
-            raise self._wrong_dimension(len(numbers), self._of_other_count(numbers))
+            hint = self._of_other_count(numbers) or self._of_other_float64s(numbers)
+            raise self._wrong_dimension(len(numbers), hint)
         array = np.empty(len(numbers), np.float32)
         with np.errstate(over="ignore"):
             for begin in range(0, len(numbers), _WITH_THE_GIL):
