@@ -77,6 +77,19 @@ def test_what_names_no_schema_is_refused_by_name(value: bytes, headers: Headers,
     assert raised.value.reason is Reason.UNSUPPORTED_ENCODING
 
 
+@pytest.mark.parametrize("text", ['{"key": "a"}', '\n\t[{"key"', '\t{"key"'])
+def test_text_in_utf_16_has_no_prefix_although_it_begins_so(text: str) -> None:
+    with pytest.raises(RecordError, match="looks like UTF-16; expected JSON in UTF-8") as raised:
+        framed(text.encode("utf-16-be"), ())
+    assert raised.value.reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize("schema_id", [1, 0x10000000, 0x7B000001, 0x7FFFFFFF])
+def test_a_large_id_before_what_is_no_wide_text_is_an_id(schema_id: int) -> None:
+    value = b"\0" + schema_id.to_bytes(4, "big") + b'{"key":"a"}'
+    assert framed(value, ()) == Framed(SchemaId(Kind.ID, str(schema_id)), b'{"key":"a"}')
+
+
 def test_a_header_whose_value_is_null_names_none() -> None:
     assert framed(b"{}", (("__value_schema_id", None),)) is None
 

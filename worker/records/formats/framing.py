@@ -18,6 +18,7 @@ from uuid import UUID
 
 from worker.errors import Reason, RecordError
 from worker.records.formats.contract import Headers
+from worker.records.formats.hints import wide_text
 
 PREFIX: Final = b"\x00"
 PREFIX_BYTES: Final = 5
@@ -32,6 +33,7 @@ _BESIDE: Final = frozenset((_MESSAGE_NAME, _ENCODING))
 _OF_GUID: Final = b"\x01"
 _GUID_BYTES: Final = 16
 _APICURIO_BYTES: Final = 8
+_LEAST_OF_UTF_16: Final = 0x09000000  # as big-endian text in UTF-16 that begins with a tab has it; no registry has given so many ids
 
 
 class Kind(Enum):
@@ -85,6 +87,8 @@ def framed(value: bytes, headers: Headers) -> Framed | None:
             f"the value begins with 0x00 and ends after {len(value)} bytes; a schema registry's prefix has {PREFIX_BYTES}",
         )
     number = int.from_bytes(value[1:PREFIX_BYTES], "big")
+    if number >= _LEAST_OF_UTF_16 and (name := wide_text(value)):
+        raise RecordError(Reason.MALFORMED, f"the value looks like {name}; expected JSON in UTF-8")
     if number == 0:
         raise RecordError(
             Reason.UNSUPPORTED_ENCODING,
