@@ -62,6 +62,23 @@ def test_a_value_is_known_by_its_first_byte(
     assert fields("strict").kind(msgspec.Raw(b"")) is Kind.NOTHING
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (["key", "a", "data", {"float32": [1.0]}, *["x", 1] * 9], "list"),  # as long as 12 names and values with its length
+        ([0.5] * 22, "list"),
+        ([], "list"),
+        ("key", "string"),
+        (7, "number"),
+        (None, "null"),
+    ],
+)
+def test_a_value_in_messagepack_that_is_no_map_is_called_what_it_is(value: object, kind: str) -> None:
+    with pytest.raises(RecordError, match=f"it is a {kind}; allowed is a map") as raised:
+        MsgpackFields("strict").record(msgspec.msgpack.encode(value))
+    assert raised.value.reason is Reason.MALFORMED
+
+
 def test_six_bytes_ff_in_messagepack_are_not_reported_as_half_of_a_surrogate_pair() -> None:
     value = b"\x81\xa3key\xa6" + b"\xff" * 6
     with pytest.raises(RecordError, match=r"a string that is not UTF-8: .*in key"):

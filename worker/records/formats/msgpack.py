@@ -105,8 +105,11 @@ class MsgpackFields(FieldReader):
         try:
             try:
                 return cutter.decode(body)
-            except msgspec.ValidationError:  # a name is no string
-                return cutter.kind(**self._pick(body, cutter.kind))
+            except msgspec.ValidationError:
+                kind = self.kind(msgspec.Raw(body))
+                if kind is not Kind.MAP:
+                    raise self.no_record(f"it is a {kind.value}; allowed is a map") from None
+                return cutter.kind(**self._pick(body, cutter.kind))  # a name is no string
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self.no_whole(body, error) from None
 
