@@ -211,6 +211,15 @@ def test_a_decimal_is_a_key_by_its_text_in_the_value_and_in_the_kafka_key() -> N
     assert made.decode(kafka_key, msgspec.json.encode({"schema": of_change, "payload": gone}), ()) == Delete("300")
 
 
+def test_a_type_of_a_nested_field_changes_nothing_of_the_map_around_it() -> None:
+    nested = {"type": "struct", "field": "a", "fields": [{**VARIABLE, "field": "b"}]}
+    schema = {"type": "struct", "fields": [{"type": "struct", "field": "m", "fields": [nested]}]}
+    payload = {**OWN, "m": {"a": {"scale": 1, "value": b64(15), "b": None}}}
+    made = decoder("connect", metadata_values="stringify", fields={"metadata": "m"})
+    error = refused(made, {"schema": schema, "payload": payload})
+    assert (error.reason, "metadata 'a' holds a map" in error.message) == (Reason.METADATA, True)
+
+
 def test_without_stringify_a_date_is_a_number_that_is_refused() -> None:
     schema = {"type": "struct", "fields": [{**of_type("org.apache.kafka.connect.data.Date"), "field": "when"}]}
     value = {"schema": schema, "payload": {**OWN, "when": 20786}}

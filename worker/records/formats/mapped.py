@@ -255,7 +255,7 @@ class MappedReader:
     def _map_of_types(self, raw: Raw, logical: Logical) -> Metadata:
         members, fault = self._fields.members(raw)
         for names, convert in logical.items():
-            if names[0] in members and (text := convert(bytes(members[names[0]]))) is not None:
+            if len(names) == 1 and names[0] in members and (text := convert(bytes(members[names[0]]))) is not None:
                 members[names[0]] = self._fields.encode(text)
         return MetadataReader(self._fields, members, fault, is_loose=self._fields.is_loose).read()
 
