@@ -342,6 +342,8 @@ def test_an_apicurio_that_does_not_say_what_a_schema_refers_to_is_of_no_use_for_
         ('{"type":"array","items":["null","string"]}', "", "AVRO"),
         ('{"type":["null",{"type":"array","items":"float"}]}', "", "AVRO"),
         ('{"type":{"type":"string"}}', "", "AVRO"),
+        ('{"type":[["null"]]}', "", "AVRO"),
+        ('{"type":[null,5]}', "", "AVRO"),
         ('{"type":"array","items":{"type":"number"}}', "", "JSON"),
         ('{"type":"array","items":[{"type":"number"}]}', "", "JSON"),
         ('{"type":["null","object"]}', "", "JSON"),

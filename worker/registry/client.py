@@ -302,7 +302,7 @@ def _is_avro(schema: object) -> bool:
     while isinstance(schema, dict):
         kind = schema.get("type")
         if isinstance(kind, (dict, list)):  # JSON Schema has names of types in a list, and no schemas
-            return isinstance(kind, dict) or any(isinstance(each, dict) or each in _ONLY_IN_AVRO for each in kind)
+            return isinstance(kind, dict) or any(not isinstance(each, str) or each in _ONLY_IN_AVRO for each in kind)
         if kind != "array":
             return kind in _ONLY_IN_AVRO
         schema = schema.get("items")
