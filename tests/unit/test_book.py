@@ -12,7 +12,7 @@ from worker.ports import SchemaAnswer
 from worker.records.formats.framing import Framed
 from worker.registry import book as book_module
 from worker.registry.book import MOST_SCHEMAS, UNKNOWN_SECONDS, AskingBook, Book
-from worker.registry.client import NoSuchSchema, SchemaText, UnusableSchema
+from worker.registry.client import NoSuchSchema, SchemaText, UnusableForNow, UnusableSchema
 
 TEXT: Final = SchemaText("AVRO", json.dumps(AVRO))
 AWAY: Final = RegistryUnavailable("it is away")
@@ -53,6 +53,23 @@ def test_a_schema_that_the_registry_does_not_have_is_wanted_again_after_a_while(
     clock.advance(1)
     with pytest.raises(SchemaPending):
         book.reader(by_id(1))
+
+
+def test_a_schema_that_could_not_be_looked_at_is_wanted_again_after_a_while_and_another_one_never() -> None:
+    clock = FakeClock()
+    registry = source(UnusableForNow("protoc was killed"), UnusableSchema("no schema"))
+    book = Book(registry, clock)
+    for number in (1, 2):
+        book.add(by_id(number))
+    clock.advance(UNKNOWN_SECONDS - 1)
+    with pytest.raises(RecordError, match="schema id 1 cannot be used: protoc was killed"):
+        book.reader(by_id(1)).plain(Framed(by_id(1), b""))
+    clock.advance(1)
+    assert [book.has(by_id(number)) for number in (1, 2)] == [False, True]
+    registry.schemas[by_id(1)] = TEXT
+    book.add(by_id(1))
+    clock.advance(UNKNOWN_SECONDS)
+    assert book.has(by_id(1))
 
 
 def test_a_schema_that_is_not_known_the_first_time_is_not_kept_unless_that_is_believed() -> None:

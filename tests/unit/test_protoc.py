@@ -12,7 +12,7 @@ import pytest
 from tests.support.registry import PROTOBUF
 from worker.errors import RegistryUnavailable
 from worker.registry import protoc
-from worker.registry.client import SchemaText, UnusableSchema
+from worker.registry.client import SchemaText, UnusableForNow, UnusableSchema
 from worker.registry.protoc import MOST_DEPTH, compiled
 
 SECONDS: Final = 10.0  # of CPU; the promise is one, and this machine may be slow and busy
@@ -29,6 +29,7 @@ def of(text: str, *references: tuple[str, str]) -> SchemaText:
 def refused(text: str, *references: tuple[str, str]) -> str:
     with pytest.raises(UnusableSchema) as raised:
         compiled(of(text, *references))
+    assert not isinstance(raised.value, UnusableForNow)
     return str(raised.value)
 
 
@@ -89,6 +90,18 @@ def test_a_schema_that_takes_too_much_is_at_fault(code: str, monkeypatch: pytest
     assert compiled(of(PROTOBUF)).file
 
 
+@pytest.mark.parametrize("number", [9, 15])
+def test_a_schema_whose_protoc_was_killed_may_be_good(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    hungry(monkeypatch, f"import os; os.kill(os.getpid(), {number})")
+    with pytest.raises(UnusableForNow, match=f"it ended with signal {number}"):
+        compiled(of(f"{PROTOBUF}// hungry"))
+
+
+def test_beyond_its_time_on_the_processor_protoc_ends_by_a_signal_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    hungry(monkeypatch, "soft, hard = resource.getrlimit(resource.RLIMIT_CPU); raise SystemExit(hard - soft)")
+    assert "it ended with 1" in refused(f"{PROTOBUF}// hungry")
+
+
 def test_the_limit_of_the_time_on_the_processor_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     hungry(monkeypatch, "raise SystemExit(resource.getrlimit(resource.RLIMIT_CPU)[0])")
     assert f"it ended with {protoc._CPU_SECONDS}" in refused(f"{PROTOBUF}// hungry")
@@ -105,7 +118,8 @@ def test_a_schema_that_takes_too_long_is_at_fault(monkeypatch: pytest.MonkeyPatc
         return run(command, timeout=timeout, **chosen)
 
     monkeypatch.setattr(subprocess, "run", first_too_slow)
-    assert "it takes longer than 60 s" in refused(PROTOBUF)
+    with pytest.raises(UnusableForNow, match="it takes longer than 60 s"):
+        compiled(of(PROTOBUF))
     assert timeouts == [protoc.LIMIT_SECONDS] * 2
 
 

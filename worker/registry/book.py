@@ -11,7 +11,7 @@ from worker.records.formats.by_schema import AS_IT_IS, SchemaReader
 from worker.records.formats.framing import Framed, SchemaId
 from worker.records.formats.values import BYTE_ORDER_MARK
 from worker.registry.avro import AvroReader
-from worker.registry.client import NoSuchSchema, SchemaText, UnusableSchema
+from worker.registry.client import NoSuchSchema, SchemaText, UnusableForNow, UnusableSchema
 from worker.registry.protobuf import ProtobufReader
 from worker.words import clean
 
@@ -20,7 +20,7 @@ log = logging.getLogger("worker.registry")
 MOST_SCHEMAS: Final = 1_000
 """That are kept; the oldest goes first, and is asked for again when a record needs it."""
 UNKNOWN_SECONDS: Final = 60.0
-"""After which the registry is asked again for a schema that it did not have."""
+"""After which the registry is asked again for a schema that it did not have, or that could not be looked at then."""
 _NEVER: Final = float("inf")
 
 
@@ -109,7 +109,8 @@ class Book:
             reader = _Refusal(problem, self._clock() + UNKNOWN_SECONDS)
             answer = SchemaAnswer.UNKNOWN
         except UnusableSchema as error:
-            reader = _Refusal(f"{schema} cannot be used: {error}")
+            until = self._clock() + UNKNOWN_SECONDS if isinstance(error, UnusableForNow) else _NEVER
+            reader = _Refusal(f"{schema} cannot be used: {error}", until)
         except (
             Exception
         ) as error:  # whatever a schema is made of, it costs the records that need it, and not the worker

@@ -67,6 +67,10 @@ class UnusableSchema(Exception):
     """A schema that cannot be used to read anything, whoever asks for it. The message says why."""
 
 
+class UnusableForNow(UnusableSchema):
+    """One that could not be looked at because of something else on this machine, and may be usable a while later."""
+
+
 class _Doubtful(RegistryUnavailable):
     """An answer that is about the one schema, if the registry is there."""
 

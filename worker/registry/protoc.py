@@ -2,10 +2,12 @@
 
 It runs as a process of its own, with limits, and whatever a text does to it, the worker goes on. It needs a folder for temporary
 files. A text that protoc crashes on, or does not get through within its limits, is told from a protoc that cannot be run at
-all: a schema of one line is compiled after it.
+all: a schema of one line is compiled after it. If protoc was killed from outside, as where the memory is short, the text may be
+good.
 """
 
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import DecodeError
 
 from worker.errors import RegistryUnavailable
-from worker.registry.client import SchemaText, UnusableSchema
+from worker.registry.client import SchemaText, UnusableForNow, UnusableSchema
 from worker.words import clean
 
 MAIN: Final = "value.schema.proto"
@@ -33,6 +35,7 @@ _LOG_BYTES: Final = 1 << 16
 _NAME: Final = re.compile(r"(?!/)(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9_./+-]{1,200}\Z")
 _OF_ITS_LOG: Final = re.compile(r"WARNING: All log messages|[WI]\d{4} ")
 _SHOWN_CHARACTERS: Final = 300
+_KILLS: Final = (signal.SIGKILL, signal.SIGTERM)  # that nothing in a schema makes
 _ONE_LINE: Final = SchemaText("PROTOBUF", 'syntax = "proto3"; message M {}')
 # Texts and comments are read as a whole, so that brackets in them are not counted; one without an end goes to the end.
 _TOKENS: Final = re.compile(
@@ -44,9 +47,10 @@ _CLOSING: Final = frozenset("})]>")
 # The limits are set inside of the new process: between fork and exec no Python may run beside threads.
 _CHILD: Final = f"""\
 import resource, runpy
+# Beyond the first limit of its time it gets SIGXCPU, and only beyond the second SIGKILL, which others send too.
 for limit, most in (("CPU", {_CPU_SECONDS}), ("AS", {_MEMORY_BYTES}), ("FSIZE", {_FILE_BYTES}), ("CORE", 0)):
     try:
-        resource.setrlimit(getattr(resource, "RLIMIT_" + limit), (most, most))
+        resource.setrlimit(getattr(resource, "RLIMIT_" + limit), (most, most + (limit == "CPU")))
     except (AttributeError, OSError, ValueError):
         pass  # not on every system
 runpy.run_module("grpc_tools.protoc", run_name="__main__", alter_sys=True)
@@ -76,22 +80,27 @@ message Decimal { bytes value = 1; uint32 precision = 2; int32 scale = 3; }
 class _Died(Exception):
     """protoc ended with neither descriptors nor a word about the schema."""
 
+    def __init__(self, problem: str, *, was_killed: bool = False) -> None:
+        super().__init__(problem)
+        self.was_killed = was_killed  # by something else than what the schema does to it
+
 
 def compiled(schema: SchemaText) -> FileDescriptorSet:
     """Return a schema's descriptors, those of what it imports before its own, which is the last.
 
-    Raises `UnusableSchema` where protoc refuses it, or does not get through it, and `RegistryUnavailable` where protoc cannot be
-    run: no record is at fault.
+    Raises `UnusableSchema` where protoc refuses it, or does not get through it, `UnusableForNow` where protoc was killed, and
+    `RegistryUnavailable` where it cannot be run: no record is at fault.
     """
     try:
         try:
             return _run(schema)
         except _Died as error:
-            problem = str(error)
+            died = error
             _run(_ONE_LINE)
     except (OSError, _Died) as error:
         raise RegistryUnavailable(f"protoc cannot be run: {clean(str(error), _SHOWN_CHARACTERS)}") from None
-    raise UnusableSchema(f"protoc cannot compile it: {clean(problem, _SHOWN_CHARACTERS)}")
+    problem = f"protoc cannot compile it: {clean(str(died), _SHOWN_CHARACTERS)}"
+    raise UnusableForNow(problem) if died.was_killed else UnusableSchema(problem)
 
 
 def _run(schema: SchemaText) -> FileDescriptorSet:
@@ -108,7 +117,7 @@ def _run(schema: SchemaText) -> FileDescriptorSet:
                     command, stdout=out, stderr=out, timeout=LIMIT_SECONDS, cwd=folder, check=False
                 )
             except subprocess.TimeoutExpired:
-                raise _Died(f"it takes longer than {LIMIT_SECONDS:g} s") from None
+                raise _Died(f"it takes longer than {LIMIT_SECONDS:g} s", was_killed=True) from None
         if ended.returncode == 0:
             found = FileDescriptorSet()
             try:
@@ -159,5 +168,5 @@ def _refusal(schema: SchemaText, code: int, said: str) -> Exception:
     names = [MAIN, *(name for name, _ in schema.references)]
     if code < 0 or not any(name in said for name in names):
         how = f"signal {-code}" if code < 0 else str(code)
-        return _Died(f"it ended with {how}: {said}" if said else f"it ended with {how}")
+        return _Died(f"it ended with {how}: {said}" if said else f"it ended with {how}", was_killed=-code in _KILLS)
     return UnusableSchema(f"protoc refuses it: {clean(said, _SHOWN_CHARACTERS)}")
