@@ -53,6 +53,34 @@ def test_beginning_at_the_end_is_a_warning() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("key", "envelope", "words"),
+    [
+        ("{$kafka.key}/{index}", "none", "makes another key of it"),
+        ("{tenant}/{id}", "none", "may make another key"),
+        ("doc-{id}", "cloudevents", "may make another key"),
+        ("$header.id", "none", "may make another key"),
+        ("{$header.tenant}/{id}", "connect", "may make another key"),
+        ("$attribute.subject", "cloudevents", "may make another key"),
+        ("{tenant}/{id}", "connect", ""),
+        ("{tenant}/{id}", "debezium", ""),
+        ("", "none", ""),
+        ("id", "none", ""),
+        ("$kafka.key", "none", ""),
+    ],
+)
+def test_tombstones_that_cannot_name_the_key_of_a_vector_are_a_warning(key: str, envelope: str, words: str) -> None:
+    for tombstones in ("delete", "ignore"):
+        records = {"tombstones": tombstones, "envelope": envelope, "fields": {"key": key}}
+        route = {"topic": "a", "index": "docs", "records": records}
+        found = [
+            one for one in routes(loaded(routes=json.dumps([route]))) if one.check == "settings.tombstones"
+        ]
+        expected = [("settings.tombstones", "a", Status.WARNING)] if words and tombstones == "delete" else []
+        assert problems(found) == expected
+        assert all(words in one.result for one in found)
+
+
 # -- memory
 
 

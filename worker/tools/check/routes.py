@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from worker.app.decoders import shape_of
+from worker.records.formats.paths import Source
 from worker.settings.load import Loaded
-from worker.settings.tables import ENV_PREFIX
+from worker.settings.tables import ENV_PREFIX, Records
 from worker.tools.check.report import Finding, ok, warning
 
 
@@ -21,12 +23,34 @@ def routes(loaded: Loaded) -> Iterator[Finding]:
             told = f"the topics {', '.join(topics)} share this index"
             advice = "make sure that they share no keys: only records of one partition keep their order"
             yield warning("settings.routes", index, told, advice)
+    for topic in settings.topics:
+        yield from _tombstones(topic, settings.records_of(topic))
     if settings.kafka.auto_offset_reset == "latest":
         told = "is latest: what was published before a partition's first commit is not written"
         yield warning("settings.reset", "kafka.auto_offset_reset", told, "set it to earliest, unless that is wanted")
     if not settings.dead_letter.topic:
         told = "is empty: the first bad record blocks its partition"
         yield warning("settings.dead_letter", "dead_letter.topic", told, "name a topic, unless that is wanted")
+
+
+def _tombstones(topic: str, records: Records) -> Iterator[Finding]:
+    """Look whether a tombstone can name the key of a vector: it names the whole Kafka key, whatever `records.fields.key` is."""
+    key = shape_of(records).key
+    if records.tombstones != "delete" or records.envelope == "debezium" or key is None:
+        return
+    sources = {path.source for path in key.paths}
+    is_in_envelope = records.envelope == "connect" and sources == {Source.VALUE}  # the Kafka key has these fields too
+    if is_in_envelope or (len(key.parts) == 1 and sources <= {Source.VALUE, Source.KAFKA_KEY}):
+        return
+    makes = "makes another key of it" if Source.KAFKA_KEY in sources else "may make another key"
+    told = (
+        'records.tombstones = "delete" deletes the vector whose key is the whole Kafka key, and '
+        f'records.fields.key = "{key.text}" {makes}: then nothing is deleted, and it is counted as deleted'
+    )
+    advice = 'delete by records.fields.delete, or set records.tombstones to "dead-letter"'
+    if Source.KAFKA_KEY not in sources:
+        advice += "; it is right if the producer's Kafka key is exactly the vector's key"
+    yield warning("settings.tombstones", topic, told, advice)
 
 
 def _sources(loaded: Loaded) -> str:
