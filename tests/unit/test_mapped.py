@@ -348,6 +348,13 @@ def test_a_mark_that_is_a_map_or_a_list_is_malformed_since_its_row_may_be_delete
     assert (error.reason, "allowed for records.fields.delete" in error.message) == (Reason.MALFORMED, True)
 
 
+def test_a_mark_that_is_bytes_is_malformed_likewise() -> None:
+    value = msgspec.msgpack.encode({"id": "a", "vec": VECTOR, "op": b"d"})
+    with pytest.raises(RecordError, match="op is a binary; allowed for records.fields.delete") as raised:
+        decoder("id", delete="op").decode(None, value, ())
+    assert raised.value.reason is Reason.MALFORMED
+
+
 def test_a_kafka_key_that_is_1_in_any_form_is_a_key_and_no_mark() -> None:
     for key, deletes in ((b"1", False), (b'"1"', False), (b'"d"', True)):
         found = decoded({"id": "a", "vec": VECTOR}, decoder("id", delete="$kafka.key"), key=key)

@@ -62,6 +62,7 @@ _LOOSE_VALUE: Final = str | int | float | bool | list[Scalar] | None
 _METADATA_ALLOWED: Final = f"allowed are {METADATA_MAX_BYTES} bytes a vector ({LIMIT_SOURCE})"
 _KEY_ALLOWED: Final = 'allowed is a string (records.key_values = "stringify" accepts integers too)'
 _DELETE_ALLOWED: Final = "allowed for records.fields.delete are texts, numbers and booleans"
+_NO_MARKS: Final = (Kind.MAP, Kind.LIST, Kind.BINARY, Kind.EXTENSION)
 _M = TypeVar("_M", bound=Metadata | LooseMetadata | None)
 
 
@@ -224,7 +225,7 @@ class MappedReader:
                 return self._fields.decode_number(raw) == 1
             except UNREADABLE:  # it is beyond the range of float64
                 return False
-        if kind in (Kind.MAP, Kind.LIST):  # its row may be deleted, and would be written
+        if kind in _NO_MARKS:  # its row may be deleted, and would be written
             raise self._fields.no_record(f"{path.text} is a {kind.value}; {_DELETE_ALLOWED}")
         return False
 
