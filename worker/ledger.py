@@ -344,9 +344,29 @@ class Ledger:
             self._begun.pop(threading.get_ident(), None)
 
     def threads_of(self, assignments: Collection[Assignment]) -> set[int]:
-        """Return the numbers of the threads whose request carries records of one of these."""
+        """Return the numbers of the threads whose request carries records of these, or of earlier ones of their partitions.
+
+        Who gives a partition back has to wait for the earlier ones too:
+
+        1. A request is sent with a version of a key, and its answer takes long.
+        2. The topic is recreated, or its log was cut: `reassign` begins another ownership of the partition.
+        3. A rebalance gives the partition to another process, which writes a newer version of the key.
+        4. The service applies the request: the older version wins.
+        """
+        newest = {assignment.partition: assignment.epoch for assignment in assignments}
         with self._lock:
-            return {thread for thread, begun in self._begun.items() if not set(begun).isdisjoint(assignments)}
+            return {
+                thread
+                for thread, begun in self._begun.items()
+                if any(one.epoch <= newest.get(one.partition, -1) for one in begun)
+            }
+
+    def has_requests_in_flight(self, assignments: Collection[Assignment]) -> bool:
+        """Return whether a request is in flight with records of these, or of earlier ones of their partitions.
+
+        A thread that sends several dead letters at once is known by the last of them alone, so the others are counted here.
+        """
+        return any(one.requests_in_flight for one in assignments) or bool(self.threads_of(assignments))
 
     # -- what is committed and shown
 

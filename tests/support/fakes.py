@@ -497,7 +497,7 @@ class FakeSource:
     def _end_revoke(self) -> bool:
         """Commit and end where nothing is under way any more, or the time is up; return False where it continues."""
         closing = self._closing
-        if any(assignment.requests_in_flight for assignment in closing):
+        if self._ledger.has_requests_in_flight(closing):
             if self._clock() < self._deadline:
                 return False
             if not self._aborted:
@@ -513,10 +513,9 @@ class FakeSource:
     def _lose(self, assignments: Sequence[Assignment]) -> None:
         """End ownerships that were not revoked in order, and cut what is under way of them."""
         self._metrics.rebalances.labels("lost").inc()
-        is_under_way = any(assignment.requests_in_flight for assignment in assignments)
         self._end(assignments)
-        if is_under_way:
-            self._hooks.abort(self._ledger.threads_of(assignments))
+        if threads := self._ledger.threads_of(assignments):
+            self._hooks.abort(threads)
 
     def _end(self, assignments: Sequence[Assignment]) -> None:
         self._ledger.end(assignments)

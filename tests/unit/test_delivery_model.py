@@ -517,8 +517,7 @@ class World:
         """End a revocation whose requests have landed; else cut them once, by the clock."""
         if move.giver.life is not Life.RUNNING:
             return
-        requests_in_flight = any(assignment.requests_in_flight for assignment in move.closing)
-        if requests_in_flight and not move.was_cut:
+        if move.giver.ledger.has_requests_in_flight(move.closing) and not move.was_cut:
             if int(self.clock() * 4) % 5 == 0:
                 move.giver.lane.abort(move.giver.ledger.threads_of(move.closing))
                 move.was_cut = True

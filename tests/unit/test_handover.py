@@ -141,6 +141,44 @@ def test_a_revoke_waits_for_requests_under_way_and_commits_their_outcome() -> No
     assert (bench.hooks[0], bench.aborted_at) == ("wake", [])
 
 
+def owned_again(bench: Bench, position: int = 0) -> Assignment:
+    """Begin another ownership of the partition, as after its topic was recreated."""
+    later = bench.ledger.reassign(bench.assignment)
+    assert later is not None
+    bench.ledger.open(later, position, None)
+    return later
+
+
+def test_a_revoke_waits_for_requests_of_an_earlier_ownership_of_the_partition() -> None:
+    """Else the service could apply an old version after the next owner has written a newer one."""
+    bench = Bench()
+    assert bench.ledger.begin_request([bench.assignment])
+    later = owned_again(bench)
+
+    def answered() -> None:
+        if bench.passed >= 3.0 and bench.assignment.requests_in_flight:
+            bench.ledger.end_request([bench.assignment])
+        bench.acknowledge()
+
+    bench.meanwhile = answered
+    bench.revoke()
+    assert (bench.passed >= 3.0, bench.aborted_at, later.phase) == (True, [], Phase.FENCED)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_requests_of_an_earlier_ownership_of_the_partition_are_cut(is_lost: bool) -> None:
+    bench = Bench()
+    bench.consumer._coordinator._assignors = {}
+    assert bench.ledger.begin_request([bench.assignment])
+    owned_again(bench)
+    bench.meanwhile = bench.acknowledge
+    if is_lost:
+        bench.handover.give_up(bench.consumer, [TP])
+    else:
+        bench.revoke()
+    assert bench.cut == [{threading.get_ident()}] * (1 if is_lost else 2)
+
+
 def test_requests_that_take_longer_are_cut_and_then_left() -> None:
     bench = Bench()
     assert bench.ledger.begin_request([bench.assignment])

@@ -1,5 +1,6 @@
 """The ledger: what may be committed, what is counted, and what a fence keeps out."""
 
+import threading
 from collections import Counter
 
 import pytest
@@ -300,6 +301,25 @@ def test_a_request_departs_only_while_all_its_partitions_are_live(ledger: Ledger
     assert (first.requests_in_flight, second.requests_in_flight) == (1, 1)
     ledger.end_request([first, second])
     assert (first.requests_in_flight, second.requests_in_flight) == (0, 0)
+
+
+def test_requests_of_an_earlier_ownership_count_for_a_later_one_alone(ledger: Ledger) -> None:
+    earlier = opened(ledger)
+    assert ledger.begin_request([earlier])
+    later = ledger.reassign(earlier)
+    assert later is not None
+    assert (ledger.threads_of([later]), ledger.has_requests_in_flight([later])) == ({threading.get_ident()}, True)
+    ledger.end_request([earlier])
+    assert ledger.begin_request([later])
+    assert (ledger.threads_of([earlier]), ledger.has_requests_in_flight([earlier])) == (set(), False)
+
+
+def test_requests_that_one_thread_began_together_count_until_each_has_ended(ledger: Ledger) -> None:
+    first, second = opened(ledger), opened(ledger, partition=1)
+    assert ledger.begin_request([first])
+    assert ledger.begin_request([second])
+    ledger.end_request([second])
+    assert [ledger.has_requests_in_flight([one]) for one in (first, second)] == [True, False]
 
 
 def test_a_fenced_partition_lets_nothing_depart(ledger: Ledger) -> None:

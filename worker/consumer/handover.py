@@ -95,14 +95,15 @@ class Handover:
     async def _wait_for_answers(self, consumer: Any, closing: Sequence[Assignment]) -> None:
         """Wait until no request with records of these is under way; cut the connections of these after `kafka.revoke_seconds`.
 
-        Where the lease runs out meanwhile, all requests are cut at once, also those of other partitions: another process may
-        write newer versions of any. The wait is the client's own timer, so that heartbeats continue. The main loop is in `poll`
-        or `close` all the while, where no signal reaches it: this looks whether the worker is to stop.
+        Requests of an earlier ownership of their partitions count as well: `Ledger.threads_of` says why. Where the lease runs
+        out meanwhile, all requests are cut at once, also those of other partitions: another process may write newer versions
+        of any. The wait is the client's own timer, so that heartbeats continue. The main loop is in `poll` or `close` all the
+        while, where no signal reaches it: this looks whether the worker is to stop.
         """
         self._hooks.wake()
         deadline = self._clock() + self._revoke_seconds
         aborted = lost_lease = is_hurried = False
-        while any(assignment.requests_in_flight for assignment in closing):
+        while self._ledger.has_requests_in_flight(closing):
             now = self._clock()
             if not is_hurried and self._hooks.is_stopping():
                 is_hurried, deadline = True, min(deadline, now + STOPPING_SECONDS)
@@ -150,10 +151,9 @@ class Handover:
         In this order, so that none escapes: a request that begins after the end is refused. One that began before is cut,
         even if it had no connection yet when requests were first cut.
         """
-        is_under_way = any(assignment.requests_in_flight for assignment in assignments)
         returned = self._end(assignments)
-        if is_under_way:
-            self._hooks.abort(self._ledger.threads_of(assignments))
+        if threads := self._ledger.threads_of(assignments):
+            self._hooks.abort(threads)
         return returned
 
     def give_up(self, consumer: Any, lost: Iterable[TopicPartition]) -> None:
