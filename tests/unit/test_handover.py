@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 from kafka import OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
 
 from tests.support.bounded import END_S
 from tests.support.client import FakeConsumer
 from tests.support.fakes import FakeClock
 from tests.unit.samples import FakeTracked, opened
-from worker.consumer.commits import Commits
+from worker.consumer.commits import Answered, Commits
 from worker.consumer.handover import (
     ABORT_SECONDS,
     COMMIT_SECONDS,
@@ -51,7 +52,7 @@ class Bench:
         self.meanwhile: Callable[[], object] = lambda: None  # is called with every look
         self.consumer = FakeConsumer(sleeps=self._sleep)
         self.consumer.own(PARTITION)
-        commits = Commits(
+        self.commits = Commits(
             self.ledger, self.metrics, count_error=lambda _: None, on_fenced=lambda: None, clock=self.clock, wall=self.clock
         )  # fmt: skip
         self.handover = Handover(
@@ -60,7 +61,7 @@ class Bench:
             ledger=self.ledger,
             metrics=self.metrics,
             hooks=RevokeHooks(lambda: self.hooks.append("wake"), self._abort, lambda: self.is_stopping),
-            commits=commits,
+            commits=self.commits,
             on_end=self.ended.append,
             clock=self.clock,
         )
@@ -81,9 +82,22 @@ class Bench:
         self.meanwhile()
 
     def acknowledge(self) -> None:
+        """Answer all commits, and complete their futures."""
+        for number, answer in enumerate(self.consumer.commit_answers):
+            if not answer.is_done:
+                self.note_answer(number)
+                answer.success(None)
+
+    def note_answer(self, number: int = 0, code: int = 0) -> None:
+        """Answer a commit, as the connection to the broker reports it, before its future is completed."""
+        offsets = self.consumer.committed[number]
+        self.commits.note_answer({Partition(*tp): Answered(at.offset, code) for tp, at in offsets.items()})
+
+    def find_coordinator(self) -> None:
+        """Complete the future that the client returns for a commit while it looks for the coordinator."""
         for answer in self.consumer.commit_answers:
             if not answer.is_done:
-                answer.success(None)
+                answer.success("coordinator-1")
 
     @property
     def passed(self) -> float:
@@ -253,6 +267,41 @@ def test_a_broker_that_does_not_answer_the_commit_holds_up_the_revoke_no_longer_
     assert bench.passed == pytest.approx(COMMIT_SECONDS, abs=2 * LOOK_SECONDS)
     assert (bench.assignment.phase, bench.assignment.committed) == (Phase.FENCED, None)
     assert bench.count("commits_total", result="failed") == 1
+
+
+def test_a_coordinator_that_was_found_is_no_answer_to_the_last_commit() -> None:
+    bench = Bench()
+    bench.meanwhile = bench.find_coordinator
+    bench.revoke()
+    assert bench.passed == pytest.approx(COMMIT_SECONDS, abs=2 * LOOK_SECONDS)
+    assert (bench.assignment.phase, bench.assignment.committed) == (Phase.FENCED, None)
+    assert [bench.count("commits_total", result=result) for result in ("ok", "failed")] == [0, 1]
+
+
+@pytest.mark.parametrize(("code", "committed", "counts"), [(0, 1, [1, 0]), (22, None, [0, 1])])
+def test_the_answer_to_a_commit_that_is_sent_when_the_coordinator_was_found_is_awaited(
+    code: int, committed: int | None, counts: list[int]
+) -> None:
+    bench = Bench()
+
+    def answered() -> None:
+        bench.find_coordinator()
+        if bench.passed >= 1.0:
+            bench.note_answer(code=code)
+
+    bench.meanwhile = answered
+    bench.revoke()
+    assert bench.passed == pytest.approx(1.0, abs=2 * LOOK_SECONDS)
+    assert bench.assignment.committed == committed
+    assert [bench.count("commits_total", result=result) for result in ("ok", "failed")] == counts
+
+
+def test_a_coordinator_that_is_not_found_ends_the_wait_for_the_last_commit() -> None:
+    bench = Bench()
+    bench.meanwhile = lambda: bench.consumer.commit_answers[0].failure(kafka_errors.KafkaTimeoutError("no coordinator"))
+    bench.revoke()
+    assert bench.passed == pytest.approx(LOOK_SECONDS)
+    assert (bench.assignment.phase, bench.count("commits_total", result="failed")) == (Phase.FENCED, 1)
 
 
 def test_a_revoke_that_is_called_again_while_it_runs_counts_what_it_returns_once() -> None:

@@ -11,6 +11,7 @@ from kafka import errors as kafka_errors
 from kafka.structs import MemberState
 
 from worker.consumer import client_config
+from worker.consumer.offset_requests import error_of
 from worker.ledger import Assignment, Ledger, Partition, Phase
 from worker.telemetry.metrics import Metrics
 
@@ -144,6 +145,16 @@ class Commits:
     def note_answer(self, answered: Mapping[Partition, Answered]) -> None:
         """Note what the broker answered about each partition. The client's IO thread calls it, before `enter_answer`."""
         self._answered.update(answered)
+
+    def is_answered(self, offsets: Mapping[Assignment, int]) -> bool:
+        """Return whether the broker has answered to a commit of these offsets since `prepare`."""
+        answered = {one: self._answered.get(one.partition) for one in offsets}
+        return all(found is not None and found.offset == offsets[one] for one, found in answered.items())
+
+    def error_of(self, offsets: Mapping[Assignment, int]) -> BaseException | None:
+        """Return what the broker refused of a commit that it has answered, None where it has accepted all."""
+        codes = {self._answered[one.partition].code for one in offsets} - {_NO_ERROR}
+        return error_of(min(codes, default=None))
 
     def enter_answer(self, offsets: Mapping[Assignment, int], result: object) -> None:
         """Enter what became of a commit: an exception where it failed, or a part of it."""

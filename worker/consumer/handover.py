@@ -117,19 +117,25 @@ class Handover:
             await client_internals.sleep(consumer, LOOK_SECONDS)
 
     async def _commit(self, consumer: Any, closing: Sequence[Assignment]) -> None:
-        """Commit what moved, and wait for the answer, but not for as long as the client would for a silent broker."""
+        """Commit what moved, and wait for the answer, but not for as long as the client would for a silent broker.
+
+        That the client's future succeeds is no answer. Where the group's coordinator is not known, it is the future of the
+        look-up, and the commit is sent when that has succeeded.
+        """
         offsets = {a: at for a, at in self._ledger.watermarks(closing).items() if at != a.committed}
         if not offsets:
             return
         deadline = self._clock() + self.commit_seconds
-        result: object = None
+        result: object
         try:
-            answer = consumer.commit_async(self._commits.prepare(offsets))
-            while not answer.is_done and self._clock() < deadline:
+            future = consumer.commit_async(self._commits.prepare(offsets))
+            while not self._commits.is_answered(offsets):
+                if future.is_done:
+                    await future  # which raises the error where it failed
+                if self._clock() >= deadline:
+                    raise kafka_errors.KafkaTimeoutError("no answer to the last commit")  # noqa: TRY301 - one way out for all
                 await client_internals.sleep(consumer, LOOK_SECONDS)
-            if not answer.is_done:
-                raise kafka_errors.KafkaTimeoutError("no answer to the last commit")  # noqa: TRY301 - one way out for all
-            await answer
+            result = self._commits.error_of(offsets)
         except Exception as error:  # whatever it is, the partitions are given back
             result = error
         self._commits.enter_answer(offsets, result)
