@@ -47,6 +47,9 @@ class Lease:
         self._confirmed_at = -math.inf
         self._stable_at = -math.inf
         self._ended_at = -math.inf
+        self._outlasted_at = -math.inf  # when a heartbeat was sent that a long rebalance kept from renewing it
+        self.was_cut_short = False
+        """Whether it held when `end` was called, and no heartbeat was accepted since."""
 
     def now(self) -> float:
         """Read the clock. Read it before the heartbeat is handed to the client, and pass it to `confirm`."""
@@ -64,9 +67,11 @@ class Lease:
         if not in_rebalance:
             self._stable_at = max(self._stable_at, sent_at)
         elif sent_at + self.session_seconds > self._stable_at + self._rebalance_seconds:
+            self._outlasted_at = max(self._outlasted_at, sent_at)
             return False
         had_run_out = not self.holds()
         self._confirmed_at = max(self._confirmed_at, sent_at)
+        self.was_cut_short = False
         return had_run_out and self.holds()
 
     def join(self, sent_at: float) -> None:
@@ -76,12 +81,19 @@ class Lease:
 
     def end(self) -> None:
         """Note that the membership has ended: no heartbeat that was sent until now confirms it."""
+        if self._confirmed_at > -math.inf:  # else it has ended before
+            self.was_cut_short = self.holds()
         self._ended_at = self._clock()
-        self._confirmed_at = self._stable_at = -math.inf
+        self._confirmed_at = self._stable_at = self._outlasted_at = -math.inf
 
     def holds(self) -> bool:
         """Return whether this process may write."""
         return self._clock() - self._confirmed_at < self._seconds
+
+    @property
+    def is_outlasted(self) -> bool:
+        """Whether the group answers heartbeats, but a rebalance has lasted for so long that they do not renew it."""
+        return self._outlasted_at > self._confirmed_at
 
     def age(self) -> float:
         """Return the seconds since the last accepted heartbeat was sent; infinite if there is none."""

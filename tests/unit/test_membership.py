@@ -124,6 +124,41 @@ def test_requests_are_cut_once_each_time_that_the_lease_runs_out() -> None:
         assert bench.aborts == times
 
 
+def test_what_is_said_when_nothing_may_be_written_is_what_the_group_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """The runbook takes unanswered heartbeats as the sign of a network fault, or of a process that was frozen."""
+    bench = Bench()
+
+    def said_after(seconds: float) -> str:
+        caplog.clear()
+        bench.clock.advance(seconds)
+        bench.membership.abort_when_lease_runs_out()
+        return "; ".join(message.partition(":")[0] for message in caplog.messages)
+
+    def held() -> None:
+        bench.clock.advance(1.0)
+        bench.lease.confirm(bench.clock())
+        bench.membership.abort_when_lease_runs_out()
+
+    held()
+    bench.lease.end()
+    bench.lease.end()  # the answers to two requests
+    expelled = said_after(0.0)
+    held()
+    silent = said_after(SESSION)
+    held()
+    for _ in range(SETTINGS.max_poll_interval_ms // 3000):
+        bench.clock.advance(3.0)
+        bench.lease.confirm(bench.clock(), in_rebalance=True)
+    outlasted = said_after(0.0)
+    held()
+    bench.clock.advance(SESSION)
+    bench.lease.end()  # the answer to the first heartbeat after the process was frozen
+    frozen = said_after(0.0)
+    assert expelled == "the group does not know this member any more"
+    assert outlasted == "a rebalance of the group has lasted for most of kafka.max_poll_interval_ms"
+    assert silent == frozen == "no heartbeat was answered for most of kafka.session_timeout_ms"
+
+
 def test_an_ended_membership_has_no_lease_and_cuts_nothing_more() -> None:
     bench = Bench()
     bench.join_group()

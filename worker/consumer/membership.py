@@ -110,12 +110,24 @@ class Membership:
             self._was_cut = False
         elif not self._was_cut:
             self._was_cut = True
-            log.warning(
-                "no heartbeat was answered for most of kafka.session_timeout_ms: nothing is written until one is; "
-                "look at the way to the brokers, and whether this process was frozen",
-                extra={"session_timeout_ms": self._settings.session_timeout_ms},
-            )
+            log.warning(self._why_not_held(), extra={"session_timeout_ms": self._settings.session_timeout_ms})
             self._abort()
+
+    def _why_not_held(self) -> str:
+        if self._lease.was_cut_short:
+            return (
+                "the group does not know this member any more: nothing is written until it has joined again; look at the "
+                "log of the broker that coordinates the group"
+            )
+        if self._lease.is_outlasted:
+            return (
+                "a rebalance of the group has lasted for most of kafka.max_poll_interval_ms: nothing is written until it "
+                "has ended; look for a member that does not join"
+            )
+        return (
+            "no heartbeat was answered for most of kafka.session_timeout_ms: nothing is written until one is; "
+            "look at the way to the brokers, and whether this process was frozen"
+        )
 
     # -- joins that were lost
 
