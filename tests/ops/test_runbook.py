@@ -20,6 +20,7 @@ import yaml
 from tests.support.markdown import ROOT, headings, slug
 from tests.support.runbook import queries
 from worker import cli
+from worker.consumer.offset_notices import LASTING_SECONDS
 from worker.errors import BlockReason, Reason
 from worker.ledger import Ledger
 from worker.ports import WRITER_OPERATIONS
@@ -134,6 +135,11 @@ def test_settings_named_are_settings_of_the_worker() -> None:
     there_are = {(table, field.name) for table, kind in tables.TABLES.items() for field in msgspec.structs.fields(kind)}
     files = {(table, f"{name}_file") for table, name in there_are}  # each setting may be in a file
     assert (named - there_are - files, len(named) > 20) == (set(), True)
+
+
+def test_how_long_an_error_lasts_before_it_blocks_a_partition_is_what_the_code_has() -> None:
+    section = TEXT.partition("### blocked: partition_unreadable")[2].partition("\n### ")[0]
+    assert f"has answered with the error for {LASTING_SECONDS:.0f} s" in " ".join(section.split())
 
 
 def test_defaults_named_are_the_defaults() -> None:
