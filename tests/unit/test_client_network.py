@@ -6,16 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kafka import errors as kafka_errors
+from kafka.future import Future
 from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataRequest, MetadataResponse
 
 from tests.support.proxy import Proxy
 from tests.support.worker import free_port, wait_for
-from worker.consumer import client_network
+from worker.consumer import client_internals, client_network
 from worker.consumer.client_internals import connections
 from worker.consumer.client_network import PatientConnections
 
@@ -122,6 +124,36 @@ def test_a_broker_that_takes_connections_and_drops_them_is_tried_ever_less_often
             manager.run(connect)
             wait_for(partial(has_failed, failures), "the failure is counted")
         assert manager._backoff[7][0] == 3
+
+
+def test_the_last_error_of_a_broker_is_kept_until_a_connection_to_it_is_made(manager: Any) -> None:
+    class Connection:
+        init_future, close_future = Future(), Future()
+
+    manager._note_failures(7, Connection)
+    error = kafka_errors.SaslAuthenticationFailedError("Authentication failed")
+    Connection.init_future.failure(error)
+    assert manager.failures == {7: error}
+    Connection.init_future, Connection.close_future = Future(), Future()
+    manager._note_failures(7, Connection)
+    Connection.init_future.success(True)
+    assert manager.failures == {7: None}
+    Connection.close_future.failure(error)
+    assert manager.failures == {7: error}
+
+
+def test_a_broker_that_cannot_be_reached_is_named_with_its_error(manager: Any) -> None:
+    port = free_port()
+    add(manager, node("127.0.0.1", port))
+
+    async def connect() -> None:
+        with contextlib.suppress(kafka_errors.KafkaError):
+            await manager.get_connection(7)
+
+    manager.run(connect)
+    found = client_internals.unreachable(SimpleNamespace(_manager=manager))
+    assert found == {7: (f"127.0.0.1:{port}", manager.failures[7])}
+    assert "ECONNREFUSED" in str(found[7].error)
 
 
 def test_a_broker_that_nobody_knows_fails_its_own_request_alone(manager: Any) -> None:

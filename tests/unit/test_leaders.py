@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from kafka import TopicPartition
+from kafka import errors as kafka_errors
 
 from tests.support.fakes import FakeClock
 from worker.consumer.leaders import GRACE_SECONDS, LOOK_SECONDS, Leaders
@@ -99,6 +101,36 @@ def test_a_leader_that_cannot_be_reached_is_named_and_its_partition_still_fetche
     look.over(GRACE_SECONDS, known)
     assert look.leaders.without == set()
     assert "broker 2 at host:9002" in look.blocks()[block(0)]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        pytest.param(
+            kafka_errors.SaslAuthenticationFailedError("Authentication failed"),
+            "(SaslAuthenticationFailedError: Authentication failed), cannot be reached: correct kafka.sasl_plain_username and "
+            "kafka.sasl_plain_password, or what that broker knows of this user",
+            id="password",
+        ),
+        pytest.param(
+            kafka_errors.KafkaConnectionError("Handshake failed: [SSL: CERTIFICATE_VERIFY_FAILED]"),
+            "(KafkaConnectionError: Handshake failed: [SSL: CERTIFICATE_VERIFY_FAILED]), cannot be reached: correct the "
+            "certificate of that broker, or kafka.ssl_cafile",
+            id="certificate",
+        ),
+        pytest.param(
+            kafka_errors.KafkaConnectionError("111 ECONNREFUSED"),
+            "(KafkaConnectionError: 111 ECONNREFUSED), cannot be reached: look at that broker, the network, and its "
+            "advertised.listeners",
+            id="network",
+        ),
+    ],
+)
+def test_why_a_leader_cannot_be_reached_is_said(error: Exception, message: str) -> None:
+    look, known = Look(), Known([2, 1, 1], {1: True, 2: False})
+    known._manager.failures = {2: error}
+    look.over(GRACE_SECONDS, known)
+    assert look.blocks() == {block(0): f"vectors/0: its leader, broker 2 at host:9002 {message}"}
 
 
 def test_an_outage_of_all_brokers_is_no_fault_of_a_partition() -> None:

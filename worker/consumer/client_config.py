@@ -163,10 +163,27 @@ def close_consumer(consumer: Any) -> None:
             log.warning("a consumer did not close", extra={"error": describe(error)})
 
 
-def wrongly_advertised(unreachable: Mapping[int, str]) -> str:
-    """Return the message on brokers that the cluster names and that cannot be reached, "host:port" by number."""
-    named = ", ".join(f"broker {number} at {place}" for number, place in sorted(unreachable.items()))
-    return (
-        f"it answers, and names brokers that cannot be reached: {named}; "
-        "set advertised.listeners of the brokers to what this worker can reach, or open the way"
+def names_of_unreachable(unreachable: Mapping[int, client_internals.Unreachable]) -> str:
+    """Return number, place and last error of each broker that cannot be reached."""
+    return ", ".join(
+        f"broker {number} at {place}" + ("" if error is None else f" ({describe(error)})")
+        for number, (place, error) in sorted(unreachable.items())
     )
+
+
+def advice_on_unreachable(unreachable: Mapping[int, client_internals.Unreachable], otherwise: str) -> str:
+    """Return what to do about brokers that cannot be reached: `otherwise`, if login and certificates are no reason."""
+    errors = [error for _, error in unreachable.values() if error is not None]
+    if any(isinstance(error, kafka_errors.SaslAuthenticationFailedError) for error in errors):
+        return "correct kafka.sasl_plain_username and kafka.sasl_plain_password, or what that broker knows of this user"
+    if any("CERTIFICATE_VERIFY_FAILED" in str(error) for error in errors):
+        return "correct the certificate of that broker, or kafka.ssl_cafile"
+    return otherwise
+
+
+def wrongly_advertised(unreachable: Mapping[int, client_internals.Unreachable]) -> str:
+    """Return the message on brokers that the cluster names and that cannot be reached."""
+    advice = advice_on_unreachable(
+        unreachable, "set advertised.listeners of the brokers to what this worker can reach, or open the way"
+    )
+    return f"it answers, and names brokers that cannot be reached: {names_of_unreachable(unreachable)}; {advice}"

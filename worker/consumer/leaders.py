@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from kafka import TopicPartition
 
-from worker.consumer import client_internals
+from worker.consumer import client_config, client_internals
 from worker.errors import BlockReason
 from worker.ledger import Assignment, Partition
 from worker.telemetry.state import Block, Status
@@ -63,9 +63,12 @@ class Leaders:
                 without.append(partition)
                 problems[partition] = "it has no leader: start the brokers that have it, or wait for their return"
             elif leader in unreachable:
+                broker = {leader: unreachable[leader]}
                 problems[partition] = (
-                    f"its leader, broker {leader} at {unreachable[leader]}, cannot be reached: "
-                    "look at that broker, the network, and its advertised.listeners"
+                    f"its leader, {client_config.names_of_unreachable(broker)}, cannot be reached: "
+                    + client_config.advice_on_unreachable(
+                        broker, "look at that broker, the network, and its advertised.listeners"
+                    )
                 )
         self.without = frozenset(without)
         if without:

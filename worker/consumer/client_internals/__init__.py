@@ -40,7 +40,7 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 """
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
@@ -311,24 +311,32 @@ def set_topics(consumer: Any, topics: Iterable[str]) -> None:
 # -- connections
 
 
-def unreachable(consumer: Any) -> dict[int, str]:
-    """Return "host:port" of each broker that the cluster names and that could not be connected to, by its number."""
+class Unreachable(NamedTuple):
+    """A broker that could not be connected to: "host:port", and the last error, None where that is not known."""
+
+    place: str
+    error: BaseException | None
+
+
+def unreachable(consumer: Any) -> dict[int, Unreachable]:
+    """Return each broker that the cluster names and that could not be connected to, by its number."""
     return _unreachable(consumer._manager)
 
 
-def unreachable_of_producer(producer: Any) -> dict[int, str]:
+def unreachable_of_producer(producer: Any) -> dict[int, Unreachable]:
     """As `unreachable`; nothing where it is another kind of producer."""
     client = getattr(getattr(producer, "_sender", None), "_client", None)
     return {} if client is None else _unreachable(client._manager)
 
 
-def _unreachable(manager: Any) -> dict[int, str]:
+def _unreachable(manager: Any) -> dict[int, Unreachable]:
+    failures = getattr(manager, "failures", {})  # of `connections.Connections`
     found = {}
     for broker in manager.cluster.brokers():
         connection = manager._conns.get(broker.node_id)
         is_tried = connection is not None or broker.node_id in manager._backoff
         if is_tried and (connection is None or not connection.connected):
-            found[broker.node_id] = f"{broker.host}:{broker.port}"
+            found[broker.node_id] = Unreachable(f"{broker.host}:{broker.port}", failures.get(broker.node_id))
     return found
 
 

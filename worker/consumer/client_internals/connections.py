@@ -35,6 +35,8 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
             config["proxy_url"] = _RESOLVED_URL
         super().__init__(net, **config)
         self._is_refresh_due = False
+        self.failures: dict[Any, BaseException | None] = {}
+        """The last error of the connections to each broker, by its number; None since one could be made."""
         self.cluster.add_listener(self._calm)
 
     async def before_connecting(self, host: str, port: int, timeout_at: float | None) -> None:
@@ -66,8 +68,15 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
         known = self._conns.get(node_id)
         connection = super().get_connection(node_id, *args, **options)
         if connection is not known:
+            self._note_failures(node_id, connection)
             self.on_new_connection(connection)
         return connection
+
+    def _note_failures(self, node_id: Any, connection: Any) -> None:
+        def note(error: BaseException | None = None) -> None:
+            self.failures[node_id] = error
+
+        watch(connection, opened=note, failed=note, closed=lambda: None)
 
     def send(self, request: Any, node_id: Any = None, *args: Any, **options: Any) -> Any:
         """As the parent's; all requests of the client pass here."""
