@@ -60,7 +60,9 @@ class FakeConsumer:
         self._net = SimpleNamespace(sleep=self._sleep, run=self._run)
         self._subscription = SimpleNamespace(assignment={}, seek=self._seek)
         self._coordinator = SimpleNamespace(coordinator_id=COORDINATOR, _join_task=None, _assignors={})
-        self._fetcher = SimpleNamespace(_next_partition_records=None, _next_in_line_exception_metadata=None)
+        self._fetcher = SimpleNamespace(
+            _next_partition_records=None, _next_in_line_exception_metadata=None, _paused_completed_fetches={}
+        )
 
     def own(self, *partitions: tuple[str, int]) -> None:
         """Have these assigned."""

@@ -231,6 +231,23 @@ def test_an_error_behind_records_is_returned_with_its_place_and_once() -> None:
     assert client_internals.pop_deferred_error(consumer) is None
 
 
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_an_error_that_was_put_aside_is_raised_unless_it_is_dropped(is_dropped: bool) -> None:
+    consumer = Fetched(FIRST)
+    for _ in range(2):
+        consumer.respond(FIRST, b"", kafka_errors.CorruptRecordError.errno)
+    with pytest.raises(kafka_errors.CorruptRecordError):
+        consumer.poll()
+    consumer._subscription.pause(FIRST)
+    assert consumer.poll() == {}
+    client_internals.drop_parked(consumer, FIRST if is_dropped else SECOND)
+    consumer._subscription.resume(FIRST)
+    if not is_dropped:
+        with pytest.raises(kafka_errors.CorruptRecordError):
+            consumer.poll()
+    assert consumer.poll() == {}
+
+
 def test_what_was_put_aside_of_a_paused_partition_is_handed_over_once_it_is_resumed() -> None:
     consumer = Fetched(FIRST, SECOND)
     consumer.respond(FIRST, records_of(3))

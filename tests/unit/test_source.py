@@ -267,7 +267,31 @@ def test_an_offset_that_the_broker_refuses_and_has_is_fetched_again_after_the_re
     assert (stage.assignment.phase, stage.status.blocks_of(*PARTITION)) == (Phase.OPEN, [])
 
 
+@pytest.mark.parametrize("is_denied", [False, True])
+def test_a_partition_that_is_retried_is_fetched_again_whatever_was_put_aside_of_it(is_denied: bool) -> None:
+    stage = Stage()
+    if is_denied:
+        stage.poll(kafka_errors.TopicAuthorizationFailedError({"vectors"}))
+    else:
+        stage.source.refuse(stage.assignment, "offsets in an order that cannot be")
+    assert stage.steer(True) == {PARTITION}
+    parked = stage.consumer._fetcher._paused_completed_fetches
+    parked.update({TP: "the same error", TopicPartition("images", 0): "of another"})
+    stage.clock.advance(30.0)
+    assert stage.steer(True) == frozenset()
+    assert parked == {TopicPartition("images", 0): "of another"}
+
+
 # -- steering
+
+
+def test_what_was_put_aside_of_a_partition_that_only_waited_for_room_is_kept() -> None:
+    stage = Stage()
+    stage.steer(False)
+    parked = stage.consumer._fetcher._paused_completed_fetches
+    parked[TP] = "records"
+    assert stage.steer(True) == frozenset()
+    assert (parked, stage.consumer.parked) == ({TP: "records"}, set())
 
 
 def test_what_is_wanted_is_fetched_and_all_else_is_paused() -> None:

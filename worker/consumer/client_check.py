@@ -94,7 +94,11 @@ PARTS: Final = (
             "add_listener(.)",
         ),
     ),
-    Part(_FETCHER, "attributes", ("_next_partition_records", "_next_in_line_exception_metadata")),
+    Part(
+        _FETCHER,
+        "attributes",
+        ("_next_partition_records", "_next_in_line_exception_metadata", "_paused_completed_fetches"),
+    ),
     Part(_FETCHER, "methods", ("_parse_fetched_data(.)", "_append(. . . .)")),
     Part(
         f"{_FETCHER}.fetched_records",

@@ -331,10 +331,16 @@ class KafkaSource:
             is_wanted = wanted.get(tp, False)
             if is_wanted == (tp in paused):
                 with contextlib.suppress(*GONE):
-                    (self._consumer.resume if is_wanted else self._consumer.pause)(tp)
+                    (self._resume if is_wanted else self._consumer.pause)(tp)
         self._paused = frozenset(Partition(*tp) for tp in assigned if not wanted.get(tp, False))
         self._metrics.paused_partitions.set(len(self._paused))
         self._steered = steered
+
+    def _resume(self, tp: TopicPartition) -> None:
+        partition = Partition(*tp)
+        if self._unreadable.is_retried(partition) or self._denied.is_retried(partition):
+            client_internals.drop_parked(self._consumer, tp)
+        self._consumer.resume(tp)
 
     @property
     def paused(self) -> frozenset[Partition]:

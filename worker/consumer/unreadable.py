@@ -53,6 +53,10 @@ class UnreadablePartitions:
         now = self._clock()
         return frozenset(partition for partition, found in list(self._found.items()) if now < found.again_at)
 
+    def is_retried(self, partition: Partition) -> bool:
+        """Return whether a partition could not be read, and was not read since."""
+        return partition in self._found
+
     def stop_reading(self, consumer: Any, error: Exception) -> bool:
         """Block the partition whose batch cannot be read; return False where the error is not about such a batch.
 
@@ -133,6 +137,10 @@ class DeniedTopics:
             return frozenset()
         now = self._clock()
         return frozenset(topic for topic, again_at in self._again_at.items() if now < again_at)
+
+    def is_retried(self, partition: Partition) -> bool:
+        """Return whether a partition is of a topic that could not be read, and not all of that was read since."""
+        return partition.topic in self._again_at
 
     def block(self, consumer: Any, error: Exception) -> None:
         """Block the topics that a `TopicAuthorizationFailedError` names; they are fetched again after the retry pause."""

@@ -24,6 +24,7 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 | Position without a request; seek with a leader's epoch | `position`, `seek`, `PartitionStates` | none filed | public `position` validates one partition, public `seek` accepts an epoch |
 | High watermark is forgotten when reading is denied | `forget_high_watermark` | none filed | `highwater` says how old it is |
 | Fetches that were put aside are handed over | `hand_over_parked_fetches` | none filed; the parking came with #2981 | a parked partition comes back whatever is in line |
+| An error that was put aside is no answer to a retry | `drop_parked` | none filed; the parking came with #2981 | the client puts no errors aside |
 | An error behind records is not lost | `pop_deferred_error` | none filed | `poll` keeps the error of a paused partition |
 | Where reading failed | `note_fetch_places`, `fetch_place_of`, `drop_fetched` | none filed | the error names partition and offset |
 | Leaders, topic ids and partitions without a request; topics are dropped | `leader`, `topic_id`, `cluster_id`, `partitions`, `set_topics`, `refresh_metadata`, `leaders_know_epochs` | none filed | public calls read the metadata from memory |
@@ -227,6 +228,20 @@ def drop_fetched(consumer: Any, tp: TopicPartition) -> None:
     in_line = consumer._fetcher._next_partition_records
     if in_line is not None and in_line.topic_partition == tp:
         in_line.drain()
+
+
+def drop_parked(consumer: Any, tp: TopicPartition) -> None:
+    """Drop the response that the client put aside of a partition, before that is fetched again after an error.
+
+    1. A poll returns records, and keeps the error of another partition. In the same call it fetches that partition again.
+    2. The partition is paused because of the error. The second response, which has the same error, is put aside.
+    3. The partition is resumed. The client does not fetch it, and raises the error of the second response.
+
+    With a topic that may not be read, each of its partitions has such a response, and each costs a retry pause.
+    """
+    parked = consumer._fetcher._paused_completed_fetches
+    if tp in parked:
+        del parked[tp]
 
 
 def note_fetch_places(consumer: Any) -> None:
