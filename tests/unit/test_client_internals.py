@@ -158,7 +158,7 @@ class Fetched:
             self._subscription.seek(tp, 0)
         client_internals.note_fetch_places(self)
 
-    def respond(self, tp: TopicPartition, records: bytes, error_code: int = 0) -> None:
+    def respond(self, tp: TopicPartition, records: bytes | None, error_code: int = 0) -> None:
         answer = SimpleNamespace(
             error_code=error_code,
             high_watermark=9,
@@ -206,6 +206,15 @@ def test_the_place_of_a_damaged_batch_is_noted(own_path: bool) -> None:
     assert consumer._fetcher._next_partition_records
     client_internals.drop_fetched(consumer, FIRST)
     assert not consumer._fetcher._next_partition_records
+
+
+def test_null_in_place_of_records_is_none_of_them() -> None:
+    consumer = Fetched(FIRST)
+    receive.read_without_copies(consumer)
+    consumer.respond(FIRST, None)
+    assert consumer.poll() == {}
+    consumer.respond(FIRST, records_of(2))
+    assert consumer.poll() == {FIRST: [0, 1]}
 
 
 def test_the_place_of_a_response_that_is_an_error_is_noted() -> None:

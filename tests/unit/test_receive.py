@@ -721,7 +721,7 @@ class Consumer:
     def __init__(self, position: int, leader_epoch: int, end: int | None) -> None:
         self.state = SimpleNamespace(position=OffsetAndMetadata(position, "", leader_epoch), highwater=end)
         self._subscription = SimpleNamespace(assignment={PARTITION: self.state})
-        self._fetcher = SimpleNamespace()
+        self._fetcher = SimpleNamespace(_parse_fetched_data=None)
         receive.read_without_copies(self)
 
     def own_again(self) -> None:

@@ -176,7 +176,12 @@ PARTS: Final = (
     Part(f"{_PARSER}._process_response", "uses", ("parse_header", "decode"), True),
     Part("kafka.record.util", "names", ("calc_crc32c",), True),
     Part("kafka.record.memory_records:MemoryRecords", "attributes", ("_buffer",), True),
-    Part(f"{_FETCHER}._parse_fetched_data", "uses", ("PartitionRecords", "MemoryRecords"), True),
+    Part(
+        f"{_FETCHER}._parse_fetched_data",
+        "uses",
+        ("PartitionRecords", "MemoryRecords", "partition_data", "records"),
+        True,
+    ),
     Part(
         _RECORDS,
         "attributes",

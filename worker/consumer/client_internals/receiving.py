@@ -52,8 +52,19 @@ def receive_by(connection: Any, make: Callable[[Any, Callable[[Any], Any], Calla
 
 
 def read_records_by(consumer: Any, make: Callable[..., "FetchedRecords"]) -> None:
-    """Let a consumer make the records of a partition in a response by `make`, which is called like the class below."""
-    consumer._fetcher.PartitionRecords = make
+    """Let a consumer make the records of a partition in a response by `make`, which is called like the class below.
+
+    Null in place of the records is none of them, as Apache Kafka's own consumer reads it. To the client it is an error.
+    """
+    fetcher = consumer._fetcher
+    begin = fetcher._parse_fetched_data
+
+    def begin_without_null(response: Any) -> Any:
+        if response.partition_data.records is None:
+            response.partition_data.records = b""
+        return begin(response)
+
+    fetcher._parse_fetched_data, fetcher.PartitionRecords = begin_without_null, make
 
 
 class FetchedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python ships no types
