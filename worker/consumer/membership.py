@@ -56,7 +56,7 @@ class Membership:
         """Whether the group was joined."""
 
     def begin(self) -> None:
-        """Start all times again: there is a new consumer."""
+        """Start all times again: there is a new consumer, or the group has just answered."""
         self._stable_at = self._member_at = self._clock()
 
     def end(self) -> None:
@@ -145,8 +145,9 @@ class Membership:
         if self._joins.refusal:
             if consumer.group_metadata().state == MemberState.STABLE:
                 self._joins.forget_refusal()
-            elif not self.is_member:
-                return ""  # a join that is refused was not lost
+            elif not self.is_member and self._joins.was_refused_lately:
+                self.begin()
+                return ""  # a join that is refused was not lost; the next one may be, or the client may have failed
         now = self._clock()
         self.abort_when_lease_runs_out()
         if self.is_member and now < self._look_again_at and self._lease.holds():
