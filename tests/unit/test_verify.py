@@ -24,7 +24,7 @@ from worker.tools.verify.command import Options
 from worker.tools.verify.compare import Kind
 from worker.tools.verify.refused import OTHERS, refused_places
 from worker.tools.verify.run import Result, Throttle
-from worker.tools.verify.stretches import Unseen, Wanted, why_nothing
+from worker.tools.verify.stretches import Unseen, Wanted, commits_past, parts, why_nothing
 
 
 def test_an_index_that_is_right_has_no_difference_and_is_asked_once() -> None:
@@ -333,31 +333,72 @@ def test_partitions_with_records_and_without_any_commit_are_counted() -> None:
         bench.index.put(f"a{partition}", 1)
     assert (bench.verify(committed={0: 1}).keys, bench.uncommitted) == (1, 1)
     assert (bench.verify(Wanted(partition=0), committed={0: 1}).keys, bench.uncommitted) == (1, 0)
-    assert (bench.verify(committed={0: 0, 1: 1}).keys, bench.uncommitted) == (1, 0)  # the rest is still to be written
+
+
+def test_offsets_that_the_group_has_not_committed_are_counted() -> None:
+    bench = Bench(partitions=3)
+    for partition in range(2):
+        for key in "abcd":
+            bench.topic.put(f"{key}{partition}", 1, partition)
+            bench.index.put(f"{key}{partition}", 1)
+    commits = {0: 0, 1: 3, 2: 0}
+    assert (bench.verify(committed=commits).keys, bench.uncommitted, bench.behind) == (3, 0, 5)
+    assert (bench.verify(Wanted(offsets=(1, 3)), committed=commits).keys, bench.behind) == (2, 2)
+    assert (bench.verify(Wanted(until=3), committed=commits).keys, bench.behind) == (3, 3)
+    bench.topic.firsts = [3, 0, 0]  # what retention has removed counts as that alone
+    assert (bench.verify(committed=commits).keys, bench.removed, bench.behind) == (3, 3, 2)
+    assert (bench.verify(committed={0: 4, 1: 9, 2: 0}).keys, bench.behind) == (5, 0)
 
 
 @pytest.mark.parametrize(
-    ("unclear", "removed", "lost", "gaps"),
+    ("commits", "behind", "keys", "seconds"),
     [
-        ((), 0, 0, ""),
-        ((), -1, 0, "1 partitions with records of which the group has committed nothing"),
-        ("ab", 900, 7, "907 offsets that retention has removed, and 2 keys with records in several partitions"),
-        ((), 1, 0, "1 offsets that retention has removed"),
-        ((), 0, 1, "1 offsets that retention has removed"),
-        ("a", 0, 0, "1 keys with records in several partitions"),
+        ([{0: 2, 1: 4}], 0, 6, 0),
+        ([{0: 0, 1: 2}, {0: 1, 1: 4}, {0: 2, 1: 4}], 0, 6, 2),
+        ([{0: 1, 1: 4}], 1, 5, 3),  # of 0 nothing moves
+        ([{1: 4}], 0, 4, 0),  # 0 has no commit at all
+    ],
+)
+def test_what_the_topic_has_at_the_beginning_is_compared_once_it_is_committed(
+    commits: list[dict[int, int]], behind: int, keys: int, seconds: float
+) -> None:
+    bench = Bench(partitions=2)
+    for partition, count in enumerate((2, 4)):
+        for number in range(count):
+            bench.topic.put(f"key-{partition}-{number}", 1, partition)
+            bench.index.put(f"key-{partition}-{number}", 1)
+    waited: list[float] = []
+    topic: Any = bench.topic
+    answers = iter(commits)
+    committed = commits_past(
+        parts(topic, TOPIC, Wanted()), lambda: next(answers, commits[-1]), waited.append, 3.0
+    )
+    assert (bench.verify(committed=dict(committed)).keys, bench.behind, sum(waited)) == (keys, behind, seconds)
+
+
+@pytest.mark.parametrize(
+    ("unclear", "unseen", "lost", "gaps"),
+    [
+        ((), Unseen(0, 0, 0), 0, ""),
+        ((), Unseen(0, 1, 0), 0, "1 partitions with records of which the group has committed nothing"),
+        ((), Unseen(0, 0, 5), 0, "5 offsets that the group has not committed yet"),
+        ("ab", Unseen(900, 0, 0), 7, "907 offsets that retention has removed, and 2 keys with records in several partitions"),
+        ((), Unseen(1, 0, 0), 0, "1 offsets that retention has removed"),
+        ((), Unseen(0, 0, 0), 1, "1 offsets that retention has removed"),
+        ("a", Unseen(0, 0, 0), 0, "1 keys with records in several partitions"),
     ],
 )
 def test_what_was_not_compared_is_not_said_to_be_right(
-    capsys: pytest.CaptureFixture[str], unclear: Sequence[str], removed: int, lost: int, gaps: str
+    capsys: pytest.CaptureFixture[str], unclear: Sequence[str], unseen: Unseen, lost: int, gaps: str
 ) -> None:
     result = Result(10, Counter(records=20), [], set(unclear), lost)
     route = Route(topic=TOPIC, index="docs")
     options = Options._make([None] * len(Options._fields))
-    unseen = Unseen(0, 1) if removed < 0 else Unseen(removed, 0)
     command._print(result, unseen, route, options)
     told = f"no difference in what was compared; not compared: {gaps}" if gaps else command._PROVED
     assert capsys.readouterr().out.splitlines()[-1] == told
-    assert command._report(result, unseen, route, None)["complete"] is (not gaps)
+    report = command._report(result, unseen, route, None)
+    assert (report["complete"], report["offsets_not_committed"]) == (not gaps, unseen.behind)
     strict = options._replace(strict=True)
     with pytest.raises(FatalError, match="not proved to be complete") if gaps else contextlib.nullcontext():
         command._judge_gaps(result, unseen, strict)

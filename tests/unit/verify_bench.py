@@ -16,7 +16,7 @@ from worker.records.target import Target
 from worker.tools.scan import Scanner, Stretch
 from worker.tools.verify.compare import Kind
 from worker.tools.verify.run import Result, verify
-from worker.tools.verify.stretches import Wanted, spans
+from worker.tools.verify.stretches import Wanted, parts, spans
 from worker.tools.verify.versions import Reading
 
 TOPIC = "vectors"
@@ -111,7 +111,7 @@ class Bench:
         self.topic = FakeScanner(partitions)
         self.index = FakeIndex()
         self.waited: list[float] = []
-        self.removed = self.uncommitted = 0
+        self.removed = self.uncommitted = self.behind = 0
         self.refused = set(refused)
         self.cutter = cutter
         self.tombstones: Any = "delete"
@@ -124,8 +124,8 @@ class Bench:
         ends = {number: len(log) for number, log in enumerate(self.topic.logs)}
         topic: Any = self.topic
         progress: Any = no_progress
-        found, unseen = spans(topic, TOPIC, ends if committed is None else committed, wanted)
-        self.removed, self.uncommitted = unseen
+        found, unseen = spans(parts(topic, TOPIC, wanted), ends if committed is None else committed)
+        self.removed, self.uncommitted, self.behind = unseen
         return verify(
             found,
             scanner=topic,

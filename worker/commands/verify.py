@@ -59,13 +59,14 @@ def _offsets(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 def command(config_file: Path | None, since: str | None, until: str | None, **given: Any) -> None:
     """Compare an index with its topic.
 
-    Reads the topic, from what retention still has up to what the worker has committed, and asks the index for every key.
+    Reads the topic, from what retention still has up to what the group has committed, and asks the index for every key. First
+    it waits some seconds for the commits of what the topic has now.
     Reports keys that are missing, stale, different (as float32, bit for bit, or in their metadata), or not deleted. The exit
     code is 3 where there is a difference. Records that have a dead letter count as refused: the version before them must be
     in the index. What the service shows late, and what was published meanwhile, is no difference: the worker may run.
 
-    Keys with records in several partitions, and what retention has removed, are not compared. Warnings say so, and --strict
-    makes that exit code 1: only then is 0 a proof that the index is complete.
+    Not compared are keys with records in several partitions, what retention has removed, and what the group has not committed.
+    Warnings say so, and --strict makes that exit code 1: only then is 0 a proof that the index is complete.
 
     --since, --until and --offsets choose keys by their records; a key is compared with its newest version all the same.
     --repair publishes the newest version of each difference again, and never one that a newer record has replaced.

@@ -26,7 +26,7 @@ from worker.tools.verify.indexes import NamedLookup
 from worker.tools.verify.refused import refused_places
 from worker.tools.verify.repair import Repaired, repair
 from worker.tools.verify.run import Result, Throttle, verify
-from worker.tools.verify.stretches import Unseen, Wanted, spans, why_nothing
+from worker.tools.verify.stretches import Unseen, Wanted, commits_past, parts, spans, why_nothing
 from worker.tools.verify.versions import Reading, index_and_key
 from worker.words import clean
 
@@ -34,6 +34,8 @@ _SHOWN: Final = 20  # differences that are printed; --keys and --json have all
 
 _PROVED: Final = "no difference: the index holds what the topic asks for"
 _KEY_CHARACTERS: Final = 200  # of a key that is printed
+_WRITE_SECONDS: Final = 10.0  # from a record to its place in the index, where the workers keep up
+_MOST_SECONDS: Final = 60.0  # of the settings that delay a commit
 
 
 class Options(NamedTuple):
@@ -74,8 +76,11 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
     with ExitStack() as stack:
         scanner = stack.enter_context(Scanner(settings.kafka))
         keys_file = None if options.keys is None else stack.enter_context(_opened(options.keys))
-        committed = committed_offsets(settings.kafka, route.topic)
-        found, unseen = spans(scanner, route.topic, committed, wanted)
+        asked = parts(scanner, route.topic, wanted)
+        committed = commits_past(
+            asked, lambda: committed_offsets(settings.kafka, route.topic), wait, _commit_seconds(settings)
+        )
+        found, unseen = spans(asked, committed)
         if not found:
             raise FatalError(why_nothing(committed, settings.kafka.group_id))
         refused = refused_places(
@@ -108,6 +113,11 @@ def run(loaded: Loaded, options: Options, stop: Stop) -> bool:
         click.echo(json.dumps(_report(result, unseen, route, repaired)))
     _judge_gaps(result, unseen, options)
     return bool(result.differences)
+
+
+def _commit_seconds(settings: Settings) -> float:
+    """Return the seconds after which the commit of what the topic has now is to be there, where the workers keep up."""
+    return _WRITE_SECONDS + min(_MOST_SECONDS, settings.batch.max_age_seconds + settings.kafka.commit_interval_seconds)
 
 
 def _opened(path: Path) -> IO[str]:
@@ -194,6 +204,7 @@ def _report(result: Result, unseen: Unseen, route: Route, repaired: Repaired | N
         "removed_by_retention": result.lost,
         "removed_before": unseen.removed,
         "partitions_not_committed": unseen.uncommitted,
+        "offsets_not_committed": unseen.behind,
         "keys_in_several_partitions": len(result.unclear),
         "complete": not not_compared(result, unseen),
         "differences": [_as_json(one, route) for one in result.differences],
@@ -210,6 +221,8 @@ def not_compared(result: Result, unseen: Unseen) -> str:
         gaps.append(f"{len(result.unclear)} keys with records in several partitions")
     if unseen.uncommitted:
         gaps.append(f"{unseen.uncommitted} partitions with records of which the group has committed nothing")
+    if unseen.behind:
+        gaps.append(f"{unseen.behind} offsets that the group has not committed yet")
     return ", and ".join(gaps)
 
 
@@ -227,6 +240,12 @@ def _print(result: Result, unseen: Unseen, route: Route, options: Options) -> No
         click.echo(
             f"warning: the group has committed nothing of {unseen.uncommitted} partitions that have records: nothing of them was "
             "looked at. Does a worker own them?",
+            err=True,
+        )
+    if unseen.behind:
+        click.echo(
+            f"warning: the group has not committed {unseen.behind} offsets that the topic had at the beginning: their records are still "
+            "to be written, and were not looked at. See the group's lag",
             err=True,
         )
     if unseen.removed:
