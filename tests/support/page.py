@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
@@ -54,6 +55,8 @@ class PageStage:
         self.status = Status(self.clock(), self.clock)
         self.metrics = Metrics(self.ledger, self.status, topics, indexes)
         self.metrics.worker_info.labels("0.1.0", "docs-writers", "docs-writer-1").set(1)
+        for topic, index in product(topics, indexes):
+            self.metrics.route_info.labels(topic, index).set(1)
         self.paused: set[Partition] = set()
         self.settings = '[oss]\nbucket = "my-bucket"  # OSS_VECTORS_OSS__BUCKET'
         self.gauges = Overlay(self.metrics.registry)

@@ -12,6 +12,7 @@ from tests.support.page import PageStage
 from tests.support.troubles import TROUBLES, UNAVAILABLE, at_work, healthy, html_of, idle, page_in
 from tests.unit.samples import opened
 from worker.errors import BlockReason
+from worker.ledger import Outcome
 from worker.telemetry.kafka_facts import GroupFacts, GroupMember, Retention, TopicFacts
 from worker.telemetry.page.facts import Share
 from worker.telemetry.page.summary import RUNBOOK
@@ -235,6 +236,64 @@ def test_records_behind_a_minute_of_work_that_expire_within_six_hours_are_a_noti
     stage, _ = at_work(lag=lag)
     stage.gauges.set("retention_left_seconds", left, topic="vectors")
     assert ("is not settled in 6 h" in read(html_of(stage)).text()) is expected
+
+
+def beside_a_busy_topic(*, settled: int = 0, seconds: float = 300.0) -> PageStage:
+    """A worker that settles 200 records a second of `vectors`; of `images`, 3,000 wait, and so many are settled in each step."""
+    stage = PageStage(("vectors", "images"))
+    busy, quiet, still = opened(stage.ledger), opened(stage.ledger, "images"), opened(stage.ledger, "images", 1)
+    stage.status.enter(State.RUNNING, "running")
+    for _ in range(round(seconds / 5)):
+        stage.settle(busy, 1000, Outcome.PUT, 0.4)
+        if settled:
+            stage.settle(quiet, settled, Outcome.PUT, 0.4)
+        stage.metrics.ends.update(
+            {busy.partition: busy.position, quiet.partition: quiet.position, still.partition: 3000}
+        )
+        stage.step()
+    return stage
+
+
+@pytest.mark.parametrize("settled", [0, 500])
+def test_records_that_expire_are_a_notice_whatever_is_settled_of_other_partitions(settled: int) -> None:
+    stage = beside_a_busy_topic(settled=settled)
+    stage.gauges.set("retention_left_seconds", 1_200.0, topic="images")
+    stage.gauges.set("retention_left_seconds", 1_100.0, topic="vectors")
+    text = read(html_of(stage)).text()
+    assert "Kafka deletes the oldest record of images that is not settled in 20 min" in text
+    assert "the oldest record of vectors" not in text
+
+
+def test_a_record_that_is_on_its_way_does_not_expire() -> None:
+    stage, assignments = at_work(published=0, settled=0)
+    stage.gauges.set("retention_left_seconds", 1_200.0, topic="vectors")
+    stage.metrics.ends.update({each.partition: each.position + 1 for each in assignments})
+    assert "is not settled in" not in read(html_of(stage)).text()
+    idle(stage, 65)
+    assert "is not settled in 20 min" in read(html_of(stage)).text()
+
+
+@pytest.mark.parametrize(("seconds", "settled", "expected"), [(75.0, 0, True), (50.0, 0, False), (75.0, 1, False)])
+def test_a_topic_of_which_nothing_is_settled_is_a_notice_beside_a_busy_one(
+    seconds: float, settled: int, expected: bool
+) -> None:
+    stage = beside_a_busy_topic(settled=settled, seconds=seconds)
+    html = html_of(stage)
+    assert ("<h1>running, nothing of images is settled</h1>" in html) is expected
+    assert ("Records of images wait, and none of them was settled for 1 min" in read(html).text()) is expected
+
+
+@pytest.mark.parametrize(("index", "expected"), [("docs", True), ("pictures", False)])
+def test_a_topic_whose_index_accepts_nothing_has_no_second_notice(index: str, expected: bool) -> None:
+    stage = beside_a_busy_topic()
+    stage.metrics.route_info.clear()
+    stage.metrics.route_info.labels("vectors", "docs").set(1)
+    stage.metrics.route_info.labels("images", "pictures").set(1)
+    stage.status.service.failed(index, UNAVAILABLE)
+    assert ("Records of images wait" in read(html_of(stage)).text()) is expected
+    stage.status.block(Block("images", BlockReason.PARTITION_UNREADABLE, 1), "no leader")
+    stage.clock.pass_by(1.0)
+    assert "Records of images wait" not in read(html_of(stage)).text()
 
 
 @pytest.mark.parametrize(("seconds", "settled", "expected"), [(30.0, 400, True), (9.0, 400, False), (30.0, 600, False)])

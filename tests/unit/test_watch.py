@@ -69,6 +69,16 @@ def test_nothing_is_settled_since_the_last_record_or_since_records_wait() -> Non
     assert watch.still_since == 5.0
 
 
+def test_nothing_of_a_topic_is_settled_since_its_last_record_or_since_its_records_wait() -> None:
+    watch = Watch(0.0)
+    found = []
+    for seconds, (settled, lag) in enumerate([(5, 0), (5, 2), (5, 2), (6, 1), (6, 1), (6, 0)]):
+        one = at(seconds, settled=seconds, lag=lag)  # other topics move all the while
+        watch.follow(one._replace(by_topic={("vectors",): float(settled), ("images",): float(seconds)}))
+        found.append(watch.still_topics.get("vectors"))
+    assert found == [None, 1.0, 1.0, 3.0, 3.0, None]
+
+
 def test_the_page_shows_when_offsets_moved_and_not_when_they_were_committed() -> None:
     stage = PageStage()
     assignment = opened(stage.ledger)

@@ -68,6 +68,7 @@ class Sample(NamedTuple):
     ends: Mapping[Key, float] = _NOTHING  # of partitions, by topic and number, as the next two
     lags: Mapping[Key, float] = _NOTHING
     committed: Mapping[Key, float] = _NOTHING
+    by_topic: Mapping[Key, float] = _NOTHING  # settled
 
 
 def sample(figures: Figures, now: float) -> Sample:
@@ -85,8 +86,26 @@ def sample(figures: Figures, now: float) -> Sample:
     ends, lags, committed = (
         figures.by(name, "topic", "partition") for name in ("end_offset", "consumer_lag_records", "committed_offset")
     )
-    settled = figures.by("records_settled_total", "outcome")
-    return Sample(now, settled, dict(sorted(latency.items())), counts, ends, lags, committed)
+    settled, by_topic = (figures.by("records_settled_total", label) for label in ("outcome", "topic"))
+    return Sample(now, settled, dict(sorted(latency.items())), counts, ends, lags, committed, by_topic)
+
+
+def topics_behind(older: Sample | None, newer: Sample, seconds: float) -> set[str]:
+    """Return the topics with a partition that waits, and needs more than so many seconds at the rate between two samples.
+
+    Each partition counts alone: what is settled of others brings its records no nearer. What has not waited at both times is a
+    record on its way. What is not known of the older sample counts as waiting.
+    """
+    behind = set()
+    for key, lag in newer.lags.items():
+        lag_before = lag if older is None else older.lags.get(key, lag)
+        moved = 0.0
+        if older is not None and key in older.lags:
+            moved = (newer.ends[key] - lag) - (older.ends[key] - lag_before)  # of the watermark
+            moved *= seconds / max(newer.at - older.at, 1e-9)
+        if lag and lag_before and lag > moved:
+            behind.add(key[0])
+    return behind
 
 
 def quantile(share: float, older: Sample, newer: Sample) -> float | None:

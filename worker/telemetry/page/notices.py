@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from worker.errors import BlockReason, RetryReason
+from worker.telemetry.page.figures import topics_behind
 from worker.telemetry.page.view import View
 from worker.telemetry.page.words import counted, percent, rate_of, rough, shortened, sized, utc
 from worker.telemetry.service import SHOWN_AFTER_SECONDS
@@ -126,11 +127,28 @@ def _why_not_read(view: View) -> str:
 
 
 def _not_settled(view: View) -> Iterator[Notice]:
+    if view.reading.state is not State.RUNNING:
+        return
     still = view.now - view.watch.still_since
     is_known = bool(view.messages or view.facts.not_accepted)
-    if view.reading.state is State.RUNNING and view.lag and not is_known and still >= _NOT_SETTLED_SECONDS:
+    if view.lag and not is_known and still >= _NOT_SETTLED_SECONDS:
         text = f"Records wait, and none was settled for {rough(still)}."
         yield Notice("not_settled", "nothing is settled", text, "ossvectorsrecordsstuck", view.watch.still_since)
+        return
+    known = _topics_with_a_cause(view)
+    for topic, since in sorted(view.watch.still_topics.items()):
+        if topic not in known and view.now - since >= _NOT_SETTLED_SECONDS:
+            text = f"Records of {topic} wait, and none of them was settled for {rough(view.now - since)}."
+            headline = f"running, nothing of {topic} is settled"
+            yield Notice(f"not_settled {topic}", headline, text, "ossvectorsrecordsstuck", since)
+
+
+def _topics_with_a_cause(view: View) -> set[str]:
+    """Return the topics that are blocked, also in a part, and those with an index that accepts nothing."""
+    failing = {one.index for one in view.facts.not_accepted}
+    routes = (labels for labels, _ in view.figures.rows("route_info"))
+    of_indexes = {labels["topic"] for labels in routes if labels["index"] in failing}
+    return of_indexes | {block.topic for block in view.messages}
 
 
 def _commits(view: View) -> Iterator[Notice]:
@@ -165,10 +183,10 @@ def _passed(view: View) -> Iterator[Notice]:
 
 
 def _retention(view: View) -> Iterator[Notice]:
-    if (view.lag or 0.0) <= _BEHIND_SECONDS * (view.settled or 0.0):
-        return  # what waits is settled within a minute, also where a topic keeps its records for an hour
+    # The other topics settle within a minute what waits, also those that keep their records for an hour.
+    behind = topics_behind(view.recent, view.current, _BEHIND_SECONDS)
     for topic, left in _least(view, "retention_left_seconds", "topic"):
-        if left < _RETENTION_SECONDS:
+        if left < _RETENTION_SECONDS and topic in behind:
             text = f"Kafka deletes the oldest record of {topic} that is not settled in {rough(max(0.0, left))}."
             yield Notice(f"retention {topic}", "running, records about to expire", text, "ossvectorsretentionnear")
 

@@ -1,6 +1,6 @@
 """Since when something is so: the page looks twice a second, whether or not someone reads it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from worker.telemetry.page.figures import PASSED, Key, Sample
@@ -13,7 +13,8 @@ class Watch:
     """Moments of the monotonic clock.
 
     `moved_at` is when a committed offset last moved, None if none has yet. `still_since` is since when records wait and none
-    is settled. `passed` has how many offsets were skipped or lost, by the count's name and labels, and when the last were.
+    is settled, and `still_topics` the same by topic. `passed` has how many offsets were skipped or lost, by the count's name and
+    labels, and when the last were.
     """
 
     def __init__(self, now: float) -> None:
@@ -21,12 +22,14 @@ class Watch:
         self.state_since = now
         self.moved_at: float | None = None
         self.still_since = now
+        self.still_topics: dict[str, float] = {}
         self.passed: dict[Key, tuple[float, float]] = {}
         self._state: State | None = None
         self._blocks: dict[Block, float] = {}
         self._notices: dict[str, float] = {}
         self._committed: dict[Key, float] = {}
         self._settled = 0.0
+        self._by_topic: Mapping[Key, float] = {}
 
     def observe(self, reading: Reading, now: float) -> None:
         """Note the state and the blocks."""
@@ -44,6 +47,13 @@ class Watch:
         settled = sum(one.settled.values())
         if settled != self._settled or not any(one.lags.values()):
             self._settled, self.still_since = settled, one.at
+        self.still_topics = {
+            topic: self.still_topics.get(topic, one.at)
+            if one.by_topic.get((topic,)) == self._by_topic.get((topic,))
+            else one.at
+            for topic in {topic for (topic, _), lag in one.lags.items() if lag}
+        }
+        self._by_topic = one.by_topic
 
         for key, count in one.counts.items():
             if key[0] in PASSED and count > self.passed.get(key, (0.0, 0.0))[0]:
