@@ -124,6 +124,27 @@ def test_a_group_of_another_kind_of_application_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize(
+    ("topic", "assignor", "check", "status"),
+    [
+        ("vectors", "cooperative-sticky", "group", Status.OK),
+        ("images", "cooperative-sticky", "group", Status.WARNING),
+        ("vectors", "range", "group.assignor", Status.FAULT),
+    ],
+)
+def test_a_member_with_the_same_instance_id_is_named_whatever_else_the_members_do(
+    topic: str, assignor: str, check: str, status: Status
+) -> None:
+    admin = FakeAdmin()
+    admin.joined(protocol_data=assignor)
+    assert isinstance(admin.described, dict)
+    admin.described["members"][0] |= {"group_instance_id": "worker-1", "member_metadata": {"topics": [topic]}}
+    found, _ = run(group(settings(kafka__group_instance_id="worker-1"), admin))
+    assert statuses(found) == {"group.right": Status.OK, check: status, "group.instance": Status.WARNING}
+    found, _ = run(group(settings(kafka__group_instance_id="worker-2"), admin))
+    assert statuses(found) == {"group.right": Status.OK, check: status}
+
+
+@pytest.mark.parametrize(
     ("error", "check", "status"),
     [
         (kafka_errors.GroupAuthorizationFailedError(), "group.right", Status.FAULT),

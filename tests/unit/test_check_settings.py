@@ -90,7 +90,7 @@ def test_the_limit_of_the_container_is_compared(share: float, expected: Status) 
     limit = int(needed_bytes(settings) * share)
     [found] = memory(settings, lambda: Memory(limit, used=None))
     assert (found.check, found.status, bool(found.advice)) == ("memory", expected, expected is not Status.OK)
-    assert f"the limit is {limit // MB} MB" in found.result
+    assert f"the limit is {limit // MB} MiB" in found.result
 
 
 def test_no_limit_is_no_fault() -> None:
@@ -125,7 +125,7 @@ def test_a_limit_without_room_for_a_batch_that_is_unpacked_is_a_warning() -> Non
     settings = loaded().settings
     limit = needed_bytes(settings) + 255 * MB
     [found] = memory(settings, lambda: Memory(limit, used=None))
-    assert (found.status, "256 MB more" in found.result) == (Status.WARNING, True)
+    assert (found.status, "256 MiB more" in found.result) == (Status.WARNING, True)
 
 
 def test_a_topic_with_several_indexes_says_how_they_are_chosen() -> None:

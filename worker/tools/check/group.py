@@ -71,28 +71,30 @@ def _right(name: str, found: Mapping[str, Any]) -> Finding:
 
 
 def _members(settings: Settings, name: str, found: Mapping[str, Any], members: Sequence[Any]) -> Iterator[Finding]:
-    choose = "choose another kafka.group_id, or stop the other application"
-    if found["protocol_type"] != "consumer":
-        told = f"another kind of application uses it ({found['protocol_type']})"
-        yield fault("group", name, told, choose)
-        return
-    clients = ", ".join(sorted({f"{member['client_id']} at {member['client_host'].lstrip('/')}" for member in members}))
-    if found["protocol_data"] not in ("", _ASSIGNOR):
-        told = f"its members ({clients}) use the assignor {found['protocol_data']}, this worker uses {_ASSIGNOR}"
-        yield fault("group.assignor", name, told, choose)
-        return
-    read = {topic for member in members for topic in _subscribed(member)}
-    if strangers := sorted(read - set(settings.topics)):
-        told = f"its members ({clients}) also read {', '.join(strangers)}"
-        yield warning("group", name, told, f"if that is another application, {choose}")
-        return
-    yield ok("group", name, f"{len(members)} member{'s' if len(members) > 1 else ''} now: {clients}")
+    yield _application(settings, name, found, members)
     own = settings.kafka.group_instance_id
-    if own and own in {member.get("group_instance_id") for member in members}:
+    if own and own in {member.get("group_instance_id") for member in members}:  # whatever else the members do
         told = f"a member with kafka.group_instance_id = {own} is there now"
         yield warning(
             "group.instance", name, told, "if it is another replica, give each a value of its own: one would stop"
         )
+
+
+def _application(settings: Settings, name: str, found: Mapping[str, Any], members: Sequence[Any]) -> Finding:
+    """Say whether the members look like workers with these settings."""
+    choose = "choose another kafka.group_id, or stop the other application"
+    if found["protocol_type"] != "consumer":
+        told = f"another kind of application uses it ({found['protocol_type']})"
+        return fault("group", name, told, choose)
+    clients = ", ".join(sorted({f"{member['client_id']} at {member['client_host'].lstrip('/')}" for member in members}))
+    if found["protocol_data"] not in ("", _ASSIGNOR):
+        told = f"its members ({clients}) use the assignor {found['protocol_data']}, this worker uses {_ASSIGNOR}"
+        return fault("group.assignor", name, told, choose)
+    read = {topic for member in members for topic in _subscribed(member)}
+    if strangers := sorted(read - set(settings.topics)):
+        told = f"its members ({clients}) also read {', '.join(strangers)}"
+        return warning("group", name, told, f"if that is another application, {choose}")
+    return ok("group", name, f"{len(members)} member{'s' if len(members) > 1 else ''} now: {clients}")
 
 
 def _subscribed(member: Mapping[str, Any]) -> Sequence[str]:

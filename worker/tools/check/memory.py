@@ -9,8 +9,8 @@ from worker.settings.tables import Settings
 from worker.telemetry.container import Memory, read_memory
 from worker.tools.check.report import Finding, fault, ok, warning
 
-_MB: Final = 1024**2
-_PROCESS_BYTES: Final = 150 * _MB
+_MIB: Final = 1024**2
+_PROCESS_BYTES: Final = 150 * _MIB
 """Of the process itself, with its libraries loaded."""
 _UNPACKED_BYTES: Final = 2 * MAX_BYTES
 """Of the largest compressed batch that is read, unpacked."""
@@ -22,19 +22,19 @@ def memory(settings: Settings, read: Callable[[], Memory | None] = read_memory) 
     found = read()
     limit = found and found.limit
     told = (
-        f"the settings allow about {needed // _MB} MB (process, buffer, fetches, requests in flight), and up to "
-        f"{_UNPACKED_BYTES // _MB} MB more while a compressed batch is unpacked"
+        f"the settings allow about {needed // _MIB} MiB (process, buffer, fetches, requests in flight), and up to "
+        f"{_UNPACKED_BYTES // _MIB} MiB more while a compressed batch is unpacked"
     )
     if limit is None:
         yield ok("memory", "container", f"{told}; no limit is set")
     elif needed > limit:
         advice = "raise the limit, or lower buffer.max_bytes, batch.max_bytes or delivery.max_in_flight"
-        yield fault("memory", "container", f"{told}; the limit is {limit // _MB} MB", advice)
+        yield fault("memory", "container", f"{told}; the limit is {limit // _MIB} MiB", advice)
     elif needed > 0.9 * limit or needed + _UNPACKED_BYTES > limit:
         advice = "raise the limit: leave a tenth of it free, and room for a batch that is unpacked"
-        yield warning("memory", "container", f"{told}; the limit is {limit // _MB} MB", advice)
+        yield warning("memory", "container", f"{told}; the limit is {limit // _MIB} MiB", advice)
     else:
-        yield ok("memory", "container", f"{told}; the limit is {limit // _MB} MB")
+        yield ok("memory", "container", f"{told}; the limit is {limit // _MIB} MiB")
 
 
 def needed_bytes(settings: Settings) -> int:
