@@ -241,7 +241,7 @@ def test_what_the_survey_may_not_ask_for_is_absent_and_logged_once(
         wall=time.time,
         group_seconds=0.1,
     )
-    watcher = EndWatcher(settings, ledger, metrics, clock=time.monotonic, interval=0.1, survey=survey)
+    watcher = EndWatcher(settings, ledger, metrics, status, clock=time.monotonic, interval=0.1, survey=survey)
     publish(guarded.broker.bootstrap, topic, [Record(None, b"{}")])
 
     def value(name: str, **labels: str) -> float | None:

@@ -204,15 +204,17 @@ def test_a_missing_topic_of_several_waits_and_the_others_are_read(
 
 
 def watcher_of(
-    bootstrap: str, topic: str, partitions: int, level: str = "read_committed"
+    bootstrap: str, topic: str, partitions: int, status: Status, level: str = "read_committed"
 ) -> tuple[EndWatcher, Metrics, Callable[[str], dict[str, float]]]:
     """A watcher of a topic's ends, which looks often; the last is a metric by partition."""
     ledger = Ledger([topic], time.monotonic)
     for number in range(partitions):
         ledger.open(ledger.assign(Partition(topic, number)), 0, 0)
-    metrics = Metrics(ledger, Status(0.0), [topic], [])
+    metrics = Metrics(ledger, status, [topic], [])
     settings = Kafka(bootstrap_servers=(bootstrap,), isolation_level=level)  # type: ignore[arg-type]
-    watcher = EndWatcher(settings, ledger, metrics, clock=time.monotonic, interval=0.1, open_transaction_seconds=0.5)
+    watcher = EndWatcher(
+        settings, ledger, metrics, status, clock=time.monotonic, interval=0.1, open_transaction_seconds=0.5
+    )
 
     def by_partition(name: str) -> dict[str, float]:
         families = [family for family in metrics.registry.collect() if family.name == name]
@@ -226,7 +228,8 @@ def test_an_open_transaction_is_shown_and_told(
 ) -> None:
     topic = new_topic(2)
     publish(broker.bootstrap, topic, [Record(None, b"{}", partition=number) for number in range(2)])
-    watcher, _, by_partition = watcher_of(broker.bootstrap, topic, 2)
+    status = Status(0.0)
+    watcher, _, by_partition = watcher_of(broker.bootstrap, topic, 2, status)
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"open-{topic}")
     producer.init_transactions()
     producer.begin_transaction()
@@ -242,8 +245,11 @@ def test_an_open_transaction_is_shown_and_told(
         wait_for(lambda: "a transaction is open for long" in caplog.text, "it is told")
         (told,) = [record for record in caplog.records if "a transaction is open" in record.message]
         assert (told.topic, told.partition, getattr(told, "from"), told.until) == (topic, 1, 1, 4)  # type: ignore[attr-defined]
+        (warning,) = status.warnings()
+        assert f"a producer's transaction has been open in {topic}/1" in warning
         producer.commit_transaction()
         wait_for(lambda: by_partition(waiting) == {"0": 0, "1": 0}, "it is over")
+        wait_for(lambda: status.warnings() == [], "it is warned of no longer")
     finally:
         watcher.stop()
         producer.close()
@@ -253,7 +259,7 @@ def test_a_partition_whose_end_is_not_known_hides_that_of_no_other(broker: Broke
     """There are two partitions, and the third that is asked for is not known to the broker."""
     topic = new_topic(2)
     publish(broker.bootstrap, topic, [Record(None, b"{}", partition=1)])
-    watcher, metrics, by_partition = watcher_of(broker.bootstrap, topic, 3)
+    watcher, metrics, by_partition = watcher_of(broker.bootstrap, topic, 3, Status(0.0))
     watcher.start()
     try:
         wait_for(lambda: by_partition("oss_vectors_end_offset") == {"0": 0, "1": 1}, "the two are known")

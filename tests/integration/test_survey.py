@@ -46,6 +46,7 @@ class Watched:
             self.member.settings,
             self.member.ledger,
             self.member.metrics,
+            self.member.status,
             clock=time.monotonic,
             interval=0.1,
             survey=survey,

@@ -274,6 +274,15 @@ def nothing_settled() -> PageStage:
     return stage
 
 
+def transaction_open() -> PageStage:
+    """A producer's transaction is open for ten minutes: all that may be read is written, and nothing comes after it."""
+    stage, assignments = at_work()
+    for assignment in assignments:
+        stage.gauges.set("open_transaction_offsets", 300, topic="vectors", partition=str(assignment.partition.partition))
+    idle(stage, 600)
+    return stage
+
+
 def main_loop_stopped() -> PageStage:
     """The main loop has not turned for two minutes."""
     stage, _ = at_work()
@@ -377,6 +386,12 @@ TROUBLES: Final = {
     ),
     "nothing settled": Trouble(
         nothing_settled, "nothing is settled", "warn", ("Records wait, and none was settled for",)
+    ),
+    "transaction open": Trouble(
+        transaction_open,
+        "running, a transaction stays open",
+        "warn",
+        ("A producer's transaction is open in 2 partitions of vectors: what comes after its first record is not read",),
     ),
     "main loop stopped": Trouble(main_loop_stopped, "not responding", "warn", ("has not turned for 2 min",)),
 }

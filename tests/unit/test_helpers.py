@@ -46,7 +46,7 @@ def _watchdog() -> Watchdog:
 
 def _end_watcher() -> EndWatcher:
     app = App()
-    return EndWatcher(app.settings.kafka, app.ledger, app.metrics, clock=app.clock)
+    return EndWatcher(app.settings.kafka, app.ledger, app.metrics, app.status, clock=app.clock)
 
 
 @pytest.mark.parametrize("is_stopped", [False, True], ids=["it ended by itself", "it was asked to end"])

@@ -36,6 +36,14 @@ def test_offsets_that_are_passed_are_kept_with_the_time_of_the_last() -> None:
     assert watch.passed == {key: (6.0, 4.0)}
 
 
+def test_a_transaction_is_open_since_the_partition_ends_at_the_same_offset() -> None:
+    watch, found = Watch(0.0), []
+    for seconds, end, count in ((1.0, 5, 0), (2.0, 5, 3), (3.0, 9, 2), (4.0, 9, 6), (5.0, 9, 6), (6.0, 15, 0)):
+        watch.follow(at(seconds)._replace(ends={KEY: end}, in_transactions={KEY: count}))
+        found.append(watch.open_since.get(KEY))
+    assert found == [None, 2.0, 3.0, 3.0, 3.0, None]
+
+
 def test_a_worker_that_only_starts_has_not_run() -> None:
     watch = Watch(0.0)
     watch.observe(reading(State.STARTING), 1.0)

@@ -215,7 +215,7 @@ def _end_watcher(core: _Core) -> EndWatcher:
         clock=time.monotonic,
         wall=time.time,
     )
-    return EndWatcher(settings.kafka, core.ledger, core.metrics, clock=time.monotonic, survey=survey)
+    return EndWatcher(settings.kafka, core.ledger, core.metrics, core.status, clock=time.monotonic, survey=survey)
 
 
 def _hooks(lanes: Mapping[str, Lane], stop: Stop) -> RevokeHooks:

@@ -22,6 +22,7 @@ from worker.consumer.survey import Survey
 from worker.ledger import Ledger, Partition
 from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
+from worker.telemetry.state import Status
 
 log = logging.getLogger("worker.ends")
 
@@ -29,6 +30,7 @@ ANSWER_SECONDS: Final = 5.0  # after which the end of a partition is not known
 OPEN_TRANSACTION_SECONDS: Final = (
     60.0  # a transaction that is open for longer is logged; it is the producers' default limit
 )
+UNKNOWN_SECONDS: Final = 60.0  # without the end of any owned partition, after which /readyz says so
 _LOOK_SECONDS: Final = 0.02  # between looks whether an answer is there
 _METADATA_MS: Final = 5_000
 _NAMED: Final = 10  # how many partitions a log line names
@@ -47,6 +49,7 @@ class EndWatcher:
         settings: Kafka,
         ledger: Ledger,
         metrics: Metrics,
+        status: Status,
         *,
         clock: Callable[[], float],
         interval: float = 15.0,
@@ -58,6 +61,7 @@ class EndWatcher:
         self._settings = settings
         self._ledger = ledger
         self._metrics = metrics
+        self._status = status
         self._clock = clock
         self._interval = interval
         self._stop_timeout = stop_timeout
@@ -65,8 +69,10 @@ class EndWatcher:
         self._ends: dict[TopicPartition, int] = {}
         self._highs: dict[TopicPartition, int] = {}
         self._pending: list[_Pending] = []
-        self._transactions = _OpenTransactions(clock, open_transaction_seconds)
+        self._transactions = _OpenTransactions(status, clock, open_transaction_seconds)
         self._repeats = Repeats(clock)
+        self._known_at = clock()  # when the end of an owned partition was last known, or none was owned
+        self._last_error = ""
         self._stop = threading.Event()
         self._now = threading.Event()
         self._thread = threading.Thread(target=self._run, name="end-offsets", daemon=True)
@@ -111,6 +117,7 @@ class EndWatcher:
                 self._forget_all()
                 if self._survey is not None:
                     self._survey.note_failure()
+            self._warn_if_unknown()
             self._now.wait(self._interval)
             self._now.clear()
         client_config.close_consumer(consumer)
@@ -124,6 +131,7 @@ class EndWatcher:
         self._keep(owned)
         if not owned:
             self._publish()
+            self._transactions.look({}, {})
             return
         self._load_metadata(consumer, {tp.topic for tp in owned})
         self._ask(consumer, owned)
@@ -193,13 +201,23 @@ class EndWatcher:
         self._pending = []
         self._keep(())
         self._publish()
+        self._transactions.look({}, {})
+
+    def _warn_if_unknown(self) -> None:
+        """Warn while no end of an owned partition has been known for long: no lag is known then, and no alert about it can fire."""
+        now = self._clock()
+        if self._ends or not self._ledger.assignments():
+            self._known_at = now
+        is_long = now - self._known_at >= UNKNOWN_SECONDS
+        message = f"the ends of the partitions are not known, so neither is the lag: {self._last_error}"
+        self._status.warn("end offsets", message if is_long else "")
 
     def _publish(self) -> None:
         self._metrics.ends.update(_by_partition(self._ends), _by_partition(self._highs))
 
     def _log_error(self, error: BaseException, partitions: Collection[TopicPartition]) -> None:
         self._metrics.kafka_errors.labels(client_config.kind_of(error)).inc()
-        described = client_config.describe(error)
+        self._last_error = described = client_config.describe(error)
         if self._repeats.admit(described):
             named = [str(Partition(*tp)) for tp in sorted(partitions)[:_NAMED]] or ["all"]
             log.warning("end offsets not known", extra={"error": described, "partitions": named})
@@ -210,12 +228,14 @@ def _by_partition(offsets: Mapping[TopicPartition, int]) -> dict[Partition, int]
 
 
 class _OpenTransactions:
-    """Logs transactions that stay open: what comes after their first record is not read until they end."""
+    """Reports transactions that stay open: what comes after their first record is not read until they end."""
 
-    def __init__(self, clock: Callable[[], float], seconds: float) -> None:
+    def __init__(self, status: Status, clock: Callable[[], float], seconds: float) -> None:
+        self._status = status
         self._clock = clock
         self._seconds = seconds
         self._since: dict[TopicPartition, tuple[int, float]] = {}  # its first offset, and since when it is open
+        self._warned: set[str] = set()  # topics
         self._repeats = Repeats(clock)
 
     def look(self, ends: Mapping[TopicPartition, int], highs: Mapping[TopicPartition, int]) -> None:
@@ -231,9 +251,10 @@ class _OpenTransactions:
         for tp, (offset, at) in since.items():
             if now - at >= self._seconds:
                 by_topic[tp.topic].append((now - at, tp, offset))
-        longest = [max(found) for found in by_topic.values()]
+        longest = {topic: max(found) for topic, found in by_topic.items()}
+        self._warn(longest)
         if longest and self._repeats.admit(str(sorted(by_topic))):
-            for seconds, tp, offset in longest:
+            for seconds, tp, offset in longest.values():
                 log.warning(
                     "a transaction is open for long: what comes after its first record is not read until it ends; look for "
                     "its producer, or abort it (kafka-transactions.sh find-hanging)",
@@ -246,3 +267,16 @@ class _OpenTransactions:
                         "partitions_of_topic": len(by_topic[tp.topic]),
                     },
                 )
+
+    def _warn(self, longest: Mapping[str, tuple[float, TopicPartition, int]]) -> None:
+        """Warn of the longest of each topic; the lag counts nothing behind it, so no other sign is of it."""
+        for topic, (seconds, tp, offset) in longest.items():
+            lasting = f"a producer's transaction has been open in {Partition(*tp)} for {seconds:.0f} s"
+            self._status.warn(_warning(topic), f"{lasting}: nothing from offset {offset} on is read until it ends")
+        for topic in self._warned - longest.keys():
+            self._status.warn(_warning(topic), "")
+        self._warned = set(longest)
+
+
+def _warning(topic: str) -> str:
+    return f"open transaction: {topic}"

@@ -25,6 +25,7 @@ _COUNTED: Final = (
     *(f"{name}_total" for name in PASSED),
 )
 _COUNTED_FAILURES: Final = ("commits_total", "dead_letter_writes_total")
+_OF_PARTITIONS: Final = ("end_offset", "consumer_lag_records", "committed_offset", "open_transaction_offsets")
 
 Key = tuple[str, ...]
 Labels = Mapping[str, str]
@@ -65,9 +66,10 @@ class Sample(NamedTuple):
     settled: dict[Key, float]  # by outcome
     latency: dict[float, float]  # records by upper bound in seconds, cumulative
     counts: dict[Key, float]  # requests, retries and errors, by name and labels
-    ends: Mapping[Key, float] = _NOTHING  # of partitions, by topic and number, as the next two
+    ends: Mapping[Key, float] = _NOTHING  # of partitions, by topic and number, as the next three
     lags: Mapping[Key, float] = _NOTHING
     committed: Mapping[Key, float] = _NOTHING
+    in_transactions: Mapping[Key, float] = _NOTHING  # offsets that wait for a transaction to end
     by_topic: Mapping[Key, float] = _NOTHING  # settled
 
 
@@ -83,11 +85,9 @@ def sample(figures: Figures, now: float) -> Sample:
         counts[name.removesuffix("_total"), "failed"] = figures.by(name, "result").get(("failed",), 0.0)
     buckets = figures.by("record_latency_seconds_bucket", "le")
     latency = {float(bound): buckets[bound,] for (bound,) in buckets}
-    ends, lags, committed = (
-        figures.by(name, "topic", "partition") for name in ("end_offset", "consumer_lag_records", "committed_offset")
-    )
+    of_partitions = (figures.by(name, "topic", "partition") for name in _OF_PARTITIONS)
     settled, by_topic = (figures.by("records_settled_total", label) for label in ("outcome", "topic"))
-    return Sample(now, settled, dict(sorted(latency.items())), counts, ends, lags, committed, by_topic)
+    return Sample(now, settled, dict(sorted(latency.items())), counts, *of_partitions, by_topic)
 
 
 def topics_behind(older: Sample | None, newer: Sample, seconds: float) -> set[str]:

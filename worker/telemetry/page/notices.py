@@ -20,6 +20,7 @@ _BEHIND_SHARE: Final = 0.1  # of what is published
 _LATE_SECONDS: Final = 10.0  # the objective of 99 % of the records
 _THROTTLED_SHARE: Final = 0.1  # of the requests; a few throttled answers are how a limit is found
 _STRANGERS_NAMED: Final = 3
+_OPEN_TRANSACTION_SECONDS: Final = 60.0  # the producers' default limit
 # As the alerts.
 _PASSED_SECONDS: Final = 30 * 60.0
 _RETENTION_SECONDS: Final = 6 * 3600.0
@@ -151,6 +152,19 @@ def _topics_with_a_cause(view: View) -> set[str]:
     return of_indexes | {block.topic for block in view.messages}
 
 
+def _transactions(view: View) -> Iterator[Notice]:
+    """Say that a transaction hangs: the lag counts nothing behind it, so it may be 0."""
+    since: dict[str, list[float]] = {}
+    for (topic, _), at in view.watch.open_since.items():
+        if view.now - at >= _OPEN_TRANSACTION_SECONDS:
+            since.setdefault(topic, []).append(at)
+    for topic, found in since.items():
+        where = f"{counted(len(found), 'partition', 'partitions')} of {topic}"
+        text = f"A producer's transaction is open in {where}: what comes after its first record is not read until it ends."
+        headline = "running, a transaction stays open"
+        yield Notice(f"transaction {topic}", headline, text, "ossvectorstransactionopen", min(found))
+
+
 def _commits(view: View) -> Iterator[Notice]:
     again = "is written again after a restart or a rebalance"
     refused = {
@@ -275,6 +289,7 @@ _ALL: Final[tuple[Callable[[View], Iterator[Notice]], ...]] = (
     _not_accepted,
     _coordinator,
     _not_settled,
+    _transactions,
     _commits,
     _passed,
     _unassigned,

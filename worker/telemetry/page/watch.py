@@ -14,7 +14,8 @@ class Watch:
 
     `moved_at` is when a committed offset last moved, None if none has yet. `still_since` is since when records wait and none
     is settled, and `still_topics` the same by topic. `passed` has how many offsets were skipped or lost, by the count's name and
-    labels, and when the last were.
+    labels, and when the last were. `open_since` is since when a partition has ended at the same offset because of an open
+    transaction.
     """
 
     def __init__(self, now: float) -> None:
@@ -24,6 +25,8 @@ class Watch:
         self.still_since = now
         self.still_topics: dict[str, float] = {}
         self.passed: dict[Key, tuple[float, float]] = {}
+        self.open_since: dict[Key, float] = {}
+        self._ends: Mapping[Key, float] = {}
         self._state: State | None = None
         self._blocks: dict[Block, float] = {}
         self._notices: dict[str, float] = {}
@@ -58,6 +61,14 @@ class Watch:
         for key, count in one.counts.items():
             if key[0] in PASSED and count > self.passed.get(key, (0.0, 0.0))[0]:
                 self.passed[key] = count, one.at
+
+        # Where transactions begin and end all the time, some offsets always wait, and the end moves.
+        self.open_since = {
+            key: self.open_since.get(key, one.at) if one.ends.get(key) == self._ends.get(key) else one.at
+            for key, count in one.in_transactions.items()
+            if count
+        }
+        self._ends = one.ends
 
     def note(self, keys: Iterable[str], now: float) -> None:
         """Note which notices there are."""
