@@ -865,7 +865,7 @@ def _group() -> Sequence[Panel]:
         .links([runbook("ossvectorsworkernotscraped")]),
         graph(
             "Without a coordinator",
-            "For how long no broker has coordinated the group: nothing can be committed. 0 is good.",
+            "For how long each worker has not reached the broker that coordinates the group: it can commit nothing. 0 is good.",
             "s",
             query(f"max by (instance) ({of('oss_vectors_coordinator_unavailable_seconds')})", "{{instance}}"),
         ).links([runbook("ossvectorscoordinatorunavailable")]),

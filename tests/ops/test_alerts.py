@@ -229,7 +229,7 @@ def series() -> Series:
     metrics.worker_info.labels("0.1.0", "docs", "worker").set(1)
     metrics.route_info.labels("vectors", "docs").set(1)
     partition = opened(ledger).partition
-    metrics.ends.update({Partition(*partition): 10})
+    metrics.ends.update({Partition(*partition): 10}, {Partition(*partition): 10})
     metrics.requests.labels("docs", "PutVectors", "500")  # a status has a series once it was answered
     ledger.committed(dict.fromkeys(ledger.assignments(), 0))
     know_all(metrics, Partition(*partition))
@@ -374,7 +374,10 @@ def test_causes_silence_their_effects(alertmanager: str, series: Series) -> None
     [
         (
             "BlockedTarget",
-            "RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow LatencyBudgetBurnFast LatencyBudgetBurnSlow",
+            (
+                "NothingAccepted RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow "
+                "LatencyBudgetBurnFast LatencyBudgetBurnSlow"
+            ),
         ),
         ("DeadLetterLimitNear", "DeadLetterRatioHigh"),
         (
@@ -405,14 +408,14 @@ def test_causes_silence_their_effects(alertmanager: str, series: Series) -> None
         (
             "TopicMissing",
             (
-                "BlockedPartitionUnreadable LeaderlessPartitions UnassignedPartitions RecordsStuck LagGrowing "
+                "BlockedPartitionUnreadable LeaderlessPartitions UnassignedPartitions RecordsStuck LagUnknown LagGrowing "
                 "PartitionLagGrowing CatchUpSlow PartitionCatchUpSlow BlockedDeadLetterUnavailable DeadLettersRefused"
             ),
         ),
         (
             "BlockedCredentials",
             (
-                "CredentialsExpiring RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow "
+                "CredentialsExpiring NothingAccepted RecordsStuck LagGrowing PartitionLagGrowing CatchUpSlow "
                 "PartitionCatchUpSlow LatencyBudgetBurnFast LatencyBudgetBurnSlow"
             ),
         ),
@@ -456,6 +459,26 @@ DOWN = {"alertname": "OssVectorsWorkerDown", "seen_as": "no_answer", "instance":
             {"alertname": "OssVectorsNothingAccepted", "index": "images"},
         ),
         (
+            {"alertname": "OssVectorsBlockedTarget", "topic": "vectors"},
+            {"alertname": "OssVectorsNothingAccepted", "index": "docs", "topic": "vectors"},
+            {"alertname": "OssVectorsNothingAccepted", "index": "pictures", "topic": "images"},
+        ),
+        (
+            {"alertname": "OssVectorsPollingStopped", "seen_as": "none_joins"},
+            {"alertname": "OssVectorsPollingStopped", "seen_as": "starting", "instance": "a"},
+            {"alertname": "OssVectorsWorkerNotScraped"},
+        ),
+        (
+            {"alertname": "OssVectorsCoordinatorUnavailable", "seen_as": "one_worker", "instance": "a"},
+            {"alertname": "OssVectorsCommitsFailing", "seen_as": "most_commits", "instance": "a"},
+            {"alertname": "OssVectorsUnassignedPartitions", "topic": "vectors"},
+        ),
+        (
+            {"alertname": "OssVectorsLeaderlessPartitions", "topic": "vectors"},
+            {"alertname": "OssVectorsLagUnknown", "topic": "vectors", "instance": "a"},
+            {"alertname": "OssVectorsLagUnknown", "topic": "images", "instance": "a"},
+        ),
+        (
             {"alertname": "OssVectorsTopicMissing", "seen_as": "source", "topic": "vectors"},
             {"alertname": "OssVectorsUnassignedPartitions", "topic": "vectors"},
             {"alertname": "OssVectorsPollingStopped", "seen_as": "no_poll", "instance": "a"},
@@ -471,7 +494,7 @@ DOWN = {"alertname": "OssVectorsWorkerDown", "seen_as": "no_answer", "instance":
             {"alertname": "OssVectorsBlockedPartitionUnreadable", "topic": "vectors"},
         ),
         (
-            {"alertname": "OssVectorsCoordinatorUnavailable"},
+            {"alertname": "OssVectorsCoordinatorUnavailable", "seen_as": "none_finds"},
             {"alertname": "OssVectorsRebalanceStorm"},
             {"alertname": "OssVectorsPollingStopped", "seen_as": "no_poll", "instance": "b"},
         ),

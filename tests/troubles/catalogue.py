@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import alibabacloud_oss_v2.vectors as sdk
 import trustme
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
 from tests.integration.test_kafka_unreadable import garbage, overwrite, second_batch
@@ -250,6 +250,23 @@ def _in_first(case: Case) -> Any:
     return record
 
 
+def open_transaction(_stand: Stand, case: Case) -> None:
+    """A producer begins a transaction in partition 0 and does not end it; the alert takes longer than a run does."""
+    producer = KafkaProducer(
+        bootstrap_servers=case.broker.bootstrap, transactional_id=case.job, transaction_timeout_ms=900_000
+    )
+    producer.init_transactions()
+    producer.begin_transaction()
+    record = _in_first(case)
+    producer.send(case.topic, key=record.key, value=record.value, partition=0).get(10)
+
+    def abort() -> None:
+        producer.abort_transaction()
+        producer.close(timeout=2)
+
+    case.undo.callback(abort)
+
+
 def short_retention(_stand: Stand, case: Case) -> None:
     """A backlog that a slow worker needs an hour for, in a topic that keeps its records for 25 minutes: none is lost yet."""
     case.alter_topic(case.topic, retention_ms="1500000", segment_ms="20000")
@@ -474,6 +491,8 @@ TROUBLES: Final[tuple[Trouble, ...]] = (
     Trouble("credentials refused while running", "BlockedCredentials", wrong_credentials, right_credentials, with_right_credentials),
     Trouble("index deleted", "BlockedTarget", delete_index, create_index),
     Trouble("index of another dimension", "BlockedTarget", with_dimension(8), with_dimension(4)),
+    Trouble("redirect (302)", "BlockedTarget", fault(status=302, headers={"Location": "https://login.example/"}), no_fault),
+    Trouble("signature refused with 400", "BlockedCredentials", fault(status=400, code="InvalidArgument", ec="0002-00000063"), no_fault),
     Trouble("bucket gone", "BlockedTarget", fault(status=404, code="NoSuchBucket"), no_fault),
     Trouble("bad records above the limit", "BlockedDeadLetterLimit|DeadLetterLimitNear", bad(3), accept_bad),
     Trouble("single bad records", "", rare_bad(150), rare_bad(0)),
@@ -487,6 +506,7 @@ TROUBLES: Final[tuple[Trouble, ...]] = (
     Trouble("partition without a leader", "LeaderlessPartitions|BlockedPartitionUnreadable", kill_second, restart_second, placed=True),
     Trouble("broker away at start", "PollingStopped", start_without_broker, undo, nothing),
     Trouble("broker away while running", "PollingStopped|CoordinatorUnavailable", stop_alone, restart_alone, broker="alone"),
+    Trouble("transaction that hangs", "TransactionOpen", open_transaction, undo),
     Trouble("retention overtakes the backlog", "RetentionNear", short_retention, long_retention),
     Trouble("lag from a rate limit", "LatencyBudget|LagGrowing|CatchUpSlow", rate(20.0, delivery__vectors_per_second=5), rate(1.0, delivery__vectors_per_second=2500)),
     Trouble("killed (SIGKILL)", "WorkerDown", kill_worker, one_worker),

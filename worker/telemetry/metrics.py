@@ -188,7 +188,7 @@ class Metrics:
         )
         self.coordinator_unavailable = Gauge(
             "oss_vectors_coordinator_unavailable_seconds",
-            "Seconds for which no broker has coordinated the group; 0 while one does.",
+            "Seconds for which this worker has not reached the broker that coordinates the group; 0 while it does.",
             unit="seconds",
             registry=r,
         )
