@@ -85,9 +85,10 @@ def sample(figures: Figures, now: float) -> Sample:
         counts[name.removesuffix("_total"), "failed"] = figures.by(name, "result").get(("failed",), 0.0)
     buckets = figures.by("record_latency_seconds_bucket", "le")
     latency = {float(bound): buckets[bound,] for (bound,) in buckets}
-    of_partitions = (figures.by(name, "topic", "partition") for name in _OF_PARTITIONS)
+    ends, lags, committed, in_transactions = (figures.by(name, "topic", "partition") for name in _OF_PARTITIONS)
     settled, by_topic = (figures.by("records_settled_total", label) for label in ("outcome", "topic"))
-    return Sample(now, settled, dict(sorted(latency.items())), counts, *of_partitions, by_topic)
+    of_partitions = ends, lags, committed, in_transactions, by_topic
+    return Sample(now, settled, dict(sorted(latency.items())), counts, *of_partitions)
 
 
 def topics_behind(older: Sample | None, newer: Sample, seconds: float) -> set[str]:
