@@ -278,7 +278,9 @@ def transaction_open() -> PageStage:
     """A producer's transaction is open for ten minutes: all that may be read is written, and nothing comes after it."""
     stage, assignments = at_work()
     for assignment in assignments:
-        stage.gauges.set("open_transaction_offsets", 300, topic="vectors", partition=str(assignment.partition.partition))
+        stage.gauges.set(
+            "open_transaction_offsets", 300, topic="vectors", partition=str(assignment.partition.partition)
+        )
     idle(stage, 600)
     return stage
 

@@ -149,7 +149,9 @@ def test_a_transaction_that_stays_open_is_a_warning_until_it_ends() -> None:
         clock.pass_by(seconds)
         transactions.look({FIRST: 9, SECOND: 1}, {FIRST: 9, SECOND: high})
         found.append(status.warnings())
-    lasting = "a producer's transaction has been open in vectors/1 for {} s: nothing from offset 1 on is read until it ends"
+    lasting = (
+        "a producer's transaction has been open in vectors/1 for {} s: nothing from offset 1 on is read until it ends"
+    )
     assert found == [[], [], [lasting.format(61)], [lasting.format(121)]]
     transactions.look({FIRST: 9, SECOND: 7}, {FIRST: 9, SECOND: 7})
     assert status.warnings() == []

@@ -160,7 +160,9 @@ def _transactions(view: View) -> Iterator[Notice]:
             since.setdefault(topic, []).append(at)
     for topic, found in since.items():
         where = f"{counted(len(found), 'partition', 'partitions')} of {topic}"
-        text = f"A producer's transaction is open in {where}: what comes after its first record is not read until it ends."
+        text = (
+            f"A producer's transaction is open in {where}: what comes after its first record is not read until it ends."
+        )
         headline = "running, a transaction stays open"
         yield Notice(f"transaction {topic}", headline, text, "ossvectorstransactionopen", min(found))
 
