@@ -370,9 +370,7 @@ def test_what_the_topic_has_at_the_beginning_is_compared_once_it_is_committed(
     waited: list[float] = []
     topic: Any = bench.topic
     answers = iter(commits)
-    committed = commits_past(
-        parts(topic, TOPIC, Wanted()), lambda: next(answers, commits[-1]), waited.append, 3.0
-    )
+    committed = commits_past(parts(topic, TOPIC, Wanted()), lambda: next(answers, commits[-1]), waited.append, 3.0)
     assert (bench.verify(committed=dict(committed)).keys, bench.behind, sum(waited)) == (keys, behind, seconds)
 
 
@@ -382,7 +380,12 @@ def test_what_the_topic_has_at_the_beginning_is_compared_once_it_is_committed(
         ((), Unseen(0, 0, 0), 0, ""),
         ((), Unseen(0, 1, 0), 0, "1 partitions with records of which the group has committed nothing"),
         ((), Unseen(0, 0, 5), 0, "5 offsets that the group has not committed yet"),
-        ("ab", Unseen(900, 0, 0), 7, "907 offsets that retention has removed, and 2 keys with records in several partitions"),
+        (
+            "ab",
+            Unseen(900, 0, 0),
+            7,
+            "907 offsets that retention has removed, and 2 keys with records in several partitions",
+        ),
         ((), Unseen(1, 0, 0), 0, "1 offsets that retention has removed"),
         ((), Unseen(0, 0, 0), 1, "1 offsets that retention has removed"),
         ("a", Unseen(0, 0, 0), 0, "1 keys with records in several partitions"),
