@@ -73,9 +73,7 @@ def test_tombstones_that_cannot_name_the_key_of_a_vector_are_a_warning(key: str,
     for tombstones in ("delete", "ignore"):
         records = {"tombstones": tombstones, "envelope": envelope, "fields": {"key": key}}
         route = {"topic": "a", "index": "docs", "records": records}
-        found = [
-            one for one in routes(loaded(routes=json.dumps([route]))) if one.check == "settings.tombstones"
-        ]
+        found = [one for one in routes(loaded(routes=json.dumps([route]))) if one.check == "settings.tombstones"]
         expected = [("settings.tombstones", "a", Status.WARNING)] if words and tombstones == "delete" else []
         assert problems(found) == expected
         assert all(words in one.result for one in found)

@@ -65,7 +65,10 @@ def test_a_value_is_known_by_its_first_byte(
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        (["key", "a", "data", {"float32": [1.0]}, *["x", 1] * 9], "list"),  # as long as 12 names and values with its length
+        (
+            ["key", "a", "data", {"float32": [1.0]}, *["x", 1] * 9],
+            "list",
+        ),  # as long as 12 names and values with its length
         ([0.5] * 22, "list"),
         ([], "list"),
         ("key", "string"),

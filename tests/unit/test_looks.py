@@ -352,8 +352,15 @@ def test_a_value_whose_schema_is_in_a_header_needs_the_registry_and_no_other_pro
     message = refusal_of(AVRO, ("other", b"x"), HEADER)
     assert message.endswith("; the header __value_schema_id names schema id 7: set registry.url")
     message = refusal_of(AVRO, HEADER, many="split")
-    assert message.endswith('names schema id 7: a topic with records.many = "split" is read without the registry, whatever registry.url says')
-    for value, header in ((of({"key": "a"}), HEADER), (b'{"key": "a"', HEADER), (AVRO, (HEADER[0], None)), (AVRO, (HEADER[0], b"x"))):
+    assert message.endswith(
+        'names schema id 7: a topic with records.many = "split" is read without the registry, whatever registry.url says'
+    )
+    for value, header in (
+        (of({"key": "a"}), HEADER),
+        (b'{"key": "a"', HEADER),
+        (AVRO, (HEADER[0], None)),
+        (AVRO, (HEADER[0], b"x")),
+    ):
         assert "registry.url" not in refusal_of(value, header)
 
 
@@ -368,7 +375,9 @@ def test_where_a_registry_is_set_no_header_is_told_to_need_one() -> None:
 
 def test_a_prefix_in_a_topic_that_is_split_says_why_the_registry_is_not_asked() -> None:
     message = refusal_of(b"\0\0\0\0\7" + AVRO, many="split")
-    assert message.endswith('; a topic with records.many = "split" is read without the registry, whatever registry.url says')
+    assert message.endswith(
+        '; a topic with records.many = "split" is read without the registry, whatever registry.url says'
+    )
     assert "records.many" not in refusal_of(b"\0\0\0\0\7" + AVRO)
 
 

@@ -32,7 +32,9 @@ _SECOND_MAP: Final = re.compile(rb"\}[ \t\r\n]*\{")
 _NAMED: Final = "looks like"  # by the format that read it
 _NO_VECTOR: Final = ("not base64", "no list of numbers")  # of a string
 _SETTING: Final = "records.envelope"
-_WITHOUT_REGISTRY: Final = 'a topic with records.many = "split" is read without the registry, whatever registry.url says'
+_WITHOUT_REGISTRY: Final = (
+    'a topic with records.many = "split" is read without the registry, whatever registry.url says'
+)
 
 
 class Looks:
@@ -56,9 +58,7 @@ class Looks:
         self._is_vector_alone = vector_path == WHOLE_VALUE.text
         self._foreign = Foreign(target.dimension, vector_path, envelope, is_many=is_many)
 
-    def completed(
-        self, error: RecordError, value: bytes | None, vector: object, headers: Headers = ()
-    ) -> RecordError:
+    def completed(self, error: RecordError, value: bytes | None, vector: object, headers: Headers = ()) -> RecordError:
         """Return the error with what is to be added to its message. `vector` is what a format read, if it did.
 
         It is found when the message is read: of many bad records in one message most are never described.

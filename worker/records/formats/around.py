@@ -48,6 +48,7 @@ def text_around(path: Path, around: Around, keys: Keys) -> str | None:
 
 def key_around(path: Path, around: Around, keys: Keys) -> str:
     """Return a part of the key that such a path leads to. Raises `RecordError`."""
+    text: str | None
     if path.source is Source.KAFKA_KEY and around.key is not None:
         text = keys.of_message(around.key, around.headers)
     else:

@@ -64,7 +64,7 @@ class Envelope(ABC):
         self._fields = fields
         self._needs_schema = needs_schema
         self._schemas = connect_schema.Schemas()
-        self._decode_members = fields.decoder(dict[str, Raw])
+        self._decode_members: Callable[[bytes], Mapping[str, Raw]] = fields.decoder(dict[str, Raw])
 
     @abstractmethod
     def open(self, value: bytes) -> Opened:
