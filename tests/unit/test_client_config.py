@@ -29,7 +29,11 @@ def test_an_error_has_its_name_and_its_text_once(error: Exception, expected: str
     ("error", "named", "advice"),
     [
         (None, "", "set advertised.listeners of the brokers"),
-        (errors.KafkaConnectionError("reset"), " (KafkaConnectionError: reset)", "set advertised.listeners of the brokers"),
+        (
+            errors.KafkaConnectionError("reset"),
+            " (KafkaConnectionError: reset)",
+            "set advertised.listeners of the brokers",
+        ),
         (
             errors.SaslAuthenticationFailedError("no"),
             " (SaslAuthenticationFailedError: no)",
