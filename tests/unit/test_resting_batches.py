@@ -1004,7 +1004,11 @@ def test_newer_versions_for_which_a_body_has_no_room_leave_the_chunk() -> None:
     bench.lane.state.shrink_bodies(2 * 1024 + 2)
     newer = bench.items(SIXTY, ONE)
     for item in newer:
-        item.fragment = b'{"key":"%s","data":{"float32":[%d]},"pad":"%s"}' % (item.key.encode(), item.offset, b"x" * 400)
+        item.fragment = b'{"key":"%s","data":{"float32":[%d]},"pad":"%s"}' % (
+            item.key.encode(),
+            item.offset,
+            b"x" * 400,
+        )
     bench.queue_items(newer)
     bench.work()
     (flight,) = bench.lane._resting
@@ -1013,11 +1017,17 @@ def test_newer_versions_for_which_a_body_has_no_room_leave_the_chunk() -> None:
     assert kept.body_bytes <= bench.lane._room()
     bench.service.is_away = None
     bench.work(2 * RETRY_MAX)
-    assert (bench.lane.is_idle, set(bench.numbers()) == set(SIXTY), bench.settled(Outcome.SUPERSEDED)) == (True, True, 60)
+    assert (bench.lane.is_idle, set(bench.numbers()) == set(SIXTY), bench.settled(Outcome.SUPERSEDED)) == (
+        True,
+        True,
+        60,
+    )
 
 
 @pytest.mark.parametrize("seconds", [10.0, 20.0, 30.0])
-@pytest.mark.parametrize("answer", [SERVERS_500, OF_PROXY[403], OF_PROXY[413], RESET], ids=["500", "403", "413", "reset"])
+@pytest.mark.parametrize(
+    "answer", [SERVERS_500, OF_PROXY[403], OF_PROXY[413], RESET], ids=["500", "403", "413", "reset"]
+)
 def test_a_bad_key_that_gets_newer_versions_all_the_time_is_reported_or_dead_lettered(
     answer: Answer | SinkError, seconds: float
 ) -> None:
