@@ -236,7 +236,7 @@ def main() -> None:
     sizes = [int(size) for size in given.sizes.split(",")] if given.sizes else SMOKE_SIZES if given.smoke else SIZES
     rounds = given.rounds or (2 if given.smoke else 5)
     console = Console(highlight=False)
-    bench = Bench(rounds=rounds, records=400 if given.smoke else 2000, console=console)
+    bench = Bench(rounds=rounds, records=200 if given.smoke else 2000, console=console)
     for size in sizes:
         bench.in_process(size)
     for size in shapes.SIZES:
