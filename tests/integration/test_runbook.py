@@ -281,6 +281,7 @@ LOOKS: Mapping[str, str] = {
     "kafka-consumer-groups.sh --bootstrap-server BROKER --group oss-vectors-worker --describe --members --verbose": r"GROUP .*/127\.0\.0\.1 .*:0",
     "python -m kafka.admin -b BROKER groups list-offsets -g oss-vectors-worker": r"'lag': 0",
     "kafka-topics.sh --bootstrap-server BROKER --list": r"^TOPIC$",
+    "kafka-transactions.sh --bootstrap-server BROKER describe-producers --topic TOPIC --partition P": r"CurrentTransactionStartOffset",
     "kafka-transactions.sh --bootstrap-server BROKER find-hanging --broker-id ID": r"ProducerId",
     "kafka-console-consumer.sh --bootstrap-server BROKER --topic TOPIC --partition P --offset N --max-messages 1": r'^\{"key": "good-0"',
     "kafka-get-offsets.sh --bootstrap-server BROKER --topic TOPIC --time earliest": r"^TOPIC:0:0$",
@@ -546,7 +547,7 @@ def test_a_command_has_the_login_of_the_variables_in_place_of_the_settings_file(
 def test_what_the_settings_need_of_memory_is_printed(new_stage: StageFactory, new_typist: TypistFactory) -> None:
     (text,) = (text for text in of_blocks("A worker was killed") if text not in NOT_RUN)
     out = new_typist(new_stage(partitions=1)).type(text).out
-    assert re.search(r"^\w+ +memory +container: the settings allow about \d+ MB", out)
+    assert re.search(r"^\w+ +memory +container: the settings allow about \d+ MiB", out)
 
 
 # -- the dead-letter topic, and its limit

@@ -313,7 +313,7 @@ TROUBLES: Final = {
     "first start": Trouble(first_start, "not connected to Kafka", "warn", ("Connection refused", "for 2 min")),
     "joining again": Trouble(joining_again, "reconnecting", "warn", ("no member of the group for 45 s",)),
     "coordinator away": Trouble(
-        coordinator_away, "coordinator away", "warn", ("No broker coordinates the group for 21 min",)
+        coordinator_away, "coordinator not reached", "warn", ("has not reached the group's coordinator for 21 min",)
     ),
     "stranger in the group": Trouble(
         stranger_in_group,

@@ -84,7 +84,7 @@ def test_another_2xx_is_not_accepted_and_may_have_been_applied(answer: Answer) -
     error = error_of("PutVectors", answer)
     assert isinstance(error, Transient)
     # The service's own may be about some of the records: these are searched for. A stranger's may be as well, in any case.
-    blame = Blame.PROXY if error.request_id else Blame.NONE
+    blame = Blame.PROXY if REQUEST_ID.items() <= answer.headers.items() else Blame.NONE
     assert (error.unknown_outcome, error.blame, error.status) == (True, blame, answer.status)
 
 

@@ -139,13 +139,22 @@ def test_the_last_answer_of_an_outage_proves_nothing_though_others_are_accepted_
     assert chunk.is_proven
 
 
-def test_failures_while_others_pass_are_counted_apart() -> None:
+def test_failures_in_a_row_while_others_pass_are_counted() -> None:
     doubt = Doubt()
     seen = []
-    for accepted_when_sent in (7, 7, 7, 8, 8, 8, 8, 9):
+    for accepted_when_sent in (7, 7, 7, 8, 8, 8, 8, 8, 9):
         doubt.note(accepted_when_sent, accepted_when_sent)
         seen.append(doubt.while_others_pass)
-    assert seen == [0, 0, 0, 1, 2, 2, 2, 3]
+    assert seen == [0, 0, 0, 1, 2, 3, 0, 0, 1]
+
+
+def test_a_single_acceptance_counts_for_two_failures_also_if_it_comes_while_one_is_under_way() -> None:
+    doubt = Doubt()
+    seen = []
+    for accepted_when_sent, accepted in ((7, 7), (7, 7), (7, 8), (8, 8), (8, 8), (8, 8)):
+        doubt.note(accepted_when_sent, accepted)
+        seen.append(doubt.while_others_pass)
+    assert seen == [0, 0, 0, 1, 2, 0]
 
 
 def test_another_version_of_a_record_goes_on_counting_but_is_blamed_only_for_its_own_failures() -> None:
@@ -156,7 +165,7 @@ def test_another_version_of_a_record_goes_on_counting_but_is_blamed_only_for_its
     assert chunk.service_doubt.while_others_pass > 0
     newer = chunk.with_version(item("a"))
     assert (newer.blamed, newer.records_doubt.count, newer.service_doubt.count, newer.is_proven) == (4, 4, 4, True)
-    assert (newer.attempts, newer.service_doubt.while_others_pass) == (0, 0)
+    assert (newer.attempts, newer.failures.count, newer.service_doubt.while_others_pass) == (0, 4, 0)
     # How many deletes were accepted cannot be compared with how many puts were.
     delete = chunk.with_version(item("a", is_delete=True))
     assert (delete.blamed, delete.records_doubt.count, delete.service_doubt.count, delete.is_proven) == (0, 0, 0, True)

@@ -338,6 +338,11 @@ def test_the_tombstone_after_a_delete_is_ignored_whatever_is_set() -> None:
         pytest.param(
             {"op": "m", "ts_ms": 1, "message": {"prefix": "x", "content": "eA=="}}, id="a message of PostgreSQL"
         ),
+        pytest.param(
+            {"before": None, "after": None, "op": "m", "ts_ms": 1, "source": {"table": "t", "low_watermark": 5}},
+            id="a low watermark of Spanner",
+        ),
+        pytest.param({"source": {"commit_ts": 5}, "ts_ms": 1, "transaction": None, "op": "m"}, id="a mark of TiCDC"),
     ],
 )
 @pytest.mark.parametrize("wrap", [lambda value: value, in_payload], ids=["alone", "in a payload"])

@@ -151,7 +151,7 @@ def test_what_the_survey_found_is_what_the_page_says() -> None:
     stage.members = list(facts.members())
     text = read(stage.html()).text()
     for words in (
-        "No broker coordinates the group for 20 min",
+        "This worker has not reached the group's coordinator for 20 min",
         "No worker reads 3 of 4 partitions of vectors: no member of the group owns them",
         "1 partition of vectors has no leader.",
         "The dead-letter topic vectors.dlq is not there",

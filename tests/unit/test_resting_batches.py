@@ -1099,3 +1099,20 @@ def test_a_block_has_the_reason_of_the_last_answer_alone() -> None:
         seen.append({block.reason for block in bench.blocks()})
     credentials, target = BlockReason.CREDENTIALS, BlockReason.TARGET
     assert seen == [{credentials}, {target}, {target}, {credentials}, {credentials, target}]
+
+
+@pytest.mark.parametrize("status", [401, 403, 407])
+def test_a_block_of_a_stranger_holds_over_newer_versions_of_the_record_that_finds_out(status: int) -> None:
+    bench = Bench()
+    bench.service.is_away = Answer(status, {"content-type": "text/html"}, b"<html>no</html>")
+    seen = []
+    for _ in range(10):
+        bench.queue(["k"])
+        for _ in range(3):
+            flight = bench.lane.pop()
+            if flight is not None:
+                bench.deliver(flight)
+                seen.append({block.reason for block in bench.blocks()})
+            bench.clock.advance(RETRY_MAX)
+    begun = seen.index({BlockReason.TARGET})
+    assert (begun <= 3, len(seen) > 20, seen[begun:]) == (True, True, [{BlockReason.TARGET}] * len(seen[begun:]))

@@ -257,7 +257,7 @@ class _OpenTransactions:
             for seconds, tp, offset in longest.values():
                 log.warning(
                     "a transaction is open for long: what comes after its first record is not read until it ends; look for "
-                    "its producer, or abort it (kafka-transactions.sh find-hanging)",
+                    "its producer (kafka-transactions.sh describe-producers)",
                     extra={
                         "topic": tp.topic,
                         "partition": tp.partition,

@@ -20,15 +20,16 @@ class Doubt:
     def __init__(self, accepted: int | None = None) -> None:
         """`accepted` is how many of the others have been accepted until now, where that counts as a failure before."""
         self.count = 0
-        self.while_others_pass = 0  # how many of them came while others were accepted
-        # At each of the last failures.
-        self._accepted = deque(() if accepted is None else (accepted,), maxlen=SPLIT_AFTER)
+        self.while_others_pass = 0  # how many of the last ones, in a row, came while others were accepted
+        # At each of the last failures, and of the one before them.
+        self._accepted = deque(() if accepted is None else (accepted,), maxlen=SPLIT_AFTER + 1)
 
     def note(self, accepted_when_sent: int, accepted: int) -> None:
         """Note a failure; so many of the others had been accepted when the request left, and have been until now."""
         self._accepted.append(accepted)
         self.count += 1
-        self.while_others_pass += self.others_pass(accepted_when_sent)
+        # One more failure is looked back at: so a single acceptance counts for two failures, also if it comes while one is under way.
+        self.while_others_pass = self.while_others_pass + 1 if accepted_when_sent > self._accepted[0] else 0
 
     def others_pass(self, accepted_when_sent: int) -> bool:
         """Return whether others were accepted between the first of the last failures and the chunk's last attempt.
@@ -39,7 +40,7 @@ class Doubt:
         2. The outage ends, and another request is accepted.
         3. The answer to the chunk comes. It is still the outage's.
         """
-        return bool(self.count) and accepted_when_sent > self._accepted[0]
+        return bool(self.count) and accepted_when_sent > self._accepted[-min(SPLIT_AFTER, len(self._accepted))]
 
 
 class Chunk:
@@ -53,7 +54,9 @@ class Chunk:
     def __init__(self, items: list[Item], *, is_proven: bool = False) -> None:
         self._set(items)
         self.not_before = 0.0  # when it may be sent again, in the clock's seconds
-        self.failures = Doubt()  # all of them; its others are all requests of the index, not only those of its kind
+        self.attempts = 0  # how often it was sent in vain
+        # All failures, also of versions that its record replaced; its others are all requests of the index, not only of its kind.
+        self.failures = Doubt()
         self.records_doubt = Doubt()  # failures that the records may cause, whoever answered, or no one
         self.blamed = 0  # answers that may blame them, of the service or of something on the way
         self.service_doubt = Doubt()
@@ -73,8 +76,10 @@ class Chunk:
         """
         chunk = Chunk([item], is_proven=self.is_proven)
         chunk.is_denied, chunk.may_grow = self.is_denied, self.may_grow
+        chunk.failures, chunk.accepted_in_all_when_sent = self.failures, self.accepted_in_all_when_sent
         if chunk.operation is self.operation:
             chunk.records_doubt, chunk.service_doubt, chunk.blamed = self.records_doubt, self.service_doubt, self.blamed
+            chunk.accepted_when_sent = self.accepted_when_sent
             chunk.service_doubt.while_others_pass = 0
         return chunk
 
@@ -97,11 +102,6 @@ class Chunk:
     def body_bytes(self) -> int:
         """How many bytes of a body are its records'."""
         return sum(map(body_bytes, self.items))
-
-    @property
-    def attempts(self) -> int:
-        """How often it was sent in vain."""
-        return self.failures.count
 
     @property
     def is_single(self) -> bool:
@@ -153,10 +153,11 @@ class Chunk:
         """
         if error.request_id or not error.status:
             return True
-        return self.attempts >= SPLIT_AFTER and not self.others_pass
+        return self.failures.count >= SPLIT_AFTER and not self.others_pass
 
     def note(self, error: SinkError, accepted: int, accepted_in_all: int) -> None:
         """Count an attempt that failed; so many requests of its kind, and in all, have been accepted until now."""
+        self.attempts += 1
         self.failures.note(self.accepted_in_all_when_sent, accepted_in_all)
         self.is_denied = False
         if may_be_of_records(error):

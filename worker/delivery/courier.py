@@ -323,9 +323,7 @@ class Courier:
         if not isinstance(error, Transient) or error.blame is not Blame.CONTENT:
             return False
         doubt, needed = chunk.service_doubt, self._isolated_attempts
-        if doubt.count < needed or doubt.while_others_pass < min(_LEAST_WHILE_OTHERS_PASS, needed - 1):
-            return False
-        return doubt.others_pass(chunk.accepted_when_sent)
+        return doubt.count >= needed and doubt.while_others_pass >= max(1, min(_LEAST_WHILE_OTHERS_PASS, needed - 1))
 
     def _split(self, chunk: Chunk) -> list[Chunk]:
         self._metrics.bisects.labels(self._state.index).inc()

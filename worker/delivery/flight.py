@@ -110,6 +110,7 @@ class Flight:
             may_join = not chunk.is_single or (chunk.may_grow and not chunk.is_proven)
             if may_join and chunk.operation is group.operation and chunk.body_bytes + group.body_bytes <= room:
                 chunk.replace_items([*chunk.items, *group.items])
+                chunk.write_timeouts = 0  # of a smaller body
                 return
         group.may_grow = True
         self.chunks.append(group)

@@ -162,7 +162,8 @@ def _refuse_by_schema(kafka_key: bytes, headers: Sequence[Header]) -> None:
     raise RecordError(
         Reason.KEY,
         f"the header {name} says that the serializer of a schema registry wrote the Kafka key; as a vector's key its bytes "
-        f'would name the wrong vector{_AS_TEXT}; records.key_format = "json" reads a key of JSON Schema',
+        f'would name the wrong vector{_AS_TEXT}; records.key_format = "json" reads a key of JSON Schema; where the key is text, '
+        "the producer has passed on a header of another record: let it remove that",
     )
 
 

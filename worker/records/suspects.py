@@ -56,7 +56,7 @@ MAP_KEY: Final = Suspicion(
     "map_key",
     "the Kafka key is a JSON map, as Kafka Connect's JsonConverter writes the keys of rows, and all of its text would be the "
     "vector's key: set records.fields.key to the path of the key in the value, and records.fields.delete instead of "
-    'records.tombstones = "delete"; records.envelope = "connect" or "debezium" reads such Kafka keys',
+    'records.tombstones = "delete"; where the values are in an envelope too, records.envelope reads both',
 )
 
 BINARY_KEY: Final = Suspicion(

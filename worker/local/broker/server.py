@@ -232,7 +232,7 @@ class Broker:
     def _format(self, check: Callable[[], None]) -> None:
         cluster = "k" + _new_id()[1:]  # a hyphen in front would read as an option
         records = self.data / "records"
-        if self.version in _CHECKPOINTS:
+        if self.version in _CHECKPOINTS and "log.dirs" not in self._config:
             ids = {
                 "version": "1",
                 "cluster.id": cluster,
@@ -249,7 +249,9 @@ class Broker:
                 pass
         if tool.poll():
             raise self._died(tool)
-        _CHECKPOINTS[self.version] = (records / "bootstrap.checkpoint").read_bytes()
+        checkpoint = records / "bootstrap.checkpoint"
+        if checkpoint.exists():
+            _CHECKPOINTS[self.version] = checkpoint.read_bytes()
 
     def _runs(self, child: Process, deadline: float, check: Callable[[], None]) -> bool:
         """Wait for a moment, and say whether Java still runs. BrokerError if the time is up."""

@@ -44,6 +44,7 @@ class _Change(msgspec.Struct, gc=False):
     after: Raw = NOTHING
     op: Raw = NOTHING
     message: Raw = NOTHING
+    source: Raw = NOTHING
     payload: Raw = NOTHING
     schema: Raw = NOTHING
 
@@ -133,7 +134,7 @@ class Debezium(Envelope):
         if op == "d":
             before, is_text = self._row_or_document(change.before)
             return Opened(Operation.DELETE, before, connect_schema.within(logical, "before"), is_text)
-        if op == "m" and fields.kind(change.message) is Kind.MAP:  # of pg_logical_emit_message, which is no row
+        if op == "m" and self._is_message(change):
             return Opened(Operation.IGNORE)
         if op == "t":
             raise RecordError(
@@ -160,6 +161,18 @@ class Debezium(Envelope):
             text = self._fields.text(raw, "the document")
             return (msgspec.Raw(text.encode()), True) if text.startswith("{") else (NOTHING, False)
         return (raw, False) if kind is Kind.MAP else (NOTHING, False)
+
+    def _is_message(self, change: _Change) -> bool:
+        """Return whether a change is no row: of pg_logical_emit_message, or a mark of how far all is sent (Spanner, TiCDC).
+
+        A row without an envelope may have a column `op` too.
+        """
+        if self._fields.kind(change.message) is Kind.MAP:
+            return True
+        without_row = all(
+            self._fields.kind(each) in (Kind.NOTHING, Kind.NULL) for each in (change.before, change.after)
+        )
+        return without_row and self._fields.kind(change.source) is Kind.MAP
 
     def _without_operation(self, value: bytes) -> Operation | None:
         """Return what a message that has no `op` asks for, None where it is nothing that Debezium sends."""

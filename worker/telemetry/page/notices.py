@@ -93,8 +93,10 @@ def _not_accepted(view: View) -> Iterator[Notice]:
 def _coordinator(view: View) -> Iterator[Notice]:
     away = view.figures.value("coordinator_unavailable_seconds")
     if away > 0:
-        text = f"No broker coordinates the group for {rough(away)}: nothing is committed, and no partition is assigned."
-        yield Notice("coordinator", "coordinator away", text, "ossvectorscoordinatorunavailable", view.now - away)
+        text = f"This worker has not reached the group's coordinator for {rough(away)}: it commits nothing and gets no partition."
+        yield Notice(
+            "coordinator", "coordinator not reached", text, "ossvectorscoordinatorunavailable", view.now - away
+        )
 
 
 def _leaderless(view: View) -> Iterator[Notice]:
