@@ -315,10 +315,7 @@ def test_what_was_refused_once_and_written_later_is_no_difference_and_never_repl
 
 def test_what_retention_has_removed_is_counted() -> None:
     bench = Bench(partitions=3)
-    for partition in range(3):
-        for key in "abcd":
-            bench.topic.put(f"{key}{partition}", 1, partition)
-            bench.index.put(f"{key}{partition}", 1)
+    bench.write("abcd", range(3))
     assert (bench.verify().keys, bench.removed) == (12, 0)
     bench.topic.firsts = [0, 3, 4]  # the last one has no record left, and the group may have committed nothing of it
     assert (bench.verify(committed={0: 4, 1: 4}).keys, bench.removed, bench.uncommitted) == (5, 7, 0)
@@ -328,19 +325,14 @@ def test_what_retention_has_removed_is_counted() -> None:
 
 def test_partitions_with_records_and_without_any_commit_are_counted() -> None:
     bench = Bench(partitions=3)
-    for partition in range(2):
-        bench.topic.put(f"a{partition}", 1, partition)
-        bench.index.put(f"a{partition}", 1)
+    bench.write("a", range(2))
     assert (bench.verify(committed={0: 1}).keys, bench.uncommitted) == (1, 1)
     assert (bench.verify(Wanted(partition=0), committed={0: 1}).keys, bench.uncommitted) == (1, 0)
 
 
 def test_offsets_that_the_group_has_not_committed_are_counted() -> None:
     bench = Bench(partitions=3)
-    for partition in range(2):
-        for key in "abcd":
-            bench.topic.put(f"{key}{partition}", 1, partition)
-            bench.index.put(f"{key}{partition}", 1)
+    bench.write("abcd", range(2))
     commits = {0: 0, 1: 3, 2: 0}
     assert (bench.verify(committed=commits).keys, bench.uncommitted, bench.behind) == (3, 0, 5)
     assert (bench.verify(Wanted(offsets=(1, 3)), committed=commits).keys, bench.behind) == (2, 2)

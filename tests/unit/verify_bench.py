@@ -116,6 +116,13 @@ class Bench:
         self.cutter = cutter
         self.tombstones: Any = "delete"
 
+    def write(self, keys: Iterable[str], partitions: Iterable[int]) -> None:
+        """Publish keys of their own to each of these partitions, and write them to the index."""
+        for partition in partitions:
+            for key in keys:
+                self.topic.put(f"{key}{partition}", 1, partition)
+                self.index.put(f"{key}{partition}", 1)
+
     def reading(self) -> Reading:
         decoder = Decoder(TARGET, max_fragment_bytes=100_000, tombstones=self.tombstones)
         return Reading(decoder, self.refused, cutter=self.cutter)
