@@ -27,9 +27,7 @@ from worker.telemetry.state import Status
 log = logging.getLogger("worker.ends")
 
 ANSWER_SECONDS: Final = 5.0  # after which the end of a partition is not known
-OPEN_TRANSACTION_SECONDS: Final = (
-    60.0  # a transaction that is open for longer is logged; it is the producers' default limit
-)
+OPEN_TRANSACTION_SECONDS: Final = 60.0  # one that is open for longer is reported; it is the producers' default limit
 UNKNOWN_SECONDS: Final = 60.0  # without the end of any owned partition, after which /readyz says so
 _LOOK_SECONDS: Final = 0.02  # between looks whether an answer is there
 _METADATA_MS: Final = 5_000

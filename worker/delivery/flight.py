@@ -92,11 +92,11 @@ class Flight:
         apart = []
         size = sum(map(body_bytes, rest))
         for item in newer.values():
-            size += body_bytes(item)
-            if operation_of([item]) is chunk.operation and size <= room:
+            more = body_bytes(item)
+            if operation_of([item]) is chunk.operation and size + more <= room:
                 rest.append(item)
+                size += more
             else:
-                size -= body_bytes(item)
                 apart.append(item)
         if rest:
             chunk.replace_items(rest)

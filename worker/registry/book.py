@@ -111,9 +111,8 @@ class Book:
         except UnusableSchema as error:
             until = self._clock() + UNKNOWN_SECONDS if isinstance(error, UnusableForNow) else _NEVER
             reader = _Refusal(f"{schema} cannot be used: {error}", until)
-        except (
-            Exception
-        ) as error:  # whatever a schema is made of, it costs the records that need it, and not the worker
+        except Exception as error:
+            # Whatever a schema is made of, it costs the records that need it, and not the worker.
             log.exception("a schema could not be read")
             problem = f"{schema} cannot be used: reading it failed with {type(error).__name__} at {place_of(error)}"
             reader = _Refusal(f"{problem}; that is a fault of the worker, please report it with this line")

@@ -33,9 +33,8 @@ _BESIDE: Final = frozenset((_MESSAGE_NAME, _ENCODING))
 _OF_GUID: Final = b"\x01"
 _GUID_BYTES: Final = 16
 _APICURIO_BYTES: Final = 8
-_LEAST_OF_UTF_16: Final = (
-    0x09000000  # as big-endian text in UTF-16 that begins with a tab has it; no registry has given so many ids
-)
+# As big-endian text in UTF-16 that begins with a tab has it; no registry has given so many ids.
+_LEAST_OF_UTF_16: Final = 0x09000000
 
 
 class Kind(Enum):

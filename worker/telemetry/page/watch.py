@@ -1,10 +1,12 @@
 """Since when something is so: the page looks twice a second, whether or not someone reads it."""
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, TypeVar
 
 from worker.telemetry.page.figures import PASSED, Key, Sample
 from worker.telemetry.state import Block, Reading, State
+
+_K = TypeVar("_K")
 
 _AT_WORK: Final = (State.RUNNING, State.BLOCKED)
 
@@ -32,7 +34,7 @@ class Watch:
         self._notices: dict[str, float] = {}
         self._committed: dict[Key, float] = {}
         self._settled = 0.0
-        self._by_topic: Mapping[Key, float] = {}
+        self._by_topic: Mapping[str, float] = {}
 
     def observe(self, reading: Reading, now: float) -> None:
         """Note the state and the blocks."""
@@ -50,24 +52,18 @@ class Watch:
         settled = sum(one.settled.values())
         if settled != self._settled or not any(one.lags.values()):
             self._settled, self.still_since = settled, one.at
-        self.still_topics = {
-            topic: self.still_topics.get(topic, one.at)
-            if one.by_topic.get((topic,)) == self._by_topic.get((topic,))
-            else one.at
-            for topic in {topic for (topic, _), lag in one.lags.items() if lag}
-        }
-        self._by_topic = one.by_topic
+        by_topic = {topic: count for (topic,), count in one.by_topic.items()}
+        waiting = {topic for (topic, _), lag in one.lags.items() if lag}
+        self.still_topics = _still_since(self.still_topics, waiting, one.at, self._by_topic, by_topic)
+        self._by_topic = by_topic
 
         for key, count in one.counts.items():
             if key[0] in PASSED and count > self.passed.get(key, (0.0, 0.0))[0]:
                 self.passed[key] = count, one.at
 
         # Where transactions begin and end all the time, some offsets always wait, and the end moves.
-        self.open_since = {
-            key: self.open_since.get(key, one.at) if one.ends.get(key) == self._ends.get(key) else one.at
-            for key, count in one.in_transactions.items()
-            if count
-        }
+        waiting_at = {key for key, count in one.in_transactions.items() if count}
+        self.open_since = _still_since(self.open_since, waiting_at, one.at, self._ends, one.ends)
         self._ends = one.ends
 
     def note(self, keys: Iterable[str], now: float) -> None:
@@ -81,3 +77,14 @@ class Watch:
     def notice_since(self, key: str, now: float) -> float:
         """Return since when a notice is there, as far as it was seen."""
         return self._notices.get(key, now)
+
+
+def _still_since(
+    since: Mapping[_K, float],
+    waiting: Collection[_K],
+    now: float,
+    before: Mapping[_K, float],
+    after: Mapping[_K, float],
+) -> dict[_K, float]:
+    """Return since when the figure of each key that waits has not moved; `since` is that of the sample before."""
+    return {key: since.get(key, now) if after.get(key) == before.get(key) else now for key in waiting}
