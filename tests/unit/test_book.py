@@ -11,7 +11,7 @@ from worker.errors import FatalError, RecordError, RegistryUnavailable, SchemaPe
 from worker.ports import SchemaAnswer
 from worker.records.formats.framing import Framed
 from worker.registry import book as book_module
-from worker.registry.book import MOST_SCHEMAS, UNKNOWN_SECONDS, AskingBook, Book
+from worker.registry.book import MOST_CUT_SHORT, MOST_SCHEMAS, UNKNOWN_SECONDS, AskingBook, Book
 from worker.registry.client import NoSuchSchema, SchemaText, UnusableForNow, UnusableSchema
 
 TEXT: Final = SchemaText("AVRO", json.dumps(AVRO))
@@ -55,21 +55,40 @@ def test_a_schema_that_the_registry_does_not_have_is_wanted_again_after_a_while(
         book.reader(by_id(1))
 
 
-def test_a_schema_that_could_not_be_looked_at_is_wanted_again_after_a_while_and_another_one_never() -> None:
+def test_an_attempt_at_a_schema_that_something_else_ended_blames_no_record_but_for_the_third() -> None:
     clock = FakeClock()
     registry = source(UnusableForNow("protoc was killed"), UnusableSchema("no schema"))
     book = Book(registry, clock)
+    for _ in range(MOST_CUT_SHORT - 1):
+        with pytest.raises(RegistryUnavailable, match="protoc was killed"):
+            book.add(by_id(1))
+        assert not book.has(by_id(1))
     for number in (1, 2):
-        book.add(by_id(number))
+        assert book.add(by_id(number)) is SchemaAnswer.UNUSABLE
     clock.advance(UNKNOWN_SECONDS - 1)
     with pytest.raises(RecordError, match="schema id 1 cannot be used: protoc was killed"):
         book.reader(by_id(1)).plain(Framed(by_id(1), b""))
     clock.advance(1)
     assert [book.has(by_id(number)) for number in (1, 2)] == [False, True]
+    assert book.add(by_id(1)) is SchemaAnswer.UNUSABLE  # no block again: the schema may be the cause
     registry.schemas[by_id(1)] = TEXT
+    clock.advance(UNKNOWN_SECONDS)
     book.add(by_id(1))
     clock.advance(UNKNOWN_SECONDS)
     assert book.has(by_id(1))
+
+
+def test_attempts_that_were_ended_are_counted_until_one_succeeds() -> None:
+    registry = source(UnusableForNow("protoc was killed"))
+    book = Book(registry)
+    for _ in range(2):
+        with pytest.raises(RegistryUnavailable):
+            book.add(by_id(1))
+        registry.schemas[by_id(1)] = TEXT
+        book.add(by_id(1))
+        registry.schemas[by_id(1)] = UnusableForNow("protoc was killed")
+    with pytest.raises(RegistryUnavailable):
+        book.add(by_id(1))
 
 
 def test_a_schema_that_is_not_known_the_first_time_is_not_kept_unless_that_is_believed() -> None:

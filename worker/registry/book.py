@@ -21,6 +21,8 @@ MOST_SCHEMAS: Final = 1_000
 """That are kept; the oldest goes first, and is asked for again when a record needs it."""
 UNKNOWN_SECONDS: Final = 60.0
 """After which the registry is asked again for a schema that it did not have, or that could not be looked at then."""
+MOST_CUT_SHORT: Final = 3
+"""Attempts at one schema, each ended from outside: by the last one its records are refused, as the schema may be the cause."""
 _NEVER: Final = float("inf")
 
 
@@ -73,6 +75,7 @@ class Book:
         self._source = source
         self._clock = clock
         self._readers: dict[SchemaId, SchemaReader] = {}
+        self._cut_short: dict[SchemaId, int] = {}  # attempts in a row that were ended from outside
 
     def reader(self, schema: SchemaId, /) -> SchemaReader:
         """Return what reads bodies of a schema. Raises `SchemaPending` where it is not here."""
@@ -90,7 +93,9 @@ class Book:
         return True
 
     def add(self, schema: SchemaId, /, *, believes_unknown: bool = True) -> SchemaAnswer | None:
-        """Ask the registry for a schema, and keep it, or why it cannot be used. Raises `RegistryUnavailable`.
+        """Ask the registry for a schema, and keep it, or why it cannot be used.
+
+        Raises `RegistryUnavailable`, also where something else on this machine ended the attempt, but for `MOST_CUT_SHORT` of them.
 
         If `believes_unknown` is false, and the registry does not know a schema that was not asked for before, nothing is kept and
         None is returned.
@@ -108,16 +113,24 @@ class Book:
             problem = f"the registry does not know {schema}, which the record names{said}"
             reader = _Refusal(problem, self._clock() + UNKNOWN_SECONDS)
             answer = SchemaAnswer.UNKNOWN
+        except UnusableForNow as error:
+            self._cut_short[schema] = self._cut_short.get(schema, 0) + 1
+            if self._cut_short[schema] < MOST_CUT_SHORT:
+                raise RegistryUnavailable(str(error)) from error
+            reader = _Refusal(f"{schema} cannot be used: {error}", self._clock() + UNKNOWN_SECONDS)
         except UnusableSchema as error:
-            until = self._clock() + UNKNOWN_SECONDS if isinstance(error, UnusableForNow) else _NEVER
-            reader = _Refusal(f"{schema} cannot be used: {error}", until)
+            reader = _Refusal(f"{schema} cannot be used: {error}")
         except Exception as error:
             # Whatever a schema is made of, it costs the records that need it, and not the worker.
             log.exception("a schema could not be read")
             problem = f"{schema} cannot be used: reading it failed with {type(error).__name__} at {place_of(error)}"
             reader = _Refusal(f"{problem}; that is a fault of the worker, please report it with this line")
+        if answer is SchemaAnswer.FOUND:
+            self._cut_short.pop(schema, None)
         while len(self._readers) >= MOST_SCHEMAS:
-            del self._readers[next(iter(self._readers))]
+            oldest = next(iter(self._readers))
+            del self._readers[oldest]
+            self._cut_short.pop(oldest, None)
         self._readers.pop(schema, None)
         self._readers[schema] = reader
         return answer

@@ -68,7 +68,7 @@ class UnusableSchema(Exception):
 
 
 class UnusableForNow(UnusableSchema):
-    """One that could not be looked at because of something else on this machine, and may be usable a while later."""
+    """One that could not be looked at because something else on this machine ended the attempt. It may be usable a while later."""
 
 
 class _Doubtful(RegistryUnavailable):
