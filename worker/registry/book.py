@@ -22,7 +22,7 @@ MOST_SCHEMAS: Final = 1_000
 UNKNOWN_SECONDS: Final = 60.0
 """After which the registry is asked again for a schema that it did not have, or that could not be looked at then."""
 MOST_CUT_SHORT: Final = 3
-"""Attempts at one schema, each ended from outside: by the last one its records are refused, as the schema may be the cause."""
+"""Attempts at one schema in a row that were ended from outside. With the last one its records are refused: it may be the cause."""
 _NEVER: Final = float("inf")
 
 
@@ -95,7 +95,8 @@ class Book:
     def add(self, schema: SchemaId, /, *, believes_unknown: bool = True) -> SchemaAnswer | None:
         """Ask the registry for a schema, and keep it, or why it cannot be used.
 
-        Raises `RegistryUnavailable`, also where something else on this machine ended the attempt, but for `MOST_CUT_SHORT` of them.
+        Raises `RegistryUnavailable`. That is also where something else on this machine ended the attempt, until this happened
+        `MOST_CUT_SHORT` times in a row.
 
         If `believes_unknown` is false, and the registry does not know a schema that was not asked for before, nothing is kept and
         None is returned.
