@@ -368,6 +368,11 @@ class Ledger:
         """
         return any(one.requests_in_flight for one in assignments) or bool(self.threads_of(assignments))
 
+    def is_on_the_wire(self, partition: Partition) -> bool:
+        """Return whether a request is in flight with records of this partition, as it is owned now."""
+        assignment = self._assignments.get(partition)
+        return assignment is not None and assignment.requests_in_flight > 0
+
     # -- what is committed and shown
 
     def watermarks(self, assignments: Iterable[Assignment] | None = None) -> dict[Assignment, int]:

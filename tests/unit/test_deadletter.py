@@ -15,6 +15,7 @@ from kafka import errors as kafka_errors
 from tests.support.worker import wait_for
 from tests.unit.samples import FakeClock, FakeMessage, opened, rejected
 from worker.deadletters import headers as names
+from worker.deadletters.admission import LONGEST_VERDICT_SECONDS, VERDICT_SECONDS
 from worker.deadletters.headers import Headers
 from worker.deadletters.limit import Limit
 from worker.deadletters.rounds import KEPT_BYTES
@@ -865,9 +866,41 @@ def test_a_refused_record_waits_for_those_before_it_but_not_for_ever(new_stage: 
     assert stage.written_offsets() == [1]
     stage.read(FakeMessage(3), FakeMessage(4), bad=False)
     stage.refuse(4)
-    clock.pass_by(5.0)
+    clock.pass_by(VERDICT_SECONDS)
     stage.events.wait_for("landed")
     assert stage.written_offsets() == [1, 4]
+
+
+def test_a_refused_record_waits_for_those_before_it_while_a_request_with_one_is_on_its_way(new_stage: NewStage) -> None:
+    clock = FakeClock()
+    stage = new_stage(clock=clock)
+    stage.read(*(FakeMessage(offset) for offset in range(2)), bad=False)
+    stage.ledger.begin_request([stage.assignment])
+    stage.writer.start()
+    stage.refuse(1)
+    for _ in range(3):
+        stage.events.wait_for("looked")
+        clock.pass_by(VERDICT_SECONDS)
+    stage.events.wait_for("looked")
+    assert stage.written_offsets() == []
+    stage.ledger.end_request([stage.assignment])
+    stage.events.wait_for("landed")  # this request
+    clock.pass_by(VERDICT_SECONDS)
+    stage.events.wait_for("landed")  # the dead letter
+    assert stage.written_offsets() == [1]
+
+
+def test_a_refused_record_does_not_wait_for_ever_for_requests(new_stage: NewStage) -> None:
+    clock = FakeClock()
+    stage = new_stage(clock=clock)
+    stage.read(*(FakeMessage(offset) for offset in range(2)), bad=False)
+    stage.ledger.begin_request([stage.assignment])
+    stage.writer.start()
+    stage.refuse(1)
+    stage.events.wait_for("looked")
+    clock.pass_by(LONGEST_VERDICT_SECONDS)
+    stage.events.wait_for("landed")
+    assert stage.written_offsets() == [1]
 
 
 def test_a_writer_that_is_stopped_leaves_what_was_not_acknowledged_unsettled(new_stage: NewStage) -> None:

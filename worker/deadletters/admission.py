@@ -7,15 +7,17 @@ from typing import Final, NamedTuple
 from worker.deadletters.entry import Entry, drop_given_back
 from worker.deadletters.limit import Limit
 from worker.errors import BlockReason
-from worker.ledger import Assignment, Ledger
+from worker.ledger import Assignment, Ledger, Partition
 from worker.telemetry.state import Block, Status
 
-VERDICT_SECONDS: Final = 5.0  # that a refused record waits for those before it, if none of them is decided meanwhile
-LONGEST_VERDICT_SECONDS: Final = 60.0  # that it waits if some of them are decided meanwhile
+VERDICT_SECONDS: Final = 5.0
+"""That a refused record waits for those before it, if meanwhile none of them is decided and no request is sent that may decide one."""
+LONGEST_VERDICT_SECONDS: Final = 60.0
+"""That it waits in any case."""
 
 
 class _Front(NamedTuple):
-    """The first place of a topic whose record may still become a dead letter, and since when it is the first."""
+    """The first place of a topic whose record may still become a dead letter, and since when nothing can have changed that."""
 
     place: int | None
     since: float
@@ -81,21 +83,26 @@ class Admission:
         return admitted
 
     def _front(self, entry: Entry, known: Iterable[Entry]) -> _Front:
-        """Return how far a topic is decided now, and since when it is no further."""
+        """Return how far a topic is decided now, and since when it is no further, with no request on its way that may change it.
+
+        How long a request takes is the service's affair, and how long it is between two of them depends on the machine.
+        """
         topic = entry.partition.topic
-        place = self._first_undecided(topic, known)
+        place, partition = self._first_undecided(topic, known)
         before = self._fronts.get(topic)
+        if partition is not None and self._ledger.is_on_the_wire(partition):
+            return _Front(place, self._clock())
         if before is None:
             return _Front(place, entry.submitted_at)
         return before if before.place == place else _Front(place, self._clock())
 
-    def _first_undecided(self, topic: str, known: Iterable[Entry]) -> int | None:
-        """Return the first place of a topic whose record may still become a dead letter."""
+    def _first_undecided(self, topic: str, known: Iterable[Entry]) -> tuple[int | None, Partition | None]:
+        """Return the first place of a topic whose record may still become a dead letter, and that record's partition."""
         given_up: dict[Assignment, dict[int, set[int | None]]] = {}
         for entry in chain(known, *self._blocked.values()):
             given_up.setdefault(entry.assignment, {}).setdefault(entry.offset, set()).add(entry.element)
         found = self._ledger.first_undecided(topic, given_up)
-        return min((self._limit.place(*place) for place in found), default=None)
+        return min(((self._limit.place(*record), record[0]) for record in found), default=(None, None))
 
     def _is_early(self, entry: Entry, place: int, front: _Front) -> bool:
         """Return whether a refused record is not to be judged yet: records before it may still turn out to be bad."""
