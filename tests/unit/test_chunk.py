@@ -162,10 +162,13 @@ def test_another_version_of_a_record_goes_on_counting_but_is_blamed_only_for_its
     for accepted in range(4):
         chunk.accepted_when_sent = chunk.accepted_in_all_when_sent = accepted
         chunk.note(failure(Blame.CONTENT), accepted=accepted, accepted_in_all=accepted)
-    assert chunk.service_doubt.while_others_pass > 0
+    passed = chunk.service_doubt.while_others_pass
+    assert chunk.service_doubt.of_version == passed > 0
+    chunk.not_before = 7.0
     newer = chunk.with_version(item("a"))
     assert (newer.blamed, newer.records_doubt.count, newer.service_doubt.count, newer.is_proven) == (4, 4, 4, True)
-    assert (newer.attempts, newer.failures.count, newer.service_doubt.while_others_pass) == (0, 4, 0)
+    assert (newer.attempts, newer.failures.count, newer.not_before) == (0, 4, 7.0)
+    assert (newer.service_doubt.while_others_pass, newer.service_doubt.of_version) == (passed, 0)
     # How many deletes were accepted cannot be compared with how many puts were.
     delete = chunk.with_version(item("a", is_delete=True))
     assert (delete.blamed, delete.records_doubt.count, delete.service_doubt.count, delete.is_proven) == (0, 0, 0, True)

@@ -2,12 +2,14 @@
 
 import gc
 import random
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import pytest
 
+from tests.support.bounded import join, thread
 from tests.support.fakes import FakeClock, FakeMessage, FakeSink
 from worker.app.lanes import LaneContext, make_lane
 from worker.delivery.batch import Batch, Item
@@ -1042,6 +1044,99 @@ def test_a_bad_key_that_gets_newer_versions_all_the_time_is_reported_or_dead_let
         assert len(bench.letters) >= 15
     else:
         assert bench.blocks() == {STUCK}
+
+
+def test_a_bad_key_with_a_newer_version_in_every_batch_is_dead_lettered_version_by_version() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = SERVERS_500
+    for number in range(150):
+        bench.queue(["k", f"a{number}"])
+    while bench.lane._queue:
+        flight = bench.lane.pop()
+        if flight is not None:
+            bench.deliver(flight)
+        bench.clock.advance(0.05)
+    assert len(bench.letters) > 50
+    for number in range(100):
+        bench.queue([f"b{number}"], OTHER)
+        bench.work(2.0)
+    assert (len(bench.letters), bench.settled(), bench.lane.is_idle) == (150, 250, True)
+
+
+def test_a_key_with_a_newer_version_in_every_batch_lets_what_else_rests_be_sent() -> None:
+    bench = Bench(1)
+    bench.service.refused |= {"k": OF_PROXY[413], "g": OF_PROXY[413]}
+    for key in ("k", "g"):
+        bench.queue([key])
+    bench.queue(["a"], OTHER)
+    bench.work(10 * RETRY_MAX)
+    del bench.service.refused["g"]
+    bench.clock.advance(2 * RETRY_MAX)
+    for number in range(300):
+        bench.queue(["k", f"a{number}"])
+    for _ in range(10):
+        flight = bench.lane.pop()
+        assert flight is not None
+        bench.deliver(flight)
+        bench.clock.advance(0.2)
+    assert "g" in bench.service.vectors
+
+
+@pytest.mark.parametrize("answer", [OF_PROXY[403], OF_PROXY[503], RESET], ids=["403", "503", "reset"])
+@pytest.mark.parametrize("keys", [["a", "bad"], ["bad", "a"], ["a", "c", "bad"]], ids=" ".join)
+def test_a_record_of_a_batch_counts_as_another_that_the_index_accepts(
+    keys: list[str], answer: Answer | SinkError
+) -> None:
+    bench = Bench(1)
+    bench.service.refused["bad"] = answer
+    bench.queue(keys)
+    bench.work(900.0)
+    assert (bench.blocks(), bench.lane.state.is_blocked) == ({STUCK}, False)
+    assert set(bench.service.vectors) == {*keys} - {"bad"}
+
+
+def test_one_record_that_is_too_large_for_a_proxy_leaves_the_bodies_of_batches_as_they_are() -> None:
+    bench = Bench(1)
+    most, judge = bench.lane.max_body_bytes(), bench.service._judge_body
+    bodies: list[bytes] = []
+
+    def note(operation: str, body: bytes) -> None:
+        bodies.append(body)
+        judge(operation, body)
+
+    bench.service._judge_body = note  # type: ignore[method-assign]
+    bench.service.is_away = OF_PROXY[503]
+    bench.queue(["a", "b"])
+    for _ in range(3):
+        bench.work()
+        bench.clock.advance(RETRY_MAX)
+    bench.service.is_away = OF_PROXY[413]  # to one record: the batch is in doubt
+    bench.work()
+    assert bodies[-1].count(b'"key"') == 1
+    assert bench.lane.max_body_bytes() == most
+
+
+def test_a_newer_version_of_what_rests_is_sent_by_a_slot_that_waits() -> None:
+    bench = Bench()
+    bench.service.refused["k"] = OF_PROXY[413]
+    bench.queue(["k"])
+    bench.queue(["a"], OTHER)
+    bench.work(10 * RETRY_MAX)
+    (resting,) = bench.lane._resting
+    resting.chunks[0].not_before = bench.clock() + 1_000.0
+    found: list[Flight | None] = []
+    waits = thread(lambda: found.append(bench.lane._wait_for_batch()))
+    while bench.lane._idle == 0:
+        time.sleep(0.001)
+    with bench.lane._lock:  # as if another slot were free, and faster
+        bench.lane._queue.append(Batch({item.key: item for item in bench.items(["k", "b"], ONE)}, 1, SealReason.AGE))
+        rest = bench.lane._pop()
+    assert rest is not None
+    assert set(rest.keys) == {"b"}
+    join(waits)
+    (newer,) = found
+    assert newer is not None
+    assert set(newer.keys) == {"k"}
 
 
 def test_one_500_after_an_outage_blames_no_record() -> None:

@@ -21,6 +21,7 @@ class Doubt:
         """`accepted` is how many of the others have been accepted until now, where that counts as a failure before."""
         self.count = 0
         self.while_others_pass = 0  # how many of the last ones, in a row, came while others were accepted
+        self.of_version = 0  # how many of these are of the version that is sent now
         # At each of the last failures, and of the one before them.
         self._accepted = deque(() if accepted is None else (accepted,), maxlen=SPLIT_AFTER + 1)
 
@@ -29,7 +30,9 @@ class Doubt:
         self._accepted.append(accepted)
         self.count += 1
         # One more failure is looked back at: so a single acceptance counts for two failures, also if it comes while one is under way.
-        self.while_others_pass = self.while_others_pass + 1 if accepted_when_sent > self._accepted[0] else 0
+        do_others_pass = accepted_when_sent > self._accepted[0]
+        self.while_others_pass = self.while_others_pass + 1 if do_others_pass else 0
+        self.of_version = self.of_version + 1 if do_others_pass else 0
 
     def others_pass(self, accepted_when_sent: int) -> bool:
         """Return whether others were accepted between the first of the last failures and the chunk's last attempt.
@@ -72,15 +75,16 @@ class Chunk:
         """Return what is sent instead of this single record: another version of its key.
 
         What was counted goes on counting: the key keeps failing, and its partition waits, whatever version is sent. But a
-        version is blamed only after failures of its own while others are accepted.
+        version is blamed only after a failure of its own while others are accepted.
         """
         chunk = Chunk([item], is_proven=self.is_proven)
+        chunk.not_before = self.not_before
         chunk.is_denied, chunk.may_grow = self.is_denied, self.may_grow
         chunk.failures, chunk.accepted_in_all_when_sent = self.failures, self.accepted_in_all_when_sent
         if chunk.operation is self.operation:
             chunk.records_doubt, chunk.service_doubt, chunk.blamed = self.records_doubt, self.service_doubt, self.blamed
             chunk.accepted_when_sent = self.accepted_when_sent
-            chunk.service_doubt.while_others_pass = 0
+            chunk.service_doubt.of_version = 0
         return chunk
 
     def replace_items(self, items: list[Item]) -> None:

@@ -43,7 +43,7 @@ log = logging.getLogger("worker.delivery")
 
 SERVER_ERROR: Final = 500  # the service's answer to some content, as well as to faults of its own
 SPLIT_AFTER_WRITE_TIMEOUTS: Final = 2
-# All failures before may be those of an outage, and the first one after it also.
+# Of one version. All failures before may be those of an outage, and the first one after it also.
 _LEAST_WHILE_OTHERS_PASS: Final = 2
 LEASE_LOOK_SECONDS: Final = 1.0  # between two checks of a lease that has run out; a wake-up checks it too
 
@@ -273,8 +273,11 @@ class Courier:
 
     # -- an error
 
-    def _judge(self, chunk: Chunk, error: SinkError) -> list[Chunk]:
-        """Return what is left to do after an error: the chunk again, its halves, or nothing of it."""
+    def _judge(self, chunk: Chunk, error: SinkError, *, is_whole: bool = True) -> list[Chunk]:
+        """Return what is left to do after an error: the chunk again, its halves, or nothing of it.
+
+        `is_whole` says whether all of its records were sent, or only one of them.
+        """
         if isinstance(error, NotSent):
             if chunk.is_live:
                 self._note_lease_wait(chunk)
@@ -287,7 +290,8 @@ class Courier:
             return self._dead_letter(chunk, error)
         is_too_large = error.status == 413 or chunk.write_timeouts >= SPLIT_AFTER_WRITE_TIMEOUTS
         if is_too_large and not chunk.is_single:
-            if chunk.operation is Operation.PUT:  # deletes are small: what is too large for them says nothing of puts
+            # Deletes, and single records, are small: what is too large for them says nothing of the bodies of puts.
+            if chunk.operation is Operation.PUT and is_whole:
                 self._state.shrink_bodies(sum(len(item.fragment or b"") for item in chunk.items))
             return self._split(chunk)
         if is_refused:
@@ -303,27 +307,39 @@ class Courier:
         return chunk.keeps_failing and not chunk.fails_alone and not chunk.is_single
 
     def _try_one(self, chunk: Chunk, admission: Admission) -> list[Chunk]:
-        """Send one record of a chunk in doubt alone, another each time. If it is accepted, the fault is in the rest: split it."""
+        """Send one record of a chunk in doubt alone, another each time.
+
+        If it is accepted, the fault is in the rest: that is split, if it is more than one record. For each part, the one that was
+        accepted is another one.
+        """
         place = chunk.attempts % len(chunk.items)
         one = chunk.items[place : place + 1]
         error = self._attempt(one, admission)
         if error is None:
             rest = Chunk(chunk.items[:place] + chunk.items[place + 1 :])
-            return [rest] if rest.is_single else self._split(rest)
-        return self._judge(chunk, error)
+            if not rest.is_single:
+                self._metrics.bisects.labels(self._state.index).inc()
+            return rest.halves(chunk.accepted_when_sent, chunk.accepted_in_all_when_sent)
+        return self._judge(chunk, error, is_whole=False)
 
     def _is_at_fault(self, chunk: Chunk, error: SinkError) -> bool:
         """Return whether the chunk itself must be the cause of its failures: others were accepted meanwhile.
 
         A proxy or firewall that refuses a single record may refuse it for its size or its text. The service has not refused
         it, so it is not dead-lettered.
+
+        A record that the service answers with 500 is at fault after `isolated_attempts` failures of its key. Others must have been
+        accepted during the last two of them, both of this version. If others were accepted during all of them, one of this
+        version is enough: of a key that gets newer versions all the time, no version is sent twice.
         """
         if not chunk.is_single:
             return may_be_of_records(error) and chunk.keeps_failing and chunk.fails_alone
         if not isinstance(error, Transient) or error.blame is not Blame.CONTENT:
             return False
         doubt, needed = chunk.service_doubt, self._isolated_attempts
-        return doubt.count >= needed and doubt.while_others_pass >= max(1, min(_LEAST_WHILE_OTHERS_PASS, needed - 1))
+        if doubt.while_others_pass >= needed:
+            return doubt.of_version >= 1
+        return doubt.count >= needed and doubt.of_version >= max(1, min(_LEAST_WHILE_OTHERS_PASS, needed - 1))
 
     def _split(self, chunk: Chunk) -> list[Chunk]:
         self._metrics.bisects.labels(self._state.index).inc()

@@ -63,8 +63,11 @@ class Flight:
         """Return when the first chunk may be sent again, in the clock's seconds."""
         return min(chunk.not_before for chunk in self.chunks)
 
-    def supersede(self, newer: Mapping[str, Item], room: int) -> None:
+    def supersede(self, newer: Mapping[str, Item], room: int, now: float) -> None:
         """Let newer versions, by key, take the place of those that rest, which are kept with them.
+
+        A newer version of a single record may be sent from `now` on, in the clock's seconds. It is not due any earlier: a key that
+        gets newer versions all the time would be sent before all else that rests.
 
         Several records rest together only while no others are accepted, as in an outage. Their newer versions stay together too,
         as far as a body has room for so many bytes: sent one by one they would be as many requests, and as many suspects.
@@ -79,10 +82,13 @@ class Flight:
                     found[resting.key].supersede(resting)
             if chunk.is_single:
                 (item,) = found.values()
-                self.chunks[self.chunks.index(chunk)] = chunk.with_version(item)
+                version = chunk.with_version(item)
+                version.not_before = min(version.not_before, now)
+                self.chunks[self.chunks.index(chunk)] = version
             else:
                 apart += self._take_in(chunk, found, room)
         for group in chunks_of(apart):
+            group.not_before = now
             self._add(group, room)
         self._note_chunks()
 

@@ -161,7 +161,9 @@ class Lane:
         for flight in self._resting:
             if items.keys().isdisjoint(flight.keys):
                 continue
-            flight.supersede({key: items[key] for key in flight.keys if key in items}, self._room())
+            newer = {key: items[key] for key in flight.keys if key in items}
+            flight.supersede(newer, self._room(), self.state.clock())
+            self._arrival.notify()  # an idle slot may send it now
             items = {key: item for key, item in items.items() if key not in flight.keys}
         return batch if items is batch.items else Batch(items, batch.size, batch.reason)
 
