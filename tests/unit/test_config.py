@@ -396,6 +396,11 @@ def test_the_setting_credentials_file_is_a_setting_and_no_file_of_the_setting_cr
         pytest.param({"OSS__CA_FILE": "/nowhere.pem"}, ["oss.ca_file = '/nowhere.pem': no such file"], id="no OSS CA file"),
         pytest.param({"OSS__CREDENTIALS": "file"}, ["oss.credentials_file is needed"], id="no credentials file"),
         pytest.param({"OSS__CREDENTIALS": "process"}, ["oss.credentials_process is needed"], id="no credentials process"),
+        pytest.param({"KAFKA__CLIENT": '{"fetch_max_wait_ms": 15000}'}, ["kafka.client: fetch_max_wait_ms = 15000 must be less than request_timeout_ms = 15000"], id="fetches that wait for too long"),
+        pytest.param({"KAFKA__CLIENT": '{"connections_max_idle_ms": 15000}'}, ["kafka.client: request_timeout_ms = 15000 must be less than connections_max_idle_ms = 15000"], id="connections that end too soon"),
+        pytest.param({"KAFKA__CLIENT": '{"request_timeout_ms": 500}'}, ["kafka.client: fetch_max_wait_ms = 500 must be less than request_timeout_ms = 500"], id="requests that end too soon"),
+        pytest.param({"DEAD_LETTER__LIMIT_WINDOW": "50"}, ["dead_letter.limit_min = 50 must be less than dead_letter.limit_window = 50"], id="a window without room for the limit"),
+        pytest.param({"DEAD_LETTER__LIMIT_MIN": "1000"}, ["dead_letter.limit_min = 1000 must be less than dead_letter.limit_window = 1000"], id="more dead letters than the window has"),
         pytest.param({"DEAD_LETTER__ACCEPT_UNTIL": "tomorrow"}, ["dead_letter.accept_until = 'tomorrow'", "RFC 3339"], id="no time"),
         pytest.param({"DEAD_LETTER__ACCEPT_UNTIL": "2026-01-31T12:00:00"}, ["dead_letter.accept_until", "RFC 3339"], id="a time without a zone"),
         pytest.param({"BATCH__MAX_RECORD": "5"}, ["OSS_VECTORS_BATCH__MAX_RECORD is not a setting; did you mean OSS_VECTORS_BATCH__MAX_RECORDS?"], id="an unknown name"),
@@ -410,6 +415,40 @@ def test_a_wrong_setting_is_told_with_its_name_its_value_and_what_is_allowed(
 ) -> None:
     told = mistakes_with(**variables)
     assert (len(told), [part for part in expected if part not in told[0]]) == (1, [])
+
+
+@pytest.mark.parametrize(("mechanism", "package"), [("GSSAPI", "gssapi"), ("AWS_MSK_IAM", "botocore")])
+def test_a_login_whose_package_is_missing_is_told_with_the_command_that_installs_it(
+    mechanism: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = {"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__SASL_MECHANISM": mechanism}
+    asked = []
+
+    def find_spec(name: str) -> object:
+        asked.append(name)
+        return found
+
+    monkeypatch.setattr(rules, "find_spec", find_spec)
+    found = None
+    assert mistakes_with(**login) == (
+        f"kafka.sasl_mechanism = {mechanism!r} needs one more package: pip install {package}",
+    )
+    found = object()
+    assert loaded(**login).settings.kafka.sasl_mechanism == mechanism
+    assert asked == [package, package]
+
+
+def test_a_login_of_aws_without_tls_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "find_spec", lambda _: object())
+    assert mistakes_with(KAFKA__SECURITY_PROTOCOL="SASL_PLAINTEXT", KAFKA__SASL_MECHANISM="AWS_MSK_IAM") == (
+        "kafka.sasl_mechanism = 'AWS_MSK_IAM' needs kafka.security_protocol = 'SASL_SSL'",
+    )
+
+
+@pytest.mark.parametrize("limit", [{}, {"LIMIT_MIN": "49", "LIMIT_WINDOW": "50"}])
+def test_a_limit_of_dead_letters_that_can_be_reached_is_taken(limit: dict[str, str]) -> None:
+    settings = loaded(**{f"DEAD_LETTER__{name}": value for name, value in limit.items()}).settings.dead_letter
+    assert settings.limit_min < settings.limit_window
 
 
 @pytest.mark.parametrize("region", ["oss-cn-hangzhou", "cn-hangzhou-internal", "oss-cn-hangzhou-internal"])

@@ -9,6 +9,7 @@ from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 
 from worker.consumer import client_internals
+from worker.settings.client_options import REQUEST_TIMEOUT_MS
 from worker.settings.tables import Kafka
 
 log = logging.getLogger("worker.kafka_client")
@@ -16,7 +17,6 @@ log = logging.getLogger("worker.kafka_client")
 # Vector records are large: a default of 1 MiB for each partition would be some 30 records of 1,536 dimensions.
 FETCH_MAX_BYTES: Final = 16 * 1024 * 1024
 PARTITION_FETCH_MAX_BYTES: Final = 4 * 1024 * 1024
-REQUEST_TIMEOUT_MS: Final = 15_000
 BOOTSTRAP_TIMEOUT_MS: Final = 5_000
 # A partition that lost its leader is fetched again after the next refresh of the metadata.
 METADATA_MAX_AGE_MS: Final = 15_000

@@ -19,13 +19,14 @@ from worker.consumer.offset_notices import RETRY_SECONDS, OffsetNotices, Unknown
 from worker.consumer.offset_requests import Asked, Edge, EpochEnd, ask_committed, ask_edge, ask_epoch_ends, is_in_log
 from worker.errors import BlockReason
 from worker.ledger import Assignment, Partition, Phase
+from worker.settings.client_options import REQUEST_TIMEOUT_MS
 from worker.settings.tables import Kafka
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.state import Block, Status
 
 log = logging.getLogger("worker.offset_policy")
 
-_LOST_SECONDS: Final = 2 * client_config.REQUEST_TIMEOUT_MS / 1000  # after which no answer is expected any more
+_LOST_SECONDS: Final = 2 * REQUEST_TIMEOUT_MS / 1000  # after which no answer is expected any more
 _SOON_SECONDS: Final = 1.0  # within which a healthy broker has answered
 
 

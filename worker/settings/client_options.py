@@ -10,6 +10,9 @@ from worker.settings.addresses import is_proxy
 from worker.settings.mistakes import suggestion
 from worker.settings.tables import INT32
 
+REQUEST_TIMEOUT_MS: Final = 15_000
+"""What `request_timeout_ms` is where `[kafka.client]` does not set it."""
+
 # What the worker sets itself: another value would break a promise, or has a setting of its own.
 OWNED: Final = frozenset(
     {
@@ -33,7 +36,7 @@ OWNED: Final = frozenset(
 
 
 def client_mistakes(client: Mapping[str, Any]) -> list[str]:
-    """Return a mistake for each setting that the worker owns, that the client does not know, or of another form."""
+    """Return a mistake for each setting that the worker owns, that the client does not know, of another form or out of order."""
     if not client:
         return []
     owned = sorted(OWNED & client.keys())
@@ -48,7 +51,7 @@ def client_mistakes(client: Mapping[str, Any]) -> list[str]:
         f"kafka.client: {name} is not a setting of kafka-python{suggestion(name, sorted(known))}"
         for name in sorted(client.keys() - set(owned) - known.keys())
     ]
-    return mistakes
+    return mistakes + _order_mistakes({**known, "request_timeout_ms": REQUEST_TIMEOUT_MS, **client})
 
 
 def client_defaults() -> dict[str, Any]:
@@ -108,3 +111,13 @@ def _form_mistakes(client: Mapping[str, Any], defaults: Mapping[str, Any]) -> li
         elif isinstance(value, int) and abs(value) > INT32 and name != "buffer_memory":
             mistakes.append(f"kafka.client: {name} is larger than {INT32}, the most that Kafka's protocol can carry")
     return mistakes
+
+
+def _order_mistakes(effective: Mapping[str, Any]) -> list[str]:
+    """Compare the times whose order the consumer asks for: it cannot be made with another one."""
+    order = (("fetch_max_wait_ms", "request_timeout_ms"), ("request_timeout_ms", "connections_max_idle_ms"))
+    return [
+        f"kafka.client: {shorter} = {effective[shorter]} must be less than {longer} = {effective[longer]}"
+        for shorter, longer in order
+        if type(effective[shorter]) is type(effective[longer]) is int and effective[shorter] >= effective[longer]
+    ]

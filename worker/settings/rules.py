@@ -4,6 +4,9 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Final
 
 import msgspec
 
@@ -26,6 +29,9 @@ from worker.settings.tables import (
     Table,
     with_changes,
 )
+
+SASL_PACKAGES: Final[Mapping[str, str]] = MappingProxyType({"GSSAPI": "gssapi", "AWS_MSK_IAM": "botocore"})
+"""The package that kafka-python needs for a mechanism, where it needs one."""
 
 
 def credential_mistakes(environ: Mapping[str, str]) -> list[str]:
@@ -60,11 +66,8 @@ def contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) 
         mistakes += registry_mistakes(registry)
     if isinstance(http, Http) and not (is_host_name(http.host) or is_address(http.host)):
         mistakes.append(f"http.host = {http.host!r}: allowed is an address of this machine, or its name")
-    if isinstance(dead_letter, DeadLetter) and dead_letter.accept_until and accept_until(dead_letter) is None:
-        mistakes.append(
-            f"dead_letter.accept_until = {dead_letter.accept_until!r}: allowed is a time of RFC 3339 with its zone, "
-            "such as 2026-01-31T12:00:00Z"
-        )
+    if isinstance(dead_letter, DeadLetter):
+        mistakes += _dead_letter_contradictions(dead_letter)
     return mistakes
 
 
@@ -151,7 +154,37 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
             for name in ("sasl_plain_username", "sasl_plain_password")
             if not getattr(kafka, name)
         ]
-    return mistakes + certificates.kafka_mistakes(kafka)
+    return mistakes + _login_mistakes(kafka) + certificates.kafka_mistakes(kafka)
+
+
+def _login_mistakes(kafka: Kafka) -> list[str]:
+    """Return what kafka-python would find out only when it connects, and then report as brokers that do not answer."""
+    mechanism = kafka.sasl_mechanism
+    if not kafka.security_protocol.startswith("SASL"):
+        return []
+    mistakes = []
+    package = SASL_PACKAGES.get(mechanism)
+    if package is not None and find_spec(package) is None:
+        mistakes.append(f"kafka.sasl_mechanism = {mechanism!r} needs one more package: pip install {package}")
+    if mechanism == "AWS_MSK_IAM" and kafka.security_protocol != "SASL_SSL":
+        mistakes.append(f"kafka.sasl_mechanism = {mechanism!r} needs kafka.security_protocol = 'SASL_SSL'")
+    return mistakes
+
+
+def _dead_letter_contradictions(dead_letter: DeadLetter) -> list[str]:
+    mistakes = []
+    # At most limit_window - 1 dead letters are before a record in the window.
+    if dead_letter.limit_min >= dead_letter.limit_window:
+        mistakes.append(
+            f"dead_letter.limit_min = {dead_letter.limit_min} must be less than dead_letter.limit_window = "
+            f"{dead_letter.limit_window}; else limit_ratio never blocks a topic"
+        )
+    if dead_letter.accept_until and accept_until(dead_letter) is None:
+        mistakes.append(
+            f"dead_letter.accept_until = {dead_letter.accept_until!r}: allowed is a time of RFC 3339 with its zone, "
+            "such as 2026-01-31T12:00:00Z"
+        )
+    return mistakes
 
 
 def _oss_contradictions(oss: Oss) -> list[str]:

@@ -137,7 +137,9 @@ class Kafka(Table, frozen=True):
     ssl_password: Annotated[str, means("The password of the client's key.")] = ""
     sasl_mechanism: Annotated[
         Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "AWS_MSK_IAM"],
-        means("How to log in. Needed with SASL_PLAINTEXT and SASL_SSL."),
+        means(
+            "How to log in. Needed with SASL_PLAINTEXT and SASL_SSL. GSSAPI needs the package gssapi; AWS_MSK_IAM needs botocore, SASL_SSL, and the region in AWS_DEFAULT_REGION or in AWS's own settings."
+        ),
     ] = ""
     sasl_plain_username: Annotated[str, means("The user, for PLAIN and SCRAM.")] = ""
     sasl_plain_password: Annotated[str, means("The password, for PLAIN and SCRAM.")] = ""
@@ -360,7 +362,12 @@ class DeadLetter(Table, frozen=True):
     ] = 0.1
     limit_window: Annotated[int, means("Records of a topic that limit_ratio looks at.", ge=1, le=_MOST_COUNTED)] = 1000
     limit_min: Annotated[
-        int, means("Dead letters in the window before limit_ratio blocks the topic.", ge=1, le=_MOST_COUNTED)
+        int,
+        means(
+            "Dead letters in the window before limit_ratio blocks the topic. Less than limit_window.",
+            ge=1,
+            le=_MOST_COUNTED,
+        ),
     ] = 50
     accept_until: Annotated[
         str, means('Until this time the limit does not block: RFC 3339, such as 2026-01-31T12:00:00Z. "" is never.')
