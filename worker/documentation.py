@@ -47,7 +47,7 @@ def _sample_registry() -> CollectorRegistry:
     facts.log_starts = {partition: 0}
     facts.retention = Retention({"vectors": 0.0}, 0.0)
     made.expiry.certificates = {"kafka-client": lambda: 0.0}
-    made.worker_info.labels("", "", "")
+    made.worker_info.labels("", "", "", "")
     made.route_info.labels("vectors", "docs")
     return made.registry
 

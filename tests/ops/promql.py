@@ -104,17 +104,19 @@ def _asked(rule: Mapping[str, Any]) -> tuple[str, ...]:
 def unfiltered(expression: str) -> str:
     """The expression with nothing in it that leaves out series for their values.
 
-    A comparison answers 0 or 1 instead, `unless` becomes `and`, and what looks for missing series looks for them. So a
-    query of a healthy system has an answer if, and only if, every name and label in it is right.
+    A comparison answers 0 or 1 instead, `unless` becomes `and`, what looks for missing series looks for them, and what looks at
+    some minutes ago looks at now. So a query of a healthy system has an answer if, and only if, every name and label in it is right.
     """
 
     def replaced(found: re.Match[str]) -> str:
-        opaque, comparison, word = found.groups()
+        opaque, comparison, ago, word = found.groups()
         if comparison:
             return f"{comparison} bool "
+        if ago:
+            return ""
         return {"unless": "and", "absent": "count", "absent_over_time": "last_over_time"}.get(word, opaque or word)
 
-    return re.sub(rf"({OPAQUE})|([=!]=|[<>]=?)(?:\s*bool\b)?|(\b[a-z_]+\b)", replaced, expression)
+    return re.sub(rf"({OPAQUE})|([=!]=|[<>]=?)(?:\s*bool\b)?|(\s+offset \d+[smhd])|(\b[a-z_]+\b)", replaced, expression)
 
 
 def parts(expression: str) -> dict[str, frozenset[str]]:

@@ -226,7 +226,7 @@ def series() -> Series:
     clock = FakeClock()
     ledger = Ledger(["vectors"], clock)
     metrics = Metrics(ledger, Status(0.0), ["vectors"], ["docs"])
-    metrics.worker_info.labels("0.1.0", "docs", "worker").set(1)
+    metrics.worker_info.labels("0.1.0", "docs", "worker", "").set(1)
     metrics.route_info.labels("vectors", "docs").set(1)
     partition = opened(ledger).partition
     metrics.ends.update({Partition(*partition): 10}, {Partition(*partition): 10})

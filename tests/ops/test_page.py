@@ -68,7 +68,7 @@ def test_it_fits_its_window_asks_nobody_else_and_complains_of_nothing(
 def test_the_longest_names_and_messages_make_no_window_scroll_sideways(browser: Browser, width: int) -> None:
     stage = PageStage([LONG_NAME], [LONG_NAME])
     stage.metrics.worker_info.clear()
-    stage.metrics.worker_info.labels("0.1.0", LONG_NAME, LONG_NAME).set(1)
+    stage.metrics.worker_info.labels("0.1.0", LONG_NAME, LONG_NAME, "").set(1)
     stage.status.enter(State.STARTING, "x" * 300)
     stage.status.block(Block(LONG_NAME, BlockReason.TARGET), "y" * 5000)
     stage.status.dead_lettered(

@@ -213,7 +213,7 @@ def run(
             emulator.fault(**own)
         routes = {topic: index, (blocked := new_topic()): "missing"}
         start = time.time()
-        with Load(broker, [topic, blocked]), running(stage, routes, ports[0], folder) as worker:
+        with Load(broker, [topic, blocked]), running(stage, routes, ports[0], folder, "one") as worker:
             worker.wait_until(lambda now: now.settled > 0, "records are settled")
             with running(stage, routes, ports[1], folder) as second:
                 second.wait_until(lambda now: now.settled > 0, "the second worker has its share")
@@ -227,11 +227,14 @@ def run(
 
 
 @contextmanager
-def running(stage: Stage, routes: Mapping[str, str], port: int, folder: Path) -> Iterator[WorkerProcess]:
-    """A worker that must not write a traceback."""
+def running(
+    stage: Stage, routes: Mapping[str, str], port: int, folder: Path, instance_id: str = ""
+) -> Iterator[WorkerProcess]:
+    """A worker that must not write a traceback. With an instance id it stays a member for a while after its end."""
     settings = stage.settings(
         routes=routes,
         http__port=port,
+        kafka__group_instance_id=instance_id,
         batch__max_records=50,
         delivery__vectors_per_second=1000,
         records__tombstones="delete",

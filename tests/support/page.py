@@ -54,7 +54,7 @@ class PageStage:
         self.ledger = Ledger(topics, self.clock)
         self.status = Status(self.clock(), self.clock)
         self.metrics = Metrics(self.ledger, self.status, topics, indexes)
-        self.metrics.worker_info.labels("0.1.0", "docs-writers", "docs-writer-1").set(1)
+        self.metrics.worker_info.labels("0.1.0", "docs-writers", "docs-writer-1", "").set(1)
         for topic, index in product(topics, indexes):
             self.metrics.route_info.labels(topic, index).set(1)
         self.paused: set[Partition] = set()

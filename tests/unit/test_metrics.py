@@ -96,7 +96,7 @@ memory_used_bytes gauge
 credentials_expiry_timestamp_seconds gauge
 certificate_expiry_timestamp_seconds gauge use
 last_poll_timestamp_seconds gauge
-worker_info gauge version group_id client_id
+worker_info gauge version group_id client_id group_instance_id
 route_info gauge topic index
 """
 
@@ -204,7 +204,7 @@ def full(setup: Setup) -> Setup:
     setup.metrics.memory.read = lambda: Memory(limit=1000, used=400)
     setup.metrics.expiry.credentials = lambda: 1700000000.0
     setup.metrics.expiry.certificates = {"kafka-client": lambda: 1800000000.0, "oss-ca": lambda: None}
-    setup.metrics.worker_info.labels("1", "g", "c").set(1)
+    setup.metrics.worker_info.labels("1", "g", "c", "").set(1)
     setup.metrics.route_info.labels("vectors", "docs").set(1)
     setup.metrics.kafka_facts.topics = {"vectors": TopicFacts(False)}
     setup.metrics.kafka_facts.group = GroupFacts((), {"vectors": 0}, {"vectors": 0})

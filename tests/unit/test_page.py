@@ -343,7 +343,7 @@ def test_what_may_quote_a_record_is_not_shown(stage: PageStage) -> None:
 def test_whatever_is_shown_is_escaped() -> None:
     stage = PageStage([EVIL], [EVIL])
     stage.metrics.worker_info.clear()
-    stage.metrics.worker_info.labels(EVIL, EVIL, EVIL).set(1)
+    stage.metrics.worker_info.labels(EVIL, EVIL, EVIL, EVIL).set(1)
     stage.status.enter(State.STARTING, EVIL)
     stage.status.block(Block(EVIL, BlockReason.TARGET), EVIL)
     stage.metrics.requests.labels(EVIL, EVIL, EVIL).inc()

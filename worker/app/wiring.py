@@ -107,7 +107,8 @@ def _core(settings: Settings, traces: Traces) -> _Core:
     ledger = Ledger(settings.topics, time.monotonic, lease.holds)
     status = Status(time.monotonic(), indexes={route.topic: len(route.index_names) for route in settings.routes})
     metrics = Metrics(ledger, status, settings.topics, settings.indexes)
-    metrics.worker_info.labels(__version__, settings.kafka.group_id, settings.kafka.client_id).set(1)
+    kafka = settings.kafka
+    metrics.worker_info.labels(__version__, kafka.group_id, kafka.client_id, kafka.group_instance_id).set(1)
     for route in settings.routes:
         for index in route.index_names:
             metrics.route_info.labels(route.topic, index).set(1)

@@ -222,8 +222,8 @@ class Metrics:
         )
         self.worker_info = Gauge(
             "oss_vectors_worker_info",
-            "Always 1; the labels are the version and the names in Kafka.",
-            ["version", "group_id", "client_id"],
+            "Always 1; the labels are the version and the names in Kafka. `group_instance_id` is empty with dynamic membership.",
+            ["version", "group_id", "client_id", "group_instance_id"],
             registry=r,
         )
         self.route_info = Gauge(
