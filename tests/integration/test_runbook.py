@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 import alibabacloud_oss_v2.vectors as sdk
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer
+from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.admin import (
     ACLFilter,
     ACLOperation,
@@ -65,7 +65,7 @@ NOT_RUN: Mapping[str, str] = {
     "docker compose port --index 2 worker 9464": NO_DOCKER,
     "docker compose exec --index 2 worker oss-vectors-worker config": NO_DOCKER,
     "docker compose exec kafka /opt/kafka/bin/kafka-topics.sh --bootstrap-server kafka:19092 --list": NO_DOCKER,
-    "docker compose -f docker-compose.yml -f ops/docker-compose.production.yml up --detach worker": NO_DOCKER,
+    "docker compose -f docker-compose.yml -f ops/docker-compose.production.yml up --detach --scale worker=2 worker": NO_DOCKER,
     "docker inspect --format '{{.State.OOMKilled}} {{.State.ExitCode}} {{.RestartCount}}' CONTAINER": NO_DOCKER,
     "kubectl -n vectors get pods --selector app.kubernetes.io/name=oss-vectors-worker --output wide": NO_CLUSTER,
     "kubectl -n vectors port-forward pod/POD 9464": NO_CLUSTER,
@@ -394,6 +394,66 @@ def test_offsets_are_saved_reset_and_brought_back(
     assert stage.committed() == {0: 2, 1: 5}
     again = start_worker(stage.settings()).wait_ready()
     assert again.wait_settled(3).settled == 3
+
+
+@follows("Skipping a record")
+def test_a_record_is_skipped_only_when_all_before_it_are_written(
+    new_stage: StageFactory, start_worker: WorkerFactory, new_typist: TypistFactory
+) -> None:
+    stage = new_stage(partitions=1)
+    settings = stage.settings(dead_letter_topic="", shutdown__drain_seconds=2)
+    blocked = (stage.topic, BlockReason.NO_DEAD_LETTER.value)
+    state, _, look, *_ = of_blocks("Resetting offsets")
+    (describe,) = of_blocks("Skipping a record")
+    typist = new_typist(stage)
+
+    def committed_after_a_stop(worker: WorkerProcess) -> int:
+        worker.wait_until(lambda now: blocked in now.blocks(), "the bad record blocks")
+        assert worker.terminate() == 0
+        wait_for(lambda: re.search(r" Empty +0", typist.output(state)), "the group is empty")
+        found = re.search(rf" {stage.topic} +0 +(\d+) ", typist.output(describe))
+        assert found is not None
+        return int(found[1])
+
+    worker = start_worker(settings).wait_ready()
+    stage.publish([vector_record(f"key-{number}", VECTOR, partition=0) for number in range(2)])
+    worker.wait_settled(2)
+    stage.wait_committed_to_the_end(worker)
+    stage.emulator.fault(bucket=stage.bucket, status=503, operation="PutVectors")
+    later = [vector_record(f"key-{number}", VECTOR, partition=0) for number in range(2, 5)]
+    bad = stage.publish([*later, vector_record("bad", [1.0], partition=0)])[-1].offset
+    assert committed_after_a_stop(worker) == 2 < bad  # so the page says not to skip
+
+    stage.emulator.clear_faults(stage.bucket)
+    again = start_worker(settings)
+    wait_for(lambda: stage.committed() == {0: bad}, "all before the bad record is committed")
+    assert committed_after_a_stop(again) == bad
+    to_offset = re.sub(r"--to-datetime \S+ --dry-run", f"--to-offset {bad + 1} --execute", look)
+    typist.output(to_offset)
+    assert stage.committed() == {0: bad + 1}
+    stage.publish([vector_record("key-5", VECTOR, partition=0)])
+    last = start_worker(settings).wait_ready()
+    last.wait_settled(1)
+    assert stage.dump() == {f"key-{number}": VECTOR for number in range(6)}
+
+
+@follows("OssVectorsUnassignedPartitions")
+def test_what_the_group_committed_of_a_removed_route_is_deleted_while_the_workers_run(
+    new_stage: StageFactory, start_worker: WorkerFactory, new_typist: TypistFactory
+) -> None:
+    stage = new_stage(partitions=1)
+    removed = replace(new_stage(partitions=1), group=stage.group)
+    stage.admin.alter_group_offsets(stage.group, {TopicPartition(removed.topic, 0): OffsetAndMetadata(0, "", -1)})
+    worker = start_worker(stage.settings()).wait_ready()
+    stage.publish([vector_record("key", VECTOR, partition=0)])
+    worker.wait_settled(1)
+    stage.wait_committed_to_the_end(worker)
+    assert (removed.committed(), stage.committed()) == ({0: 0}, {0: 1})
+    (delete,) = of_blocks("OssVectorsUnassignedPartitions")
+    assert "Request succeeded" in new_typist(removed).output(delete)
+    assert removed.committed() == {}
+    assert "Request succeeded" not in new_typist(stage).type(delete).out
+    assert stage.committed() == {0: 1}
 
 
 @follows("A group that never committed")

@@ -84,6 +84,39 @@ def test_every_section_of_an_alert_says_what_it_means_and_what_to_look_at_first(
     assert [n for n in bodies.keys() - above - refers if not all(part in bodies[n] for part in wanted)] == []
 
 
+# -- what loses records where a step is missing
+
+
+def sections() -> dict[str, str]:
+    """Return the text of each section, without those within it."""
+    _, *parts = re.split(r"^#+ (.+)$", TEXT, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_a_skip_is_told_only_with_the_link_to_the_page_that_looks_at_what_is_before_it() -> None:
+    """What is committed may be lower than the offset that blocks: a skip from there loses all between."""
+    steps = {"Resetting offsets", "Skipping a record"}
+    tell = {name: text for name, text in sections().items() if "`--to-offset`" in text and name not in steps}
+    assert ([name for name, text in tell.items() if "(#skipping-a-record)" not in text], len(tell)) == ([], 2)
+
+
+def test_an_index_is_deleted_only_after_each_topic_was_compared() -> None:
+    """`verify` compares one topic."""
+    delete = {name: text for name, text in sections().items() if "elete the old index" in text}
+    compare = {name: re.findall(r"oss-vectors-worker verify .*", text) for name, text in delete.items()}
+    each = ["oss-vectors-worker verify --strict --config new.toml --topic TOPIC"]
+    assert compare == {
+        "Rebuild an index for a new model or dimension": each,
+        "Move to another bucket or region": each,
+    }
+
+
+def test_compose_is_told_how_many_workers_to_start() -> None:
+    """Without `--scale` it leaves one."""
+    starts = [line for code in CODE for line in re.findall(r"docker compose .*\bup\b.* worker$", code, re.MULTILINE)]
+    assert ([line for line in starts if "--scale worker=" not in line], len(starts)) == ([], 3)
+
+
 # -- names
 
 
