@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from tests.support.registry import FakeSource, avro, by_id, prefix
-from tests.unit.test_avro import record, refused, written
+from tests.unit.test_avro import plain, record, refused, written
 from worker.records.decode import Decoder, Put
 from worker.records.formats.connect_schema import text_of_time
 from worker.records.formats.shape import shape_of
@@ -138,6 +138,31 @@ def test_a_decimal_with_a_scale_of_its_own_becomes_text_and_what_is_none_stays(
     schema = record(("a", VARIABLE), ("b", ["null", "io.debezium.data.VariableScaleDecimal"]))
     one = {"scale": scale, "value": value}
     assert written(schema, {"a": one, "b": one}) == {"a": text, "b": text}
+
+
+def oracle_number(places: int, **more: Any) -> dict[str, Any]:
+    """Return the schema of a NUMBER as Kafka Connect's JDBC source writes it: the precision is 64 whatever the scale is."""
+    name = "org.apache.kafka.connect.data.Decimal"
+    properties = {"connect.version": 1, "connect.parameters": {"scale": str(places)}, "connect.name": name}
+    return {"type": "bytes", "scale": places, "precision": 64, **properties, "logicalType": "decimal", **more}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        (oracle_number(127), b"\x11", f"0.{'0' * 125}17"),
+        (oracle_number(-2), b"\x05", "500"),
+        (oracle_number(2), b"\x04\xd2", "12.34"),
+        pytest.param(oracle_number(127), b"", b"", id="no number"),
+        pytest.param(oracle_number(127, scale="127"), b"\x11", b"\x11", id="no scale"),
+        pytest.param(oracle_number(1001), b"\x11", b"\x11", id="too many places"),
+        pytest.param(oracle_number(127, type="string"), "17", "17", id="of another type"),
+    ],
+    ids=lambda each: str(each["scale"]) if isinstance(each, dict) else "",
+)
+def test_a_number_of_oracle_becomes_text_as_in_connects_json(kind: Any, value: Any, text: Any) -> None:
+    body = value.encode() if isinstance(value, str) else value
+    assert plain(record(("f", kind)), bytes([2 * len(body)]) + body) == {"f": text}
 
 
 def test_a_record_of_that_name_without_connects_stays_a_map() -> None:

@@ -18,6 +18,7 @@ of floats number by number, which for 1,536 of them costs about forty times as m
     duration                text: P1M2DT3.000S
     connect.name            text, where the schema has no logicalType: dates, times and decimals of Kafka Connect and Debezium
 
+A decimal, date or time that is out of its range remains bytes or a number; so does one whose schema is not valid.
 A float stays a float32, and an array of floats or doubles is copied as a whole.
 """
 

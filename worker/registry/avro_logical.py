@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
-from worker.records.formats.connect_schema import VARIABLE_DECIMAL, text_of_decimal, text_of_time
+from worker.records.formats.connect_schema import DECIMAL, VARIABLE_DECIMAL, text_of_decimal, text_of_time
 from worker.registry import texts
 
 
@@ -26,13 +26,16 @@ _TICKS: Final = {"millis": 3, "micros": 6, "nanos": 9}
 def of(schema: Any, read: Callable[[B], Any]) -> Callable[[B], Any]:
     """Return what reads values of a logical type as text, where `read` reads the type below it.
 
-    One that is not known, or not valid, is ignored, as Avro wants it.
+    One that is not known, or not valid, is ignored, as Avro wants it. So is it for a value that is out of the type's range, such as
+    PostgreSQL's infinity: the number remains, or the bytes.
     """
-    base, name = schema["type"], schema.get("logicalType")
-    if name == "decimal" and base in ("bytes", "fixed"):
-        scale = schema.get("scale", 0)
-        if isinstance(scale, int) and 0 <= scale <= _MOST_SCALE:
-            return _decimal(read, scale)
+    base, name, connect_name = schema["type"], schema.get("logicalType"), schema.get(_CONNECT_NAME)
+    scale = schema.get("scale", 0)
+    if base in ("bytes", "fixed") and isinstance(scale, int) and abs(scale) <= _MOST_SCALE:
+        if name == "decimal":  # it is valid, or `parsed_json` would have dropped its name
+            return _decimal(read, scale, texts.of_decimal)
+        if connect_name == DECIMAL:
+            return _decimal(read, scale, text_of_decimal)
     if name == "uuid" and base == "fixed" and schema.get("size") == 16:
         return lambda body: str(UUID(bytes=read(body)))
     if name == "duration" and base == "fixed" and schema.get("size") == 12:
@@ -40,21 +43,22 @@ def of(schema: Any, read: Callable[[B], Any]) -> Callable[[B], Any]:
     if base not in ("int", "long"):
         return read
     if isinstance(name, str):
-        return _time(name, read)
-    connect_name = schema.get(_CONNECT_NAME)
-    text = text_of_time(connect_name) if isinstance(connect_name, str) else None
-    return read if text is None else _connect_time(text, read)
+        text = _text_of_time(name)
+    else:
+        text = text_of_time(connect_name) if isinstance(connect_name, str) else None
+    return read if text is None else _written(read, text)
 
 
-def _connect_time(text: Callable[[int], str], read: Callable[[B], Any]) -> Callable[[B], Any]:
-    """Return what reads a time as Connect's JSON has it. What is no time (Debezium's infinity) remains a number, as there."""
+def _written(read: Callable[[B], Any], text: Callable[[Any], str | None]) -> Callable[[B], Any]:
+    """Return what reads a value as text. What is out of its range remains as it is, as in Connect's JSON."""
 
-    def read_text(body: B) -> str | int:
-        number: int = read(body)
+    def read_text(body: B) -> Any:
+        value = read(body)
         try:
-            return text(number)
+            found = text(value)
         except (ValueError, OverflowError):
-            return number
+            return value
+        return value if found is None else found
 
     return read_text
 
@@ -78,22 +82,25 @@ def of_record(schema: Any, read: Callable[[B], Any]) -> Callable[[B], Any]:
     return read_text
 
 
-def _decimal(read: Callable[[B], Any], scale: int) -> Callable[[B], Any]:
-    def read_text(body: B) -> str:
-        body.expect(0, scale)
-        return texts.of_decimal(read(body), scale)
+def _decimal(read: Callable[[B], Any], scale: int, text: Callable[[bytes, int], str | None]) -> Callable[[B], Any]:
+    read_text = _written(read, lambda unscaled: text(unscaled, scale))
 
-    return read_text
+    def read_counted(body: B) -> Any:
+        body.expect(0, abs(scale))
+        return read_text(body)
+
+    return read_counted
 
 
-def _time(name: str, read: Callable[[B], Any]) -> Callable[[B], Any]:
+def _text_of_time(name: str) -> Callable[[int], str] | None:
+    """Return what writes numbers of a logical type of Avro as a date or time; None where it is none of these."""
     if name == "date":
-        return lambda body: texts.of_date(read(body))
+        return texts.of_date
     kind, _, unit = name.rpartition("-")
     digits = _TICKS.get(unit, 0)
     if kind == "time" and digits:
-        return lambda body: texts.of_time(read(body), digits)
+        return lambda ticks: texts.of_time(ticks, digits)
     if kind in ("timestamp", "local-timestamp") and digits:
         zone = "Z" if kind == "timestamp" else ""
-        return lambda body: texts.of_moment(read(body), digits, zone)
-    return read
+        return lambda ticks: texts.of_moment(ticks, digits, zone)
+    return None

@@ -1,10 +1,14 @@
 """What a schema may be, and what it may add to a body.
 
 Its names and symbols are written with each value, so that a few bytes could become gigabytes.
+
+What reading does not need makes no schema of Avro unusable: a registry accepts schemas whose defaults or decimals are wrong,
+and Kafka Connect writes them.
 """
 
 import json
-from typing import Any, Final
+import math
+from typing import Any, Final, TypeGuard
 
 from worker.registry.client import UnusableSchema
 
@@ -17,10 +21,13 @@ MOST_ADDED: Final = 8 << 20
 TOO_LONG: Final = f"with the names and symbols of its schema it is more than {MOST_ADDED} bytes longer"
 
 _MOST_JSON_DEPTH: Final = 3 * MOST_DEPTH
+_MOST_SIZE: Final = 2**31  # of a fixed: Avro's sizes are of 32 bits
 
 
 def parsed_json(text: str) -> Any:
-    """Return the JSON of an Avro schema. ValueError if it is none.
+    """Return the JSON of an Avro schema, without what reading does not need. ValueError if it is none.
+
+    Defaults are for readers whose schema is another one. A decimal that is not valid is what is below it, as in Java's Avro.
 
     `UnusableSchema` if it is nested so deep that parsing it may need more stack than there is, or has a name that is too long.
     """
@@ -32,6 +39,9 @@ def parsed_json(text: str) -> Any:
             raise UnusableSchema(f"the schema is nested more than {_MOST_JSON_DEPTH} levels deep")
         for each in level:
             if isinstance(each, dict):
+                each.pop("default", None)
+                if each.get("logicalType") == "decimal" and not _is_decimal(each):
+                    del each["logicalType"]
                 _check_names(each)
         inside = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
         level = [each for values in inside for each in values]
@@ -43,3 +53,21 @@ def _check_names(schema: dict[str, Any]) -> None:
     for name in (schema.get("name"), schema.get("namespace"), *aliases, *symbols):
         if isinstance(name, str) and len(name) > MOST_NAME:
             raise UnusableSchema(f"it has a name of {len(name)} characters; at most {MOST_NAME} are read")
+
+
+def _is_decimal(schema: dict[str, Any]) -> bool:
+    """Return whether the scale and the precision of a decimal are valid. It can be read without a precision."""
+    scale, precision, size = schema.get("scale", 0), schema.get("precision"), schema.get("size")
+    if not _is_whole(scale) or scale < 0:
+        return False
+    if precision is None:
+        return True
+    if not _is_whole(precision) or precision < max(scale, 1):
+        return False
+    if schema.get("type") != "fixed":
+        return True
+    return _is_whole(size) and 0 < size < _MOST_SIZE and precision <= math.floor(math.log10(2) * (8 * size - 1))
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return type(value) is int  # true and false are of int too

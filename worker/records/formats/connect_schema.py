@@ -20,6 +20,8 @@ Convert: TypeAlias = Callable[[bytes], str | None]
 Logical: TypeAlias = Mapping[tuple[str, ...], Convert]
 """By the names that lead to them, the fields of a logical type."""
 
+DECIMAL: Final = "org.apache.kafka.connect.data.Decimal"
+"""The name of a decimal whose scale is in its schema."""
 VARIABLE_DECIMAL: Final = "io.debezium.data.VariableScaleDecimal"
 """The name of a decimal with a scale of its own: a map of `scale` and `value`."""
 NONE: Final[Logical] = MappingProxyType({})
@@ -96,7 +98,7 @@ def _collect(schema: _Schema, names: tuple[str, ...], found: dict[tuple[str, ...
 
 def _convert_of(schema: _Schema) -> Convert | None:
     name = schema.name or ""
-    if name == "org.apache.kafka.connect.data.Decimal":
+    if name == DECIMAL:
         try:
             scale = int((schema.parameters or {}).get("scale", "0"))
         except ValueError:
@@ -157,8 +159,8 @@ def _moment(units: int) -> Callable[[int], str]:
 
     def text(number: int) -> str:
         seconds, rest = divmod(number, units)
-        whole = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{whole}{_fraction(rest, units)}Z"
+        whole = (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="seconds")
+        return f"{whole.removesuffix('+00:00')}{_fraction(rest, units)}Z"
 
     return text
 
