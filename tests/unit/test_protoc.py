@@ -13,6 +13,7 @@ from tests.support.registry import PROTOBUF
 from worker.errors import RegistryUnavailable
 from worker.registry import protoc
 from worker.registry.client import SchemaText, UnusableForNow, UnusableSchema
+from worker.registry.known_protos import KNOWN
 from worker.registry.protoc import MOST_DEPTH, compiled
 
 SECONDS: Final = 10.0  # of CPU; the promise is one, and this machine may be slow and busy
@@ -64,6 +65,23 @@ def test_the_depth_of_a_megabyte_is_found_in_its_time(part: str) -> None:
     begun = time.process_time()
     protoc._depth(part * (1_000_000 // len(part)))
     assert time.process_time() - begun < SECONDS
+
+
+def test_a_schema_may_import_every_file_that_the_clients_of_the_registry_bring() -> None:
+    imports = "".join(f'import "{name}"; ' for name in KNOWN)
+    found = compiled(of(f'syntax = "proto3"; {imports} message R {{ google.type.Date day = 1; }}'))
+    assert {file.name for file in found.file} >= set(KNOWN)
+
+
+def test_a_file_that_a_schema_refers_to_comes_before_the_one_of_that_name() -> None:
+    own = 'syntax = "proto3"; package own; message Day { int32 number = 1; }'
+    found = compiled(
+        of(
+            'syntax = "proto3"; import "google/type/date.proto"; message R { own.Day day = 1; }',
+            ("google/type/date.proto", own),
+        )
+    )
+    assert [file.package for file in found.file] == ["own", ""]
 
 
 def hungry(monkeypatch: pytest.MonkeyPatch, code: str) -> None:

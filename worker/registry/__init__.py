@@ -3,7 +3,8 @@
     client.py      asks the registry, over HTTP: one schema with all that it refers to
     book.py        the schemas that are here, and what reads their bodies; for a command it asks at once
     avro.py        Avro by a schema that fastavro has parsed; avro_logical.py: dates, times and decimals in it
-    protobuf.py    Protobuf by a schema that protoc has compiled (protoc.py); indexes.py says which of its messages a body is
+    protobuf.py    Protobuf by a schema that protoc has compiled (protoc.py); indexes.py says which of its messages a body is;
+                   known_protos.py has files that schemas import without a reference
     bounds.py      what a schema may be, and what it may add to a body; descriptors.py so that no body of Protobuf costs more
     packed.py      lists of floats, read at once
     texts.py       dates, times and decimals as text

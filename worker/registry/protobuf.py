@@ -8,6 +8,9 @@
     StringValue, ...        the value
     Struct, Value, ListValue    what they say
     confluent.type.Decimal  text with all its places
+    google.type.Date, TimeOfDay, Decimal    text: 2026-01-31, 12:30:00.000000000, what it says
+
+A time, a date or a decimal that is out of its range remains a map of its fields.
 
 A field that says whether it is there (`optional`, proto2, a message, a member of a oneof) and is not, is left out. Any other
 is in the message also where it was not sent: a number as 0, a boolean as false, an enum as its first symbol. An empty text,
@@ -15,6 +18,7 @@ empty bytes and an empty list are left out, so that an empty key lets the Kafka 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date, time
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
@@ -335,10 +339,37 @@ class _Expect(Protocol):
     def __call__(self, values: int, added: int = 0, /) -> None: ...
 
 
+def _or_fields(text: Callable[[Any, _Expect], str]) -> Callable[[Any, _Expect], Any]:
+    """Return what writes a message as text. Where it is out of its range it is a map of its fields, as any other message."""
+
+    def plain(message: Any, expect: _Expect) -> Any:
+        try:
+            return text(message, expect)
+        except (ValueError, OverflowError):
+            names = [field.name for field in message.DESCRIPTOR.fields]
+            expect(len(names) + 1, sum(map(len, names)))
+            return {name: getattr(message, name) for name in names}
+
+    return plain
+
+
 def _moment(message: Any, _expect: _Expect) -> str:
-    if not 0 <= message.nanos < 10**9:
-        raise _Broken(f"a Timestamp has {message.nanos} nanoseconds")
-    return texts.of_moment(message.seconds * 10**9 + message.nanos, 9)
+    return texts.of_moment(message.seconds * 10**9 + _nanos(message), 9)
+
+
+def _date(message: Any, _expect: _Expect) -> str:
+    return date(message.year, message.month, message.day).isoformat()
+
+
+def _time_of_day(message: Any, _expect: _Expect) -> str:
+    return f"{time(message.hours, message.minutes, message.seconds).isoformat()}.{_nanos(message):09}"
+
+
+def _nanos(message: Any) -> int:
+    nanos: int = message.nanos
+    if not 0 <= nanos < 10**9:
+        raise ValueError(f"{nanos} nanoseconds are not within a second")
+    return nanos
 
 
 def _span(message: Any, _expect: _Expect) -> str:
@@ -373,7 +404,7 @@ def _json_value(message: Any, expect: _Expect) -> Any:
 
 def _decimal(message: Any, expect: _Expect) -> str:
     if not 0 <= message.scale <= _MOST_SCALE:
-        raise _Broken(f"a Decimal has the scale {message.scale}")
+        raise ValueError(f"a Decimal has the scale {message.scale}")
     expect(0, message.scale)
     return texts.of_decimal(message.value, message.scale)
 
@@ -381,11 +412,14 @@ def _decimal(message: Any, expect: _Expect) -> str:
 _MOST_SCALE: Final = 1_000
 _WRAPPERS: Final = ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
 _SPECIAL: Final[Mapping[str, Callable[[Any, _Expect], Any]]] = {
-    "google.protobuf.Timestamp": _moment,
+    "google.protobuf.Timestamp": _or_fields(_moment),
     "google.protobuf.Duration": _span,
     **{f"google.protobuf.{kind}Value": _wrapped for kind in _WRAPPERS},
     "google.protobuf.Struct": _struct,
     "google.protobuf.Value": _json_value,
     "google.protobuf.ListValue": _json_list,
-    "confluent.type.Decimal": _decimal,
+    "google.type.Date": _or_fields(_date),
+    "google.type.TimeOfDay": _or_fields(_time_of_day),
+    "google.type.Decimal": _wrapped,
+    "confluent.type.Decimal": _or_fields(_decimal),
 }

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 
 from worker.errors import RegistryUnavailable
 from worker.registry.client import SchemaText, UnusableForNow, UnusableSchema
+from worker.registry.known_protos import KNOWN
 from worker.words import clean
 
 MAIN: Final = "value.schema.proto"
@@ -55,26 +56,6 @@ for limit, most in (("CPU", {_CPU_SECONDS}), ("AS", {_MEMORY_BYTES}), ("FSIZE", 
         pass  # not on every system
 runpy.run_module("grpc_tools.protoc", run_name="__main__", alter_sys=True)
 """
-
-# What Confluent's serializers import without a reference: their own clients have these files.
-_CONFLUENT: Final = {
-    "confluent/meta.proto": """\
-syntax = "proto3";
-package confluent;
-import "google/protobuf/descriptor.proto";
-message Meta { string doc = 1; map<string, string> params = 2; repeated string tags = 3; }
-extend google.protobuf.FileOptions { Meta file_meta = 1088; }
-extend google.protobuf.MessageOptions { Meta message_meta = 1088; }
-extend google.protobuf.FieldOptions { Meta field_meta = 1088; }
-extend google.protobuf.EnumOptions { Meta enum_meta = 1088; }
-extend google.protobuf.EnumValueOptions { Meta enum_value_meta = 1088; }
-""",
-    "confluent/type/decimal.proto": """\
-syntax = "proto3";
-package confluent.type;
-message Decimal { bytes value = 1; uint32 precision = 2; int32 scale = 3; }
-""",
-}
 
 
 class _Died(Exception):
@@ -129,7 +110,7 @@ def _run(schema: SchemaText) -> FileDescriptorSet:
 
 
 def _write(schema: SchemaText, folder: Path) -> None:
-    for name, text in {**_CONFLUENT, **dict(schema.references), MAIN: schema.text}.items():
+    for name, text in {**KNOWN, **dict(schema.references), MAIN: schema.text}.items():
         if not _NAME.match(name):
             raise UnusableSchema(f"it refers to {clean(name, 200)!r}, which is no name of a file")
         if _depth(text) > MOST_DEPTH:
