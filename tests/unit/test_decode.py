@@ -400,6 +400,28 @@ def test_a_kafka_key_that_is_no_json_string_is_refused_where_it_is_needed(kafka_
 # -- tombstones
 
 
+@pytest.mark.parametrize(
+    ("key", "envelope", "can_delete"),
+    [
+        ("", "none", True),
+        ("id", "none", True),
+        ("$kafka.key", "none", True),
+        ("{tenant}/{id}", "none", False),
+        ("{tenant}/{id}", "connect", True),
+        ("{$kafka.key}/1", "none", False),
+        ("$header.id", "none", False),
+        ("$header.id", "connect", False),
+    ],
+)
+def test_a_tombstone_is_advised_to_delete_only_where_it_names_the_key(
+    key: str, envelope: Any, can_delete: bool
+) -> None:
+    made = decoder(shape=shape_of(key, "data.float32", "metadata", ""), envelope=envelope)
+    message = refusal(None, b"doc-1", made).message
+    assert ('"delete" would delete the vector' in message) is can_delete
+    assert ("records.fields.delete" in message) is not can_delete
+
+
 def test_a_tombstone_deletes_where_that_is_set() -> None:
     assert decoder(tombstones="delete").decode(b"doc-1", None, ()) == Delete("doc-1")
     assert decoder(tombstones="delete", key_format="json").decode(b'"doc-1"', None, ()) == Delete("doc-1")

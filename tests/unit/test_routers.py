@@ -213,6 +213,24 @@ def test_a_delete_that_does_not_say_its_index_does_not_go_to_the_default(records
     assert (found.to, reason_of(found.decoded)) == (NO_INDEX, Reason.NO_ROUTE)
 
 
+@pytest.mark.parametrize(
+    ("tenant", "index"),
+    [
+        (b'"acme"', "acmedocs"),
+        (b'"quoted"', "quoteddocs"),
+        (b'"globex"', "other"),
+        (b'"acme', "other"),
+        (b'""', "other"),
+        (b'"%s"' % (b"x" * 2000), "other"),
+    ],
+)
+def test_a_header_in_the_quotes_of_a_json_string_finds_its_index(tenant: bytes, index: str) -> None:
+    indexes = {"acme": "acmedocs", '"quoted"': "quoteddocs", "quoted": "acmedocs", "default": "other"}
+    one = router(Route(topic=TOPIC, index=(), index_by="header:tenant", indexes=indexes))
+    assert one.route(None, good("a"), [("tenant", tenant)]).to == index
+    assert one.index_of("a", None, good("a"), [("tenant", tenant)]) == index
+
+
 def test_a_deleted_row_goes_to_the_index_that_it_was_in() -> None:
     indexes = {"acme": "acmedocs", "default": "other"}
     route = Route(topic=TOPIC, index=(), index_by="field:tenant", indexes=indexes, records={"envelope": "debezium"})

@@ -117,6 +117,28 @@ def test_the_kafka_key_can_choose() -> None:
     assert read("field:$kafka.key", key=b"acme") == "acme"
 
 
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (b'"acme"', "acme"),
+        (b"17", "17"),
+        (b" 17\n", "17"),
+        (b"acme", None),
+        (b'"acme', None),
+        (b"{}", None),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("envelope", ["none", "connect"])
+def test_the_kafka_key_is_read_as_its_format_says(key: bytes | None, expected: str | None, envelope: str) -> None:
+    assert read("field:$kafka.key", key=key, key_format="json", envelope=envelope) == expected
+
+
+def test_a_kafka_key_that_is_no_text_chooses_nothing() -> None:
+    for key in (b"\xff", b"\x00\x00\x00\x00\x07acme", b"Struct{id=1}"):
+        assert read("field:$kafka.key", key=key) is None
+
+
 CHANGE = {"before": {"tenant": "old"}, "after": {"tenant": "new"}, "op": "u"}
 EVENT = {"specversion": "1.0", "id": "e", "source": "s", "type": "t", "tenant": "acme", "data": RECORD}
 

@@ -224,6 +224,21 @@ def test_a_kafka_key_with_its_quotes_is_suspect_where_a_path_leads_to_it(key: st
         assert cause(found.suspicion) == expected
 
 
+@pytest.mark.parametrize("path", ["$header.id", "{$header.none}{$header.id}/1"])
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [(b'"doc-1"', "quoted_key"), (b"doc-1", None), (b'"doc-1', None), (b'a "doc-1"', None)],
+)
+def test_a_header_with_its_quotes_is_suspect_where_a_path_leads_to_it(
+    path: str, header: bytes, expected: str | None
+) -> None:
+    decoder = Decoder(COSINE, max_fragment_bytes=1 << 20, shape=shape_of(path, "data.float32", "", "$header.gone"))
+    for gone in (b"true", b"false"):
+        found = decoder.decode(b'"k"', record(packed(1.0), b""), [("none", b""), ("id", header), ("gone", gone)])
+        assert isinstance(found, Delete if gone == b"true" else Put)
+        assert cause(found.suspicion) == expected
+
+
 MAPS: Final = (b'{"id":17}', b'{"schema":{"type":"string"},"payload":"p2"}')
 
 

@@ -16,6 +16,7 @@ from worker.records.choices import Format
 from worker.records.decode import Decoded, Decoder, Delete, Ignore
 from worker.records.formats.by_schema import Schemas
 from worker.records.formats.contract import Headers
+from worker.records.keys import in_quotes
 from worker.records.record_key import key_reader
 from worker.records.routing_value import reader_of
 from worker.records.shards import shard_of
@@ -27,6 +28,7 @@ NO_INDEX: Final = ""
 """Of a message whose index is not known: it asks for nothing, or cannot be read."""
 DEFAULT: Final = "default"
 _SHOWN_CHARACTERS: Final = 80
+_LONGEST_QUOTED: Final = 1024  # a routing value that is longer is looked up only as it is
 _NEEDS_NO_INDEX: Final = (Reason.MALFORMED, Reason.UNSUPPORTED_ENCODING, Reason.TOMBSTONE)
 
 
@@ -236,7 +238,11 @@ class ByValue(Router):
         """
         if text is None:
             return None if is_tombstone else self._indexes.get(DEFAULT)
-        return self._indexes.get(text, self._indexes.get(DEFAULT))
+        index = self._indexes.get(text)
+        if index is None and text.startswith('"') and len(text) <= _LONGEST_QUOTED:
+            # Kafka Connect's JsonConverter writes the text of a header as a JSON string.
+            index = self._indexes.get(in_quotes(text.encode()) or DEFAULT)
+        return index or self._indexes.get(DEFAULT)
 
     def _without_index(
         self, error: RecordError, key: bytes | None, value: bytes | None, headers: Headers

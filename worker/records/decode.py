@@ -21,11 +21,12 @@ from worker.records.formats.by_schema import Schemas
 from worker.records.formats.contract import Headers, Operation, Options, Record
 from worker.records.formats.paths import Source
 from worker.records.formats.shape import FIXED, Shape
+from worker.records.formats.shared import header_text
 from worker.records.formats.table import format_of
-from worker.records.keys import has_control_character
+from worker.records.keys import has_control_character, in_quotes
 from worker.records.looks import Looks
 from worker.records.metadata import MetadataWriter
-from worker.records.suspects import BINARY_KEY, MAP_KEY, QUOTED_KEY, Suspects, Suspicion
+from worker.records.suspects import BINARY_KEY, MAP_KEY, QUOTED_HEADER, QUOTED_KEY, Suspects, Suspicion
 from worker.records.target import Target
 from worker.records.vector import Vectors
 
@@ -83,6 +84,11 @@ class Decoder:
         self._max_fragment_bytes = max_fragment_bytes
         # After a delete, Debezium sends a tombstone for the topic's compaction.
         self._tombstones = tombstones if envelope != "debezium" else "ignore"
+        self._delete_advice = (
+            '"delete" would delete the vector,'
+            if shape.is_kafka_key(is_enveloped=envelope == "connect")
+            else "it names only the Kafka key, and records.fields.key is another one: use records.fields.delete to delete;"
+        )
         options = Options(target.dimension, metadata_values, shape, key_format, key_values, vector_bytes, envelope)
         keys = options.keys
         self._read = format_of(format, options, schemas).read
@@ -91,9 +97,10 @@ class Decoder:
         self._vector_json = Vectors(target, shape.vector.text, vector_bytes).json_and_bytes
         self._is_quoted, self._is_map = keys.is_quoted, keys.is_map
         # The key that `$kafka.key` leads to has the quotes of the Kafka key too, alone or within a template.
-        self._takes_kafka_key = shape.key is not None and any(
-            path.source is Source.KAFKA_KEY for path in shape.key.paths
-        )
+        key_paths = () if shape.key is None else shape.key.paths
+        self._takes_kafka_key = any(path.source is Source.KAFKA_KEY for path in key_paths)
+        self._headers_in_key = tuple(path.name for path in key_paths if path.source is Source.HEADER)
+        self._takes_around = self._takes_kafka_key or bool(self._headers_in_key)
         self._suspicion_of = Suspects(target).of
         self._looks = Looks(
             target,
@@ -142,23 +149,32 @@ class Decoder:
                 "(batch.max_bytes)",
             )
         suspicion = self._suspicion_of(packed)
-        if suspicion is None and (record.key is None or self._takes_kafka_key):
-            suspicion = self._suspicion_of_key(key, kafka_key)
+        if suspicion is None and (record.key is None or self._takes_around):
+            suspicion = self._suspicion_of_key(key, record.key, kafka_key, headers)
         if suspicion is not None and self._refuses_suspects:
             raise _suspect(suspicion)
         return Put(key, fragment, kafka_key is not None and self._is_mismatch(key, kafka_key), suspicion)
 
     def _delete(self, own_key: str | None, kafka_key: bytes | None, headers: Headers) -> Delete:
         key = self._choose_key(own_key, kafka_key, headers)
-        suspicion = self._suspicion_of_key(key, kafka_key) if own_key is None or self._takes_kafka_key else None
+        is_around = own_key is None or self._takes_around
+        suspicion = self._suspicion_of_key(key, own_key, kafka_key, headers) if is_around else None
         if suspicion is not None and self._refuses_suspects:
             raise _suspect(suspicion)
         return Delete(key, suspicion)
 
-    def _suspicion_of_key(self, key: str, kafka_key: bytes | None) -> Suspicion | None:
-        """Return why a vector's key is suspect that is the Kafka key, or has it in it."""
+    def _suspicion_of_key(
+        self, key: str, own_key: str | None, kafka_key: bytes | None, headers: Headers
+    ) -> Suspicion | None:
+        """Return why a vector's key is suspect that is the Kafka key or a header, or has one in it."""
         if key.isprintable() and '"' not in key:
             return None
+        if own_key is not None:
+            texts = (header_text(headers, name) or "" for name in self._headers_in_key)
+            if any(in_quotes(text.encode()) is not None for text in texts):
+                return QUOTED_HEADER
+            if not self._takes_kafka_key:
+                return None
         if kafka_key is not None:
             if self._is_quoted(kafka_key):
                 return QUOTED_KEY
@@ -179,7 +195,7 @@ class Decoder:
         if self._tombstones == "dead-letter":
             raise RecordError(
                 Reason.TOMBSTONE,
-                'the value is null, and records.tombstones is "dead-letter"; "delete" would delete the vector, '
+                f'the value is null, and records.tombstones is "dead-letter"; {self._delete_advice} '
                 '"ignore" would skip the record',
             )
         return self._delete(None, key, headers)

@@ -79,13 +79,7 @@ class Keys:
 
     def is_quoted(self, kafka_key: bytes) -> bool:
         """Return whether a Kafka key that became the vector's key is a JSON string with its quotes."""
-        if kafka_key[:1] != b'"' or not self._is_utf8:
-            return False
-        try:
-            _decode_json(kafka_key)
-        except msgspec.DecodeError:
-            return False
-        return True
+        return self._is_utf8 and in_quotes(kafka_key) is not None
 
     def is_map(self, kafka_key: bytes) -> bool:
         """Return whether a Kafka key that became the vector's key is a JSON map, which only an envelope's route looks into."""
@@ -125,6 +119,16 @@ class Keys:
             raise RecordError(
                 Reason.KEY, f'the Kafka key is not a JSON string (records.key_format = "json"): {error}{hint}'
             ) from None
+
+
+def in_quotes(json: bytes) -> str | None:
+    """Return the text of a JSON string, None for anything else."""
+    if json[:1] != b'"':
+        return None
+    try:
+        return _decode_json(json)
+    except UNREADABLE:
+        return None
 
 
 def has_control_character(key: str) -> bool:

@@ -19,6 +19,7 @@ from worker.records.formats.contract import Headers, Options
 from worker.records.formats.envelopes import opener
 from worker.records.formats.fields import FieldReader
 from worker.records.formats.framing import without_prefix
+from worker.records.formats.integers import integer_text
 from worker.records.formats.json import JsonFields
 from worker.records.formats.leaves import Leaves
 from worker.records.formats.msgpack import MsgpackFields
@@ -98,9 +99,11 @@ def _of_kafka_key(options: Options) -> ReadValue:
 
     def read(key: bytes | None, _value: bytes | None, _headers: Headers) -> str | None:
         try:
-            return _text(key) if keys.enveloped(key) is None else keys.from_kafka(key)
-        except RecordError:
-            return None
+            return keys.from_kafka(key)
+        except (
+            RecordError
+        ):  # with `records.key_format = "json"` also a number: it is no key, but it may choose an index
+            return None if key is None else integer_text(key.strip())
 
     return read
 
@@ -113,13 +116,6 @@ def _of_header(name: str) -> ReadValue:
             return None
 
     return read
-
-
-def _text(value: bytes | None) -> str | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 class _Field:

@@ -8,7 +8,7 @@ so nobody looks. Each suspect has one cause:
     norm        the norm is a millionth of the usual one of the route or less, or a million times as much or more. Only where the
                 index measures cosine distance, which hides it
     quoted_key  the vector's key is the Kafka key, and that is a JSON string with its quotes, as `records.key_format = "json"`
-                reads it
+                reads it; or it is a header that is a JSON string, as Kafka Connect's JsonConverter writes the text of headers
     map_key     the vector's key is the Kafka key, or has it in it, and that is a JSON map, as Kafka Connect's JsonConverter writes
                 the keys of rows
     binary_key  the vector's key is the Kafka key, or has it in it, and has a control character: an integer or another binary
@@ -50,6 +50,12 @@ QUOTED_KEY: Final = Suspicion(
     "quoted_key",
     "the Kafka key is a JSON string, so the vector's key would have the quotes in it; "
     'records.key_format = "json" reads it without them',
+)
+
+QUOTED_HEADER: Final = Suspicion(
+    "quoted_key",
+    "a header is a JSON string, so the vector's key would have the quotes in it: set header.converter of the connector to "
+    "org.apache.kafka.connect.storage.StringConverter",
 )
 
 MAP_KEY: Final = Suspicion(

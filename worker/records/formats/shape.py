@@ -44,6 +44,18 @@ class Shape(NamedTuple):
         """Whether the value is the bytes of a vector and nothing else."""
         return self.vector == WHOLE_VALUE
 
+    def is_kafka_key(self, *, is_enveloped: bool) -> bool:
+        """Return whether the Kafka key may be the vector's key, so that a tombstone can delete.
+
+        `is_enveloped`: the Kafka key is in an envelope, and has the fields of the record's key too.
+        """
+        if self.key is None:
+            return True
+        sources = {path.source for path in self.key.paths}
+        if is_enveloped and sources == {Source.VALUE}:
+            return True
+        return len(self.key.parts) == 1 and sources <= {Source.VALUE, Source.KAFKA_KEY}
+
     @property
     def attributes(self) -> tuple[str, ...]:
         """The names of the CloudEvent's attributes in it."""

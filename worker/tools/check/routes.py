@@ -35,13 +35,13 @@ def routes(loaded: Loaded) -> Iterator[Finding]:
 
 def _tombstones(topic: str, records: Records) -> Iterator[Finding]:
     """Look whether a tombstone can name the key of a vector: it names the whole Kafka key, whatever `records.fields.key` is."""
-    key = shape_of(records).key
+    shape = shape_of(records)
+    key = shape.key
     if records.tombstones != "delete" or records.envelope == "debezium" or key is None:
         return
-    sources = {path.source for path in key.paths}
-    is_in_envelope = records.envelope == "connect" and sources == {Source.VALUE}  # the Kafka key has these fields too
-    if is_in_envelope or (len(key.parts) == 1 and sources <= {Source.VALUE, Source.KAFKA_KEY}):
+    if shape.is_kafka_key(is_enveloped=records.envelope == "connect"):
         return
+    sources = {path.source for path in key.paths}
     makes = "makes another key of it" if Source.KAFKA_KEY in sources else "may make another key"
     told = (
         'records.tombstones = "delete" deletes the vector whose key is the whole Kafka key, and '
