@@ -213,6 +213,7 @@ SHAPES: Final[list[tuple[str, bytes, str]]] = [
     ("a sparse vector", of({"id": "a", "v": {"size": 8, "indices": [0, 3], "values": [0.5, 0.5]}}), "v looks like a sparse vector, by its indices and values"),
     ("an array of msgpack-numpy", pack({"key": "a", "data": {"float32": {b"nd": True, b"type": "<f4", b"data": FLOAT32}}}), "data.float32 looks like an array as msgpack-numpy packs it"),
     ("base64 in a list", with_vector([base64.b64encode(FLOAT32).decode()]), 'float32 in base64 is in data.float32[0]: set records.fields.vector = "data.float32[0]"'),
+    ("several in base64 in a list", of({"embeddings": {"base64": 3 * [base64.b64encode(FLOAT32).decode()]}}), "embeddings.base64 looks like a list of several vectors"),
     ("base64 under a name of no vector", of({"id": "a", "data": base64.b64encode(FLOAT32).decode()}), "float32 in base64 is in data: set"),
     ("JSON in base64 in a field", of({"message": {"x": 1}, "body": base64.b64encode(BODY).decode()}), "body is a string that has JSON in base64 in it"),
     ("an array of PostgreSQL", of({"id": "a", "embedding": "{0.5,0.25}"}), "embedding is numbers in braces or parentheses"),
@@ -331,6 +332,19 @@ def test_of_a_record_in_its_envelope_the_record_is_described(envelope: Any, valu
         'its fields are id, embedding; a list of 8 numbers is in embedding: set records.fields.vector = "embedding", '
         'records.fields.key = "id"'
     )
+
+
+@pytest.mark.parametrize(
+    ("envelope", "value"),
+    [
+        ("connect", {"schema": {}, "payload": {"id": "a", "embedding": NUMBERS, "__deleted": "true"}}),
+        ("cloudevents", {"specversion": "1.0", "data": {"id": "a", "embedding": NUMBERS, "__deleted": "true"}}),
+        ("none", {"id": "a", "embedding": NUMBERS, "__deleted": "true"}),
+    ],
+)
+def test_the_mark_of_a_deleted_row_is_advised_in_every_envelope(envelope: Any, value: Any) -> None:
+    message = refusal(of(value), envelope=envelope).message
+    assert message.endswith('records.fields.key = "id", records.fields.delete = "__deleted"')
 
 
 def test_lines_that_are_no_records_are_not_advised_to_be_split_again() -> None:
@@ -485,6 +499,23 @@ def test_a_vector_is_searched_for_in_a_bounded_number_of_maps(name: str) -> None
     foreign = Foreign(3, "data.float32", "none", is_many=False)
     assert "no list of numbers" in foreign.words(Fields(JSON._replace(members=counted), JSON.members(value)))
     assert 1000 <= cut < 5000  # of a hundred thousand
+
+
+def test_a_vector_is_searched_for_in_a_bounded_number_of_bytes() -> None:
+    cut = 0
+
+    def counted(decode: Any) -> Any:
+        def decode_counted(raw: Any) -> Any:
+            nonlocal cut
+            cut += len(memoryview(raw))
+            return decode(raw)
+
+        return decode_counted
+
+    value = b'{"a":{"b":[' * 200 + b"[%s]" % (b"1.5," * 10_000 + b"1") + b"]}}" * 200
+    encoding = JSON._replace(members=counted(JSON.members), elements=counted(JSON.elements))
+    Foreign(3, "data.float32", "none", is_many=False).words(Fields(encoding, JSON.members(value)))
+    assert len(value) < cut < 60 * len(value)
 
 
 @pytest.mark.parametrize("name", hostile_records.RECORDS)

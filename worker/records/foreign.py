@@ -32,6 +32,7 @@ _MOST_SHOWN: Final = 8  # fields in a message
 _NAME_CHARACTERS: Final = 40
 _MOST_MEMBERS: Final = 64  # of each map, in which a vector is searched for
 _MOST_MAPS: Final = 1000  # of a value, that are cut in such a search
+_MOST_TIMES: Final = 16  # that so many bytes as the value has are cut in such a search
 _DEEPEST: Final = 4
 _FEWEST: Final = 2  # numbers of what may be a vector
 _KEYS: Final = (
@@ -39,7 +40,20 @@ _KEYS: Final = (
 )  # fmt: skip
 
 Steps = tuple[str | int, ...]
-_Left = Iterator[int]  # one for each map that may still be cut
+
+
+class _Left:
+    """How much of a value may still be cut in a search, in maps and in bytes: what is in a list is cut several times."""
+
+    def __init__(self, members: Mapping[str, Raw]) -> None:
+        self._maps = _MOST_MAPS
+        self._bytes = _MOST_TIMES * sum(len(memoryview(raw)) for raw in members.values())
+
+    def allows(self, raw: Raw) -> bool:
+        """Return whether a map may be cut, and count it."""
+        self._maps -= 1
+        self._bytes -= len(memoryview(raw))
+        return self._maps >= 0 and self._bytes >= 0
 
 
 class Found(NamedTuple):
@@ -232,7 +246,7 @@ class Foreign:
             settings.append(_key_setting(path, is_number=is_number))
         if (form := found.form.partition(" ")[0]) in get_args(VectorBytes):
             settings.append(f'records.vector_bytes = "{form}"')
-        if self._envelope == "none":
+        if self._envelope != "debezium":  # that has a mark of deletion of its own
             settings += [_setting("delete", name) for name in DELETED if name in found.maps[0]]
         return ", ".join(settings)
 
@@ -248,7 +262,7 @@ class Foreign:
     ) -> tuple[tuple[int, ...], Found] | None:
         """Return the same, and before it what it was chosen by: first 0 where it has as many numbers as the index, else 1."""
         best: tuple[tuple[int, ...], Found] | None = None
-        for found, length in self._vectors(encoding, members, left or iter(range(_MOST_MAPS))):
+        for found, length in self._vectors(encoding, members, left or _Left(members)):
             name = next((step for step in reversed(found.steps + found.inner) if isinstance(step, str)), "")
             depth = len(found.steps) + len(found.inner)
             rank = (length != self._dimension, name not in VECTORS, found.is_whole, depth)
@@ -264,7 +278,7 @@ class Foreign:
             for name, raw in islice(maps[-1].items(), _MOST_MEMBERS):
                 here = (*steps, name)
                 kind = encoding.kind(raw)
-                if kind is Kind.MAP and len(here) < _DEEPEST and next(left, None) is not None:
+                if kind is Kind.MAP and len(here) < _DEEPEST and left.allows(raw):
                     inner = members_of(encoding, raw) or {}
                     if form := form_of_map(encoding, raw, inner):
                         yield Found(here, form, maps), 0 if form == "sparse" else self._dimension
@@ -291,10 +305,10 @@ class Foreign:
                 yield Found((*here, 0), form, maps, is_whole=are_whole(encoding, inner)), len(inner)
         elif first is Kind.STRING:
             if form := packed(encoding, "", elements[0], self._dimension):
-                yield Found((*here, 0), form, maps), self._dimension
+                yield Found((*here, 0), form if len(elements) == 1 else "lists", maps), self._dimension
             elif len(elements) == self._dimension and is_number(text_of(encoding, elements[0])):
                 yield Found(here, "strings", maps), self._dimension
-        elif first is Kind.MAP and next(left, None) is not None:
+        elif first is Kind.MAP and left.allows(elements[0]):
             record = members_of(encoding, elements[0]) or {}
             if len(record) == 1 and len(elements) == self._dimension and not NUMBER_MAPS.isdisjoint(record):
                 yield Found(here, "numbers in maps", maps), self._dimension
@@ -307,9 +321,12 @@ class Foreign:
         found = self._find(encoding, {name: raw for name, raw in record.items() if name not in lists}, left)
         if found is None or found.is_many:
             return None
-        for inner in lists.values():
-            flat = {name: raw for name, raw in inner.items() if name not in _lists_of_maps(encoding, inner)}
-            if next(left, None) is None or ((best := self._best(encoding, flat, left)) and not best[0][0]):
+        for name, inner in lists.items():
+            if not left.allows(record[name]):
+                return None
+            inner_lists = _lists_of_maps(encoding, inner)
+            flat = {name: raw for name, raw in inner.items() if name not in inner_lists}
+            if (best := self._best(encoding, flat, left)) and not best[0][0]:
                 return None
         return found
 
