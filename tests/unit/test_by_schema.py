@@ -79,6 +79,12 @@ def test_a_record_without_a_schema_is_read_as_without_a_registry(book: Book, val
     assert decoder(book).decode(None, value, ()) == Put("a", FRAGMENT, False)
 
 
+def test_a_schema_that_cannot_be_used_is_named_once_and_nothing_is_said_to_be_read(book: Book) -> None:
+    with pytest.raises(RecordError) as raised:
+        decoder(book).decode(b"k", prefix(5) + b"x", ())
+    assert raised.value.message == "schema id 5 cannot be used: it is broken"
+
+
 @pytest.mark.parametrize(
     ("number", "body", "reason", "named"),
     [

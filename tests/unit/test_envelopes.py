@@ -133,7 +133,7 @@ def test_a_kafka_key_that_has_no_text_is_a_dead_letter(key: bytes) -> None:
 def test_half_of_a_surrogate_pair_does_not_make_another_text_of_a_kafka_key(record_key: str) -> None:
     key = b'{"schema":"\\ud83d","payload":{"id":"doc-1"%s}}' % (b',"note":"\\ud83d"' if record_key else b"")
     made = decoder("debezium", fields={"key": record_key})
-    assert made.decode(key, b'{"op":"d"}', ()) == Delete("doc-1")
+    assert made.decode(key, b'{"op":"d","before":null}', ()) == Delete("doc-1")
 
 
 def test_an_integer_in_a_kafka_key_is_its_digits_under_stringify() -> None:
@@ -169,6 +169,7 @@ def of_type(name: str) -> dict[str, str]:
         (DECIMAL | {"parameters": {"scale": "9"}}, b64(10**30 + 1, 16), "1000000000000000000000.000000001"),
         (VARIABLE, {"scale": 1, "value": b64(15)}, "1.5"),
         (of_type("org.apache.kafka.connect.data.Date"), 20786, "2026-11-29"),
+        (of_type("org.apache.kafka.connect.data.Timestamp"), -62_135_596_800_000, "0001-01-01T00:00:00Z"),
         (of_type("org.apache.kafka.connect.data.Time"), 3_723_004, "01:02:03.004"),
         (of_type("org.apache.kafka.connect.data.Timestamp"), 1_795_953_723_004, "2026-11-29T12:02:03.004Z"),
         (of_type("io.debezium.time.Date"), -1, "1969-12-31"),
@@ -209,6 +210,33 @@ def test_a_decimal_is_a_key_by_its_text_in_the_value_and_in_the_kafka_key() -> N
     assert (found.key, found.key_mismatch) == ("300", False)
     gone = {"before": None, "after": None, "op": "d"}
     assert made.decode(kafka_key, msgspec.json.encode({"schema": of_change, "payload": gone}), ()) == Delete("300")
+
+
+@pytest.mark.parametrize("name", ["id", "key"])
+def test_the_base64_of_a_decimal_is_no_key_without_stringify(name: str) -> None:
+    field = {**DECIMAL, "parameters": {"scale": "0"}, "field": name}
+    schema = {"type": "struct", "fields": [field]}
+    fields = {"key": "" if name == "key" else name, "vector": "embedding", "metadata": ""}
+    row = msgspec.json.encode({"schema": schema, "payload": {name: b64(17), "embedding": VECTOR}})
+    loose = decoder("connect", fields=fields, key_values="stringify").decode(None, row, ())
+    assert isinstance(loose, Put)
+    assert loose.key == "17"
+    with pytest.raises(RecordError, match=f'{name} is a decimal.*records.key_values = "stringify"') as raised:
+        decoder("connect", fields=fields).decode(None, row, ())
+    assert raised.value.reason is Reason.MALFORMED
+
+
+def test_the_base64_of_a_decimal_in_a_kafka_key_is_no_key_without_stringify() -> None:
+    schema = {"type": "struct", "fields": [{**DECIMAL, "parameters": {"scale": "0"}, "field": "id"}]}
+    kafka_key = msgspec.json.encode({"schema": schema, "payload": {"id": b64(17)}})
+    row = msgspec.json.encode({"data": {"float32": VECTOR}})
+    body = b'{"schema":null,"payload":%s}' % row
+    loose = decoder("connect", key_values="stringify").decode(kafka_key, body, ())
+    assert isinstance(loose, Put)
+    assert loose.key == "17"
+    with pytest.raises(RecordError, match='"stringify" accepts integers and decimals') as raised:
+        decoder("connect").decode(kafka_key, body, ())
+    assert raised.value.reason is Reason.KEY
 
 
 def test_a_type_of_a_nested_field_changes_nothing_of_the_map_around_it() -> None:
@@ -408,6 +436,14 @@ def test_a_change_that_cannot_be_written_says_why(value: Any, words: str) -> Non
 def test_a_row_that_was_unwrapped_is_never_ignored_for_its_columns(columns: Any, wrap: Any) -> None:
     error = refused(of_rows(), wrap({**ROW, **columns}), b"7")
     assert (error.reason, "there is no op" in error.message) == (Reason.MALFORMED, True)
+
+
+def test_a_row_with_a_column_like_the_mark_of_a_delete_deletes_nothing() -> None:
+    for columns in ({}, {"source": "crawler"}, {"after": None}):
+        error = refused(of_rows(), {**ROW, "op": "d", **columns}, b"doc-1")
+        assert (error.reason, "neither before nor source" in error.message) == (Reason.MALFORMED, True)
+    for change_of_row in ({"op": "d", "before": None}, {"op": "d", "source": {}}, {"op": "d", "before": {"id": 7}}):
+        assert read(of_rows(), change_of_row, b"7") == Delete("7")
 
 
 def test_a_record_of_the_service_is_never_ignored_for_a_time_beside_it() -> None:

@@ -339,9 +339,15 @@ def test_a_record_that_says_so_deletes_its_key(says: Any) -> None:
     assert decoded({"id": "a", "vec": None, "__deleted": says}, decoder("id", delete="__deleted")) == Delete("a")
 
 
-@pytest.mark.parametrize("says", [False, 0, 2, None, 2**63, *KEPT])
+@pytest.mark.parametrize("says", [False, 0, 0.0, None, *KEPT])
 def test_a_record_that_says_anything_else_is_put(says: Any) -> None:
     assert put({"id": "a", "vec": VECTOR, "op": says}, decoder("id", delete="op"))["key"] == "a"
+
+
+@pytest.mark.parametrize("says", [2, -1, 0.5, 1790000000000, 2**63])
+def test_a_mark_that_is_another_number_is_malformed_since_its_row_may_be_deleted(says: Any) -> None:
+    error = refused({"id": "a", "vec": VECTOR, "deleted_at": says}, decoder("id", delete="deleted_at"))
+    assert (error.reason, "deleted_at is a number other than 0 and 1" in error.message) == (Reason.MALFORMED, True)
 
 
 @pytest.mark.parametrize("says", [{"string": "true"}, {}, ["d"], []])
@@ -373,9 +379,11 @@ def test_a_header_can_say_that_the_key_is_deleted(header: bytes | None, deletes:
 
 
 @pytest.mark.parametrize("says", [b"1e999", b"-1e999", b"9e99999"])
-def test_a_number_beyond_float64_is_not_1_and_deletes_nothing(says: bytes) -> None:
+def test_a_number_beyond_float64_is_malformed_likewise(says: bytes) -> None:
     value = b'{"id":"a","vec":%s,"op":%s}' % (json.dumps(VECTOR).encode(), says)
-    assert isinstance(decoder("id", delete="op").decode(None, value, ()), Put)
+    with pytest.raises(RecordError, match="op is a number other than 0 and 1") as raised:
+        decoder("id", delete="op").decode(None, value, ())
+    assert raised.value.reason is Reason.MALFORMED
 
 
 def test_a_delete_needs_the_named_key() -> None:

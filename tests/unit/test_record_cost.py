@@ -72,7 +72,7 @@ AROUND: Final[dict[str, tuple[bytes, bytes, Any, dict[str, Any]]]] = {  # record
         b'{"key":"a","v":[1,2,3]}', b'"%s"' % (b"\\n" * 300_000), (), {"key_format": "json", "fields": {"vector": "v"}},
     ),
     "Kafka key in an envelope": (b'{"payload":%s}' % PIECE, b'{"a":1%s}' % (b',"b":1' * 80_000), (), {"envelope": "connect"}),
-    "Kafka key of deletes": (b'{"op":"d"}', b'{"a":1%s}' % (b',"b":1' * 80_000), (), {"envelope": "debezium", "fields": {"key": "c"}}),
+    "Kafka key of deletes": (b'{"op":"d","before":null}', b'{"a":1%s}' % (b',"b":1' * 80_000), (), {"envelope": "debezium", "fields": {"key": "c"}}),
 }  # fmt: skip
 
 

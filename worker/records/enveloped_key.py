@@ -57,8 +57,7 @@ class EnvelopedKey:
             return None
         if members.keys() != {"schema", "payload"}:
             return self._as_in_document(body), connect_schema.NONE
-        logical = self._schemas.of(bytes(members["schema"])) if self._is_loose else connect_schema.NONE
-        return self._as_in_document(bytes(members["payload"])), logical
+        return self._as_in_document(bytes(members["payload"])), self._schemas.of(bytes(members["schema"]))
 
     def _as_in_document(self, payload: bytes) -> bytes:
         """Return a payload as the document has it, if it is one of MongoDB."""
@@ -106,13 +105,13 @@ class EnvelopedKey:
 
     def _scalar(self, part: bytes, steps: tuple[Step, ...], logical: Logical) -> str:
         names = tuple(step for step in steps if isinstance(step, str))
-        if names in logical and (text := logical[names](part)) is not None:
+        if self._is_loose and names in logical and (text := logical[names](part)) is not None:
             return text
-        if part.startswith(b'"'):
+        if part.startswith(b'"') and (self._is_loose or names not in logical):  # a decimal's text is base64
             return _text(part)
         if self._is_loose and (text := integer_text(part)) is not None:
             return text
-        hint = "" if self._is_loose else '; records.key_values = "stringify" accepts integers'
+        hint = "" if self._is_loose else '; records.key_values = "stringify" accepts integers and decimals'
         raise RecordError(Reason.KEY, f"the Kafka key has no text in its envelope{hint}")
 
 

@@ -46,8 +46,8 @@ class _Refusal:
         self.until = until
 
     def plain(self, _framed: Framed, /) -> bytes:
-        """Raise `RecordError`."""
-        raise RecordError(Reason.UNSUPPORTED_ENCODING, self._problem)
+        """Raise `RecordError`, which names the schema."""
+        raise RecordError(Reason.UNSUPPORTED_ENCODING, self._problem, is_complete=True)
 
 
 def reader_of(schema: SchemaText) -> SchemaReader:

@@ -24,7 +24,10 @@ class SchemaReader(Protocol):
         """What the schema is of: Avro, Protobuf or JSON."""
 
     def plain(self, framed: Framed, /) -> bytes:
-        """Return a body as MessagePack; of a JSON Schema as it is, in JSON. Raises `RecordError`."""
+        """Return a body as MessagePack; of a JSON Schema as it is, in JSON.
+
+        Raises `RecordError`, `is_complete` where it names the schema.
+        """
 
 
 class Schemas(Protocol):
@@ -61,6 +64,8 @@ class BySchema:
             inner = self._json if reader.encoding == AS_IT_IS else self._msgpack
             return inner.read(key, body, headers)
         except RecordError as error:
+            if error.is_complete:
+                raise
             message = f"{error.message} (read as {reader.encoding}, {found.schema})"
             raise RecordError(error.reason, message, is_complete=True) from None
 

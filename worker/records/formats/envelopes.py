@@ -59,7 +59,7 @@ class Opened(NamedTuple):
 
 
 class Envelope(ABC):
-    """Opens the envelopes of one route in one encoding. `needs_schema` is whether text is made of decimals and dates."""
+    """Opens the envelopes of one route in one encoding. `needs_schema` is whether decimals and dates count."""
 
     def __init__(self, fields: FieldReader, *, needs_schema: bool) -> None:
         self._fields = fields
@@ -132,6 +132,8 @@ class Debezium(Envelope):
             row, is_text = self._row(change.after, op)
             return Opened(Operation.PUT, row, connect_schema.within(logical, "after"), is_text)
         if op == "d":
+            if fields.kind(change.before) is Kind.NOTHING and fields.kind(change.source) is not Kind.MAP:
+                raise fields.no_record('there is neither before nor source, and op is "d": it is no change of Debezium')
             before, is_text = self._row_or_document(change.before)
             return Opened(Operation.DELETE, before, connect_schema.within(logical, "before"), is_text)
         if op == "m" and self._is_message(change):
@@ -232,8 +234,7 @@ class EnvelopeReader:
     """Reads the records of one route that are in envelopes, in one encoding. `key_fields` reads JSON, as Kafka keys are."""
 
     def __init__(self, fields: FieldReader, options: Options, key_fields: FieldReader) -> None:
-        needs_schema = fields.is_loose or options.key_values == "stringify"
-        self._open = ENVELOPES[options.envelope](fields, needs_schema=needs_schema).open
+        self._open = ENVELOPES[options.envelope](fields, needs_schema=True).open
         self._inner = MappedReader(fields, options)
         self._in_json = self._inner if key_fields is fields else MappedReader(key_fields, options)
         self._keys = options.keys

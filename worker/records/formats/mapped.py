@@ -56,12 +56,13 @@ from worker.records.metadata import shown
 from worker.records.target import LIMIT_SOURCE
 
 _SPECVERSION: Final = ("specversion",)
-_MOST_BYTES_OF_ONE: Final = 9  # a number that is 1 has no more in any usual form
+_MOST_BYTES_OF_ONE: Final = 9  # a number that is 0 or 1 has no more in any usual form
 _STRICT_VALUE: Final = str | list[str]
 _LOOSE_VALUE: Final = str | int | float | bool | list[Scalar] | None
 _METADATA_ALLOWED: Final = f"allowed are {METADATA_MAX_BYTES} bytes a vector ({LIMIT_SOURCE})"
 _KEY_ALLOWED: Final = 'allowed is a string (records.key_values = "stringify" accepts integers too)'
-_DELETE_ALLOWED: Final = "allowed for records.fields.delete are texts, numbers and booleans"
+_DECIMAL_KEY: Final = 'records.key_values = "stringify" makes its digits the key'
+_DELETE_ALLOWED: Final = "allowed for records.fields.delete are texts, booleans, 0 and 1"
 _NO_MARKS: Final = (Kind.MAP, Kind.LIST, Kind.BINARY, Kind.EXTENSION)
 _M = TypeVar("_M", bound=Metadata | LooseMetadata | None)
 
@@ -80,14 +81,11 @@ class MappedReader:
         in_value = [path.steps for path in shape.paths if path.source is Source.VALUE]
         self._leaves = Leaves(fields, [*in_value, _SPECVERSION])
         self._slots = {path: self._leaves.slot(path.steps) for path in shape.paths if path.source is Source.VALUE}
-        typed = shape.key.paths if self._is_loose_key and shape.key is not None else ()
+        key_paths = (KEY_PATH,) if shape.key is None else shape.key.paths
+        typed = key_paths if self._is_loose_key else ()
         if fields.is_loose and shape.metadata is not None and not isinstance(shape.metadata, Path):
             typed += tuple(path for _, path in shape.metadata)
-        self._typed = [
-            (self._slots[path], tuple(step for step in path.steps if isinstance(step, str)))
-            for path in typed
-            if path.source is Source.VALUE
-        ]
+        self._typed = [(self._slots[path], _names(path)) for path in typed if path.source is Source.VALUE]
         self._specversion = self._leaves.slot(_SPECVERSION)
         self._vector_slot = self._slots[shape.vector]
         self._numbers_at_once = fields.numbers_at_once(options.dimension)
@@ -152,23 +150,25 @@ class MappedReader:
     def _key(self, parts: Sequence[Raw], around: Around) -> str | None:
         template = self._shape.key
         if template is None:
-            return self._key_in_value(parts[self._slots[KEY_PATH]], KEY_PATH)
+            return self._key_in_value(parts[self._slots[KEY_PATH]], KEY_PATH, around)
         texts = [part if isinstance(part, str) else self._key_part(part, parts, around) for part in template.parts]
         return texts[0] if len(texts) == 1 else "".join(texts)
 
     def _key_part(self, path: Path, parts: Sequence[Raw], around: Around) -> str:
         if path.source is not Source.VALUE:
             return key_around(path, around, self._keys)
-        text = self._key_in_value(parts[self._slots[path]], path)
+        text = self._key_in_value(parts[self._slots[path]], path, around)
         if text is None:
             raise no_key(path)
         return text
 
-    def _key_in_value(self, raw: Raw, path: Path) -> str | None:
+    def _key_in_value(self, raw: Raw, path: Path, around: Around) -> str | None:
         if self._fields.kind(raw) is not Kind.NUMBER:
             text = self._fields.key(raw, path.text)
             if text in TEXTS:
                 raise unchanged(path.text)
+            if around.logical and text is not None and not self._is_loose_key and _names(path) in around.logical:
+                raise self._fields.no_record(f"{path.text} is a decimal, and its text is base64; {_DECIMAL_KEY}")
             return text
         if not self._is_loose_key:
             raise self._fields.no_record(f"{path.text} is a number; {_KEY_ALLOWED}")
@@ -220,14 +220,21 @@ class MappedReader:
         kind = self._fields.kind(raw)
         if kind is Kind.STRING:
             return is_delete(self._fields.text(raw, path.text))
-        if kind is Kind.BOOLEAN or (kind is Kind.NUMBER and len(bytes(raw)) <= _MOST_BYTES_OF_ONE):
-            try:
-                return self._fields.decode_number(raw) == 1
-            except UNREADABLE:  # it is beyond the range of float64
-                return False
+        if kind in (Kind.BOOLEAN, Kind.NUMBER):
+            number = self._number_of_mark(raw)
+            if number in (0, 1):
+                return number == 1
+            raise self._fields.no_record(f"{path.text} is a number other than 0 and 1; {_DELETE_ALLOWED}")
         if kind in _NO_MARKS:  # its row may be deleted, and would be written
             raise self._fields.no_record(f"{path.text} is a {kind.value}; {_DELETE_ALLOWED}")
         return False
+
+    def _number_of_mark(self, raw: Raw) -> float | None:
+        """Return a number or a boolean, None where it is surely neither 0 nor 1: a time of deletion, say."""
+        try:
+            return self._fields.decode_number(raw) if len(bytes(raw)) <= _MOST_BYTES_OF_ONE else None
+        except UNREADABLE:  # it is beyond the range of float64
+            return None
 
     # -- the metadata
 
@@ -289,6 +296,11 @@ class MappedReader:
         except RecursionError:  # likewise
             raise self._fields.too_deep() from None
         return _with_every_column(read)
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    """Return the names in a path, as a schema's fields are found by."""
+    return tuple(step for step in path.steps if isinstance(step, str))
 
 
 def _with_every_column(metadata: _M) -> _M:
