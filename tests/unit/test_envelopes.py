@@ -438,6 +438,27 @@ def test_a_row_that_was_unwrapped_is_never_ignored_for_its_columns(columns: Any,
     assert (error.reason, "there is no op" in error.message) == (Reason.MALFORMED, True)
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"op": "m", "source": {"a": 1}},
+        {"op": "m", "message": {"a": 1}},
+        {"databaseName": "d", "ddl": "x"},
+        {"ddl": "x", "source": {"a": 1}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("wrap", [lambda value: value, in_payload], ids=["alone", "in a payload"])
+def test_a_row_with_the_names_of_debeziums_messages_is_not_ignored(columns: Any, wrap: Any) -> None:
+    assert refused(of_rows(), wrap({**ROW, **columns}), b"7").reason is Reason.MALFORMED
+    assert read(of_rows(), wrap({"before": None, **columns} if "op" in columns else columns)) is IGNORE
+
+
+def test_a_message_of_debezium_is_ignored_although_the_vector_has_a_name_of_its_own() -> None:
+    made = of_rows(fields={"key": "id", "vector": "message", "metadata": ""})
+    assert read(made, {"op": "m", "message": {"prefix": "p"}, "source": {}}) is IGNORE
+
+
 def test_a_row_with_a_column_like_the_mark_of_a_delete_deletes_nothing() -> None:
     for columns in ({}, {"source": "crawler"}, {"after": None}):
         error = refused(of_rows(), {**ROW, "op": "d", **columns}, b"doc-1")

@@ -49,6 +49,10 @@ class _Change(msgspec.Struct, gc=False):
     schema: Raw = NOTHING
 
 
+_OF_CHANGES: Final = {*_Change.__struct_fields__, *_OF_TRANSACTIONS, *_OF_SCHEMAS, "databaseName", "schemaName"}
+"""Names that Debezium's own messages have: by a column of such a name no row is known."""
+
+
 class Opened(NamedTuple):
     """What is within an envelope: the operation that it says, the record, and which of its fields are of a logical type."""
 
@@ -59,11 +63,15 @@ class Opened(NamedTuple):
 
 
 class Envelope(ABC):
-    """Opens the envelopes of one route in one encoding. `needs_schema` is whether decimals and dates count."""
+    """Opens the envelopes of one route in one encoding. `needs_schema` is whether decimals and dates count.
 
-    def __init__(self, fields: FieldReader, *, needs_schema: bool) -> None:
+    `vector` is the column that a row has its vector in, "" where nobody asks for that.
+    """
+
+    def __init__(self, fields: FieldReader, *, needs_schema: bool, vector: str = "") -> None:
         self._fields = fields
         self._needs_schema = needs_schema
+        self._vector = vector
         self._schemas = connect_schema.Schemas()
         self._decode_members: Callable[[bytes], Mapping[str, Raw]] = fields.decoder(dict[str, Raw])
 
@@ -85,8 +93,8 @@ class Envelope(ABC):
 class Connect(Envelope):
     """Kafka Connect's JsonConverter with schemas."""
 
-    def __init__(self, fields: FieldReader, *, needs_schema: bool) -> None:
-        super().__init__(fields, needs_schema=needs_schema)
+    def __init__(self, fields: FieldReader, *, needs_schema: bool, vector: str = "") -> None:
+        super().__init__(fields, needs_schema=needs_schema, vector=vector)
         self._cutter = fields.cutter(_Connect)
 
     def open(self, value: bytes) -> Opened:
@@ -107,8 +115,8 @@ class Connect(Envelope):
 class Debezium(Envelope):
     """Changes of rows, as Debezium's connectors send them before they are unwrapped."""
 
-    def __init__(self, fields: FieldReader, *, needs_schema: bool) -> None:
-        super().__init__(fields, needs_schema=needs_schema)
+    def __init__(self, fields: FieldReader, *, needs_schema: bool, vector: str = "") -> None:
+        super().__init__(fields, needs_schema=needs_schema, vector="" if vector in _OF_CHANGES else vector)
         self._cutter = fields.cutter(_Change)
 
     def open(self, value: bytes) -> Opened:
@@ -136,7 +144,7 @@ class Debezium(Envelope):
                 raise fields.no_record('there is neither before nor source, and op is "d": it is no change of Debezium')
             before, is_text = self._row_or_document(change.before)
             return Opened(Operation.DELETE, before, connect_schema.within(logical, "before"), is_text)
-        if op == "m" and self._is_message(change):
+        if op == "m" and self._is_message(change) and not self._is_row(self._own_members(self._members(value))):
             return Opened(Operation.IGNORE)
         if op == "t":
             raise RecordError(
@@ -176,13 +184,22 @@ class Debezium(Envelope):
         )
         return without_row and self._fields.kind(change.source) is Kind.MAP
 
+    def _own_members(self, members: Mapping[str, Raw]) -> Mapping[str, Raw]:
+        """Return the members of a message of Debezium, out of Kafka Connect's envelope."""
+        return self._members(bytes(members["payload"])) if _is_of_connect(members) else members
+
+    def _is_row(self, members: Mapping[str, Raw]) -> bool:
+        """Return whether a message has the column of the vector beside its other names, as only a row without an envelope has."""
+        return bool(self._vector) and self._vector in members
+
     def _without_operation(self, value: bytes) -> Operation | None:
         """Return what a message that has no `op` asks for, None where it is nothing that Debezium sends."""
         members = self._members(value)
-        if _is_of_connect(members):
-            if self._fields.kind(members["payload"]) is Kind.NULL:
-                return Operation.TOMBSTONE
-            members = self._members(bytes(members["payload"]))
+        if _is_of_connect(members) and self._fields.kind(members["payload"]) is Kind.NULL:
+            return Operation.TOMBSTONE
+        members = self._own_members(members)
+        if self._is_row(members):
+            return None
         try:
             return Operation.IGNORE if without_row(members, self._fields.kind, self._fields.decode_text) else None
         except UNREADABLE:
@@ -234,7 +251,8 @@ class EnvelopeReader:
     """Reads the records of one route that are in envelopes, in one encoding. `key_fields` reads JSON, as Kafka keys are."""
 
     def __init__(self, fields: FieldReader, options: Options, key_fields: FieldReader) -> None:
-        self._open = ENVELOPES[options.envelope](fields, needs_schema=True).open
+        vector = str(options.shape.vector.steps[0])
+        self._open = ENVELOPES[options.envelope](fields, needs_schema=True, vector=vector).open
         self._inner = MappedReader(fields, options)
         self._in_json = self._inner if key_fields is fields else MappedReader(key_fields, options)
         self._keys = options.keys
