@@ -30,7 +30,10 @@ PUBLIC = {
 }
 """What kafka-python documents for its users."""
 
-OF_PYTHON = {"_asdict", "_exit", "_replace", "_ssl", "_test_decode_cert", "append", "close", "get", "values"}
+OF_PYTHON = {
+    *("_asdict", "_exit", "_replace", "_ssl", "_test_decode_cert"),
+    *("append", "close", "do_handshake", "get", "pop", "popleft", "values"),
+}
 """Names of Python's own objects."""
 
 FRAMES = {"tb_frame", "f_locals", "f_back", "_getframe", "currentframe"}
@@ -136,7 +139,7 @@ def test_each_attribute_that_is_used_of_the_client_is_checked(path: Path) -> Non
         id(node)
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)
-        and ast.unparse(node.value) in ("kafka_errors", "operator", "socket", "struct")
+        and ast.unparse(node.value) in ("kafka_errors", "operator", "socket", "ssl", "struct")
     }
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     found = set(used(tree, leave_out=of_modules)) | (overridden(path) - functions)

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +18,11 @@ from kafka.protocol.metadata import MetadataRequest, MetadataResponse
 
 from tests.support.proxy import Proxy
 from tests.support.worker import free_port, wait_for
-from worker.consumer import client_internals, client_network
+from worker.consumer import client_config, client_internals, client_network
 from worker.consumer.client_internals import connections
 from worker.consumer.client_network import PatientConnections
+from worker.deadletters.producer import make_producer
+from worker.settings.tables import Kafka
 
 LIMIT_MS = 5_000
 
@@ -154,6 +157,64 @@ def test_a_broker_that_cannot_be_reached_is_named_with_its_error(manager: Any) -
     found = client_internals.unreachable(SimpleNamespace(_manager=manager))
     assert found == {7: (f"127.0.0.1:{port}", manager.failures[7])}
     assert "ECONNREFUSED" in str(found[7].error)
+
+
+# -- a broker that does not answer the TLS handshake
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a listener whose connections the system accepts, and nothing reads."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield int(listener.getsockname()[1])
+
+
+def test_a_tls_handshake_that_is_not_answered_ends_the_try_and_closes_the_socket(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    real = ssl.SSLContext.wrap_socket
+
+    def wrap(self: ssl.SSLContext, *args: Any, **options: Any) -> Any:
+        made.append(real(self, *args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrap)
+    config = {"bootstrap_servers": ["127.0.0.1:9"], "security_protocol": "SSL"}
+    net = NetworkSelector(**config)
+    net.start()
+    connections_ = PatientConnections(net, **config)
+    try:
+        add(connections_, node("127.0.0.1", silent))
+
+        async def connect() -> None:
+            await connections_.get_connection(7, timeout_ms=100)
+
+        with pytest.raises(kafka_errors.KafkaConnectionError, match="did not answer the TLS handshake in time"):
+            connections_.run(connect)
+        assert [sock.fileno() for sock in made] == [-1]
+        assert "TLS handshake" in str(connections_.failures[7])
+    finally:
+        connections_.close()
+        net.close()
+
+
+def test_a_consumer_whose_broker_does_not_answer_the_tls_handshake_says_so(silent: int) -> None:
+    with pytest.raises(kafka_errors.KafkaTimeoutError, match="did not answer the TLS handshake in time"):
+        client_config.make_consumer(
+            client_network.make_client,
+            bootstrap_servers=[f"127.0.0.1:{silent}"],
+            security_protocol="SSL",
+            bootstrap_timeout_ms=200,
+        )
+
+
+def test_a_producer_is_not_waited_for_whose_broker_does_not_answer_the_tls_handshake(silent: int) -> None:
+    settings = Kafka(
+        bootstrap_servers=(f"127.0.0.1:{silent}",), security_protocol="SSL", client={"bootstrap_timeout_ms": 200}
+    )
+    with pytest.raises(kafka_errors.KafkaTimeoutError, match="did not answer the TLS handshake in time"):
+        make_producer(settings, idempotent=False)
 
 
 def test_a_broker_that_nobody_knows_fails_its_own_request_alone(manager: Any) -> None:

@@ -47,6 +47,7 @@ _CLUSTER: Final = "kafka.cluster:ClusterMetadata"
 _MANAGER: Final = "kafka.net.manager:KafkaConnectionManager"
 _CONNECTION: Final = "kafka.net.connection:KafkaConnection"
 _TRANSPORT: Final = "kafka.net.transport:KafkaTCPTransport"
+_TLS_TRANSPORT: Final = "kafka.net.transport:KafkaSSLTransport"
 _PARSER: Final = "kafka.protocol.parser:KafkaProtocol"
 _SELECTOR: Final = "kafka.net.selector:NetworkSelector"
 _CLIENT: Final = "kafka.net.compat:KafkaNetClient"
@@ -115,8 +116,12 @@ PARTS: Final = (
     Part(f"{_FETCHER}._append", "uses", ("drain",)),
     Part("kafka.consumer.fetcher:CompletedFetch", "attributes", ("topic_partition", "fetched_offset")),
     Part("kafka.consumer.fetcher:ExceptionMetadata", "attributes", ("exception",)),
-    Part(_MANAGER, "settings", ("proxy_url",)),
-    Part(_MANAGER, "attributes", ("_net", "_conns", "_backoff", "cluster", "broker_version_data")),
+    Part(_MANAGER, "settings", ("proxy_url", "socket_options")),
+    Part(
+        _MANAGER,
+        "attributes",
+        ("_net", "_conns", "_backoff", "cluster", "config", "broker_version_data", "ssl_enabled"),
+    ),
     Part(
         _MANAGER,
         "methods",
@@ -133,14 +138,27 @@ PARTS: Final = (
     ),
     Part(f"{_MANAGER}._connect", "uses", ("_build_transport", "reset_backoff", "connection_made")),
     Part(f"{_MANAGER}.send", "uses", ("get_connection",)),
-    Part(f"{_MANAGER}._build_transport", "uses", ("create_connection",)),
+    Part(f"{_MANAGER}._build_transport", "uses", ("create_connection", "KafkaSSLTransport", "handshake")),
+    Part(_TLS_TRANSPORT, "attributes", ("_sock", "DEFAULT_CONFIG")),
+    Part(_TLS_TRANSPORT, "methods", ("__init__(. . host)", "close()")),
     Part("kafka.net.inet:create_connection", "uses", ("KafkaNetSocket", "dns_lookup", "connect")),
     Part(f"{_SOCKET}.connect", "uses", ("sock_connect",)),
     Part(_SOCKET, "methods", ("dns_lookup(. . .)", "sock_connect(. . . timeout_at)")),
     Part(f"{_SOCKET}.register_class", "uses", ("SCHEMES",)),
     Part("kafka.protocol.broker_version_data:BrokerVersionData", "methods", ("api_version(.)",)),
     Part(_CONNECTION, "attributes", ("connected", "init_future", "close_future", "transport", "parser")),
-    Part(_SELECTOR, "methods", ("run(. . .)", "sleep(.)", "call_later(. .)", "call_soon_threadsafe(.)")),
+    Part(
+        _SELECTOR,
+        "methods",
+        (
+            "run(. . .)",
+            "sleep(.)",
+            "call_later(. .)",
+            "call_soon_threadsafe(.)",
+            "wait_read(. timeout_at)",
+            "wait_write(. timeout_at)",
+        ),
+    ),
     Part(_CLIENT, "attributes", ("_manager",)),
     Part(_CLIENT, "methods", ("close()", "__init__(. .)")),
     Part(_FUTURE, "attributes", ("is_done", "value", "exception")),
@@ -170,7 +188,7 @@ PARTS: Final = (
     Part(_TRANSPORT, "attributes", ("_sock",), True),
     Part(_TRANSPORT, "methods", ("_sock_recv()",), True),
     Part(f"{_TRANSPORT}._read_from_sock", "uses", ("_sock_recv", "data_received"), True),
-    Part("kafka.net.transport:KafkaSSLTransport._read_from_sock", "uses", ("_sock_recv", "data_received"), True),
+    Part(f"{_TLS_TRANSPORT}._read_from_sock", "uses", ("_sock_recv", "data_received"), True),
     Part(f"{_CONNECTION}.data_received", "uses", ("parser", "receive_bytes"), True),
     Part(_PARSER, "methods", ("receive_bytes(.)", "_process_response(.)", "_validate_frame_size(.)"), True),
     Part(f"{_PARSER}._process_response", "uses", ("parse_header", "decode"), True),

@@ -132,9 +132,10 @@ def make_consumer(make_client: Callable[..., Any], **config: Any) -> Any:
 
 
 def connected(kind: Callable[..., Any], make_client: Callable[..., Any], config: Mapping[str, Any]) -> Any:
-    """Return a consumer or an admin client. Where it cannot be made, raise a broker's refusal of its login, if there was one.
+    """Return a consumer, a producer or an admin client. Where it cannot be made, raise why, and leave nothing of it open.
 
-    The constructor raises that no broker was reached, whatever the reason, and does not close its thread and its sockets.
+    The constructor raises that no broker was reached, without the reason, and does not close its thread and its sockets. A
+    broker's refusal of the login is raised in place of that.
     """
     clients: list[Any] = []
 
@@ -146,11 +147,16 @@ def connected(kind: Callable[..., Any], make_client: Callable[..., Any], config:
         return kind(**config, kafka_client=make)
     except Exception as error:
         for client in clients:
+            manager = client_internals.manager_of(client)
+            failure = getattr(manager, "last_failure", None)  # before the end, which makes failures of its own
             client.close()
             # Those of `client_metrics` and of `tools.connections` note it, the plain ones do not.
-            refusal = getattr(client_internals.manager_of(client), "login_refused", None)
+            refusal = getattr(manager, "login_refused", None)
             if refusal is not None:
                 raise refusal from error
+            if failure is not None and isinstance(error, kafka_errors.KafkaTimeoutError):
+                message = f"{describe(error)}; the last connection failed: {describe(failure)}"
+                raise kafka_errors.KafkaTimeoutError(message) from error
         raise
 
 

@@ -64,7 +64,7 @@ def make_producer(settings: Kafka, *, idempotent: bool) -> Producer:
         "max_request_size": _MAX_REQUEST_BYTES,
         "enable_idempotence": idempotent,
         "compression_type": _COMPRESSION,
-        "kafka_client": client_network.make_client,
     }
-    producer: Producer = _Producer(**(config | client_config.connection(settings, KafkaProducer.DEFAULT_CONFIG)))
+    config |= client_config.connection(settings, KafkaProducer.DEFAULT_CONFIG)
+    producer: Producer = client_config.connected(_Producer, client_network.make_client, config)
     return producer

@@ -33,6 +33,7 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 | Whether an idempotent producer got its id | `has_producer_id`, `error_of_idempotence` | none filed | a public call waits for the id, and raises what refused it |
 | A name is resolved beside the client's thread | `connections.Socket`, `connections.Connections.before_connecting` | none filed for 3.x | the client resolves names on a thread |
 | A socket that does not connect is closed | `connections.Socket` | none filed | the client closes it |
+| A TLS handshake has a time limit | `connections.Connections` | none filed | the client's `handshake` has one |
 | A connection that ends before its first answer backs off | `connections.Connections.reset_backoff` | none filed | the client counts it as a failure |
 | Requests and connections are observed; there is a wait between look-ups of the coordinator | `connections.Connections` | none filed | the client has hooks for requests |
 | Metadata that lacks a topic is asked for once a second | `connections.Connections` | none filed | the client waits longer with each answer |

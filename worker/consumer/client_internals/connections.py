@@ -5,13 +5,16 @@ scheme of the setting `proxy_url`.
 """
 
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
+from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
-from kafka.net.inet import KafkaNetSocket
+from kafka.net.inet import KafkaNetSocket, create_connection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport
 
 MISSING_TOPIC_SECONDS: Final = 1.0
 """Between two requests for metadata while a topic that it is asked for does not exist."""
@@ -37,6 +40,8 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
         self._is_refresh_due = False
         self.failures: dict[Any, BaseException | None] = {}
         """The last error of the connections to each broker, by its number; None since one could be made."""
+        self.last_failure: BaseException | None = None
+        """The last error of any connection, of one that only asks which brokers there are too."""
         self.cluster.add_listener(self._calm)
 
     async def before_connecting(self, host: str, port: int, timeout_at: float | None) -> None:
@@ -59,9 +64,56 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
     async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
         if self._has_own_sockets:
             await self.before_connecting(node.host, node.port, timeout_at)
-        transport = await super()._build_transport(node, timeout_at=timeout_at)
+        if self.ssl_enabled:
+            transport = await self._build_tls_transport(node, timeout_at)
+        else:
+            transport = await super()._build_transport(node, timeout_at=timeout_at)
         self.on_transport(transport)
         return transport
+
+    async def _build_tls_transport(self, node: Any, timeout_at: float | None) -> Any:
+        """As the parent's, which waits for the broker's part of the TLS handshake without end.
+
+        1. A broker hangs. The system still accepts connections for it, and nothing answers on them.
+        2. Requests wait for the handshake, without a time limit of their own: for metadata too, since the client prefers
+           a broker that has no request to answer. So it never learns that another broker leads the partitions by now.
+        """
+        sock = await create_connection(
+            self._net,
+            node.host,
+            node.port,
+            self.config["socket_options"],
+            proxy_url=self.config["proxy_url"],
+            timeout_at=timeout_at,
+        )
+        try:
+            options = {name: self.config[name] for name in KafkaSSLTransport.DEFAULT_CONFIG}
+            transport = KafkaSSLTransport(self._net, sock, host=node.host, **options)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            await self._do_handshake(transport._sock, timeout_at)
+        except kafka_errors.KafkaTimeoutError:
+            transport.close()
+            message = "Handshake failed: the broker did not answer the TLS handshake in time"
+            raise kafka_errors.KafkaConnectionError(message) from None
+        except Exception as error:
+            transport.close()
+            raise kafka_errors.KafkaConnectionError(f"Handshake failed: {error}") from error
+        return transport
+
+    async def _do_handshake(self, sock: Any, timeout_at: float | None) -> None:
+        """Raises `KafkaTimeoutError` at `timeout_at` of the client's clock."""
+        while True:
+            try:
+                sock.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._net.wait_read(sock, timeout_at=timeout_at)
+            except ssl.SSLWantWriteError:
+                await self._net.wait_write(sock, timeout_at=timeout_at)
+            else:
+                return
 
     def get_connection(self, node_id: Any, *args: Any, **options: Any) -> Any:
         """As the parent's, and report a connection that is new."""
@@ -75,6 +127,7 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
     def _note_failures(self, node_id: Any, connection: Any) -> None:
         def note(error: BaseException | None = None) -> None:
             self.failures[node_id] = error
+            self.last_failure = error or self.last_failure
 
         watch(connection, opened=note, failed=note, closed=lambda: None)
 

@@ -303,12 +303,11 @@ def _made(settings: Kafka, compression: str | None, *, is_idempotent: bool) -> A
         "max_request_size": _MAX_REQUEST_BYTES,
         "max_block_ms": 15_000,
         "delivery_timeout_ms": 45_000,
-        "kafka_client": client_network.make_client,
     }
     config |= client_config.connection(settings, KafkaProducer.DEFAULT_CONFIG)
     if not is_idempotent:  # so that a request that is repeated does not arrive behind a later one, with newer versions
         config["max_in_flight_requests_per_connection"] = 1
-    return KafkaProducer(**config)
+    return client_config.connected(KafkaProducer, client_network.make_client, config)
 
 
 def _with_id(producer: Any, wait: Callable[[float], Any]) -> Any:
