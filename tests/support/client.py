@@ -1,6 +1,7 @@
 """kafka-python's consumer in memory, as far as the source's parts look into it: it notes what is asked, and answers later."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ class FakeConsumer:
     ) -> None:
         self.topics = dict(topics or {})  # how many partitions which topic has
         self.topic_ids: dict[str, object] = {}
+        self.leader_epochs: dict[TopicPartition, int | None] = {}
         self.calls: list[Call] = []
         self.answers: dict[str, Any] = {}  # by the name of the coroutine, for calls that are waited for
         self.state = MemberState.STABLE
@@ -46,6 +48,7 @@ class FakeConsumer:
             topic_id=self.topic_ids.get,
             partitions_for_topic=lambda topic: set(range(self.topics.get(topic, 0))),
             leader_for_partition=lambda _: 1,
+            leader_epoch_for_partition=lambda tp: self.leader_epochs.get(tp, -1),
             request_update=lambda: Future().success(None),
             brokers=list,
         )
@@ -61,7 +64,11 @@ class FakeConsumer:
         self._subscription = SimpleNamespace(assignment={}, seek=self._seek)
         self._coordinator = SimpleNamespace(coordinator_id=COORDINATOR, _join_task=None, _assignors={})
         self._fetcher = SimpleNamespace(
-            _next_partition_records=None, _next_in_line_exception_metadata=None, _paused_completed_fetches={}
+            _completed_fetches=deque(),
+            _next_partition_records=None,
+            _next_in_line_exception_metadata=None,
+            _paused_completed_fetches={},
+            _paused_partition_records={},
         )
 
     def own(self, *partitions: tuple[str, int]) -> None:
@@ -69,7 +76,9 @@ class FakeConsumer:
         for partition in partitions:
             tp = TopicPartition(*partition)
             self.owned.add(tp)
-            self._subscription.assignment[tp] = SimpleNamespace(position=None, highwater=None)
+            self._subscription.assignment[tp] = SimpleNamespace(
+                position=None, highwater=None, awaiting_validation=False
+            )
 
     def read_to(self, partition: tuple[str, int], offset: int, leader_epoch: int = -1) -> None:
         """Have read a partition so far."""

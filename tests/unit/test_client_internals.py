@@ -3,12 +3,12 @@
 import ast
 import importlib
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from kafka import TopicPartition
+from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import CompletedFetch, Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
@@ -161,7 +161,7 @@ class Fetched:
             self._subscription.seek(tp, 0)
         client_internals.note_fetch_places(self)
 
-    def respond(self, tp: TopicPartition, records: bytes | None, error_code: int = 0) -> None:
+    def respond(self, tp: TopicPartition, records: bytes | None, error_code: int = 0, *, at: int = 0) -> None:
         answer = SimpleNamespace(
             error_code=error_code,
             high_watermark=9,
@@ -170,7 +170,7 @@ class Fetched:
             aborted_transactions=None,
             preferred_read_replica=-1,
         )
-        self._fetcher._completed_fetches.append(CompletedFetch(tp, 0, 11, answer, None))
+        self._fetcher._completed_fetches.append(CompletedFetch(tp, at, 11, answer, None))
 
     def poll(self, most: int = 500) -> dict[TopicPartition, list[int]]:
         records, _ = self._fetcher.fetched_records(most)
@@ -258,6 +258,63 @@ def test_an_error_that_was_put_aside_is_raised_unless_it_is_dropped(is_dropped: 
         with pytest.raises(kafka_errors.CorruptRecordError):
             consumer.poll()
     assert consumer.poll() == {}
+
+
+@pytest.mark.parametrize("held", ["not begun", "put aside", "begun", "begun and put aside"])
+def test_what_was_fetched_of_a_deleted_log_is_not_handed_over_as_the_next_logs(held: str) -> None:
+    """Both are read at the same offset, by which alone the client knows what it has fetched."""
+    consumer = Fetched(FIRST, SECOND)
+    at = 1 if held.startswith("begun") else 0
+    consumer.respond(FIRST, records_of(3))
+    if at:
+        assert consumer.poll(most=at) == {FIRST: [0]}
+    consumer.respond(SECOND, records_of(1))
+    consumer._subscription.pause(FIRST)
+    if held.endswith("put aside"):
+        assert consumer.poll(most=1) == {SECOND: [0]}
+        consumer.respond(SECOND, after(records_of(1), 1), at=1)
+    client_internals.drop_all_fetched(consumer, FIRST)
+    client_internals.seek(consumer, FIRST, at)
+    consumer._subscription.resume(FIRST)
+    client_internals.hand_over_parked_fetches(consumer)
+    assert consumer.poll() == {SECOND: [1] if held.endswith("put aside") else [0]}
+    assert client_internals.position(consumer, FIRST) == OffsetAndMetadata(at, "", -1)
+    assert consumer._fetcher._fetchable_partitions() == [FIRST, SECOND]  # so it is fetched again
+
+
+@pytest.mark.parametrize("others", [1, 2, 4])
+def test_a_resumed_partition_has_its_turn_beside_others_that_always_have_more(others: int) -> None:
+    resumed, *behind = [TopicPartition("records", number) for number in range(others + 1)]
+    consumer = Fetched(resumed, *behind)
+    fetched = dict.fromkeys(behind, 0)  # up to where each of the others was fetched
+
+    def respond_for_all_that_are_fetched() -> None:
+        for tp in consumer._fetcher._fetchable_partitions():
+            if tp in fetched:
+                consumer.respond(tp, after(records_of(7), fetched[tp]), at=fetched[tp])
+                fetched[tp] += 7
+
+    consumer.respond(resumed, records_of(9))
+    assert consumer.poll(most=3) == {resumed: [0, 1, 2]}
+    consumer._subscription.pause(resumed)
+    respond_for_all_that_are_fetched()
+    read = {tp: list(offsets) for tp, offsets in consumer.poll(most=3).items()}
+    consumer._subscription.resume(resumed)
+    polls = [consumer_poll(consumer, respond_for_all_that_are_fetched) for _ in range(40)]
+    for found in polls:
+        for tp, offsets in found.items():
+            read.setdefault(tp, []).extend(offsets)
+    assert read.pop(resumed) == [3, 4, 5, 6, 7, 8]
+    assert resumed in polls[0]
+    assert {tp: offsets == list(range(len(offsets))) for tp, offsets in read.items()} == dict.fromkeys(behind, True)
+
+
+def consumer_poll(consumer: Fetched, respond: Callable[[], None]) -> dict[TopicPartition, list[int]]:
+    """Poll as the source does; the answers to what is fetched come after it."""
+    client_internals.hand_over_parked_fetches(consumer)
+    found = consumer.poll(most=3)
+    respond()
+    return found
 
 
 def test_what_was_put_aside_of_a_paused_partition_is_handed_over_once_it_is_resumed() -> None:

@@ -10,6 +10,7 @@ from worker.ledger import Partition
 
 PARTITION = Partition("vectors", 0)
 TP = TopicPartition("vectors", 0)
+OTHER = TopicPartition("vectors", 1)
 
 
 def test_a_parked_partition_is_paused_at_offset_0() -> None:
@@ -46,6 +47,15 @@ def test_a_position_carries_the_leaders_epoch_where_it_can(epoch: int, knows_epo
     consumer._manager.broker_version_data.api_version = api_version
     assert seek(consumer, PARTITION, 5, epoch) is True
     assert consumer.sought == [(TP, sought)]
+
+
+def test_what_was_fetched_before_a_seek_is_dropped() -> None:
+    """It may be of a topic that was deleted, whose successor is read at the same offset."""
+    consumer = FakeConsumer()
+    consumer.own(PARTITION)
+    consumer._fetcher._paused_completed_fetches = {TP: "of the deleted log", OTHER: "of another"}
+    assert seek(consumer, PARTITION, 0) is True
+    assert consumer._fetcher._paused_completed_fetches == {OTHER: "of another"}
 
 
 def test_names_are_sorted_and_have_the_topic() -> None:

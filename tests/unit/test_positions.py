@@ -708,6 +708,18 @@ def test_a_recreated_topic_is_read_from_its_start_whatever_the_client_met_before
     assert (bench.assignment.position, bench.assignment.log_id) == (0, "cluster/second")
 
 
+def test_what_was_fetched_of_a_deleted_topic_is_dropped_when_it_is_seen_recreated() -> None:
+    """Fetched at offset 0 and put aside while the topic was blocked, it would be handed over as the new topic's."""
+    bench = Bench()
+    bench.consumer.topic_ids["vectors"] = "first"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.open()
+    bench.consumer._fetcher._paused_completed_fetches[TP] = "of the deleted topic"
+    bench.consumer.topic_ids["vectors"] = "second"
+    bench.positions.watch_recreated_topics(bench.consumer)
+    assert bench.consumer._fetcher._paused_completed_fetches == {}
+
+
 @pytest.mark.parametrize("topic_id", ["first", "second"])
 def test_another_worker_sees_of_which_log_a_commit_is(topic_id: str, caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()

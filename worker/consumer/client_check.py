@@ -77,8 +77,12 @@ PARTS: Final = (
     Part(_SENDER, "attributes", ("_client",)),
     Part(_SENDER, "methods", ("force_close()",)),
     Part(_STATES, "attributes", ("assignment",)),
-    Part(_STATES, "methods", ("seek(. .)",)),
-    Part(f"{_STATES.partition(':')[0]}:TopicPartitionState", "attributes", ("position", "highwater")),
+    Part(_STATES, "methods", ("seek(. .)", "is_paused(.)")),
+    Part(
+        f"{_STATES.partition(':')[0]}:TopicPartitionState",
+        "attributes",
+        ("awaiting_validation", "position", "highwater"),
+    ),
     Part(_COORDINATOR, "attributes", ("coordinator_id", "_join_task", "_assignors", "rejoining")),
     Part(_COORDINATOR, "methods", ("coordinator()", "coordinator_dead(.)", "_failed_request(. . .)")),
     Part(_ASSIGNOR, "attributes", ("member_assignment",)),
@@ -98,7 +102,13 @@ PARTS: Final = (
     Part(
         _FETCHER,
         "attributes",
-        ("_next_partition_records", "_next_in_line_exception_metadata", "_paused_completed_fetches"),
+        (
+            "_completed_fetches",
+            "_next_partition_records",
+            "_next_in_line_exception_metadata",
+            "_paused_completed_fetches",
+            "_paused_partition_records",
+        ),
     ),
     Part(_FETCHER, "methods", ("_parse_fetched_data(.)", "_append(. . . .)")),
     Part(
@@ -106,9 +116,12 @@ PARTS: Final = (
         "uses",
         (
             "_append",
+            "_completed_fetches",
             "_next_in_line_exception_metadata",
             "_next_partition_records",
             "_parse_fetched_data",
+            "_paused_completed_fetches",
+            "_paused_partition_records",
             "next_fetch_offset",
             "topic_partition",
         ),

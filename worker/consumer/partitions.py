@@ -20,9 +20,10 @@ def pause_at_zero(consumer: Any, tp: TopicPartition) -> None:
 
 
 def seek(consumer: Any, partition: Partition, offset: int, leader_epoch: int = -1) -> bool:
-    """Continue reading at `offset`; return False where the partition is no longer owned.
+    """Continue reading at `offset`; return False where the partition is no longer owned. Only the main loop calls it.
 
-    With the epoch of the records before `offset`, the client first asks the leader whether its log continues there.
+    With the epoch of the records before `offset`, the client first asks the leader whether its log continues there. What
+    was fetched before is dropped: it may be of another log that had the same offsets.
     """
     tp = TopicPartition(*partition)
     try:
@@ -32,6 +33,7 @@ def seek(consumer: Any, partition: Partition, offset: int, leader_epoch: int = -
             client_internals.seek(consumer, tp, offset)
     except GONE:
         return False
+    client_internals.drop_all_fetched(consumer, tp)
     return True
 
 

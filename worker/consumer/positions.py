@@ -75,10 +75,12 @@ class Positions:
         if assignment is None:
             return False
         self._unreadable.unblock(partition)
+        tp = TopicPartition(*partition)
         try:
-            pause_at_zero(consumer, TopicPartition(*partition))
+            pause_at_zero(consumer, tp)
         except GONE:
             return False
+        client_internals.drop_all_fetched(consumer, tp)
         return self._reassigned(assignment) is not None
 
     def _reassigned(self, assignment: Assignment) -> Assignment | None:

@@ -23,7 +23,8 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 | Wait within a rebalance listener | `sleep` | none filed | a listener may wait by a public call |
 | Position without a request; seek with a leader's epoch | `position`, `seek`, `PartitionStates` | none filed | public `position` validates one partition, public `seek` accepts an epoch |
 | High watermark is forgotten when reading is denied | `forget_high_watermark` | none filed | `highwater` says how old it is |
-| Fetches that were put aside are handed over | `hand_over_parked_fetches` | none filed; the parking came with #2981 | a parked partition comes back whatever is in line |
+| Fetches that were put aside are handed over, in turns with the others | `hand_over_parked_fetches` | none filed; the parking came with #2981 | a parked partition comes back whatever is in line |
+| What was fetched of a log is not handed over as another log's | `drop_all_fetched` | none filed; the parking came with #2981 | a seek drops what was fetched before it |
 | An error that was put aside is no answer to a retry | `drop_parked` | none filed; the parking came with #2981 | the client puts no errors aside |
 | An error behind records is not lost | `pop_deferred_error` | none filed | `poll` keeps the error of a paused partition |
 | Where reading failed | `note_fetch_places`, `fetch_place_of`, `drop_fetched` | none filed | the error names partition and offset |
@@ -203,12 +204,20 @@ def hand_over_parked_fetches(consumer: Any) -> None:
     """Let the client hand over what it put aside of partitions that were paused meanwhile.
 
     1. A partition is paused while the client has the rest of a fetch of it. The client puts that aside.
-    2. The fetch of another partition is handed over to its end. It stays "in line", although nothing is left in it.
+    2. The fetch of another partition is "in line". It stays so when it was handed over to its end.
     3. The first is resumed. The client hands over what it put aside only when nothing is in line, and does not fetch that
-       partition meanwhile. So the partition is not read, although it is not paused, until the line happens to be empty.
+       partition meanwhile. While two others have a backlog, one of them is always in line, and the first is never read.
+
+    So what is in line is put aside too, behind what waits already: they take turns.
     """
     fetcher = consumer._fetcher
-    if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
+    in_line, parked = fetcher._next_partition_records, fetcher._paused_partition_records
+    if in_line is None:
+        return
+    is_another_ready = any(not consumer._subscription.is_paused(tp) for tp in parked)
+    if in_line and is_another_ready:
+        parked[in_line.topic_partition] = in_line
+    if is_another_ready or not in_line:
         fetcher._next_partition_records = None
 
 
@@ -243,6 +252,27 @@ def drop_parked(consumer: Any, tp: TopicPartition) -> None:
     parked = consumer._fetcher._paused_completed_fetches
     if tp in parked:
         del parked[tp]
+
+
+def drop_all_fetched(consumer: Any, tp: TopicPartition) -> None:
+    """Drop all that the client has fetched of a partition, when that is to be read from another place.
+
+    The client itself drops only what was fetched at another offset:
+
+    1. A partition is paused while the client has a response that was fetched at offset 0. The client puts it aside.
+    2. The topic is deleted and created again. The partition is to be read from offset 0 of its new log, and is resumed.
+    3. The client hands over the records of the deleted log, and continues behind them. The first records of the new log
+       are never read.
+    """
+    fetcher = consumer._fetcher
+    drop_fetched(consumer, tp)
+    drop_parked(consumer, tp)
+    fetcher._paused_partition_records.pop(tp, None)
+    completed = fetcher._completed_fetches
+    for _ in range(len(completed)):  # the client's IO thread may append to it meanwhile
+        fetch = completed.popleft()
+        if fetch.topic_partition != tp:
+            completed.append(fetch)
 
 
 def note_fetch_places(consumer: Any) -> None:
