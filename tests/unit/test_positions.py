@@ -13,7 +13,9 @@ from kafka import errors as kafka_errors
 from tests.support.client import FakeConsumer
 from tests.support.fakes import FakeClock
 from tests.unit.samples import FakeTracked
+from worker.consumer.leaders import GRACE_SECONDS
 from worker.consumer.offset_notices import LASTING_SECONDS
+from worker.consumer.offset_notices import RETRY_SECONDS as RETRY_AFTER_ERROR_SECONDS
 from worker.consumer.offset_policy import FirstOffsets
 from worker.consumer.offset_requests import Edge, EpochEnd
 from worker.consumer.positions import Positions
@@ -172,6 +174,31 @@ def test_another_log_with_the_partitions_name_is_read_from_its_start(end: int, p
     assert bench.open()
     assert (bench.assignment.position, bench.sought) == (10, 10)
     assert (bench.count("truncated"), bench.count("skipped", reason="reset_latest")) == (30, 0)
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest", "none"])
+def test_a_leader_that_may_have_been_replaced_is_asked_again_where_it_does_not_know_the_commits_epoch(
+    policy: Policy,
+) -> None:
+    bench = Bench(policy)
+    bench.committed, bench.epoch_end = OffsetAndMetadata(40, "", 7), EpochEnd(-1, -1, is_doubtful=True)
+    for _ in range(int(GRACE_SECONDS)):
+        assert not bench.open()
+        bench.clock.advance(RETRY_AFTER_ERROR_SECONDS)
+    assert bench.blocks == []
+    bench.epoch_end = EpochEnd(7, 100)  # of the leader that replaced it
+    assert bench.open()
+    assert (bench.assignment.position, bench.count("truncated")) == (40, 0)
+
+
+def test_a_leader_that_is_still_the_newest_after_a_while_has_another_log() -> None:
+    """Of a topic that was deleted and created again: its epochs begin at 0 again."""
+    bench = Bench()
+    bench.committed, bench.epoch_end = OffsetAndMetadata(40, "", 7), EpochEnd(-1, -1, is_doubtful=True)
+    assert not bench.open()
+    bench.clock.advance(GRACE_SECONDS)
+    assert bench.open()
+    assert (bench.assignment.position, bench.count("truncated")) == (0, 40)
 
 
 def test_a_partition_that_has_gone_meanwhile_is_not_opened() -> None:

@@ -92,6 +92,7 @@ PARTS: Final = (
         "methods",
         (
             "leader_for_partition(.)",
+            "leader_epoch_for_partition(.)",
             "partitions_for_topic(.)",
             "request_update()",
             "brokers()",

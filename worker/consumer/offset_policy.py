@@ -15,6 +15,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 
 from worker.consumer import client_config, client_internals
+from worker.consumer.leaders import GRACE_SECONDS
 from worker.consumer.offset_notices import RETRY_SECONDS, OffsetNotices, Unknown
 from worker.consumer.offset_requests import Asked, Edge, EpochEnd, ask_committed, ask_edge, ask_epoch_ends, is_in_log
 from worker.errors import BlockReason
@@ -76,6 +77,7 @@ class _Search:
     committed: list[OffsetAndMetadata | None] = field(default_factory=list)
     edges: dict[Edge | _Other, int] = field(default_factory=dict)
     epoch_end: EpochEnd | None = None
+    doubted_since: float | None = None  # when a leader first did not know the epoch, and was older than it
     asked: set[_Wanted] = field(default_factory=set)  # what was asked for and is not answered yet
     errors: dict[_Wanted, str] = field(default_factory=dict)  # of what was answered with an error last
     since: float | None = None  # when it was first asked
@@ -348,6 +350,10 @@ class FirstOffsets:
     def _enter(self, tp: TopicPartition, search: _Search, wanted: _Wanted, answer: Any) -> None:
         search.asked.discard(wanted)
         search.errors.pop(wanted, None)
+        if isinstance(answer, EpochEnd) and answer.is_doubtful and self._is_doubted(search):
+            answer = kafka_errors.UnknownLeaderEpochError(
+                f"the leader is older than epoch {search.epoch} of what is committed: it may have been replaced, and not know it"
+            )
         if isinstance(answer, BaseException):
             search.again_at = self._clock() + RETRY_SECONDS
             search.errors[wanted] = client_config.describe(answer)
@@ -359,6 +365,12 @@ class FirstOffsets:
             search.epoch_end = answer
         else:
             search.edges[wanted] = answer
+
+    def _is_doubted(self, search: _Search) -> bool:
+        """Return whether to ask again. Metadata that is fresh by then still names this leader: the log is another one."""
+        now = self._clock()
+        search.doubted_since = now if search.doubted_since is None else search.doubted_since
+        return now - search.doubted_since < GRACE_SECONDS
 
 
 def _names_a_log(committed: OffsetAndMetadata, log_id: str) -> bool:

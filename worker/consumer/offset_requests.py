@@ -46,11 +46,13 @@ def is_in_log(offset: int, begin: int, end: int) -> bool:
 class EpochEnd(NamedTuple):
     """Where a leader's epoch ends, or the last one before it that the log has: the offset behind its last record.
 
-    Both are -1 where the leader knows of no such epoch: another log has the partition's name.
+    Both are -1 where the leader knows of no such epoch: another log has the partition's name. That is doubtful where the
+    leader is older than the epoch: it may have been replaced, and not know it yet.
     """
 
     leader_epoch: int
     offset: int
+    is_doubtful: bool = False
 
 
 class Asked(NamedTuple):
@@ -94,10 +96,14 @@ def ask_edge(consumer: Any, partitions: Iterable[TopicPartition], edge: Edge, is
 
 def ask_epoch_ends(consumer: Any, epochs: Mapping[TopicPartition, int]) -> list[Asked]:
     """Ask each leader where these epochs of its partitions end; a partition without a leader has that error as its answer."""
+    # Before the leaders are looked up: newer metadata that comes in between must not vouch for an older leader.
+    led_in = {tp: client_internals.leader_epoch(consumer, tp) for tp in epochs}
     return [
         Asked(
             frozenset(owned),
-            client_internals.submit(consumer, _list_epoch_ends, consumer, node, {tp: epochs[tp] for tp in owned}),
+            client_internals.submit(
+                consumer, _list_epoch_ends, consumer, node, {tp: epochs[tp] for tp in owned}, led_in
+            ),
         )
         for node, owned in _by_leader(consumer, epochs).items()
     ]
@@ -201,7 +207,10 @@ async def offsets_at(
     }
 
 
-async def _list_epoch_ends(consumer: Any, node: int | None, epochs: Mapping[TopicPartition, int]) -> Answers:
+async def _list_epoch_ends(
+    consumer: Any, node: int | None, epochs: Mapping[TopicPartition, int], led_in: Mapping[TopicPartition, int | None]
+) -> Answers:
+    """`led_in` has the epoch of each partition's leader, as the metadata names it."""
     if node is None:
         raise kafka_errors.LeaderNotAvailableError
     topic_type = OffsetForLeaderEpochRequest.OffsetForLeaderTopic
@@ -212,18 +221,36 @@ async def _list_epoch_ends(consumer: Any, node: int | None, epochs: Mapping[Topi
         )
     request = OffsetForLeaderEpochRequest(replica_id=-1, topics=list(topics.items()))
     response = await client_internals.send(consumer, request, node)
-    answers = {
-        TopicPartition(topic.topic, found.partition): error_of(found.error_code) or _epoch_end(found)
-        for topic in response.topics
-        for found in topic.partitions
-    }
+    answers: dict[TopicPartition, Any] = {}
+    for topic in response.topics:
+        for found in topic.partitions:
+            tp = TopicPartition(topic.topic, found.partition)
+            end = _epoch_end(found)
+            is_doubtful = _is_doubtful(end, epochs.get(tp, -1), led_in.get(tp))
+            answers[tp] = error_of(found.error_code) or end._replace(is_doubtful=is_doubtful)
     _refresh_old_metadata(consumer, answers)
     return answers
 
 
+def _is_doubtful(end: EpochEnd, asked: int, led_in: int | None) -> bool:
+    """Return whether the leader that does not know the epoch is older than it.
+
+    1. The leader of epoch 6 is cut off from the controller, which lets another broker lead in epoch 7.
+    2. Another worker reads there, and commits a record of epoch 7.
+    3. This worker opens the partition. Its metadata is some seconds old, so that it asks the old leader, which can still be
+       reached, and which does not know epoch 7.
+
+    If that counted as another log, the partition would be read from its start.
+    """
+    return end.offset < 0 and led_in is not None and 0 <= led_in < asked
+
+
 def _refresh_old_metadata(consumer: Any, answers: Answers) -> None:
-    """Ask for fresh metadata where a broker says that it does not lead a partition any more."""
-    if any(isinstance(answer, kafka_errors.InvalidMetadataError) for answer in answers.values()):
+    """Ask for fresh metadata where a broker does not lead a partition any more, or seems not to."""
+    if any(
+        isinstance(answer, kafka_errors.InvalidMetadataError) or (isinstance(answer, EpochEnd) and answer.is_doubtful)
+        for answer in answers.values()
+    ):
         client_internals.refresh_metadata(consumer)
 
 

@@ -28,7 +28,7 @@ The workarounds. "None filed" means that no issue of dpkp/kafka-python was found
 | An error that was put aside is no answer to a retry | `drop_parked` | none filed; the parking came with #2981 | the client puts no errors aside |
 | An error behind records is not lost | `pop_deferred_error` | none filed | `poll` keeps the error of a paused partition |
 | Where reading failed | `note_fetch_places`, `fetch_place_of`, `drop_fetched` | none filed | the error names partition and offset |
-| Leaders, topic ids and partitions without a request; topics are dropped | `leader`, `topic_id`, `cluster_id`, `partitions`, `set_topics`, `refresh_metadata`, `leaders_know_epochs` | none filed | public calls read the metadata from memory |
+| Leaders, topic ids and partitions without a request; topics are dropped | `leader`, `leader_epoch`, `topic_id`, `cluster_id`, `partitions`, `set_topics`, `refresh_metadata`, `leaders_know_epochs` | none filed | public calls read the metadata from memory |
 | Which brokers cannot be reached | `unreachable`, `is_connected` | none filed | a public call names them |
 | A producer closes with records unsent | `force_close` | none filed; since #3108 the client stops sooner, and still raises | `close` gives up what is unsent without raising |
 | Whether an idempotent producer got its id | `has_producer_id`, `error_of_idempotence` | none filed | a public call waits for the id, and raises what refused it |
@@ -313,6 +313,12 @@ def fetch_place_of(error: BaseException) -> tuple[TopicPartition, int] | None:
 def leader(consumer: Any, tp: TopicPartition) -> int | None:
     """Return the number of the broker that leads a partition: -1 where it has none, None where that is unknown."""
     found: int | None = consumer._cluster.leader_for_partition(tp)
+    return found
+
+
+def leader_epoch(consumer: Any, tp: TopicPartition) -> int | None:
+    """Return the epoch of the leader that the metadata names: -1 where the broker has none, None where that is unknown."""
+    found: int | None = consumer._cluster.leader_epoch_for_partition(tp)
     return found
 
 
