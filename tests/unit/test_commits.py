@@ -105,11 +105,17 @@ def test_a_commit_that_failed_is_counted_and_the_next_one_may_begin(caplog: pyte
     assert bench.begin()
 
 
-def test_a_commit_that_the_client_refuses_at_once_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+THREAD_HAS_ENDED = AssertionError("of the client's IO thread, which has ended")
+
+
+@pytest.mark.parametrize("error", [kafka_errors.CommitFailedError(), THREAD_HAS_ENDED])
+def test_a_commit_that_the_client_refuses_at_once_counts_as_failed(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     bench = Bench()
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise kafka_errors.CommitFailedError
+        raise error
 
     monkeypatch.setattr(bench.consumer, "commit_async", refuse)
     assert bench.begin()
@@ -124,7 +130,7 @@ def test_an_answer_that_fences_this_process_is_passed_on_and_not_logged(caplog: 
     assert (bench.fenced, caplog.records) == (1, [])
 
 
-@pytest.mark.parametrize("error", [None, kafka_errors.KafkaTimeoutError("no answer")])
+@pytest.mark.parametrize("error", [None, kafka_errors.KafkaTimeoutError("no answer"), THREAD_HAS_ENDED])
 def test_commit_now_returns_whether_the_broker_acknowledged(error: Exception | None) -> None:
     bench = Bench()
     bench.consumer.answers["commit"] = error

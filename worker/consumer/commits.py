@@ -92,7 +92,7 @@ class Commits:
         self._committing_since = now
         try:
             consumer.commit_async(self.prepare(sent), callback=lambda _, result: self.enter_answer(sent, result))
-        except kafka_errors.KafkaError as error:
+        except Exception as error:  # where the client's IO thread has ended, it raises what ended that
             self.enter_answer(sent, error)
         return True
 
@@ -120,7 +120,7 @@ class Commits:
         """Commit and wait; return the client's error."""
         try:
             consumer.commit(self.prepare(offsets), timeout_ms=max(1, round(timeout * 1000)))
-        except kafka_errors.KafkaError as error:
+        except Exception as error:  # as in `begin`
             failure: BaseException = error
             return failure
         return None
