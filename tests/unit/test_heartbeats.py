@@ -20,7 +20,7 @@ from worker.consumer.heartbeats import Heartbeats
 from worker.lease import Lease
 from worker.ledger import Partition
 
-OK, ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCING, TOPIC_DENIED, FENCED = 0, 22, 25, 27, 29, 82
+OK, ILLEGAL_GENERATION, UNKNOWN_MEMBER, REBALANCING, TOPIC_DENIED, GROUP_DENIED, FENCED = 0, 22, 25, 27, 29, 30, 82
 COORDINATOR = "coordinator-7"
 WHO: dict[str, Any] = {"group_id": "g", "member_id": "m", "group_instance_id": None}
 
@@ -150,6 +150,17 @@ def test_other_answers_to_a_heartbeat_renew_and_end_nothing(client: Client, code
     client.clock.advance(3.0)
     answered(client.sends(heartbeat()), code)
     assert (client.lease.holds(), client.lease.age()) == (True, 3.0)
+
+
+def test_the_error_of_the_last_heartbeat_is_kept_until_one_is_accepted_or_the_member_is_not_known(
+    client: Client,
+) -> None:
+    seen = [client.heartbeats.refusal]
+    for code in (GROUP_DENIED, OK, GROUP_DENIED, REBALANCING, GROUP_DENIED, UNKNOWN_MEMBER):
+        answered(client.sends(heartbeat()), code)
+        seen.append(client.heartbeats.refusal)
+    denied = "GroupAuthorizationFailedError"
+    assert seen == ["", denied, "", denied, "", denied, ""]
 
 
 @pytest.mark.parametrize("code", [ILLEGAL_GENERATION, UNKNOWN_MEMBER, FENCED])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from kafka import TopicPartition
@@ -18,6 +18,17 @@ from worker.telemetry.state import Block, Status
 PARTITIONS = [Partition("vectors", number) for number in range(3)]
 
 
+class Position(NamedTuple):
+    """What the client knows of the position in one partition."""
+
+    known: Any
+    number: int
+
+    @property
+    def awaiting_validation(self) -> bool:
+        return self.number in self.known.unconfirmed
+
+
 class Known:
     """What of a consumer is asked: leaders, and connections by the number of the broker."""
 
@@ -25,14 +36,17 @@ class Known:
         self.leaders = dict(enumerate(leaders))
         self.refreshed = 0
         self._cluster = self
+        self.unconfirmed: set[int] = set()
+        states = {TopicPartition(*one): Position(self, one.partition) for one in PARTITIONS}
+        self._subscription = SimpleNamespace(assignment=states)
         brokers = [SimpleNamespace(node_id=number, host="host", port=9000 + number) for number in connected]
         connections = {number: SimpleNamespace(connected=up) for number, up in connected.items()}
         self._manager = SimpleNamespace(
             cluster=SimpleNamespace(brokers=lambda: brokers), _conns=connections, _backoff={}
         )
 
-    def leader_for_partition(self, tp: TopicPartition) -> int:
-        return self.leaders[tp.partition]
+    def leader_for_partition(self, tp: TopicPartition) -> int | None:
+        return self.leaders.get(tp.partition)
 
     def request_update(self) -> None:
         self.refreshed += 1
@@ -84,6 +98,32 @@ def test_a_leader_that_is_back_leaves_a_partition_blocked_whose_batch_cannot_be_
     look.over(GRACE_SECONDS, known)
     unreadable.unblock(PARTITIONS[0])
     assert "no leader" in look.blocks()[block(0)]
+
+
+def test_a_partition_that_the_metadata_does_not_name_is_not_fetched_and_nothing_more_is_said_of_it() -> None:
+    look, known = Look(), Known([1, 1], {1: True})
+    look.over(GRACE_SECONDS, known)
+    assert (look.leaders.without, look.blocks()) == (frozenset(PARTITIONS[2:]), {})
+    known.leaders[2] = 1
+    look.over(0, known)
+    assert look.leaders.without == frozenset()
+
+
+def test_a_position_that_its_leader_does_not_confirm_for_long_blocks_the_partition() -> None:
+    look, known = Look(), Known([1, 2, 1], {1: True, 2: True})
+    known.unconfirmed.add(1)
+    look.over(GRACE_SECONDS / 2, known)
+    assert look.blocks() == {}
+    look.over(GRACE_SECONDS, known)
+    assert look.blocks() == {
+        block(
+            1
+        ): "vectors/1: its leader, broker 2, does not confirm the position (OffsetForLeaderEpoch): look at the log "
+        "of that broker"
+    }
+    known.unconfirmed.clear()
+    look.over(0, known)
+    assert look.blocks() == {}
 
 
 def test_an_election_blocks_nothing() -> None:

@@ -28,7 +28,15 @@ class Bench:
         self.lease = Lease(SESSION, SETTINGS.max_poll_interval_ms / 1000, self.clock)
         self.joins = Joins(SETTINGS, 1.0, self.clock)
         self.aborts = 0
-        self.membership = Membership(SETTINGS, self.lease, self.joins, abort=self._abort, clock=self.clock)
+        self.refusal = ""  # of the last heartbeat
+        self.membership = Membership(
+            SETTINGS,
+            self.lease,
+            self.joins,
+            abort=self._abort,
+            clock=self.clock,
+            heartbeat_refusal=lambda: self.refusal,
+        )
         self.consumer = FakeConsumer()
         self.consumer.state = MemberState.REBALANCING
 
@@ -178,6 +186,17 @@ def test_what_is_said_when_nothing_may_be_written_is_what_the_group_answered(cap
     assert expelled == "the group does not know this member any more"
     assert outlasted == "a rebalance of the group has lasted for most of kafka.max_poll_interval_ms"
     assert silent == frozen == "no heartbeat was answered for most of kafka.session_timeout_ms"
+
+
+def test_a_refusal_of_heartbeats_is_named_where_the_lease_ran_out(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.refusal = "GroupAuthorizationFailedError"
+    bench.join_group()
+    bench.watch(SESSION)
+    (line,) = caplog.messages
+    assert line.startswith(
+        "no heartbeat was accepted for most of kafka.session_timeout_ms (GroupAuthorizationFailedError): nothing is written"
+    )
 
 
 def test_an_ended_membership_has_no_lease_and_cuts_nothing_more() -> None:

@@ -19,8 +19,10 @@ from typing import Any, Final, NamedTuple
 
 from kafka import errors as kafka_errors
 
+from worker.consumer import client_config
 from worker.consumer.client_internals.protocol import HeartbeatRequest
 from worker.consumer.commits import Answered
+from worker.consumer.offset_requests import error_of
 from worker.lease import Lease
 from worker.ledger import Partition
 
@@ -81,6 +83,9 @@ class Heartbeats:
         self._call_later = call_later
         self._on_renewed = on_renewed
         self._member: _Member | None = None
+        self.refusal = ""
+        """The error that the last heartbeat was answered with, "" where there was none. That the group does not know the
+        member is no such error: that ends the lease."""
         self._handlers: dict[str, Callable[[Any, Any, float, Any], None]] = {
             "HeartbeatRequest": self._heartbeat_sent,
             "JoinGroupRequest": self._join_sent,
@@ -107,9 +112,10 @@ class Heartbeats:
 
     def _heartbeat_answered(self, member: _Member, sent_at: float, code: int) -> None:
         self._end_unless_known(code, member)
-        if code in (_NO_ERROR, _REBALANCE_IN_PROGRESS) and self._lease.confirm(
-            sent_at, in_rebalance=code == _REBALANCE_IN_PROGRESS
-        ):
+        is_accepted = code in (_NO_ERROR, _REBALANCE_IN_PROGRESS)
+        error = None if is_accepted or code in _NO_MEMBER else error_of(code)
+        self.refusal = "" if error is None else client_config.describe(error)
+        if is_accepted and self._lease.confirm(sent_at, in_rebalance=code == _REBALANCE_IN_PROGRESS):
             self._on_renewed()
 
     def _join_sent(self, request: Any, node_id: Any, _sent_at: float, answer: Any) -> None:

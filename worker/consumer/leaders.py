@@ -1,7 +1,8 @@
-"""Partitions that cannot be fetched, since their leader is gone or cannot be reached.
+"""Partitions that cannot be fetched, since their leader is gone, cannot be reached, or does not confirm the position.
 
 While a partition that is to be fetched has no leader, the client asks for metadata with every poll, some ten times a
-second. So such a partition is not fetched until the metadata, which is asked for once a second, names a leader.
+second. So such a partition is not fetched until the metadata, which is asked for once a second, names a leader. The same
+holds for a partition that the metadata does not name any more, as of a topic that this user may not see: `Topics` says why.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,7 +30,7 @@ class Leaders:
         self._since: dict[Partition, float] = {}
         self._blocked: set[Partition] = set()
         self.without: frozenset[Partition] = frozenset()
-        """The partitions that have no leader, as of the last look."""
+        """The partitions that have no leader, or none that is known, as of the last look."""
 
     def look(self, consumer: Any, assignments: Iterable[Assignment]) -> None:
         """Look once a second which partitions cannot be fetched, and block those for which that lasts."""
@@ -54,12 +55,17 @@ class Leaders:
 
         Where no broker at all can be reached, it is no fault of a partition, and is reported elsewhere.
         """
-        unreachable = client_internals.unreachable(consumer) if client_internals.is_connected(consumer) else {}
+        is_connected = client_internals.is_connected(consumer)
+        unreachable = client_internals.unreachable(consumer) if is_connected else {}
+        states = client_internals.PartitionStates(consumer)
         problems: dict[Partition, str] = {}
         without: list[Partition] = []
         for partition in partitions:
-            leader = client_internals.leader(consumer, TopicPartition(*partition))
-            if leader == -1:
+            tp = TopicPartition(*partition)
+            leader = client_internals.leader(consumer, tp)
+            if leader is None:
+                without.append(partition)
+            elif leader == -1:
                 without.append(partition)
                 problems[partition] = "it has no leader: start the brokers that have it, or wait for their return"
             elif leader in unreachable:
@@ -69,6 +75,11 @@ class Leaders:
                     + client_config.advice_on_unreachable(
                         broker, "look at that broker, the network, and its advertised.listeners"
                     )
+                )
+            elif is_connected and states.is_unconfirmed(tp):
+                problems[partition] = (
+                    f"its leader, broker {leader}, does not confirm the position (OffsetForLeaderEpoch): look at the log of "
+                    "that broker"
                 )
         self.without = frozenset(without)
         if without:

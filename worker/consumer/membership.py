@@ -37,14 +37,22 @@ class Membership:
     """Watches the membership and its lease. Only the main loop calls it, except that any thread may call `fence`."""
 
     def __init__(
-        self, settings: Kafka, lease: Lease, joins: Joins, *, abort: Callable[[], None], clock: Callable[[], float]
+        self,
+        settings: Kafka,
+        lease: Lease,
+        joins: Joins,
+        *,
+        abort: Callable[[], None],
+        clock: Callable[[], float],
+        heartbeat_refusal: Callable[[], str] = lambda: "",
     ) -> None:
-        """`abort` cuts the requests in flight."""
+        """`abort` cuts the requests in flight. `heartbeat_refusal` returns the error that the last heartbeat was answered with."""
         self._settings = settings
         self._lease = lease
         self._joins = joins
         self._abort = abort
         self._clock = clock
+        self._heartbeat_refusal = heartbeat_refusal
         self._was_cut = True  # whether the requests in flight were cut since the lease ran out; at first there are none
         self._stable_at = clock()  # when it last was a member
         self._member_at = clock()  # when it last was a member or was joining
@@ -123,6 +131,11 @@ class Membership:
             return (
                 "a rebalance of the group has lasted for most of kafka.max_poll_interval_ms: nothing is written until it "
                 "has ended; look for a member that does not join"
+            )
+        if refusal := self._heartbeat_refusal():
+            return (
+                f"no heartbeat was accepted for most of kafka.session_timeout_ms ({refusal}): nothing is written until one "
+                "is; look at this user's rights on the group, and at the log of the broker that coordinates it"
             )
         return (
             "no heartbeat was answered for most of kafka.session_timeout_ms: nothing is written until one is; "

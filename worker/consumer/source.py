@@ -90,7 +90,14 @@ class KafkaSource:
         self._unreadable = UnreadablePartitions(status, retry_seconds, clock)
         self._denied = DeniedTopics(ledger, status, retry_seconds, clock)
         self._subscription = Subscription(topics, self._topics, count_error=self._count, clock=clock)
-        self._membership = Membership(settings, lease, self._joins, abort=lambda: hooks.abort(None), clock=clock)
+        self._membership = Membership(
+            settings,
+            lease,
+            self._joins,
+            abort=lambda: hooks.abort(None),
+            clock=clock,
+            heartbeat_refusal=lambda: "" if self._heartbeats is None else self._heartbeats.refusal,
+        )
         metrics.coordinator_unavailable.set_function(self._membership.coordinator_away_seconds)
         self._positions = Positions(
             settings,

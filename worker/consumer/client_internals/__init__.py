@@ -170,6 +170,11 @@ class PartitionStates:
         """Return what is another object once the partition was taken away and came back; None where it is not assigned."""
         return self._subscription.assignment.get(tp)
 
+    def is_unconfirmed(self, tp: TopicPartition) -> bool:
+        """Return whether the client asks the leader if its log continues at the position; it does not fetch meanwhile."""
+        state = self._subscription.assignment.get(tp)
+        return state is not None and bool(state.awaiting_validation)
+
     def high_watermark(self, tp: TopicPartition) -> int | None:
         """Return the end that the last response named, None where there is none."""
         state = self._subscription.assignment.get(tp)
