@@ -49,6 +49,10 @@ class Bench:
     def begin(self, offset: int = 5) -> bool:
         return self.commits.begin(self.consumer, {self.assignment: offset})
 
+    def accept(self, offset: int) -> None:
+        """Note that the broker has accepted it, as the client does before it passes an answer on."""
+        self.commits.note_answer({self.assignment.partition: Answered(offset, 0)})
+
     def value(self, name: str, **labels: str) -> float:
         value = self.metrics.registry.get_sample_value(f"oss_vectors_{name}", labels)
         assert value is not None
@@ -60,10 +64,19 @@ def test_a_commit_carries_the_leaders_epoch_and_its_answer_enters_the_ledger() -
     assert bench.begin()
     assert bench.consumer.committed == [{TP: OffsetAndMetadata(5, "", 3)}]
     assert bench.value("commits_total", result="ok") == 0
+    bench.accept(5)
     bench.consumer.commit_answers[0].success(None)
     assert bench.assignment.committed == 5
     assert bench.value("commits_total", result="ok") == 1
     assert bench.value("last_commit_timestamp_seconds") == 77.0
+
+
+def test_a_commit_of_which_the_answer_leaves_a_partition_out_does_not_count_for_it() -> None:
+    bench = TwoTopics()
+    assert bench.commits.begin(bench.consumer, {bench.assignment: 5, bench.other: 7})
+    bench.accept(5)
+    bench.consumer.commit_answers[0].success(None)
+    assert (bench.assignment.committed, bench.other.committed) == (5, 0)
 
 
 def test_a_commit_names_the_log_that_was_read() -> None:
@@ -131,9 +144,17 @@ def test_an_answer_that_fences_this_process_is_passed_on_and_not_logged(caplog: 
 
 
 @pytest.mark.parametrize("error", [None, kafka_errors.KafkaTimeoutError("no answer"), THREAD_HAS_ENDED])
-def test_commit_now_returns_whether_the_broker_acknowledged(error: Exception | None) -> None:
+def test_commit_now_returns_whether_the_broker_acknowledged(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
     bench = Bench()
-    bench.consumer.answers["commit"] = error
+
+    def commit(*_: object, **__: object) -> None:
+        if error is not None:
+            raise error
+        bench.accept(5)
+
+    monkeypatch.setattr(bench.consumer, "commit", commit)
     assert bench.commits.commit_now(bench.consumer, {bench.assignment: 5}, 1.0) is (error is None)
     assert bench.assignment.committed == (5 if error is None else None)
     assert bench.counted == ([] if error is None else [error])
@@ -145,6 +166,7 @@ def test_only_an_offset_that_moved_counts_as_progress() -> None:
     bench.commits._wall = lambda: next(walls)
     seen = []
     for offset in (5, 5, 6):
+        bench.accept(offset)
         bench.commits.enter_answer({bench.assignment: offset}, None)
         seen.append(
             (bench.value("last_commit_timestamp_seconds"), bench.value("committed_offset_moved_timestamp_seconds"))
@@ -287,6 +309,7 @@ def test_the_last_commit_is_repeated_for_what_had_no_answer(monkeypatch: pytest.
         if len(sent) == 1:
             bench.note({OTHER: offsets[OTHER]})
             raise kafka_errors.KafkaTimeoutError
+        bench.note(offsets)
 
     monkeypatch.setattr(bench.consumer, "commit", commit)
     assert not bench.commits.commit_now(bench.consumer, {bench.assignment: 5, bench.other: 7}, 4.0)

@@ -157,15 +157,18 @@ class Commits:
         return error_of(min(codes, default=None))
 
     def enter_answer(self, offsets: Mapping[Assignment, int], result: object) -> None:
-        """Enter what became of a commit: an exception where it failed, or a part of it."""
+        """Enter what became of a commit: an exception where it failed, or a part of it.
+
+        Only what the broker has said of each partition counts. The client also regards a partition as committed that the
+        answer leaves out.
+        """
         self._committing_since = None
-        if not isinstance(result, BaseException):
-            self._enter_accepted(offsets)
-            return
-        answered = {one: self._answered.pop(one.partition, None) for one in offsets}
+        answered = {one: self._answered.get(one.partition) for one in offsets}
         accepted = {one: at for one, at in offsets.items() if answered[one] == (at, _NO_ERROR)}
         if accepted:
             self._enter_accepted(accepted)
+        if not isinstance(result, BaseException):
+            return
         self._metrics.commits.labels("failed").inc()
         self._count_error(result)
         refused = {one: _REFUSALS[of.code] for one, of in answered.items() if of and of.code in _REFUSALS}
