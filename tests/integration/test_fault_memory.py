@@ -134,7 +134,7 @@ def test_monsters_are_one_dead_letter_each_and_their_neighbours_are_written(
             routes={topic: stage.index},
             dead_letter_topic=letters,
             dead_letter__limit_ratio=1,
-            dead_letter__limit_min=999,
+            dead_letter__limit_min=1000,
             buffer__max_bytes=BUFFER,
         )
     )

@@ -41,6 +41,22 @@ def test_topics_that_share_an_index_are_a_warning() -> None:
     assert "a, b share this index" in found[1].result
 
 
+@pytest.mark.parametrize(
+    ("limits", "is_told"),
+    [
+        ({}, False),
+        ({"dead_letter__limit_window": "50"}, True),
+        ({"dead_letter__limit_window": "51"}, False),
+        ({"dead_letter__limit_min": "1000"}, True),
+        ({"dead_letter__limit_min": "999"}, False),
+    ],
+    ids=str,
+)
+def test_a_limit_that_no_topic_can_reach_is_a_warning(limits: dict[str, str], is_told: bool) -> None:
+    told = [("settings.dead_letter", "dead_letter.limit_min", Status.WARNING)] if is_told else []
+    assert problems(list(routes(loaded(**limits)))) == told
+
+
 def test_an_empty_dead_letter_topic_is_a_warning() -> None:
     assert problems(list(routes(loaded(dead_letter__topic="")))) == [
         ("settings.dead_letter", "dead_letter.topic", Status.WARNING)

@@ -399,8 +399,6 @@ def test_the_setting_credentials_file_is_a_setting_and_no_file_of_the_setting_cr
         pytest.param({"KAFKA__CLIENT": '{"fetch_max_wait_ms": 15000}'}, ["kafka.client: fetch_max_wait_ms = 15000 must be less than request_timeout_ms = 15000"], id="fetches that wait for too long"),
         pytest.param({"KAFKA__CLIENT": '{"connections_max_idle_ms": 15000}'}, ["kafka.client: request_timeout_ms = 15000 must be less than connections_max_idle_ms = 15000"], id="connections that end too soon"),
         pytest.param({"KAFKA__CLIENT": '{"request_timeout_ms": 500}'}, ["kafka.client: fetch_max_wait_ms = 500 must be less than request_timeout_ms = 500"], id="requests that end too soon"),
-        pytest.param({"DEAD_LETTER__LIMIT_WINDOW": "50"}, ["dead_letter.limit_min = 50 must be less than dead_letter.limit_window = 50"], id="a window without room for the limit"),
-        pytest.param({"DEAD_LETTER__LIMIT_MIN": "1000"}, ["dead_letter.limit_min = 1000 must be less than dead_letter.limit_window = 1000"], id="more dead letters than the window has"),
         pytest.param({"DEAD_LETTER__ACCEPT_UNTIL": "tomorrow"}, ["dead_letter.accept_until = 'tomorrow'", "RFC 3339"], id="no time"),
         pytest.param({"DEAD_LETTER__ACCEPT_UNTIL": "2026-01-31T12:00:00"}, ["dead_letter.accept_until", "RFC 3339"], id="a time without a zone"),
         pytest.param({"BATCH__MAX_RECORD": "5"}, ["OSS_VECTORS_BATCH__MAX_RECORD is not a setting; did you mean OSS_VECTORS_BATCH__MAX_RECORDS?"], id="an unknown name"),
@@ -443,12 +441,6 @@ def test_a_login_of_aws_without_tls_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     assert mistakes_with(KAFKA__SECURITY_PROTOCOL="SASL_PLAINTEXT", KAFKA__SASL_MECHANISM="AWS_MSK_IAM") == (
         "kafka.sasl_mechanism = 'AWS_MSK_IAM' needs kafka.security_protocol = 'SASL_SSL'",
     )
-
-
-@pytest.mark.parametrize("limit", [{}, {"LIMIT_MIN": "49", "LIMIT_WINDOW": "50"}])
-def test_a_limit_of_dead_letters_that_can_be_reached_is_taken(limit: dict[str, str]) -> None:
-    settings = loaded(**{f"DEAD_LETTER__{name}": value for name, value in limit.items()}).settings.dead_letter
-    assert settings.limit_min < settings.limit_window
 
 
 @pytest.mark.parametrize("region", ["oss-cn-hangzhou", "cn-hangzhou-internal", "oss-cn-hangzhou-internal"])

@@ -66,8 +66,11 @@ def contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) 
         mistakes += registry_mistakes(registry)
     if isinstance(http, Http) and not (is_host_name(http.host) or is_address(http.host)):
         mistakes.append(f"http.host = {http.host!r}: allowed is an address of this machine, or its name")
-    if isinstance(dead_letter, DeadLetter):
-        mistakes += _dead_letter_contradictions(dead_letter)
+    if isinstance(dead_letter, DeadLetter) and dead_letter.accept_until and accept_until(dead_letter) is None:
+        mistakes.append(
+            f"dead_letter.accept_until = {dead_letter.accept_until!r}: allowed is a time of RFC 3339 with its zone, "
+            "such as 2026-01-31T12:00:00Z"
+        )
     return mistakes
 
 
@@ -168,22 +171,6 @@ def _login_mistakes(kafka: Kafka) -> list[str]:
         mistakes.append(f"kafka.sasl_mechanism = {mechanism!r} needs one more package: pip install {package}")
     if mechanism == "AWS_MSK_IAM" and kafka.security_protocol != "SASL_SSL":
         mistakes.append(f"kafka.sasl_mechanism = {mechanism!r} needs kafka.security_protocol = 'SASL_SSL'")
-    return mistakes
-
-
-def _dead_letter_contradictions(dead_letter: DeadLetter) -> list[str]:
-    mistakes = []
-    # At most limit_window - 1 dead letters are before a record in the window.
-    if dead_letter.limit_min >= dead_letter.limit_window:
-        mistakes.append(
-            f"dead_letter.limit_min = {dead_letter.limit_min} must be less than dead_letter.limit_window = "
-            f"{dead_letter.limit_window}; else limit_ratio never blocks a topic"
-        )
-    if dead_letter.accept_until and accept_until(dead_letter) is None:
-        mistakes.append(
-            f"dead_letter.accept_until = {dead_letter.accept_until!r}: allowed is a time of RFC 3339 with its zone, "
-            "such as 2026-01-31T12:00:00Z"
-        )
     return mistakes
 
 

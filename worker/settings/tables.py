@@ -364,7 +364,7 @@ class DeadLetter(Table, frozen=True):
     limit_min: Annotated[
         int,
         means(
-            "Dead letters in the window before limit_ratio blocks the topic. Less than limit_window.",
+            "Dead letters in the window before limit_ratio blocks the topic. With limit_window or more it blocks none.",
             ge=1,
             le=_MOST_COUNTED,
         ),

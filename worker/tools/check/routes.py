@@ -31,6 +31,9 @@ def routes(loaded: Loaded) -> Iterator[Finding]:
     if not settings.dead_letter.topic:
         told = "is empty: the first bad record blocks its partition"
         yield warning("settings.dead_letter", "dead_letter.topic", told, "name a topic, unless that is wanted")
+    elif settings.dead_letter.limit_min >= settings.dead_letter.limit_window:  # so many are never before a record in it
+        told = f"is not less than dead_letter.limit_window = {settings.dead_letter.limit_window}: limit_ratio blocks no topic"
+        yield warning("settings.dead_letter", "dead_letter.limit_min", told, "make it smaller, unless that is wanted")
 
 
 def _tombstones(topic: str, records: Records) -> Iterator[Finding]:
