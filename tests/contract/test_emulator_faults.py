@@ -11,6 +11,7 @@ from alibabacloud_oss_v2.vectors import models
 
 from tests.support.bounded import join, thread
 from tests.support.emulator import Emulator, Fault
+from tests.support.worker import wait_for
 
 
 def put(emulator: Emulator, target: tuple[str, str], *keys: str, timeout: float = 30) -> Any:
@@ -31,6 +32,11 @@ def read_xml(body: bytes) -> dict[str, str | None]:
 
 def stored(emulator: Emulator, target: tuple[str, str]) -> set[str]:
     return set(emulator.dump(*target))
+
+
+def applied_puts(emulator: Emulator, target: tuple[str, str]) -> list[bool]:
+    """Whether each PutVectors of a bucket was applied."""
+    return [one.applied for one in emulator.requests(bucket=target[0]) if one.operation == "PutVectors"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +126,8 @@ def test_a_hanging_request_is_never_answered(emulator: Emulator, applies: str, e
     outcome = put(emulator, target, "a", timeout=0.3)
     assert isinstance(outcome, exceptions.ResponseError)
     assert "timed out" in str(outcome).lower()
+    # The client may give up before the emulator has read the request.
+    wait_for(lambda: applied_puts(emulator, target) == [bool(expected)], "the request was handled")
     assert stored(emulator, target) == expected
 
 
@@ -223,10 +231,19 @@ def test_the_journal_tells_what_each_request_was_and_did(emulator: Emulator) -> 
     assert abs(entries[0].at - time.time()) < 60
 
 
+def test_the_journal_of_one_bucket_has_no_other_request(emulator: Emulator) -> None:
+    target, other = emulator.new_index(2), emulator.new_index(2)
+    since = emulator.requests()[-1].sequence
+    for one in (target, other, target):
+        put(emulator, one, "a")
+    assert [one.bucket for one in emulator.requests(since)] == [target[0], other[0], target[0]]
+    assert [one.bucket for one in emulator.requests(since, target[0])] == [target[0]] * 2
+
+
 def test_the_journal_shows_that_requests_overlapped(emulator: Emulator) -> None:
     target = emulator.new_index(2)
     since = emulator.requests()[-1].sequence
-    emulator.fault(bucket=target[0], latency_seconds=0.3)
+    emulator.fault(bucket=target[0], latency_seconds=2)
     join(*[thread(put, emulator, target, key) for key in ("a", "b")])
     first, second = emulator.requests(since)
     assert first.ended is not None

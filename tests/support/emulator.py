@@ -202,8 +202,8 @@ class Emulator:
 
     def requests(self, since: int = 0, bucket: str | None = None) -> list[JournalEntry]:
         """The journal above the number `since`, of one bucket if given."""
-        found = self._control("GET", "requests", params={"since": str(since)})["requests"]
-        return [JournalEntry(**entry) for entry in found if bucket in {None, entry["bucket"]}]
+        parameters = {"since": str(since)} | ({} if bucket is None else {"bucket": bucket})
+        return [JournalEntry(**entry) for entry in self._control("GET", "requests", params=parameters)["requests"]]
 
     def dump(self, bucket: str, index: str, account: str = ACCOUNT) -> dict[str, Stored]:
         """All vectors of an index by key, readable yet or not."""

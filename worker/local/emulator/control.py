@@ -10,7 +10,8 @@
     PUT    /_emulator/keys                   accept these access keys and no others (fields: Keys)
     GET    /_emulator/keys                   {"ids": [..]} of those that are accepted
     DELETE /_emulator/keys                   accept the one of the start alone
-    GET    /_emulator/requests?since=N       {"requests": [..]}, entries whose number is above N (fields: Entry)
+    GET    /_emulator/requests?since=N       {"requests": [..]}, entries whose number is above N (fields: Entry);
+                                             with bucket=NAME only those of that bucket
     DELETE /_emulator/requests               forget the finished ones
     GET    /_emulator/dump?account=&bucket=&index=   {"vectors": [{"key", "data": [..], "metadata"}]}, all of them
     POST   /_emulator/reset                  everything gone: data, faults, limits, keys, journal
@@ -100,9 +101,9 @@ class Journal:
     def _drop_oldest(self) -> None:
         self._keys -= len(self._entries.popleft().keys)
 
-    def since(self, sequence: int) -> list[Entry]:
-        """The entries with a higher number."""
-        return [entry for entry in self._entries if entry.sequence > sequence]
+    def since(self, sequence: int, bucket: str | None = None) -> list[Entry]:
+        """The entries with a higher number, of one bucket if given."""
+        return [entry for entry in self._entries if entry.sequence > sequence and bucket in {None, entry.bucket}]
 
     def clear(self) -> None:
         """Forget the finished ones."""
@@ -159,7 +160,8 @@ class Control:
         return None
 
     def _requests(self, request: Request, _body: bytes) -> object:
-        return {"requests": self._journal.since(int(request.query_params.get("since", "0")))}
+        since, bucket = int(request.query_params.get("since", "0")), request.query_params.get("bucket")
+        return {"requests": self._journal.since(since, bucket)}
 
     def _dump(self, request: Request, _body: bytes) -> object:
         account, bucket, index = (request.query_params.get(name, "") for name in ("account", "bucket", "index"))
