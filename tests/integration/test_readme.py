@@ -23,7 +23,10 @@ WAIT = """for port in {0} {1}; do until (echo > /dev/tcp/127.0.0.1/$port) 2> /de
 def test_the_steps_by_hand_lead_to_records_that_are_written(tmp_path: Path) -> None:
     (steps,) = (block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "local broker &" in block)
     kafka, service, http = (free_port() for _ in range(3))
-    script = steps.replace("9092", str(kafka)).replace("9000", str(service))
+    ports = {"9092": str(kafka), "9000": str(service)}
+    script = re.sub(
+        "|".join(ports), lambda found: ports[found[0]], steps
+    )  # at once: a port may contain the other number
     script = script.replace("local broker", f"local broker --port {kafka}")
     script = script.replace("local emulator", f"local emulator --port {service}")
     script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))

@@ -5,7 +5,9 @@ Waiting is polling a condition; one that does not come true in time fails with w
 words.
 """
 
+import functools
 import http.client
+import itertools
 import json
 import os
 import random
@@ -48,6 +50,7 @@ T = TypeVar("T")
 
 _CHANCE = random.SystemRandom()
 """Not the generator that each test seeds again with the run's seed: tests that run beside it would get the same ports."""
+_PORT_SHARES = 8  # more than there are pytest-xdist workers
 
 
 def wait_for(condition: Callable[[], T], what: str, timeout: float = LIMIT_S, told: Callable[[], str] = str) -> T:
@@ -61,9 +64,20 @@ def wait_for(condition: Callable[[], T], what: str, timeout: float = LIMIT_S, to
     return value
 
 
+@functools.cache
+def _own_ports() -> Iterator[int]:
+    """The ports of this process among those that run tests, in random order, without end."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = FREE_PORTS[number % _PORT_SHARES :: _PORT_SHARES]
+    return itertools.cycle(_CHANCE.sample(ports, len(ports)))
+
+
 def free_port() -> int:
-    """A port on the loopback address that is free at this moment and that no outgoing connection is given."""
-    for candidate in _CHANCE.sample(FREE_PORTS, 50):
+    """A port on the loopback address that is free at this moment and that no outgoing connection is given.
+
+    It is bound only later, so each call returns another port, and none of those of the other pytest-xdist workers.
+    """
+    for candidate in itertools.islice(_own_ports(), 50):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", candidate)) != 0:
                 return candidate
