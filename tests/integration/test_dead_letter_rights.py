@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import pytest
 from kafka import KafkaAdminClient
-from kafka.admin import ACL, ACLFilter, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
+from tests.support.acls import add_acls, remove_acls
 from tests.support.app import settings
 from tests.support.broker import create_topic
 from tests.support.worker import Record, free_port, publish, read_topic, wait_for
@@ -53,17 +54,12 @@ class Guarded(NamedTuple):
     def set(self, permission: ACLPermissionType, operation: ACLOperation, kind: ResourceType, name: str) -> ACL:
         """Allow or deny the worker's user an operation; returns the entry."""
         entry = ACL(f"User:{NAME}", "*", operation, permission, ResourcePattern(kind, name))
-        self.admin.create_acls([entry])
+        add_acls(self.admin, entry)
         return entry
 
     def undo(self, *entries: ACL) -> None:
         """Take entries back."""
-        self.admin.delete_acls(
-            [
-                ACLFilter(one.principal, one.host, one.operation, one.permission_type, one.resource_pattern)
-                for one in entries
-            ]
-        )
+        remove_acls(self.admin, *entries)
 
 
 @pytest.fixture(scope="module")
@@ -135,21 +131,22 @@ def test_a_missing_right_to_write_blocks_before_anything_is_consumed_until_it_is
 ) -> None:
     guarded.set(ALLOW, ACLOperation.DESCRIBE, ResourceType.TOPIC, topic)
     stage = Stage(guarded.settings, DeadLetter(topic=topic))
+    granted: list[ACL] = []
     stage.writer.start()
     try:
         wait_for(stage.reason, "it blocks", told=lambda: f"ready: {stage.writer.is_ready}")
         assert stage.reason() == f"the dead-letter topic {topic!r} may not be written to: WRITE is missing"
         assert not stage.writer.is_ready
         assert read_topic(guarded.broker.bootstrap, topic) == []
-        granted = guarded.set(ALLOW, ACLOperation.WRITE, ResourceType.TOPIC, topic)
+        granted.append(guarded.set(ALLOW, ACLOperation.WRITE, ResourceType.TOPIC, topic))
         wait_for(lambda: stage.writer.is_ready, "it is ready", told=stage.reason)
         stage.submit([0])
         wait_for(lambda: stage.settled() == 1, "the dead letter is written", told=stage.reason)
     finally:
         stage.writer.stop(10.0)
+        guarded.undo(*granted)  # who may write to any topic is given a producer id
     assert stage.status.read().blocks == {}
     assert len(read_topic(guarded.broker.bootstrap, topic)) == 1
-    guarded.undo(granted)  # who may write to any topic is given a producer id
 
 
 def test_a_right_to_write_is_seen_and_where_the_topic_is_not_shown_nothing_is_said(

@@ -11,8 +11,9 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.admin import ACL, ACLFilter, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
+from tests.support.acls import add_acls, remove_acls
 from tests.support.broker import create_topic
 from tests.support.member import Member
 from tests.support.worker import Record, free_port, publish
@@ -97,7 +98,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
         topic, denied = create_topic(admin), create_topic(admin)
         resource = ResourcePattern(ResourceType.TOPIC, denied)
-        admin.create_acls([ACL(f"User:{NAME}", "*", ACLOperation.ALL, ACLPermissionType.DENY, resource)])
+        add_acls(admin, ACL(f"User:{NAME}", "*", ACLOperation.ALL, ACLPermissionType.DENY, resource))
         admin.close()
         publish(broker.bootstrap, topic, RECORDS)
         yield Secured(broker, f"127.0.0.1:{tls}", certificates, topic, denied)
@@ -206,10 +207,11 @@ def test_a_topic_that_may_not_be_read_any_more_is_told_and_the_others_are_read(s
     member = secured.member(topic=other, more=[revoked])
     member.source.start()
     resource = ResourcePattern(ResourceType.TOPIC, revoked)
+    denial = ACL(f"User:{NAME}", "*", ACLOperation.READ, ACLPermissionType.DENY, resource)
     block = Block(revoked, BlockReason.PARTITION_UNREADABLE, 0)
     try:
         member.turns_until(lambda: member.count == len(RECORDS) + 10, "all is read")
-        admin.create_acls([ACL(f"User:{NAME}", "*", ACLOperation.READ, ACLPermissionType.DENY, resource)])
+        add_acls(admin, denial)
         member.turns_until(lambda: block in member.status.read().blocks, "that it may not be read is told")
         assert "TOPIC_AUTHORIZATION_FAILED" in member.status.read().blocks[block]
         publish(secured.broker.bootstrap, other, RECORDS[:50])
@@ -226,7 +228,7 @@ def test_a_topic_that_may_not_be_read_any_more_is_told_and_the_others_are_read(s
         member.turns_until(lambda: refused in member.status.warnings(), "that it is refused is told")
         assert {one.partition.topic for one, at in offsets.items() if one.committed == at} == {other}
 
-        admin.delete_acls([ACLFilter(f"User:{NAME}", "*", ACLOperation.READ, ACLPermissionType.DENY, resource)])
+        remove_acls(admin, denial)
         member.turns_until(lambda: member.count == len(RECORDS) + 65, "it is read again")
         member.turns_until(lambda: block not in member.status.read().blocks, "and nothing blocks")
     finally:
