@@ -4,6 +4,7 @@ Faults that need neither are in `tests/unit/test_check_*.py`: names, ports, cert
 """
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
@@ -20,16 +21,19 @@ from kafka.structs import OffsetAndMetadata
 
 from tests.integration import test_kafka_tls
 from tests.integration.test_kafka_tls import NAME, PASSWORD, Secured
+from tests.support.acls import add_acls
 from tests.support.broker import GroupFactory, TopicFactory, create_topic
 from tests.support.commands import command
 from tests.support.http_proxy import HttpProxy
-from tests.support.worker import Record, Stage, StageFactory, vector_record, wait_for
+from tests.support.plain_member import joined_consumer
+from tests.support.worker import BUSY_S, Record, Stage, StageFactory, vector_record
 from tests.unit.samples import NEEDED
 from worker.settings.load import load
 from worker.tools.brokers import when_loaded
 from worker.tools.check import lag
 from worker.tools.check.cluster import cluster
 from worker.tools.check.report import Finding, Status
+from worker.tools.check.run import LIMIT_SECONDS
 from worker.tools.check.sample import From, sample
 from worker.tools.check.service import service
 
@@ -103,12 +107,15 @@ def test_a_check_does_not_make_a_new_cluster_create_its_topic_of_offsets(topics_
     assert topics_after_a_check  # those of the fixture are shown
 
 
+def names(stage: Stage) -> set[str]:
+    """The topics and groups of the broker, to which a check could add one."""
+    groups = {f"group {one['group_id']}" for one in stage.admin.list_groups()}
+    return groups | {f"topic {name}" for name in stage.admin.list_topics()}
+
+
 def snapshot(stage: Stage) -> object:
-    """Everything that a check could change."""
-    groups = sorted(one["group_id"] for one in stage.admin.list_groups())
+    """Everything of the stage's own that a check could change."""
     return (
-        sorted(stage.admin.list_topics()),
-        groups,
         when_loaded(stage.committed, tries=LOADED_TRIES),
         stage.ends(),
         sorted(stage.dump()),
@@ -118,15 +125,17 @@ def snapshot(stage: Stage) -> object:
 def test_a_sound_stack_has_no_fault_and_nothing_is_changed(stage: Stage) -> None:
     stage.publish_versions([(f"key-{number}", [1.0, 0.0, 0.0, 0.0]) for number in range(40)])
     commit(stage, {0: 3, 1: 0})
-    before = snapshot(stage)
+    before, names_before = snapshot(stage), names(stage)
     done = command(stage.settings(), "check", "--sample", 20, "--from", "committed", "--json")
     report = json.loads(done.out)
-    problems = [one for one in report["findings"] if one["status"] in ("fault", "warning")]
+    # The limit of the memory is this machine's.
+    problems = [one for one in report["findings"] if one["status"] in ("fault", "warning") and one["check"] != "memory"]
     # The vectors are one and the same, which the sample reports.
     assert [(one["check"], one["status"]) for one in problems] == [("sample.vectors", "warning")]
     assert (done.code, report["version"], report["result"]) == (0, 1, "warning")
     assert {"check", "subject", "status", "result", "advice"} == set().union(*report["findings"])
     assert snapshot(stage) == before
+    assert names(stage) - names_before == set()  # the broker removes unused groups of other tests in its own time
     assert [entry for entry in stage.requests() if entry.applied and entry.change is not None] == []
 
 
@@ -135,7 +144,10 @@ def test_a_fault_ends_with_code_3_and_is_shown_without_colours(stage: Stage) -> 
     assert done.code == 3
     assert f"{'fault':<8} {'index':<23} absent: 404 NoSuchVectorIndex: " in done.out
     assert "         -> create it, or correct the route's index\n" in done.out
-    assert ": 1 fault, 0 warnings" in done.out.splitlines()[-1]
+    lines = done.out.splitlines()
+    shown = {line.split()[1] for line in lines if line.startswith(("fault ", "warning "))}
+    assert shown - {"memory"} == {"index"}  # the limit of the memory is this machine's
+    assert re.search(r": \d faults?, \d warnings?$", lines[-1])
     assert "\x1b" not in done.out
 
 
@@ -163,7 +175,7 @@ def test_it_ends_in_time_when_nothing_answers(stage: Stage) -> None:
         took = time.monotonic() - began
     faults = {one["check"] for one in json.loads(done.out)["findings"] if one["status"] == "fault"}
     assert (done.code, faults >= {"kafka.login", "index"}) == (3, True)
-    assert took < 30
+    assert took < LIMIT_SECONDS + BUSY_S
 
 
 # -- topics
@@ -216,18 +228,7 @@ def test_a_session_timeout_that_the_brokers_do_not_allow(stage: Stage) -> None:
 @contextmanager
 def joined(stage: Stage, topics: Sequence[str], **options: Any) -> Iterator[None]:
     """A member of the stage's group that another application might be."""
-    with closing(
-        KafkaConsumer(
-            *topics, bootstrap_servers=stage.broker.bootstrap, group_id=stage.group, client_id="other-app", **options
-        )
-    ) as consumer:
-
-        def is_member() -> bool:
-            consumer.poll(timeout_ms=200)
-            found = stage.admin.describe_groups([stage.group])[stage.group]
-            return bool(found["group_state"] == "Stable" and found["members"])
-
-        wait_for(lambda: when_loaded(is_member, tries=LOADED_TRIES), "the member has joined")
+    with closing(joined_consumer(stage.broker.bootstrap, stage.group, topics, client_id="other-app", **options)):
         yield
 
 
@@ -288,7 +289,7 @@ def test_the_lag_and_the_time_that_retention_leaves(stage: Stage) -> None:
     [found] = [one for one in cluster(settings) if one.check == "lag"]
     assert (found.status, found.result) == (Status.OK, "6 records are not committed")
     configs = {"retention.ms": {"value": "3600000"}, "cleanup.policy": {"value": "delete"}}
-    for minutes, status in ((10, Status.OK), (50, WARNING), (70, WARNING)):
+    for minutes, status in ((10, Status.OK), (54, WARNING), (70, WARNING)):
         later = time.time() + minutes * 60
         findings = lag.lag(settings, stage.admin, {stage.topic: configs}, wall=partial(float, later))
         [left] = [one for one in findings if one.check == "lag.retention"]
@@ -329,7 +330,7 @@ def rule(
 ) -> None:
     """Permit or deny the worker's user something. What has a rule is denied to everybody whom none permits it."""
     with closing(KafkaAdminClient(bootstrap_servers=secured.broker.bootstrap)) as admin:
-        admin.create_acls([ACL(f"User:{NAME}", "*", operation, permission, ResourcePattern(kind, name))])
+        add_acls(admin, ACL(f"User:{NAME}", "*", operation, permission, ResourcePattern(kind, name)))
 
 
 def show_only(secured: Secured, kind: ResourceType, name: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 from kafka.coordinator.assignors.range import RangePartitionAssignor
@@ -15,6 +15,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from tests.support.broker import GroupFactory, TopicFactory
 from tests.support.fronted_broker import BriefAdmin
 from tests.support.member import Member
+from tests.support.plain_member import joined_consumer
 from tests.support.worker import (
     Record,
     StageFactory,
@@ -52,29 +53,14 @@ def started(member: Member) -> Iterator[Member]:
 # -- joins
 
 
-def joined_with_another_assignor(broker: Broker, group: str, topic: str) -> KafkaConsumer:
-    """Return a member of the group that uses another assignor.
-
-    kafka-python can lose a join (`worker.consumer.membership`). A consumer to which that happens is replaced.
-    """
-    for _ in range(10):
-        other = KafkaConsumer(
-            bootstrap_servers=broker.bootstrap, group_id=group, partition_assignment_strategy=[RangePartitionAssignor]
-        )
-        other.subscribe([topic])
-        for _ in range(100):
-            other.poll(timeout_ms=100)
-            if other.assignment():
-                return other
-        other.close()
-    pytest.fail("the other has not joined")
+ANOTHER_ASSIGNOR = {"partition_assignment_strategy": [RangePartitionAssignor]}
 
 
 @pytest.fixture
 def other_assignor(broker: Broker, new_group: GroupFactory, topic: str) -> Iterator[str]:
     """A group whose one member uses another assignor; yields its name."""
     group = new_group()
-    with closing(joined_with_another_assignor(broker, group, topic)):
+    with closing(joined_consumer(broker.bootstrap, group, [topic], **ANOTHER_ASSIGNOR)):
         yield group
 
 
@@ -101,7 +87,7 @@ def test_a_refusal_is_forgotten_once_the_group_takes_the_member(
     broker: Broker, topic: str, new_group: GroupFactory
 ) -> None:
     group = new_group()
-    other = joined_with_another_assignor(broker, group, topic)
+    other = joined_consumer(broker.bootstrap, group, [topic], **ANOTHER_ASSIGNOR)
     with started(Member(broker.bootstrap, topic, group_id=group)) as member:
         member.turns_until(lambda: "refuses" in member.source.waits_for, "it is told")
         other.close()
