@@ -453,14 +453,12 @@ def test_a_login_of_any_characters_is_sent_to_the_proxy_in_utf_8() -> None:
 
 def test_a_body_through_a_proxy_has_the_write_time_out(proxied: tuple[HttpProxy, Secured]) -> None:
     proxy, server = proxied
-    with proxied_sink(proxy, server, connect_timeout_seconds=0.3, write_timeout_seconds=1.0) as sink:
+    with proxied_sink(proxy, server, connect_timeout_seconds=30.0, write_timeout_seconds=1.0) as sink:
         assert sink.put(b"{}") == 200
         with proxy.stalled():
-            started = time.monotonic()
             error = transient(lambda: sink.put(bytes(32 * 1024 * 1024)))
-            took = time.monotonic() - started
-    assert 0.9 <= took < QUICK_SECONDS
     assert (error.kind, error.unknown_outcome, error.while_sending) == (RetryReason.TIMEOUT, True, True)
+    assert "within 1 s" in error.message
 
 
 def test_an_answer_through_a_proxy_has_the_read_time_out(proxied: tuple[HttpProxy, Secured]) -> None:

@@ -346,9 +346,12 @@ def start(stage: Stage, *arguments: str) -> AbstractContextManager["subprocess.P
     return running(words, env=stage.settings(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+SLOW = "5"  # dead letters a second: a replay of hundreds cannot end before it is interrupted
+
+
 def test_ctrl_c_leaves_nothing_half_done_and_repeating_it_continues(stage: Stage) -> None:
     dead_letters_of(stage, [Record(f"key-{number}".encode(), b"v", partition=0) for number in range(300)])
-    with start(stage, "replay", "--all", "--yes", "--rate", "100") as process:
+    with start(stage, "replay", "--all", "--yes", "--rate", SLOW) as process:
         wait_for(lambda: len(source(stage)) > 300, "a record is replayed")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
@@ -364,7 +367,7 @@ def test_ctrl_c_leaves_nothing_half_done_and_repeating_it_continues(stage: Stage
 
 def test_two_at_once_see_each_other(stage: Stage) -> None:
     dead_letters_of(stage, [Record(f"key-{number}".encode(), b"v", partition=0) for number in range(400)])
-    with start(stage, "replay", "--all", "--yes", "--rate", "50") as first:
+    with start(stage, "replay", "--all", "--yes", "--rate", SLOW) as first:
         wait_for(lambda: len(source(stage)) > 400, "a record is replayed")
         second = dlq(stage, "replay", "--all", "--yes")
         _, err = first.communicate(timeout=60)

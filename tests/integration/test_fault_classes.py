@@ -63,7 +63,7 @@ BAD = ("key-7", "key-31")
 PAUSES: dict[str, tuple[Fault, int | None]] = {
     "429, seconds": ({"status": 429, "retry_after": 1}, None),
     "503, seconds": ({"status": 503, "code": "TotalQpsLimitExceeded", "retry_after": 1, "body": "xml"}, None),
-    "429, a date": ({"status": 429}, 3),
+    "429, a date": ({"status": 429}, 10),
 }
 
 
@@ -198,6 +198,7 @@ def test_nothing_goes_to_an_index_before_retry_after_is_up_and_then_one_probe(
     assert stage.dump() == stage.model()
     throttled, probe, *others = sorted(stage.requests("PutVectors"), key=lambda one: one.started)
     if ahead:
+        assert throttled.at < int(until)  # else the situation did not come about
         assert probe.at >= int(until)
     else:
         assert probe.started - ended(throttled) >= 1

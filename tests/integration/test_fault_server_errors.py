@@ -122,11 +122,13 @@ def test_an_answer_of_the_outage_that_comes_after_its_end_costs_no_record(
     outage: Fault = {"bucket": stage.bucket, "operation": "PutVectors", "status": 500}
     late: Fault = {**outage, "keys": ["late"]}
     first: Fault = {**late, "count": ATTEMPTS}
-    slow: Fault = {**late, "latency_seconds": 3}
+    slow: Fault = {**late, "latency_seconds": 10}
     for rule in (first, slow, outage):
         stage.emulator.fault(**rule)
     stage.publish_versions([("late", GOOD), ("other", GOOD)])
-    worker = start_worker(stage.settings(dead_letter__isolated_attempts=ATTEMPTS, batch__max_records=1))
+    worker = start_worker(
+        stage.settings(dead_letter__isolated_attempts=ATTEMPTS, batch__max_records=1, oss__read_timeout_seconds=30)
+    )
     # The fifth of them is the slow one: by then the record has got 500 often enough.
     wait_for(
         lambda: (

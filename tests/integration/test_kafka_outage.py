@@ -46,7 +46,9 @@ def test_a_signal_while_the_broker_is_silent_ends_within_the_deadline(
         stage.emulator.fault(bucket=stage.bucket, operation="PutVectors", latency_seconds=1.0)
     stage.publish_versions(versions_of(keys=50, count=50))
     if in_flight:
-        wait_for(lambda: stage.requests("PutVectors"), "a put is under way", told=worker.last_words)
+        worker.wait_until(
+            lambda m: m.consumed == 50 and m.total("requests_in_flight"), "all are read, and a put is under way"
+        )
     else:
         worker.wait_settled(50)
 

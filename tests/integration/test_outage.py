@@ -27,7 +27,11 @@ def test_an_outage_is_waited_out_while_polling_goes_on(
     stage.emulator.fault(**scoped)
     stage.publish_versions(versions_of(keys=100, count=400))
     worker = start_worker(
-        stage.settings(batch__max_records=50, oss__read_timeout_seconds=0.3 if reason == "timeout" else 30)
+        stage.settings(
+            batch__max_records=50,
+            oss__read_timeout_seconds=0.3 if reason == "timeout" else 30,
+            dead_letter__isolated_attempts=1000,  # more than the outage lasts
+        )
     )
 
     with WatchedBooks(worker) as books:
@@ -75,22 +79,23 @@ def test_retry_after_closes_the_whole_index_and_one_probe_reopens_it(
     new_stage: StageFactory, start_worker: WorkerFactory
 ) -> None:
     stage = new_stage(partitions=4)
-    asked_for = 1.5
+    asked_for, slots = 1.5, 2
     stage.emulator.fault(bucket=stage.bucket, operation="PutVectors", skip=2, count=1, status=429, retry_after=2)
     stage.emulator.fault(bucket=stage.bucket, operation="PutVectors", latency_seconds=0.05)
     stage.publish_versions(versions_of(keys=600, count=600))
 
-    worker = start_worker(stage.settings(batch__max_records=10))
+    worker = start_worker(stage.settings(batch__max_records=10, delivery__max_in_flight=slots))
     now = worker.wait_settled(600)
 
     assert stage.dump() == stage.model()
     requests = stage.requests("PutVectors")
     (throttled,) = [entry for entry in requests if entry.status == 429]
     assert throttled.ended is not None
-    # Those that had left by then are answered; a little is left to them for the way.
-    later = [entry.started - throttled.ended for entry in requests if entry.started > throttled.ended + 0.1]
-    assert min(later) >= asked_for
-    probe, second = sorted(later)[:2]
+    waits = sorted(entry.started - throttled.ended for entry in requests if entry.started > throttled.ended)
+    # What a slot sends before the worker has read the answer cannot be held back.
+    early = [wait for wait in waits if wait < asked_for]
+    assert len(early) <= slots
+    probe, second = waits[len(early) : len(early) + 2]
     assert second - probe >= 0.05
     assert now.total("retries_total", reason="throttled") == 1
     assert now.total("rate_limit_wait_seconds_total", index=stage.index) > asked_for

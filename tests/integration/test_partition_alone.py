@@ -1,6 +1,7 @@
 """A partition that cannot be read, for whatever reason, holds up no other."""
 
 import contextlib
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -20,7 +21,7 @@ from worker.ledger import Phase
 from worker.local.broker import Broker
 
 RECORDS = 3_000
-SLOW_TURN_SECONDS = 1.5  # a turn of a member waits 0.2 s for records; more than a second would be a wait for the other
+SLOW_TURN_SECONDS = 1.0  # a turn of a member waits 0.2 s for records; more than a second would be a wait for the other
 CONFIG = {"offsets.topic.num.partitions": "1", "offsets.topic.replication.factor": "1"}
 
 
@@ -129,16 +130,15 @@ def test_a_leader_that_cannot_be_reached_slows_no_other_partition(pair: Pair, wa
         cluster._partitions["vectors"][0].leader_epoch += 5
         member.unwanted.clear()
         member.steer()
-        slowest, turns = 0.0, 0
+        turns: list[float] = []
         while member.count < 3 + RECORDS:
             started = time.monotonic()
             member.turn()
             member.source.positions([a for a in member.ledger.assignments() if a.phase is Phase.OPEN])
-            slowest, turns = max(slowest, time.monotonic() - started), turns + 1
-            assert turns < 500
-        assert slowest < SLOW_TURN_SECONDS
-        # Records come by 500 in a turn; of the others most find what is still on its way.
-        assert turns < 100
+            turns.append(time.monotonic() - started)
+            assert len(turns) < 500
+        # A wait for the other leader would be in every turn.
+        assert statistics.median(turns) < SLOW_TURN_SECONDS
 
 
 @contextlib.contextmanager

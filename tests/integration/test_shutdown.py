@@ -45,9 +45,9 @@ def test_a_signal_drains_commits_and_ends_with_0(
 
 def test_while_it_drains_it_is_healthy_and_not_ready(new_stage: StageFactory, start_worker: WorkerFactory) -> None:
     stage = new_stage()
-    stage.emulator.fault(bucket=stage.bucket, latency_seconds=4, operation="PutVectors")
+    stage.emulator.fault(bucket=stage.bucket, latency_seconds=15, operation="PutVectors")
     stage.publish_versions([("a", [1.0] * 4)])
-    worker = start_worker(stage.settings(shutdown__drain_seconds=50))
+    worker = start_worker(stage.settings(shutdown__drain_seconds=50, oss__read_timeout_seconds=30))
     wait_for(lambda: put_under_way(stage), "a put is under way", told=worker.last_words)
 
     worker.send_signal(signal.SIGTERM)

@@ -10,8 +10,8 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from tests.support.bounded import join, thread
 from tests.support.worker import Stage, StageFactory, WorkerFactory, vector_record, wait_for
 
-SESSION_SECONDS = 3
-HUNG_SECONDS = 12
+SESSION_SECONDS = 6
+HUNG_SECONDS = 24
 
 
 @contextmanager

@@ -357,7 +357,7 @@ def states_after(address: str, alerts: list[dict[str, str]], are_settled: int) -
         states = [state for labels, state in read().items() if json.loads(labels) in alerts]
         return len(states) == len(alerts) and states.count("suppressed") >= are_settled
 
-    wait_for(is_settled, f"{are_settled} alerts are suppressed", timeout=10)
+    wait_for(is_settled, f"{are_settled} alerts are suppressed")
     return read()
 
 

@@ -219,7 +219,8 @@ def run(
                 second.wait_until(lambda now: now.settled > 0, "the second worker has its share")
                 assert second.terminate() == 0
             worker.wait_until(lambda now: now.total("assigned_partitions") == PARTITIONS + 1, "all partitions are back")
-            wait_for(lambda: prometheus.has_answer("up == 0", time.time()), "Prometheus finds the second worker gone")
+            gone = f'up{{instance="127.0.0.1:{ports[1]}"}} == 0'
+            wait_for(lambda: prometheus.has_answer(gone, time.time()), "Prometheus finds the second worker gone")
             wait_for_scrapes(prometheus, 2 * float(WINDOW.removesuffix("s")), start)
             run = Run(prometheus, start, time.time(), [f"127.0.0.1:{port}" for port in ports], group)
             fill_variables(run)

@@ -80,7 +80,11 @@ def last(findings: Iterator[Finding]) -> tuple[str, Status, str, str]:
     return found.check, found.status, found.result, found.advice
 
 
-def test_a_name_that_does_not_resolve_is_a_fault_of_the_dns() -> None:
+def test_a_name_that_does_not_resolve_is_a_fault_of_the_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*_args: object, **_options: object) -> list[object]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     check, status, result, advice = last(server("kafka", "no-such-host.invalid", 9092, None))
     assert (check, status) == ("kafka.dns", Status.FAULT)
     assert result.startswith("the name does not resolve: ")

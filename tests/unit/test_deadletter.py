@@ -540,8 +540,8 @@ def test_without_a_dead_letter_topic_the_first_dead_letter_blocks_its_partition_
 def test_beyond_the_limit_nothing_is_written_and_the_topic_is_blocked(new_stage: NewStage) -> None:
     stage = new_stage()
     block = Block("vectors", BlockReason.DEAD_LETTER_LIMIT)
-    stage.writer.start()
     stage.submit(*(FakeMessage(n) for n in range(25)))
+    stage.writer.start()
     for _ in range(20):
         stage.events.wait_for("landed")
     assert (stage.settled(), len(stage.broker.sent), stage.assignment.watermark) == (20, 20, 20)

@@ -20,6 +20,7 @@ from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import pytest
 from hypothesis import Phase as Step
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -774,7 +775,8 @@ def _few_server_errors(answers: list[Rule | SinkError | None]) -> list[Rule | Si
     return kept
 
 
-# Each is an interleaving of many turns. To shrink one takes more minutes than a test has: it is repeated by its blob.
+# Each is an interleaving of many turns; a slow machine needs minutes. To shrink one takes more minutes than a test has: it is repeated by its blob.
+@pytest.mark.timeout(900)
 @settings(
     max_examples=max(1000, settings().max_examples),
     phases=[Step.explicit, Step.reuse, Step.generate],
