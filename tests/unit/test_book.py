@@ -137,3 +137,11 @@ def test_the_book_of_a_command_asks_at_once_and_only_once() -> None:
     assert registry.asked == [by_id(1)]
     with pytest.raises(FatalError, match="does not give schema id 2: it is away"):
         book.reader(by_id(2))
+
+
+def test_the_book_of_a_command_tries_a_schema_again_of_which_an_attempt_was_ended() -> None:
+    registry = source(UnusableForNow("protoc was killed"))
+    book = AskingBook(registry)
+    with pytest.raises(RecordError, match="schema id 1 cannot be used: protoc was killed"):
+        book.reader(by_id(1)).plain(Framed(by_id(1), b""))
+    assert registry.asked == [by_id(1)] * MOST_CUT_SHORT

@@ -463,8 +463,26 @@ def test_a_row_with_a_column_like_the_mark_of_a_delete_deletes_nothing() -> None
     for columns in ({}, {"source": "crawler"}, {"after": None}):
         error = refused(of_rows(), {**ROW, "op": "d", **columns}, b"doc-1")
         assert (error.reason, "neither before nor source" in error.message) == (Reason.MALFORMED, True)
-    for change_of_row in ({"op": "d", "before": None}, {"op": "d", "source": {}}, {"op": "d", "before": {"id": 7}}):
-        assert read(of_rows(), change_of_row, b"7") == Delete("7")
+    for columns in ({}, {"after": None}):  # a row without the vector, which is a column of another name
+        row = {"id": 7, "title": "t", "op": "d", **columns, "embedding": None}
+        assert refused(of_rows(), row, b"7").reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, in_payload], ids=["alone", "in a payload"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"before": None},
+        {"source": {}},
+        {"before": {"id": 7}},
+        {"after": None},  # of CockroachDB
+        {"after": None, "ts_ns": 1790000000000000000},
+        {},
+    ],
+    ids=str,
+)
+def test_a_delete_is_known_by_what_any_change_has(change: Any, wrap: Any) -> None:
+    assert read(of_rows(), wrap({"op": "d", **change}), b"7") == Delete("7")
 
 
 def test_a_record_of_the_service_is_never_ignored_for_a_time_beside_it() -> None:

@@ -344,6 +344,13 @@ def test_a_record_that_says_anything_else_is_put(says: Any) -> None:
     assert put({"id": "a", "vec": VECTOR, "op": says}, decoder("id", delete="op"))["key"] == "a"
 
 
+@pytest.mark.parametrize(("digits", "deletes"), [("1." + "0" * 38, True), ("0." + "0" * 38, False)])
+def test_a_mark_may_be_a_decimal_with_all_its_places(digits: str, deletes: bool) -> None:
+    value = f'{{"id":"a","vec":{json.dumps(VECTOR)},"op":{digits}}}'.encode()
+    found = decoder("id", delete="op").decode(None, value, ())
+    assert isinstance(found, Delete) is deletes
+
+
 @pytest.mark.parametrize("says", [2, -1, 0.5, 1790000000000, 2**63])
 def test_a_mark_that_is_another_number_is_malformed_since_its_row_may_be_deleted(says: Any) -> None:
     error = refused({"id": "a", "vec": VECTOR, "deleted_at": says}, decoder("id", delete="deleted_at"))

@@ -277,3 +277,16 @@ def test_more_values_than_the_bound_are_refused_in_words(whole: ProtobufReader) 
 def test_what_is_no_schema_is_said_to_be_none(text: str, references: tuple[tuple[str, str], ...], said: str) -> None:
     with pytest.raises(UnusableSchema, match=said):
         ProtobufReader(SchemaText("PROTOBUF", text, references))
+
+
+def test_a_message_that_a_reference_brings_under_a_known_name_is_read_as_any_other() -> None:
+    own = 'syntax = "proto3"; package google.type; message Date { string text = 1; } message Decimal { Date day = 1; }'
+    text = (
+        'syntax = "proto3"; import "own.proto"; message R { google.type.Date day = 1; google.type.Decimal amount = 2; }'
+    )
+    reader = ProtobufReader(SchemaText("PROTOBUF", text, (("own.proto", own),)))
+    day = b"\x0a\x01x"
+    assert plain(reader, b"\x0a\x03" + day + b"\x12\x05\x0a\x03" + day, b"\0") == {
+        "day": {"text": "x"},
+        "amount": {"day": {"text": "x"}},
+    }

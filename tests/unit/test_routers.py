@@ -231,6 +231,16 @@ def test_a_header_in_the_quotes_of_a_json_string_finds_its_index(tenant: bytes, 
     assert one.index_of("a", None, good("a"), [("tenant", tenant)]) == index
 
 
+def test_an_index_may_be_named_by_a_kafka_key_with_its_quotes() -> None:
+    route = Route(
+        topic=TOPIC, index=(), index_by="field:$kafka.key", indexes={'"acme"': "acmedocs", "default": "other"},
+        records={"key_format": "json"},
+    )  # fmt: skip
+    assert [router(route).route(key, good("a"), []).to for key in (b'"acme"', b"acme", b'"globex"')] == [
+        "acmedocs", "acmedocs", "other",
+    ]  # fmt: skip
+
+
 def test_a_deleted_row_goes_to_the_index_that_it_was_in() -> None:
     indexes = {"acme": "acmedocs", "default": "other"}
     route = Route(topic=TOPIC, index=(), index_by="field:tenant", indexes=indexes, records={"envelope": "debezium"})

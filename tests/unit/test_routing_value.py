@@ -123,7 +123,7 @@ def test_the_kafka_key_can_choose() -> None:
         (b'"acme"', "acme"),
         (b"17", "17"),
         (b" 17\n", "17"),
-        (b"acme", None),
+        (b"acme", "acme"),
         (b'"acme', None),
         (b"{}", None),
         (None, None),
@@ -188,3 +188,24 @@ def test_an_attribute_of_a_binary_event_is_a_header_also_of_a_null_value() -> No
 )
 def test_the_kafka_key_is_read_within_its_envelope(key: bytes | None, expected: str | None) -> None:
     assert read("field:$kafka.key", key=key, envelope="connect") == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (b'"acme"', "acme"),
+        (b"acme", "acme"),
+        (b"7", "7"),
+        (b"1.5", "1.5"),
+        (b"true", "true"),
+        (b'{"a":1}', None),
+        (b"[1]", None),
+        (b'"acme', None),
+        (b"\x00\x00\x00\x00\x07acme", None),
+        (b"\xff", None),
+        (b"", None),
+        (None, None),
+    ],
+)
+def test_a_kafka_key_that_is_no_key_in_json_still_chooses_an_index(key: bytes | None, expected: str | None) -> None:
+    assert read("field:$kafka.key", key=key, key_format="json") == expected

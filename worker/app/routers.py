@@ -242,7 +242,8 @@ class ByValue(Router):
         if index is None and text.startswith('"') and len(text) <= _LONGEST_QUOTED:
             # Kafka Connect's JsonConverter writes the text of a header as a JSON string.
             index = self._indexes.get(in_quotes(text.encode()) or DEFAULT)
-        return index or self._indexes.get(DEFAULT)
+        # The settings may have the quotes too, as a Kafka key that is a JSON string has them.
+        return index or self._indexes.get(f'"{text}"') or self._indexes.get(DEFAULT)
 
     def _without_index(
         self, error: RecordError, key: bytes | None, value: bytes | None, headers: Headers

@@ -7,7 +7,7 @@ string and no text (not UTF-8, or with half of a surrogate pair) is an error: it
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -26,6 +26,8 @@ from worker.records.formats.msgpack import MsgpackFields
 from worker.records.formats.shared import header_text
 from worker.records.formats.values import BYTE_ORDER_MARK, UNREADABLE, Kind, Raw
 from worker.records.members import is_messagepack
+
+_NO_PLAIN_TEXT: Final = (b"\0", b"{", b"[", b'"', b"Struct{")
 
 ReadValue: TypeAlias = Callable[[bytes | None, bytes | None, Headers], str | None]
 """Returns the text that chooses the index of a message, from its key, value and headers; None where there is none.
@@ -100,12 +102,25 @@ def _of_kafka_key(options: Options) -> ReadValue:
     def read(key: bytes | None, _value: bytes | None, _headers: Headers) -> str | None:
         try:
             return keys.from_kafka(key)
-        except (
-            RecordError
-        ):  # with `records.key_format = "json"` also a number: it is no key, but it may choose an index
-            return None if key is None else integer_text(key.strip())
+        except RecordError:
+            return None if key is None else _of_no_key(key)
 
     return read
+
+
+def _of_no_key(key: bytes) -> str | None:
+    """Return the routing value of a Kafka key that is no key by `records.key_format`, None where it has none.
+
+    It may choose an index all the same: a record may have its key elsewhere. With "json" it may be a number, or text that is
+    no JSON.
+    """
+    text = key.strip()
+    if (number := integer_text(text)) is not None:
+        return number
+    try:
+        return None if text.startswith(_NO_PLAIN_TEXT) else text.decode() or None
+    except UnicodeDecodeError:
+        return None
 
 
 def _of_header(name: str) -> ReadValue:

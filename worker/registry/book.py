@@ -79,18 +79,17 @@ class Book:
 
     def reader(self, schema: SchemaId, /) -> SchemaReader:
         """Return what reads bodies of a schema. Raises `SchemaPending` where it is not here."""
-        found = self._readers.get(schema)
-        if found is None or (type(found) is _Refusal and self._clock() >= found.until):
+        if (found := self._known(schema)) is None:
             raise SchemaPending(schema)
         return found
 
+    def _known(self, schema: SchemaId) -> SchemaReader | None:
+        found = self._readers.get(schema)
+        return None if type(found) is _Refusal and self._clock() >= found.until else found
+
     def has(self, schema: SchemaId) -> bool:
         """Return whether the schema is here, or it is known that it is not to be had."""
-        try:
-            self.reader(schema)
-        except SchemaPending:
-            return False
-        return True
+        return self._known(schema) is not None
 
     def add(self, schema: SchemaId, /, *, believes_unknown: bool = True) -> SchemaAnswer | None:
         """Ask the registry for a schema, and keep it, or why it cannot be used.
@@ -142,11 +141,12 @@ class AskingBook(Book):
 
     def reader(self, schema: SchemaId, /) -> SchemaReader:
         """Return what reads bodies of a schema. Raises `FatalError` where the registry does not say."""
-        try:
-            return super().reader(schema)
-        except SchemaPending:
+        while not self.has(schema):
             try:
                 self.add(schema)
             except RegistryUnavailable as error:
-                raise FatalError(f"the schema registry does not give {schema}: {error}") from error
-            return super().reader(schema)
+                if not isinstance(
+                    error.__cause__, UnusableForNow
+                ):  # else it is tried again, `MOST_CUT_SHORT` times in all
+                    raise FatalError(f"the schema registry does not give {schema}: {error}") from error
+        return super().reader(schema)

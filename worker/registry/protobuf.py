@@ -173,7 +173,8 @@ class _Plains:
 
     def of_message(self, descriptor: Descriptor) -> _Plain:
         """Return what makes a message of this descriptor plain."""
-        if (special := _SPECIAL.get(descriptor.full_name)) is not None:
+        special = _SPECIAL.get(descriptor.full_name)
+        if special is not None and _FIELDS.get(descriptor.full_name, set()).issubset(descriptor.fields_by_name):
             return lambda message: special(message, self.expect)
         made = self._made
         name = descriptor.full_name
@@ -345,7 +346,7 @@ def _or_fields(text: Callable[[Any, _Expect], str]) -> Callable[[Any, _Expect], 
     def plain(message: Any, expect: _Expect) -> Any:
         try:
             return text(message, expect)
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, TypeError):  # TypeError: another message has this name
             names = [field.name for field in message.DESCRIPTOR.fields]
             expect(len(names) + 1, sum(map(len, names)))
             return {name: getattr(message, name) for name in names}
@@ -423,3 +424,10 @@ _SPECIAL: Final[Mapping[str, Callable[[Any, _Expect], Any]]] = {
     "google.type.Decimal": _wrapped,
     "confluent.type.Decimal": _or_fields(_decimal),
 }
+_FIELDS: Final[Mapping[str, set[str]]] = {
+    "google.type.Date": {"year", "month", "day"},
+    "google.type.TimeOfDay": {"hours", "minutes", "seconds", "nanos"},
+    "google.type.Decimal": {"value"},
+    "confluent.type.Decimal": {"value", "scale"},
+}
+"""That a message must have to be one of these: a reference may bring another one of the same name."""

@@ -16,13 +16,14 @@ from worker.errors import SettingsError
 from worker.redaction import HIDDEN
 from worker.settings import files, value_text
 from worker.settings.mistakes import SHOWN_CHARACTERS, quoted, suggestion
-from worker.settings.rules import contradictions, credential_mistakes
+from worker.settings.rules import contradictions, credential_mistakes, package_mistakes
 from worker.settings.tables import (
     CONFIG_VARIABLE,
     ENV_PREFIX,
     SECRET_VARIABLES,
     SECRETS,
     TABLES,
+    Kafka,
     Oss,
     Records,
     Route,
@@ -48,7 +49,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, to_run: bool = False)
     """Read the settings. The environment wins over the file, the file over the defaults.
 
     `path` is the file of `--config`. If it is None, `OSS_VECTORS_CONFIG` may name a file; if that is not set, no file is read.
-    With `to_run` the credentials must be set too. Raises `SettingsError` with every mistake.
+    With `to_run` the credentials must be set too, and the packages must be there that the login to Kafka needs. Raises `SettingsError` with every mistake.
     """
     return _Loader(environ, to_run=to_run).load(path)
 
@@ -74,9 +75,11 @@ class _Loader:
         tables = {name: self._table(name, kind, document.get(name, {}), source) for name, kind in TABLES.items()}
         # A setting that is wrong by itself has its default here, so a rule about it could report a mistake that is none.
         self._mistakes += [m for m in contradictions(routes, tables) if m.partition(" ")[0] not in self._wrong]
-        oss = tables["oss"]
+        oss, kafka = tables["oss"], tables["kafka"]
         if self._to_run and isinstance(oss, Oss) and oss.credentials == "environment":
             self._mistakes += credential_mistakes(self._environ)
+        if self._to_run and isinstance(kafka, Kafka):
+            self._mistakes += package_mistakes(kafka)
         if self._mistakes:
             redaction.remember(*self._possible_secrets)  # whichever mistake quotes them
             raise SettingsError([clean(mistake, _MISTAKE_CHARACTERS) for mistake in self._mistakes])

@@ -50,6 +50,15 @@ def credential_mistakes(environ: Mapping[str, str]) -> list[str]:
     return mistakes
 
 
+def package_mistakes(kafka: Kafka) -> list[str]:
+    """Return a mistake where the login needs a package that this installation does not have."""
+    package = SASL_PACKAGES.get(kafka.sasl_mechanism)
+    if package is None or not kafka.security_protocol.startswith("SASL") or find_spec(package) is not None:
+        return []
+    told = f"kafka.sasl_mechanism = {kafka.sasl_mechanism!r} needs one more package: pip install {package}"
+    return [f"{told}; the image does not have it"]
+
+
 def contradictions(routes: Iterable[Route], tables: Mapping[str, Table | None]) -> list[str]:
     """Return what is wrong between settings that are each right by themselves. A table that could not be read is None."""
     routes = tuple(routes)
@@ -162,16 +171,9 @@ def _kafka_contradictions(kafka: Kafka) -> list[str]:
 
 def _login_mistakes(kafka: Kafka) -> list[str]:
     """Return what kafka-python would find out only when it connects, and then report as brokers that do not answer."""
-    mechanism = kafka.sasl_mechanism
-    if not kafka.security_protocol.startswith("SASL"):
+    if kafka.sasl_mechanism != "AWS_MSK_IAM" or kafka.security_protocol in {"SASL_SSL", "PLAINTEXT", "SSL"}:
         return []
-    mistakes = []
-    package = SASL_PACKAGES.get(mechanism)
-    if package is not None and find_spec(package) is None:
-        mistakes.append(f"kafka.sasl_mechanism = {mechanism!r} needs one more package: pip install {package}")
-    if mechanism == "AWS_MSK_IAM" and kafka.security_protocol != "SASL_SSL":
-        mistakes.append(f"kafka.sasl_mechanism = {mechanism!r} needs kafka.security_protocol = 'SASL_SSL'")
-    return mistakes
+    return [f"kafka.sasl_mechanism = {kafka.sasl_mechanism!r} needs kafka.security_protocol = 'SASL_SSL'"]
 
 
 def _oss_contradictions(oss: Oss) -> list[str]:

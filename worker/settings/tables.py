@@ -138,7 +138,7 @@ class Kafka(Table, frozen=True):
     sasl_mechanism: Annotated[
         Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "AWS_MSK_IAM"],
         means(
-            "How to log in. Needed with SASL_PLAINTEXT and SASL_SSL. GSSAPI needs the package gssapi; AWS_MSK_IAM needs botocore, SASL_SSL, and the region in AWS_DEFAULT_REGION or in AWS's own settings."
+            "How to log in. Needed with SASL_PLAINTEXT and SASL_SSL. GSSAPI needs the package gssapi, which the image does not have; AWS_MSK_IAM needs botocore, which it does not have either, SASL_SSL, and the region in AWS_DEFAULT_REGION or in AWS's own settings."
         ),
     ] = ""
     sasl_plain_username: Annotated[str, means("The user, for PLAIN and SCRAM.")] = ""
@@ -364,7 +364,7 @@ class DeadLetter(Table, frozen=True):
     limit_min: Annotated[
         int,
         means(
-            "Dead letters in the window before limit_ratio blocks the topic. With limit_window or more it blocks none.",
+            "Dead letters in the window before limit_ratio blocks the topic. If it is limit_window or more, limit_ratio never blocks.",
             ge=1,
             le=_MOST_COUNTED,
         ),

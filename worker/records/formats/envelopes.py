@@ -140,7 +140,7 @@ class Debezium(Envelope):
             row, is_text = self._row(change.after, op)
             return Opened(Operation.PUT, row, connect_schema.within(logical, "after"), is_text)
         if op == "d":
-            if fields.kind(change.before) is Kind.NOTHING and fields.kind(change.source) is not Kind.MAP:
+            if fields.kind(change.before) is Kind.NOTHING and not self._is_delete(change, self._members(value)):
                 raise fields.no_record('there is neither before nor source, and op is "d": it is no change of Debezium')
             before, is_text = self._row_or_document(change.before)
             return Opened(Operation.DELETE, before, connect_schema.within(logical, "before"), is_text)
@@ -183,6 +183,15 @@ class Debezium(Envelope):
             self._fields.kind(each) in (Kind.NOTHING, Kind.NULL) for each in (change.before, change.after)
         )
         return without_row and self._fields.kind(change.source) is Kind.MAP
+
+    def _is_delete(self, change: _Change, members: Mapping[str, Raw]) -> bool:
+        """Return whether a change without `before` is a delete, and no row without an envelope that has a column `op`.
+
+        CockroachDB's deletes have neither `before` nor `source`, but `after`, which is null.
+        """
+        own = self._own_members(members)
+        has_names_of_changes = self._fields.kind(change.after) is not Kind.NOTHING or own.keys() <= _OF_CHANGES
+        return self._fields.kind(change.source) is Kind.MAP or (has_names_of_changes and not self._is_row(own))
 
     def _own_members(self, members: Mapping[str, Raw]) -> Mapping[str, Raw]:
         """Return the members of a message of Debezium, out of Kafka Connect's envelope."""

@@ -56,7 +56,7 @@ from worker.records.metadata import shown
 from worker.records.target import LIMIT_SOURCE
 
 _SPECVERSION: Final = ("specversion",)
-_MOST_BYTES_OF_ONE: Final = 9  # a number that is 0 or 1 has no more in any usual form
+_MOST_BYTES_OF_ONE: Final = 40  # a number that is 0 or 1 has no more in any usual form: a decimal may have 38 places
 _STRICT_VALUE: Final = str | list[str]
 _LOOSE_VALUE: Final = str | int | float | bool | list[Scalar] | None
 _METADATA_ALLOWED: Final = f"allowed are {METADATA_MAX_BYTES} bytes a vector ({LIMIT_SOURCE})"
