@@ -55,20 +55,20 @@ def test_an_answer_counts_against_the_records_as_far_as_it_may_blame_them(
     blame: Blame, doubts: tuple[int, int]
 ) -> None:
     chunk = Chunk([item("a")])
-    chunk.note(failure(blame), accepted=0, accepted_in_all=0)
+    chunk.note(failure(blame), accepted=0, accepted_in_all=0, now=0.0)
     assert (chunk.attempts, (chunk.blamed, chunk.service_doubt.count)) == (1, doubts)
 
 
 def test_a_refusal_counts_as_an_attempt_alone() -> None:
     chunk = Chunk([item("a")])
-    chunk.note(Refused("no", status=400), accepted=0, accepted_in_all=0)
+    chunk.note(Refused("no", status=400), accepted=0, accepted_in_all=0, now=0.0)
     assert (chunk.attempts, chunk.blamed, chunk.write_timeouts) == (1, 0, 0)
 
 
 def test_time_outs_while_sending_are_counted() -> None:
     chunk = Chunk([item("a")])
-    chunk.note(failure(Blame.NONE, while_sending=True), accepted=0, accepted_in_all=0)
-    chunk.note(failure(Blame.NONE), accepted=0, accepted_in_all=0)
+    chunk.note(failure(Blame.NONE, while_sending=True), accepted=0, accepted_in_all=0, now=0.0)
+    chunk.note(failure(Blame.NONE), accepted=0, accepted_in_all=0, now=0.0)
     assert chunk.write_timeouts == 1
 
 
@@ -94,10 +94,10 @@ def test_a_half_fails_while_others_are_accepted_once_its_other_half_is() -> None
     chunk, _ = Chunk([item("a"), item("b")]).halves(accepted=5, accepted_in_all=5)
     assert not chunk.fails_alone
     chunk.accepted_when_sent = 5
-    chunk.note(failure(Blame.PROXY), accepted=5, accepted_in_all=5)
+    chunk.note(failure(Blame.PROXY), accepted=5, accepted_in_all=5, now=0.0)
     assert not chunk.fails_alone
     chunk.accepted_when_sent = chunk.accepted_in_all_when_sent = 6
-    chunk.note(failure(Blame.PROXY), accepted=6, accepted_in_all=6)
+    chunk.note(failure(Blame.PROXY), accepted=6, accepted_in_all=6, now=0.0)
     assert (chunk.fails_alone, chunk.is_proven, chunk.records_doubt.count) == (True, True, 2)
 
 
@@ -110,7 +110,7 @@ def test_an_answer_that_is_not_the_services_delays_the_index_at_the_third_time_w
     seen = []
     chunk.accepted_in_all_when_sent = 7
     for _ in range(4):
-        chunk.note(strangers, accepted=0, accepted_in_all=7)
+        chunk.note(strangers, accepted=0, accepted_in_all=7, now=0.0)
         seen.append((chunk.delays_all(strangers), chunk.delays_all(services)))
     assert seen == [(False, True), (False, True), (True, True), (True, True)]
     chunk.accepted_in_all_when_sent = 8
@@ -120,10 +120,10 @@ def test_an_answer_that_is_not_the_services_delays_the_index_at_the_third_time_w
 def test_a_record_that_is_left_alone_is_not_blamed_for_what_all_together_got() -> None:
     chunk = Chunk([item("a"), item("b")])
     for accepted in range(10):
-        chunk.note(failure(Blame.CONTENT), accepted=accepted, accepted_in_all=accepted)
+        chunk.note(failure(Blame.CONTENT), accepted=accepted, accepted_in_all=accepted, now=0.0)
     chunk.replace_items(chunk.items[:1])
     assert (chunk.blamed, chunk.service_doubt.count, chunk.keeps_failing, chunk.attempts) == (0, 0, False, 10)
-    chunk.note(failure(Blame.CONTENT), accepted=10, accepted_in_all=10)
+    chunk.note(failure(Blame.CONTENT), accepted=10, accepted_in_all=10, now=0.0)
     chunk.replace_items(chunk.items[:])  # it was alone before
     assert (chunk.blamed, chunk.service_doubt.count) == (1, 1)
 
@@ -131,11 +131,11 @@ def test_a_record_that_is_left_alone_is_not_blamed_for_what_all_together_got() -
 def test_the_last_answer_of_an_outage_proves_nothing_though_others_are_accepted_when_it_comes() -> None:
     chunk = Chunk([item("a")])
     for _ in range(3):
-        chunk.note(failure(Blame.PROXY), accepted=0, accepted_in_all=0)
-    chunk.note(failure(Blame.PROXY), accepted=5, accepted_in_all=5)  # sent before these
+        chunk.note(failure(Blame.PROXY), accepted=0, accepted_in_all=0, now=0.0)
+    chunk.note(failure(Blame.PROXY), accepted=5, accepted_in_all=5, now=0.0)  # sent before these
     assert (chunk.is_proven, chunk.others_pass) == (False, False)
     chunk.accepted_when_sent = chunk.accepted_in_all_when_sent = 5
-    chunk.note(failure(Blame.PROXY), accepted=6, accepted_in_all=6)
+    chunk.note(failure(Blame.PROXY), accepted=6, accepted_in_all=6, now=0.0)
     assert chunk.is_proven
 
 
@@ -157,18 +157,40 @@ def test_a_single_acceptance_counts_for_two_failures_also_if_it_comes_while_one_
     assert seen == [0, 0, 0, 1, 2, 0]
 
 
+def test_a_single_acceptance_counts_once_for_failures_that_are_apart() -> None:
+    doubt = Doubt()
+    seen = []
+    for accepted_when_sent, accepted in ((7, 7), (7, 8), (8, 8), (8, 8), (9, 9), (9, 9)):
+        doubt.note(accepted_when_sent, accepted)
+        seen.append(doubt.apart)
+    assert seen == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_row_of_failures_while_others_pass_begins_with_its_first() -> None:
+    doubt = Doubt()
+    seen = []
+    for now, accepted in enumerate((7, 8, 9, 9, 9, 9, 9, 10, 11)):
+        doubt.note(accepted, accepted, float(now))
+        seen.append((doubt.while_others_pass, doubt.passing_since))
+    assert seen == [(0, 0), (1, 1), (2, 1), (3, 1), (4, 1), (0, 1), (0, 1), (1, 7), (2, 7)]
+
+
 def test_another_version_of_a_record_goes_on_counting_but_is_blamed_only_for_its_own_failures() -> None:
     chunk = Chunk([item("a")])
     for accepted in range(4):
         chunk.accepted_when_sent = chunk.accepted_in_all_when_sent = accepted
-        chunk.note(failure(Blame.CONTENT), accepted=accepted, accepted_in_all=accepted)
+        chunk.note(failure(Blame.CONTENT), accepted=accepted, accepted_in_all=accepted, now=0.0)
     passed = chunk.service_doubt.while_others_pass
     assert chunk.service_doubt.of_version == passed > 0
     chunk.not_before = 7.0
     newer = chunk.with_version(item("a"))
     assert (newer.blamed, newer.records_doubt.count, newer.service_doubt.count, newer.is_proven) == (4, 4, 4, True)
     assert (newer.attempts, newer.failures.count, newer.not_before) == (0, 4, 7.0)
-    assert (newer.service_doubt.while_others_pass, newer.service_doubt.of_version) == (passed, 0)
+    assert (newer.service_doubt.while_others_pass, newer.service_doubt.of_version, newer.service_doubt.apart) == (
+        passed,
+        0,
+        0,
+    )
     # How many deletes were accepted cannot be compared with how many puts were.
     delete = chunk.with_version(item("a", is_delete=True))
     assert (delete.blamed, delete.records_doubt.count, delete.service_doubt.count, delete.is_proven) == (0, 0, 0, True)

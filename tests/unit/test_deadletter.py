@@ -890,6 +890,20 @@ def test_a_refused_record_waits_for_those_before_it_while_a_request_with_one_is_
     assert stage.written_offsets() == [1]
 
 
+def test_a_refused_record_does_not_wait_for_requests_beside_a_stuck_record(new_stage: NewStage) -> None:
+    clock = FakeClock()
+    stage = new_stage(clock=clock)
+    stage.read(*(FakeMessage(offset) for offset in range(2)), bad=False)
+    stage.status.block(Block("vectors", BlockReason.RECORD_STUCK, 0), "a firewall refuses it")
+    stage.ledger.begin_request([stage.assignment])
+    stage.writer.start()
+    stage.refuse(1)
+    stage.events.wait_for("looked")
+    clock.pass_by(VERDICT_SECONDS)
+    stage.events.wait_for("landed")
+    assert stage.written_offsets() == [1]
+
+
 def test_a_refused_record_does_not_wait_for_ever_for_requests(new_stage: NewStage) -> None:
     clock = FakeClock()
     stage = new_stage(clock=clock)

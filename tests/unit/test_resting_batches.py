@@ -220,8 +220,9 @@ def test_more_bad_records_than_slots_stop_nothing(slots: int, together: int, ans
     bench.work(40 * RETRY_MAX)
     assert set(bench.service.vectors) == set(good)
     if answer is SERVERS_500:  # other requests were accepted after the first of its answers, for most
-        bench.queue(["later"], OTHER)
-        bench.work(10 * RETRY_MAX)
+        for number in range(6):
+            bench.queue([f"later{number}"], OTHER)
+            bench.work(2 * RETRY_MAX)
         assert len(bench.letters) == batches * together
     else:
         assert (bench.letters, bench.blocks()) == ([], {STUCK})
@@ -1055,12 +1056,61 @@ def test_a_bad_key_with_a_newer_version_in_every_batch_is_dead_lettered_version_
         flight = bench.lane.pop()
         if flight is not None:
             bench.deliver(flight)
-        bench.clock.advance(0.05)
+        bench.clock.advance(1.0)
     assert len(bench.letters) > 50
     for number in range(100):
         bench.queue([f"b{number}"], OTHER)
         bench.work(2.0)
     assert (len(bench.letters), bench.settled(), bench.lane.is_idle) == (150, 250, True)
+
+
+@pytest.mark.parametrize("seconds", [8.0, 15.0, 50.0])
+def test_a_key_with_many_newer_versions_is_not_blamed_for_a_fault_of_seconds(seconds: float) -> None:
+    bench = Bench(8)
+    bench.service.refused["k"] = SERVERS_500
+    for number in range(int(seconds / 0.05)):
+        bench.queue(["k", f"a{number}"])
+        while (flight := bench.lane.pop()) is not None:
+            bench.deliver(flight)
+        bench.clock.advance(0.05)
+    bench.service.refused.clear()
+    bench.queue(["k"])
+    bench.work(2 * RETRY_MAX)
+    last = max(bench.numbers().values())
+    assert (bench.letters, bench.numbers()["k"], bench.lane.is_idle) == ([], last, True)
+
+
+def test_an_outage_that_ends_for_a_moment_blames_no_record() -> None:
+    bench = Bench()
+    bench.service.is_away = SERVERS_500
+    for key in ("a1", "a2", "a3"):
+        bench.queue([key])
+    bench.work(20 * RETRY_MAX)
+    bench.queue(["b"], OTHER)
+    while "b" not in bench.service.vectors:
+        flight = bench.lane.pop()
+        if flight is None:
+            bench.clock.advance(0.1)
+            continue
+        bench.service.is_away = None if "b" in flight.keys else SERVERS_500
+        bench.deliver(flight)
+    bench.service.is_away = SERVERS_500
+    bench.work(4 * RETRY_MAX)
+    bench.service.is_away = None
+    bench.work(2 * RETRY_MAX)
+    assert (bench.letters, set(bench.service.vectors), bench.lane.is_idle) == ([], {"a1", "a2", "a3", "b"}, True)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 60.0])
+def test_several_bad_records_are_blamed_though_others_are_rarely_accepted(seconds: float) -> None:
+    bench = Bench()
+    for key in ("b1", "b2", "b3"):
+        bench.service.refused[key] = SERVERS_500
+        bench.queue([key])
+    for number in range(20 + int(600 / seconds)):
+        bench.queue([f"a{number}"], OTHER)
+        bench.work(seconds)
+    assert sorted(letter.offset for letter in bench.letters) == [0, 1, 2]
 
 
 def test_a_key_with_a_newer_version_in_every_batch_lets_what_else_rests_be_sent() -> None:

@@ -90,11 +90,15 @@ class Admission:
         topic = entry.partition.topic
         place, partition = self._first_undecided(topic, known)
         before = self._fronts.get(topic)
-        if partition is not None and self._ledger.is_on_the_wire(partition):
+        if partition is not None and self._ledger.is_on_the_wire(partition) and not self._is_stuck(partition):
             return _Front(place, self._clock())
         if before is None:
             return _Front(place, entry.submitted_at)
         return before if before.place == place else _Front(place, self._clock())
+
+    def _is_stuck(self, partition: Partition) -> bool:
+        """Return whether a record of the partition keeps failing: then a request on its way is hardly the one that decides it."""
+        return BlockReason.RECORD_STUCK in self._status.blocks_of(*partition)
 
     def _first_undecided(self, topic: str, known: Iterable[Entry]) -> tuple[int | None, Partition | None]:
         """Return the first place of a topic whose record may still become a dead letter, and that record's partition."""

@@ -21,18 +21,38 @@ class Doubt:
         """`accepted` is how many of the others have been accepted until now, where that counts as a failure before."""
         self.count = 0
         self.while_others_pass = 0  # how many of the last ones, in a row, came while others were accepted
-        self.of_version = 0  # how many of these are of the version that is sent now
+        self.passing_since = 0.0  # when the first of these came, in the clock's seconds
+        self._silent = 0  # how many of the last ones, in a row, came while no others were accepted
+        self.was_silent = False  # whether so many came, at any time, that they may be those of an outage
+        # Of the version that is sent now: how many of these, and how many between which and the one before others were accepted.
+        self.of_version = 0
+        self.apart = 0
+        self._sent = accepted  # how many of the others had been accepted when the last one was sent
         # At each of the last failures, and of the one before them.
         self._accepted = deque(() if accepted is None else (accepted,), maxlen=SPLIT_AFTER + 1)
 
-    def note(self, accepted_when_sent: int, accepted: int) -> None:
+    def note(self, accepted_when_sent: int, accepted: int, now: float = 0.0) -> None:
         """Note a failure; so many of the others had been accepted when the request left, and have been until now."""
         self._accepted.append(accepted)
         self.count += 1
-        # One more failure is looked back at: so a single acceptance counts for two failures, also if it comes while one is under way.
-        do_others_pass = accepted_when_sent > self._accepted[0]
-        self.while_others_pass = self.while_others_pass + 1 if do_others_pass else 0
-        self.of_version = self.of_version + 1 if do_others_pass else 0
+        # One more failure is looked back at: so a single acceptance counts for two failures if it comes while one is under way, else
+        # for three.
+        if accepted_when_sent > self._accepted[0]:
+            if self.while_others_pass == 0:
+                self.passing_since = now
+            self.while_others_pass += 1
+            self.of_version += 1
+            self._silent = 0
+        else:
+            self.while_others_pass = self.of_version = 0
+            self._silent += 1
+            self.was_silent |= self._silent >= SPLIT_AFTER
+        self.apart += self._sent is not None and accepted_when_sent > self._sent
+        self._sent = accepted_when_sent
+
+    def begin_version(self) -> None:
+        """Note that another version of the record is sent from now on."""
+        self.of_version = self.apart = 0
 
     def others_pass(self, accepted_when_sent: int) -> bool:
         """Return whether others were accepted between the first of the last failures and the chunk's last attempt.
@@ -84,7 +104,7 @@ class Chunk:
         if chunk.operation is self.operation:
             chunk.records_doubt, chunk.service_doubt, chunk.blamed = self.records_doubt, self.service_doubt, self.blamed
             chunk.accepted_when_sent = self.accepted_when_sent
-            chunk.service_doubt.of_version = 0
+            chunk.service_doubt.begin_version()
         return chunk
 
     def replace_items(self, items: list[Item]) -> None:
@@ -159,7 +179,7 @@ class Chunk:
             return True
         return self.failures.count >= SPLIT_AFTER and not self.others_pass
 
-    def note(self, error: SinkError, accepted: int, accepted_in_all: int) -> None:
+    def note(self, error: SinkError, accepted: int, accepted_in_all: int, now: float) -> None:
         """Count an attempt that failed; so many requests of its kind, and in all, have been accepted until now."""
         self.attempts += 1
         self.failures.note(self.accepted_in_all_when_sent, accepted_in_all)
@@ -172,7 +192,7 @@ class Chunk:
         if error.blame is not Blame.NONE:
             self.blamed += 1
         if error.blame is Blame.CONTENT:
-            self.service_doubt.note(self.accepted_when_sent, accepted)
+            self.service_doubt.note(self.accepted_when_sent, accepted, now)
         if error.while_sending:
             self.write_timeouts += 1
 

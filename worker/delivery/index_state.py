@@ -35,6 +35,8 @@ class IndexState:
         self._accepted = dict.fromkeys(Operation, 0)  # requests that the service accepted for it
         self._denied: dict[Operation | None, BlockReason] = {}  # what is denied, and why; None by something on the way
         self.is_stopping = False  # all that wait here must end
+        self.failing = 0
+        """How many batches keep failing: what is left of them rests, or is in a slot again. The lane counts them."""
         self._status = status
         self._max_body_bytes = max_body_bytes
         self.clock = clock

@@ -191,6 +191,7 @@ class Lane:
             self._in_flight.remove(flight)
             if flight.chunks:
                 self._rest(flight)
+            self.state.failing = sum(one.has_place for one in (*self._resting, *self._in_flight))
             if self._queue or self._resting:
                 self._arrival.notify_all()
                 self._start_slot_if_needed()
