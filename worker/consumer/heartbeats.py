@@ -31,6 +31,7 @@ _ILLEGAL_GENERATION: Final = 22
 _UNKNOWN_MEMBER_ID: Final = 25
 _REBALANCE_IN_PROGRESS: Final = 27
 _FENCED_INSTANCE_ID: Final = 82
+_NO_COORDINATOR: Final = frozenset({14, 15, 16})  # it loads the group, is not available, or is another broker by now
 _NO_MEMBER: Final = frozenset({_ILLEGAL_GENERATION, _UNKNOWN_MEMBER_ID, _FENCED_INSTANCE_ID})
 # The client has a connection of its own to the broker that coordinates the group. Its name is this and the broker's number.
 _COORDINATOR_PREFIX: Final = "coordinator-"
@@ -85,7 +86,7 @@ class Heartbeats:
         self._member: _Member | None = None
         self.refusal = ""
         """The error that the last heartbeat was answered with, "" where there was none. That the group does not know the
-        member is no such error: that ends the lease."""
+        member is no such error: that ends the lease. Nor is that another broker coordinates the group: that one is asked next."""
         self._handlers: dict[str, Callable[[Any, Any, float, Any], None]] = {
             "HeartbeatRequest": self._heartbeat_sent,
             "JoinGroupRequest": self._join_sent,
@@ -113,7 +114,7 @@ class Heartbeats:
     def _heartbeat_answered(self, member: _Member, sent_at: float, code: int) -> None:
         self._end_unless_known(code, member)
         is_accepted = code in (_NO_ERROR, _REBALANCE_IN_PROGRESS)
-        error = None if is_accepted or code in _NO_MEMBER else error_of(code)
+        error = None if is_accepted or code in _NO_MEMBER or code in _NO_COORDINATOR else error_of(code)
         self.refusal = "" if error is None else client_config.describe(error)
         if is_accepted and self._lease.confirm(sent_at, in_rebalance=code == _REBALANCE_IN_PROGRESS):
             self._on_renewed()
