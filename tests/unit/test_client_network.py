@@ -264,3 +264,14 @@ def test_metadata_that_lacks_a_topic_is_asked_for_once_in_a_while_whoever_asks(
     assert manager.cluster.need_update
     manager.cluster.update_metadata(answer)
     assert len(later) == 2
+
+
+def test_metadata_is_not_asked_for_by_a_client_that_is_being_closed(
+    manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise RuntimeError("NetworkSelector closed!")
+
+    monkeypatch.setattr(manager.cluster, "request_update", refuse)
+    manager._refresh_again()
+    assert not manager._is_refresh_due

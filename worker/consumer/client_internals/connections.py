@@ -4,6 +4,7 @@ The client has no hooks of its own here. It makes its network part by the settin
 scheme of the setting `proxy_url`.
 """
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable
@@ -153,7 +154,10 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
 
     def _refresh_again(self) -> None:
         self._is_refresh_due = False
-        self.refresh_metadata()
+        with contextlib.suppress(
+            RuntimeError
+        ):  # the client is being closed, and its thread runs what is due before it ends
+            self.refresh_metadata()
 
     def refresh_metadata(self) -> None:
         """Ask for fresh metadata."""
