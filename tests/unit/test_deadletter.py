@@ -871,13 +871,18 @@ def test_a_refused_record_waits_for_those_before_it_but_not_for_ever(new_stage: 
     assert stage.written_offsets() == [1, 4]
 
 
-def test_a_refused_record_waits_for_those_before_it_while_a_request_with_one_is_on_its_way(new_stage: NewStage) -> None:
-    clock = FakeClock()
-    stage = new_stage(clock=clock)
+def refuse_behind_a_request(stage: Stage) -> None:
+    """Let the second of two records be refused while a request with one of their partition is on its way."""
     stage.read(*(FakeMessage(offset) for offset in range(2)), bad=False)
     stage.ledger.begin_request([stage.assignment])
     stage.writer.start()
     stage.refuse(1)
+
+
+def test_a_refused_record_waits_for_those_before_it_while_a_request_with_one_is_on_its_way(new_stage: NewStage) -> None:
+    clock = FakeClock()
+    stage = new_stage(clock=clock)
+    refuse_behind_a_request(stage)
     for _ in range(3):
         stage.events.wait_for("looked")
         clock.pass_by(VERDICT_SECONDS)
@@ -893,11 +898,8 @@ def test_a_refused_record_waits_for_those_before_it_while_a_request_with_one_is_
 def test_a_refused_record_does_not_wait_for_requests_beside_a_stuck_record(new_stage: NewStage) -> None:
     clock = FakeClock()
     stage = new_stage(clock=clock)
-    stage.read(*(FakeMessage(offset) for offset in range(2)), bad=False)
     stage.status.block(Block("vectors", BlockReason.RECORD_STUCK, 0), "a firewall refuses it")
-    stage.ledger.begin_request([stage.assignment])
-    stage.writer.start()
-    stage.refuse(1)
+    refuse_behind_a_request(stage)
     stage.events.wait_for("looked")
     clock.pass_by(VERDICT_SECONDS)
     stage.events.wait_for("landed")
@@ -907,10 +909,7 @@ def test_a_refused_record_does_not_wait_for_requests_beside_a_stuck_record(new_s
 def test_a_refused_record_does_not_wait_for_ever_for_requests(new_stage: NewStage) -> None:
     clock = FakeClock()
     stage = new_stage(clock=clock)
-    stage.read(*(FakeMessage(offset) for offset in range(2)), bad=False)
-    stage.ledger.begin_request([stage.assignment])
-    stage.writer.start()
-    stage.refuse(1)
+    refuse_behind_a_request(stage)
     stage.events.wait_for("looked")
     clock.pass_by(LONGEST_VERDICT_SECONDS)
     stage.events.wait_for("landed")
