@@ -154,9 +154,8 @@ class Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python
 
     def _refresh_again(self) -> None:
         self._is_refresh_due = False
-        with contextlib.suppress(
-            RuntimeError
-        ):  # the client is being closed, and its thread runs what is due before it ends
+        # A client that is being closed runs what is due before its thread ends, and refuses to ask for more.
+        with contextlib.suppress(RuntimeError):
             self.refresh_metadata()
 
     def refresh_metadata(self) -> None:
