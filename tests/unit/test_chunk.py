@@ -1,10 +1,12 @@
 """The records of one request, and when the answers to them show that they are at fault."""
 
+import math
+
 import pytest
 
 from tests.support.fakes import FakeMessage
 from worker.delivery.batch import Item
-from worker.delivery.chunk import Chunk, Doubt, chunks_of
+from worker.delivery.chunk import Chunk, chunks_of
 from worker.errors import Blame, Refused, RetryReason, Transient
 from worker.ledger import Assignment, Partition
 from worker.ports import Operation
@@ -19,6 +21,11 @@ def item(key: str, *, is_delete: bool = False) -> Item:
 def failure(blame: Blame, *, while_sending: bool = False) -> Transient:
     """Return an answer that blames the records or not."""
     return Transient("failed", kind=RetryReason.SERVER, status=400, blame=blame, while_sending=while_sending)
+
+
+def is_blamed(chunk: Chunk) -> bool:
+    """Return whether the service's answers show that the version of the chunk is at fault."""
+    return chunk.service_doubt.blames_version(4, lasting=math.inf, now=0.0, others_fail=False)
 
 
 def keys_of(chunks: list[Chunk]) -> list[list[str]]:
@@ -72,24 +79,6 @@ def test_time_outs_while_sending_are_counted() -> None:
     assert chunk.write_timeouts == 1
 
 
-def test_others_pass_only_if_they_were_accepted_after_the_first_doubt_and_before_the_last_attempt() -> None:
-    doubt = Doubt()
-    assert not doubt.others_pass(accepted_when_sent=7)
-    doubt.note(7, accepted=7)
-    doubt.note(7, accepted=9)  # the first answer counts, not this one
-    assert not doubt.others_pass(accepted_when_sent=7)
-    assert doubt.others_pass(accepted_when_sent=8)
-
-
-def test_what_was_accepted_before_the_last_failures_does_not_count() -> None:
-    doubt = Doubt()
-    for accepted in (7, 9, 9, 9):
-        doubt.note(accepted, accepted)
-    assert not doubt.others_pass(accepted_when_sent=9)
-    assert doubt.others_pass(accepted_when_sent=10)
-    assert doubt.count == 4
-
-
 def test_a_half_fails_while_others_are_accepted_once_its_other_half_is() -> None:
     chunk, _ = Chunk([item("a"), item("b")]).halves(accepted=5, accepted_in_all=5)
     assert not chunk.fails_alone
@@ -139,58 +128,21 @@ def test_the_last_answer_of_an_outage_proves_nothing_though_others_are_accepted_
     assert chunk.is_proven
 
 
-def test_failures_in_a_row_while_others_pass_are_counted() -> None:
-    doubt = Doubt()
-    seen = []
-    for accepted_when_sent in (7, 7, 7, 8, 8, 8, 8, 8, 9):
-        doubt.note(accepted_when_sent, accepted_when_sent)
-        seen.append(doubt.while_others_pass)
-    assert seen == [0, 0, 0, 1, 2, 3, 0, 0, 1]
-
-
-def test_a_single_acceptance_counts_for_two_failures_also_if_it_comes_while_one_is_under_way() -> None:
-    doubt = Doubt()
-    seen = []
-    for accepted_when_sent, accepted in ((7, 7), (7, 7), (7, 8), (8, 8), (8, 8), (8, 8)):
-        doubt.note(accepted_when_sent, accepted)
-        seen.append(doubt.while_others_pass)
-    assert seen == [0, 0, 0, 1, 2, 0]
-
-
-def test_a_single_acceptance_counts_once_for_failures_that_are_apart() -> None:
-    doubt = Doubt()
-    seen = []
-    for accepted_when_sent, accepted in ((7, 7), (7, 8), (8, 8), (8, 8), (9, 9), (9, 9)):
-        doubt.note(accepted_when_sent, accepted)
-        seen.append(doubt.apart)
-    assert seen == [0, 0, 1, 1, 2, 2]
-
-
-def test_a_row_of_failures_while_others_pass_begins_with_its_first() -> None:
-    doubt = Doubt()
-    seen = []
-    for now, accepted in enumerate((7, 8, 9, 9, 9, 9, 9, 10, 11)):
-        doubt.note(accepted, accepted, float(now))
-        seen.append((doubt.while_others_pass, doubt.passing_since))
-    assert seen == [(0, 0), (1, 1), (2, 1), (3, 1), (4, 1), (0, 1), (0, 1), (1, 7), (2, 7)]
-
-
 def test_another_version_of_a_record_goes_on_counting_but_is_blamed_only_for_its_own_failures() -> None:
     chunk = Chunk([item("a")])
     for accepted in range(4):
         chunk.accepted_when_sent = chunk.accepted_in_all_when_sent = accepted
         chunk.note(failure(Blame.CONTENT), accepted=accepted, accepted_in_all=accepted, now=0.0)
-    passed = chunk.service_doubt.while_others_pass
-    assert chunk.service_doubt.of_version == passed > 0
+    assert is_blamed(chunk)
     chunk.not_before = 7.0
     newer = chunk.with_version(item("a"))
     assert (newer.blamed, newer.records_doubt.count, newer.service_doubt.count, newer.is_proven) == (4, 4, 4, True)
     assert (newer.attempts, newer.failures.count, newer.not_before) == (0, 4, 7.0)
-    assert (newer.service_doubt.while_others_pass, newer.service_doubt.of_version, newer.service_doubt.apart) == (
-        passed,
-        0,
-        0,
-    )
+    assert not is_blamed(newer)
+    for accepted in (4, 5):
+        newer.accepted_when_sent = newer.accepted_in_all_when_sent = accepted
+        newer.note(failure(Blame.CONTENT), accepted=accepted, accepted_in_all=accepted, now=0.0)
+    assert is_blamed(newer)
     # How many deletes were accepted cannot be compared with how many puts were.
     delete = chunk.with_version(item("a", is_delete=True))
     assert (delete.blamed, delete.records_doubt.count, delete.service_doubt.count, delete.is_proven) == (0, 0, 0, True)

@@ -1,69 +1,11 @@
 """The records of one request: a chunk of a batch, and what the service has said to it so far."""
 
-from collections import deque
 from collections.abc import Sequence
-from typing import Final
 
 from worker.delivery.batch import Item, body_bytes
+from worker.delivery.doubt import SPLIT_AFTER, Doubt, ServiceDoubt
 from worker.errors import Blame, RetryReason, SinkError, Transient
 from worker.ports import Operation
-
-SPLIT_AFTER: Final = 3  # failures for which a chunk may be the cause
-
-
-class Doubt:
-    """Counts failures for which a chunk may be the cause, and knows whether others are accepted while it fails.
-
-    Only its last failures count: in an outage nothing is accepted between them, whatever was accepted before.
-    """
-
-    def __init__(self, accepted: int | None = None) -> None:
-        """`accepted` is how many of the others have been accepted until now, where that counts as a failure before."""
-        self.count = 0
-        self.while_others_pass = 0  # how many of the last ones, in a row, came while others were accepted
-        self.passing_since = 0.0  # when the first of these came, in the clock's seconds
-        self._silent = 0  # how many of the last ones, in a row, came while no others were accepted
-        self.was_silent = False  # whether so many came, at any time, that they may be those of an outage
-        # Of the version that is sent now: how many of these, and how many between which and the one before others were accepted.
-        self.of_version = 0
-        self.apart = 0
-        self._sent = accepted  # how many of the others had been accepted when the last one was sent
-        # At each of the last failures, and of the one before them.
-        self._accepted = deque(() if accepted is None else (accepted,), maxlen=SPLIT_AFTER + 1)
-
-    def note(self, accepted_when_sent: int, accepted: int, now: float = 0.0) -> None:
-        """Note a failure; so many of the others had been accepted when the request left, and have been until now."""
-        self._accepted.append(accepted)
-        self.count += 1
-        # One more failure is looked back at: so a single acceptance counts for two failures if it comes while one is under way, else
-        # for three.
-        if accepted_when_sent > self._accepted[0]:
-            if self.while_others_pass == 0:
-                self.passing_since = now
-            self.while_others_pass += 1
-            self.of_version += 1
-            self._silent = 0
-        else:
-            self.while_others_pass = self.of_version = 0
-            self._silent += 1
-            self.was_silent |= self._silent >= SPLIT_AFTER
-        self.apart += self._sent is not None and accepted_when_sent > self._sent
-        self._sent = accepted_when_sent
-
-    def begin_version(self) -> None:
-        """Note that another version of the record is sent from now on."""
-        self.of_version = self.apart = 0
-
-    def others_pass(self, accepted_when_sent: int) -> bool:
-        """Return whether others were accepted between the first of the last failures and the chunk's last attempt.
-
-        What is accepted after that attempt left does not count:
-
-        1. The chunk is sent during an outage.
-        2. The outage ends, and another request is accepted.
-        3. The answer to the chunk comes. It is still the outage's.
-        """
-        return bool(self.count) and accepted_when_sent > self._accepted[-min(SPLIT_AFTER, len(self._accepted))]
 
 
 class Chunk:
@@ -82,7 +24,7 @@ class Chunk:
         self.failures = Doubt()
         self.records_doubt = Doubt()  # failures that the records may cause, whoever answered, or no one
         self.blamed = 0  # answers that may blame them, of the service or of something on the way
-        self.service_doubt = Doubt()
+        self.service_doubt = ServiceDoubt()
         self.is_proven = is_proven  # a single record, of which a version failed while others were accepted
         self.write_timeouts = 0
         self.accepted_when_sent = 0  # requests of its kind that had been accepted when this was last sent
@@ -110,7 +52,7 @@ class Chunk:
     def replace_items(self, items: list[Item]) -> None:
         """Consist of these from now on, at least one. A record that is left alone is not blamed for what all together got."""
         if len(items) == 1 and not self.is_single:
-            self.records_doubt, self.service_doubt, self.blamed = Doubt(), Doubt(), 0
+            self.records_doubt, self.service_doubt, self.blamed = Doubt(), ServiceDoubt(), 0
         self._set(items)
 
     def _set(self, items: list[Item]) -> None:

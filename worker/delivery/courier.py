@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from worker.delivery.batch import Item
-from worker.delivery.chunk import SPLIT_AFTER, Chunk, chunks_of, may_be_of_records, operation_of
+from worker.delivery.chunk import Chunk, chunks_of, may_be_of_records, operation_of
 from worker.delivery.flight import Flight
 from worker.delivery.index_state import IndexState
 from worker.delivery.pace.backoff import Backoff
@@ -43,10 +43,6 @@ log = logging.getLogger("worker.delivery")
 
 SERVER_ERROR: Final = 500  # the service's answer to some content, as well as to faults of its own
 SPLIT_AFTER_WRITE_TIMEOUTS: Final = 2
-# Failures of one version while others are accepted. All before may be those of an outage, and the first one after it also.
-_LEAST_WHILE_OTHERS_PASS: Final = 2
-# The same after what may be an outage, each after another acceptance: it may have ended for a moment only.
-_LEAST_APART: Final = 3
 # Times `retry_max_seconds`, about as long as ten attempts take: so long must a key fail of which one failure a version is enough.
 _LEAST_RETRIES: Final = 2
 LEASE_LOOK_SECONDS: Final = 1.0  # between two checks of a lease that has run out; a wake-up checks it too
@@ -332,30 +328,19 @@ class Courier:
         A proxy or firewall that refuses a single record may refuse it for its size or its text. The service has not refused
         it, so it is not dead-lettered.
 
-        A record that the service answers with 500 is at fault after `isolated_attempts` failures of its key, if others were accepted
-        during the last ones:
-
-        - During the last two, both of this version.
-        - If before that none were accepted for a while, and other records of the index keep failing too, it may be an outage that
-          has ended for a moment. Then there must be three failures of this version, and an acceptance between each of them and
-          the failure before it.
-        - If others were accepted during all of these failures, for a minute: during one of this version. Of a key that gets newer
-          versions all the time, no version is sent twice.
+        A record that the service answers with 500 is at fault after `isolated_attempts` failures of its key, as
+        `ServiceDoubt.blames_version` describes.
         """
         if not chunk.is_single:
             return may_be_of_records(error) and chunk.keeps_failing and chunk.fails_alone
         if not isinstance(error, Transient) or error.blame is not Blame.CONTENT:
             return False
-        doubt, needed = chunk.service_doubt, self._isolated_attempts
-        if doubt.count < needed:
-            return False
-        # A single acceptance counts for `SPLIT_AFTER` failures at most.
-        lasts = self._clock() - doubt.passing_since >= _LEAST_RETRIES * self._delivery.retry_max_seconds
-        if lasts and doubt.while_others_pass >= max(needed, SPLIT_AFTER + 1):
-            return doubt.of_version >= 1
-        if doubt.was_silent and self._state.failing > 1:
-            return doubt.apart >= max(1, min(_LEAST_APART, needed - 1))
-        return doubt.of_version >= max(1, min(_LEAST_WHILE_OTHERS_PASS, needed - 1))
+        return chunk.service_doubt.blames_version(
+            self._isolated_attempts,
+            lasting=_LEAST_RETRIES * self._delivery.retry_max_seconds,
+            now=self._clock(),
+            others_fail=self._state.failing > 1,
+        )
 
     def _split(self, chunk: Chunk) -> list[Chunk]:
         self._metrics.bisects.labels(self._state.index).inc()
