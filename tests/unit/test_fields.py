@@ -84,5 +84,5 @@ def test_a_value_in_messagepack_that_is_no_map_is_called_what_it_is(value: objec
 
 def test_six_bytes_ff_in_messagepack_are_not_reported_as_half_of_a_surrogate_pair() -> None:
     value = b"\x81\xa3key\xa6" + b"\xff" * 6
-    with pytest.raises(RecordError, match=r"a string that is not UTF-8: .*in key"):
+    with pytest.raises(RecordError, match=r"a string that is not UTF-8; in key"):
         MsgpackFields("strict").record(value)

@@ -18,7 +18,7 @@ from worker.records.formats.connect_schema import Logical
 from worker.records.formats.halves import HALF, HALF_SAID, without_halves
 from worker.records.formats.integers import integer_text
 from worker.records.formats.paths import Path, Source, Step, Template
-from worker.records.formats.values import UNREADABLE
+from worker.records.formats.values import UNREADABLE, is_no_text
 from worker.words import clean
 
 _Raw = msgspec.Raw
@@ -51,9 +51,9 @@ class EnvelopedKey:
             return None
         try:
             members = _members(body)
-        except UnicodeDecodeError as error:
-            raise _no_key_in(body, error) from None
-        except UNREADABLE:
+        except UNREADABLE as error:
+            if is_no_text(error):
+                raise _no_key_in(body, error) from None
             return None
         if members.keys() != {"schema", "payload"}:
             return self._as_in_document(body), connect_schema.NONE
@@ -118,7 +118,7 @@ class EnvelopedKey:
 def _members(body: bytes) -> Mapping[str, _Raw]:
     """Cut a map into its members. Half of a surrogate pair makes no map of JSON another text: it costs its own string.
 
-    Raises what msgspec raises, `UnicodeDecodeError` for a name that is no text.
+    Raises what msgspec raises, for a name that is no text too.
     """
     try:
         return _decode_members(body)
@@ -130,7 +130,7 @@ def _members(body: bytes) -> Mapping[str, _Raw]:
 
 
 def _no_key_in(body: bytes, error: Exception) -> RecordError:
-    is_half = isinstance(error, UnicodeDecodeError) and HALF in without_halves(body)
+    is_half = is_no_text(error) and HALF in without_halves(body)
     said = f"it holds {HALF_SAID}" if is_half else clean(str(error))
     return RecordError(Reason.KEY, f"the Kafka key is not what records.envelope says: {said}")
 

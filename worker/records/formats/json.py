@@ -14,7 +14,7 @@ from worker.records.formats.first_byte import Read
 from worker.records.formats.halves import HALF, HALF_SAID, without_halves
 from worker.records.formats.integers import integer_text
 from worker.records.formats.mapped import MappedReader
-from worker.records.formats.values import AT_ONCE_BYTES, BYTE_ORDER_MARK, BYTES_OF_A_NUMBER, Cutter, Kind, Raw
+from worker.records.formats.values import AT_ONCE_BYTES, BYTE_ORDER_MARK, BYTES_OF_A_NUMBER, NO_TEXT, Cutter, Kind, Raw
 from worker.words import clean
 
 
@@ -111,10 +111,10 @@ class JsonFields(FieldReader):
     def members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
         try:
             return self._decode_members(metadata), ""
-        except UnicodeDecodeError as error:
-            raise self.no_text(metadata, "a name in metadata", error) from None
+        except NO_TEXT:
+            raise self.no_text(metadata, "a name in metadata") from None
 
-    def _what_is_no_text(self, raw: Raw, error: UnicodeDecodeError) -> str:
+    def _what_is_no_text(self, raw: Raw) -> str:
         if HALF in bytes(raw):
             return HALF_SAID
-        return super()._what_is_no_text(raw, error)
+        return super()._what_is_no_text(raw)

@@ -6,7 +6,7 @@ import msgspec
 
 from worker.errors import Reason, RecordError
 from worker.records.formats.contract import Metadata
-from worker.records.formats.values import Kind, Raw, ValueReader
+from worker.records.formats.values import NO_TEXT, Kind, Raw, ValueReader
 from worker.records.limits import METADATA_MAX_BYTES
 from worker.records.metadata import scalar_text, shown
 from worker.records.target import LIMIT_SOURCE
@@ -50,7 +50,7 @@ class MetadataReader:
     def _list(self, name: str, raw: Raw) -> list[str]:
         try:
             return self._values.decode_texts(raw)  # most are of strings alone
-        except (msgspec.ValidationError, UnicodeDecodeError):
+        except NO_TEXT:  # or another is no string
             return self._texts(name, self._values.decode_list(raw), in_list=True)
 
     def _texts(self, name: str, raws: list[Raw], *, in_list: bool) -> list[str]:
@@ -61,8 +61,8 @@ class MetadataReader:
             if kind is string:
                 try:
                     texts.append(decode(raw))
-                except UnicodeDecodeError as error:
-                    raise self._values.no_text(raw, f"metadata {shown(name)}", error) from None
+                except NO_TEXT:
+                    raise self._values.no_text(raw, f"metadata {shown(name)}") from None
             elif not self._fault and (text := self._text_of_other(name, raw, kind, in_list=in_list)) is not None:
                 texts.append(text)
         return texts

@@ -16,7 +16,7 @@ from worker.records.formats.first_byte import Read
 from worker.records.formats.json import JsonFields
 from worker.records.formats.mapped import MappedReader
 from worker.records.formats.metadata_fields import METADATA_ALLOWED
-from worker.records.formats.values import Cutter, Kind, Raw
+from worker.records.formats.values import NO_TEXT, Cutter, Kind, Raw
 
 _MAP_BYTES: Final = (*range(0x80, 0x90), 0xDE, 0xDF)
 
@@ -133,10 +133,10 @@ class MsgpackFields(FieldReader):
     def members(self, metadata: Raw) -> tuple[dict[str, Raw], str]:
         try:
             return self._decode_members(metadata), ""
-        except UnicodeDecodeError as error:
-            raise self.no_text(metadata, "a name in metadata", error) from None
         except msgspec.ValidationError:
-            pass
+            pass  # a name is no string
+        except NO_TEXT:
+            raise self.no_text(metadata, "a name in metadata") from None
         members, fault = {}, ""
         for name, value in self._pairs(bytes(metadata)):
             kind = self.kind(name)

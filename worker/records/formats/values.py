@@ -14,6 +14,15 @@ BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises of bytes that it cannot decode, each by itself."""
 
+NO_TEXT: Final = (msgspec.DecodeError, UnicodeDecodeError)
+"""What msgspec raises of a string that is not UTF-8, in a value that it has read as a whole before: the first from 0.23 on."""
+_NO_TEXT_SAID: Final = "Invalid UTF-8 encoded string"
+
+
+def is_no_text(error: Exception) -> bool:
+    """Return whether what msgspec raised is about a string that is not UTF-8, and not about what is around it."""
+    return isinstance(error, UnicodeDecodeError) or str(error) == _NO_TEXT_SAID
+
 
 class Kind(Enum):
     """What a value is, as its first byte says; the value is the word for it in messages."""
@@ -68,12 +77,12 @@ class ValueReader:
         """Decode a string; `where` is its place for a message."""
         try:
             return self.decode_text(raw)
-        except UnicodeDecodeError as error:
-            raise self.no_text(raw, where, error) from None
+        except NO_TEXT:
+            raise self.no_text(raw, where) from None
 
-    def no_text(self, raw: Raw, where: str, error: UnicodeDecodeError) -> RecordError:
+    def no_text(self, raw: Raw, where: str) -> RecordError:
         """Return the error of a string that is no text, or of what has such a string in it."""
-        return RecordError(Reason.MALFORMED, f"the {self.name} holds {self._what_is_no_text(raw, error)}; in {where}")
+        return RecordError(Reason.MALFORMED, f"the {self.name} holds {self._what_is_no_text(raw)}; in {where}")
 
-    def _what_is_no_text(self, _raw: Raw, error: UnicodeDecodeError) -> str:
-        return f"a string that is not UTF-8: {error.reason}"
+    def _what_is_no_text(self, _raw: Raw) -> str:
+        return "a string that is not UTF-8"
