@@ -53,10 +53,12 @@ class ServiceDoubt:
 
     def __init__(self) -> None:
         self._passing = 0  # how many of the last failures, in a row, came while others were accepted
-        self._of_version = 0  # how many of these are of the version that is sent now
-        self._apart = 0  # its failures, too: how many had others accepted since the failure before left
+        self._passing_since = 0.0  # when the first of these came, in the clock's seconds
+        # Of the version that is sent now: how many of these, and how many failures between whose departure and the one before others
+        # were accepted.
+        self._of_version = 0
+        self._apart = 0
         self._doubt = Doubt()
-        self._passing_since = 0.0  # when the first of the row came, in the clock's seconds
         self._silent = 0  # how many of the last failures, in a row, came while no others were accepted
         self._was_silent = False  # whether so many came, at any time, that they may be those of an outage
         self._sent: int | None = None  # how many of the others had been accepted when the last request left
