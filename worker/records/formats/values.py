@@ -16,12 +16,23 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 NO_TEXT: Final = (msgspec.DecodeError, UnicodeDecodeError)
 """What msgspec raises of a string that is not UTF-8, in a value that it has read as a whole before: the first from 0.23 on."""
-_NO_TEXT_SAID: Final = "Invalid UTF-8 encoded string"
+
+
+def _said_of_no_text() -> str:
+    """Return the words of the installed msgspec for a string that is not UTF-8: nothing else of its error is about that alone."""
+    try:
+        msgspec.json.decode(b'"\xff"')
+    except ValueError as error:
+        return str(error)
+    raise AssertionError("msgspec reads what is not UTF-8")
+
+
+_SAID_OF_NO_TEXT: Final = _said_of_no_text()
 
 
 def is_no_text(error: Exception) -> bool:
-    """Return whether what msgspec raised is about a string that is not UTF-8, and not about what is around it."""
-    return isinstance(error, UnicodeDecodeError) or str(error) == _NO_TEXT_SAID
+    """Return whether what msgspec raised of JSON is about a string that is not UTF-8, and not about what is around it."""
+    return isinstance(error, UnicodeDecodeError) or str(error) == _SAID_OF_NO_TEXT
 
 
 class Kind(Enum):
